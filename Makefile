@@ -1,0 +1,44 @@
+# Two commands: `make demo` (simulate, preprocess, train, report) and `make test` (everything that is checked).
+# Both make their own virtual environment in .venv; all they need is Python 3.10 or newer (with venv) and make.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := runs/demo
+export PYTHONWARNINGS = ignore
+export JUPYTER_PLATFORM_DIRS = 1
+
+.PHONY: demo test install check readme export clean bench
+
+install: .venv/installed
+
+.venv/installed: setup.py settings.ini constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "pedarr needs Python 3.10 or newer: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "python's venv module is missing: on Debian or Ubuntu, apt install python3-venv" >&2; exit 2; }
+	@echo "installing into .venv (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	@$(BIN)/pedarr demo $(DEMO)
+
+check: install
+	@$(BIN)/python .ci/check.py
+	@$(BIN)/python .ci/readme.py --check
+
+test: check
+	$(BIN)/nbdev_test --n_workers 2 --timing
+	$(BIN)/python -m pytest -q tests
+
+bench: install
+	$(BIN)/python -m pytest -q -s -m bench tests
+
+export: install
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+	$(BIN)/python .ci/readme.py
+
+readme: install
+	$(BIN)/python .ci/readme.py
+
+clean:
+	rm -rf .venv build dist *.egg-info

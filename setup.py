@@ -1,0 +1,31 @@
+"""Package metadata, read from settings.ini (the file that nbdev reads too)."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+parser = ConfigParser(delimiters=['='])
+parser.read(here/'settings.ini', encoding='utf-8')
+cfg = parser['DEFAULT']
+
+setup(
+    name=cfg['lib_name'],
+    version=cfg['version'],
+    description=cfg['description'],
+    long_description=(here/'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    author=cfg['author'],
+    author_email=cfg['author_email'],
+    license='Apache-2.0',
+    packages=find_packages(include=['pedarr', 'pedarr.*']),
+    include_package_data=True,
+    python_requires='>=' + cfg['min_python'],
+    install_requires=cfg['requirements'].split(),
+    extras_require={'dev': cfg['dev_requirements'].split()},
+    entry_points={'console_scripts': cfg['console_scripts'].split('\n'), 'nbdev': ['pedarr=pedarr._modidx:d']},
+    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research',
+                 'Topic :: Scientific/Engineering :: Medical Science Apps.',
+                 'Programming Language :: Python :: 3'],
+    zip_safe=False,
+)

@@ -1,0 +1,252 @@
+"""Properties and faults of pedarr.model that are no lesson."""
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
+
+from pedarr.model import (MODALITIES, Attention, CrossModal, Encoder, PedArrNet, SemanticAttention, count_multiply_adds,
+                          count_parameters, drop_modality, positions)
+from pedarr.rhythms import PedarrError
+
+
+def net(**options):
+    torch.manual_seed(0)
+    return PedArrNet(**{**dict(n_classes=3, dim=32, depth=1, heads=2, proj_dim=8), **options}).eval()
+
+
+def batch(n=4, T=450, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 12, T, generator=g), torch.randn(n, 7, T, generator=g), torch.ones(n, 19, dtype=torch.bool)
+
+
+def same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def test_channels_agree_with_records():
+    records = pytest.importorskip('pedarr.records')
+    assert MODALITIES == {'ecg': len(records.ECG_LEADS), 'iegm': len(records.IEGM_CHANNELS)}
+
+
+@pytest.mark.parametrize('attention', ['cross', 'none'])
+@pytest.mark.parametrize('rubbish', ['noise', 'nan', 'inf', 'minus inf', 'huge'])
+@settings(max_examples=8, deadline=None)
+@given(has=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=4), channels=st.integers(0, 2**19 - 1))
+def test_absent_changes_nothing_to_the_bit(attention, rubbish, has, channels):
+    "Any pattern of absent modalities and channels, mixed within a batch; outputs and gradients."
+    model = net(attention=attention).double()
+    ecg, iegm, _ = batch(len(has)); ecg, iegm = ecg.double(), iegm.double()
+    some = torch.tensor([bool(channels >> i & 1) for i in range(19)])
+    mask = torch.stack([torch.cat([some[:12] & e, some[12:] & i]) for e, i in has])
+    value = {'noise': torch.randn(1), 'nan': torch.tensor(float('nan')), 'inf': torch.tensor(float('inf')),
+             'minus inf': torch.tensor(-float('inf')), 'huge': torch.tensor(1e30)}[rubbish].double()
+    spoil = lambda x, m: torch.where(m[..., None], x, value * torch.rand_like(x).add(.5))
+    clean, spoilt = model(ecg, iegm, mask), model(spoil(ecg, mask[:, :12]), spoil(iegm, mask[:, 12:]), mask)
+    assert same(clean, spoilt) and all(o.isfinite().all() for o in spoilt)
+    present = torch.stack([mask[:, :12].any(1), mask[:, 12:].any(1)], 1)
+    assert (spoilt.modality_weights[~present] == 0).all()
+    torch.testing.assert_close(spoilt.modality_weights.sum(1), present.any(1).double())
+    spoilt.logits.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_an_absent_modality_would_matter_if_it_were_present():
+    "The test above can fail: the same rubbish with a True mask does change the output."
+    model, (ecg, iegm, mask) = net(), batch()
+    assert not same(model(ecg, iegm, mask), model(ecg, iegm + 1e3 * torch.randn_like(iegm), mask))
+
+
+def test_skipping_an_encoder_is_exact_in_a_mixed_batch():
+    "A sample without electrograms: same bits whether the others of the batch cause the encoder to run or not."
+    model, (ecg, iegm, mask) = net(), batch()
+    mask[:2, 12:] = False
+    calls = []
+    model.views.encoders['iegm'].register_forward_hook(lambda *a: calls.append(1))
+    none = mask.clone(); none[:, 12:] = False
+    mixed, skipped = model(ecg, iegm, mask), model(ecg, iegm, none)
+    assert len(calls) == 1
+    assert all(torch.equal(a[:2], b[:2]) for a, b in zip(mixed, skipped))
+
+
+def test_skipping_leaves_training_randomness_alone():
+    ecg, iegm, mask = batch(); mask[:, 12:] = False
+    outs = []
+    for compiling in (False, True):          # True: the encoder is never skipped
+        model = net(dropout=.3, depth=2).train()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.compiler, 'is_compiling', lambda: compiling)
+            torch.manual_seed(7); outs.append(model(ecg, iegm, mask))
+    assert same(*outs)
+
+
+def test_single_modality_network_equals_masked():
+    both, (ecg, iegm, mask) = net(), batch()
+    for name, absent in [('ecg', slice(12, 19)), ('iegm', slice(0, 12))]:
+        m = mask.clone(); m[:, absent] = False
+        alone = net(modalities=[name])
+        alone.load_state_dict({k: both.state_dict()[k] for k in alone.state_dict()})
+        assert same(alone(ecg, iegm, m), both(ecg, iegm, m))
+        assert same(alone(ecg, iegm, mask), both(ecg, iegm, m))          # it never looks at the other
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.permutations(range(5)), st.integers(1, 5))
+def test_batch_composition_does_not_matter(order, size):
+    model, (ecg, iegm, mask) = net(), batch(5)
+    mask[1, 12:], mask[2, :12], mask[3] = False, False, False
+    pick = order[:size]
+    with torch.no_grad(): whole, part = model(ecg, iegm, mask), model(ecg[pick], iegm[pick], mask[pick])
+    for a, b in zip(whole, part): torch.testing.assert_close(a[pick], b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('T', [180, 181, 359, 1000, 1500, 2931])
+def test_any_length(T):
+    out = net()(*batch(2, T))
+    assert out.logits.shape == (2, 3) and out.embedding.shape == (2, 8) and out.modality_weights.shape == (2, 2)
+    assert Encoder(12, 32)(torch.randn(1, 12, T), torch.ones(1, 12, dtype=torch.bool)).shape == (1, -(-T // 45), 32)
+
+
+def test_empty_batch():
+    assert net()(*batch(0)).logits.shape == (0, 3)
+
+
+def test_both_absent_is_finite_and_alike():
+    model, (ecg, iegm, mask) = net(), batch()
+    out = model(ecg, iegm, torch.zeros_like(mask))
+    assert (out.modality_weights == 0).all() and out.logits.isfinite().all()
+    torch.testing.assert_close(out.logits, out.logits[:1].expand_as(out.logits))
+
+
+def test_attention_equals_torch_multihead():
+    torch.manual_seed(0)
+    ours, theirs = Attention(16, 4), torch.nn.MultiheadAttention(16, 4, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
+        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key_value.bias]))
+    theirs.out_proj.load_state_dict(ours.out.state_dict())
+    x, y = torch.randn(2, 5, 16), torch.randn(2, 9, 16)
+    torch.testing.assert_close(ours(x, y), theirs(x, y, y)[0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.tuples(st.booleans(), st.booleans()))
+def test_semantic_attention_is_a_renormalised_softmax(seed, present):
+    torch.manual_seed(seed)
+    layer, h, present = SemanticAttention(6).double(), torch.randn(1, 2, 6).double() * 10, torch.tensor([present])
+    score = (torch.tanh(layer.project(h)) @ layer.query).exp() * present
+    torch.testing.assert_close(layer(h, present), score / score.sum().clamp(min=1e-300))
+
+
+def test_cross_modal_identity_blocks_gradients():
+    "Where the electrograms are absent, nothing flows back into them either."
+    torch.manual_seed(0)
+    block, a, b = CrossModal(16, 2), torch.randn(2, 5, 16, requires_grad=True), torch.randn(2, 5, 16, requires_grad=True)
+    out, _ = block(a, b, torch.tensor([[True, True], [True, False]]))
+    out.square().sum().backward()
+    assert b.grad[0].abs().sum() > 0 and (b.grad[1] == 0).all()
+
+
+def test_positions_depend_on_distance():
+    p = positions(50, 32).double()
+    gram = p @ p.T
+    for d in range(10): np.testing.assert_allclose(np.diag(gram, d), gram[0, d], atol=1e-5)
+
+
+@pytest.mark.parametrize('rate', [0., .3, 1.])
+def test_drop_modality(rate):
+    torch.manual_seed(0)
+    mask = torch.rand(3000, 19) < .7
+    mask[:1000, :12], mask[1000:2000, 12:] = False, False
+    before = mask.clone(); out = drop_modality(mask, rate)
+    assert torch.equal(mask, before)                                     # the input is left alone
+    assert torch.equal(out[:2000], mask[:2000]) and out[2000:, :].any(1).all()
+    lost = (out[2000:] != mask[2000:]).any(1).float().mean()
+    assert abs(lost - rate) < .05
+
+
+def test_modality_dropout_only_in_training():
+    model, b = net(modality_dropout=1.0), batch(64)
+    assert (model(*b).modality_weights > 0).all()
+    weights = model.train()(*b).modality_weights
+    assert ((weights == 0).sum(1) == 1).all() and 10 < (weights[:, 0] == 0).sum() < 54
+
+
+def test_learns_and_every_parameter_has_a_gradient():
+    model, (ecg, iegm, mask) = net(dropout=0.).train(), batch(16)
+    mask[:4, 3] = False; mask[4:6, 14] = False
+    label = torch.arange(16) % 3
+    optimiser, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
+    for _ in range(25):
+        out = model(ecg, iegm, mask)
+        loss = F.cross_entropy(out.logits, label) + (out.embedding @ out.embedding.T).mean()
+        optimiser.zero_grad(); loss.backward(); optimiser.step(); losses.append(loss.item())
+        assert all(p.grad is not None for p in model.parameters())
+    assert losses[-1] < losses[0] / 2
+
+
+def test_config_rebuilds_and_no_tensor_is_shared(tmp_path):
+    from safetensors.torch import load_file, save_file
+    model, b = net(attention='none', modality_dropout=.2, dropout=.05), batch()
+    save_file(model.state_dict(), tmp_path/'model.safetensors')          # refuses shared tensors
+    again = PedArrNet(**json.loads(json.dumps(model.config))).eval()
+    again.load_state_dict(load_file(tmp_path/'model.safetensors'))
+    assert same(model(*b), again(*b)) and again.config == model.config
+
+
+def test_bfloat16_autocast_returns_float32():
+    model, b = net(), batch()
+    with torch.autocast('cpu', dtype=torch.bfloat16): out = model(*b)
+    assert {o.dtype for o in out} == {torch.float32}
+    torch.testing.assert_close(out.logits, model(*b).logits, atol=.1, rtol=.1)
+    torch.testing.assert_close(out.embedding.norm(dim=1), torch.ones(4))
+    mask = b[2].clone(); mask[:, 12:] = False
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert same(model(b[0], b[1], mask), model(b[0], b[1] * float('nan'), mask))
+
+
+@pytest.mark.parametrize('mode', ['eval', 'train'])
+def test_one_graph_without_breaks(mode):
+    model, (ecg, iegm, mask) = getattr(net(dropout=0., modality_dropout=0.), mode)(), batch()
+    mask[1, 12:], mask[2, :12] = False, False
+    compiled = torch.compile(model, backend='eager', fullgraph=True)
+    for a, b in zip(compiled(ecg, iegm, mask), model(ecg, iegm, mask)): torch.testing.assert_close(a, b)
+
+
+def test_counts_by_hand():
+    model = net(modalities=['ecg'], depth=2, dim=16, heads=2)
+    d, n, a, b = 16, 4, 4, 6                                             # T = 180: 36, 12, 4 tokens and CLS
+    encoder = 36*a*15*12 + a*12 + 12*b*(a*5 + b*5 + a) + n*d*(b*3 + d*3 + b)
+    block = 8*d*d*(n + 1) + 2*d*(n + 1)**2
+    assert count_multiply_adds(model, 180) == encoder + 2*d*d + 2*block + d*3 + d*d + d*8
+    assert count_parameters(torch.nn.Linear(3, 4)) == 16
+    model.train(); count_multiply_adds(model, 180)
+    assert model.training                                                # left as it was
+
+
+def test_default_cost():
+    "The budget that keeps training on two CPU cores bearable."
+    model = PedArrNet(8)
+    assert count_multiply_adds(model) < 28e6 and count_parameters(model) < 700_000
+
+
+@pytest.mark.parametrize('options, says', [
+    (dict(n_classes=1), 'at least 2 classes'), (dict(dim=36, heads=4), 'divisible'), (dict(dim=32, heads=3), 'divisible'),
+    (dict(heads=0), 'at least 1'), (dict(depth=0), 'at least 1'), (dict(dropout=1.0), 'probabilities'), (dict(modality_dropout=-.1), 'probabilities'),
+    (dict(attention='self'), 'known: cross, none'), (dict(modalities=[]), 'choose one or both'),
+    (dict(modalities=['ecg', 'ecg']), 'choose one or both'), (dict(modalities=['x']), 'of ecg, iegm')])
+def test_bad_options(options, says):
+    with pytest.raises(PedarrError, match=says) as e: net(**options)
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('change, says', [
+    (lambda e, i, m: (e[:, :11], i, m), 'ecg: shape'), (lambda e, i, m: (e, torch.cat([i, i], 1), m), 'iegm: shape'),
+    (lambda e, i, m: (e[0], i, m), 'ecg: shape'), (lambda e, i, m: (e, i[..., :-1], m), 'differ in batch or time'),
+    (lambda e, i, m: (e[:2], i, m), 'differ in batch or time'), (lambda e, i, m: (e, i, m.float()), 'mask: torch.float32'),
+    (lambda e, i, m: (e, i, m[:, :12]), 'mask'), (lambda e, i, m: (e, i, m[:2]), 'mask'),
+    (lambda e, i, m: (e[..., :179], i[..., :179], m), 'at least 180')])
+def test_bad_batches(change, says):
+    with pytest.raises(PedarrError, match=says) as e: net()(*change(*batch()))
+    assert '\n' not in str(e.value)
