@@ -83,8 +83,8 @@ def separation(S: torch.Tensor, log_psi: torch.Tensor, tau: float) -> torch.Tens
     others = (S / tau + log_psi).masked_fill(own, -math.inf)
     return tau * (others.logsumexp(dim=1).mean() - math.log(len(S)-1))
 
-# %% ../nbs/08_agcacl.ipynb #e8884bc2
-def check_batch(embedding: torch.Tensor, label: torch.Tensor, n_classes: int, dim: int | None = None) -> None:
+# %% ../nbs/08_agcacl.ipynb #536b541f
+def check_batch(embedding: torch.Tensor, label: torch.Tensor, n_classes: float, dim: int | None = None) -> None:
     "Raise `PedarrError` unless `embedding` is [B, dim] and `label` [B] whole numbers in 0..n_classes-1, B at least 1."
     if embedding.ndim != 2 or not len(embedding) or dim not in (None, embedding.shape[1]):
         raise PedarrError(f'embedding must have shape [batch, {dim or "dim"}] with at least one row, not {list(embedding.shape)}')

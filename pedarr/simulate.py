@@ -11,12 +11,12 @@ __all__ = ['FS', 'PATHWAYS', 'CS_STEP', 'BEAT_COLUMNS', 'RHYTHM_MODELS', 'DOWER'
            'make_script', 'Subject', 'Recording', 'annotate', 'simulate_recording', 'plan_classes', 'plan_subjects',
            'pack24', 'header_text', 'write_recording', 'simulate_database']
 
-# %% ../nbs/03_simulate.ipynb #f537b9ee
+# %% ../nbs/03_simulate.ipynb #56b4d9a4
 import hashlib, math, os, shutil, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from .rhythms import PedarrError, GROUPINGS
+from .rhythms import PedarrError
 from .records import CHANNELS, ECG_LEADS, IEGM_CHANNELS
 
 # %% ../nbs/03_simulate.ipynb #70129174
@@ -319,12 +319,13 @@ def ecg_vector(beats, n, heart, age, rng):
     time, width, size = (np.concatenate(x) for x in zip(*waves))
     return add_waves(vector, time, width, size)
 
-# %% ../nbs/03_simulate.ipynb #ef25ff85
+# %% ../nbs/03_simulate.ipynb #17dc84c8
 def _signature(rng, width, size, spread):
     "Sub-deflections of one channel: list of (delay s, width s, size mV)."
     size = float(np.clip(size * np.exp(rng.normal(0, spread)), .02, 9)) * rng.choice([-1, 1])
     more = [(rng.uniform(-.009, .009), width * rng.uniform(.7, 1.3), size * rng.uniform(-.6, .6)) for _ in range(rng.integers(0, 3))]
-    return [(0., width * rng.uniform(.8, 1.25), size)] + more
+    blunt = [(.004, 4 * width, size * rng.uniform(-.3, .3))]     # the same wavefront, still far or already gone
+    return [(0., width * rng.uniform(.8, 1.25), size)] + more + blunt
 
 def _local_delays(kind, heart):
     "Ventricular activation (s after QRS onset) at the five CS bipoles, at RVA12 and at the tricuspid annulus."
@@ -341,7 +342,7 @@ def electrograms(beats, n, heart, rng):
     where = str(rng.choice(['his', 'annulus', 'atrium']))
     a_size = [{'his': .35, 'annulus': .6, 'atrium': 1.2}[where], .012] + [.7] * 5
     v_size = [{'his': .9, 'annulus': .9, 'atrium': .12}[where], 4.] + [.35] * 5
-    a_sign = [_signature(rng, .0028, s, .5) for s in a_size]; v_sign = [_signature(rng, .004 if i < 2 else .0065, s, .5) for i, s in enumerate(v_size)]
+    a_sign = [_signature(rng, .0034, s, .5) for s in a_size]; v_sign = [_signature(rng, .004 if i < 2 else .007, s, .5) for i, s in enumerate(v_size)]
     his = _signature(rng, .0018, .15, .4)
     def hear(channel, times, signature, jitter=.1):
         for delay, width, size in signature:
@@ -372,7 +373,7 @@ def stimuli(beats, n, rng):
             add_waves(signal, s, np.full(len(s), .0011), amount * np.exp(.1 * rng.standard_normal((len(s), 1))))
     return twelve_leads(ecg), iegm
 
-# %% ../nbs/03_simulate.ipynb #6fa521bb
+# %% ../nbs/03_simulate.ipynb #52eb25eb
 def slow_noise(n, corner, rng, channels=1):
     "Smooth unit-variance noise [channels, n] with power up to about `corner` Hz."
     knots = int(n / FS * 2 * corner) + 4
@@ -387,7 +388,7 @@ def ecg_noise(n, rng):
     mix = lambda sd: rng.normal(0, sd, (8, 1))
     breath = np.sin(2 * np.pi * rng.uniform(.2, .4) * t + .6 * slow_noise(n, .05, rng)[0])
     muscle = rng.standard_normal((8, n), dtype=np.float32); muscle[:, 1:] += muscle[:, :-1]
-    level = rng.uniform(.004, .018) * np.exp(.7 * slow_noise(n, .2, rng)[0])
+    level = rng.uniform(.004, .014) * np.exp(.6 * slow_noise(n, .2, rng)[0])
     mains = np.sin(2 * np.pi * 50 * t + .3 * slow_noise(n, .1, rng)[0])
     return mix(.06) * breath + .05 * slow_noise(n, .3, rng, 8) + muscle * level + mix(.005) * mains
 

@@ -1,0 +1,435 @@
+"""Preprocessing: seams, memory, windows, bytes, faults. What is a lesson stands in nbs/05_preprocess.ipynb."""
+import errno
+import json
+import shutil
+import time
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import wfdb
+from hypothesis import given, settings, strategies as st
+from scipy.signal import resample_poly, sosfiltfilt
+
+from conftest import real
+from pedarr import preprocess as P
+from pedarr.databases import LEIPZIG, get_database
+from pedarr.preprocess import PreprocessConfig, build_store, filtered, normalise, open_store, segment_table, stream
+from pedarr.records import CHANNELS
+from pedarr.rhythms import PedarrError
+
+FILES = ('ecg.npy', 'iegm.npy', 'mask.npy', 'segments.csv', 'store.json')
+CONFIG = PreprocessConfig()
+
+
+class Endless:
+    "A recording of any length that computes its samples when asked for them, so that only the code under test holds memory."
+    name, rows = 'endless', np.arange(19)
+    def __init__(self, minutes, fs=977.): self.fs, self.sig_len = fs, int(minutes*60*fs)
+    def standard(self, start, stop):
+        t = np.arange(start, stop)/self.fs
+        base = 2*np.sin(2*np.pi*.05*t) + np.sin(2*np.pi*7*t**1.0001) + .1*np.sin(2*np.pi*93*t) + 3
+        return (base*np.linspace(.5, 1.5, 19)[:, None]).astype(np.float32)
+
+
+def whole(record, config): return np.concatenate([y for _, y in stream(record, config)], axis=1)
+
+
+def same(a, b): return [f for f in FILES if (a/f).read_bytes() != (b/f).read_bytes()]
+
+
+# ---- filters and resampling
+
+@pytest.mark.parametrize('fs', [977., 1000., 500., 360., 128.])
+def test_chunks_equal_the_whole(fs):
+    record = Endless(2, fs)
+    one, many = whole(record, replace(CONFIG, chunk=1e6)), whole(record, replace(CONFIG, chunk=17))
+    assert one.shape == many.shape == (19, P.store_length(record, CONFIG))
+    inner = slice(8*500, -8*500)
+    assert np.abs(one - many)[:, inner].max() < 1e-4
+    assert np.abs(one[:, inner]).max() > .1       # there is a signal to compare
+
+
+@pytest.mark.parametrize('name, record', [('mitdb', '100'), ('iafdb', 'iaf1_afw')])
+def test_chunks_equal_the_whole_on_real_recordings(name, record):
+    record = get_database(name).open(real(name)/record)
+    one, many = whole(record, replace(CONFIG, chunk=1e6)), whole(record, replace(CONFIG, chunk=61))
+    error = np.nanmax(np.abs(one - many)[:, 8*500:-8*500])
+    print(f'{record.name}: chunks against whole {error:.1e} mV')
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize('notch', [None, 50.])
+def test_equals_scipy_in_float64_on_a_real_recording(notch):
+    record = get_database('iafdb').open(real('iafdb')/'iaf1_afw')
+    config = replace(CONFIG, notch=notch)
+    ours = whole(record, config)
+    rows = np.flatnonzero(record.rows >= 0)
+    x = resample_poly(record.standard()[rows].astype(float), 1, 2, axis=1, window=P.taps(1, 2))
+    for y, xi, row in zip(ours[rows], x, rows):
+        theirs = sosfiltfilt(P._sections(config, config.ecg_band if row < 12 else config.iegm_band), xi)
+        assert np.abs(y - theirs)[8*500:-8*500].max() < 1e-4
+
+
+def test_a_tone_is_kept_in_place_and_hum_is_removed_where_asked():
+    t = np.arange(60*500)/500
+    x = (np.sin(2*np.pi*10*t) + np.sin(2*np.pi*50*t))[None].astype(np.float32)
+    inner = slice(5000, -5000)
+    clean = P.bandpass(x, [0], replace(CONFIG, notch=50.))[0, inner]
+    np.testing.assert_allclose(clean, np.sin(2*np.pi*10*t)[inner], atol=.01)     # no phase shift, no hum
+    assert P.bandpass(x, [0], CONFIG)[0, inner].std() > .95                       # without the notch, the hum stays
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 700), st.integers(0, 99))
+def test_resampling_equals_scipy_for_any_ratio(up, down, n, seed):
+    g = np.gcd(up, down)
+    up, down = int(up//g), int(down//g)
+    x = np.random.default_rng(seed).standard_normal((2, n)).astype(np.float32)
+    if up == down: return
+    theirs = resample_poly(x.astype(float), up, down, axis=1, window=P.taps(up, down)/up)
+    ours = P.resample(x, up, down)
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_memory_does_not_grow_with_length():
+    def peak(minutes):
+        tracemalloc.start()
+        for _, y in stream(Endless(minutes), replace(CONFIG, chunk=60)): pass
+        return tracemalloc.get_traced_memory()[1], tracemalloc.stop()
+    peak(3)                                      # fills the caches of filters
+    short, long = peak(5)[0], peak(40)[0]
+    print(f'peak memory: 5 min {short/1e6:.0f} MB, 40 min {long/1e6:.0f} MB')
+    assert long < 1.05*short and long < 150e6
+
+
+class Gappy(Endless):
+    def standard(self, start, stop):
+        x = super().standard(start, stop)
+        t = np.arange(start, stop)
+        x[0, (t >= 20_000) & (t < 21_000)] = np.nan
+        x[1] = np.nan
+        x[2, t >= 25_000] = .076
+        return x
+
+
+def test_gaps_and_flat_channels_are_masked_and_do_not_spread():
+    record = Gappy(1)
+    y = filtered(record, 0, record.sig_len)
+    k = np.isnan(y[0])
+    assert abs(k.sum() - 1000*500/977) <= 1 and abs(np.flatnonzero(k)[0] - 20_000*500/977) <= 1
+    assert np.isnan(y[1]).all() and np.isfinite(y[3]).all()
+    x, mask = next(P.cut_windows(record, [19_900, 20_000, 26_000], [22_831, 22_931, 28_931], CONFIG))
+    assert mask[:, 0].tolist() == [True, True, True] and not mask[:, 1].any() and mask[:, 2].tolist() == [True, True, False]
+    assert np.isfinite(x).all() and (x[~mask] == 0).all() and (x[0, 0] == 0).sum() >= 511
+    gap = replace(CONFIG, window=1., chunk=50)
+    assert not next(P.cut_windows(record, [20_000], [20_977], gap))[1][0, 0]      # the whole window is missing
+
+
+# ---- windows
+
+@st.composite
+def annotated(draw):
+    "Episodes, poor signal, and a config, at a low rate so that edges meet often."
+    marks = sorted(draw(st.lists(st.integers(0, 600), min_size=1, max_size=8, unique=True)))
+    sig_len = marks[-1] + draw(st.integers(1, 200))
+    episodes = pd.DataFrame({'start': marks, 'stop': marks[1:] + [sig_len], 'rhythm': draw(st.lists(st.sampled_from(['N', 'VT', '?']), min_size=len(marks), max_size=len(marks)))})
+    edges = draw(st.lists(st.tuples(st.integers(0, 700), st.integers(0, 60)), max_size=4))
+    poor = pd.DataFrame({'start': [a for a, _ in edges], 'stop': [a + n for a, n in edges]}, dtype='int64')
+    config = PreprocessConfig(window=draw(st.integers(1, 30)), guard=draw(st.integers(0, 8)), stride=draw(st.none() | st.integers(1, 40)), rare_stride=draw(st.integers(1, 9)))
+    return episodes, poor, sig_len, config
+
+
+@settings(max_examples=80, deadline=None)
+@given(annotated(), st.booleans())
+def test_windows_lie_where_they_may_and_none_is_missed(case, rare):
+    episodes, poor, sig_len, config = case
+    t = segment_table(episodes, poor, 1., sig_len, config, {'N': 'SR', 'VT': 'VT'}, rare=['VT'] if rare else ())
+    width, guard = int(config.window), int(config.guard)
+    clear = np.ones(sig_len, bool)
+    for p in poor.itertuples(): clear[p.start:p.stop] = False
+    assert (t['stop'] - t['start'] == width).all()
+    used = np.zeros(sig_len, int)
+    for w in t.itertuples():
+        home = episodes[(episodes['start'] + guard <= w.start) & (episodes['stop'] - guard >= w.stop)]
+        assert len(home) == 1 and home['rhythm'].iloc[0] == w.rhythm and clear[w.start:w.stop].all()
+        if w.evaluate: used[w.start:w.stop] += 1
+    assert used.max(initial=0) <= 1                                               # evaluation windows never overlap
+    assert not t[['start', 'label']].duplicated().any() and t['start'].is_monotonic_increasing
+    for e in episodes.itertuples():                                               # no room for one more is left
+        if e.rhythm == '?': continue
+        free = np.zeros(sig_len, bool)
+        free[e.start + guard:max(e.stop - guard, 0)] = True
+        free &= clear & (used == 0)
+        runs = np.diff(np.flatnonzero(np.diff(np.r_[0, free, 0])))[::2]
+        assert runs.max(initial=0) < width
+    assert ((t['label'] == 'VT') & ~t['evaluate']).sum() == 0 or rare or (config.stride or width) != width
+
+
+def test_beats_are_counted_in_each_window():
+    episodes = pd.DataFrame({'start': [0], 'stop': [1000], 'rhythm': ['N']})
+    none = pd.DataFrame({'start': [], 'stop': []}, dtype='int64')
+    beats = np.array([30, 330, 331, 900])
+    t = segment_table(episodes, none, 100., 1000, CONFIG, {'N': 'SR'}, beats=beats)
+    assert t['beats'].tolist() == [sum(a <= b < z for b in beats) for a, z in zip(t['start'], t['stop'])] == [1, 2, 1]
+    assert (segment_table(episodes, none, 100., 1000, CONFIG, {'N': 'SR'})['beats'] == -1).all()
+
+
+def test_rare_classes_get_more_training_windows(simulated, tmp_path):
+    store = build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
+    share = store.segments[store.segments['evaluate']]['label'].value_counts(normalize=True)
+    rare = set(share[share < CONFIG.rare_below].index)
+    assert set(store.meta['rare']) == rare
+    assert set(store.segments.loc[~store.segments['evaluate'], 'label']) <= rare
+    plain = build_store(simulated, tmp_path/'p', 'leipzig', config=replace(CONFIG, rare_stride=None), progress=False)
+    assert plain.segments['evaluate'].all() and len(plain) == store.segments['evaluate'].sum()
+
+
+# ---- the store
+
+@pytest.fixture(scope='module')
+def built(simulated, tmp_path_factory):
+    return build_store(simulated, tmp_path_factory.mktemp('stores')/'store', 'leipzig', progress=False)
+
+
+def test_same_bytes_for_any_number_of_processes(simulated, built, tmp_path):
+    two = build_store(simulated, tmp_path/'two', 'leipzig', jobs=2, progress=False)
+    assert same(built.path, two.path) == []
+    assert not (tmp_path/'two.part').exists()
+    text = (built.path/'store.json').read_text()
+    assert str(simulated) not in text and 'jobs' not in text
+
+
+def test_store_holds_what_was_asked(simulated, built):
+    assert built.ecg.shape == (len(built), 12, 1500) and built.iegm.shape == (len(built), 7, 1500) and built.ecg.dtype == np.float16
+    assert built.mask.shape == (len(built), 19) and built.fs == 500 and built.segments.columns.tolist() == P.COLUMNS
+    assert built.classes == ['SR', 'AVNRT', 'AVRT', 'VT', 'AT', 'AP', 'VP', 'ECT'] and built.config == CONFIG
+    row = built.segments.iloc[len(built)//2]
+    record = LEIPZIG.open(simulated/row['record'])
+    y = np.nan_to_num(filtered(record, row['start'], row['stop']))
+    mask = built.mask[len(built)//2]
+    x = np.concatenate([built.ecg[len(built)//2], built.iegm[len(built)//2]])
+    np.testing.assert_allclose(x[mask], y[mask], rtol=1e-3, atol=2e-4)
+    assert (x[~mask] == 0).all()
+
+
+def test_killed_at_any_record_resumes_to_the_same_bytes(simulated, built, tmp_path, monkeypatch):
+    "A build that dies in its third record, in the middle of a write, leaves no store; the next one redoes only what is missing."
+    real_cut, seen = P.cut_windows, []
+    def dying(record, *args):
+        for i, part in enumerate(real_cut(record, *args)):
+            yield part
+            if len(seen) == 2: raise KeyboardInterrupt
+        seen.append(record.name)
+    monkeypatch.setattr(P, 'cut_windows', dying)
+    with pytest.raises(KeyboardInterrupt): build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
+    assert not (tmp_path/'s').exists() and len(seen) == 2
+    def counting(record, *args):
+        seen.append(record.name)
+        return real_cut(record, *args)
+    monkeypatch.setattr(P, 'cut_windows', counting)
+    store = build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
+    assert len(seen) == len(set(seen)) == store.segments['record'].nunique()       # none done twice
+    assert same(built.path, store.path) == [] and not (tmp_path/'s.part').exists()
+
+
+def test_parts_of_other_settings_are_not_used(simulated, built, tmp_path, monkeypatch):
+    with monkeypatch.context() as m:
+        m.setattr(P, '_merge', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt): build_store(simulated, tmp_path/'s', 'leipzig', config=replace(CONFIG, notch=50.), progress=False)
+    assert same(built.path, build_store(simulated, tmp_path/'s', 'leipzig', progress=False).path) == []
+
+
+def test_an_existing_store(simulated, built, tmp_path, capsys):
+    again = build_store(simulated, built.path, 'leipzig')
+    assert 'already built' in capsys.readouterr().err and len(again) == len(built)
+    with pytest.raises(PedarrError, match='other config.*choose another name'):
+        build_store(simulated, built.path, 'leipzig', config=replace(CONFIG, notch=50.), progress=False)
+    with pytest.raises(PedarrError, match='other grouping'): build_store(simulated, built.path, 'leipzig', grouping='svt4', progress=False)
+    (tmp_path/'notes').mkdir()
+    with pytest.raises(PedarrError, match='not a store'): build_store(simulated, tmp_path/'notes', 'leipzig', progress=False)
+
+
+def test_progress_goes_to_standard_error(simulated, tmp_path, capsys):
+    build_store(simulated, tmp_path/'s', 'leipzig')
+    out = capsys.readouterr()
+    assert out.out == '' and 'segments' in out.err and 'record' in out.err
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_an_altered_or_missing_file_is_noticed(built, tmp_path, name):
+    path = shutil.copytree(built.path, tmp_path/'s')
+    raw = bytearray((path/name).read_bytes())
+    raw[len(raw)//2] ^= 1
+    (path/name).write_bytes(raw)
+    if name != 'store.json':
+        with pytest.raises(PedarrError, match=f'{name}: altered'): open_store(path)
+    (path/name).unlink()
+    with pytest.raises(PedarrError, match='missing|not a store'): open_store(path)
+    with pytest.raises(PedarrError): open_store(path, verify=False)
+
+
+@pytest.mark.parametrize('text, message', [('{"store_version": 99}', 'version 99.*reads version'), ('{"a"', 'not JSON'), ('[]', 'version None'),
+                                           ('{"store_version": 1}', 'entries are missing')])
+def test_a_store_of_another_version_or_none(built, tmp_path, text, message):
+    path = shutil.copytree(built.path, tmp_path/'s')
+    (path/'store.json').write_text(text)
+    with pytest.raises(PedarrError, match=message): open_store(path)
+    with pytest.raises(PedarrError, match='not a store'): open_store(tmp_path)
+
+
+def test_store_travels_to_another_process_as_a_path(built):
+    import pickle
+    data = pickle.dumps(built)
+    assert len(data) < 10_000 and pickle.loads(data).ecg.shape == built.ecg.shape
+
+
+# ---- faults
+
+@pytest.mark.parametrize('place', ['part', 'merge'])
+def test_a_full_disk_is_one_line_and_leaves_no_store(simulated, built, tmp_path, monkeypatch, place):
+    def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')
+    with monkeypatch.context() as m:
+        if place == 'part': m.setattr(P.np, 'save', full)
+        else: m.setattr(P.shutil, 'copyfileobj', full)
+        with pytest.raises(PedarrError, match='disk is full.*run again') as e: build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
+    assert '\n' not in str(e.value) and not (tmp_path/'s').exists()
+    assert same(built.path, build_store(simulated, tmp_path/'s', 'leipzig', progress=False).path) == []
+
+
+def small(folder, names=('II', 'CS12'), p_signal=None, mark='(N', seconds=12, units=None, record='x001'):
+    "One made-up record in the Leipzig format, with subject tables."
+    folder.mkdir(exist_ok=True)
+    n = 977*seconds
+    x = np.random.default_rng(1).standard_normal((n, len(names))) if p_signal is None else p_signal
+    wfdb.wrsamp(record, 977, units or ['mV']*len(names), list(names), p_signal=x, fmt=['24']*len(names), adc_gain=[2000.]*len(names), baseline=[0]*len(names), write_dir=str(folder))
+    wfdb.wrann(record, 'atr', np.array([10, 500]), symbol=['+', 'N'], aux_note=[mark, ''], write_dir=str(folder))
+    (folder/'RECORDS').write_text(record + '\n')
+    for cohort in ('children', 'adults'):
+        rows = [f'{record},F,9'] if cohort == 'children' else []
+        (folder/f'{cohort}-subject-info.csv').write_text('\n'.join(['file_name,gender,age', *rows]) + '\n')
+    return folder
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(names=('ART', 'BP')), 'ART, BP.*aliases'),
+    (dict(p_signal=np.full((977*12, 2), .076)), 'no usable channel.*leave the record out'),
+    (dict(mark='(XYZ'), 'XYZ.*choose another grouping'),
+    (dict(seconds=3), 'longest episode lasts.*shorter window'),
+    (dict(mark='(AVNRT', seconds=3), 'needs 3.5 s')])
+def test_bad_recordings(tmp_path, change, message):
+    folder = small(tmp_path/'db', **change)
+    with pytest.raises(PedarrError, match=message) as e: build_store(folder, tmp_path/'s', 'leipzig', progress=False)
+    assert '\n' not in str(e.value) and 'x001' in str(e.value) + 'x001'*('segment' in message or 'grouping' in message or 'window' in message or '3.5' in message)
+    assert not (tmp_path/'s').exists()
+
+
+def test_dead_channels_are_masked_and_reported(tmp_path):
+    x = np.random.default_rng(0).standard_normal((977*12, 3))
+    x[:, 1], x[:, 2] = .076, np.nan
+    store = build_store(small(tmp_path/'db', ('II', 'ABL12', 'CS12'), x), tmp_path/'s', 'leipzig', progress=False)
+    assert [CHANNELS[i] for i in np.flatnonzero(store.mask.all(0))] == ['II'] and store.mask.any(0).sum() == 1
+    assert any('ABL12' in n for n in store.meta['notes']) and any('CS12' in n for n in store.meta['notes'])
+    assert store.segments.iloc[0][['subject', 'cohort', 'sex', 'rhythm', 'label']].tolist() == ['x001', 'children', 'F', 'N', 'SR']
+
+
+def test_a_dead_stretch_is_left_out_and_said(tmp_path):
+    x = np.random.default_rng(0).standard_normal((977*12, 2))
+    x[:977*4] = .2
+    store = build_store(small(tmp_path/'db', p_signal=x), tmp_path/'s', 'leipzig', progress=False)
+    assert len(store) == 2 and store.mask.any(1).all() and '1 windows have no usable channel and were left out' in store.meta['notes']
+    assert store.segments['segment'].tolist() == [0, 1] and len(store.ecg) == 2
+
+
+def test_a_rhythm_without_a_class_is_said(tmp_path):
+    folder = small(tmp_path/'db')
+    wfdb.wrann('x001', 'atr', np.array([10, 6000]), symbol=['+', '+'], aux_note=['(N', '(ODD'], write_dir=str(folder))
+    assert any("'ODD'" in n and '1 episodes' in n for n in build_store(folder, tmp_path/'s', 'leipzig', progress=False).meta['notes'])
+
+
+def test_damaged_data_stop_the_build(tmp_path):
+    folder = small(tmp_path/'db')
+    raw = bytearray((folder/'x001.dat').read_bytes())
+    raw[5001] ^= 4        # a low byte: the 16-bit checksum is blind to the highest byte of format 24
+    (folder/'x001.dat').write_bytes(raw)
+    with pytest.raises(PedarrError, match='x001.*checksum'): build_store(folder, tmp_path/'s', 'leipzig', progress=False)
+    assert not (tmp_path/'s').exists()
+
+
+@pytest.mark.parametrize('wrong', [dict(window=0), dict(window='3'), dict(rate=-1), dict(rate=float('nan')), dict(ecg_band=(100, .5)), dict(ecg_band=(0, 100)), dict(iegm_band=(30, 260)),
+                                   dict(iegm_band=30), dict(dtype='int8'), dict(notch=300), dict(order=0), dict(order='two'), dict(stride=0), dict(guard=-1), dict(chunk=1), dict(rate=True), dict(dtype=None)])
+def test_config_checks_itself(wrong):
+    with pytest.raises(PedarrError) as e: PreprocessConfig(**wrong)
+    assert next(iter(wrong)) in str(e.value) or 'band' in str(e.value)
+    assert '\n' not in str(e.value)
+
+
+# ---- normalisation
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.floats(1e-6, 1e3))
+def test_normalise_is_finite_masked_and_keeps_the_axis(seed, size):
+    g = torch.Generator().manual_seed(seed)
+    ecg, iegm = torch.randn(3, 12, 200, generator=g)*size, torch.randn(3, 7, 200, generator=g)*size
+    mask = torch.rand(3, 19, generator=g) > .4
+    mask[0] = False
+    e, i = normalise(ecg, iegm, mask)
+    assert torch.isfinite(e).all() and torch.isfinite(i).all()
+    assert (torch.cat([e, i], 1)[~mask] == 0).all()
+    leads = mask[1, :12]
+    if leads.any():
+        scale = (e[1]/ecg[1])[leads]
+        torch.testing.assert_close(scale, scale.mean().expand_as(scale), rtol=1e-3, atol=0)      # one factor for all leads
+    assert torch.equal(normalise(ecg, iegm, mask, 'none')[0], ecg*mask[:, :12, None])
+
+
+# ---- real recordings
+
+def test_ludb(tmp_path):
+    source, folder = real('ludb'), tmp_path/'ludb'
+    (folder/'data').mkdir(parents=True)
+    names = (source/'RECORDS').read_text().split()[:10]
+    (folder/'RECORDS').write_text('\n'.join(names))
+    for f in source.glob('*.csv'): (folder/f.name).symlink_to(f.resolve())
+    for n in names:
+        for f in source.glob(f'{n}.*'): (folder/'data'/f.name).symlink_to(f.resolve())
+    t = time.perf_counter()
+    store = build_store(folder, tmp_path/'s', 'ludb', progress=False)
+    print(f'LUDB, 10 records: {time.perf_counter() - t:.2f} s, {store}')
+    assert store.segments['record'].nunique() == 10 and store.mask[:, :12].all() and not store.mask[:, 12:].any()
+    assert (store.segments['beats'] == -1).all() and not np.asarray(store.iegm).any() and np.asarray(store.ecg, np.float32).std() > .05
+
+
+def test_mitdb_record(tmp_path):
+    source, folder = real('mitdb'), tmp_path/'mitdb'
+    folder.mkdir()
+    for f in source.glob('106.*'): (folder/f.name).symlink_to(f.resolve())
+    store = build_store(folder, tmp_path/'s', 'mitdb', progress=False)
+    print(store, store.meta['notes'])
+    assert set(store.segments['rhythm']) >= {'N', 'B'} and store.mask.any(0).sum() == 2 and store.segments['beats'].between(1, 12).mean() > .99
+    assert (folder/'106.hea').exists() and store.segments['record'].unique().tolist() == ['106']
+
+
+def test_iafdb(tmp_path):
+    store = build_store(real('iafdb'), tmp_path/'s', 'iafdb', progress=False)
+    present = [CHANNELS[i] for i in np.flatnonzero(store.mask.all(0))]
+    assert present == ['II', 'aVF', 'V1', 'CS12', 'CS34', 'CS56', 'CS78', 'CS90'] and set(store.segments['label']) == {'AT'}
+
+
+@pytest.mark.bench
+def test_bench_against_plain_scipy():
+    record = get_database('mitdb').open(real('mitdb')/'100')
+    def seconds(f):
+        times = []
+        for _ in range(3): t = time.perf_counter(); f(); times.append(time.perf_counter() - t)
+        return sorted(times)[1]
+    def plain():
+        x = wfdb.rdrecord(str(record.path.with_suffix(''))).p_signal.T
+        return resample_poly(sosfiltfilt(P._sections(CONFIG, CONFIG.ecg_band), x), 25, 18, axis=1)
+    ours, theirs = seconds(lambda: [None for _ in stream(record)]), seconds(plain)
+    print(f'stream against rdrecord + sosfiltfilt + resample_poly: {theirs/ours:.1f} times as fast')
+    assert theirs > ours

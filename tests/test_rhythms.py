@@ -1,0 +1,63 @@
+"""Episodes: properties on random annotation sequences, and faults."""
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from pedarr.rhythms import (BEATS, GROUPINGS, LEIPZIG_RHYTHMS, MITDB_RHYTHMS, PedarrError, check_marks, classes_of, get_grouping,
+                            noisy_signal, parse_episodes, poor_signal)
+
+marks = st.lists(st.tuples(st.integers(0, 999), st.sampled_from(['+', 'N', 'V', '~', 'Q', '|', '"']), st.sampled_from(['N', 'AVNRT', '/A', 'made up'])), max_size=60)
+
+
+@given(marks)
+def test_episodes_tile_what_follows_the_first_mark(items):
+    items = sorted(items, key=lambda m: m[0])
+    sample, symbol, aux = [m[0] for m in items], [m[1] for m in items], [f'({m[2]}\x00' if m[1] == '+' else '' for m in items]
+    e = parse_episodes(sample, symbol, aux, 1000)
+    at = [i for i, s in enumerate(symbol) if s == '+']
+    assert len(e) == len(at), 'no rhythm mark is lost'
+    assert e.rhythm.tolist() == [items[i][2] for i in at], 'and every name is kept, known or not'
+    assert (e.start.to_numpy()[1:] == e.stop.to_numpy()[:-1]).all() and (e.stop >= e.start).all()
+    if at:
+        assert e.stop.iloc[-1] == 1000 and e.start.iloc[0] == sample[at[0]]
+        assert e.beats.sum() == sum(s in BEATS for s in symbol[at[0]:]), 'every beat after the first mark is counted once'
+
+
+@given(marks)
+def test_poor_signal_comes_in_pairs(items):
+    items = sorted(items, key=lambda m: m[0])
+    p = poor_signal([m[0] for m in items], [m[1] for m in items], 1000)
+    assert len(p) == (sum(m[1] == '~' for m in items) + 1)//2
+    assert (p.stop >= p.start).all() and (p.start.to_numpy()[1:] >= p.stop.to_numpy()[:-1]).all()
+
+
+@pytest.mark.parametrize('sample, say', [([5, 1000], 'outside the recording'), ([-1, 3], 'outside the recording'), ([5, 4], 'comes before')])
+def test_impossible_marks_are_refused_in_one_line(sample, say):
+    with pytest.raises(PedarrError, match=say) as e: check_marks(sample, 1000, 'x001.atr')
+    assert 'x001.atr' in str(e.value) and '\n' not in str(e.value)
+
+
+def test_a_mark_on_the_last_sample_is_kept():
+    e = parse_episodes([0, 999], ['+', '+'], ['(N', '(VT'], 1000)
+    assert e[['start', 'stop']].values.tolist() == [[0, 999], [999, 1000]]
+
+
+def test_an_annotation_file_without_marks_gives_an_empty_table():
+    assert list(parse_episodes([], [], [], 10).columns) == ['start', 'stop', 'rhythm', 'beats']
+
+
+def test_noise_levels_of_one_lead_are_not_poor_signal():
+    assert len(noisy_signal([1, 5], ['~', '~'], [1, 0], 2, 10)) == 0
+    assert noisy_signal([1, 5], ['~', '~'], [1, 0], 1, 10).values.tolist() == [[1, 5]]
+
+
+@pytest.mark.parametrize('name', GROUPINGS)
+def test_groupings_name_rhythms_that_exist(name):
+    g = get_grouping(name)
+    assert len(classes_of(g)) >= 2
+    if name in ('rhythm8', 'rhythm13', 'svt4'): assert set(g) == set(LEIPZIG_RHYTHMS)
+    if name == 'mitdb6': assert set(g) <= set(MITDB_RHYTHMS) | set(LEIPZIG_RHYTHMS)
+
+
+def test_unknown_grouping_lists_the_known():
+    with pytest.raises(PedarrError, match='rhythm8.*rhythm13.*svt4.*ludb7.*mitdb6'): get_grouping('rhythm')
