@@ -29,13 +29,22 @@ def full_precision(x: torch.Tensor) -> torch.Tensor:
     "`x` in float32, or as it is when it is float64."
     return x if x.dtype == torch.float64 else x.float()
 
-# %% ../nbs/08_agcacl.ipynb #c2094b6f
+# %% ../nbs/08_agcacl.ipynb #66c13402
+class _SumOverProcesses(torch.autograd.Function):
+    "The sum over all processes of a tensor; on the way back, the sum over all processes of the gradient."
+    @staticmethod
+    def forward(ctx, x):
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    backward = forward
+
 def _sum_over_processes(x):
     "Sum of `x` over all processes, gradient-aware; `x` itself where there is only one."
     dist = torch.distributed
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1): return x
-    from torch.distributed.nn.functional import all_reduce
-    return all_reduce(x)
+    many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return _SumOverProcesses.apply(x) if many else x
 
 def batch_means(z: torch.Tensor, label: torch.Tensor, n_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     "Unit mean direction [C, d] of each class among embeddings `z` [B, d], and which classes [C] have one."

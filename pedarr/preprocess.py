@@ -353,7 +353,7 @@ def open_store(path, verify: bool = True) -> Store:
     except (ValueError, OSError, EOFError) as e: raise PedarrError(f'{path}: an array is damaged: delete the store and preprocess again') from e
     return Store(path, PreprocessConfig(**meta['config']), meta['classes'], segments, *arrays, meta)
 
-# %% ../nbs/05_preprocess.ipynb #2c22b626
+# %% ../nbs/05_preprocess.ipynb #a0e53cf9
 def _sources(path: Path) -> dict:
     "File name -> SHA-256 for the header, signal and annotation files of the record at `path`."
     stem = path.name.removesuffix('.hea')
@@ -371,41 +371,41 @@ def _plan(database: Database, path: Path) -> dict:
     if not (record.rows >= 0).any():
         raise PedarrError(f'{path}: none of its channels ({", ".join(record.names)}) is a known one: give the database aliases for them, or leave the record out of RECORDS')
     episodes, poor = database.episodes(record)
-    return dict(path=path, name=record.name, fs=record.fs, sig_len=record.sig_len, channels=[CHANNELS[i] for i in np.flatnonzero(record.rows >= 0)],
+    return dict(record=record, name=record.name, channels=[CHANNELS[i] for i in np.flatnonzero(record.rows >= 0)],
                 episodes=episodes, poor=poor, beats=_beats(database, record), sources=_sources(path))
 
 def _tables(plans: list, grouping: dict, config: PreprocessConfig) -> tuple[list, list]:
     "One segment table per plan, and the rare classes, which are decided over all of them."
-    def cut(rare): return [segment_table(p['episodes'], p['poor'], p['fs'], p['sig_len'], config, grouping, rare, p['beats']) for p in plans]
-    tables = cut(())
+    def cut(p, rare=()): return segment_table(p['episodes'], p['poor'], p['record'].fs, p['record'].sig_len, config, grouping, rare, p['beats'])
+    tables = [cut(p) for p in plans]
     counts = Counter(label for t in tables for label in t.loc[t['evaluate'], 'label'])
     rare = [c for c in classes_of(grouping) if 0 < counts[c] < config.rare_below*sum(counts.values())]
-    return (cut(rare) if rare and config.rare_stride else tables), rare
+    return [cut(p, rare) if config.rare_stride and t['label'].isin(rare).any() else t for p, t in zip(plans, tables)], rare
 
-# %% ../nbs/05_preprocess.ipynb #6b9aa317
+# %% ../nbs/05_preprocess.ipynb #40d003d0
 def _versions() -> dict: return {m.__name__: m.__version__ for m in (pedarr, np, scipy, wfdb)}
 
 def _part_key(plan: dict, table: pd.DataFrame, config: PreprocessConfig) -> str:
     return _digest([STORE_VERSION, _versions(), asdict(config), plan['sources'], table['start'].tolist()])
 
-def _write_part(database: Database, plan: dict, table: pd.DataFrame, config: PreprocessConfig, part: Path) -> None:
+def _write_part(plan: dict, table: pd.DataFrame, config: PreprocessConfig, part: Path) -> None:
     "Filter and cut one record into the folder `part` (ecg.bin, iegm.bin, mask.npy, part.json), unless it is already there."
     key = _part_key(plan, table, config)
     if (part/'part.json').is_file() and json.loads((part/'part.json').read_text())['key'] == key: return
     new = part.with_name(part.name + '.new')
     for old in (part, new): shutil.rmtree(old, ignore_errors=True)
     new.mkdir(parents=True)
-    record, masks = database.open(plan['path']), []
+    record, masks, largest = plan['record'], [], np.finfo(config.dtype).max
     record.verify()
     with threadpool_limits(1), open(new/'ecg.bin', 'wb') as ecg, open(new/'iegm.bin', 'wb') as iegm:
         for x, mask in cut_windows(record, table['start'], table['stop'], config):
             masks.append(mask)
-            x = x[mask.any(1)].astype(config.dtype)                        # a window without any channel can't be a segment
-            if not np.isfinite(x).all(): raise PedarrError(f'{record.name}: amplitudes too large for {config.dtype} (unit of the header?): use dtype float32')
-            ecg.write(np.ascontiguousarray(x[:, :N_ECG]).data)
-            iegm.write(np.ascontiguousarray(x[:, N_ECG:]).data)
+            x = x[mask.any(1)]                                             # a window without any channel can't be a segment
+            if not np.abs(x).max(initial=0) <= largest: raise PedarrError(f'{record.name}: amplitudes too large for {config.dtype} (unit of the header?): use dtype float32')
+            ecg.write(x[:, :N_ECG].astype(config.dtype, order='C').data)
+            iegm.write(x[:, N_ECG:].astype(config.dtype, order='C').data)
     masks = np.concatenate(masks)
-    if not masks.any(): raise PedarrError(f'{plan["path"]}: no usable channel: all are flat or invalid in every window: leave the record out of RECORDS')
+    if not masks.any(): raise PedarrError(f'{record.path}: no usable channel: all are flat or invalid in every window: leave the record out of RECORDS')
     np.save(new/'mask.npy', masks)
     (new/'part.json').write_text(json.dumps({'key': key}))
     new.rename(part)
@@ -441,7 +441,7 @@ def _merge(parts: list, table: pd.DataFrame, config: PreprocessConfig, meta: dic
         sha[f'{name}.npy'] = _append(new/f'{name}.npy', (n, channels, config.samples), config.dtype, [p/f'{name}.bin' for p in parts])
     (new/'store.json').write_text(json.dumps({**meta, 'segments': n, 'sha256': sha, 'notes': meta['notes'] + _mask_notes(table, mask[keep], (~keep).sum(), meta)}, indent=1) + '\n')
 
-# %% ../nbs/05_preprocess.ipynb #5c5f389c
+# %% ../nbs/05_preprocess.ipynb #518c3faf
 def _mask_notes(table, mask, dropped, meta) -> list[str]:
     "Sentences on channels that a recording has but that were masked in some of its windows, and on windows dropped for lack of any."
     notes = [f'{dropped} windows have no usable channel and were left out'] if dropped else []
@@ -458,7 +458,7 @@ def _plan_notes(plans, tables, grouping) -> list[str]:
     return notes + [f'{p["name"]}: no window fits, no segment' for p, t in zip(plans, tables) if not len(t)]
 
 def _no_segments(plans, grouping, config) -> PedarrError:
-    longest = max(((e.stop - e.start)/p['fs'] for p in plans for e in p['episodes'].itertuples() if e.rhythm in grouping), default=None)
+    longest = max(((e.stop - e.start)/p['record'].fs for p in plans for e in p['episodes'].itertuples() if e.rhythm in grouping), default=None)
     need = config.window + 2*config.guard
     if longest is None:
         found = sorted({r for p in plans for r in p['episodes']['rhythm']})
@@ -485,7 +485,7 @@ def _existing(store: Path, meta: dict, progress: bool) -> Store | None:
     if progress: print(f'{store}: already built from the same sources and settings', file=sys.stderr)
     return open_store(store)
 
-# %% ../nbs/05_preprocess.ipynb #f935a6a8
+# %% ../nbs/05_preprocess.ipynb #769f350c
 def build_store(folder, store, database, grouping: str | None = None, config: PreprocessConfig = PreprocessConfig(), jobs: int = 1, progress: bool = True) -> Store:
     """Filter, resample and cut all records of `folder` into a new store at the path `store`, and open it.
 
@@ -504,7 +504,7 @@ def build_store(folder, store, database, grouping: str | None = None, config: Pr
                 config=asdict(config), channels={p['name']: p['channels'] for p in plans}, sources={p['name']: p['sources'] for p in plans}, notes=_plan_notes(plans, tables, mapping))
     meta = json.loads(json.dumps(meta))                   # tuples become lists, as they will be when read back
     if not (found := _existing(store, meta, progress)):
-        work = [(database, p, t, config, part/p['name']) for p, t in zip(plans, tables) if len(t)]
+        work = [(p, t, config, part/p['name']) for p, t in zip(plans, tables) if len(t)]
         if not work: raise _no_segments(plans, mapping, config)
         try:
             _each(_write_part, work, jobs, 'segments', progress)

@@ -319,7 +319,7 @@ def ecg_vector(beats, n, heart, age, rng):
     time, width, size = (np.concatenate(x) for x in zip(*waves))
     return add_waves(vector, time, width, size)
 
-# %% ../nbs/03_simulate.ipynb #17dc84c8
+# %% ../nbs/03_simulate.ipynb #15194071
 def _signature(rng, width, size, spread):
     "Sub-deflections of one channel: list of (delay s, width s, size mV)."
     size = float(np.clip(size * np.exp(rng.normal(0, spread)), .02, 9)) * rng.choice([-1, 1])
@@ -336,6 +336,7 @@ def _local_delays(kind, heart):
     right = (heart.vt if kind == 'vt' else heart.pvc)[0] > 0    # activation runs to the left: it starts on the right
     return (.07 + .006 * step, .03, .04) if right else (.045 + .005 * (4 - step), .07, .065)
 
+# %% ../nbs/03_simulate.ipynb #55170fce
 def electrograms(beats, n, heart, rng):
     "The seven electrograms [7, n] (mV), in the order of `IEGM_CHANNELS`, without noise."
     signal = np.zeros((7, n)); waves = [[] for _ in range(7)]

@@ -267,6 +267,7 @@ def _worker(rank, folder, world):
         p.grad /= world
     torch.distributed.all_reduce(value.detach_())
     torch.save({'grad': net.weight.grad, 'value': value/world, 'prototypes': loss.prototypes}, f'{folder}/{rank}.pt')
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
