@@ -36,9 +36,10 @@ from .rhythms import BEATS, PedarrError, classes_of, get_grouping
 # %% auto #0
 __all__ = ['MAX_MISSING', 'STORE_VERSION', 'ARRAYS', 'COLUMNS', 'MIN_SCALE', 'NORMALISE', 'PreprocessConfig', 'gain', 'bandpass',
            'settling', 'ratio', 'taps', 'resample', 'store_length', 'filtered', 'stream', 'clear_stretches',
-           'segment_table', 'unlabelled', 'cut_windows', 'Store', 'open_store', 'build_store', 'normalise']
+           'segment_table', 'unlabelled', 'cut_windows', 'Store', 'open_store', 'present_classes', 'build_store',
+           'normalise']
 
-# %% ../nbs/05_preprocess.ipynb #e0b8cba9
+# %% ../nbs/05_preprocess.ipynb #12f606c2
 def _number(name, value, low=0., strict=True):
     "`value` if it is a finite number above `low` (or equal, unless `strict`); otherwise `PedarrError`."
     ok = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
@@ -46,6 +47,14 @@ def _number(name, value, low=0., strict=True):
         raise PedarrError(f'preprocess: {name}={value!r} must be a number {"above" if strict else "of at least"} {low:g}')
     return float(value)
 
+def _check_band(name, band, rate):
+    "`band` as two floats with 0 < low < high < rate/2; otherwise `PedarrError`."
+    if not isinstance(band, (tuple, list)) or len(band) != 2: raise PedarrError(f'preprocess: {name}={band!r} must be two frequencies, low and high')
+    low, high = (_number(name, f) for f in band)
+    if not low < high < rate/2: raise PedarrError(f'preprocess: {name}=({low:g}, {high:g}) Hz must rise and end below half the rate, {rate/2:g} Hz')
+    return low, high
+
+# %% ../nbs/05_preprocess.ipynb #598c6e2e
 @dataclass(frozen=True)
 class PreprocessConfig:
     """What decides the bytes of a store. Times in seconds, frequencies in Hz. Raises `PedarrError` for values that make no sense.
@@ -81,14 +90,6 @@ class PreprocessConfig:
     @property
     def samples(self): return round(self.window*self.rate)   # of one segment in the store
 
-# %% ../nbs/05_preprocess.ipynb #bebd40a0
-def _check_band(name, band, rate):
-    "`band` as two floats with 0 < low < high < rate/2; otherwise `PedarrError`."
-    if not isinstance(band, (tuple, list)) or len(band) != 2: raise PedarrError(f'preprocess: {name}={band!r} must be two frequencies, low and high')
-    low, high = (_number(name, f) for f in band)
-    if not low < high < rate/2: raise PedarrError(f'preprocess: {name}=({low:g}, {high:g}) Hz must rise and end below half the rate, {rate/2:g} Hz')
-    return low, high
-
 # %% ../nbs/05_preprocess.ipynb #bfbf85d5
 def _sections(config: PreprocessConfig, band: tuple) -> np.ndarray:
     "Second-order sections of the filter for one modality, at the store's rate."
@@ -120,7 +121,7 @@ def settling(config: PreprocessConfig) -> float:
 
 def _pad(config): return settling(config) if config.pad is None else config.pad
 
-# %% ../nbs/05_preprocess.ipynb #b17aa665
+# %% ../nbs/05_preprocess.ipynb #3574f12c
 def ratio(fs: float, rate: float) -> tuple[int, int]:
     "(up, down), the smallest whole numbers with rate = fs*up/down."
     r = Fraction(rate).limit_denominator(1000)/Fraction(fs).limit_denominator(1000)
@@ -133,6 +134,7 @@ def taps(up: int, down: int) -> np.ndarray:
     phase = np.arange(len(h)) % up
     return h/np.bincount(phase, h)[phase]
 
+# %% ../nbs/05_preprocess.ipynb #789e179b
 @lru_cache(maxsize=8)
 def _tiles(up: int, down: int):
     "The resampler as matrices: (outputs, inputs) of one period, reach, and for each tile (first output, first input, weights)."
@@ -441,7 +443,7 @@ def _merge(parts: list, table: pd.DataFrame, config: PreprocessConfig, meta: dic
         sha[f'{name}.npy'] = _append(new/f'{name}.npy', (n, channels, config.samples), config.dtype, [p/f'{name}.bin' for p in parts])
     (new/'store.json').write_text(json.dumps({**meta, 'segments': n, 'sha256': sha, 'notes': meta['notes'] + _mask_notes(table, mask[keep], (~keep).sum(), meta)}, indent=1) + '\n')
 
-# %% ../nbs/05_preprocess.ipynb #518c3faf
+# %% ../nbs/05_preprocess.ipynb #064030b8
 def _mask_notes(table, mask, dropped, meta) -> list[str]:
     "Sentences on channels that a recording has but that were masked in some of its windows, and on windows dropped for lack of any."
     notes = [f'{dropped} windows have no usable channel and were left out'] if dropped else []
@@ -455,7 +457,22 @@ def _plan_notes(plans, tables, grouping) -> list[str]:
     "Sentences on rhythms without a class and on records that give no window."
     missing = sum((unlabelled(p['episodes'], grouping) for p in plans), Counter())
     notes = [f'rhythm {r!r} has no class in this grouping: {n} episodes give no segment' for r, n in sorted(missing.items())]
+    notes += [f'class {c}: episodes last up to {s:.1f} s, too short for a window, no segment' for c, s in _too_short(plans, tables, grouping)]
     return notes + [f'{p["name"]}: no window fits, no segment' for p, t in zip(plans, tables) if not len(t)]
+
+def present_classes(tables, grouping) -> list[str]:
+    "The classes of a grouping that have a segment, in the grouping's order: the outputs that a model can learn."
+    found = {label for t in tables for label in t['label']}
+    return [c for c in classes_of(grouping) if c in found]
+
+def _too_short(plans, tables, grouping):
+    "Classes that have episodes but no segment, with their longest episode (s)."
+    longest = Counter()
+    for p in plans:
+        for e in p['episodes'].itertuples():
+            c = grouping.get(e.rhythm)
+            if c: longest[c] = max(longest[c], (e.stop - e.start)/p['record'].fs)
+    return [(c, longest[c]) for c in longest if c not in present_classes(tables, grouping)]
 
 def _no_segments(plans, grouping, config) -> PedarrError:
     longest = max(((e.stop - e.start)/p['record'].fs for p in plans for e in p['episodes'].itertuples() if e.rhythm in grouping), default=None)
@@ -485,7 +502,7 @@ def _existing(store: Path, meta: dict, progress: bool) -> Store | None:
     if progress: print(f'{store}: already built from the same sources and settings', file=sys.stderr)
     return open_store(store)
 
-# %% ../nbs/05_preprocess.ipynb #769f350c
+# %% ../nbs/05_preprocess.ipynb #72569e9b
 def build_store(folder, store, database, grouping: str | None = None, config: PreprocessConfig = PreprocessConfig(), jobs: int = 1, progress: bool = True) -> Store:
     """Filter, resample and cut all records of `folder` into a new store at the path `store`, and open it.
 
@@ -500,7 +517,8 @@ def build_store(folder, store, database, grouping: str | None = None, config: Pr
     twice = [name for name, n in Counter(p['name'] for p in plans).items() if n > 1]
     if twice: raise PedarrError(f'{folder}: two records are called {twice[0]}: rename one')
     tables, rare = _tables(plans, mapping, config)
-    meta = dict(store_version=STORE_VERSION, versions=_versions(), database=database.name, grouping=grouping, classes=classes_of(mapping), rare=rare, unit='mV',
+    meta = dict(store_version=STORE_VERSION, versions=_versions(), database=database.name, grouping=grouping, classes=present_classes(tables, mapping), rare=rare, unit='mV',
+                simulated=any('simulated' in c.lower() for p in plans for c in p['record'].comments), records={p['name']: dict(fs=p['record'].fs, sig_len=p['record'].sig_len) for p in plans},
                 config=asdict(config), channels={p['name']: p['channels'] for p in plans}, sources={p['name']: p['sources'] for p in plans}, notes=_plan_notes(plans, tables, mapping))
     meta = json.loads(json.dumps(meta))                   # tuples become lists, as they will be when read back
     if not (found := _existing(store, meta, progress)):
