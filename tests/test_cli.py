@@ -1,0 +1,209 @@
+"""The command, as a user runs it: each kind of bad input gives one line, status 2, and leaves nothing half-written."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import wfdb
+
+from conftest import ROOT, real
+from pedarr.cli import find_notebook
+
+
+
+def pedarr(*args, ok=False):
+    p = subprocess.run([sys.executable, '-c', 'from pedarr.cli import main; main()', *map(str, args)], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '2'})
+    if ok: assert p.returncode == 0, p.stderr[-2000:]
+    return p
+
+
+def refused(*args):
+    "The one line of an expected refusal (progress bars end in carriage returns and don't count)."
+    p = pedarr(*args)
+    lines = [l for l in p.stderr.replace('\r', '\n').splitlines() if l.strip() and not l.startswith(('annotations:', 'segments:', 'training:'))]
+    assert p.returncode == 2 and len(lines) == 1 and lines[0].startswith('pedarr: '), (p.returncode, p.stderr[-1500:])
+    return lines[0]
+
+
+@pytest.fixture
+def db(simulated, tmp_path): return Path(shutil.copytree(simulated, tmp_path/'db'))
+
+
+def record(db): return sorted(db.glob('*.hea'))[0].with_suffix('')
+
+
+def refused_build(db, *args):
+    before = {p: p.read_bytes() for p in db.iterdir()}
+    line = refused('preprocess', db, db.parent/'store', *args)
+    assert not (db.parent/'store').exists(), 'nothing half-written under the final name'
+    assert {p: p.read_bytes() for p in db.iterdir()} == before, 'and the recordings are untouched'
+    return line
+
+
+def harm_dat(db): p = record(db).with_suffix('.dat'); p.write_bytes(p.read_bytes()[:-999])
+def lose_dat(db): record(db).with_suffix('.dat').unlink()
+def flip_bit(db): p = record(db).with_suffix('.dat'); b = bytearray(p.read_bytes()); b[30] ^= 1; p.write_bytes(b)
+def lengthen(db):
+    p = record(db).with_suffix('.hea'); first, *rest = p.read_text().splitlines()
+    name, n, fs, length = first.split()[:4]; p.write_text('\n'.join([f'{name} {n} {fs} {int(length) + 5000}', *rest]) + '\n')
+def marks(db, sample, symbol=None):
+    wfdb.wrann(record(db).name, 'atr', np.array(sample), symbol=symbol or ['+']*len(sample), aux_note=['(N']*len(sample), write_dir=str(db))
+def late(db): marks(db, [10, 10_000_000])
+def disorder(db):
+    p = record(db).with_suffix('.atr')
+    word = lambda code, step: (code << 10 | step).to_bytes(2, 'little')
+    p.write_bytes(word(1, 500) + word(59, 0) + (0xffff).to_bytes(2, 'little') + (0xff00).to_bytes(2, 'little') + word(1, 0) + bytes(2))   # N at 500, then SKIP -256, N
+def no_channel(db):
+    p = record(db).with_suffix('.hea'); lines = p.read_text().splitlines()
+    p.write_text('\n'.join([lines[0], *[l.rsplit(' ', 1)[0] + f' ch{i}' if not l.startswith('#') else l for i, l in enumerate(lines[1:])]]) + '\n')
+def no_table(db): (db/'children-subject-info.csv').unlink()
+def all_short(db):
+    for hea in db.glob('*.hea'):
+        n = int(hea.read_text().split()[3])
+        wfdb.wrann(hea.stem, 'atr', np.arange(0, n, 900), symbol=['+']*len(range(0, n, 900)), aux_note=['(N', '(VT']*(len(range(0, n, 900))//2) + ['(N']*(len(range(0, n, 900)) % 2), write_dir=str(db))
+
+
+@pytest.mark.parametrize('harm, say', [(lose_dat, 'missing: fetch'), (harm_dat, 'truncated'), (flip_bit, 'damaged'), (lengthen, 'truncated'), (late, 'outside the recording'), (disorder, 'comes before|outside the recording'),
+                                       (no_channel, 'none of its channels'), (no_table, 'subject table is missing'), (all_short, 'segment')])
+def test_bad_recordings(db, harm, say):
+    harm(db)
+    line = refused_build(db)
+    import re
+    assert re.search(say, line), line
+    if harm in (lose_dat, harm_dat, flip_bit, lengthen, late, disorder, no_channel): assert record(db).name in line, 'the line names the file'
+
+
+def test_unknown_names(db):
+    assert 'use one of leipzig, mitdb, ludb, iafdb' in refused_build(db, '--database', 'mimic')
+    assert 'use one of rhythm8' in refused_build(db, '--grouping', 'mine')
+    assert 'no such folder' in refused('preprocess', db/'no', db.parent/'store')
+
+
+def test_flat_and_nan_channels_are_masked_and_reported(db, tmp_path):
+    rec = record(db); r = wfdb.rdrecord(str(rec), physical=False)
+    d = r.d_signal.copy(); d[:, 0] = 100; d[:, 1] = -2**23
+    wfdb.wrsamp(rec.name, fs=r.fs, units=r.units, sig_name=r.sig_name, d_signal=d, fmt=r.fmt, adc_gain=r.adc_gain, baseline=r.baseline, write_dir=str(db))
+    p = pedarr('preprocess', db, tmp_path/'store', ok=True)
+    assert f'{rec.name}: channel I is flat or invalid' in p.stderr and f'{rec.name}: channel II is flat or invalid' in p.stderr
+    from pedarr.preprocess import open_store
+    s = open_store(tmp_path/'store'); mine = (s.segments.record == rec.name).to_numpy()
+    assert not s.mask[mine, :2].any() and not s.ecg[mine, :2].any() and s.mask[~mine, :2].all()
+
+
+@pytest.fixture(scope='module')
+def store(simulated, tmp_path_factory):
+    path = tmp_path_factory.mktemp('cli')/'store'
+    pedarr('preprocess', simulated, path, '--rate', 250, '--iegm-band', 30, 110, ok=True)
+    return path
+
+
+def test_damaged_stores(store, tmp_path):
+    for name, harm, say in [('ecg.npy', lambda b: b[:-1] + bytes([b[-1] ^ 1]), 'ecg.npy'), ('mask.npy', lambda b: b[:-1], 'mask.npy'),
+                            ('store.json', lambda b: b.replace(b'"store_version": 1', b'"store_version": 99'), 'version'), ('store.json', lambda b: b'{', 'store.json')]:
+        bad = shutil.copytree(store, tmp_path/name, dirs_exist_ok=True)
+        (bad/name).write_bytes(harm((store/name).read_bytes()))
+        line = refused('train', bad, '--run', tmp_path/'run')
+        assert say in line and not (tmp_path/'run'/'metrics.json').exists(), line
+        shutil.rmtree(bad); shutil.rmtree(tmp_path/'run', ignore_errors=True)
+
+
+@pytest.mark.parametrize('pair, say', [(('epohcs', '3'), "unknown parameter 'epohcs'"), (('epochs', 'ten'), 'whole number'), (('loss', 'hinge'), 'use one of none, agcacl'),
+                                       (('split', 'random'), 'use one of'), (('lr', '0'), 'positive')])
+def test_bad_parameters_leave_no_run(store, tmp_path, pair, say):
+    assert say in refused('train', store, '--run', tmp_path/'run', '-p', *pair)
+    assert not (tmp_path/'run').exists()
+
+
+def test_train_leaves_an_executed_notebook_and_a_report(store, tmp_path):
+    run = tmp_path/'run'
+    p = pedarr('train', store, '--run', run, *sum([['-p', k, v] for k, v in dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200).items()], []), ok=True)
+    assert 'top-1' in p.stdout and '[' in p.stdout and str(run/'report.html') in p.stdout
+    nb = nbformat.read(run/'train.ipynb', 4)
+    injected = [c for c in nb.cells if 'injected-parameters' in c.metadata.get('tags', [])]
+    assert len(injected) == 1 and 'epochs = 1' in injected[0].source
+    assert sum(any('image/png' in o.get('data', {}) for o in c.get('outputs', [])) for c in nb.cells) >= 6
+    assert json.loads((run/'params.json').read_text())['epochs'] == 1
+    again = pedarr('train', store, '--run', run, *sum([['-p', k, v] for k, v in dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200).items()], []), ok=True)
+    assert again.stdout == p.stdout, 'a finished run is not repeated'
+    assert 'holds a run with epochs=1' in refused('train', store, '--run', run, '-p', 'epochs', '2')
+    assert 'top-1' in pedarr('compare', '-a', run, '-b', run, ok=True).stdout
+
+
+def test_papermill_itself_refuses_a_wrong_name(store, tmp_path):
+    import papermill
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'epohcs'"):
+        papermill.execute_notebook(str(find_notebook()), str(tmp_path/'out.ipynb'), parameters=dict(store=str(store), run=str(tmp_path/'run'), epohcs=3), progress_bar=False, kernel_name='python3')
+    assert not (tmp_path/'run').exists()
+
+
+def test_parameters_tags_survive_cleaning():
+    "nbdev_clean would delete papermill's tag, and papermill would then ignore every parameter, if settings.ini did not allow it."
+    for path in (ROOT/'nbs'/'experiments').glob('*.ipynb'):
+        tagged = [c for c in nbformat.read(path, 4).cells if 'parameters' in c.metadata.get('tags', [])]
+        assert len(tagged) == 1, path
+
+
+def test_nbdev_clean_keeps_the_tag(tmp_path):
+    shutil.copytree(ROOT/'nbs'/'experiments', tmp_path/'nbs'/'experiments')
+    for name in ('settings.ini',): shutil.copy(ROOT/name, tmp_path/name)
+    (tmp_path/'pedarr').mkdir(); (tmp_path/'pedarr'/'__init__.py').write_text('')
+    subprocess.run([Path(sys.executable).parent/'nbdev_clean'], cwd=tmp_path, check=True)
+    nb = nbformat.read(tmp_path/'nbs'/'experiments'/'train.ipynb', 4)
+    assert sum('parameters' in c.metadata.get('tags', []) for c in nb.cells) == 1
+
+
+def test_notebook_parameters_are_those_of_the_configuration():
+    import ast
+    from dataclasses import asdict
+    from pedarr.train import TrainConfig
+    cell = next(c for c in nbformat.read(find_notebook(), 4).cells if 'parameters' in c.metadata.get('tags', []))
+    given = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cell.source).body}
+    assert given == asdict(TrainConfig())
+
+
+def test_import_is_light():
+    "pedarr imports in under 3 s and needs neither nbdev nor IPython (blocked here)."
+    code = '''
+import sys, time
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('nbdev', 'IPython', 'fastcore', 'jupyter_client', 'papermill'): raise ImportError('blocked: ' + name)
+sys.meta_path.insert(0, Block())
+import pedarr, pkgutil, importlib
+for m in pkgutil.iter_modules(pedarr.__path__):
+    if not m.name.startswith('_'): importlib.import_module('pedarr.' + m.name)
+print('ok')
+'''
+    p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert p.stdout.strip() == 'ok', p.stderr
+
+
+@pytest.mark.bench
+def test_bench_import():
+    times = []
+    for _ in range(5):
+        t = time.perf_counter(); subprocess.run([sys.executable, '-c', 'import pedarr'], check=True); times.append(time.perf_counter() - t)
+        t = time.perf_counter(); subprocess.run([sys.executable, '-c', 'import torch'], check=True); times[-1] = (times[-1], time.perf_counter() - t)
+    print(f'\nimport pedarr: {np.median([a for a, _ in times]):.2f} s; import torch alone: {np.median([b for _, b in times]):.2f} s')
+
+
+def test_ludb_end_to_end(tmp_path):
+    "Real recordings through the command: 12 leads, no electrograms."
+    folder = real('ludb')
+    db = tmp_path/'ludb'; (db/'data').mkdir(parents=True)
+    names = [f'data/{i}' for i in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 34, 38, 42, 45, 51, 54, 56, 67)]
+    for n in names:
+        for suffix in ('.hea', '.dat'): shutil.copy(folder/f'{n}{suffix}', db/f'{n}{suffix}')
+    (db/'RECORDS').write_text('\n'.join(names) + '\n')
+    out = pedarr('preprocess', db, tmp_path/'store', '--database', 'ludb', '--rate', 250, '--iegm-band', 30, 110, ok=True).stdout
+    assert 'SR' in out
+    from pedarr.train import make_config, read_json, run_training
+    run = run_training(make_config(store=tmp_path/'store', run=tmp_path/'run', epochs=1, n_folds=2, dim=32, depth=1, heads=2, resamples=200), progress=False)
+    m = read_json(run/'metrics.json')
+    assert m['subjects'] == 20 and m['segments'] == 60

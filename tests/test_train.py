@@ -1,0 +1,175 @@
+"""Runs: repeatable, resumable, refused when mixed up; checkpoints and run folders under fault."""
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from conftest import real
+from pedarr.preprocess import PreprocessConfig, build_store, open_store
+from pedarr.report import choose_cases, percent, write_report
+from pedarr.rhythms import PedarrError
+from pedarr.train import (TrainConfig, check_parameters, learning_rate, load_model, make_config, plan_split, predict, regroup, run_training)
+
+SMALL = dict(epochs=1, batch_size=32, dim=32, depth=1, heads=2, n_folds=2, resamples=200)
+
+
+@pytest.fixture(scope='module')
+def store(simulated, tmp_path_factory):
+    path = tmp_path_factory.mktemp('store')/'s'
+    build_store(simulated, path, 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
+    return path
+
+
+@pytest.fixture(scope='module')
+def run(store, tmp_path_factory):
+    return run_training(make_config(store=store, run=tmp_path_factory.mktemp('runs')/'r', **SMALL), progress=False)
+
+
+def test_run_folder_is_whole(run):
+    names = {p.name for p in run.iterdir()}
+    assert {'params.json', 'environment.json', 'split.csv', 'history.csv', 'predictions.csv', 'metrics.json', 'model.json', 'model-0.safetensors', 'model-1.safetensors'} <= names
+    assert not [n for n in names if 'checkpoint' in n or n.endswith('.part') or n.startswith(('fold-', 'history-'))]
+    assert not list(run.rglob('*.pt')) + list(run.rglob('*.pkl')), 'nothing needs pickle'
+
+
+def test_every_evaluation_segment_is_predicted_once(run, store):
+    p, t = pd.read_csv(run/'predictions.csv', dtype={'record': str}), open_store(store).segments
+    assert sorted(p.segment) == sorted(t.segment[t.evaluate])
+    probs = p[[c for c in p.columns if c.startswith('p_')]].to_numpy()
+    assert np.allclose(probs.sum(1), 1, atol=1e-4)
+    assert (np.array(open_store(store).classes)[probs.argmax(1)] == p.predicted).mean() > .999
+
+
+def test_no_subject_on_both_sides(run):
+    s = pd.read_csv(run/'split.csv', dtype={'subject': str})
+    assert s.groupby('subject').fold.nunique().max() == 1
+
+
+def test_same_seed_same_predictions(run, store, tmp_path):
+    again = run_training(make_config(store=store, run=tmp_path/'r', **SMALL), progress=False)
+    assert (again/'predictions.csv').read_bytes() == (run/'predictions.csv').read_bytes()
+
+
+def test_another_seed_another_result(run, store, tmp_path):
+    other = run_training(make_config(store=store, run=tmp_path/'r', **SMALL, seed=1), progress=False)
+    assert (other/'predictions.csv').read_bytes() != (run/'predictions.csv').read_bytes()
+
+
+def test_report_is_self_contained_and_says_simulated(run):
+    html = write_report(run).read_text()
+    assert 'Simulated data' in html and 'src="data:image/png;base64' in html and '<script' not in html and 'src="http' not in html
+    assert 'no subject is in training and test at once' in html.lower()
+    for c in json.loads((run/'metrics.json').read_text())['classes']: assert c in html
+
+
+def test_other_parameters_in_the_same_folder_are_refused(run, store):
+    with pytest.raises(PedarrError, match='holds a run with epochs=1, not 2'): run_training(make_config(**{**SMALL, 'epochs': 2}, store=store, run=run), progress=False)
+
+
+def test_a_folder_with_other_things_is_left_alone(store, tmp_path):
+    (tmp_path/'thesis.txt').write_text('precious')
+    with pytest.raises(PedarrError, match='not a run folder'): run_training(make_config(store=store, run=tmp_path, **SMALL), progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ['thesis.txt']
+
+
+def test_a_model_for_other_classes_is_refused(run):
+    with pytest.raises(PedarrError, match='knows the classes'): load_model(run, classes=['SR', 'AF'])
+
+
+def test_a_damaged_model_is_refused(run, tmp_path):
+    import shutil
+    bad = shutil.copytree(run, tmp_path/'bad')
+    (bad/'model-0.safetensors').write_bytes(b'not tensors')
+    with pytest.raises(PedarrError, match='model-0.safetensors'): load_model(bad, 0)
+    with pytest.raises(PedarrError, match='has no fold 7'): load_model(run, 7)
+
+
+def test_a_damaged_checkpoint_is_refused(store, tmp_path):
+    c = make_config(store=store, run=tmp_path/'r', **SMALL)
+    (tmp_path/'r').mkdir(); (tmp_path/'r'/'params.json').write_text(json.dumps(dataclasses.asdict(c)))
+    (tmp_path/'r'/'checkpoint-0.safetensors').write_bytes(b'\x00'*100)
+    with pytest.raises(PedarrError, match='checkpoint-0.safetensors.*delete it'): run_training(c, progress=False)
+
+
+def test_an_unfinished_run_has_no_report(tmp_path):
+    with pytest.raises(PedarrError, match='not a finished run'): write_report(tmp_path)
+
+
+def test_a_full_disk_leaves_no_half_written_run(store, tmp_path, monkeypatch):
+    import pedarr.train as t
+    def full(*a, **k): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(t, 'save_file', full)
+    with pytest.raises(PedarrError, match='No space left on device.*free some space'): run_training(make_config(store=store, run=tmp_path/'r', **SMALL), progress=False)
+    assert not (tmp_path/'r'/'metrics.json').exists() and not list((tmp_path/'r').glob('*.part'))
+
+
+@pytest.mark.parametrize('loss', ['none', 'agcacl', 'proto', 'supcon', 'bcl'])
+def test_every_loss_trains_resumes_and_is_finite(store, tmp_path, loss):
+    c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'fold': 0, 'loss': loss, 'logit_adjust': 1.0})
+    m = json.loads((run_training(c, progress=False)/'metrics.json').read_text())
+    h = pd.read_csv(tmp_path/'r'/'history.csv')
+    assert np.isfinite(h[['classification', 'contrastive']]).all(axis=None) and (loss == 'none') == (h.contrastive == 0).all()
+    assert m['loss'] == loss
+
+
+@pytest.mark.parametrize('options', [dict(modalities='ecg'), dict(modalities='iegm'), dict(precision='bf16'), dict(split='segment'), dict(balanced=True), dict(grouping='svt4'), dict(workers=1)])
+def test_options_run(store, tmp_path, options):
+    c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'fold': 0, **options})
+    m = json.loads((run_training(c, progress=False)/'metrics.json').read_text())
+    if options.get('split') == 'segment': assert 'overstates' in m['notes'][0]
+    if options.get('grouping') == 'svt4': assert m['classes'] == ['SR', 'AVNRT', 'AVRT', 'OTHER']
+    p = pd.read_csv(tmp_path/'r'/'predictions.csv')
+    if options.get('modalities') == 'ecg': assert (p.weight_iegm == 0).all()
+
+
+@pytest.mark.parametrize('params, say', [
+    (dict(epohcs=3), "unknown parameter 'epohcs': use one of store"), (dict(epochs=2.5), 'epochs must be a whole number'), (dict(epochs=True), 'epochs must be a whole number'),
+    (dict(lr='fast'), 'lr must be a number'), (dict(lr=float('nan')), 'lr must be a number'), (dict(lr=-1.), 'lr must be positive'), (dict(balanced=1), 'balanced must be true or false'),
+    (dict(loss='hinge'), "unknown loss 'hinge': use one of none, agcacl"), (dict(split='random'), "unknown split 'random': use one of"), (dict(grouping='g'), "unknown grouping 'g': use one of rhythm8"),
+    (dict(fold='first'), 'fold must be a whole number'), (dict(n_folds=1), 'n_folds must be at least 2'), (dict(store=3), 'store must be a text'), (dict(precision='fp4'), 'unknown precision'),
+    (dict(modalities='eeg'), 'unknown modalities'), (dict(resamples=0), 'resamples must be at least')])
+def test_wrong_parameters_are_refused_by_name(params, say):
+    with pytest.raises(PedarrError, match=say): make_config(**params)
+
+
+@pytest.mark.parametrize('params, say', [(dict(device='tpu'), "device 'tpu' is not available"), (dict(fold=9), 'fold is 9'), (dict(n_folds=50), 'fold'), (dict(loss_options={'nope': 1}), 'nope'),
+                                         (dict(heads=3), 'heads|dim'), (dict(normalise='zscore'), 'zscore'), (dict(grouping='ludb7'), 'finds 0 of its classes')])
+def test_impossible_runs_are_refused(store, tmp_path, params, say):
+    with pytest.raises(PedarrError, match=say): run_training(make_config(store=store, run=tmp_path/'r', **{**SMALL, **params}), progress=False)
+
+
+def test_papermill_cells_are_read(): 
+    check_parameters(['', 'x = 1', '# Parameters\nepochs = 1\nstore = "a"'])
+    with pytest.raises(PedarrError, match='epohcs'): check_parameters(['# Parameters\nepohcs = 1'])
+
+
+@given(st.integers(1, 500), st.floats(0, .9))
+@settings(max_examples=50)
+def test_learning_rate_rises_then_falls(steps, warmup):
+    r = np.array([learning_rate(s, steps, 1., warmup) for s in range(steps)])
+    peak = int(r.argmax())
+    assert (r > 0).all() and r.max() <= 1 and (np.diff(r[:peak + 1]) >= 0).all() and (np.diff(r[peak:]) <= 0).all()
+
+
+@given(st.floats(0, 1))
+def test_percent(v): assert percent(dict(value=v, low=None)).endswith('one subject)')
+
+
+def test_cases_follow_the_rule():
+    p = pd.DataFrame({'segment': range(4), 'label': list('aabb'), 'predicted': list('abab'), 'p_a': [.9, .2, .6, .1], 'p_b': [.1, .8, .4, .9]})
+    cases = choose_cases(p, ['a', 'b'], 2, 2)
+    assert cases.right.tolist() == [True, True, False, False] and cases.segment.tolist()[2:] == [1, 2]
+
+
+def test_both_modalities_of_a_real_recording(tmp_path):
+    "iafdb: surface leads and coronary sinus electrograms of a real recording go through the network."
+    from pedarr.model import PedArrNet
+    from pedarr.segments import SegmentDataset, make_loader
+    s = build_store(real('iafdb'), tmp_path/'s', 'iafdb', progress=False)
+    assert s.mask[:, :12].sum(1).min() == 3 and s.mask[:, 12:].any(1).all()
+    out = predict(PedArrNet(8).eval(), make_loader(SegmentDataset(s, np.arange(len(s))), 16, shuffle=False), torch.device('cpu'))
+    assert np.isfinite(out['prob']).all() and (out['weights'] > 0).all() and np.allclose(out['weights'].sum(1), 1, atol=1e-5)
