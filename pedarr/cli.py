@@ -176,12 +176,12 @@ def compare(runs_a, runs_b):
     if len(runs_a) != len(runs_b): raise PedarrError(f'{len(runs_a)} runs for a and {len(runs_b)} for b: give equally many')
     click.echo(format_scores(paired_table(runs_a, runs_b)))
 
-# %% ../nbs/12_cli.ipynb #41e4a31f
+# %% ../nbs/12_cli.ipynb #cd357fdf
 @main.command()
 @click.argument('folder', type=click.Path(path_type=Path))
 @click.option('--subjects', default=16, show_default=True)
 @click.option('--minutes', default=2.0, show_default=True)
-@click.option('--epochs', default=12, show_default=True)
+@click.option('--epochs', default=20, show_default=True)
 @click.option('--seed', default=0, show_default=True)
 def demo(folder, subjects, minutes, epochs, seed):
     "Simulate a small database, preprocess it, train, evaluate and report, all in FOLDER."

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MODALITIES', 'split_mask', 'clear', 'ResBlock', 'Encoder', 'Attention', 'CrossModal', 'SemanticAttention',
-           'positions', 'Block', 'drop_modality', 'check_batch', 'check_config', 'TwoViews', 'Output', 'PedArrNet',
-           'count_parameters', 'count_multiply_adds']
+           'positions', 'Block', 'check_batch', 'check_config', 'TwoViews', 'Output', 'PedArrNet', 'count_parameters',
+           'count_multiply_adds']
 
-# %% ../nbs/07_model.ipynb #ae0a6277
+# %% ../nbs/07_model.ipynb #bf220661
 from math import gcd, log
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .rhythms import PedarrError
+from .segments import drop_modality
 
 # %% ../nbs/07_model.ipynb #79692157
 MODALITIES = {'ecg': 12, 'iegm': 7}   # name -> channels, in the order of the mask and of `modality_weights`
@@ -125,15 +126,6 @@ class Block(nn.Module):
         h = self.norm1(x)
         x = x + self.dropout(self.attend(h, h))
         return x + self.dropout(self.mlp(self.norm2(x)))
-
-# %% ../nbs/07_model.ipynb #2c78ec81
-def drop_modality(mask, rate):
-    "A copy of `mask` [B,19]; each sample that has both modalities loses one, drawn by a fair coin, with probability `rate`."
-    parts = list(split_mask(mask).values())
-    both = parts[0].any(1) & parts[1].any(1)
-    draw = torch.rand(len(mask), device=mask.device)
-    lost = [both & (draw < rate / 2), both & (draw >= rate / 2) & (draw < rate)]
-    return torch.cat([m & ~l[:, None] for m, l in zip(parts, lost)], dim=1)
 
 # %% ../nbs/07_model.ipynb #33f53ffd
 def check_batch(ecg, iegm, mask):

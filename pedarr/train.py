@@ -30,12 +30,12 @@ from .segments import SPLITS, Augment, SegmentDataset, make_loader, make_split, 
 
 # %% auto #0
 __all__ = ['MODALITY_SETS', 'PRECISIONS', 'TrainConfig', 'make_config', 'check_parameters', 'regroup', 'learning_rate',
-           'make_optimizer', 'pick_device', 'objective', 'train_epoch', 'predict', 'write_json', 'save_checkpoint',
-           'load_checkpoint', 'build_model', 'class_codes', 'fit_fold', 'environment', 'open_run', 'read_json',
-           'write_csv', 'run_fold', 'summarise', 'split_warning', 'run_training', 'plan_split', 'finish_run',
-           'load_model']
+           'make_optimizer', 'pick_device', 'objective', 'ahead', 'train_epoch', 'predict', 'write_json',
+           'save_checkpoint', 'load_checkpoint', 'build_model', 'class_codes', 'fit_fold', 'environment', 'open_run',
+           'read_json', 'write_csv', 'run_fold', 'summarise', 'split_warning', 'run_training', 'plan_split',
+           'finish_run', 'load_model']
 
-# %% ../nbs/11_train.ipynb #5cb51b69
+# %% ../nbs/11_train.ipynb #a36b8512
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """What decides a run. `fold` is a number or 'all'; `grouping` '' means the store's own; `device` 'auto' takes a GPU where there is one.
@@ -48,8 +48,8 @@ class TrainConfig:
     n_folds: int = 5
     fold: object = 'all'
     split_seed: int = 0
-    epochs: int = 20
-    batch_size: int = 64
+    epochs: int = 25
+    batch_size: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: float = 0.1           # share of all steps
@@ -159,14 +159,26 @@ def objective(out, label, counts, contrastive, c: TrainConfig) -> tuple[torch.Te
     ce = classification_loss(out.logits, label, counts, c.logit_adjust)
     return ce, (contrastive(out.embedding, label) if contrastive is not None else torch.zeros((), device=label.device))
 
-# %% ../nbs/11_train.ipynb #9f784050
+# %% ../nbs/11_train.ipynb #398e447a
+def ahead(loader):
+    "The batches of `loader`, each prepared by a thread while the one before it is in use."
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(1) as pool:
+        batches = iter(loader)
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
+
+# %% ../nbs/11_train.ipynb #d754b520
 def train_epoch(model, contrastive, loader, optimizer, counts, epoch: int, c: TrainConfig, device) -> dict:
     "Train for one epoch; mean losses, seconds, segments, and the share of time spent waiting for data."
     model.train(); contrastive is not None and contrastive.train()
     torch.manual_seed((c.seed*10_007 + epoch)*101)      # dropout; by epoch, so that a resumed run draws the same
     total, n, waited, begun = torch.zeros(2, dtype=torch.float64), 0, 0., time.perf_counter()
+    loader.dataset.set_epoch(epoch)
     tick = begun
-    for i, batch in enumerate(loader):
+    for i, batch in enumerate(ahead(loader)):
         waited += time.perf_counter() - tick
         step, steps = epoch*len(loader) + i, c.epochs*len(loader)
         for group in optimizer.param_groups: group['lr'] = learning_rate(step, steps, c.lr, c.warmup)
@@ -241,13 +253,12 @@ def load_checkpoint(path: Path, model, contrastive, optimizer) -> tuple[int, lis
     optimizer.load_state_dict(state)
     return int(meta['epoch']), json.loads(meta['history'])
 
-# %% ../nbs/11_train.ipynb #7fe356b4
-def _loader(store: Store, index, c: TrainConfig, epoch: int | None = None):
-    "Batches of one training epoch (order and augmentation depend on seed and epoch only, so a resumed run sees the same), or of a test (`epoch` None)."
-    if epoch is None: return make_loader(SegmentDataset(store, index, normalise=c.normalise), 4*c.batch_size, shuffle=False)
-    seed = c.seed*100_003 + epoch
-    data = SegmentDataset(store, index, augment=Augment() if c.augment else None, normalise=c.normalise, seed=seed)
-    return make_loader(data, c.batch_size, shuffle=True, balanced=c.balanced, seed=seed, drop_last=len(index) > c.batch_size, workers=c.workers)
+# %% ../nbs/11_train.ipynb #5ca0032f
+def _loader(store: Store, index, c: TrainConfig, train: bool = False):
+    "Batches for training (shuffled, disturbed; order and disturbance depend on seed and epoch only, so a resumed run sees the same) or for a test."
+    if not train: return make_loader(SegmentDataset(store, index, normalise=c.normalise), 4*c.batch_size, shuffle=False)
+    data = SegmentDataset(store, index, augment=Augment() if c.augment else None, normalise=c.normalise, seed=c.seed)
+    return make_loader(data, c.batch_size, shuffle=True, balanced=c.balanced, seed=c.seed, drop_last=len(index) > c.batch_size, workers=c.workers)
 
 def build_model(c: TrainConfig, n_classes: int) -> PedArrNet:
     "The network of a run, initialised from its seed."
@@ -259,7 +270,7 @@ def class_codes(store: Store, index) -> np.ndarray:
     "Class numbers of the segments `index`."
     return store.segments.label.iloc[index].map({c: i for i, c in enumerate(store.classes)}).to_numpy(np.int64)
 
-# %% ../nbs/11_train.ipynb #18fd4500
+# %% ../nbs/11_train.ipynb #2fe784ef
 def fit_fold(store: Store, train, test, c: TrainConfig, checkpoint: Path | None = None, bar=None):
     """Train on segments `train`, watch `test` after every epoch: (model, contrastive loss, history). Resumes from `checkpoint` where it exists.
 
@@ -271,10 +282,10 @@ def fit_fold(store: Store, train, test, c: TrainConfig, checkpoint: Path | None 
     if contrastive is not None: contrastive = contrastive.to(device)
     optimizer, first, history = make_optimizer([model, contrastive], c), 0, []
     if checkpoint is not None and checkpoint.exists(): first, history = load_checkpoint(checkpoint, model, contrastive, optimizer)
-    truth, test_loader = class_codes(store, test), _loader(store, test, c)
+    truth, train_loader, test_loader = class_codes(store, test), _loader(store, train, c, train=True), _loader(store, test, c)
     if bar is not None: bar.update(first)
     for epoch in range(first, c.epochs):
-        row = train_epoch(model, contrastive, _loader(store, train, c, epoch), optimizer, counts, epoch, c, device)
+        row = train_epoch(model, contrastive, train_loader, optimizer, counts, epoch, c, device)
         row |= dict(epoch=epoch, test_top1=float((predict(model, test_loader, device)['prob'].argmax(1) == truth).mean()))
         history.append(row)
         if checkpoint is not None: save_checkpoint(checkpoint, model, contrastive, optimizer, epoch + 1, history)

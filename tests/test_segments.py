@@ -1,0 +1,312 @@
+"""Properties and faults of pedarr.segments that are no lesson."""
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from pedarr.rhythms import PedarrError
+from pedarr.segments import (SPLITS, Augment, SegmentDataset, drop_channels, drop_modality, make_loader, make_split, split_notes, time_shift,
+                             train_test)
+
+CLASSES = ['SR', 'AVNRT', 'VT']
+
+
+def toy_store(n=60, T=200, seed=0):
+    "In memory, with what the store of pedarr.preprocess has; about a third of the rows lack the electrograms."
+    rng = np.random.default_rng(seed)
+    mask = rng.random((n, 19)) < .9; mask[::3, 12:] = False; mask[:, 0] = True
+    x = rng.standard_normal((n, 19, T)).astype('float16') * mask[..., None]
+    segments = pd.DataFrame(dict(segment=np.arange(n), subject=[f's{i % 12:02}' for i in range(n)], evaluate=np.arange(n) % 4 > 0,
+                                 label=np.where(np.arange(n) < 6, 'VT', np.where(np.arange(n) < 20, 'AVNRT', 'SR'))))
+    return SimpleNamespace(ecg=x[:, :12], iegm=x[:, 12:], mask=mask, segments=segments, classes=CLASSES, fs=500.)
+
+
+def table(subjects, seed=0):
+    "subjects: list of lists of (class, segments) -> a segments table in random order."
+    rows = [(f'p{i}', c, e % 3 < 2) for i, s in enumerate(subjects) for c, n in s for e in range(n)]
+    return pd.DataFrame(rows, columns=['subject', 'label', 'evaluate']).sample(frac=1, random_state=seed).reset_index(drop=True)
+
+
+def same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+# ---- splits
+
+subjects = st.lists(st.lists(st.tuples(st.sampled_from('ABCD'), st.integers(1, 30)), min_size=1, max_size=3), min_size=5, max_size=14)
+
+
+@settings(max_examples=80, deadline=None)
+@given(subjects, st.integers(2, 5), st.integers(0, 99))
+def test_patient_split_properties(subjects, n_folds, seed):
+    t = table(subjects)
+    fold = make_split(t, 'patient', n_folds, seed)
+    assert (t.assign(fold=fold).groupby('subject').fold.nunique() == 1).all()
+    assert set(fold) == set(range(n_folds))                                 # no fold without a subject
+    assert np.array_equal(fold, make_split(t, 'patient', n_folds, seed))
+    tested = []
+    for k in range(n_folds):
+        train, test = train_test(t, fold, k, 'patient')
+        assert not set(t.subject[train]) & set(t.subject[test]) and t.evaluate[test].all()
+        tested += test.tolist()
+    assert sorted(tested) == np.flatnonzero(t.evaluate).tolist()            # each evaluation row is tested once
+
+
+@pytest.mark.parametrize('windows', [1, 3])
+@pytest.mark.parametrize('seed', range(5))
+def test_one_rhythm_per_subject_is_spread_evenly(windows, seed):
+    "Counts as in LUDB: per class the folds differ by one subject at most, so a class with enough subjects is in each fold."
+    counts = [143, 25, 15, 8, 4, 3, 2]
+    t = table([[(c, windows)] for c, n in zip('ABCDEFG', counts) for _ in range(n)], seed)
+    fold = make_split(t, 'patient', 5, seed)
+    held = t.assign(fold=fold).groupby(['label', 'fold']).subject.nunique().unstack(fill_value=0)
+    assert (held.max(axis=1) - held.min(axis=1)).max() <= 1
+    assert (held.loc[list('ABCD')] > 0).all().all()
+    if windows == 3: assert len(split_notes(t, fold)) == 3
+
+
+def test_seed_matters():
+    t = table([[('A', 2)]] * 30)
+    assert not np.array_equal(make_split(t, seed=0), make_split(t, seed=1))
+
+
+def test_loso():
+    t = table([[('A', 3)], [('A', 3), ('B', 3)], [('B', 3)]])
+    fold = make_split(t, 'loso')
+    assert sorted(set(fold)) == [0, 1, 2] and (t.assign(fold=fold).groupby('fold').subject.nunique() == 1).all()
+    notes = split_notes(t, fold)
+    assert len(notes) == 1 and 'all folds together' in notes[0]
+
+
+def test_segment_split_leaks_subjects_but_no_overlapping_window():
+    t = table([[('A', 30), ('B', 12)]] * 4)
+    fold = make_split(t, 'segment', 4)
+    assert ((fold == -1) == ~t.evaluate).all()
+    held = t.assign(fold=fold)[fold >= 0].groupby(['label', 'fold']).size().unstack()
+    assert (held.max(axis=1) - held.min(axis=1)).max() <= 1
+    train, test = train_test(t, fold, 0, 'segment')
+    assert set(t.subject[train]) & set(t.subject[test]) and t.evaluate[train].all() and not set(train) & set(test)
+    with pytest.raises(PedarrError, match='is in training and test'): train_test(t, fold, 0, 'patient')
+    assert split_notes(t, fold) == []
+
+
+def test_notes_of_a_leaking_split():
+    t = table([[('A', 30)], [('B', 3)]])
+    notes = split_notes(t, make_split(t, 'segment', 5))
+    assert notes == ['B has 2 test segments: 3 of 5 folds hold none']
+
+
+def test_notes_name_every_untestable_class():
+    t = table([[('SR', 6)]] * 6 + [[('VT', 6), ('SR', 6)]] + [[('AFL', 3)]] * 2)
+    notes = split_notes(t, make_split(t, 'patient', 3))
+    assert notes == ['AFL stands in 2 subjects, fewer than the 3 folds: 1 fold holds no AFL test segment',
+                     'VT stands in 1 subject: untestable per subject (never in train and test at once)']
+
+
+def test_notes_when_a_class_has_subjects_enough_but_a_fold_lacks_it():
+    t = pd.DataFrame(dict(subject=list('abcdef'), label=['A', 'A', 'A', 'B', 'B', 'B'], evaluate=True))
+    assert split_notes(t, [0, 0, 1, 0, 1, 2])[0] == 'A stands in 3 subjects: 1 fold holds no A test segment'
+
+
+@pytest.mark.parametrize('kind, options, says', [
+    ('fold', {}, 'known: patient, loso, segment'), ('patient', dict(n_folds=1), 'at least 2 folds'), ('patient', dict(n_folds=7), '3 subjects are fewer than 7 folds'),
+    ('segment', dict(n_folds=40), 'no class has 40'), ('patient', dict(n_folds=2, strict=True), 'VT stands in 1 subject only; group it'),
+    ('loso', dict(strict=True), 'VT stands in 1 subject only')])
+def test_bad_splits(kind, options, says):
+    t = table([[('SR', 6)], [('SR', 6), ('VT', 6)], [('SR', 6)]])
+    with pytest.raises(PedarrError, match=says) as e: make_split(t, kind, **options)
+    assert '\n' not in str(e.value)
+
+
+def test_missing_or_single_subject():
+    t = table([[('SR', 6)], [('SR', 6)]])
+    with pytest.raises(PedarrError, match='has no subject'): make_split(t.assign(subject=[None] + t.subject.tolist()[1:]), n_folds=2)
+    with pytest.raises(PedarrError, match='1 subjects are fewer than 2'): make_split(t[t.subject == 'p0'], 'loso')
+
+
+def test_bad_train_test():
+    t = table([[('SR', 6)]] * 4); fold = make_split(t, n_folds=2)
+    with pytest.raises(PedarrError, match=r'fold 5: no test segments; the folds are \[0, 1\]'): train_test(t, fold, 5)
+    with pytest.raises(PedarrError, match='3 folds for 24 segments'): train_test(t, fold[:3], 0)
+    with pytest.raises(PedarrError, match='no training segments'): train_test(t, np.zeros(24, int), 0)
+    with pytest.raises(PedarrError, match='unknown split'): train_test(t, fold, 0, 'x')
+    doctored = fold.copy(); doctored[0] = 1 - doctored[0]
+    with pytest.raises(PedarrError, match=f'subject {t.subject[0]} is in training and test'): train_test(t, doctored, 0)
+
+
+def test_excluded_rows_stay_out():
+    t = table([[('SR', 6)]] * 4); fold = make_split(t, n_folds=2); fold[:7] = -1
+    train, test = train_test(t, fold, 0)
+    assert min(train.min(), test.min()) >= 7
+
+
+# ---- augmentation
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 999), st.floats(0, 1), st.floats(0, 1))
+def test_augment_respects_the_mask(seed, channel, modality):
+    g = torch.Generator().manual_seed(seed)
+    mask = torch.rand(8, 19, generator=g) < .7; mask[0, 12:], mask[1, :12], mask[2] = False, False, False
+    ecg = torch.randn(8, 12, 100, generator=g) * mask[:, :12, None]; iegm = torch.randn(8, 7, 100, generator=g) * mask[:, 12:, None]
+    before = ecg.clone(), iegm.clone(), mask.clone()
+    e, i, m = Augment(channel=channel, modality=modality, shift=10)(ecg, iegm, mask, g)
+    assert same(before, (ecg, iegm, mask))                                  # the input is left alone
+    assert not (m & ~mask).any() and (e[~m[:, :12]] == 0).all() and (i[~m[:, 12:]] == 0).all()
+    assert torch.equal(m.any(1), mask.any(1))                               # never the last modality
+    if not modality: assert all(torch.equal(m[:, s].any(1), mask[:, s].any(1)) for s in (slice(12), slice(12, 19)))
+
+
+def test_augment_off_is_the_identity():
+    s = toy_store(); b = SegmentDataset(s, np.arange(20)).__getitems__(np.arange(20))
+    off = Augment(scale=0, noise=0, shift=0, channel=0, modality=0)
+    assert same(off(b.ecg, b.iegm, b.mask, torch.Generator()), b[:3])
+
+
+@given(st.integers(-120, 120))
+@settings(max_examples=20, deadline=None)
+def test_time_shift_equals_slicing(k):
+    x = torch.randn(1, 3, 100); want = torch.zeros_like(x)
+    if abs(k) < 100: want[..., max(k, 0):100 + min(k, 0)] = x[..., max(-k, 0):100 - max(k, 0)]
+    assert torch.equal(time_shift(x, torch.tensor([k])), want)
+
+
+def test_modalities_are_shifted_together_and_lead_ratios_stay():
+    x = torch.zeros(40, 12, 300); x[:, :, 150] = torch.arange(1., 13)
+    e, i, _ = Augment(noise=0, channel=0)(x, x[:, :7], torch.ones(40, 19, dtype=torch.bool), torch.Generator().manual_seed(0))
+    where = e[:, 0].argmax(1)
+    assert torch.equal(where, i[:, 0].argmax(1)) and len(set(where.tolist())) > 20 and (where - 150).abs().max() <= 50
+    peaks = e.amax(2); torch.testing.assert_close(peaks / peaks[:, :1], torch.arange(1., 13).expand(40, 12))
+    assert .8 <= peaks[:, 0].min() < .9 < 1.1 < peaks[:, 0].max() <= 1.2
+    assert not torch.allclose(peaks[:, 0], i.amax(2)[:, 0])                 # each modality has a factor of its own
+
+
+@pytest.mark.parametrize('rate', [0., .3, 1.])
+def test_drop_rates(rate):
+    g, mask = torch.Generator().manual_seed(0), torch.ones(4000, 19, dtype=torch.bool)
+    lost = ~drop_modality(mask, rate, g)
+    assert abs(lost[:, 0].float().mean() - rate/2) < .04 and abs(lost[:, 12].float().mean() - rate/2) < .04 and not (lost[:, 0] & lost[:, 12]).any()
+    assert abs((~drop_channels(mask, .3, g)).float().mean() - .3) < .01
+
+
+@pytest.mark.parametrize('options', [dict(scale=-1), dict(shift=-1), dict(channel=1.1), dict(modality=-.1), dict(noise=-1)])
+def test_bad_augment(options):
+    with pytest.raises(PedarrError, match=next(iter(options))): Augment(**options)
+
+
+# ---- batches
+
+def test_batch_is_the_normalised_store():
+    from pedarr.preprocess import normalise
+    s, rows = toy_store(), [7, 3, 50]
+    index = np.array([50, 3, 20, 7])
+    b = SegmentDataset(s, index, normalise='none').__getitems__([3, 1, 0])
+    assert b.index.tolist() == rows and (b.ecg.dtype, b.mask.dtype, b.label.dtype, b.index.dtype) == (torch.float32, torch.bool, torch.int64, torch.int64)
+    np.testing.assert_array_equal(b.ecg, s.ecg[rows].astype('float32')); np.testing.assert_array_equal(b.iegm, s.iegm[rows].astype('float32'))
+    np.testing.assert_array_equal(b.mask, s.mask[rows])
+    assert [CLASSES[i] for i in b.label] == s.segments.label.iloc[rows].tolist()
+    scaled = SegmentDataset(s, index).__getitems__([3, 1, 0])
+    assert same(scaled[:2], normalise(b.ecg, b.iegm, b.mask, 'modality')) and not torch.equal(scaled.ecg, b.ecg)
+    one = SegmentDataset(s, index)[1]
+    assert torch.equal(one.ecg, scaled.ecg[1]) and one.label.shape == ()
+
+
+def test_memory_and_memmap_agree_and_the_store_stays_as_it_is(tmp_path):
+    s = toy_store(); np.save(tmp_path/'e.npy', s.ecg); np.save(tmp_path/'i.npy', s.iegm)
+    m = SimpleNamespace(**{**vars(s), 'ecg': np.load(tmp_path/'e.npy', mmap_mode='r'), 'iegm': np.load(tmp_path/'i.npy', mmap_mode='r')})
+    index = np.arange(5, 45); ecg = s.ecg.copy()
+    a, b, c = [SegmentDataset(st, index, Augment(), in_memory=mem) for st, mem in ((s, True), (m, False), (m, 'auto'))]
+    assert b.memory is None and c.memory is not None and same(a.__getitems__([4, 9]), b.__getitems__([4, 9]))
+    assert np.array_equal(ecg, s.ecg)
+
+
+def test_chance_depends_on_seed_epoch_and_rows_alone():
+    s = toy_store(); d = SegmentDataset(s, np.arange(30), Augment(), seed=4)
+    first = d.__getitems__([1, 2]); d.__getitems__([5]); torch.manual_seed(9)
+    assert same(first, d.__getitems__([1, 2]))
+    d.set_epoch(1); assert not torch.equal(first.ecg, d.__getitems__([1, 2]).ecg)
+    d.set_epoch(0); assert same(first, d.__getitems__([1, 2]))
+    assert not torch.equal(first.ecg, SegmentDataset(s, np.arange(30), Augment(), seed=5).__getitems__([1, 2]).ecg)
+
+
+@pytest.mark.parametrize('method', ['fork', 'spawn'])
+def test_workers_give_the_same_batches(method):
+    s = toy_store(); make = lambda w: make_loader(SegmentDataset(s, np.arange(60), Augment(), seed=1), 16, balanced=True, seed=2, workers=w)
+    here, there = make(0), make(2)
+    there.multiprocessing_context = method
+    for _ in range(2 if method == 'fork' else 1):                           # the second epoch too
+        a, b = list(here), list(there)
+        assert len(a) == len(b) == 4 and all(same(x, y) for x, y in zip(a, b))
+
+
+def test_epochs_advance_resume_and_cover():
+    loader = make_loader(SegmentDataset(toy_store(), np.arange(10, 60)), 8, seed=3)
+    seen = [torch.cat([b.index for b in loader]).tolist() for _ in range(3)]
+    assert all(sorted(x) == list(range(10, 60)) for x in seen) and seen[0] != seen[1] != seen[2]
+    fresh = make_loader(SegmentDataset(toy_store(), np.arange(10, 60)), 8, seed=3)
+    fresh.dataset.set_epoch(2)
+    assert torch.cat([b.index for b in fresh]).tolist() == seen[2]
+
+
+def test_order_without_shuffle_and_drop_last():
+    d = SegmentDataset(toy_store(), np.arange(20)[::-1])
+    assert torch.cat([b.index for b in make_loader(d, 8, shuffle=False)]).tolist() == list(range(20))[::-1]
+    loader = make_loader(d, 8, drop_last=True)
+    assert len(loader) == 2 and [len(b.label) for b in loader] == [8, 8]
+    assert len(make_loader(d, 8)) == 3
+
+
+def test_balanced_draws_classes_alike():
+    loader = make_loader(SegmentDataset(toy_store(), np.arange(60)), 20, balanced=True)
+    label = torch.cat([b.label for _ in range(30) for b in loader])
+    share = torch.bincount(label, minlength=3) / len(label)
+    assert (share - 1/3).abs().max() < .04                                  # 6, 14 and 40 of 60 in the store
+    two = make_loader(SegmentDataset(toy_store(), np.arange(6, 60)), 20, balanced=True)      # no VT: no share for it
+    assert not (torch.cat([b.label for b in two]) == 2).any()
+
+
+def test_pickles():
+    d = pickle.loads(pickle.dumps(SegmentDataset(toy_store(), np.arange(9), Augment())))
+    assert len(d) == 9 and d.__getitems__([0]).ecg.shape == (1, 12, 200)
+
+
+def test_network_takes_a_batch():
+    from pedarr.model import PedArrNet
+    b = next(iter(make_loader(SegmentDataset(toy_store(), np.arange(60), Augment(modality=.5)), 8)))
+    out = PedArrNet(3, dim=16, heads=2, depth=1)(b.ecg, b.iegm, b.mask)
+    assert out.logits.shape == (8, 3) and out.logits.isfinite().all()
+
+
+def test_bad_datasets_and_loaders():
+    s = toy_store()
+    for index in ([60], [-1]):
+        with pytest.raises(PedarrError, match='the store has 60'): SegmentDataset(s, index)
+    s2 = toy_store(); s2.segments.loc[4, 'label'] = 'XX'
+    with pytest.raises(PedarrError, match="label 'XX' is none of SR, AVNRT, VT"): SegmentDataset(s2, [3, 4])
+    assert len(SegmentDataset(s2, [3, 5])) == 2                             # a strange label elsewhere does no harm
+    d = SegmentDataset(s, np.arange(9))
+    with pytest.raises(PedarrError, match='no segments'): make_loader(SegmentDataset(s, []), 4)
+    with pytest.raises(PedarrError, match='batch_size=0'): make_loader(d, 0)
+    with pytest.raises(PedarrError, match='workers=-1'): make_loader(d, 4, workers=-1)
+    with pytest.raises(PedarrError, match='use shuffle=True'): make_loader(d, 4, shuffle=False, balanced=True)
+    with pytest.raises(PedarrError, match='unknown normalisation'): SegmentDataset(s, [0], normalise='z').__getitems__([0])
+
+
+def test_split_names_have_explanations():
+    assert list(SPLITS) == ['patient', 'loso', 'segment'] and all(SPLITS.values())
+
+
+def test_real_ludb_headers_split():
+    "The real counts: 200 subjects, the seven rhythms of the headers, each in as even folds as can be."
+    from conftest import real
+    from pedarr.databases import get_database
+    folder, db = real('ludb'), get_database('ludb')
+    who = db.subjects(folder)
+    rhythm = [db.episodes(db.open(p))[0].rhythm.iloc[0] for p in db.records(folder)]
+    t = pd.DataFrame(dict(subject=who.subject.to_numpy(), label=rhythm, evaluate=True))
+    fold = make_split(t, 'patient', 5)
+    held = t.assign(fold=fold).groupby(['label', 'fold']).subject.nunique().unstack(fill_value=0)
+    assert len(t) == 200 and (held.max(axis=1) - held.min(axis=1)).max() <= 1
+    assert all('fewer than the 5 folds' in n for n in split_notes(t, fold))
