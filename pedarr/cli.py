@@ -78,7 +78,7 @@ def parse_params(pairs) -> dict:
     texts = {f.name for f in dataclasses.fields(TrainConfig) if isinstance(f.default, str) and f.name != 'fold'}
     return {name: value if name in texts else parse_value(value) for name, value in pairs}
 
-# %% ../nbs/12_cli.ipynb #768c378d
+# %% ../nbs/12_cli.ipynb #46666b8f
 def find_notebook(name: str = 'train') -> Path | None:
     "`nbs/experiments/NAME.ipynb` of the clone that pedarr is installed from, or None."
     import pedarr
@@ -91,7 +91,8 @@ def execute(notebook: Path, out: Path, params: dict) -> None:
     import papermill
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(str(notebook), str(out), parameters=params, cwd=str(Path.cwd()), kernel_name='python3', progress_bar=False, stderr_file=sys.stderr)
+        papermill.execute_notebook(str(notebook), str(out), parameters=params, cwd=str(Path.cwd()), kernel_name='python3', progress_bar=False,
+                                   stderr_file=sys.stderr, extra_arguments=['--log-level=40'])
     except papermill.PapermillExecutionError as e:
         if e.ename == 'PedarrError': raise PedarrError(e.evalue) from e
         raise
@@ -100,17 +101,15 @@ def execute(notebook: Path, out: Path, params: dict) -> None:
         if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
     nbformat.write(nb, out)
 
-# %% ../nbs/12_cli.ipynb #9d309666
+# %% ../nbs/12_cli.ipynb #b84aada8
 def train_run(**params) -> Path:
     "Check `params`, then train: through the notebook where there is one. Returns the run folder, with its report."
-    from pedarr.preprocess import open_store
     from pedarr.report import write_report
-    from pedarr.train import make_config, open_run, run_training
+    from pedarr.train import make_config, open_run, prepare, run_training
     for key in ('store', 'run'):
         if params.get(key): params[key] = str(Path(params[key]).resolve())
     c = make_config(**params)
-    if not c.run: raise PedarrError('no run folder: give one with --run')
-    open_store(c.store, verify=False)
+    prepare(c)
     run, notebook = open_run(c.run, c), find_notebook()
     if (run/'report.html').exists(): return run
     if notebook is not None: execute(notebook, run/'train.ipynb', params)
@@ -119,15 +118,17 @@ def train_run(**params) -> Path:
         write_report(run_training(c))
     return run
 
-# %% ../nbs/12_cli.ipynb #7a4b01b1
+# %% ../nbs/12_cli.ipynb #07a889b7
 def show_run(run: Path) -> None:
     "Print a finished run: what was tested, the table, the notes, and where the report lies."
     import pandas as pd
     from pedarr.metrics import format_scores
+    from pedarr.report import majority
     from pedarr.train import read_json
     m = read_json(run/'metrics.json')
     click.echo(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, loss {m['loss']}")
     click.echo(format_scores(pd.DataFrame(m['overall']).T.astype(float)))
+    click.echo(f"(always answering {majority(m)[0]}: {100*majority(m)[1]:.1f} % top-1)")
     click.echo(f"{m['speed']['segments_per_second']:.0f} segments/s in training ({m['speed']['epochs_per_second']:.2f} epochs/s), {100*m['speed']['wait_share']:.1f} % of the time waiting for data")
     for note in m['notes']: click.echo(f'note: {note}')
     click.echo(f"report: {run/'report.html'}")
