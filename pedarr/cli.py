@@ -101,16 +101,15 @@ def execute(notebook: Path, out: Path, params: dict) -> None:
         if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
     nbformat.write(nb, out)
 
-# %% ../nbs/12_cli.ipynb #b84aada8
+# %% ../nbs/12_cli.ipynb #1a65978c
 def train_run(**params) -> Path:
     "Check `params`, then train: through the notebook where there is one. Returns the run folder, with its report."
     from pedarr.report import write_report
-    from pedarr.train import make_config, open_run, prepare, run_training
-    for key in ('store', 'run'):
-        if params.get(key): params[key] = str(Path(params[key]).resolve())
+    from pedarr.train import make_config, open_run, prepare, run_training, same_store
     c = make_config(**params)
-    prepare(c)
+    store, *_ = prepare(c)
     run, notebook = open_run(c.run, c), find_notebook()
+    same_store(run, store)
     if (run/'report.html').exists(): return run
     if notebook is not None: execute(notebook, run/'train.ipynb', params)
     else:
@@ -133,7 +132,7 @@ def show_run(run: Path) -> None:
     for note in m['notes']: click.echo(f'note: {note}')
     click.echo(f"report: {run/'report.html'}")
 
-# %% ../nbs/12_cli.ipynb #dd558236
+# %% ../nbs/12_cli.ipynb #3af63dbc
 @main.command()
 @click.argument('store', type=click.Path(path_type=Path))
 @click.option('--run', required=True, help='Folder that the run is written to.')
@@ -144,10 +143,14 @@ def train(store, run, pairs):
 
 @main.command()
 @click.argument('run', type=click.Path(path_type=Path))
-def report(run):
+@click.option('--store', default=None, type=click.Path(path_type=Path), help='Where the store of the run is now, if it was moved.')
+def report(run, store):
     "Write the report of a finished RUN again."
+    from pedarr.preprocess import open_store
     from pedarr.report import write_report
-    click.echo(f'report: {write_report(run)}')
+    from pedarr.train import read_json, regroup
+    moved = None if store is None else regroup(open_store(store), read_json(run/'params.json')['grouping'])[0]
+    click.echo(f'report: {write_report(run, moved)}')
 
 # %% ../nbs/12_cli.ipynb #adc2db7e
 def paired_table(runs_a, runs_b):

@@ -443,7 +443,7 @@ def _merge(parts: list, table: pd.DataFrame, config: PreprocessConfig, meta: dic
         sha[f'{name}.npy'] = _append(new/f'{name}.npy', (n, channels, config.samples), config.dtype, [p/f'{name}.bin' for p in parts])
     (new/'store.json').write_text(json.dumps({**meta, 'segments': n, 'sha256': sha, 'notes': meta['notes'] + _mask_notes(table, mask[keep], (~keep).sum(), meta)}, indent=1) + '\n')
 
-# %% ../nbs/05_preprocess.ipynb #064030b8
+# %% ../nbs/05_preprocess.ipynb #9771847b
 def _mask_notes(table, mask, dropped, meta) -> list[str]:
     "Sentences on channels that a recording has but that were masked in some of its windows, and on windows dropped for lack of any."
     notes = [f'{dropped} windows have no usable channel and were left out'] if dropped else []
@@ -460,6 +460,7 @@ def _plan_notes(plans, tables, grouping) -> list[str]:
     notes += [f'class {c}: episodes last up to {s:.1f} s, too short for a window, no segment' for c, s in _too_short(plans, tables, grouping)]
     return notes + [f'{p["name"]}: no window fits, no segment' for p, t in zip(plans, tables) if not len(t)]
 
+# %% ../nbs/05_preprocess.ipynb #16e63bf3
 def present_classes(tables, grouping) -> list[str]:
     "The classes of a grouping that have a segment, in the grouping's order: the outputs that a model can learn."
     found = {label for t in tables for label in t['label']}

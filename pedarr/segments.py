@@ -170,19 +170,24 @@ class Batch(NamedTuple):
     label: torch.Tensor
     index: torch.Tensor
 
-# %% ../nbs/06_segments.ipynb #259c15e9
+# %% ../nbs/06_segments.ipynb #937a784f
+def _checked(store, index):
+    "Row numbers int64 [N] and their class numbers int64 [N]; `PedarrError` for rows the store lacks or labels that are none of its classes."
+    index = np.asarray(index, dtype=np.int64).reshape(-1)
+    if len(index) and not 0 <= index.min() <= index.max() < len(store.segments):
+        raise PedarrError(f'dataset: rows {index.min()} to {index.max()} were asked for, the store has {len(store.segments)}; use a split of this store')
+    label = store.segments['label'].iloc[index]
+    strange = sorted(set(label) - set(store.classes))
+    if strange: raise PedarrError(f"dataset: label {strange[0]!r} is none of {', '.join(store.classes)}; leave its segments out or regroup")
+    return index, label.map({c: i for i, c in enumerate(store.classes)}).to_numpy(np.int64)
+
+# %% ../nbs/06_segments.ipynb #1c720351
 class SegmentDataset(Dataset):
     """Rows `index` of a store, normalised (see `pedarr.preprocess.normalise`) and, with `augment`, varied anew in each epoch.
     `in_memory`: True, False, or 'auto' (below 1 GiB). Raises `PedarrError` for rows the store lacks or labels that are none of its classes."""
     def __init__(self, store, index, augment=None, normalise='modality', seed=0, in_memory='auto'):
-        self.index = np.asarray(index, dtype=np.int64).reshape(-1)
+        self.index, self.label = _checked(store, index)
         self.store, self.augment, self.normalise, self.seed, self.epoch = store, augment, normalise, seed, 0
-        if len(self.index) and not 0 <= self.index.min() <= self.index.max() < len(store.segments):
-            raise PedarrError(f'dataset: rows {self.index.min()} to {self.index.max()} were asked for, the store has {len(store.segments)}; use a split of this store')
-        label = store.segments['label'].iloc[self.index]
-        strange = sorted(set(label) - set(store.classes))
-        if strange: raise PedarrError(f"dataset: label {strange[0]!r} is none of {', '.join(store.classes)}; leave its segments out or regroup")
-        self.label = label.map({c: i for i, c in enumerate(store.classes)}).to_numpy(np.int64)
         size = len(self.index) * sum(a[:1].nbytes for a in (store.ecg, store.iegm))
         self.memory = None
         if in_memory is True or (in_memory == 'auto' and size < 2**30): self.memory = np.asarray(store.ecg[self.index]), np.asarray(store.iegm[self.index])

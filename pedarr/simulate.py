@@ -19,7 +19,7 @@ import numpy as np, pandas as pd
 from .rhythms import PedarrError
 from .records import CHANNELS, ECG_LEADS, IEGM_CHANNELS
 
-# %% ../nbs/03_simulate.ipynb #70129174
+# %% ../nbs/03_simulate.ipynb #f5896f91
 FS = 977  # Hz, as in the Leipzig database
 _AGES = [0.5, 2, 4, 6.5, 10, 14, 18, 60]
 _RATE = [130, 119, 98, 88, 80, 75, 72, 70]        # beats per minute
@@ -27,7 +27,7 @@ _PR = [100, 110, 118, 124, 130, 138, 145, 165]    # ms
 _QRS = [64, 68, 73, 78, 84, 90, 94, 98]           # ms
 
 def age_norms(age):
-    "Typical heart rate (1/min), PR and QRS duration (s) at an age in years: rounded from Rijnbeek 2001."
+    "Plausible heart rate (1/min), PR and QRS duration (s) at an age in years: approximate, for simulation only, no norms to quote."
     rate, pr, qrs = (float(np.interp(age, _AGES, y)) for y in (_RATE, _PR, _QRS))
     return rate, pr / 1000, qrs / 1000
 
@@ -137,9 +137,9 @@ def sinus(seconds, heart, rng, ectopy=True):
     early = 1 + np.flatnonzero(rng.random(max(len(beats) - 2, 0)) < heart.ectopy * ectopy)
     return premature(beats, early[np.diff(early, prepend=-9) > 1], str(rng.choice(['V', 'A'])))
 
-# %% ../nbs/03_simulate.ipynb #8898a793
+# %% ../nbs/03_simulate.ipynb #e116f407
 def avnrt(seconds, heart, rng):
-    "AV nodal re-entrant tachycardia: VA under 70 ms, septal atrial activation."
+    "Typical AV nodal re-entrant tachycardia: VA under 70 ms, septal atrial activation."
     v = activations(seconds, heart.svt_cycle * rng.uniform(.94, 1.08), rng, .008)
     return beat_table(len(v), ventricle=v, his=v - heart.hv, atrium=v + heart.va_septal + .002 * rng.standard_normal(len(v)), atrial='septal',
                       ventricular='rbbb' if heart.rbbb else 'narrow', symbol='X', aux='AVNRT')

@@ -173,3 +173,29 @@ def test_both_modalities_of_a_real_recording(tmp_path):
     assert s.mask[:, :12].sum(1).min() == 3 and s.mask[:, 12:].any(1).all()
     out = predict(PedArrNet(8).eval(), make_loader(SegmentDataset(s, np.arange(len(s))), 16, shuffle=False), torch.device('cpu'))
     assert np.isfinite(out['prob']).all() and (out['weights'] > 0).all() and np.allclose(out['weights'].sum(1), 1, atol=1e-5)
+
+
+def test_safetensors_own_error_on_a_full_disk_is_one_line_too(store, tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+    import pedarr.train as t
+    def full(*a, **k): raise SafetensorError('Error while serializing: I/O error: No space left on device (os error 28)')
+    monkeypatch.setattr(t, 'save_file', full)
+    with pytest.raises(PedarrError, match='No space left on device'): run_training(make_config(store=store, run=tmp_path/'r', **SMALL), progress=False)
+
+
+def test_a_run_of_another_store_is_not_taken_for_this_one(run, simulated, tmp_path):
+    other = build_store(simulated, tmp_path/'other', 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.), window=2.), progress=False)
+    with pytest.raises(PedarrError, match='store with other contents'): run_training(make_config(store=other.path, run=run, **SMALL), progress=False)
+    with pytest.raises(PedarrError, match='store with other contents'): write_report(run, other)
+
+
+def test_environment_without_git(store, run, monkeypatch):
+    import pedarr.train as t
+    monkeypatch.setenv('PATH', '')
+    assert t.environment(open_store(store), torch.device('cpu'))['commit'] is None
+
+
+def test_a_resume_elsewhere_is_recorded(run, tmp_path):
+    from pedarr.train import write_environment
+    for device in ('a', 'a', 'b', 'b', 'a'): write_environment(tmp_path, dict(device=device))
+    assert json.loads((tmp_path/'environment.json').read_text()) == dict(device='a', resumed=[dict(device='b')])
