@@ -36,12 +36,10 @@ __all__ = ['MODALITY_SETS', 'PRECISIONS', 'TrainConfig', 'make_config', 'check_p
            'write_environment', 'open_run', 'same_store', 'read_json', 'write_csv', 'run_fold', 'summarise',
            'split_warning', 'plan_split', 'prepare', 'finish_run', 'run_training', 'load_model']
 
-# %% ../nbs/11_train.ipynb #a36b8512
+# %% ../nbs/11_train.ipynb #3099876b
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """What decides a run. `fold` is a number or 'all'; `grouping` '' means the store's own; `device` 'auto' takes a GPU where there is one.
-
-    Raises `PedarrError` for unknown names and values of the wrong type."""
+    "What decides a run; `PedarrError` for names that don't exist and values of the wrong type. `fold`: a number or 'all'; `grouping` '': the store's own."
     store: str = ''
     run: str = ''
     grouping: str = ''
@@ -59,7 +57,7 @@ class TrainConfig:
     gamma: float = 0.5            # weight of the contrastive loss
     logit_adjust: float = 0.0     # strength of the logit adjustment, 0 = off
     loss_options: dict = dataclasses.field(default_factory=dict)
-    balanced: bool = False        # draw classes with equal probability
+    balanced: bool = False        # classes with equal probability
     augment: bool = True
     normalise: str = 'modality'
     dim: int = 128

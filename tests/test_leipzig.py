@@ -1,0 +1,540 @@
+"""The Leipzig database's chapter: a download from servers that misbehave, a check of folders that are damaged, counts against the published ones."""
+import errno
+import hashlib
+import http.server
+import os
+import random
+import re
+import shutil
+import threading
+import time
+from email.utils import formatdate
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from conftest import real
+from pedarr import leipzig
+from pedarr.databases import LEIPZIG, list_records
+from pedarr.leipzig import (CHECKSUMS, MIRROR_URL, PUBLISHED, RELEASE_RECORDS, RELEASE_URL, channel_quality, check, choose_files, class_table, download,
+                            layout_table, mark_counts, mark_totals, parse_checksums, parse_duration, pause, retry_after, rhythm_table, safe_name,
+                            sha256, signal_notes, subject_table, unknown_marks)
+from pedarr.records import CHANNELS, ECG_LEADS, open_record, read_annotations
+from pedarr.rhythms import PedarrError, parse_episodes, rhythm_name
+
+QUICK = dict(progress=False, backoff=.001, timeout=5., jobs=4)
+
+
+# ---------------------------------------------------------------- a server that can do anything wrong
+
+class Server:
+    "Serves `files` on 127.0.0.1. `faults[name]` is a list of faults, used up one per GET; `always[name]` is one that never ends."
+    def __init__(self, files):
+        self.files, self.faults, self.always, self.log = files, {}, {}, []
+        self.lock, outer = threading.Lock(), self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *args): pass
+            def do_HEAD(self): outer.answer(self, head=True)
+            def do_GET(self):
+                try: outer.answer(self)
+                except (BrokenPipeError, ConnectionResetError): pass
+
+        self.http = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, args=(.01,), daemon=True).start()
+        self.url = f'http://127.0.0.1:{self.http.server_port}/base/'
+
+    def answer(self, h, head=False):
+        name = h.path.removeprefix('/base/')
+        if name not in self.files: return h.send_error(404)
+        raw, asked = self.files[name], h.headers.get('Range')
+        start = int(re.fullmatch(r'bytes=(\d+)-', asked)[1]) if asked else 0
+        with self.lock:
+            fault = None if head else self.always.get(name) or (self.faults[name].pop(0) if self.faults.get(name) else None)
+            if not head: self.log.append((name, start, time.monotonic()))
+        kind, *args = fault if isinstance(fault, tuple) else (fault,)
+        if kind == 'status': return self.status(h, *args)
+        if kind == 'no range': start = 0
+        if start and start >= len(raw) and kind != 'wrong range': return h.send_error(416)
+        body, length = raw[start:], len(raw) - start
+        if kind == 'corrupt': body = bytes([body[0] ^ 255]) + body[1:]
+        if kind == 'drop': body = body[:args[0]]                             # the promised length is right, the body ends early
+        if kind == 'truncate': body, length = body[:args[0]], min(args[0], length)     # and here the length agrees with the cut body
+        if kind == 'promise more': length += args[0]
+        if kind == 'no length': length = None
+        if start: h.send_response(206); h.send_header('Content-Range', f'bytes {start - (kind == "wrong range")}-{len(raw) - 1}/{len(raw)}')
+        else: h.send_response(200)
+        if length is not None: h.send_header('Content-Length', str(length))
+        h.end_headers()
+        if head: return
+        if kind == 'slow':
+            for i in range(0, len(body), args[0]): h.wfile.write(body[i:i + args[0]]); h.wfile.flush(); time.sleep(.005)
+        elif kind == 'stall': h.wfile.write(body[:10]); h.wfile.flush(); time.sleep(args[0])
+        else: h.wfile.write(body)
+
+    def status(self, h, code, wait=None):
+        h.send_response(code)
+        if wait is not None: h.send_header('Retry-After', str(wait))
+        h.send_header('Content-Length', '5'); h.end_headers()
+        h.wfile.write(b'sorry')
+
+    def gets(self, name): return [start for n, start, _ in self.log if n == name]
+
+
+def checksum_list(files): return ''.join(f'{hashlib.sha256(raw).hexdigest()} {name}\n' for name, raw in files.items()).encode()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for key in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'): monkeypatch.delenv(key, raising=False)
+    rng = random.Random(5)
+    files = {f'{r}.{e}': rng.randbytes({'hea': 300, 'dat': 200_000, 'atr': 1500}[e]) for r in ('x001', 'x002', 'x0010') for e in ('hea', 'dat', 'atr')}
+    files |= {'RECORDS': b'x001\nx002\nx0010\n', 'children-subject-info.csv': b'a,b\n', 'doc/read me+.txt': b'hello'}
+    files[CHECKSUMS] = checksum_list(files)
+    from urllib.parse import quote
+    s = Server({quote(n): raw for n, raw in files.items()})
+    s.plain = files
+    yield s
+    s.http.shutdown(); s.http.server_close()
+
+
+def get(server, folder, **options): return download(folder, base_url=server.url, **{**QUICK, **options})
+
+
+def contents(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+
+# ---------------------------------------------------------------- download
+
+def test_download_then_nothing_then_mending(server, tmp_path):
+    report = get(server, tmp_path/'db')
+    assert report.ok and len(report.fetched) == 12 and contents(tmp_path/'db') == server.plain
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path/'db').rglob('*')}
+    server.log.clear()
+    again = get(server, tmp_path/'db')
+    assert again.ok and not again.fetched and len(again.kept) == 12
+    assert [n for n, *_ in server.log] == [CHECKSUMS] and stamps == {p: p.stat().st_mtime_ns for p in (tmp_path/'db').rglob('*')}
+    (tmp_path/'db'/'x001.dat').write_bytes(server.plain['x001.dat'][:70_000])       # cut short by another program
+    (tmp_path/'db'/'x002.dat').write_bytes(b'?' + server.plain['x002.dat'][1:])      # damaged, of the right length
+    (tmp_path/'db'/'x0010.hea').unlink()
+    third = get(server, tmp_path/'db')
+    assert sorted(third.fetched) == ['x001.dat', 'x0010.hea', 'x002.dat'] and sorted(third.replaced) == ['x001.dat', 'x002.dat']
+    assert contents(tmp_path/'db') == server.plain and server.gets('x001.dat') == [70_000], 'a file cut short is completed, not fetched anew'
+    assert 'replaced' in third.text() and '3 files fetched' in third.text()
+
+
+@pytest.mark.parametrize('faults', [
+    [('drop', 1000)]*5, [('truncate', 5000)], ['corrupt'], ['corrupt', ('drop', 50_000), 'corrupt'], [('status', 429, 0)], [('status', 429)]*3, [('status', 500)]*3,
+    [('status', 503, 'soon')], [('drop', 90_000), 'no range'], [('drop', 90_000), 'wrong range'], [('promise more', 1000)], ['no length'], [('slow', 20_000)],
+    [('drop', 90_000), ('status', 416)], [('status', 416)], [('drop', 0)]*3, [('drop', 10), ('status', 500), 'corrupt', ('status', 429, 0), ('drop', 100_000)],
+    [('drop', 199_999)], [('stall', 1.5)]], ids=str)
+def test_every_fault_that_passes_ends_in_a_whole_file(server, tmp_path, faults):
+    server.faults = {n: list(faults) for n in ('x001.dat', 'x002.dat')}
+    report = get(server, tmp_path, timeout=.5)
+    assert report.ok, report.text()
+    assert contents(tmp_path) == server.plain
+    assert not any(server.faults.values()), 'every fault was met'
+
+
+def test_list_behind_faults(server, tmp_path):
+    server.faults = {CHECKSUMS: [('status', 500), ('drop', 100), ('status', 429, 0)]}
+    assert get(server, tmp_path).ok and contents(tmp_path) == server.plain
+
+
+def test_a_line_that_always_drops_still_arrives(server, tmp_path):
+    server.always = {'x001.dat': ('drop', 7000)}        # 29 connections; each brings the file on, so none counts as a failure
+    assert get(server, tmp_path, retries=1).ok
+    assert server.gets('x001.dat') == list(range(0, 200_000, 7000))
+
+
+@pytest.mark.parametrize('fault, words', [
+    ('corrupt', 'differs from its checksum'), (('truncate', 5000), 'differs from its checksum'), (('status', 404), '404'), (('status', 403), '403'),
+    (('status', 500), '500'), (('status', 429, 0), '429'), (('drop', 0), 'connection ended after 0 of'), ('no-such-fault', '')], ids=str)
+def test_faults_that_stay_are_named(server, tmp_path, fault, words):
+    server.always = {'x002.dat': fault}
+    report = get(server, tmp_path, retries=2)
+    if not words: assert report.ok; return      # the server itself is sound
+    assert list(report.failed) == ['x002.dat'] and words in report.failed['x002.dat'] and 'failed: x002.dat' in report.text()
+    assert not (tmp_path/'x002.dat').exists() and len(report.fetched) == 11
+    assert {n: raw for n, raw in contents(tmp_path).items() if not n.endswith('.part')} == {n: raw for n, raw in server.plain.items() if n != 'x002.dat'}
+    assert len(server.gets('x002.dat')) == (1 if '40' in words else 3), 'no second try where it is pointless, `retries` otherwise'
+    server.always = {}
+    assert get(server, tmp_path).ok and contents(tmp_path) == server.plain
+
+
+def test_wrong_file_is_not_left_under_its_name(server, tmp_path):
+    (tmp_path/'x001.dat').write_bytes(b'old and wrong')
+    server.always = {'x001.dat': ('status', 404)}
+    assert list(get(server, tmp_path).failed) == ['x001.dat'] and not (tmp_path/'x001.dat').exists()
+
+
+def test_range_ignored_for_ever_is_given_up(server, tmp_path):
+    server.files['x001.dat'] = server.plain['x001.dat']
+    server.always = {'x001.dat': ('drop', 1000)}
+    answer = server.answer
+    def no_range(h, head=False):
+        if 'Range' in h.headers: del h.headers['Range']
+        answer(h, head)
+    server.answer = no_range
+    report = get(server, tmp_path, retries=2)
+    assert list(report.failed) == ['x001.dat'] and server.gets('x001.dat') == [0]*4     # one that brought something, then 1 + 2 without progress
+
+
+def test_a_part_of_another_version_is_discarded(server, tmp_path):
+    (tmp_path/'x001.dat.part').write_bytes(b'something else, and resumable')
+    (tmp_path/'x002.dat.part').write_bytes(bytes(300_000))       # longer than the file
+    assert get(server, tmp_path).ok and contents(tmp_path) == server.plain
+
+
+def test_retry_after_is_honoured(server, tmp_path):
+    server.faults = {'x001.hea': [('status', 429, 1)], 'x002.hea': [('status', 503, formatdate(time.time() + 2, usegmt=True))]}
+    assert get(server, tmp_path).ok
+    for name in server.faults:
+        a, b = [t for n, _, t in server.log if n == name]
+        assert .8 < b - a < 3
+
+
+@given(st.integers(0, 60), st.floats(0, 10), st.floats(0, 1e6))
+def test_pause(failures, backoff, asked):
+    p = pause(failures, backoff, asked)
+    assert 0 <= p <= 300 and (p >= asked or p == 300)
+
+
+@given(st.text())
+def test_retry_after_takes_anything(text): assert retry_after(text) >= 0
+
+
+def test_some_records(server, tmp_path):
+    report = get(server, tmp_path, records=['x002', 'x0010'])
+    assert set(contents(tmp_path)) == set(server.plain) - {'x001.hea', 'x001.dat', 'x001.atr', 'RECORDS'}
+    assert report.ok and [p.stem for p in list_records(tmp_path)] == ['x002', 'x0010']
+    assert get(server, tmp_path).ok and contents(tmp_path) == server.plain
+    with pytest.raises(PedarrError, match="unknown record 'x003': use some of x001 x002 x0010"): get(server, tmp_path, records=['x001', 'x003'])
+
+
+def test_bad_input_is_one_line(server, tmp_path):
+    (tmp_path/'file').write_text('')
+    for what, words in ((dict(folder=tmp_path/'file'), 'cannot be made a folder'), (dict(jobs=0), 'jobs=0'), (dict(base_url='ftp://x/'), 'not a web address'),
+                        (dict(base_url='x'), 'not a web address'), (dict(base_url=server.url + 'elsewhere/'), '404'),
+                        (dict(base_url='http://127.0.0.1:9/', retries=1), 'no answer'), (dict(base_url='http://[::1', retries=0), '')):
+        with pytest.raises(PedarrError) as e: download(**{'folder': tmp_path/'db', 'base_url': server.url, **QUICK, **what})
+        assert words in str(e.value) and '\n' not in str(e.value)
+    assert not any((tmp_path/'db').iterdir())
+
+
+@pytest.mark.parametrize('name', ['../outside', '/etc/outside', 'a/../../outside', '..\\outside', 'C:outside', 'x001.dat/y'])
+def test_list_that_leaves_the_folder(server, tmp_path, name):
+    server.files[CHECKSUMS] = server.plain[CHECKSUMS] + f'{"0"*64} {name}\n'.encode()
+    (tmp_path/'db').mkdir(); (tmp_path/'db'/CHECKSUMS).write_text('old list')
+    with pytest.raises(PedarrError, match='refuses|also a file'): get(server, tmp_path/'db')
+    assert contents(tmp_path) == {f'db/{CHECKSUMS}': b'old list'}, 'nothing was written, the old list stands'
+
+
+def test_symlinks_that_leave_the_folder(server, tmp_path):
+    (tmp_path/'outside').mkdir(); (tmp_path/'db').mkdir()
+    (tmp_path/'db'/'doc').symlink_to(tmp_path/'outside')
+    with pytest.raises(PedarrError, match='symbolic link'): get(server, tmp_path/'db')
+    (tmp_path/'db'/'doc').unlink()
+    (tmp_path/'db'/'x001.dat.part').symlink_to(tmp_path/'outside'/'victim')
+    with pytest.raises(PedarrError, match='symbolic link'): get(server, tmp_path/'db')
+    (tmp_path/'db'/'x001.dat.part').unlink()
+    (tmp_path/'outside'/'victim').write_bytes(b'mine')
+    (tmp_path/'db'/'x001.dat').symlink_to(tmp_path/'outside'/'victim')         # a link in a file's own place is replaced, its target untouched
+    assert get(server, tmp_path/'db').ok and (tmp_path/'outside'/'victim').read_bytes() == b'mine' and not (tmp_path/'db'/'x001.dat').is_symlink()
+
+
+def test_folder_in_a_files_place(server, tmp_path):
+    (tmp_path/'x001.dat').mkdir()
+    with pytest.raises(PedarrError, match='a folder stands'): get(server, tmp_path)
+
+
+def test_disk_too_small_or_full(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(leipzig.shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    with pytest.raises(PedarrError, match='still to come'): get(server, tmp_path/'small')
+    monkeypatch.undo()
+
+    class Full:
+        def __enter__(self): return self
+        def __exit__(self, *args): pass
+        def write(self, block): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(path, mode='r', *args, **kw): return Full() if str(path).endswith('x001.dat.part') and mode in ('wb', 'ab') else open(path, mode, *args, **kw)
+    monkeypatch.setattr(leipzig, 'open', full, raising=False)
+    server.always = {'x002.dat': ('status', 503, 60)}       # another thread waits for a minute: it must be woken
+    begun = time.monotonic()
+    with pytest.raises(PedarrError, match='No space left.*make room') as e: get(server, tmp_path/'full')
+    assert time.monotonic() - begun < 20 and '\n' not in str(e.value) and not (tmp_path/'full'/'x001.dat').exists()
+    monkeypatch.undo(); server.always = {}
+    assert get(server, tmp_path/'full').ok and contents(tmp_path/'full') == server.plain
+
+
+def test_interrupted_download_resumes(server, tmp_path, monkeypatch):
+    server.always = {'x001.dat': ('slow', 2000)}
+    fetch_all = leipzig._fetch_all
+    def interrupted(*args, **kw):
+        for n, why in fetch_all(*args, **kw):
+            yield n, why
+            if n == 'x002.dat': raise KeyboardInterrupt
+    monkeypatch.setattr(leipzig, '_fetch_all', interrupted)
+    with pytest.raises(KeyboardInterrupt): get(server, tmp_path)
+    monkeypatch.undo(); server.always = {}
+    assert get(server, tmp_path).ok and contents(tmp_path) == server.plain
+
+
+def test_addresses():
+    for url in (RELEASE_URL, MIRROR_URL): assert url.startswith('https://') and url.endswith('/leipzig-heart-center-ecg/1.0.0/')
+
+
+# ---------------------------------------------------------------- the checksum list
+
+@given(st.text(max_size=60) | st.lists(st.sampled_from(['a', '..', '.', '', 'C:', '\\', '/', ' ', 'x.dat', '\0', '~', 'é', 'con', 'a.part', '-'])).map('/'.join))
+@settings(max_examples=500)
+def test_safe_names_stay_inside(name):
+    try: assert safe_name(name) == name
+    except PedarrError as e:
+        assert '\n' not in str(e)
+        return
+    for flavour in (__import__('posixpath'), __import__('ntpath')):
+        path = flavour.normpath(flavour.join('/base' if flavour.__name__ == 'posixpath' else 'D:\\base', name))
+        assert path.replace('\\', '/').startswith(('/base/', 'D:/base/')) and '..' not in name.split('/')
+
+
+NAMES = st.lists(st.from_regex(r'[A-Za-z0-9_+-]{1,8}(\.[a-z]{1,3})?', fullmatch=True).filter(lambda n: not re.fullmatch(r'(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?', n)), min_size=1, max_size=3).map('/'.join)
+
+@given(st.dictionaries(NAMES, st.binary(min_size=32, max_size=32).map(bytes.hex), max_size=8), st.sampled_from([' ', '  ', ' *', '\t']), st.sampled_from(['\n', '\r\n', '\n\n']))
+def test_lists_round_trip(sums, gap, end):
+    nested = any(a.startswith(b + '/') for a in sums for b in sums)
+    text = ''.join(f'{d.upper()}{gap}{n}{end}' for n, d in sums.items())
+    if nested:
+        with pytest.raises(PedarrError): parse_checksums(text)
+    else: assert parse_checksums(text) == sums
+
+
+@given(st.text() | st.lists(st.sampled_from(['a'*64, ' ', '  ', '\n', 'x', '../', '*', '\\', '\r', 'g'*64, 'é'])).map(''.join))
+@settings(max_examples=500)
+def test_any_text_is_a_list_or_one_line(text):
+    try: sums = parse_checksums(text)
+    except PedarrError as e: assert '\n' not in str(e); return
+    assert all(re.fullmatch('[0-9a-f]{64}', d) and safe_name(n) == n for n, d in sums.items())
+
+
+def test_sha256sum_agrees(tmp_path):
+    "The list that coreutils writes is read, where it is installed."
+    if not shutil.which('sha256sum'): pytest.skip('sha256sum is not installed')
+    import subprocess
+    for n in ('a.txt', 'b c.txt'): (tmp_path/n).write_bytes(n.encode()*1000)
+    for flag in ('--text', '--binary'):
+        out = subprocess.run(['sha256sum', flag, 'a.txt', 'b c.txt'], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        assert parse_checksums(out) == {n: sha256(tmp_path/n) for n in ('a.txt', 'b c.txt')}
+
+
+def test_choose_files_in_subfolders():
+    sums = dict.fromkeys(['data/x001.hea', 'data/x001.dat', 'data/x002.hea', 'data/x002.dat', 'RECORDS', 'notes.txt'], '')
+    assert choose_files(sums, ['x002']) == ['data/x002.hea', 'data/x002.dat', 'notes.txt']
+
+
+# ---------------------------------------------------------------- counts against the release
+
+def test_counts_of_the_release():
+    folder = real('leipzig')
+    t = pd.read_csv(folder/'annotation-sequence.csv.gz', dtype=str, keep_default_na=False)
+    totals = [mark_totals(part.symbol) for _, part in t.groupby('record')]
+    assert {'records': len(totals), **{k: sum(x[k] for x in totals) for k in totals[0]}} == PUBLISHED
+    assert set(t.record) == RELEASE_RECORDS and len(unknown_marks(t.symbol, t.aux)) == 0
+    want = t.groupby(['symbol', 'aux']).size()
+    got = mark_counts(t.symbol, t.aux)
+    assert got.set_index(['symbol', 'aux']).n.to_dict() == want.to_dict() and got.n.is_monotonic_decreasing
+
+
+def test_episodes_of_the_release():
+    folder = real('leipzig')
+    t = pd.read_csv(folder/'annotation-sequence.csv.gz', dtype=str, keep_default_na=False)
+    parts, outside = [], {}
+    for record, part in t.groupby('record', sort=False):
+        e = parse_episodes(np.arange(len(part)), part.symbol.to_numpy(), part.aux.to_numpy(), len(part), record)
+        parts.append(e.assign(record=record, seconds=1.))
+        totals = mark_totals(part.symbol)
+        if n := totals['beats'] + totals['unclassifiable'] - e.beats.sum(): outside[record] = n
+    ours = rhythm_table(pd.concat(parts)).set_index(['record', 'rhythm'])
+    theirs = pd.read_csv(folder/'episode-statistics.csv', keep_default_na=False)
+    theirs = theirs[theirs.rhythm != ''].assign(rhythm=lambda x: x.rhythm.map(rhythm_name)).set_index(['record', 'rhythm'])
+    assert outside == {'x0013': 2} and set(ours.index) == set(theirs.index) and (ours.label != '').all()
+    pd.testing.assert_frame_equal(ours.loc[theirs.index, theirs.columns], theirs, check_dtype=False)
+    assert ours.beats.sum() == PUBLISHED['beats'] + PUBLISHED['unclassifiable'] - 2 and ours.episodes.sum() == PUBLISHED['rhythm_marks']
+    assert class_table(ours.reset_index()).beats.sum() == ours.beats.sum()
+
+
+def test_subjects_and_layouts_of_the_release(tmp_path):
+    folder = real('leipzig')
+    t = subject_table(folder)
+    assert len(t) == 39 and t.age['x007'] == 14.3 and list(t.index[:2]) == ['x001', 'x002'] and t.index[9] == 'x0010' and not t.isna().any().any()
+    assert t.stated_seconds['x003'] == pytest.approx(2*3600 + 30*60 + 31.749) and (t.pathway != '').sum() == 16 and t.pathway['x104'] == ''
+    names = pd.read_csv(folder/'channel-layouts.csv').set_index('record').names.str.split().to_dict()
+    layouts = layout_table(names)
+    assert layouts.n.tolist() == [27, 5, 4, 1, 1, 1] and layouts.channels.tolist() == [19, 14, 18, 20, 20, 19]
+    assert layouts.loc[layouts.missing == 'ABL12', 'records'].tolist() == ['x002 x005 x0015 x0029']
+    for f in folder.glob('*-subject-info.csv'): (tmp_path/f.name).write_text(f.read_text().replace('14.3,', '.14.3,', 1) if 'children' in f.name else f.read_text())
+    raw = subject_table(tmp_path)
+    assert raw.age['x007'] == 14.3 and raw.age_text['x007'] == '.14.3'
+    notes = leipzig.subject_notes(raw, pd.DataFrame({'seconds': raw.stated_seconds + np.where(raw.index == 'x005', 2.8, .01)}))
+    assert len(notes) == 2 and "'.14.3'" in notes[0] and notes[1].startswith('x005')
+
+
+@given(st.text())
+def test_durations(text):
+    s = parse_duration(text)
+    assert np.isnan(s) or s >= 0
+
+
+# ---------------------------------------------------------------- check
+
+def test_check_of_a_sound_folder(simulated, tmp_path):
+    report = check(simulated, progress=False)
+    assert report.ok and report.problems == [] and (report.tables['files'].status == 'ok').all()
+    records, t = report.tables['records'].set_index('record'), report.tables
+    for p in list_records(simulated):       # against wfdb, which shares none of the counting
+        a, r = wfdb.rdann(str(p.with_suffix('')), 'atr'), wfdb.rdrecord(str(p.with_suffix('')), physical=False)
+        assert records.annotations[p.stem] == len(a.symbol) and records.rhythm_marks[p.stem] == a.symbol.count('+')
+        assert records.beats[p.stem] == sum(s not in '+~Q' for s in a.symbol) and records.channels[p.stem] == r.n_sig
+        mine = t['marks_by_record'].query('record == @p.stem')
+        want = pd.Series([s + '|' + x.rstrip('\0') for s, x in zip(a.symbol, a.aux_note)]).value_counts().to_dict()
+        assert {f'{m.symbol}|{m.aux}': m.n for m in mine.itertuples()} == want
+        q = t['quality'].query('record == @p.stem')
+        np.testing.assert_allclose(q.high, r.d_signal.max(axis=0)/2000, atol=1e-9); np.testing.assert_allclose(q.low, r.d_signal.min(axis=0)/2000, atol=1e-9)
+    assert t['seconds'].drop(columns='record').to_numpy().sum() == pytest.approx(t['rhythms'].seconds.sum()) and t['rhythms'].seconds.sum() <= records.seconds.sum() + 1e-6
+    assert t['totals'].columns.tolist() == ['what', 'here'], 'a simulated folder is not put beside the published counts'
+    dead = t['quality'].query('flat == 1')
+    assert all(f'{d.record}: {d.channel} carries no signal' in '\n'.join(report.notes) for d in dead.itertuples())
+    page = report.write_html(tmp_path/'check.html').read_text()
+    assert all(r in page for r in records.index) and not re.search(r'(src|href)=|<script', page) and [p.name for p in tmp_path.iterdir()] == ['check.html']
+    assert 'Problems: none' in report.text()
+
+
+def test_jobs_change_nothing(simulated):
+    a, b = check(simulated, progress=False), check(simulated, jobs=2, progress=False)
+    assert a.problems == b.problems and a.notes == b.notes
+    for name in a.tables: pd.testing.assert_frame_equal(a.tables[name], b.tables[name])
+
+
+@pytest.fixture
+def db(simulated, tmp_path):
+    "A copy of the first three records of the SIMULATED database, with lists of its own."
+    folder = tmp_path/'db'; folder.mkdir()
+    stems = [p.stem for p in list_records(simulated)[:3]]
+    for s in stems:
+        for e in ('hea', 'dat', 'atr'): shutil.copy(simulated/f'{s}.{e}', folder)
+    for f in simulated.glob('*.csv'): shutil.copy(f, folder)
+    (folder/'RECORDS').write_text('\n'.join(stems))
+    relist(folder)
+    return folder
+
+
+def relist(folder): (folder/CHECKSUMS).write_bytes(checksum_list({n: raw for n, raw in contents(folder).items() if n != CHECKSUMS}))
+
+
+def first(db, e): return sorted(db.glob(f'*.{e}'))[0]
+
+
+def test_damage_is_named(db):
+    dat, hea, atr = (first(db, e) for e in ('dat', 'hea', 'atr'))
+    assert check(db, progress=False).ok
+    raw = bytearray(dat.read_bytes()); raw[3*777] ^= 1; dat.write_bytes(raw)
+    problems = check(db, progress=False).problems
+    assert len(problems) == 2 and str(dat) in problems[0] and 'differs from its checksum' in problems[0] and str(hea) in problems[1] and 'the data are damaged' in problems[1]
+    dat.write_bytes(raw[:-900]); relist(db)
+    problems = check(db, progress=False).problems
+    assert len(problems) == 1 and 'truncated' in problems[0]
+    dat.unlink(); atr.rename(atr.with_suffix('.atr.part'))
+    problems = check(db, progress=False).problems
+    assert any('is missing' in p and str(dat) in p for p in problems) and any('unfinished download' in p for p in problems)
+    (db/'RECORDS').unlink(); hea.unlink()
+    problems = check(db, progress=False).problems
+    assert any(f'1 records of the release are not here: {hea.stem}' in p for p in problems) and not any(f'{hea}: is missing' in p for p in problems)
+    assert all('\n' not in p for p in problems)
+
+
+def test_lists_and_tables_that_are_gone_or_wrong(db):
+    (db/CHECKSUMS).write_text('<html>sign in</html>')
+    assert any('no checksum line' in p for p in check(db, progress=False).problems)
+    (db/CHECKSUMS).unlink()
+    assert any('checksum list is missing' in p for p in check(db, progress=False).problems)
+    relist(db); (db/'adults-subject-info.csv').write_bytes(b'\xff\xfe,'); relist(db)
+    assert any('not a subject table' in p for p in check(db, progress=False).problems)
+    (db/'adults-subject-info.csv').unlink(); relist(db)
+    assert any('subject table is missing' in p for p in check(db, progress=False).problems)
+    for bad in (dict(folder=db/'nowhere'), dict(folder=db, jobs=0), dict(folder=db, grouping='x')):
+        with pytest.raises(PedarrError): check(**{'progress': False, **bad})
+
+
+def test_unknown_words_and_a_subject_without_row(db):
+    path = list_records(db)[0]
+    record = open_record(path)
+    a = read_annotations(path, 'atr', record.sig_len)
+    symbol, aux = list(a.symbol), list(a.aux)
+    mark = symbol.index('+'); aux[mark] = '(NEW'
+    beat = [i for i, s in enumerate(symbol) if s == 'N'][0]; symbol[beat], aux[beat] = 'e', '<odd>'
+    wfdb.wrann(path.stem, 'atr', a.sample, symbol=symbol, aux_note=aux, custom_labels=pd.DataFrame({'label_store': [42, 43], 'symbol': ['X', 'b'], 'description': ['x', 'b']}), write_dir=str(db))
+    path.write_text(path.read_text().replace(' V6\n', ' V6b\n'))
+    table = db/'children-subject-info.csv'
+    table.write_text('\n'.join(line for line in table.read_text().splitlines() if f',{path.stem},' not in line))
+    relist(db)
+    report = check(db, progress=False)
+    text = '\n'.join(report.problems)
+    assert all(w in text for w in ("unknown rhythm 'NEW' (1 times)", "unknown symbol 'e'", "unknown text '<odd>'", "unknown channel 'V6b'", 'no row in the subject tables'))
+    assert 'V6 is missing in ' + path.stem in '\n'.join(report.notes)
+    page = report.write_html(db.parent/'c.html').read_text()
+    assert '<odd>' not in page and '&lt;odd&gt;' in page
+
+
+def test_quality_of_faults_made_to_measure(tmp_path):
+    rng, fs, n = np.random.default_rng(0), 977, 977*70 + 123
+    d = rng.integers(-3000, 3000, (n, 5)); d[:, 1] = 152
+    d[1000:1500, 2] = 20480; d[5000:5100, 2] = -20480; d[60_000, 3] = 25_000; d[977*10:977*13, 4] = 7
+    d[400:500, 4] = -2**23
+    raw = (d & 0xffffff).astype('<u4').reshape(-1, 1).view('u1')[:, :3].tobytes()
+    (tmp_path/'q.dat').write_bytes(raw)
+    names = ['I', 'ABL12', 'V1', 'CS12', 'CS34']
+    (tmp_path/'q.hea').write_text(f'q 5 {fs} {n}\n' + ''.join(f'q.dat 24 2000/mV 24 0 0 0 0 {c}\n' for c in names))
+    q = channel_quality(LEIPZIG.open(tmp_path/'q'), seconds=7).set_index('channel')
+    assert (q.clipped*n).round().tolist() == [0, 0, 600, 0, 0] and (q.invalid*n).round().tolist() == [0, 0, 0, 0, 100]
+    assert (q.flat*n).round().tolist() == [0, n, 0, 0, 3*977] and q.high['CS12'] == 12.5
+    notes = '\n'.join(signal_notes(q.reset_index()))
+    assert 'ABL12 carries no signal' in notes and 'clipped on the surface ECG (1 channels' in notes and 'invalid (1 channels' in notes
+
+
+def test_memory_stays_small(tmp_path):
+    "Twenty minutes of nineteen channels (67 MB on disk) are looked at in blocks of half a minute."
+    import tracemalloc
+    n = 977*1200
+    (tmp_path/'q.dat').write_bytes(bytes(3*19*n))
+    (tmp_path/'q.hea').write_text(f'q 19 977 {n}\n' + ''.join(f'q.dat 24 2000/mV 24 0 0 0 0 {c}\n' for c in CHANNELS))
+    tracemalloc.start()
+    q = channel_quality(LEIPZIG.open(tmp_path/'q'))
+    peak = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
+    assert (q.flat == 1).all() and peak < 60e6
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_damage_to_small_files_is_a_sentence(db, data):
+    "Bytes of one header, annotation file or table changed, cut or doubled: `check` ends with a report or one line."
+    file = data.draw(st.sampled_from([first(db, 'hea'), first(db, 'atr'), db/'children-subject-info.csv', db/CHECKSUMS]))
+    raw = bytearray(before := file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        i = data.draw(st.integers(0, len(raw) - 1))
+        kind = data.draw(st.sampled_from(['change', 'cut', 'double']))
+        if kind == 'change': raw[i] = data.draw(st.integers(0, 255))
+        elif kind == 'cut': del raw[i:i + data.draw(st.integers(1, 40))]
+        else: raw[i:i] = raw[i:i + 20]
+        if not raw: break
+    try:
+        file.write_bytes(raw)
+        report = check(db, progress=False)
+        assert report.problems or bytes(raw) == before or file.name == CHECKSUMS
+        assert all('\n' not in p for p in report.problems + report.notes) and report.text()
+    except PedarrError as e: assert '\n' not in str(e)
+    finally: file.write_bytes(before)
