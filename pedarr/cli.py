@@ -15,37 +15,65 @@ import click
 from .rhythms import PedarrError
 
 # %% auto #0
-__all__ = ['main', 'simulate', 'preprocess', 'parse_value', 'parse_params', 'find_notebook', 'execute', 'train_run', 'show_run',
-           'train', 'report', 'paired_table', 'compare', 'demo']
+__all__ = ['main', 'simulate', 'download', 'check', 'preprocess', 'parse_value', 'parse_params', 'find_notebook', 'execute',
+           'train_run', 'show_run', 'train', 'report', 'paired_table', 'compare', 'demo']
 
-# %% ../nbs/12_cli.ipynb #e0d025c6
+# %% ../nbs/12_cli.ipynb #4b7eb55b
 class _OneLine(click.Group):
-    "A group of commands whose `PedarrError`s become one line on standard error and exit status 2."
+    "A group of commands: a `PedarrError`, or a file that the system refuses, becomes one line on standard error and exit status 2."
     def invoke(self, ctx):
         try: return super().invoke(ctx)
-        except PedarrError as e:
-            click.echo(f'pedarr: {" ".join(str(e).split())}', err=True)
-            ctx.exit(2)
+        except PedarrError as e: said = str(e)
+        except OSError as e:
+            if e.filename is None: raise
+            said = f'{e.filename}: {e.strerror}: check the path, its permissions and the space on the disk'
+        click.echo(f'pedarr: {" ".join(said.split())}', err=True)
+        ctx.exit(2)
 
 @click.group(cls=_OneLine)
 @click.version_option(package_name='pedarr')
 def main():
     "Rhythm classification of children's hearts from the 12-lead ECG and intracardiac electrograms."
 
-# %% ../nbs/12_cli.ipynb #4c0e5f93
+# %% ../nbs/12_cli.ipynb #885c0d84
 @main.command()
 @click.argument('folder', type=click.Path(path_type=Path))
 @click.option('--subjects', default=16, show_default=True, help='How many simulated patients.')
 @click.option('--minutes', default=3.0, show_default=True, help='Length of each recording.')
 @click.option('--seed', default=0, show_default=True)
-@click.option('--jobs', default=1, show_default=True, help='Processes.')
+@click.option('--jobs', default=1, show_default=True, type=click.IntRange(1, 256), help='Processes.')
 def simulate(folder, subjects, minutes, seed, jobs):
     "Write a SIMULATED database in the Leipzig format into a new FOLDER."
     from pedarr.simulate import simulate_database
     table = simulate_database(folder, subjects=subjects, minutes=minutes, seed=seed, jobs=jobs, progress=True)
     click.echo(f'{folder}: {len(table)} simulated recordings of {minutes:g} min, seed {seed}')
 
-# %% ../nbs/12_cli.ipynb #92443dc3
+# %% ../nbs/12_cli.ipynb #7809b72a
+@main.command()
+@click.argument('folder', type=click.Path(path_type=Path))
+@click.option('--records', multiple=True, help='Only these records, such as --records x001 --records x0010; default: all.')
+@click.option('--base-url', default=None, help='Where the release lies; default: PhysioNet.')
+@click.option('--jobs', default=8, show_default=True, type=click.IntRange(1, 64), help='Files at a time.')
+def download(folder, records, base_url, jobs):
+    "Fetch the Leipzig database into FOLDER, verified, resuming what is there. Exit status 1 if a file stays wrong."
+    from pedarr.leipzig import RELEASE_URL, download as fetch
+    got = fetch(folder, records=list(records) or None, base_url=base_url or RELEASE_URL, jobs=jobs, progress=True)
+    click.echo(got.text())
+    if not got.ok: sys.exit(1)
+
+@main.command()
+@click.argument('folder', type=click.Path(path_type=Path))
+@click.option('--html', default=None, type=click.Path(path_type=Path), help='Write the report as a page, too.')
+@click.option('--jobs', default=1, show_default=True, type=click.IntRange(1, 256), help='Processes.')
+def check(folder, html, jobs):
+    "Report on the integrity and content of a Leipzig-format FOLDER. Exit status 1 if something is wrong with this copy."
+    from pedarr.leipzig import check as examine
+    found = examine(folder, jobs=jobs, progress=True)
+    click.echo(found.text())
+    if html is not None: found.write_html(html)
+    if not found.ok: sys.exit(1)
+
+# %% ../nbs/12_cli.ipynb #4d09d59c
 @main.command()
 @click.argument('folder', type=click.Path(path_type=Path))
 @click.argument('store', type=click.Path(path_type=Path))
@@ -56,8 +84,9 @@ def simulate(folder, subjects, minutes, seed, jobs):
 @click.option('--guard', default=0.25, show_default=True, help="Distance from an episode's ends, s.")
 @click.option('--ecg-band', nargs=2, type=float, default=(0.5, 100.0), show_default=True, help='Hz.')
 @click.option('--iegm-band', nargs=2, type=float, default=(30.0, 220.0), show_default=True, help='Hz.')
+@click.option('--dtype', default='float16', show_default=True, help='Type of the stored millivolts: float16 or float32.')
 @click.option('--notch', default=None, type=float, help='Powerline frequency to remove, Hz; default: none.')
-@click.option('--jobs', default=1, show_default=True, help='Processes.')
+@click.option('--jobs', default=1, show_default=True, type=click.IntRange(1, 256), help='Processes.')
 def preprocess(folder, store, database, grouping, jobs, **options):
     "Filter, resample and cut the recordings in FOLDER into segments, written to STORE."
     from pedarr.preprocess import PreprocessConfig, build_store
@@ -117,14 +146,14 @@ def train_run(**params) -> Path:
         write_report(run_training(c))
     return run
 
-# %% ../nbs/12_cli.ipynb #07a889b7
+# %% ../nbs/12_cli.ipynb #dffbf713
 def show_run(run: Path) -> None:
     "Print a finished run: what was tested, the table, the notes, and where the report lies."
     import pandas as pd
     from pedarr.metrics import format_scores
     from pedarr.report import majority
-    from pedarr.train import read_json
-    m = read_json(run/'metrics.json')
+    from pedarr.train import METRIC_KEYS, read_json
+    m = read_json(run/'metrics.json', *METRIC_KEYS)
     click.echo(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, loss {m['loss']}")
     click.echo(format_scores(pd.DataFrame(m['overall']).T.astype(float)))
     click.echo(f"(always answering {majority(m)[0]}: {100*majority(m)[1]:.1f} % top-1)")
@@ -132,14 +161,17 @@ def show_run(run: Path) -> None:
     for note in m['notes']: click.echo(f'note: {note}')
     click.echo(f"report: {run/'report.html'}")
 
-# %% ../nbs/12_cli.ipynb #3af63dbc
+# %% ../nbs/12_cli.ipynb #2647d3ff
 @main.command()
 @click.argument('store', type=click.Path(path_type=Path))
 @click.option('--run', required=True, help='Folder that the run is written to.')
 @click.option('-p', 'pairs', nargs=2, multiple=True, metavar='NAME VALUE', help='A parameter of TrainConfig, such as -p epochs 30.')
 def train(store, run, pairs):
     "Train and test on STORE; write the run folder with its report."
-    show_run(train_run(**{**parse_params(pairs), 'store': str(store), 'run': run}))
+    params = parse_params(pairs)
+    for name in ('store', 'run'):
+        if name in params: raise PedarrError(f'-p {name}: give the {name} as STORE and --run, once')
+    show_run(train_run(**params, store=str(store), run=run))
 
 @main.command()
 @click.argument('run', type=click.Path(path_type=Path))
@@ -152,19 +184,17 @@ def report(run, store):
     moved = None if store is None else regroup(open_store(store), read_json(run/'params.json')['grouping'])[0]
     click.echo(f'report: {write_report(run, moved)}')
 
-# %% ../nbs/12_cli.ipynb #adc2db7e
+# %% ../nbs/12_cli.ipynb #996f4017
 def paired_table(runs_a, runs_b):
     "Scores of the pooled runs a minus those of b, with intervals clustered by subject; both must have tested the same segments."
     import numpy as np
     import pandas as pd
     from pedarr.metrics import paired_bootstrap
-    from pedarr.train import read_json
-    def pooled(runs):
-        parts = [pd.read_csv(Path(r)/'predictions.csv', dtype={'record': str, 'subject': str}, keep_default_na=False).sort_values('segment') for r in runs]
-        return pd.concat(parts, ignore_index=True)
+    from pedarr.train import read_json, read_table
+    keys = ['segment', 'record', 'start', 'label', 'fold']
+    def pooled(runs): return pd.concat([read_table(Path(r)/'predictions.csv', *keys, 'subject', 'predicted').sort_values('segment') for r in runs], ignore_index=True)
     for r in [*runs_a, *runs_b]: read_json(Path(r)/'metrics.json')
     a, b = pooled(runs_a), pooled(runs_b)
-    keys = ['segment', 'record', 'start', 'label', 'fold']
     if len(a) != len(b) or not (a[keys].to_numpy() == b[keys].to_numpy()).all():
         raise PedarrError(f'{runs_a[0]} and {runs_b[0]} tested other segments, or in other folds: compare runs of one store, grouping and split')
     classes = sorted(set(a.label) | set(a.predicted) | set(b.predicted))

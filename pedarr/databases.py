@@ -38,7 +38,7 @@ class Database:
     def open(self, path) -> Record: return open_record(path, self.aliases)
     def episodes(self, record: Record): return self.read_episodes(record, self)
 
-# %% ../nbs/01a_databases.ipynb #e259e418
+# %% ../nbs/01a_databases.ipynb #5b65ab98
 def natural_key(name: str) -> list:
     "Sort key under which x002 < x0010 < x100: digits compare as numbers."
     return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', name)]
@@ -48,7 +48,8 @@ def list_records(folder) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir(): raise PedarrError(f'{folder}: no such folder: give the folder that holds the .hea files')
     if (folder/'RECORDS').exists():
-        names = [line.strip() for line in (folder/'RECORDS').read_text().splitlines() if line.strip()]
+        try: names = [line.strip() for line in (folder/'RECORDS').read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+        except (UnicodeError, OSError) as e: raise PedarrError(f'{folder/"RECORDS"}: not readable as text ({type(e).__name__}): fetch it again, or save it as UTF-8') from e
     else: names = [p.relative_to(folder).with_suffix('').as_posix() for p in folder.rglob('*.hea')]
     if not names: raise PedarrError(f'{folder}: holds no WFDB records: give the folder that holds the .hea files')
     return [folder/f'{n}.hea' for n in sorted(set(names), key=natural_key)]
@@ -56,13 +57,15 @@ def list_records(folder) -> list[Path]:
 def _records(self: Database, folder) -> list[Path]: return list_records(folder)
 Database.records = _records
 
-# %% ../nbs/01a_databases.ipynb #cdb389cc
+# %% ../nbs/01a_databases.ipynb #87cb4ba3
 SUBJECT_COLUMNS = ['subject', 'cohort', 'age', 'sex']
 
 def _subjects(self: Database, folder) -> pd.DataFrame:
     "Subjects `[subject, cohort, age, sex]`, indexed by record name; age is NaN and sex '' where unknown."
     paths = self.records(folder)
     table = self.read_subjects(paths, Path(folder), self)
+    twice = table.index[table.index.duplicated()]
+    if len(twice): raise PedarrError(f'{folder}: the subject tables have more than one row for record {twice[0]}: keep one')
     missing = [p.stem for p in paths if p.stem not in table.index]
     if missing: raise PedarrError(f'{folder}: no subject is given for record {missing[0]}: add it to the subject table or remove it from RECORDS')
     return table.loc[[p.stem for p in paths], SUBJECT_COLUMNS]
@@ -75,7 +78,7 @@ def parse_age(text) -> float:
     age = float(found.group()) if found else np.nan
     return age if age >= 0 else np.nan
 
-# %% ../nbs/01a_databases.ipynb #84d8f57f
+# %% ../nbs/01a_databases.ipynb #a74a64f5
 def mark_episodes(record: Record, db: Database):
     "Episodes from rhythm marks, poor signal from pairs of `~`: the Leipzig habit."
     a = read_annotations(record.path, db.annotator, record.sig_len)
@@ -89,7 +92,7 @@ def leipzig_subjects(paths, folder: Path, db: Database) -> pd.DataFrame:
         file = folder/f'{cohort}-subject-info.csv'
         if not file.exists(): raise PedarrError(f'{file}: the subject table is missing: fetch it with the recordings')
         try: t = pd.read_csv(file, dtype=str)[['file_name', 'gender', 'age']]
-        except (ValueError, KeyError) as e: raise PedarrError(f'{file}: not a subject table (file_name, gender and age are needed): fetch it again') from e
+        except (ValueError, KeyError, OSError) as e: raise PedarrError(f'{file}: not a subject table (file_name, gender and age are needed): fetch it again') from e
         parts.append(pd.DataFrame({'subject': t.file_name, 'cohort': cohort, 'age': t.age.map(parse_age), 'sex': t.gender.fillna('')}))
     return pd.concat(parts).set_index('subject', drop=False).rename_axis('record')
 
@@ -150,8 +153,11 @@ MITDB = Database(
     read_episodes=mitdb_episodes, read_subjects=mitdb_subjects, licence='ODC-By 1.0',
     citation='Moody GB, Mark RG. The impact of the MIT-BIH Arrhythmia Database. IEEE Eng in Med and Biol 20(3):45-50, 2001, doi 10.13026/C2F305')
 
-# %% ../nbs/01a_databases.ipynb #09d682a1
-def iafdb_episodes(record: Record, db: Database): return whole_record(record, 'AFIB')
+# %% ../nbs/01a_databases.ipynb #ea00aea9
+def iafdb_episodes(record: Record, db: Database):
+    "One episode of atrial fibrillation over the whole recording; `PedarrError` for a record that isn't named as those of iafdb are."
+    if not record.name.startswith('iaf'): raise PedarrError(f'{record.path}: no record of iafdb (their names begin with iaf), so nothing says that it is atrial fibrillation: use another database')
+    return whole_record(record, 'AFIB')
 
 def iafdb_subjects(paths, folder: Path, db: Database) -> pd.DataFrame:
     "As `comment_subjects`, but the four records of one patient (`iaf1_afw`, `iaf1_ivc`, ...) are one subject."

@@ -79,7 +79,7 @@ def layout_table(names: dict) -> pd.DataFrame:
                      'missing': ' '.join(c for c in CHANNELS if c not in channels), 'n': len(records), 'records': ' '.join(records)})
     return pd.DataFrame(rows, columns=['layout', 'channels', 'electrograms', 'missing', 'n', 'records'])
 
-# %% ../nbs/02_leipzig.ipynb #5469abfb
+# %% ../nbs/02_leipzig.ipynb #d6abf0b6
 SYMBOLS = ['N', 'X', '/', 'R', 'A', 'V', 'Q', 'J', 'F', 'a', 'f', 'L', 'b', 'j', '+', '~']   # every symbol of the release
 BEAT_TEXTS = {
     'N-Prex': 'sinus beat with pre-excitation', 'A-Prex': 'premature atrial beat with pre-excitation', 'AVNRT': 'AVNRT', 'avnrt': 'AVNRT, aberrated',
@@ -89,7 +89,7 @@ BEAT_TEXTS = {
 
 def unknown_marks(symbol, aux) -> pd.DataFrame:
     "What the release's vocabulary lacks, as `[kind, name, n]`: symbols, rhythms of `+` marks, and texts of all other marks."
-    found = [('symbol', s) for s in symbol if s not in SYMBOLS]
+    found = [('symbol', str(s)) for s in symbol if s not in SYMBOLS]
     found += [('rhythm', rhythm_name(a)) for s, a in zip(symbol, aux) if s == '+' and rhythm_name(a) not in LEIPZIG_RHYTHMS]
     found += [('text', a) for s, a in zip(symbol, aux) if s != '+' and a and a not in BEAT_TEXTS]
     counts = pd.Series(found, dtype=object).value_counts(sort=False)
@@ -412,7 +412,7 @@ def download(folder, records=None, base_url: str = RELEASE_URL, jobs: int = 8, p
         else: report.fetched.append(n)
     return report
 
-# %% ../nbs/02_leipzig.ipynb #704ce87d
+# %% ../nbs/02_leipzig.ipynb #1a062230
 RAIL = 10.24       # mV, the lowest rail of the release
 AT_RAIL = 3        # samples at the extreme that make it a rail
 
@@ -443,16 +443,16 @@ def channel_quality(record, seconds: float = 30.) -> pd.DataFrame:
     high, low = mv(high), mv(-low)
     clipped = sum(np.where((np.abs(v) >= RAIL - 1e-9) & (n >= AT_RAIL), n, 0) for v, n in ((high, n_high), (low, n_low)))
     clipped = np.where(high == low, 0, clipped)      # a constant is flat, not clipped
-    return pd.DataFrame({'record': record.name, 'channel': record.names, 'low': low, 'high': high, 'flat': flat/record.sig_len,
+    return pd.DataFrame({'record': record.name, 'channel': [n or '' for n in record.names], 'low': low, 'high': high, 'flat': flat/record.sig_len,
                          'clipped': clipped/record.sig_len, 'invalid': n_bad/record.sig_len})
 
-# %% ../nbs/02_leipzig.ipynb #fd98ee85
+# %% ../nbs/02_leipzig.ipynb #9f06cca3
 def check_record(path, grouping: str = 'rhythm8') -> dict:
     "Everything about one record: `problems` (sentences) and, where they could be read, its row, names and tables."
     out = {'record': Path(path).stem, 'problems': []}
     try: record = LEIPZIG.open(path)
     except PedarrError as e: return {**out, 'problems': [str(e)]}
-    out |= {'names': record.names, 'quality': channel_quality(record), 'row': {'seconds': record.duration, 'fs': record.fs, 'channels': record.n_sig}}
+    out |= {'names': [n or '' for n in record.names], 'quality': channel_quality(record), 'row': {'seconds': record.duration, 'fs': record.fs, 'channels': record.n_sig}}
     try: record.verify()
     except PedarrError as e: out['problems'].append(str(e))
     try:
@@ -464,7 +464,7 @@ def check_record(path, grouping: str = 'rhythm8') -> dict:
     inside_episodes = int(episodes.beats.sum())
     out['row'] |= {**totals, 'no_episode': totals['beats'] + totals['unclassifiable'] - inside_episodes, 'poor_seconds': float((poor.stop - poor.start).sum())/record.fs}
     return {**out, 'rhythms': rhythm_table(episodes, grouping).astype({'seconds': float}), 'marks': mark_counts(a.symbol, a.aux).assign(record=record.name),
-            'unknown': pd.concat([unknown_marks(a.symbol, a.aux), unknown_channels(record.names)]).assign(record=record.name)}
+            'unknown': pd.concat([unknown_marks(a.symbol, a.aux), unknown_channels(out['names'])]).assign(record=record.name)}
 
 def unknown_channels(names) -> pd.DataFrame:
     "Channels that neither the nineteen nor the two known extra ones explain, as `[kind, name, n]`."

@@ -207,3 +207,43 @@ def test_ludb_end_to_end(tmp_path):
     run = run_training(make_config(store=tmp_path/'store', run=tmp_path/'run', epochs=1, n_folds=2, dim=32, depth=1, heads=2, resamples=200), progress=False)
     m = read_json(run/'metrics.json')
     assert m['subjects'] == 20 and m['segments'] == 60
+
+
+def test_a_changed_subject_table_is_no_longer_the_same_store(db, tmp_path):
+    small = ('--rate', 250, '--iegm-band', 30, 110)
+    pedarr('preprocess', db, tmp_path/'s', *small, ok=True)
+    table = db/'children-subject-info.csv'
+    lines = table.read_text().splitlines(); row = lines[1].split(','); row[3] = '55.5'; lines[1] = ','.join(row)
+    table.write_text('\n'.join(lines) + '\n')
+    assert 'other subjects' in refused('preprocess', db, tmp_path/'s', *small)
+    table.write_text('\n'.join([*lines, lines[1]]) + '\n')
+    assert 'more than one row for record' in refused('preprocess', db, tmp_path/'t', *small)
+
+
+def test_two_builds_of_one_store_do_not_mix(db, tmp_path):
+    fcntl = pytest.importorskip('fcntl')
+    (tmp_path/'s.part').mkdir()
+    with open(tmp_path/'s.part'/'lock', 'w') as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        assert 'another process is building this store' in refused('preprocess', db, tmp_path/'s')
+
+
+def test_odd_places_and_options(db, store, tmp_path):
+    (tmp_path/'file').write_text('x')
+    assert 'no store can be written here' in refused('preprocess', db, tmp_path/'file'/'s')
+    assert 'no run can be written here' in refused('train', store, '--run', tmp_path/'file'/'r')
+    assert 'iaf' in refused('preprocess', db, tmp_path/'s', '--database', 'iafdb')
+    assert pedarr('preprocess', db, tmp_path/'s', '--jobs', 0).returncode == 2
+    assert '-p run' in refused('train', store, '--run', tmp_path/'r', '-p', 'run', 'other')
+    assert 'at most' in refused('train', store, '--run', tmp_path/'r', '-p', 'seed', str(10**20))
+    assert (tmp_path/'file').read_text() == 'x' and not (tmp_path/'r').exists()
+
+
+@pytest.mark.parametrize('name, text', [('metrics.json', '{}'), ('params.json', '[]'), ('model.json', '{}'), ('environment.json', '[]'), ('predictions.csv', ''), ('predictions.csv', 'a,b\n1,2\n'), ('history.csv', '')])
+def test_damaged_run_folders(store, tmp_path_factory, name, text):
+    from pedarr.train import make_config, run_training
+    base = tmp_path_factory.getbasetemp()/'whole-run'
+    if not (base/'metrics.json').exists(): run_training(make_config(store=store, run=base, epochs=1, n_folds=2, dim=32, depth=1, heads=2, resamples=200), progress=False)
+    bad = shutil.copytree(base, tmp_path_factory.mktemp('bad')/'run')
+    (bad/name).write_text(text)
+    assert name in refused('report', bad)

@@ -98,7 +98,7 @@ def test_mask_of_flat_nan_and_absent_channels(tmp_path):
     (lambda p: p.with_suffix('.dat').write_bytes(p.with_suffix('.dat').read_bytes() + b'123456'), 'different versions'),
     (lambda p: p.with_suffix('.hea').write_text(p.with_suffix('.hea').read_text().replace(' 1000', ' 2000', 1)), 'truncated'),
     (lambda p: p.with_suffix('.hea').write_text(p.with_suffix('.hea').read_text().replace(' 24 ', ' 310 ')), 'format 310 is not supported'),
-    (lambda p: p.with_suffix('.hea').write_text('what is this'), 'not a WFDB header|no signal'),
+    (lambda p: p.with_suffix('.hea').write_text('what is this'), 'not a WFDB header|no signal|not a number'),
     (lambda p: p.with_suffix('.hea').write_text(''), 'not a WFDB header'),
     (lambda p: p.with_suffix('.hea').write_bytes(b'\xff\xfe\x00'), 'not a WFDB header'),
     (lambda p: p.with_suffix('.hea').unlink(), 'no such header'),
@@ -146,3 +146,30 @@ def test_bench_window_reads(tmp_path):
         theirs = min(timeit(lambda: wfdb.rdrecord(str(path), sampfrom=a, sampto=a + n), number=10)/10 for _ in range(5))
         ours = min(timeit(lambda: rec.physical(a, a + n), number=100)/100 for _ in range(5))
         print(f'\nwindow read, {name}: rdrecord {theirs*1e6:.0f} us, ours {ours*1e6:.0f} us, ratio {theirs/ours:.0f}')
+
+
+@pytest.mark.parametrize('old, new, say', [(' 977 ', ' abc ', "sampling rate 'abc' is not a number"), (' 977 ', ' 1 ', 'too low'), (' 1000\n', ' -5\n', 'length'), ('/mV', '/mmHg', "'mmHg', not a voltage"),
+                                           ('200.0(7)/mV', '0(7)/mV', 'gain 0'), ('r 3 ', 'r 4 ', 'announced|not a WFDB header')])
+def test_headers_that_wfdb_would_guess_at_are_refused(tmp_path, old, new, say):
+    path = write(tmp_path, '24', 3, 1000); hea = path.with_suffix('.hea')
+    assert old in hea.read_text(), hea.read_text()
+    hea.write_text(hea.read_text().replace(old, new, 1))
+    with pytest.raises(PedarrError, match=say): open_record(path)
+
+
+@pytest.mark.parametrize('unit, factor', [('uV', 1e-3), ('uv', 1e-3), ('µV', 1e-3), ('nV', 1e-6), ('V', 1e3), ('MV', 1)])
+def test_units_are_brought_to_millivolts(tmp_path, unit, factor):
+    path = write(tmp_path, '16', 2, 100); x = open_record(path).physical(0, 100, np.float64)
+    hea = path.with_suffix('.hea'); hea.write_text(hea.read_text().replace('/mV', f'/{unit}'), encoding='utf-8')
+    assert np.allclose(open_record(path).physical(0, 100, np.float64), x*factor, rtol=1e-12)
+
+
+def test_every_cut_of_an_annotation_file_is_noticed(tmp_path):
+    wfdb.wrann('a', 'atr', np.array([10, 400, 800, 900]), symbol=['+', 'N', '+', 'N'], aux_note=['(N', '', '(AVNRT', ''], write_dir=str(tmp_path))
+    whole = (tmp_path/'a.atr').read_bytes()
+    assert len(read_annotations(tmp_path/'a', sig_len=1000).sample) == 4
+    for n in range(len(whole)):
+        (tmp_path/'a.atr').write_bytes(whole[:n])
+        try: a = read_annotations(tmp_path/'a', sig_len=1000)
+        except PedarrError as e: assert 'a.atr' in str(e)
+        else: assert len(a.sample) == 4 or whole[n:].strip(b'\0') == b'', f'cut at byte {n} was read in silence'
