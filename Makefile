@@ -5,6 +5,8 @@ BIN := .venv/bin
 DEMO := runs/demo
 export PYTHONWARNINGS = ignore
 export JUPYTER_PLATFORM_DIRS = 1
+# threads that wait should sleep, not spin: other processes share the cores
+export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: demo test install check readme export clean bench
 
@@ -26,7 +28,7 @@ check: install
 	@$(BIN)/python .ci/readme.py --check
 
 test: check
-	$(BIN)/nbdev_test --n_workers 2 --timing
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
 	$(BIN)/python -m pytest -q tests
 
 bench: install
