@@ -488,7 +488,7 @@ def _no_segments(plans, grouping, config) -> PedarrError:
         return PedarrError(f'no segment: no rhythm found ({", ".join(found) or "none at all"}) has a class in this grouping: choose another grouping')
     return PedarrError(f'no segment: a window with its guards needs {need:g} s, the longest episode lasts {longest:.2f} s (and may hold poor signal): choose a shorter window')
 
-# %% ../nbs/05_preprocess.ipynb #0b2b7ab4
+# %% ../nbs/05_preprocess.ipynb #bacfe579
 def _whole_table(plans, tables, who: pd.DataFrame) -> pd.DataFrame:
     "All segment tables below each other, with record and subject columns."
     return pd.concat([t.assign(record=p['name'], **who.loc[p['name']]) for p, t in zip(plans, tables) if len(t)], ignore_index=True)
@@ -498,6 +498,7 @@ def _each(function, items, jobs, text, progress):
     calls = joblib.Parallel(n_jobs=jobs, return_as='generator')(joblib.delayed(function)(*item) for item in items)
     return list(tqdm(calls, total=len(items), desc=text, unit='record', disable=not progress, file=sys.stderr))
 
+# %% ../nbs/05_preprocess.ipynb #8648ff3c
 def _check_place(store: Path) -> None:
     "A store needs a name, and a parent that is (or can become) a folder in which one may write."
     above = next(p for p in store.parents if p.exists())

@@ -30,13 +30,14 @@ from .rhythms import PedarrError, classes_of, get_grouping, one_of
 from .segments import SPLITS, Augment, SegmentDataset, make_loader, make_split, split_notes, train_test
 
 # %% auto #0
-__all__ = ['MODALITY_SETS', 'PRECISIONS', 'METRIC_KEYS', 'TrainConfig', 'make_config', 'check_parameters', 'regroup',
+__all__ = ['MODALITY_SETS', 'PRECISIONS', 'LONE', 'METRIC_KEYS', 'TrainConfig', 'make_config', 'check_parameters', 'regroup',
            'learning_rate', 'make_optimizer', 'pick_device', 'objective', 'ahead', 'train_epoch', 'predict',
            'write_json', 'save_checkpoint', 'load_checkpoint', 'build_model', 'class_codes', 'fit_fold', 'environment',
            'write_environment', 'open_run', 'same_store', 'read_json', 'read_table', 'write_csv', 'run_fold',
-           'summarise', 'split_warning', 'plan_split', 'prepare', 'finish_run', 'run_training', 'load_model']
+           'summarise', 'split_warning', 'settle_lone_classes', 'plan_split', 'prepare', 'finish_run', 'run_training',
+           'load_model']
 
-# %% ../nbs/11_train.ipynb #3099876b
+# %% ../nbs/11_train.ipynb #d0e115ba
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     "What decides a run; `PedarrError` for names that don't exist and values of the wrong type. `fold`: a number or 'all'; `grouping` '': the store's own."
@@ -57,6 +58,7 @@ class TrainConfig:
     gamma: float = 0.5            # weight of the contrastive loss
     logit_adjust: float = 0.0     # strength of the logit adjustment, 0 = off
     loss_options: dict = dataclasses.field(default_factory=dict)
+    lone_classes: str = 'error'   # a class with one subject: error, drop or keep
     balanced: bool = False        # classes with equal probability
     augment: bool = True
     normalise: str = 'modality'
@@ -74,9 +76,10 @@ class TrainConfig:
 
     def __post_init__(self): _check_config(self)
 
-# %% ../nbs/11_train.ipynb #8568fd81
+# %% ../nbs/11_train.ipynb #16c45b22
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
 PRECISIONS = ('float32', 'bf16')
+LONE = ('error', 'drop', 'keep')
 _WORDS = {int: 'a whole number', float: 'a number', str: 'a text', bool: 'true or false', dict: 'a dictionary'}
 
 def _typed(name: str, value, want: type):
@@ -101,7 +104,7 @@ def _check_config(c: TrainConfig) -> None:
         if getattr(c, name) <= 0: raise PedarrError(f'parameter {name} must be positive, not {getattr(c, name)}: correct it')
     for name in ('weight_decay', 'warmup', 'gamma', 'logit_adjust'):
         if getattr(c, name) < 0: raise PedarrError(f'parameter {name} must not be negative, but is {getattr(c, name)}: correct it')
-    for name, known in dict(loss=LOSSES, split=SPLITS, modalities=MODALITY_SETS, precision=PRECISIONS).items(): one_of(getattr(c, name), known, name)
+    for name, known in dict(loss=LOSSES, split=SPLITS, modalities=MODALITY_SETS, precision=PRECISIONS, lone_classes=LONE).items(): one_of(getattr(c, name), known, name)
     if c.grouping: get_grouping(c.grouping)
 
 # %% ../nbs/11_train.ipynb #e4d3340c
@@ -405,6 +408,20 @@ def split_warning(kind: str) -> str:
     if kind == 'segment': return 'segment split: the same subjects are in training and test, so this overstates what to expect in a new patient'
     return f'{kind} split: no subject is in training and test at once'
 
+# %% ../nbs/11_train.ipynb #ba921c7e
+def settle_lone_classes(store: Store, c: TrainConfig) -> tuple[Store, list]:
+    "The store and notes after `c.lone_classes` was applied; `PedarrError` names a class with one subject where it says 'error'."
+    t = store.segments[store.segments.label != '']
+    subjects = t.groupby('label').subject.agg(['nunique', 'first'])
+    lone = [k for k in store.classes if subjects['nunique'].get(k) == 1]
+    if c.split == 'segment' or not lone or c.lone_classes == 'keep': return store, []
+    if c.lone_classes == 'error':
+        raise PedarrError(f'{store.path}: class {lone[0]} stands in 1 subject ({subjects["first"][lone[0]]}), so it can never be in training and test at once: '
+                          'set lone_classes to drop (leave it out) or keep (it counts as missed), or choose another grouping')
+    label = store.segments.label.where(~store.segments.label.isin(lone), '')
+    notes = [f'class {k} stands in 1 subject and was left out ({int((t.label == k).sum())} segments)' for k in lone]
+    return dataclasses.replace(store, segments=store.segments.assign(label=label), classes=[k for k in store.classes if k not in lone]), notes
+
 # %% ../nbs/11_train.ipynb #dde85a4a
 def plan_split(store: Store, c: TrainConfig) -> tuple[np.ndarray, list]:
     "Fold of each segment (-1: of none) and the notes of the split. Segments without a label belong to no fold."
@@ -414,12 +431,14 @@ def plan_split(store: Store, c: TrainConfig) -> tuple[np.ndarray, list]:
     fold[labelled] = make_split(table, c.split, n_folds=c.n_folds, seed=c.split_seed)
     return fold, split_notes(table, fold[labelled])
 
-# %% ../nbs/11_train.ipynb #b2bc6018
+# %% ../nbs/11_train.ipynb #b5c47bb0
 def prepare(c: TrainConfig) -> tuple[Store, np.ndarray, list, torch.device]:
     "(store, fold of each segment, notes, device) of a run, or `PedarrError`; writes nothing."
     if not c.run: raise PedarrError('parameter run is empty: name the folder that the run shall be written to')
     store, left_out = regroup(open_store(c.store), c.grouping)
+    store, dropped = settle_lone_classes(store, c)
     fold, notes = plan_split(store, c)
+    left_out += dropped
     if c.fold != 'all' and c.fold not in set(fold[fold >= 0]): raise PedarrError(f'parameter fold is {c.fold}, but the split has folds 0 to {fold.max()}: correct it')
     if len(store.classes) < 2: raise PedarrError(f'{store.path}: holds one class only ({store.classes[0]}), there is nothing to tell apart: use a store with more rhythms')
     model = build_model(c, len(store.classes))

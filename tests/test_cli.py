@@ -120,6 +120,29 @@ def test_bad_parameters_leave_no_run(store, tmp_path, pair, say):
     assert not (tmp_path/'run').exists()
 
 
+def test_a_class_with_one_subject(store, tmp_path):
+    "Refused by name under a patient split; kept or dropped when told so, and then said in the notes."
+    import pandas as pd
+    from pedarr.preprocess import open_store
+    from pedarr.train import make_config, run_training
+    odd = shutil.copytree(store, tmp_path/'odd')
+    t = open_store(odd).segments
+    first = t.subject[t.label == 'VT'].iloc[0]
+    t.loc[(t.label == 'VT') & (t.subject != first), 'label'] = 'SR'
+    t.to_csv(odd/'segments.csv', index=False, lineterminator='\n')
+    import hashlib
+    meta = json.loads((odd/'store.json').read_text()); meta['sha256']['segments.csv'] = hashlib.sha256((odd/'segments.csv').read_bytes()).hexdigest()
+    (odd/'store.json').write_text(json.dumps(meta))
+    line = refused('train', odd, '--run', tmp_path/'run')
+    assert f'class VT stands in 1 subject ({first})' in line and 'lone_classes' in line and not (tmp_path/'run').exists()
+    small = dict(store=odd, epochs=1, n_folds=2, dim=32, depth=1, heads=2, resamples=200)
+    kept = json.loads((run_training(make_config(run=tmp_path/'k', lone_classes='keep', **small), progress=False)/'metrics.json').read_text())
+    assert any('VT stands in 1 subject: untestable' in n for n in kept['notes'])
+    left = json.loads((run_training(make_config(run=tmp_path/'d', lone_classes='drop', **small), progress=False)/'metrics.json').read_text())
+    assert 'VT' not in left['classes'] and any('VT stands in 1 subject and was left out' in n for n in left['notes'])
+    assert left['segments'] == kept['segments'] - int(((t.label == 'VT') & t.evaluate).sum())
+
+
 def test_train_leaves_an_executed_notebook_and_a_report(store, tmp_path):
     run = tmp_path/'run'
     p = pedarr('train', store, '--run', run, *sum([['-p', k, v] for k, v in dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200).items()], []), ok=True)
@@ -204,7 +227,7 @@ def test_ludb_end_to_end(tmp_path):
     out = pedarr('preprocess', db, tmp_path/'store', '--database', 'ludb', '--rate', 250, '--iegm-band', 30, 110, ok=True).stdout
     assert 'SR' in out
     from pedarr.train import make_config, read_json, run_training
-    run = run_training(make_config(store=tmp_path/'store', run=tmp_path/'run', epochs=1, n_folds=2, dim=32, depth=1, heads=2, resamples=200), progress=False)
+    run = run_training(make_config(store=tmp_path/'store', run=tmp_path/'run', epochs=1, n_folds=2, dim=32, depth=1, heads=2, resamples=200, lone_classes='keep'), progress=False)
     m = read_json(run/'metrics.json')
     assert m['subjects'] == 20 and m['segments'] == 60
 
