@@ -446,12 +446,13 @@ def channel_quality(record, seconds: float = 30.) -> pd.DataFrame:
     return pd.DataFrame({'record': record.name, 'channel': [n or '' for n in record.names], 'low': low, 'high': high, 'flat': flat/record.sig_len,
                          'clipped': clipped/record.sig_len, 'invalid': n_bad/record.sig_len})
 
-# %% ../nbs/02_leipzig.ipynb #9f06cca3
+# %% ../nbs/02_leipzig.ipynb #186de41f
 def check_record(path, grouping: str = 'rhythm8') -> dict:
     "Everything about one record: `problems` (sentences) and, where they could be read, its row, names and tables."
     out = {'record': Path(path).stem, 'problems': []}
     try: record = LEIPZIG.open(path)
     except PedarrError as e: return {**out, 'problems': [str(e)]}
+    out['simulated'] = any('simulated' in c.lower() for c in record.comments)
     out |= {'names': [n or '' for n in record.names], 'quality': channel_quality(record), 'row': {'seconds': record.duration, 'fs': record.fs, 'channels': record.n_sig}}
     try: record.verify()
     except PedarrError as e: out['problems'].append(str(e))
@@ -525,7 +526,7 @@ def content_notes(records: pd.DataFrame, names: dict) -> list[str]:
     notes += [f'{r}: {int(n)} beats before the first rhythm mark belong to no episode' for r, n in records.no_episode.items() if n > 0]
     return notes + [f'{r}: an odd number of ~ marks; the last stretch of poor signal runs to the end' for r, n in records.quality_marks.items() if n % 2 == 1]
 
-# %% ../nbs/02_leipzig.ipynb #ac836adc
+# %% ../nbs/02_leipzig.ipynb #26f4d871
 TITLES = {'totals': 'Counts', 'records': 'Records', 'classes': 'Rhythm classes', 'seconds': 'Seconds of each class by record', 'layouts': 'Channel layouts',
           'channels': 'Channels that are flat, clipped or invalid somewhere', 'marks': 'Annotations by symbol and text', 'rhythms': 'Episodes by record and rhythm',
           'unknown': 'Unknown words', 'files': 'Files'}
@@ -555,7 +556,7 @@ class Check:
         tables = ''.join(f'<h2>{TITLES[n]}</h2>{self.tables[n].to_html(index=False, border=0, na_rep="", float_format=_short)}' for n in TITLES if len(self.tables[n]))
         title = f'Check of {html.escape(str(self.folder))}'
         page = (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>'
-                f'<h2>Problems</h2><ul class="bad">{items(self.problems)}</ul><h2>Notes</h2><ul>{items(self.notes)}</ul>{tables}</html>\n')
+                f'<h2>Problems</h2><ul class="{"good" if self.ok else "bad"}">{items(self.problems)}</ul><h2>Notes</h2><ul>{items(self.notes)}</ul>{tables}</html>\n')
         write_whole(Path(path), page.encode())
         return Path(path)
 
@@ -604,7 +605,7 @@ def check(folder, jobs: int = 1, progress: bool = True, grouping: str = 'rhythm8
     tables = check_tables(results, subjects, files)
     return Check(folder, tables, [*problems, *check_problems(results, tables, subjects)], check_notes(results, tables, subjects))
 
-# %% ../nbs/02_leipzig.ipynb #9451a8cb
+# %% ../nbs/02_leipzig.ipynb #9900bdeb
 def check_problems(results, tables: dict, subjects: pd.DataFrame) -> list[str]:
     "One sentence for everything about the records that a right copy of the release does not have."
     found = [p for r in results for p in r['problems']]
@@ -615,7 +616,9 @@ def check_problems(results, tables: dict, subjects: pd.DataFrame) -> list[str]:
 def check_notes(results, tables: dict, subjects: pd.DataFrame) -> list[str]:
     "Known quirks and what else a user of a right copy must know."
     records = tables['records'].set_index('record')
-    notes = subject_notes(subjects, records) if len(subjects) else []
+    made = [r['record'] for r in results if r.get('simulated')]
+    notes = [f'SIMULATED: {len(made)} of {len(results)} records say in their headers that no patient is behind them'] if made else []
+    notes += subject_notes(subjects, records) if len(subjects) else []
     alone = [r for r in subjects.index if r not in records.index]
     if alone: notes.append(f'{len(alone)} subjects of the tables have no record here: {" ".join(alone)}')
     return notes + signal_notes(tables['quality']) + content_notes(records, {r['record']: r['names'] for r in results if 'names' in r})

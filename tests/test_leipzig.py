@@ -555,3 +555,8 @@ def test_any_damage_to_small_files_is_a_sentence(tiny, data):
         assert all('\n' not in p for p in report.problems + report.notes) and report.text()
     except PedarrError as e: assert '\n' not in str(e)
     finally: file.write_bytes(before)
+
+
+def test_simulated_recordings_are_called_so(simulated):
+    found = check(simulated, progress=False)
+    assert found.notes[0].startswith('SIMULATED: 8 of 8 records') and 'SIMULATED' in found.text()
