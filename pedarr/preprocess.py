@@ -567,7 +567,7 @@ def build_store(folder, store, database, grouping: str | None = None, config: Pr
     shutil.rmtree(part, ignore_errors=True)
     return found
 
-# %% ../nbs/05_preprocess.ipynb #741f8e93
+# %% ../nbs/05_preprocess.ipynb #8da13959
 MIN_SCALE = .01    # mV: what is smaller than this is noise, and is not blown up to unit size
 NORMALISE = ('none', 'modality')
 
@@ -577,7 +577,7 @@ def normalise(ecg, iegm, mask, how: str = 'modality'):
     'modality': one robust scale for all present ECG leads of a segment, one per electrogram (absolute voltage is lost); 'none': millivolts as they are."""
     import torch
     if how not in NORMALISE: raise PedarrError(f'unknown normalisation {how!r}: use one of {", ".join(NORMALISE)}')
-    x = torch.cat([ecg, iegm], dim=1)
+    x = torch.where(mask[..., None], torch.cat([ecg, iegm], dim=1), 0.)      # not by multiplication: whatever stands in a masked channel is gone, NaN too
     mask = mask.to(x.dtype)
     if how == 'modality':
         few = x.detach()[..., ::2].abs()
@@ -585,5 +585,4 @@ def normalise(ecg, iegm, mask, how: str = 'modality'):
         lead = size[:, :N_ECG].sum(1, keepdim=True)/mask[:, :N_ECG].sum(1, keepdim=True).clamp(min=1)
         scale = torch.cat([lead.expand(-1, N_ECG), size[:, N_ECG:]], dim=1).clamp(min=MIN_SCALE)
         x = x/scale[..., None]
-    x = x*mask[..., None]
     return x[:, :N_ECG], x[:, N_ECG:]
