@@ -161,8 +161,19 @@ def show_run(run: Path) -> None:
     for note in m['notes']: click.echo(f'note: {note}')
     click.echo(f"report: {run/'report.html'}")
 
-# %% ../nbs/12_cli.ipynb #2647d3ff
+# %% ../nbs/12_cli.ipynb #3a5db58a
+def _list_params(ctx, option, wanted):
+    "Print every parameter with its default, and stop."
+    if not wanted: return
+    from pedarr.losses import LOSSES
+    from pedarr.train import TrainConfig
+    for name, value in dataclasses.asdict(TrainConfig()).items():
+        if name not in ('store', 'run'): click.echo(f'{name:<18} {value!r}')
+    click.echo(f'loss is one of {", ".join(LOSSES)}; none is cross-entropy alone (with logit_adjust, if that is not 0)')
+    ctx.exit()
+
 @main.command()
+@click.option('--params', is_flag=True, is_eager=True, expose_value=False, callback=_list_params, help='List the parameters with their defaults, and stop.')
 @click.argument('store', type=click.Path(path_type=Path))
 @click.option('--run', required=True, help='Folder that the run is written to.')
 @click.option('-p', 'pairs', nargs=2, multiple=True, metavar='NAME VALUE', help='A parameter of TrainConfig, such as -p epochs 30.')
@@ -184,7 +195,7 @@ def report(run, store):
     moved = None if store is None else regroup(open_store(store), read_json(run/'params.json')['grouping'])[0]
     click.echo(f'report: {write_report(run, moved)}')
 
-# %% ../nbs/12_cli.ipynb #996f4017
+# %% ../nbs/12_cli.ipynb #a00e6b9c
 def paired_table(runs_a, runs_b):
     "Scores of the pooled runs a minus those of b, with intervals clustered by subject; both must have tested the same segments."
     import numpy as np
@@ -205,10 +216,17 @@ def paired_table(runs_a, runs_b):
 @click.option('-a', 'runs_a', multiple=True, required=True, help='A run; several for several seeds, in the same order as -b.')
 @click.option('-b', 'runs_b', multiple=True, required=True)
 def compare(runs_a, runs_b):
-    "Paired differences (a minus b) of runs that tested the same segments."
+    "Paired differences of runs that tested the same segments: -a RUN -b RUN; repeat both for several seeds."
     from pedarr.metrics import format_scores
+    from pedarr.train import METRIC_KEYS, read_json
     if len(runs_a) != len(runs_b): raise PedarrError(f'{len(runs_a)} runs for a and {len(runs_b)} for b: give equally many')
-    click.echo(format_scores(paired_table(runs_a, runs_b)))
+    table = paired_table(runs_a, runs_b)
+    params = [read_json(Path(r[0])/'params.json') for r in (runs_a, runs_b)]
+    differ = [k for k in params[0] if k not in ('run', 'store') and params[0][k] != params[1].get(k)]
+    for name, runs, p in zip('ab', (runs_a, runs_b), params):
+        top1 = ', '.join(f"{100*read_json(Path(r)/'metrics.json', *METRIC_KEYS)['overall']['top1']['value']:.1f} %" for r in runs)
+        click.echo(f"{name}: {', '.join(runs)}: top-1 {top1}; {', '.join(f'{k}={p.get(k)!r}' for k in differ) or 'same parameters as the other'}")
+    click.echo(f'a minus b, on the same resampled subjects:\n{format_scores(table)}')
 
 # %% ../nbs/12_cli.ipynb #cd357fdf
 @main.command()

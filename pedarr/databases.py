@@ -78,7 +78,7 @@ def parse_age(text) -> float:
     age = float(found.group()) if found else np.nan
     return age if age >= 0 else np.nan
 
-# %% ../nbs/01a_databases.ipynb #a74a64f5
+# %% ../nbs/01a_databases.ipynb #f6aefd9a
 def mark_episodes(record: Record, db: Database):
     "Episodes from rhythm marks, poor signal from pairs of `~`: the Leipzig habit."
     a = read_annotations(record.path, db.annotator, record.sig_len)
@@ -90,7 +90,7 @@ def leipzig_subjects(paths, folder: Path, db: Database) -> pd.DataFrame:
     parts = []
     for cohort in ('children', 'adults'):
         file = folder/f'{cohort}-subject-info.csv'
-        if not file.exists(): raise PedarrError(f'{file}: the subject table is missing: fetch it with the recordings')
+        if not file.exists(): raise PedarrError(f'{file}: the subject table is missing: fetch it with the recordings, or name another database (--database) if these are not Leipzig records')
         try: t = pd.read_csv(file, dtype=str)[['file_name', 'gender', 'age']]
         except (ValueError, KeyError, OSError) as e: raise PedarrError(f'{file}: not a subject table (file_name, gender and age are needed): fetch it again') from e
         parts.append(pd.DataFrame({'subject': t.file_name, 'cohort': cohort, 'age': t.age.map(parse_age), 'sex': t.gender.fillna('')}))

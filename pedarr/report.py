@@ -109,7 +109,7 @@ def plot_case(store: Store, case) -> 'Figure':
     iegm = np.asarray(store.iegm[i], np.float32) if store.mask[i][12:].any() else None
     return plot_segment(np.asarray(store.ecg[i], np.float32), iegm, np.asarray(store.mask[i]), store.fs, title=title)
 
-# %% ../nbs/11a_report.ipynb #e843e167
+# %% ../nbs/11a_report.ipynb #6a108bde
 def draw_figures(run: Path, store: Store, dpi: int = 100) -> dict:
     "Draw every figure of a run into `run`/figures as PNG: name -> path."
     metrics, folder = read_json(run/'metrics.json', *METRIC_KEYS), run/'figures'
@@ -128,7 +128,7 @@ def draw_figures(run: Path, store: Store, dpi: int = 100) -> dict:
     paths = {}
     for name, make in makers.items():
         paths[name] = folder/f'{name}.png'
-        paths[name].write_bytes(figure_png(make(), dpi=dpi))
+        paths[name].write_bytes(figure_png(make(), dpi=dpi, colours=256))
     return paths
 
 # %% ../nbs/11a_report.ipynb #a64368dd

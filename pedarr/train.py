@@ -212,7 +212,7 @@ def predict(model, loader, device) -> dict:
     index, prob, weights, embedding = (np.concatenate(x) for x in zip(*parts))
     return dict(index=index, prob=prob, weights=weights, embedding=embedding)
 
-# %% ../nbs/11_train.ipynb #804cc5ad
+# %% ../nbs/11_train.ipynb #cfc3e1b7
 def write_json(path: Path, obj) -> None:
     "Write JSON atomically; NaN becomes null."
     def clean(x):
@@ -225,7 +225,10 @@ def write_json(path: Path, obj) -> None:
 def _replace(path: Path, write) -> None:
     "Call `write(temporary path)`, then rename: the file is whole or absent."
     tmp = path.with_name(path.name + '.part')
-    try: write(tmp); os.replace(tmp, path)
+    try:
+        write(tmp)
+        tmp.chmod(0o644)                       # safetensors makes files that only their owner can read
+        os.replace(tmp, path)
     except (OSError, SafetensorError) as e:
         tmp.unlink(missing_ok=True)
         why = getattr(e, 'strerror', None) or str(e).splitlines()[0]
@@ -322,7 +325,7 @@ def write_environment(run: Path, now: dict) -> None:
     if now not in [{k: v for k, v in first.items() if k != 'resumed'}, *earlier]: first['resumed'] = [*earlier, now]
     write_json(file, first)
 
-# %% ../nbs/11_train.ipynb #bed945d8
+# %% ../nbs/11_train.ipynb #48f411cc
 _FREE = ('run', 'store', 'device', 'workers')    # may differ when a run is resumed: where it runs changes a result by rounding at most
 
 def open_run(run, c: TrainConfig) -> Path:
@@ -336,7 +339,8 @@ def open_run(run, c: TrainConfig) -> Path:
         for k, v in params.items():
             if k not in _FREE and old.get(k) != v:
                 raise PedarrError(f'{run}: holds a run with {k}={old.get(k)!r}, not {v!r}: choose another run folder, or delete this one')
-    elif run.exists() and any(run.iterdir()): raise PedarrError(f'{run}: is not empty and not a run folder: choose another one')
+    elif run.exists() and any(p.suffix != '.ipynb' and p.name != '.ipynb_checkpoints' for p in run.iterdir()):    # papermill has put its notebook there already
+        raise PedarrError(f'{run}: is not empty and not a run folder: choose another one')
     else:
         run.mkdir(parents=True, exist_ok=True)
         write_json(file, params)

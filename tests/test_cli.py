@@ -155,7 +155,8 @@ def test_train_leaves_an_executed_notebook_and_a_report(store, tmp_path):
     again = pedarr('train', store, '--run', run, *sum([['-p', k, v] for k, v in dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200).items()], []), ok=True)
     assert again.stdout == p.stdout, 'a finished run is not repeated'
     assert 'holds a run with' in refused('train', store, '--run', run, '-p', 'epochs', '2')
-    assert 'top-1' in pedarr('compare', '-a', run, '-b', run, ok=True).stdout
+    same = pedarr('compare', '-a', run, '-b', run, ok=True).stdout
+    assert 'same parameters as the other' in same and '+0.0 points' in same
 
 
 def test_papermill_itself_refuses_a_wrong_name(store, tmp_path):
@@ -270,3 +271,17 @@ def test_damaged_run_folders(store, tmp_path_factory, name, text):
     bad = shutil.copytree(base, tmp_path_factory.mktemp('bad')/'run')
     (bad/name).write_text(text)
     assert name in refused('report', bad)
+
+
+def test_papermill_as_the_readme_has_it(store, tmp_path):
+    "The notebook may be written into the run folder itself."
+    import papermill
+    (tmp_path/'run').mkdir()
+    papermill.execute_notebook(str(find_notebook()), str(tmp_path/'run'/'train.ipynb'), progress_bar=False, kernel_name='python3',
+                               parameters=dict(store=str(store), run=str(tmp_path/'run'), epochs=1, n_folds=2, fold=0, dim=32, depth=1, heads=2, resamples=200, precision='bf16'))
+    assert (tmp_path/'run'/'report.html').exists() and (tmp_path/'run'/'model-0.safetensors').stat().st_mode & 0o044
+
+
+def test_parameters_are_listed():
+    out = pedarr('train', '--params', ok=True).stdout
+    assert 'epochs             25' in out and 'none is cross-entropy alone' in out
