@@ -154,7 +154,7 @@ def show_run(run: Path) -> None:
     from pedarr.report import majority
     from pedarr.train import METRIC_KEYS, read_json
     m = read_json(run/'metrics.json', *METRIC_KEYS)
-    click.echo(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, loss {m['loss']}")
+    click.echo(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, loss {m['loss']}{' (a reconstruction)' if m['loss'] == 'agcacl' else ''}")
     click.echo(format_scores(pd.DataFrame(m['overall']).T.astype(float)))
     click.echo(f"(always answering {majority(m)[0]}: {100*majority(m)[1]:.1f} % top-1)")
     click.echo(f"{m['speed']['segments_per_second']:.0f} segments/s in training ({m['speed']['epochs_per_second']:.2f} epochs/s), {100*m['speed']['wait_share']:.1f} % of the time waiting for data")

@@ -156,7 +156,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>pedarr: {
 <h2>What was tested</h2>
 <p>{{ metrics.segments }} test segments of {{ window }} s from {{ metrics.subjects }} subjects of {% if simulated %}a simulated database in the format of{% else %}the database{% endif %}
 <i>{{ database }}</i>, {{ metrics.classes|length }} rhythm classes. <b>{{ metrics.notes[0]|capitalize }}.</b> Network: PedArrNet, loss: cross-entropy{% if params.logit_adjust %} with logit adjustment
-{{ params.logit_adjust }}{% endif %}{% if params.loss != 'none' %} + {{ params.gamma }} x {{ params.loss }}{% endif %}, {{ params.epochs }} epochs, {{ folds }} fold(s), seed {{ params.seed }}.</p>{{ table(meanings) }}
+{{ params.logit_adjust }}{% endif %}{% if params.loss != 'none' %} + {{ params.gamma }} x {{ 'AGCACL (a reconstruction)' if params.loss == 'agcacl' else params.loss }}{% endif %}, {{ params.epochs }} epochs, {{ folds }} fold(s), seed {{ params.seed }}.</p>{{ table(meanings) }}
 <h2>How well</h2>{{ table(main) }}<p><small>Always answering {{ majority[0] }} would give {{ '%.1f'|format(100*majority[1]) }} % top-1. Macro means over the classes present in the truth. Intervals: 95 %, bootstrap clustered by subject, {{ params.resamples }} resamples.</small></p>
 {{ table(classes) }}
 <h2>What is confused with what</h2>{{ image('confusion') }}
