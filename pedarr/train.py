@@ -192,7 +192,7 @@ def train_epoch(model, contrastive, loader, optimizer, counts, epoch: int, c: Tr
             losses = objective(model(*_inputs(batch, device)), label, counts, contrastive, c)
         optimizer.zero_grad(set_to_none=True)
         (losses[0] + c.gamma*losses[1]).backward()
-        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g['params']], c.clip)
+        torch.nn.utils.clip_grad_norm_([p for m in (model, contrastive) if m is not None for p in m.parameters()], c.clip)
         optimizer.step()
         total += torch.stack([x.detach() for x in losses]).double().cpu()*len(label); n += len(label)
         tick = time.perf_counter()
