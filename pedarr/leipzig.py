@@ -583,6 +583,7 @@ def check_tables(results, subjects: pd.DataFrame, files: pd.DataFrame) -> dict:
             'layouts': layout_table(names), 'channels': quality[(quality.flat > 0) | (quality.clipped > 0) | (quality.invalid > 0)], 'marks': summed, 'marks_by_record': marks,
             'rhythms': rhythms, 'unknown': _stack(results, 'unknown', ['record', 'kind', 'name', 'n']), 'files': files, 'quality': quality}
 
+# %% ../nbs/02_leipzig.ipynb #9f9ac0b2
 RELEASE_RECORDS = {f'x00{i}' for i in range(1, 30)} | {f'x{i}' for i in range(100, 110)}
 
 def check(folder, jobs: int = 1, progress: bool = True, grouping: str = 'rhythm8') -> Check:

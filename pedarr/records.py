@@ -143,6 +143,7 @@ def _check_units(hea: Path, rows, units, gains) -> None:
         if units[i].lower() not in _TO_MV: raise PedarrError(f'{hea}: signal {i} is in {units[i]!r}, not a voltage: correct its unit in the header (mV, uV or V)')
         if re.match(r'[-+]?0*\.?0*(\(|$)', gains[i] or '200'): raise PedarrError(f'{hea}: signal {i} has gain 0, that is, none: give its gain in the header (units per mV)')
 
+# %% ../nbs/01_records.ipynb #68c3fab2
 class Record:
     "An open WFDB recording. Windows are read from disk when asked for; nothing is kept in memory."
     def __init__(self, path, aliases: dict | None = None):

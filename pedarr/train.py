@@ -352,6 +352,7 @@ def same_store(run: Path, store: Store) -> None:
     if env.exists() and read_json(env).get('store_sha256') != store.meta['sha256']:
         raise PedarrError(f'{run}: was begun on a store with other contents than {store.path}: choose another run folder, or delete this one')
 
+# %% ../nbs/11_train.ipynb #48f411b2
 def read_json(path: Path, *keys) -> dict:
     "The JSON object in `path`; `PedarrError` if it is missing, damaged, or lacks one of `keys`."
     try: obj = json.loads(path.read_text())
