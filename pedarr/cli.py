@@ -35,18 +35,27 @@ class _OneLine(click.Group):
 def main():
     "Rhythm classification of children's hearts from the 12-lead ECG and intracardiac electrograms."
 
-# %% ../nbs/12_cli.ipynb #885c0d84
+# %% ../nbs/12_cli.ipynb #05af842c
 @main.command()
 @click.argument('folder', type=click.Path(path_type=Path))
-@click.option('--subjects', default=16, show_default=True, help='How many simulated patients.')
-@click.option('--minutes', default=3.0, show_default=True, help='Length of each recording.')
+@click.option('--scale', type=float, default=None, help='Share of the 18.45 hours of the Leipzig database; default: 1, which takes 3.6 GB.')
+@click.option('--script', type=click.Path(path_type=Path), default=None, help='Play the annotations of this CSV file (record,symbol,aux) instead.')
+@click.option('--subjects', type=int, default=None, help='A small cohort of this many patients instead; default with --minutes: 16.')
+@click.option('--minutes', type=float, default=None, help='Length of each recording of a small cohort; default with --subjects: 3.')
 @click.option('--seed', default=0, show_default=True)
 @click.option('--jobs', default=1, show_default=True, type=click.IntRange(1, 256), help='Processes.')
-def simulate(folder, subjects, minutes, seed, jobs):
-    "Write a SIMULATED database in the Leipzig format into a new FOLDER."
-    from pedarr.simulate import simulate_database
-    table = simulate_database(folder, subjects=subjects, minutes=minutes, seed=seed, jobs=jobs, progress=True)
-    click.echo(f'{folder}: {len(table)} simulated recordings of {minutes:g} min, seed {seed}')
+def simulate(folder, scale, script, subjects, minutes, seed, jobs):
+    "Write a SIMULATED database in the Leipzig format into a new FOLDER: a twin of the real one, or a small cohort."
+    if subjects is None and minutes is None:
+        if scale is not None and script is not None: raise PedarrError('--scale with --script: a script is played whole; leave out one of them')
+        from pedarr.twin import simulate_twin
+        table = simulate_twin(folder, scale=1. if scale is None else scale, seed=seed, jobs=jobs, progress=True, script=script)
+    else:
+        if scale is not None or script is not None: raise PedarrError('--scale and --script are for the twin, --subjects and --minutes for a small cohort: choose one')
+        from pedarr.simulate import simulate_database
+        table = simulate_database(folder, subjects=16 if subjects is None else subjects, minutes=3. if minutes is None else minutes, seed=seed, jobs=jobs, progress=True)
+    size = sum(f.stat().st_size for f in folder.iterdir())
+    click.echo(f'{folder}: {len(table)} simulated recordings, {size/1e6:,.0f} MB, seed {seed}')
 
 # %% ../nbs/12_cli.ipynb #7809b72a
 @main.command()

@@ -285,3 +285,19 @@ def test_papermill_as_the_readme_has_it(store, tmp_path):
 def test_parameters_are_listed():
     out = pedarr('train', '--params', ok=True).stdout
     assert 'epochs             25' in out and 'none is cross-entropy alone' in out
+
+
+def test_simulate_a_twin_and_a_small_cohort(tmp_path):
+    said = pedarr('simulate', tmp_path/'twin', '--scale', .003, '--seed', 2, '--jobs', 2, ok=True).stdout
+    assert '39 simulated recordings' in said and len((tmp_path/'twin'/'RECORDS').read_text().split()) == 39
+    pedarr('simulate', tmp_path/'small', '--subjects', 4, '--minutes', .5, ok=True)
+    assert len((tmp_path/'small'/'RECORDS').read_text().split()) == 4
+    (tmp_path/'s.csv').write_text('record,symbol,aux\nx0027,+,(N\n' + 'x0027,N,\n'*9)
+    pedarr('simulate', tmp_path/'scripted', '--script', tmp_path/'s.csv', ok=True)
+    assert wfdb.rdann(str(tmp_path/'scripted'/'x0027'), 'atr').symbol == ['+', *'N'*9]
+
+
+@pytest.mark.parametrize('options, words', [(['--scale', 2], 'scale=2'), (['--scale', .1, '--minutes', 2], 'choose one'), (['--scale', .1, '--script', 's.csv'], 'leave out'),
+                                            (['--script', 'missing.csv'], 'missing.csv'), (['--minutes', 1e9], 'minutes='), (['--scale', .01, '--seed', -1], 'seed=-1')])
+def test_simulate_refuses(tmp_path, options, words):
+    assert words in refused('simulate', tmp_path/'db', *options) and not list(tmp_path.iterdir())

@@ -1,0 +1,57 @@
+"""Benchmarks of the simulator, as ratios in one run: `make bench`."""
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.bench
+
+RUN = """
+import sys, time
+from pedarr.twin import simulate_twin
+began = time.perf_counter(); simulate_twin(sys.argv[1], scale=float(sys.argv[2]), jobs=int(sys.argv[3]))
+print(time.perf_counter() - began)
+"""
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from pedarr.twin import _Twin, twin_subjects
+from pedarr.simulate import write_study
+write_study(Path(sys.argv[1]), _Twin(0, float(sys.argv[2]), {})(next(s for s in twin_subjects() if s.record == 'x003')))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)
+"""
+
+
+def size(folder): return sum(f.stat().st_size for f in folder.iterdir())
+
+
+def write_again(folder, target):
+    "Seconds for writing the same bytes to the same disk, in blocks of 1 MB."
+    began = time.perf_counter()
+    with open(target, 'wb') as out:
+        for f in sorted(folder.glob('*.dat')):
+            with open(f, 'rb') as source: shutil.copyfileobj(source, out, 1 << 20)
+    return time.perf_counter() - began
+
+
+def test_simulating_against_writing(tmp_path):
+    "How much slower than copying the files, and how much faster than life? PEDARR_BENCH_SCALE=1 runs the whole twin (3.6 GB of disk, twice)."
+    scale, jobs = float(os.environ.get('PEDARR_BENCH_SCALE', .1)), 2
+    ratios = []
+    for i in range(1 if scale == 1 else 3):
+        folder = tmp_path/f'twin{i}'
+        seconds = float(subprocess.run([sys.executable, '-c', RUN, str(folder), str(scale), str(jobs)], check=True, capture_output=True, text=True).stdout)
+        copy = write_again(folder, tmp_path/'again')
+        hours = sum(float((folder/f'{r}.hea').read_text().split()[3]) for r in (folder/'RECORDS').read_text().split())/977/3600
+        ratios.append((seconds/copy, 3600*hours/seconds, seconds))
+        gigabytes = size(folder)/1e9; shutil.rmtree(folder)
+    middle = [statistics.median(r[k] for r in ratios) for k in range(3)]
+    peak = float(subprocess.run([sys.executable, '-c', PEAK, str(tmp_path), str(scale)], check=True, capture_output=True, text=True).stdout)
+    print(f'\nsimulate --scale {scale:g} --jobs {jobs}: {hours:.2f} h, {gigabytes:.2f} GB in {middle[2]:.0f} s: {middle[0]:.1f} times a copy of the files, '
+          f'{middle[1]:.0f} times as fast as life; (medians of {len(ratios)}); peak memory of the process that writes x003 {peak:.0f} MB')
+    assert peak < 1500
