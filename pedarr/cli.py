@@ -237,7 +237,7 @@ def compare(runs_a, runs_b):
         click.echo(f"{name}: {', '.join(runs)}: top-1 {top1}; {', '.join(f'{k}={p.get(k)!r}' for k in differ) or 'same parameters as the other'}")
     click.echo(f'a minus b, on the same resampled subjects:\n{format_scores(table)}')
 
-# %% ../nbs/12_cli.ipynb #cd357fdf
+# %% ../nbs/12_cli.ipynb #d04c8791
 @main.command()
 @click.argument('folder', type=click.Path(path_type=Path))
 @click.option('--subjects', default=16, show_default=True)
@@ -248,10 +248,13 @@ def demo(folder, subjects, minutes, epochs, seed):
     "Simulate a small database, preprocess it, train, evaluate and report, all in FOLDER."
     from pedarr.preprocess import build_store
     from pedarr.simulate import simulate_database
+    from pedarr.train import make_config
+    params = dict(store=str(folder/'store'), run=str(folder/'run'), epochs=epochs, n_folds=3, seed=seed)
+    make_config(**params)      # a mistake in them should not wait for the simulation
     folder.mkdir(parents=True, exist_ok=True)
     click.echo('1/3 simulating a database (simulated: nothing here is a result on patients)')
     if not (folder/'database').exists(): simulate_database(folder/'database', subjects=subjects, minutes=minutes, seed=seed, jobs=2, progress=True)
     click.echo('2/3 preprocessing')
     build_store(folder/'database', folder/'store', 'leipzig', jobs=2, progress=True)
     click.echo('3/3 training and testing, patient by patient')
-    show_run(train_run(store=str(folder/'store'), run=str(folder/'run'), epochs=epochs, n_folds=3, seed=seed))
+    show_run(train_run(**params))

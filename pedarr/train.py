@@ -76,7 +76,7 @@ class TrainConfig:
 
     def __post_init__(self): _check_config(self)
 
-# %% ../nbs/11_train.ipynb #16c45b22
+# %% ../nbs/11_train.ipynb #20bdb815
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
 PRECISIONS = ('float32', 'bf16')
 LONE = ('error', 'drop', 'keep')
@@ -98,7 +98,7 @@ def _check_config(c: TrainConfig) -> None:
     if c.fold != 'all': object.__setattr__(c, 'fold', _typed('fold', c.fold, int))
     for name, low in dict(n_folds=2, epochs=1, batch_size=2, workers=0, resamples=100, seed=0, split_seed=0).items():
         if getattr(c, name) < low: raise PedarrError(f'parameter {name} must be at least {low}, not {getattr(c, name)}: correct it')
-    for name, high in dict(seed=2**32 - 1, split_seed=2**32 - 1, workers=os.cpu_count() or 1).items():
+    for name, high in dict(seed=2**32 - 1, split_seed=2**32 - 1, workers=os.cpu_count() or 1, epochs=100_000, resamples=1_000_000).items():
         if getattr(c, name) > high: raise PedarrError(f'parameter {name} must be at most {high}, not {getattr(c, name)}: correct it')
     for name in ('lr', 'clip'):
         if getattr(c, name) <= 0: raise PedarrError(f'parameter {name} must be positive, not {getattr(c, name)}: correct it')
@@ -175,7 +175,7 @@ def ahead(loader):
             coming = pool.submit(next, batches, None)
             yield batch
 
-# %% ../nbs/11_train.ipynb #8e467a2b
+# %% ../nbs/11_train.ipynb #49dc9756
 def train_epoch(model, contrastive, loader, optimizer, counts, epoch: int, c: TrainConfig, device) -> dict:
     "Train for one epoch; mean losses, seconds, segments, and the share of time spent waiting for data."
     model.train(); contrastive is not None and contrastive.train()
@@ -197,7 +197,8 @@ def train_epoch(model, contrastive, loader, optimizer, counts, epoch: int, c: Tr
         total += torch.stack([x.detach() for x in losses]).double().cpu()*len(label); n += len(label)
         tick = time.perf_counter()
     seconds = time.perf_counter() - begun
-    if not torch.isfinite(total).all(): raise PedarrError(f'the loss is not finite in epoch {epoch}: lower lr (now {c.lr:g}) or use precision float32')
+    finite = torch.isfinite(total).all() and all(torch.isfinite(p).all() for p in model.parameters())
+    if not finite: raise PedarrError(f'the loss or a weight is not finite in epoch {epoch}: lower lr (now {c.lr:g}) or use precision float32')
     return dict(classification=float(total[0])/n, contrastive=float(total[1])/n, seconds=seconds, segments=n, wait_share=waited/seconds)
 
 # %% ../nbs/11_train.ipynb #94e63d8e
@@ -210,6 +211,7 @@ def predict(model, loader, device) -> dict:
         out = model(*_inputs(batch, device))
         parts.append((batch.index.numpy(), out.logits.float().softmax(1).cpu().numpy(), out.modality_weights.float().cpu().numpy(), out.embedding.float().cpu().numpy()))
     index, prob, weights, embedding = (np.concatenate(x) for x in zip(*parts))
+    if not np.isfinite(prob).all(): raise PedarrError('the network gives no finite probabilities: it diverged in training; lower lr, and train again')
     return dict(index=index, prob=prob, weights=weights, embedding=embedding)
 
 # %% ../nbs/11_train.ipynb #cfc3e1b7

@@ -199,3 +199,14 @@ def test_a_resume_elsewhere_is_recorded(run, tmp_path):
     from pedarr.train import write_environment
     for device in ('a', 'a', 'b', 'b', 'a'): write_environment(tmp_path, dict(device=device))
     assert json.loads((tmp_path/'environment.json').read_text()) == dict(device='a', resumed=[dict(device='b')])
+
+
+def test_a_diverged_network_is_one_line_not_a_traceback():
+    class Broken(torch.nn.Module):
+        def forward(self, *inputs): return type('Out', (), {k: torch.full((2, 3), float('nan')) for k in ('logits', 'modality_weights', 'embedding')})
+    batch = type('Batch', (), dict(index=torch.arange(2)))
+    from pedarr import train as T
+    keep, T._inputs = T._inputs, lambda batch, device: ()
+    try:
+        with pytest.raises(PedarrError, match='diverged'): T.predict(Broken(), [batch], torch.device('cpu'))
+    finally: T._inputs = keep
