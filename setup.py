@@ -19,7 +19,7 @@ setup(
     author_email=cfg['author_email'],
     license='Apache-2.0',
     packages=find_packages(include=['pedarr', 'pedarr.*']),
-    include_package_data=True,
+    package_data={'pedarr': ['facts/*.csv', 'facts/README.md']},   # the counts of the release, read by pedarr.leipzig.release_facts
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},

@@ -20,11 +20,12 @@ from hypothesis import Phase, given, settings, strategies as st
 from conftest import real
 from pedarr import leipzig
 from pedarr.databases import LEIPZIG, list_records
-from pedarr.leipzig import (CHECKSUMS, MIRROR_URL, PUBLISHED, RELEASE_RECORDS, RELEASE_URL, channel_quality, check, choose_files, class_table, download,
-                            layout_table, mark_counts, mark_totals, parse_checksums, parse_duration, pause, retry_after, rhythm_table, safe_name,
-                            sha256, signal_notes, subject_table, unknown_marks)
+from pedarr.leipzig import (CHECKSUMS, MIRROR_URL, PUBLISHED, RELEASE_RECORDS, RELEASE_URL, against_release, agreement, channel_quality, check, choose_files,
+                            class_table, differences, download, layout_table, mark_counts, mark_totals, parse_checksums, parse_duration, pause,
+                            release_facts, release_summary, retry_after, rhythm_table, safe_name, scan_samples, sha256, signal_notes, stated_scale, subject_table,
+                            unknown_marks, wrong_sums)
 from pedarr.records import CHANNELS, ECG_LEADS, open_record, read_annotations
-from pedarr.rhythms import PedarrError, parse_episodes, rhythm_name
+from pedarr.rhythms import BEATS, PedarrError, parse_episodes, rhythm_name
 
 QUICK = dict(progress=False, backoff=.001, timeout=5., jobs=4)
 
@@ -484,10 +485,61 @@ def test_unknown_words_and_a_subject_without_row(db):
     relist(db)
     report = check(db, progress=False)
     text = '\n'.join(report.problems)
-    for w in ("unknown rhythm 'NEW' (1 times)", "unknown symbol 'e'", "unknown text '<odd>'", "unknown channel 'V6b'", 'no row in the subject tables'): assert w in text
-    assert 'V6 is missing in ' + path.stem in '\n'.join(report.notes)
+    for w in ("unknown rhythm 'NEW' (1 time)", "unknown symbol 'e'", "unknown text '<odd>'", "unknown channel 'V6b'", 'no row in the subject tables'): assert w in text
+    assert f'{path.stem}: without V6' in '\n'.join(report.notes)
     page = report.write_html(db.parent/'c.html').read_text()
     assert '<odd>' not in page and '&lt;odd&gt;' in page
+
+
+@st.composite
+def recordings(draw):
+    "(format, digital values [time, channel], how the channels are spread over files) with constants, rails and invalid samples."
+    fmt = draw(st.sampled_from(['16', '24', '212']))
+    k, n, top = draw(st.integers(1, 4)), draw(st.integers(1, 700)), {'16': 2**15, '24': 2**23, '212': 2**11}[fmt]
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    d = rng.integers(-draw(st.integers(1, top - 1)), draw(st.integers(1, top - 1)), (n, k))
+    for j in range(k):
+        kind = draw(st.sampled_from(['', 'constant', 'rail', 'invalid', 'all invalid']))
+        a, b = sorted(draw(st.tuples(st.integers(0, n), st.integers(0, n))))
+        if kind == 'constant': d[a:b, j] = 7
+        if kind == 'rail': d[a:b:3, j] = top - 1; d[a + 1:b:3, j] = 1 - top
+        if kind == 'invalid': d[a:b:2, j] = -top
+        if kind == 'all invalid': d[:, j] = -top
+    return fmt, d, draw(st.integers(0, k - 1)), draw(st.sampled_from([0, 3, 512]))
+
+
+def packed(d, fmt):
+    d = d.reshape(-1)
+    if fmt == '16': return d.astype('<i2').tobytes()
+    if fmt == '24': return (d & 0xffffff).astype('<u4').reshape(-1, 1).view('u1')[:, :3].tobytes()
+    a, b = (np.append(d, 0)[:(len(d) + 1)//2*2].reshape(-1, 2) & 0xfff).T
+    return np.stack([a & 255, a >> 8 | b >> 8 << 4, b & 255], 1).astype('u1').tobytes()[:(3*len(d) + 1)//2]
+
+
+@settings(max_examples=150, deadline=None)
+@given(recordings(), st.integers(1, 9))
+def test_one_pass_sees_what_three_would(tmp_path_factory, recording, seconds):
+    "Hashes, sums and quality of the streaming pass against the whole array, for one file or two, each format, any block."
+    (fmt, d, split, offset), fs, folder = recording, 50, tmp_path_factory.mktemp('scan')
+    n, k, bad = *d.shape, {'16': -2**15, '24': -2**23, '212': -2**11}[fmt]
+    parts = {'a.dat': d[:, :split or k], **({'b.dat': d[:, split:]} if split else {})}
+    lines = [f'{name} {fmt}+{offset} 100/mV 12 0 0 {d_.sum() % 65536} 0 c{name}{j}' for name, part in parts.items() for j, d_ in enumerate(part.T)]
+    (folder/'r.hea').write_text('\n'.join([f'r {k} {fs} {n}', *lines]) + '\n')
+    for name, part in parts.items(): (folder/name).write_bytes(b'?'*offset + packed(part, fmt))
+    record = open_record(folder/'r')
+    scan, hashes = scan_samples(record, seconds)
+    assert hashes == {folder/name: sha256(folder/name) for name in parts}
+    np.testing.assert_array_equal(scan.sums % 65536, d.sum(axis=0) % 65536)
+    assert wrong_sums(record, scan.sums) == [] and len(wrong_sums(record, scan.sums + 1)) == 1
+    quality = scan.quality()
+    for j, q in enumerate(quality.itertuples()):
+        x, rail = d[:, j][d[:, j] != bad], 0
+        flat = sum(len(s) for i in range(0, n, fs) if (s := d[i:i + fs, j]).size and (g := s[s != bad]).size and np.ptp(g)*.01 <= 1e-3)
+        for v in {x.min(), x.max()} if x.size else (): rail += (x == v).sum() if abs(v) >= 1024 and (x == v).sum() >= 3 and np.ptp(x) else 0
+        assert q.invalid*n == pytest.approx(n - len(x)) and q.flat*n == pytest.approx(flat) and q.clipped*n == pytest.approx(rail)
+        if x.size: assert (q.low, q.high) == pytest.approx((x.min()/100, x.max()/100))
+        else: assert np.isnan(q.low) and np.isnan(q.high)
+    shutil.rmtree(folder)
 
 
 def test_quality_of_faults_made_to_measure(tmp_path):
@@ -524,7 +576,7 @@ def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp('tiny')
     d = np.random.default_rng(1).integers(-3000, 3000, (1954, 14))
     (folder/'x001.dat').write_bytes((d & 0xffffff).astype('<u4').reshape(-1, 1).view('u1')[:, :3].tobytes())
-    (folder/'x001.hea').write_text('x001 14 977 1954\n' + ''.join(f'x001.dat 24 2000/mV 24 0 {d[0, i]} {d[:, i].sum() % 65536} 0 {c}\n' for i, c in enumerate(ECG_LEADS + ['ABL12', 'RVA12'])))
+    (folder/'x001.hea').write_text('x001 14 977 1954\n' + ''.join(f'x001.dat 24 2000/mV 24 0 {d[0, i]} {d[:, i].sum() % 65536} 0 {c}\n' for i, c in enumerate(ECG_LEADS + ['ABL12', 'RVA12'])) + '#Simulated for a test\n')
     wfdb.wrann('x001', 'atr', np.array([5, 10, 500, 900, 1500]), symbol=['+', 'N', 'A', '+', 'V'], aux_note=['(N', 'N-Prex', '', '(VT', ''], write_dir=str(folder))
     (folder/'children-subject-info.csv').write_text('subject_id,file_name,gender,age,diagnosis,ap_loacation,ecg_duration\n001,x001,M,.6.6,AVRT,right lateral,0:0:2.000\n')
     (folder/'adults-subject-info.csv').write_text('subject_id,file_name,gender,age,diagnosis,ecg_duration\n')
@@ -560,3 +612,143 @@ def test_any_damage_to_small_files_is_a_sentence(tiny, data):
 def test_simulated_recordings_are_called_so(simulated):
     found = check(simulated, progress=False)
     assert found.notes[0].startswith('SIMULATED: 8 of 8 records') and 'SIMULATED' in found.text()
+
+
+# ---------------------------------------------------------------- against the release
+
+def test_facts_are_whole_and_consistent():
+    facts = release_facts()
+    assert list(facts) == ['records', 'episodes', 'marks'] and set(facts['records'].record) == RELEASE_RECORDS
+    assert not any(t.isna().any().any() for t in facts.values())
+    assert [str(facts['episodes'][c].dtype) for c in ('episodes', 'beats', 'longest')] == ['int64']*3 and facts['marks'].n.dtype == 'int64'
+    assert facts['records'].subject_id.str.startswith('00').sum() == 29, 'subject numbers keep their zeros'
+    beats = facts['marks'][facts['marks'].symbol.isin(list(BEATS))].groupby(['record', 'rhythm']).n.sum()
+    pd.testing.assert_series_equal(beats.sort_index(), facts['episodes'].set_index(['record', 'rhythm']).beats.sort_index(), check_names=False)
+
+
+def test_facts_are_packed(tmp_path):
+    "setup.py puts the tables and their source beside the modules."
+    pytest.importorskip('setuptools')
+    import subprocess, sys
+    root = Path(leipzig.__file__).parents[1]
+    subprocess.run([sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path)], cwd=root, check=True, capture_output=True)
+    assert {p.name for p in (tmp_path/'pedarr'/'facts').iterdir()} == {'records.csv', 'episodes.csv', 'marks.csv', 'README.md'}
+
+
+@pytest.fixture(scope='module')
+def claims(tmp_path_factory):
+    "A folder that claims to be the release: x0027 with the annotations that the facts allow, at invented times, and noise for signals."
+    folder, facts = tmp_path_factory.mktemp('claims'), release_facts()
+    fact = facts['records'].set_index('record').loc['x0027']
+    names, n = fact.channels.split(), round(977*parse_duration(fact.duration))
+    d = np.random.default_rng(1).integers(-3000, 3000, (n, len(names)))
+    (folder/'x0027.dat').write_bytes(packed(d, '24'))
+    (folder/'x0027.hea').write_text(f'x0027 {len(names)} 977 {n}\n' + ''.join(f'x0027.dat 24 2000/mV 24 0 {d[0, i]} {d[:, i].sum() % 65536} 0 {c}\n' for i, c in enumerate(names)))
+    script = [('(N', 'N', 'N-Prex', 94), ('(/A', '/', '/A', 8), ('(AVRT', 'X', 'AVRT', 23), ('(/A', '/', '/A', 8), ('(N', 'N', 'N-Prex', 3)]
+    marks = [m for rhythm, symbol, aux, k in script for m in [('+', rhythm)] + [(symbol, aux)]*k]
+    write_marks(folder, marks)
+    rows = ','.join([fact.subject_id, 'x0027', fact.sex, fact.age, fact.diagnosis, fact.pathway, fact.duration])
+    (folder/'children-subject-info.csv').write_text(f'subject_id,file_name,gender,age,diagnosis,ap_loacation,ecg_duration\n{rows}\n')
+    (folder/'adults-subject-info.csv').write_text('subject_id,file_name,gender,age,diagnosis,ecg_duration\n')
+    relist(folder)
+    return folder, marks
+
+
+def write_marks(folder, marks):
+    labels = pd.DataFrame({'label_store': [42, 43], 'symbol': ['X', 'b'], 'description': ['x', 'b']})
+    wfdb.wrann('x0027', 'atr', 100 + 500*np.arange(len(marks)), symbol=[s for s, _ in marks], aux_note=[a for _, a in marks], custom_labels=labels, write_dir=str(folder))
+
+
+def test_a_record_of_the_release_agrees_and_a_changed_one_is_a_problem(claims, tmp_path):
+    source, marks = claims
+    folder = tmp_path/'db'; shutil.copytree(source, folder)
+    report = check(folder, progress=False)
+    assert report.ok and report.summary == "counts equal the release's in 1 of 39 records (1 here)" and report.summary in report.text()
+    assert report.tables['against'].agrees.all() and report.tables['agreement'].equal.tolist() == [1]*8
+    other = 'text (none): 1 here, 0 there'
+    for change, words, equal in (([('Q', '') if i == 3 else m for i, m in enumerate(marks)], ['symbol N: 96 here, 97 there', 'symbol Q: 1 here, 0 there', other], 0),
+                                 ([('+', '(VT') if m == ('+', '(AVRT') else m for m in marks], ['episodes AVRT: 0 here, 1 there', 'beats VT: 23 here, 0 there'], 0),
+                                 (marks[:1] + marks[2:] + marks[1:2], ['longest N: 93 here, 94 there'], 1),      # a beat of one episode in another: all counts are equal
+                                 (marks[1:], ['beats before the first mark: 94 here, 0 there', 'symbol +: 4 here, 5 there'], 0)):
+        write_marks(folder, change); relist(folder)
+        report = check(folder, progress=False)
+        assert len(report.problems) == 1 and report.problems[0].startswith('x0027: ') and 'differ from the release' in report.problems[0]
+        assert all(w in differences(report.tables['against'], 99)[0] for w in words) and report.summary.startswith(f"counts equal the release's in {equal} of 39")
+        page = report.write_html(tmp_path/'c.html').read_text()
+        assert 'Facts that differ from the release' in page and f'in {equal} of 39 records' in page
+    write_marks(folder, marks)
+    header = folder/'x0027.hea'; before = header.read_text()
+    header.write_text(before + '#Simulated: no patient\n'); relist(folder)
+    assert check(folder, progress=False).summary == '', 'one simulated record that states no scale is no twin'
+    header.write_text(before.replace(' II\n', ' tmp\n').replace(' I\n', ' II\n').replace(' tmp\n', ' I\n') + '#Simulated, scale 0.5\n'); relist(folder)
+    report = check(folder, progress=False)
+    assert report.ok and 'scale 0.5' in report.summary and report.summary.endswith('in 0 of 39 records')
+    assert any('other channels, or in another order' in n for n in report.notes) and report.tables['agreement'].what.tolist() == ['layout', 'subject']
+    table = folder/'children-subject-info.csv'
+    header.write_text(before); table.write_text(table.read_text().replace(',M,', ',F,')); relist(folder)
+    assert 'sex: F here, M there' in check(folder, progress=False).problems[0]
+
+
+def test_the_release_agrees_with_its_own_sequence():
+    "The annotation sequence as published, through the functions that `check` uses: 39 of 39; as a simulated twin, differences are notes."
+    folder, facts = real('leipzig'), release_facts()
+    t = pd.read_csv(folder/'annotation-sequence.csv.gz', dtype=str, keep_default_na=False)
+    fact, results = facts['records'].set_index('record'), []
+    for record, part in t.groupby('record', sort=False):
+        e = parse_episodes(np.arange(len(part)), part.symbol.to_numpy(), part.aux.to_numpy(), len(part), record).assign(record=record, seconds=1.)
+        totals = mark_totals(part.symbol)
+        seconds = parse_duration(fact.duration[record]) + (2.9 if record == 'x005' else .7)
+        results.append({'record': record, 'names': fact.channels[record].split(), 'simulated': False, 'scale': 1., 'rhythms': rhythm_table(e), 'marks': mark_counts(part.symbol, part.aux),
+                        'row': {'seconds': seconds, 'no_episode': totals['beats'] + totals['unclassifiable'] - e.beats.sum()}})
+    against = against_release(results, subject_table(folder))
+    assert against.agrees.all() and (agreement(against).equal == 39).all() and release_summary(against).startswith("counts equal the release's in 39 of 39")
+    assert differences(against) == []
+    assert not len(against_release([{**r, 'simulated': True} for r in results[:38]], subject_table(folder))), 'a simulated folder of 38 is no twin'
+    assert release_summary(against_release([{**r, 'simulated': True} for r in results], pd.DataFrame())).endswith('39 of 39 records')
+
+
+def test_another_database_gets_a_short_report(tmp_path):
+    folder = real('mitdb')
+    report = check(folder, progress=False)
+    assert 'none of the 7 records has a name of the release' in report.problems[0] and report.summary == '' and len(report.text().split('\n')) < 60
+    assert not any(len(line) > 250 for line in report.text().split('\n'))
+    for i in range(60): (tmp_path/f'r{i}.hea').write_text(f'r{i} 1 500 0 what\n')
+    report = check(tmp_path, progress=False)
+    assert len(report.problems) > 60 and len(report.text().split('\n')) < 40 and f'... {len(report.problems) - 12} more, see the page' in report.text()
+    assert all(f'r{i}.hea' in report.write_html(tmp_path/'c.html').read_text() for i in range(60))
+
+
+def test_poor_signal_and_classes_by_subject(simulated, tmp_path):
+    report = check(simulated, progress=False)
+    t, records = report.tables['subjects'].set_index('record'), report.tables['records'].set_index('record')
+    assert list(t.index) == [*records.index, 'all'] and t['poor signal']['all'] == f'{records.poor_seconds.sum():,.0f}' and records.poor_seconds.sum() > 0
+    rhythms = report.tables['rhythms'].groupby(['record', 'label'])[['seconds', 'episodes']].sum()
+    assert all(t[label][record] == f'{x.seconds:,.0f} ({int(x.episodes)})' for (record, label), x in rhythms.iterrows())
+    page, text = report.write_html(tmp_path/'c.html').read_text(), report.text()
+    for words in (t['SR']['all'], 'poor signal', 'AVNRT'): assert words in page and words in text
+    order = [page.index(w) for w in ('Problems', 'Counts', 'Rhythm classes', 'Seconds (episodes)', 'Notes', 'Channel layouts')]
+    assert order == sorted(order) and '(SIMULATED)' in page
+
+
+@given(st.lists(st.text(max_size=40), max_size=3))
+def test_any_comment_has_a_scale(comments): assert stated_scale(comments) >= 0
+
+
+@pytest.mark.bench
+def test_bench_check_reads_once(tmp_path):
+    "One pass (hash, sums, quality) over an hour of nineteen SIMULATED channels, against reading the file whole and hashing it, in one run."
+    from pedarr.simulate import simulate_database
+    simulate_database(tmp_path/'db', subjects=4, minutes=1.0, seed=1)
+    path = next(p for p in list_records(tmp_path/'db') if LEIPZIG.open(p).n_sig == 19)
+    header, raw = path.read_text().split('\n'), path.with_suffix('.dat').read_bytes()
+    fields = header[0].split(); fields[3] = str(60*int(fields[3]))
+    with open(path.with_suffix('.dat'), 'wb') as f:
+        for _ in range(60): f.write(raw)
+    signals = [line.split() if line.startswith(path.stem) else None for line in header[1:]]
+    lines = [' '.join([*x[:6], str(60*int(x[6]) % 65536), *x[7:]]) if x else line for x, line in zip(signals, header[1:])]
+    path.write_text('\n'.join([' '.join(fields), *lines]))
+    record, file, times = LEIPZIG.open(path), path.with_suffix('.dat'), []
+    def timed(f): begun = time.perf_counter(); f(); return time.perf_counter() - begun
+    for _ in range(5): times.append((timed(lambda: hashlib.sha256(file.read_bytes()).hexdigest()), timed(lambda: sha256(file)), timed(lambda: scan_samples(record)), timed(record.verify)))
+    mb, (whole, stream, once, verify) = file.stat().st_size/1e6, np.median(times, axis=0)
+    print(f'\ncheck, {mb:.0f} MB: one pass {mb/once:.0f} MB/s; plain read + sha256 {mb/whole:.0f} MB/s ({once/whole:.2f} of its time), by blocks {mb/stream:.0f} MB/s; Record.verify alone {mb/verify:.0f} MB/s')
