@@ -1,15 +1,19 @@
 """Figures and tables for looking at data: what is drawn is what was given, and wrong input is one line."""
+import dataclasses
 import io
+import shutil
 
 import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings, strategies as st
 
-from conftest import real
-from pedarr import plots
+from conftest import ROOT, real
+from pedarr import leipzig, plots
 from pedarr.databases import get_database
 from pedarr.records import CHANNELS, ECG_LEADS, IEGM_CHANNELS
 from pedarr.rhythms import PedarrError, classes_of, get_grouping
@@ -155,3 +159,193 @@ def test_real_recordings_are_drawn():
 def test_real_mitdb_rates():
     table = plots.episode_table(real('mitdb'), get_database('mitdb'))
     assert table.rate.dropna().between(30, 250).all() and (table.beats.sum() > 10_000)
+
+
+# ---- the chapter's tables and figures: what they count, what they refuse, and that a simulated heart always says so
+
+FACTS = leipzig.release_facts()['episodes']
+DB = get_database('leipzig')
+
+
+def stamped(fig): return 'SIMULATED' in (fig.get_suptitle() or '')
+
+
+def test_every_figure_of_simulated_recordings_says_so(simulated):
+    episodes, channels = plots.episode_table(simulated, DB), plots.channel_table(simulated, DB)
+    ages = DB.subjects(simulated).age
+    draw = [lambda e: plots.plot_timeline(e, 977), plots.plot_class_counts, plots.plot_rates, plots.plot_amounts, plots.plot_concentration, plots.plot_subject_map,
+            lambda e: plots.plot_rate_by_age(e, ages)]
+    for f in draw:
+        assert stamped(f(episodes)), f
+        assert not stamped(f(episodes.assign(simulated=False))) and not stamped(f(episodes.drop(columns='simulated')))
+        plt.close('all')
+    quality = plots.quality_table(simulated, DB, channels)
+    assert stamped(plots.plot_channels(channels)) and stamped(plots.plot_quality(quality))
+    assert not stamped(plots.plot_channels(channels.assign(simulated=False))) and not stamped(plots.plot_quality(quality.assign(simulated=False)))
+    assert not stamped(plots.plot_concentration(FACTS))      # real counts
+
+
+def test_a_study_says_simulated_in_its_title_only_if_its_header_does(simulated, tmp_path):
+    for p in simulated.glob('x001.*'): shutil.copy(p, tmp_path)
+    header = tmp_path/'x001.hea'; header.write_text('\n'.join(l for l in header.read_text().splitlines() if not l.startswith('#')) + '\n')
+    titles = [plots.plot_study(DB.open(f/'x001.hea'), 5000, DB, title='t').axes[0].get_title(loc='left') for f in (simulated, tmp_path)]
+    assert 'SIMULATED' in titles[0] and titles[1] == 't'
+
+
+def test_amounts_of_the_real_release():
+    t = plots.amounts(FACTS)
+    published = leipzig.PUBLISHED
+    assert t.beats.sum() + FACTS.beats[FACTS.rhythm == ''].sum() == published['beats'] + published['unclassifiable']
+    assert t.episodes.sum() == published['rhythm_marks'] and len(t) == 13 and t.subjects.max() == published['records']
+    assert t.beats.is_monotonic_decreasing
+
+
+@given(st.lists(st.tuples(st.sampled_from('abcde'), st.sampled_from(['N', 'VT']), st.integers(0, 1000)), min_size=1, max_size=30).filter(lambda r: any(x[2] for x in r)))
+@settings(max_examples=60, deadline=None)
+def test_concentration_is_bounded(rows):
+    t = pd.DataFrame(rows, columns=['subject', 'rhythm', 'beats'])
+    c = plots.concentration(t)
+    assert c.total.sum() == t.beats.sum() and (c.subjects <= 5).all()
+    assert (c.effective <= c.subjects + 1e-9).all() and (c.effective >= 1 - 1e-9).all()
+    assert (c.share >= 1/c.subjects - 1e-9).all() and (c.effective >= 1/c.share - 1e-9).all()     # sum p^2 <= max p
+    again = plots.concentration(t.sample(frac=1, random_state=0))
+    np.testing.assert_allclose(again.effective[c.index], c.effective)
+
+
+def test_concentration_bars_are_whole():
+    fig = plots.plot_concentration(FACTS)
+    widths = {}
+    for b in fig.axes[0].patches: widths[round(b.get_y(), 3)] = widths.get(round(b.get_y(), 3), 0) + b.get_width()
+    assert len(widths) == 13 and all(w == pytest.approx(1) for w in widths.values())
+    assert 'x006 100%' in texts(fig) and '1.0 of 1' in texts(fig)
+
+
+@pytest.mark.parametrize('call', [lambda: plots.amounts(EVERY[:0]), lambda: plots.amounts(EVERY), lambda: plots.concentration(EVERY), lambda: plots.plot_rate_by_age(EVERY, {}),
+                                  lambda: plots.cohort_table(EVERY[:0], {}), lambda: plots.signal_quality(np.zeros((2, 100)), 977), lambda: plots.signal_quality(np.zeros((2, 500)), 100)])
+def test_new_tables_refuse_in_one_line(call):
+    with pytest.raises(PedarrError) as e: call()
+    assert '\n' not in str(e.value)
+
+
+def test_subject_map_is_blank_where_there_is_nothing():
+    t = pd.DataFrame(dict(subject=['x0010', 'x002'], rhythm=['N', 'VT'], beats=[5, 3], seconds=[4., 2.]))
+    ax = plots.plot_subject_map(t).axes[0]
+    shown = np.ma.masked_invalid(ax.images[0].get_array())
+    assert [l.get_text() for l in ax.get_xticklabels()] == ['x002', 'x0010'] and shown.mask.tolist() == [[True, False], [False, True]]
+
+
+def test_timeline_shows_poor_signal_and_short_episodes():
+    e = pd.DataFrame(dict(record='x001', start=[0, 10, 12], stop=[10, 12, 2_000_000], label=['SR', 'VT', 'SR']))
+    fig = plots.plot_timeline(e, 250, pd.DataFrame(dict(record=['x001'], start=[0], stop=[250_000])))
+    ax, side = fig.axes
+    assert ax.get_xlabel() == 'time (h)'
+    assert min(b.get_width() for b in ax.patches) == pytest.approx(2_000_000/250/3600/400)     # two samples are drawn, not lost
+    black = [b for b in ax.patches if b.get_facecolor() == (0, 0, 0, 1)]
+    assert len(black) == 1 and black[0].get_width() == pytest.approx(1000/3600)
+    assert sum(b.get_width() for b in side.patches) == pytest.approx(1)
+
+
+def test_availability_of_the_simulated_database(simulated):
+    state = plots.availability(plots.channel_table(simulated, DB))
+    for path in DB.records(simulated):
+        record = DB.open(path); _, mask = record.window(0, record.sig_len)
+        for c, row, present in zip(CHANNELS, record.rows, mask):
+            want = 'absent' if row < 0 else 'present' if present else 'constant'
+            assert state.at[c, record.name] == want or (want, state.at[c, record.name]) == ('present', 'part')
+
+
+@given(st.floats(.001, 5), st.integers(0, 3))
+@settings(max_examples=15, deadline=None)
+def test_signal_quality_scales_with_the_signal(gain, seed):
+    x = np.random.default_rng(seed).normal(0, 1, (3, 4000)).cumsum(1)*.01
+    a, b = plots.signal_quality(x, 500), plots.signal_quality(gain*x + 3, 500)
+    np.testing.assert_allclose(b, gain*a, rtol=1e-6, atol=1e-9)
+
+
+def test_quality_of_real_recordings():
+    for name in ('ludb', 'mitdb'):
+        db = get_database(name); paths = db.records(real(name))[:3]
+        few = dataclasses.replace(db); object.__setattr__(few, 'records', lambda folder: paths)
+        q = plots.quality_table(real(name), few)
+        assert len(q) == 3 and q[['noise', 'wander', 'mains']].lt(1).all().all() and q.noise.gt(0).all() and not q.simulated.any()
+
+
+def test_poor_signal_table(simulated):
+    poor = plots.poor_table(simulated, DB)
+    q = plots.quality_table(simulated, DB)
+    assert len(poor) and (poor.seconds > 0).all()
+    for record, s in poor.groupby('record').seconds.sum().items(): assert q.poor[record] == pytest.approx(s/DB.open(simulated/f'{record}.hea').duration)
+
+
+def test_examples_hold_the_rhythm_and_start_inside(simulated):
+    episodes = plots.episode_table(simulated, DB)
+    poor = plots.poor_table(simulated, DB)
+    for rhythm in episodes.rhythm.unique():
+        record, start = plots.find_example(episodes, rhythm, simulated, DB)
+        n = int(2.5*record.fs); middle = start + n//2
+        e = episodes[(episodes.record == record.name) & (episodes.start <= middle) & (episodes.stop > middle)]
+        assert 0 <= start <= record.sig_len - n and e.rhythm.tolist() == [rhythm]
+    assert plots.find_example(episodes, 'N', simulated, DB, text='no such text') is None
+    assert plots.find_example(episodes, 'N', simulated, DB, seconds=1e4) is None
+
+
+def test_calipers_mark_nothing_that_was_not_measured():
+    nothing = pd.DataFrame(dict(qrs_on=[1., np.nan], p_on=np.nan, his=np.nan, a_before=np.nan, a_after=np.nan, av=np.nan, va=np.nan))
+    assert plots.calipers(nothing, np.zeros((0, 5)), 0) == [] and plots.calipers(nothing, np.zeros((0, 5)), 1) == []
+    his = nothing.assign(qrs_on=[1., 1.6], his=[.9, np.nan], a_before=[.95, np.nan], av=[.05, np.nan])
+    assert [c[0] for c in plots.calipers(his, np.zeros((0, 5)), 0)] == ['RR 600', 'AV 50']       # a His potential before the atrium is none
+
+
+def test_study_draws_its_calipers_where_they_were_measured(simulated):
+    episodes = plots.episode_table(simulated, DB)
+    record, start = plots.find_example(episodes, 'AVRT', simulated, DB)
+    fig = plots.plot_study(record, start, DB)
+    low = fig.axes[1]
+    names = [t.get_text() for t in low.texts]
+    rr = next(int(n.split()[1]) for n in names if n.startswith('RR '))
+    rate = episodes[(episodes.record == record.name) & (episodes.start <= start) & (episodes.stop > start)].rate.iloc[0]
+    assert rr == pytest.approx(60_000/rate, rel=.15) and any(n.startswith('VA ') for n in names)
+    sweep = int(next(n for n in names if 'mm/s' in n).split()[0])
+    widths = [np.ptp(l.get_xdata()) for l in low.lines if len(l.get_xdata()) == 2 and np.ptp(l.get_ydata()) == 0 and l.get_linewidth() == pytest.approx(1.2)]
+    assert any(w/sweep*1000 == pytest.approx(rr, abs=1) for w in widths)
+    with pytest.raises(PedarrError, match=record.name): plots.plot_study(record, record.sig_len - 10, DB)
+    with pytest.raises(PedarrError, match='leave'): plots.plot_study(record, -1, DB)
+
+
+def test_study_of_real_recordings_without_catheters_or_annotations():
+    for name in ('mitdb', 'ludb', 'iafdb'):
+        db = get_database(name); record = db.open(db.records(real(name))[0])
+        fig = plots.plot_study(record, int(2*record.fs), db, title=name)
+        assert fig.axes[0].get_title(loc='left') == name
+        assert ('CS12' in texts(fig)) == (name == 'iafdb')
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1.01, 1.02)])
+def test_ink_palette_png_holds_what_pillow_quantises(size):
+    from PIL import Image
+    for colours in (['k', '#029e73'], [f'C{i}' for i in range(8)], 7, 40):
+        fig, ax = plt.subplots(figsize=size); ax.plot([0, 1, 0], color='#029e73')
+        full = io.BytesIO(); fig.savefig(full, format='png', dpi=51)
+        palette, n = (None, colours) if isinstance(colours, int) else plots.ink_palette(colours)
+        want = Image.open(full).convert('RGB').quantize(n, palette=palette, dither=Image.Dither.NONE).convert('RGB')
+        have = Image.open(io.BytesIO(plots.figure_png(fig, 51, colours))); have.load()
+        assert np.array_equal(np.asarray(have.convert('RGB')), np.asarray(want))
+
+
+def test_the_chapter_has_one_parameter_cell():
+    nb = nbformat.read(ROOT/'nbs'/'04_explore.ipynb', 4)
+    tagged = [c.source for c in nb.cells if 'parameters' in c.metadata.get('tags', [])]
+    assert len(tagged) == 1 and {l.split(' = ')[0] for l in tagged[0].splitlines()} == {'folder', 'scale', 'seed'}
+
+
+def test_examples_keep_away_from_poor_signal(simulated):
+    episodes = plots.episode_table(simulated, DB)
+    episodes = episodes[episodes.index == episodes[episodes.rhythm == 'N'].seconds.idxmax()]
+    record, start = plots.find_example(episodes, 'N', simulated, DB)
+    bad = pd.DataFrame(dict(start=[start + 100], stop=[start + 200]))
+    spoilt = dataclasses.replace(DB, read_episodes=lambda r, db: (DB.episodes(r)[0], bad))      # the same stretch of every record
+    other, again = plots.find_example(episodes, 'N', simulated, spoilt)
+    n = int(2.5*record.fs)
+    assert again + n <= start + 100 or again >= start + 200
+    everywhere = dataclasses.replace(DB, read_episodes=lambda r, db: (DB.episodes(r)[0], pd.DataFrame(dict(start=[0], stop=[r.sig_len]))))
+    assert plots.find_example(episodes, 'N', simulated, everywhere) is not None     # rather a spoilt one than none
