@@ -52,7 +52,7 @@ def delta_vector(location):
     v = np.array([.15, .1, 0.]) - np.array(RING[location][1])
     return v / np.linalg.norm(v)
 
-# %% ../nbs/03_simulate.ipynb #0de2b337
+# %% ../nbs/03_simulate.ipynb #dfa00d5d
 @dataclass(frozen=True)
 class Heart:
     "Conduction (times in s) and geometry of one simulated heart."
@@ -79,8 +79,9 @@ class Heart:
     vt: np.ndarray          # [3] main vector of ventricular tachycardia
     pvc: np.ndarray         # [3] main vector of ventricular premature beats
     ectopy: float           # share of sinus beats that are premature
+    breathing: float        # largest respiratory swing of the sinus cycle, as a share of it
 
-# %% ../nbs/03_simulate.ipynb #1a93d0f5
+# %% ../nbs/03_simulate.ipynb #a08dbfd6
 def _rotation(degrees, rng):
     "A random turn about each axis in succession, `degrees` standard deviation."
     turn = np.eye(3)
@@ -101,15 +102,16 @@ def make_heart(age, rng, location='', preexcited=False, fallot=False, pjrt=False
     cycle = float(np.interp(age, [2, 10, 18, 60], [.27, .31, .35, .38])) * vary(.1) * (1.35 if pjrt else 1)
     va = rng.uniform(.082, .145)
     pick = lambda p: _ORIGINS[rng.choice(4, p=p)] + rng.normal(0, .15, 3)
-    notches = np.c_[rng.uniform(.2, .9, 2), rng.uniform(.03, .05, 2), rng.normal(0, .13, (2, 3))]
+    notches = np.c_[rng.uniform(.2, .9, 2), rng.uniform(.03, .05, 2), rng.normal(0, .17, (2, 3))]
     return Heart(rate=rate * vary(.12), ah=ah, hv=hv, qrs=qrs * vary(.08), slow=rng.uniform(.2, .28), svt_cycle=cycle,
         va_septal=rng.uniform(-.005, .062), va_pathway=cycle - ah - hv - .03 if pjrt else va, pathway=PATHWAYS.get(location, 4.3),
         delta=delta_vector(location or 'right posteroseptal'), bypass=bool(location), preexcited=preexcited, rbbb=fallot,
         aberration=str(rng.choice(['rbbb', 'lbbb'], p=[.75, .25])), retrograde=bool(rng.random() < .55), av_limit=rng.uniform(.28, .38),
         focus=float(rng.choice([-.5, 1.5, 5.5])), pacing=str(rng.choice(['HRA', 'CS90', 'CS12'])), rotation=_rotation(14, rng), notches=notches,
-        vt=pick([.5, .25, .15, .1] if fallot else [.3, .4, .1, .2]), pvc=pick([.5, .2, .2, .1]), ectopy=float(rng.choice([0, .01, .04])))
+        vt=pick([.5, .25, .15, .1] if fallot else [.3, .4, .1, .2]), pvc=pick([.5, .2, .2, .1]), ectopy=float(rng.choice([0, .01, .04])),
+        breathing=float(np.interp(age, [8, 40], [.06, .02])))
 
-# %% ../nbs/03_simulate.ipynb #3219918f
+# %% ../nbs/03_simulate.ipynb #9b62adb8
 BEAT_COLUMNS = ('atrium', 'his', 'ventricle', 'stimulus', 'atrial', 'ventricular', 'site', 'symbol', 'aux')
 NAN = float('nan')
 
@@ -127,10 +129,12 @@ class Ladder:
         h, u = self.heart, self.rng.uniform
         fast = self.rng.random() < .33 and rhythm not in ('A', 'B')
         rate = min(h.rate * math.exp(self.rng.normal(0, .06)) * (u(1.3, 2.1) if fast else 1), 185)
-        self.rhythm, self.fresh, self.breathing = rhythm, True, .01 if fast else u(.01, .06)
+        self.rhythm, self.fresh, self.breathing = rhythm, True, .01 if fast else u(.005, h.breathing)
         self.cycle = dict(sinus=60 / rate, svt=h.svt_cycle * u(.94, 1.08), vt=u(.29, .48), ivr=u(.55, .9), vpace=u(.3, .65), apace=u(.28, .65),
                           eat=u(.3, .52), flutter=u(.18, .25), ratio=int(self.rng.choice([2, 3, 4], p=[.6, .2, .2])), fibrillation=u(.14, .2),
                           gamma=u(.05, .12), junction=u(.52, 1.))
+        focus = {'J': 'junction', 'IVR': 'ivr', '/V': 'vpace'}.get(rhythm)   # a pacemaker further down leads only while the sinus node is slower
+        if focus and not h.retrograde: self.cycle['sinus'] = max(60 / h.rate, self.cycle[focus] * u(1.02, 1.4))
 
     def row(self, symbol='', aux='', atrium=NAN, his=NAN, ventricle=NAN, stimulus=NAN, atrial='', ventricular='', site=''):
         "One beat, or one activation of the atria alone."
@@ -244,7 +248,7 @@ def begin(L, over, cycle):
     L.row(atrium=atrium, atrial='focus')
     return max(atrium + delay - L.ventricle, .24)
 
-# %% ../nbs/03_simulate.ipynb #1b04fe49
+# %% ../nbs/03_simulate.ipynb #00b4c14a
 def ectopic(L, symbol, aux):
     "A beat of an ectopic atrial tachycardia."
     conduct(L, next_conducted(L, lambda: L.lasts('eat', .02), 'focus', L.heart.av_limit), symbol, aux, atrial='focus')
@@ -257,7 +261,7 @@ def flutter(L, symbol, aux):
 def fibrillation(L, symbol, aux, kind=''):
     "The atria are never at rest, and the ventricles answer at irregular times."
     ventricle = L.ventricle + .27 + L.rng.gamma(3, L.cycle['gamma']) * L.stretch
-    while L.atrium < ventricle - .03: L.row(atrium=L.atrium + max(.07, L.cycle['fibrillation'] * (1 + .1 * L.rng.standard_normal())), atrial='fibrillation')
+    while L.atrium < ventricle - .03: L.row(atrium=L.atrium + max(.07, L.cycle['fibrillation'] * (1 + .07 * L.rng.standard_normal())), atrial='fibrillation')
     kind = kind or ('rbbb' if L.heart.rbbb else 'narrow')
     L.row(symbol, aux, his=ventricle - L.heart.hv if kind != 'pvc' else NAN, ventricle=ventricle, ventricular=kind)
 
@@ -406,12 +410,12 @@ def twelve_leads(eight):
     half = (lambda x: np.rint(x / 2).astype(eight.dtype)) if np.issubdtype(eight.dtype, np.integer) else (lambda x: x / 2)
     return np.concatenate([np.stack([one, two, two - one, -half(one + two), half(2 * one - two), half(2 * two - one)]), eight[2:]])
 
-# %% ../nbs/03_simulate.ipynb #0e550652
+# %% ../nbs/03_simulate.ipynb #01ae227f
 def qrs_waves(kind, heart):
     "Time (s after onset), width (s) and vector (mV) of the bells of a QRS complex, and the vector of its T wave."
     w, h = heart.qrs, heart
     sharp = [(t * w, s * w, v) for t, s, *v in h.notches]
-    narrow = [(.22 * w, .09 * w, (-.15, .05, -.28)), (.48 * w, .12 * w, (.95, .95, .15)), (.74 * w, .10 * w, (-.38, -.12, .5))] + sharp
+    narrow = [(.22 * w, .09 * w, (-.15, .05, -.36)), (.48 * w, .12 * w, (1.2, .65, .25)), (.74 * w, .10 * w, (-.35, -.05, .58))] + sharp
     t_wave = (.27, .27, .0)
     if kind == 'narrow': return narrow, t_wave
     if kind == 'rbbb': return narrow + [(1.05 * w, .18 * w, (-.5, .0, -.45))], (.30, .2, .2)
@@ -436,7 +440,7 @@ def atrial_map(kind, heart):
     down = .11 if place > 7 else .05 * left - .1        # from the high right atrium downwards, else upwards
     return cs, right, [(.032, .017, (-.06 * left, down, -.05 + .05 * left)), (.062, .019, (.08 - .16 * left, .7 * down, .045))]
 
-# %% ../nbs/03_simulate.ipynb #24a39981
+# %% ../nbs/03_simulate.ipynb #ac9ba9dc
 def sway(times, rng, breath, drift):
     "Small turns of the heart's axis [N, 3] (rad) at the given times: with every breath, and slowly over minutes."
     knots = np.cumsum(rng.normal(0, drift, (int(max(times, default=0.) / 20) + 3, 3)), axis=0)
@@ -460,7 +464,7 @@ def ecg_waves(beats, heart, age, rng):
         here = (lead.ventricular == kind).to_numpy(); v = lead.ventricle.to_numpy()[here]
         bells, t_vector = qrs_waves(kind, heart)
         supra = kind in ('narrow', 'preexcited')
-        place(v, bells, .06)
+        place(v, bells, .09)
         qt, angle = .39 * cycle[here] ** (1 / 3) + (0 if supra else .04), sway(v, rng, .04, .02)
         t_vector = heart.rotation @ (np.asarray(t_vector) + ((0, 0, child) if supra else 0))
         for share, width in ((.76, .125), (.68, .17)):   # a slow rise and a steeper fall
@@ -514,7 +518,7 @@ def _catheter(channel, atria, ventricles, his, heart, rng, a_size, v_size, waves
         hear(v + [annulus, apex, *cs][channel], v_sign, .12)
     if his_size: hear(his, _signature(rng, .0018, his_size, .4), .15)
 
-# %% ../nbs/03_simulate.ipynb #85e67790
+# %% ../nbs/03_simulate.ipynb #2d150150
 def fractionated(times, signature, rng, waves):
     "Fibrillation: stretches with one deflection to a passage, and stretches in which it falls apart into several smaller, blunter ones."
     if not len(times): return
@@ -522,7 +526,7 @@ def fractionated(times, signature, rng, waves):
     size = .6 * signature[0][2]
     def hear(t, width, share, spread, sd=.35):
         waves.add(t + rng.normal(0, spread, len(t)), width, size * share * np.exp(sd * rng.standard_normal(len(t))) * np.where(rng.random(len(t)) < .12, -1, 1))
-    hear(times[order], .0055, 1., .006); hear(times[order], .016, .5, .01)
+    hear(times[order], .0055, 1., .004); hear(times[order], .016, .5, .01)
     for width in (.004, .007, .011): some = times[~order]; hear(some[rng.random(len(some)) < .8], width, .4, .03, .5)
 
 def _levels(start, stop, rng):
