@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 # %% auto #0
-__all__ = ['LEIPZIG_RHYTHMS', 'MITDB_RHYTHMS', 'RHYTHMS', 'BEATS', 'GROUPINGS', 'PedarrError', 'check_marks', 'clean_aux',
-           'rhythm_name', 'parse_episodes', 'poor_signal', 'noisy_signal', 'one_of', 'get_grouping', 'classes_of']
+__all__ = ['LEIPZIG_RHYTHMS', 'MITDB_RHYTHMS', 'RHYTHMS', 'BEATS', 'GROUPINGS', 'PedarrError', 'check_marks', 'check_lengths',
+           'clean_aux', 'rhythm_name', 'parse_episodes', 'poor_signal', 'noisy_signal', 'one_of', 'get_grouping',
+           'classes_of']
 
 # %% ../nbs/00_rhythms.ipynb #0cbcdacf
 class PedarrError(ValueError):
@@ -37,14 +38,16 @@ BEATS = {
     '/': 'paced', 'f': 'fusion of paced and normal', 'Q': 'unclassifiable',
     'X': 'tachycardia beat (Leipzig)', 'b': 'beat with block (Leipzig)'}
 
-# %% ../nbs/00_rhythms.ipynb #36504b3b
+# %% ../nbs/00_rhythms.ipynb #8a6400cb
 def check_marks(sample, sig_len: int, source: str = 'annotations') -> np.ndarray:
     "`sample` as int64, or `PedarrError` if the marks are out of order or lie outside a recording of `sig_len` samples."
-    sample = np.asarray(sample, dtype=np.int64)
+    sample = np.asarray(sample) if len(sample) else np.zeros(0, np.int64)
+    if sample.dtype.kind not in 'iu': raise PedarrError(f'{source}: the samples of the annotations are not whole numbers: give sample numbers, not seconds')
     late = np.flatnonzero((sample < 0) | (sample >= sig_len))
     if late.size:
         raise PedarrError(f'{source}: annotation {late[0]} is at sample {sample[late[0]]}, outside the recording of {sig_len} samples: '
                           'the annotation and header files belong to different recordings, or one is damaged; fetch both again')
+    sample = sample.astype(np.int64)
     back = np.flatnonzero(np.diff(sample) < 0)
     if back.size:
         i = back[0] + 1
@@ -52,21 +55,28 @@ def check_marks(sample, sig_len: int, source: str = 'annotations') -> np.ndarray
                           'sort the annotation file by time, for example with sortann')
     return sample
 
-# %% ../nbs/00_rhythms.ipynb #b1fe951f
+def check_lengths(source: str = 'annotations', **columns) -> None:
+    "`PedarrError` unless all `columns` of the marks (sample, symbol, ...) have the same length."
+    sizes = {name: len(column) for name, column in columns.items()}
+    if len(set(sizes.values())) > 1:
+        raise PedarrError(f'{source}: the marks do not fit each other ({", ".join(f"{n} {name}" for name, n in sizes.items())}): read them from the annotation file again')
+
+# %% ../nbs/00_rhythms.ipynb #b05e43f6
 def clean_aux(aux: str) -> str:
-    "An annotation's text without NULs and surrounding blanks."
-    return aux.replace('\x00', '').strip()
+    "An annotation's text up to the NUL that ends it, without surrounding blanks."
+    return (aux or '').lstrip('\0 \t\r\n').split('\0')[0].strip()
 
 def rhythm_name(aux: str) -> str:
     "The rhythm code of a rhythm mark's text: '(AVNRT\\x00' -> 'AVNRT'."
     return clean_aux(aux).removeprefix('(').strip()
 
-# %% ../nbs/00_rhythms.ipynb #afbbec5c
+# %% ../nbs/00_rhythms.ipynb #24fb5506
 def parse_episodes(sample, symbol, aux, sig_len: int, source: str = 'annotations') -> pd.DataFrame:
     """Rhythm episodes `[start, stop, rhythm, beats]` (samples, half-open) from the marks of one recording.
 
     A rhythm mark (`+`) opens an episode and the next one closes it; what precedes the first mark is no episode.
     Unknown rhythms keep their own name. Raises `PedarrError` for marks out of order or beyond `sig_len`."""
+    check_lengths(source, sample=sample, symbol=symbol, text=aux)
     sample, symbol = check_marks(sample, sig_len, source), np.asarray(symbol, dtype=str)
     at = np.flatnonzero(symbol == '+')
     start = sample[at]
@@ -77,22 +87,24 @@ def parse_episodes(sample, symbol, aux, sig_len: int, source: str = 'annotations
     beats = np.bincount(owner[owner >= 0], minlength=len(at))
     return pd.DataFrame({'start': start, 'stop': stop, 'rhythm': pd.array(rhythm, dtype='str'), 'beats': beats.astype(np.int64)})
 
-# %% ../nbs/00_rhythms.ipynb #eb93cb13
+# %% ../nbs/00_rhythms.ipynb #11937129
 def poor_signal(sample, symbol, sig_len: int, source: str = 'annotations') -> pd.DataFrame:
     "Stretches of poor signal `[start, stop]` (samples) delimited by pairs of `~` marks; an unpaired last mark runs to the end."
+    check_lengths(source, sample=sample, symbol=symbol)
     sample = check_marks(sample, sig_len, source)
     at = sample[np.asarray(symbol, dtype=str) == '~']
     if len(at) % 2: at = np.append(at, sig_len)
     return pd.DataFrame({'start': at[::2], 'stop': at[1::2]})
 
-# %% ../nbs/00_rhythms.ipynb #6ed254fa
+# %% ../nbs/00_rhythms.ipynb #1a797dae
 def noisy_signal(sample, symbol, subtype, n_sig: int, sig_len: int, source: str = 'annotations') -> pd.DataFrame:
     "Stretches `[start, stop]` in which every one of `n_sig` signals is noisy, from MIT-BIH `~` marks and their subtypes."
+    check_lengths(source, sample=sample, symbol=symbol, subtype=subtype)
     sample = check_marks(sample, sig_len, source)
     is_mark = np.asarray(symbol, dtype=str) == '~'
     level, start = np.asarray(subtype, dtype=np.int64)[is_mark], sample[is_mark]
     stop = np.append(start[1:], sig_len)[:len(start)]
-    every = (1 << n_sig) - 1
+    every = (1 << min(n_sig, 62)) - 1     # a subtype is one byte: of more than seven signals it can't speak anyhow
     bad = (level < 0) | ((level & every) == every) | (level > every)
     return pd.DataFrame({'start': start[bad], 'stop': stop[bad]})
 

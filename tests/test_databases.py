@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from conftest import real
-from pedarr.databases import DATABASES, LEIPZIG, get_database, leipzig_subjects, list_records, natural_key, parse_age
+from pedarr.databases import DATABASES, LEIPZIG, get_database, leipzig_subjects, list_records, natural_key, parse_age, read_rows
 from pedarr.rhythms import PedarrError, get_grouping
 
 
@@ -17,8 +17,12 @@ def test_ages_survive_the_slips_of_the_tables(age):
     assert parse_age(f'.{age}') == age or '.' not in str(age)
 
 
-@pytest.mark.parametrize('text', ['', 'unknown', None, float('nan'), '-1', 'NaN'])
+@pytest.mark.parametrize('text', ['', 'unknown', None, float('nan'), '-1', 'NaN', '3 months', '14 d', '1e1', '131', '9'*5000, '²'])
 def test_unknown_ages_are_nan(text): assert math.isnan(parse_age(text))
+
+
+@pytest.mark.parametrize('text, age', [('.5', .5), ('0.5', .5), ('.14.3', 14.3), ('14,3', 14.3), ('>89', 89), ('12 years', 12), (7, 7), ('130', 130)])
+def test_ages_as_tables_write_them(text, age): assert parse_age(text) == age
 
 
 @given(st.lists(st.integers(0, 2000), min_size=1, unique=True))
@@ -77,6 +81,42 @@ def test_the_malformed_age_of_the_release(tmp_path):
     (tmp_path/'children-subject-info.csv').write_text('subject_id,file_name,gender,age,diagnosis,ap_loacation,ecg_duration\n007,x007,M,.14.3,AVRT-PJRT,right,0:3:6\n')
     (tmp_path/'adults-subject-info.csv').write_text('subject_id,file_name,gender,age,diagnosis,ecg_duration\n')
     assert leipzig_subjects([], tmp_path, LEIPZIG).loc['x007', 'age'] == 14.3
+
+
+@pytest.mark.parametrize('text, say', [
+    ('', 'no column file_name'), ('file_name,age,age\n', 'more than one column age'), ('file_name,age\nx001\n', 'row 1 has 1 values for 2 columns'), ('file_name,age\nx001,1,2\n', 'row 1 has 3 values'),
+    ('file_name,age\n,1\n', 'row 1 has no file_name'), ('file_name,age\n"x001,1\n', 'Error in reading'), ('file_name;age\nx001;1\n', 'no column file_name'), ('\udcff', 'UnicodeDecodeError')])
+def test_tables_that_lost_something_are_refused(tmp_path, text, say):
+    (tmp_path/'t.csv').write_text(text, encoding='utf-8', errors='surrogateescape')
+    with pytest.raises(PedarrError, match=f't.csv: .*{say}') as e: read_rows(tmp_path/'t.csv', ['file_name', 'age'])
+    assert '\n' not in str(e.value)
+
+
+def test_lawful_tables_are_read_as_they_are(tmp_path):
+    (tmp_path/'t.csv').write_text('\ufefffile_name, age,note\n NA ,.5,"a, b"\n\nnull,,,,\n', encoding='utf-8')
+    assert read_rows(tmp_path/'t.csv', ['file_name', 'age']).values.tolist() == [['NA', '.5', 'a, b'], ['null', '', '']]
+
+
+@pytest.mark.parametrize('names, say', [('a/x1\nb/x1', 'two records are called x1'), ('../x', "'../x' cannot"), ('/etc/x', 'cannot'), ('x\0', 'cannot'), ('y'*300, 'cannot')])
+def test_lists_of_records_with_tricks_are_refused(tmp_path, names, say):
+    (tmp_path/'RECORDS').write_text(names)
+    with pytest.raises(PedarrError, match=f'RECORDS: .*{say}'): list_records(tmp_path)
+
+
+def test_odd_names_can_be_sorted():
+    (names := ['x²', 'x2', 'x' + '9'*5000, 'x10', '٣', '']).sort(key=natural_key)
+    assert names.index('x2') < names.index('x10')
+
+
+@pytest.mark.parametrize('comments, rhythm', [(['Rhythm: Sinus rhythm.'], 'Sinus rhythm'), (['x', '  Rhythm: Atrial flutter, typical. '], 'Atrial flutter, typical'), (['Rhythm: .'], None), (['Rhythm:'], None),
+                                              (['Rhythm: A', 'Rhythm: B'], None), (['Rhythm: A', 'Rhythm:'], None), ([], None)])
+def test_one_rhythm_in_the_header(tmp_path, comments, rhythm):
+    (tmp_path/'r.hea').write_text('r 1 500 10\nr.dat 16 200 12 0 0 0 0 II\n' + ''.join(f'#{c}\n' for c in comments))
+    (tmp_path/'r.dat').write_bytes(bytes(20))
+    db = get_database('ludb')
+    if rhythm: assert db.episodes(db.open(tmp_path/'r'))[0].values.tolist() == [[0, 10, rhythm, -1]]
+    else:
+        with pytest.raises(PedarrError, match='r.hea: .* where one is needed'): db.episodes(db.open(tmp_path/'r'))
 
 
 def test_odd_folders(tmp_path):

@@ -1,7 +1,12 @@
 """Preprocessing: seams, memory, windows, bytes, faults. What is a lesson stands in nbs/05_preprocess.ipynb."""
 import errno
+import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 import tracemalloc
 from dataclasses import replace
@@ -11,14 +16,14 @@ import pandas as pd
 import pytest
 import torch
 import wfdb
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from scipy.signal import resample_poly, sosfiltfilt
 
 from conftest import real
 from pedarr import preprocess as P
 from pedarr.databases import LEIPZIG, get_database
 from pedarr.preprocess import PreprocessConfig, build_store, filtered, normalise, open_store, segment_table, stream
-from pedarr.records import CHANNELS
+from pedarr.records import CHANNELS, Tape, open_record
 from pedarr.rhythms import PedarrError
 
 FILES = ('ecg.npy', 'iegm.npy', 'mask.npy', 'segments.csv', 'store.json')
@@ -96,6 +101,23 @@ def test_resampling_equals_scipy_for_any_ratio(up, down, n, seed):
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.floats(.02, 200), st.floats(1.2, 50), st.none() | st.floats(40, 70), st.sampled_from([250., 500., 1000.]), st.integers(0, 99))
+def test_blocks_equal_the_product_of_spectra_for_any_filter(order, low, width, notch, rate, seed):
+    "Or the settings are refused in one line."
+    try: config = PreprocessConfig(rate=rate, ecg_band=(low, min(low*width, rate/2 - 1)), iegm_band=(30, 100), order=order, notch=notch)
+    except PedarrError as e: assert '\n' not in str(e); return
+    if P.settling(config) > 60: return
+    n, pad = round(20*rate), round(P.settling(config)*rate) + 64
+    x = np.random.default_rng(seed).standard_normal((3, n + 2*pad)).astype(np.float32)
+    x[:, :pad] = x[:, -pad:] = 0                 # silence, so that the transform's ring doesn't matter
+    ours = P.bandpass(x, [0, 5, 12], config)
+    f = np.fft.rfftfreq(x.shape[1], 1/rate)
+    for y, xi, band in zip(ours, x, (config.ecg_band, config.ecg_band, config.iegm_band)):
+        theirs = np.fft.irfft(np.fft.rfft(xi.astype(float))*P.gain(config, band, f), x.shape[1])
+        assert np.abs(y - theirs).max() < 1e-4*max(1, np.abs(xi).max())
+
+
 def test_memory_does_not_grow_with_length():
     def peak(minutes):
         tracemalloc.start()
@@ -128,6 +150,49 @@ def test_gaps_and_flat_channels_are_masked_and_do_not_spread():
     assert np.isfinite(x).all() and (x[~mask] == 0).all() and (x[0, 0] == 0).sum() >= 511
     gap = replace(CONFIG, window=1., chunk=50)
     assert not next(P.cut_windows(record, [20_000], [20_977], gap))[1][0, 0]      # the whole window is missing
+
+
+# ---- one pass over the files
+
+@pytest.mark.parametrize('fmt', ['16', '24', '212'])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(n=st.integers(1, 30_000), n_sig=st.integers(1, 3), cuts=st.lists(st.tuples(st.integers(0, 30_000), st.integers(1, 20_000)), max_size=5), seed=st.integers(0, 99))
+def test_a_tape_plays_what_the_record_holds(tmp_path, fmt, n, n_sig, cuts, seed):
+    "For any stretches in rising order; every byte is hashed once, whatever was asked for."
+    d = np.random.default_rng(seed).integers(-2000, 2000, (n, n_sig))
+    d[seed % n, 0] = -2**(int(fmt) - 1) if fmt != '212' else -2**11        # one invalid sample
+    wfdb.wrsamp('r', fs=977, units=['mV']*n_sig, sig_name=['CS12', 'II', 'V1'][:n_sig], d_signal=d, fmt=[fmt]*n_sig, adc_gain=[200.]*n_sig, baseline=[3]*n_sig, write_dir=str(tmp_path))
+    record = open_record(tmp_path/'r')
+    with Tape(record) as tape:
+        last = 0
+        for a, length in sorted(cuts):
+            a, b = min(a, n), max(last, min(a + length, n))
+            if a < b: np.testing.assert_array_equal(tape.standard(a, b), record.standard(a, b))
+            last = b
+        assert tape.finish() == {'r.dat': hashlib.sha256((tmp_path/'r.dat').read_bytes()).hexdigest()}
+
+
+def test_a_tape_of_several_files_and_of_one_behind_a_header(tmp_path):
+    d = np.random.default_rng(0).integers(-2000, 2000, (20_001, 2))
+    for name, fmt, part in (('a', '24', d), ('b', '212', d[:, :1])):
+        wfdb.wrsamp(name, fs=977, units=['mV']*part.shape[1], sig_name=['I', 'II'][:part.shape[1]], d_signal=part, fmt=[fmt]*part.shape[1], adc_gain=[200.]*part.shape[1], baseline=[0]*part.shape[1], write_dir=str(tmp_path))
+    lines = (tmp_path/'a.hea').read_text().splitlines()[1:] + [(tmp_path/'b.hea').read_text().splitlines()[1].rsplit(' ', 1)[0] + ' V6']
+    (tmp_path/'both.hea').write_text('\n'.join(['both 3 977 20001', *lines]) + '\n')
+    (tmp_path/'a.mat').write_bytes(bytes(24) + (tmp_path/'a.dat').read_bytes())
+    (tmp_path/'behind.hea').write_text((tmp_path/'a.hea').read_text().replace('a 2', 'behind 2', 1).replace('a.dat 24', 'a.mat 24+24'))
+    for name in ('both', 'behind'):
+        record = open_record(tmp_path/name)
+        with Tape(record) as tape:
+            for a, b in ((5, 12_000), (11_001, 20_001)): np.testing.assert_array_equal(tape.standard(a, b), record.standard(a, b))
+            assert tape.finish() == {f.path.name: hashlib.sha256(f.path.read_bytes()).hexdigest() for f in record.files}
+
+
+def test_a_file_cut_short_while_it_is_read(tmp_path):
+    wfdb.wrsamp('r', fs=977, units=['mV'], sig_name=['II'], d_signal=np.zeros((50_000, 1), int), fmt=['24'], adc_gain=[200.], baseline=[0], write_dir=str(tmp_path))
+    record = open_record(tmp_path/'r')
+    os.truncate(tmp_path/'r.dat', 60_000)
+    with Tape(record) as tape, pytest.raises(PedarrError, match='r.dat.*shorter'): tape.finish()
+    with pytest.raises(PedarrError, match='r.dat.*shorter'): record.physical()
 
 
 # ---- windows
@@ -220,26 +285,102 @@ def test_store_holds_what_was_asked(simulated, built):
 def test_killed_at_any_record_resumes_to_the_same_bytes(simulated, built, tmp_path, monkeypatch):
     "A build that dies in its third record, in the middle of a write, leaves no store; the next one redoes only what is missing."
     real_cut, seen = P.cut_windows, []
-    def dying(record, *args):
-        for i, part in enumerate(real_cut(record, *args)):
+    def dying(record, *args, **how):
+        for i, part in enumerate(real_cut(record, *args, **how)):
             yield part
             if len(seen) == 2: raise KeyboardInterrupt
         seen.append(record.name)
     monkeypatch.setattr(P, 'cut_windows', dying)
     with pytest.raises(KeyboardInterrupt): build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
     assert not (tmp_path/'s').exists() and len(seen) == 2
-    def counting(record, *args):
+    def counting(record, *args, **how):
         seen.append(record.name)
-        return real_cut(record, *args)
+        return real_cut(record, *args, **how)
     monkeypatch.setattr(P, 'cut_windows', counting)
     store = build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
     assert len(seen) == len(set(seen)) == store.segments['record'].nunique()       # none done twice
     assert same(built.path, store.path) == [] and not (tmp_path/'s.part').exists()
 
 
+BUILD = 'import sys; from pedarr.preprocess import build_store; build_store(sys.argv[1], sys.argv[2], "leipzig", jobs=int(sys.argv[3]), progress=False)'
+
+
+def build_until(folder, store, jobs, ready):
+    "Build in another process, which gets SIGKILL as soon as `ready(place)` holds, its workers not; the process."
+    process = subprocess.Popen([sys.executable, '-c', BUILD, str(folder), str(store), str(jobs)], env={**os.environ, 'OMP_NUM_THREADS': '1'}, start_new_session=True)
+    part = store.with_name(store.name + '.part')
+    while process.poll() is None:
+        if any(ready(p) for p in part.glob('*') if p.is_dir()): process.kill()
+    assert process.returncode in (0, -signal.SIGKILL)
+    return process
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='no SIGKILL')
+@pytest.mark.parametrize('jobs, moments', [(1, ('first bytes', 4, 'seal')), (2, ('first bytes', 3))])
+def test_killed_by_the_system_and_run_again(simulated, built, tmp_path, jobs, moments):
+    "Real SIGKILLs, one after the other on the same store, orphaned workers left alone: no store bears the name, and in the end its bytes are those of an undisturbed build."
+    runs, killed = [], 0
+    for moment in moments:
+        ready = {'first bytes': lambda p: (p/'store'/'iegm.npy').exists(), 'seal': lambda p: (p/'store'/'segments.csv').exists()}.get(moment, lambda p: len(list(p.glob('*.json'))) >= moment)
+        for attempt in range(3):       # a kill may come too late on a busy machine
+            runs.append(build_until(simulated, tmp_path/'s', jobs, ready))
+            if runs[-1].returncode: break
+            assert same(built.path, tmp_path/'s') == []
+            shutil.rmtree(tmp_path/'s')
+        else: continue
+        killed += 1
+        assert not (tmp_path/'s').exists()
+    assert killed
+    store = build_store(simulated, tmp_path/'s', 'leipzig', jobs=jobs, progress=False)
+    assert same(built.path, store.path) == [] and not (tmp_path/'s.part').exists()
+    for r in runs:
+        try: os.killpg(r.pid, signal.SIGKILL)          # workers that outlived their parent
+        except ProcessLookupError: pass
+    assert same(built.path, store.path) == []
+
+
+def interrupted(simulated, store, monkeypatch):
+    "A build stopped just before its end: the folder in which it works."
+    with monkeypatch.context() as m:
+        m.setattr(P, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt): build_store(simulated, store, 'leipzig', progress=False)
+    return next(p for p in store.with_name(store.name + '.part').iterdir() if p.is_dir())
+
+
+def test_rubbish_in_a_recording_that_is_not_done_is_written_over(simulated, built, tmp_path, monkeypatch):
+    place = interrupted(simulated, tmp_path/'s', monkeypatch)
+    (place/'x003.json').unlink()
+    windows = np.flatnonzero(built.segments['record'] == 'x003')
+    for name, size in (('ecg.npy', 12*1500*2), ('iegm.npy', 7*1500*2)):
+        with open(place/'store'/name, 'r+b') as f:
+            f.seek((place/'store'/name).stat().st_size - (len(built) - windows[0])*size)
+            f.write(b'rubbish!'*(len(windows)*size//8))
+    assert same(built.path, build_store(simulated, tmp_path/'s', 'leipzig', progress=False).path) == []
+
+
+@pytest.mark.parametrize('harm', ['array gone', 'array cut', 'signal changed', 'folder of another build'])
+def test_what_an_interrupted_build_left_is_used_only_if_it_fits(simulated, built, tmp_path, monkeypatch, harm):
+    source = shutil.copytree(simulated, tmp_path/'db')
+    place = interrupted(source, tmp_path/'s', monkeypatch)
+    if harm == 'array gone': (place/'store'/'ecg.npy').unlink()
+    if harm == 'array cut': os.truncate(place/'store'/'iegm.npy', 1000)
+    if harm == 'folder of another build': place.rename(place.with_name('0'*16))
+    if harm == 'signal changed':
+        raw = bytearray((source/'x002.dat').read_bytes()); raw[3002] ^= 1; (source/'x002.dat').write_bytes(raw)       # the top byte, which the 16-bit checksum doesn't see
+    store = build_store(source, tmp_path/'s', 'leipzig', progress=False)
+    assert ('store.json' in same(built.path, store.path)) == (harm == 'signal changed')
+    if harm == 'signal changed': assert store.meta['sources']['x002'] != built.meta['sources']['x002'] and store.meta['sources']['x003'] == built.meta['sources']['x003']
+
+
+def test_sources_in_the_store_are_the_files_sha256(simulated, built):
+    for record, files in built.meta['sources'].items():
+        assert sorted(files) == [f'{record}.{e}' for e in ('atr', 'dat', 'hea')]
+        for name, sha in files.items(): assert hashlib.sha256((simulated/name).read_bytes()).hexdigest() == sha
+
+
 def test_parts_of_other_settings_are_not_used(simulated, built, tmp_path, monkeypatch):
     with monkeypatch.context() as m:
-        m.setattr(P, '_merge', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        m.setattr(P, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt): build_store(simulated, tmp_path/'s', 'leipzig', config=replace(CONFIG, notch=50.), progress=False)
     assert same(built.path, build_store(simulated, tmp_path/'s', 'leipzig', progress=False).path) == []
 
@@ -294,8 +435,8 @@ def test_store_travels_to_another_process_as_a_path(built):
 def test_a_full_disk_is_one_line_and_leaves_no_store(simulated, built, tmp_path, monkeypatch, place):
     def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')
     with monkeypatch.context() as m:
-        if place == 'part': m.setattr(P.np, 'save', full)
-        else: m.setattr(P.shutil, 'copyfileobj', full)
+        if place == 'part': m.setattr(P, 'cut_windows', full)
+        else: m.setattr(P.np, 'save', full)
         with pytest.raises(PedarrError, match='disk is full.*run again') as e: build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
     assert '\n' not in str(e.value) and not (tmp_path/'s').exists()
     assert same(built.path, build_store(simulated, tmp_path/'s', 'leipzig', progress=False).path) == []
@@ -361,11 +502,25 @@ def test_damaged_data_stop_the_build(tmp_path):
 
 
 @pytest.mark.parametrize('wrong', [dict(window=0), dict(window='3'), dict(rate=-1), dict(rate=float('nan')), dict(ecg_band=(100, .5)), dict(ecg_band=(0, 100)), dict(iegm_band=(30, 260)),
-                                   dict(iegm_band=30), dict(dtype='int8'), dict(notch=300), dict(order=0), dict(order='two'), dict(stride=0), dict(guard=-1), dict(chunk=1), dict(rate=True), dict(dtype=None)])
+                                   dict(iegm_band=30), dict(dtype='int8'), dict(notch=300), dict(order=0), dict(order='two'), dict(stride=0), dict(guard=-1), dict(chunk=1), dict(rate=True), dict(dtype=None),
+                                   dict(guard=1e308), dict(rate=1e300), dict(window=1e9), dict(window=1e-9), dict(stride=1e-300), dict(rare_stride=1e308), dict(rare_below=2), dict(chunk=float('inf')),
+                                   dict(pad=1e9), dict(ecg_band=(1e-9, 100)), dict(ecg_band=(50, 50.00001)), dict(notch=1e-9), dict(window=10**400), dict(rate=float('inf'))])
 def test_config_checks_itself(wrong):
     with pytest.raises(PedarrError) as e: PreprocessConfig(**wrong)
     assert next(iter(wrong)) in str(e.value) or 'band' in str(e.value)
     assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('rate', [499.999, 9999.999])
+def test_a_rate_without_a_simple_ratio_is_refused(simulated, tmp_path, rate):
+    with pytest.raises(PedarrError, match='no simple ratio.*rounder rate'): build_store(simulated, tmp_path/'s', 'leipzig', config=replace(CONFIG, rate=rate), progress=False)
+    assert not (tmp_path/'s').exists() and not (tmp_path/'s.part').exists()
+
+
+def test_too_little_room_is_said_before_the_work(simulated, tmp_path, monkeypatch):
+    monkeypatch.setattr(P.shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10, 5, 5))
+    with pytest.raises(PedarrError, match='disk is full.*GB are free'): build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
+    assert not (tmp_path/'s').exists()
 
 
 # ---- normalisation
@@ -418,22 +573,3 @@ def test_iafdb(tmp_path):
     store = build_store(real('iafdb'), tmp_path/'s', 'iafdb', progress=False)
     present = [CHANNELS[i] for i in np.flatnonzero(store.mask.all(0))]
     assert present == ['II', 'aVF', 'V1', 'CS12', 'CS34', 'CS56', 'CS78', 'CS90'] and set(store.segments['label']) == {'AT'}
-
-
-@pytest.mark.bench
-def test_bench_against_plain_scipy(simulated):
-    "Processor seconds; medians of five. SIMULATED recordings, 19 channels, 977 Hz."
-    records = [LEIPZIG.open(p) for p in LEIPZIG.records(simulated)[:4]]
-    def seconds(f):
-        times = []
-        for _ in range(5):
-            t = time.process_time()
-            for r in records: f(r)
-            times.append(time.process_time() - t)
-        return sorted(times)[2]
-    def plain(record):
-        x = wfdb.rdrecord(str(record.path.with_suffix(''))).p_signal.T
-        return resample_poly(sosfiltfilt(P._sections(CONFIG, CONFIG.ecg_band), x), 500, 977, axis=1)
-    read, ours, theirs = seconds(lambda r: r.standard()), seconds(lambda r: [None for _ in stream(r)]), seconds(plain)
-    print(f'read, resample and filter: {ours/read:.1f} times as long as reading alone; {theirs/ours:.1f} times as fast as rdrecord + sosfiltfilt + resample_poly')
-    assert theirs > ours

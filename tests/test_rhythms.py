@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pedarr.rhythms import (BEATS, GROUPINGS, LEIPZIG_RHYTHMS, MITDB_RHYTHMS, PedarrError, check_marks, classes_of, get_grouping,
-                            noisy_signal, parse_episodes, poor_signal)
+                            noisy_signal, parse_episodes, poor_signal, rhythm_name)
 
 marks = st.lists(st.tuples(st.integers(0, 999), st.sampled_from(['+', 'N', 'V', '~', 'Q', '|', '"']), st.sampled_from(['N', 'AVNRT', '/A', 'made up'])), max_size=60)
 
@@ -49,6 +49,25 @@ def test_an_annotation_file_without_marks_gives_an_empty_table():
 def test_noise_levels_of_one_lead_are_not_poor_signal():
     assert len(noisy_signal([1, 5], ['~', '~'], [1, 0], 2, 10)) == 0
     assert noisy_signal([1, 5], ['~', '~'], [1, 0], 1, 10).values.tolist() == [[1, 5]]
+
+
+@pytest.mark.parametrize('sample', [[.5, 2], [1, None], ['1'], [2**70], [float('nan')], [True]])
+def test_only_whole_numbers_are_samples(sample):
+    with pytest.raises(PedarrError, match='x.atr: .*(whole numbers|outside)'): check_marks(sample, 100, 'x.atr')
+
+
+def test_columns_of_unequal_length_are_refused():      # as after two texts for one mark: every later rhythm would be one mark late
+    with pytest.raises(PedarrError, match='2 sample, 2 symbol, 3 text'): parse_episodes([1, 2], ['+', '+'], ['(N', '(VT', '(A'], 10)
+    with pytest.raises(PedarrError, match='do not fit'): poor_signal([1, 2], ['~'], 10)
+    with pytest.raises(PedarrError, match='do not fit'): noisy_signal([1, 2], ['~', '~'], [0], 2, 10)
+
+
+@pytest.mark.parametrize('text, name', [('(N', 'N'), ('(N\0', 'N'), ('(N\0VT', 'N'), ('\0(N', 'N'), (' ( VT ', 'VT'), ('', ''), (None, ''), ('((A', '(A')])
+def test_a_nul_ends_a_text(text, name): assert rhythm_name(text) == name
+
+
+def test_many_signals_are_more_than_a_subtype_can_speak_of():
+    assert len(noisy_signal([1, 5], ['~', '~'], [127, 0], 200, 10)) == 0 and noisy_signal([1], ['~'], [-1], 200, 10).values.tolist() == [[1, 10]]
 
 
 @pytest.mark.parametrize('name', GROUPINGS)

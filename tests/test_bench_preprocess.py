@@ -1,0 +1,124 @@
+"""Preprocessing against reading alone, and against the plain way, as ratios within one run; printed by `make bench`.
+
+Without more, on a small SIMULATED database. PEDARR_TWIN=FOLDER takes any folder in the Leipzig format instead (at full scale this takes some twenty minutes, most of them for the plain way, which then runs once)."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import joblib
+import numpy as np
+import pytest
+import wfdb
+from scipy.signal import resample_poly, sosfiltfilt
+from threadpoolctl import threadpool_limits
+
+from pedarr import preprocess as P
+from pedarr.databases import LEIPZIG
+from pedarr.preprocess import PreprocessConfig, build_store
+from pedarr.records import n_bytes
+
+CONFIG = PreprocessConfig()
+pytestmark = pytest.mark.bench
+
+
+@pytest.fixture(scope='module')
+def database(tmp_path_factory):
+    if os.environ.get('PEDARR_TWIN'): return Path(os.environ['PEDARR_TWIN'])
+    from pedarr.simulate import simulate_database
+    folder = tmp_path_factory.mktemp('bench')/'db'
+    simulate_database(folder, subjects=8, minutes=8., seed=3)
+    return folder
+
+
+def read(path): LEIPZIG.open(path).physical()
+def read_wfdb(path): wfdb.rdrecord(str(path.with_suffix('')))
+def sha256(path): P._sources(LEIPZIG.open(path))
+
+
+def plain(path):
+    "The way that one writes first: wfdb, scipy's filter per modality, scipy's resampler."
+    record = wfdb.rdrecord(str(path.with_suffix('')))
+    x = record.p_signal.T
+    for i, name in enumerate(record.sig_name):
+        band = CONFIG.ecg_band if name in P.CHANNELS[:P.N_ECG] else CONFIG.iegm_band
+        resample_poly(sosfiltfilt(P.butter(2, band, 'bandpass', fs=record.fs, output='sos'), x[i]), 500, 977)
+
+
+def seconds(action):
+    t = time.perf_counter()
+    action()
+    return time.perf_counter() - t
+
+
+def each(function, paths, jobs):
+    with threadpool_limits(1): joblib.Parallel(n_jobs=jobs)(joblib.delayed(function)(p) for p in paths)
+
+
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_bench_build_against_reading(database, tmp_path, jobs):
+    "Wall time, both sides with the same number of processes; medians of the ratios of each round."
+    paths = LEIPZIG.records(database)
+    hours = sum(LEIPZIG.open(p).duration for p in paths)/3600
+    def build():
+        build_store(database, tmp_path/'s', 'leipzig', jobs=jobs, progress=False)
+    each(read, paths, jobs); build()                     # fills the file cache, starts the processes
+    shutil.rmtree(tmp_path/'s')
+    rounds = []
+    for _ in range(5 if hours < 2 else 3):
+        rounds.append((seconds(lambda: each(read, paths, jobs)), seconds(build), seconds(lambda: each(sha256, paths, jobs))))
+        shutil.rmtree(tmp_path/'s')
+    reading, building, hashing = (median(r[i] for r in rounds) for i in range(3))
+    print(f'\n{hours:.2f} h in {len(paths)} SIMULATED records, {jobs} process(es), {os.cpu_count()} processors; wall time, medians of {len(rounds)} rounds'
+          f'\n  reading and decoding to float32 mV, our reader   {reading:7.2f} s'
+          f'\n  SHA-256 of the files                             {hashing:7.2f} s  {median(h/r for r, _, h in rounds):5.2f} x reading'
+          f'\n  preprocessing to a store                         {building:7.2f} s  {median(b/r for r, b, _ in rounds):5.2f} x reading, {hours*3600/building:.0f} x real time', flush=True)
+    slow = [median(seconds(lambda: each(f, paths, jobs)) for _ in range(3 if hours < 2 else 1)) for f in (read_wfdb, plain)]
+    print(f'  reading and decoding, wfdb.rdrecord              {slow[0]:7.2f} s; preprocessing takes {building/slow[0]:.2f} x as long'
+          f'\n  rdrecord + sosfiltfilt + resample_poly           {slow[1]:7.2f} s; preprocessing is {slow[1]/building:.1f} x as fast', flush=True)
+    assert slow[1] > building
+
+
+def long_record(database, folder, hours=2.5):
+    "The first record of `database`, repeated until it lasts `hours`; its last episode lasts on."
+    record = LEIPZIG.open(LEIPZIG.records(database)[0])
+    n = max(1, round(hours*3600/record.duration))
+    folder.mkdir()
+    raw = record.files[0].path.read_bytes()[:n_bytes('24', record.sig_len*record.n_sig)]
+    with open(folder/record.files[0].path.name, 'wb') as f:
+        for _ in range(n): f.write(raw)
+    lines = record.path.read_text().splitlines()
+    lines[0] = re.sub(rf'\b{record.sig_len}\b', str(record.sig_len*n), lines[0])
+    for i in range(1, record.n_sig + 1):
+        fields = lines[i].split(maxsplit=8)
+        fields[6] = str(int(np.int64(int(fields[6])*n).astype(np.int16)))
+        lines[i] = ' '.join(fields)
+    (folder/record.path.name).write_text('\n'.join(lines) + '\n')
+    for f in [record.path.with_suffix('.atr'), *database.glob('*subject-info.csv')]: shutil.copy(f, folder)
+    (folder/'RECORDS').write_text(record.name + '\n')
+    return folder
+
+
+def test_bench_memory_of_a_long_recording(database, tmp_path):
+    "Peak resident memory of a process that preprocesses one recording of 2.5 hours, imports and all."
+    folder = long_record(database, tmp_path/'long')
+    code = """
+import json, re, resource, sys
+import pedarr.preprocess as P
+def peak():      # ru_maxrss would remember the process that started this one
+    try: return int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])/1e3
+    except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1e6 if sys.platform == 'darwin' else 1e3)
+start = peak()
+store = P.build_store(sys.argv[1], sys.argv[2], 'leipzig', progress=False)
+print(json.dumps([start, peak(), len(store)]))
+"""
+    done = subprocess.run([sys.executable, '-c', code, str(folder), str(tmp_path/'s')], capture_output=True, text=True, check=True)
+    start, peak, n = json.loads(done.stdout)
+    size = sum(f.stat().st_size for f in folder.iterdir())/1e6
+    print(f'\n{size:.0f} MB, {n} windows: peak memory {peak:.0f} MB, of which {start:.0f} MB are imports')
+    assert peak < 1000
