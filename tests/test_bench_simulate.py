@@ -18,12 +18,12 @@ print(time.perf_counter() - began)
 """
 
 PEAK = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from pedarr.twin import _Twin, twin_subjects
 from pedarr.simulate import write_study
 write_study(Path(sys.argv[1]), _Twin(0, float(sys.argv[2]), {})(next(s for s in twin_subjects() if s.record == 'x003')))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)
+print(int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])/1024)   # ru_maxrss would count the parent's
 """
 
 
