@@ -112,7 +112,7 @@ def check_batch(embedding: torch.Tensor, label: torch.Tensor, n_classes: float, 
     if low < 0 or high >= n_classes:
         raise PedarrError(f'label {low if low < 0 else high} is outside 0..{n_classes-1}: the loss was made for {n_classes} classes')
 
-# %% ../nbs/08_agcacl.ipynb #086862b5
+# %% ../nbs/08_agcacl.ipynb #c05c5acd
 class AGCACL(nn.Module):
     """Adaptive Global Class-Aware Contrastive Loss: a reconstruction from the public description of arXiv 2509.19315.
 
@@ -145,5 +145,6 @@ class AGCACL(nn.Module):
             if seen.sum() < 2: return z.sum() * 0
             P, S, row, known = p[seen], p[seen] @ p[seen].T, (seen.cumsum(0)-1)[label], seen[label]
             log_psi = hardness(S, self.tau_s) if self.psi else torch.zeros_like(S)
-            loss = alignment(z[known], row[known], P, log_psi, self.phi[label[known]].to(z.dtype), self.tau)
+            if not known.all(): z, row, label = z[known], row[known], label[known]      # in training they nearly always are: no copy
+            loss = alignment(z, row, P, log_psi, self.phi[label].to(z.dtype), self.tau)
             return loss + self.separation * separation(S, log_psi, self.tau)

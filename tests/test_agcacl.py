@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
 from pedarr.agcacl import AGCACL, alignment, batch_means, frequency_weights, hardness, separation, unit
+from pedarr.losses import ProCo
 from pedarr.rhythms import PedarrError
 
 COUNTS = (30, 12, 5, 1)
@@ -255,18 +256,19 @@ def _worker(rank, folder, world):
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world)
     net = torch.nn.Linear(6, 6, bias=False, dtype=torch.float64)
     net.load_state_dict(torch.load(f'{folder}/net.pt', weights_only=True))
-    loss = AGCACL(COUNTS, 6, separation=2.).double()
+    loss, means = AGCACL(COUNTS, 6, separation=2.).double(), ProCo(COUNTS, 6).double()
     for k in range(2):
         e, y = batch(k)
         part = slice(rank*len(y)//world, (rank+1)*len(y)//world)
         net.zero_grad()
         value = loss(net(e[part]), y[part])
         value.backward()
+        means(e[part], y[part])
     for p in net.parameters():
         torch.distributed.all_reduce(p.grad)              # what a data-parallel wrapper does: average over processes
         p.grad /= world
     torch.distributed.all_reduce(value.detach_())
-    torch.save({'grad': net.weight.grad, 'value': value/world, 'prototypes': loss.prototypes}, f'{folder}/{rank}.pt')
+    torch.save({'grad': net.weight.grad, 'value': value/world, 'prototypes': loss.prototypes, 'means': means.total}, f'{folder}/{rank}.pt')
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -276,15 +278,17 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
     net = torch.nn.Linear(6, 6, bias=False, dtype=torch.float64)
     torch.save(net.state_dict(), tmp_path/'net.pt')
     torch.multiprocessing.spawn(_worker, args=(str(tmp_path), 2), nprocs=2)
-    loss = AGCACL(COUNTS, 6, separation=2.).double()
+    loss, means = AGCACL(COUNTS, 6, separation=2.).double(), ProCo(COUNTS, 6).double()
     for k in range(2):
         net.zero_grad()
         value = loss(net(batch(k)[0]), batch(k)[1])
         value.backward()
+        means(*batch(k))
     for rank in (0, 1):
         got = torch.load(tmp_path/f'{rank}.pt', weights_only=True)
         assert torch.allclose(got['grad'], net.weight.grad, atol=1e-12)
         assert torch.allclose(got['prototypes'], loss.prototypes, atol=1e-12)
+        assert torch.allclose(got['means'], means.total, atol=1e-12)
         assert got['value'].item() == pytest.approx(value.item(), abs=1e-12)
 
 
@@ -315,3 +319,15 @@ def test_a_batch_mean_opposite_to_its_prototype_leaves_it_where_it_is():
     value = loss(e, torch.tensor([0]))
     value.backward()
     assert loss.prototypes.tolist() == [[1, 0], [0, 1]] and value.isfinite() and e.grad.abs().max() < 1e3
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=7), st.integers(0, 10**6), st.floats(.1, 1), st.floats(.1, 1))
+def test_samples_on_a_simplex_rest_whatever_the_class_sizes(counts, seed, tau, tau_s):
+    n = len(counts)
+    turn = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))[0]
+    P = unit(torch.eye(n, 8, dtype=torch.float64) - F.pad(torch.full((n, n), 1/n, dtype=torch.float64), (0, 8-n)))[0] @ turn
+    y = torch.repeat_interleave(torch.arange(n), torch.tensor(counts))
+    loss, e = AGCACL(counts, 8, tau, tau_s).double(), P[y].clone().requires_grad_()
+    for _ in range(2): assert torch.autograd.grad(loss(e, y), e)[0].abs().max() < 1e-12
+    assert torch.allclose(loss.prototypes, P, atol=1e-12)

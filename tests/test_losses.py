@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
 from pedarr.agcacl import AGCACL
-from pedarr.losses import LOSSES, BalancedContrastive, SupCon, classification_loss, log_prior, make_loss
+from pedarr.losses import (CLASSIFIERS, CONTRASTS, LDAM, LOSSES, BalancedContrastive, CosineHead, Focal, ProCo, SupCon, Weighted, classification_loss, concentration,
+                           describe_loss, log_bessel, log_prior, loss_terms, make_loss, make_losses)
 from pedarr.rhythms import PedarrError
 
 
@@ -117,7 +118,7 @@ def test_supcon_leaves_lone_anchors_out():
         assert value.item() == 0 and x.grad.abs().max() == 0
 
 
-@pytest.mark.parametrize('name', [n for n in LOSSES if n != 'none'])
+@pytest.mark.parametrize('name', [n for n in CONTRASTS if n != 'none'])
 def test_every_loss_survives_small_temperatures_and_low_precision(name):
     e, y = batch(size=16, dtype=torch.float32)
     x = e.bfloat16().requires_grad_()
@@ -126,7 +127,7 @@ def test_every_loss_survives_small_temperatures_and_low_precision(name):
     assert value.dtype == torch.float32 and value.isfinite() and x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize('name', [n for n in LOSSES if n != 'none'])
+@pytest.mark.parametrize('name', [n for n in CONTRASTS if n != 'none'])
 def test_every_loss_ignores_the_order_of_samples_and_the_length_of_embeddings(name):
     e, y = batch(size=16)
     order = torch.randperm(16)
@@ -137,7 +138,7 @@ def test_every_loss_ignores_the_order_of_samples_and_the_length_of_embeddings(na
     assert values[0] == pytest.approx(values[1], abs=1e-10)
 
 
-@pytest.mark.parametrize('name', [n for n in LOSSES if n != 'none'])
+@pytest.mark.parametrize('name', [n for n in CONTRASTS if n != 'none'])
 def test_every_loss_falls_when_it_is_descended(name):
     e, y = batch(size=24, dim=8, dtype=torch.float32)
     loss, values = make_loss(name, [9, 5, 2, 1], 8), []
@@ -157,12 +158,17 @@ def test_registry():
     assert isinstance(loss, AGCACL) and (loss.tau, loss.psi, loss.separation) == (.3, False, 1)
     proto = make_loss('proto', [100, 2], 4)
     assert proto.separation == 0 and not proto.psi and torch.equal(proto.phi, torch.ones(2, dtype=torch.float64))
+    assert (make_loss('agcacl', [1, 2], 4) is not None) and make_loss('focal', [1, 2], 4) is None
     assert not list(make_loss('agcacl', [1, 2], 4).parameters()) and len(list(make_loss('bcl', [1, 2], 4).parameters())) == 1
 
 
 @pytest.mark.parametrize('name, kw, says', [
-    ('focal', {}, "unknown loss 'focal': use one of none, agcacl, proto, supcon, bcl"), ('supcon', dict(beta=.9), "no option 'beta': it takes tau"),
-    ('none', dict(tau=1), 'it takes none'), ('agcacl', dict(tau='warm'), 'must be a number'), ('agcacl', dict(phi=1), 'must be True or False'),
+    ('hinge', {}, "unknown loss 'hinge': use one of none, agcacl, proto, supcon, bcl, proco, ce"), ('supcon', dict(beta=.9), "no option 'beta': it takes tau"),
+    ('none', dict(tau=1), 'it takes none'), ('focal', dict(tau=1), 'it takes focus'), ('proco', dict(tau=0), 'tau must be positive'),
+    ('agcacl+focal', {}, 'in this order'), ('ldam+agcacl+bcl', {}, 'join one of ce, logit'), ('focal+', {}, "unknown loss ''"), ('', {}, "unknown loss ''"),
+    ('focal', dict(focus=-1), 'focus must be 0'), ('ldam', dict(margin=2), r'margin must lie in \[0, 2\)'), ('ldam', dict(scale=0), 'scale must be positive'),
+    ('ldam', dict(defer=1.1), r'defer must lie in \[0, 1\]'), ('weighted', dict(class_beta=1), r'beta must lie in \[0, 1\)'), ('logit', dict(strength=-1), 'logit_adjust must be 0'),
+    ('agcacl', dict(tau='warm'), 'must be a number'), ('agcacl', dict(phi=1), 'must be True or False'),
     ('agcacl', dict(tau=True), 'must be a number'), ('supcon', dict(tau=0), 'tau must be positive'), ('bcl', dict(tau=-1), 'tau must be positive')])
 def test_bad_registry_input(name, kw, says):
     with pytest.raises(PedarrError, match=says) as error: make_loss(name, [3, 1], 4, **kw)
@@ -175,3 +181,169 @@ def test_bad_batches_of_the_pair_losses():
         with pytest.raises(PedarrError, match='whole numbers'): loss(torch.ones(2, 5), torch.tensor([0]))
     with pytest.raises(PedarrError, match='at least one row'): SupCon()(torch.ones(0, 5), torch.zeros(0, dtype=torch.long))
     with pytest.raises(PedarrError, match='label 3 is outside'): BalancedContrastive(3, 5)(torch.ones(2, 5), torch.tensor([0, 3]))
+
+
+# --- classification terms
+
+def numpy_loss(name, f, y, counts, late=False):
+    "Each classification loss in plain python, for the default options; LDAM's logits are cosines times 30."
+    total, weights, terms = sum(counts), [], []
+    for row, c in zip(f.tolist(), y.tolist()):
+        row, w = list(row), 1.
+        if name == 'logit': row = [v + math.log(n/total) for v, n in zip(row, counts)]
+        if name == 'ldam': row[c] -= 30 * .5 * (min(counts)/counts[c])**.25
+        if name == 'weighted' or late: w = 1 / (1 - (.9999 if late else .999)**counts[c])
+        p = math.exp(row[c]) / sum(math.exp(v) for v in row)
+        terms.append(-w * (1-p)**(2 if name == 'focal' else 0) * math.log(p)); weights.append(w)
+    return sum(terms) / sum(weights)
+
+
+@pytest.mark.parametrize('name, late', [*((n, False) for n in CLASSIFIERS), ('ldam', True)])
+def test_classification_losses_equal_plain_python(name, late):
+    for seed in range(5):
+        f, y = batch(seed, dim=4)
+        loss = make_losses(name, [900, 40, 5, 1], 4)[0]
+        if name == 'ldam': loss.start_epoch(8 if late else 7, 10)
+        assert loss(f, y).item() == pytest.approx(numpy_loss(name, f, y, [900, 40, 5, 1], late), rel=1e-9)
+
+
+@pytest.mark.parametrize('name', list(CLASSIFIERS))
+def test_classification_losses_have_right_gradients_and_survive_half_precision(name):
+    f, y = batch(size=6, dim=4)
+    loss = make_losses(name, [900, 40, 5, 0], 4)[0]
+    assert torch.autograd.gradcheck(lambda v: loss(v, y), f.requires_grad_())
+    x = (100*f.detach()).bfloat16().requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16): value = loss(x, y)
+    value.backward()
+    assert value.dtype == torch.float32 and value.isfinite() and x.grad.isfinite().all()
+    for label in (torch.full_like(y, 4), torch.full_like(y, -1), y.float(), y[:2]):
+        with pytest.raises(PedarrError): loss(f, label)
+
+
+def test_focal_of_a_sure_answer_has_a_finite_gradient():
+    for focus in (0., .5, 2.):
+        f = torch.tensor([[200., 0.], [-200., 0.]], requires_grad=True)
+        Focal([1, 1], focus)(f, torch.tensor([0, 0])).backward()
+        assert f.grad.isfinite().all()
+
+
+def test_logit_is_cross_entropy_with_strength():
+    f, y = batch(dim=4)
+    for strength in (0., 1., 2.):
+        pair = make_losses('logit', [9, 5, 2, 1], 4, strength=strength)[0], make_losses('agcacl', [9, 5, 2, 1], 4, logit_adjust=strength)[0]
+        assert torch.equal(pair[0](f, y), pair[1](f, y)) and torch.equal(pair[0](f, y), classification_loss(f, y, [9, 5, 2, 1], strength))
+    for name in ('logit', 'focal', 'ldam+agcacl', 'weighted'):
+        with pytest.raises(PedarrError, match='takes no logit_adjust'): make_losses(name, [9, 5], 4, logit_adjust=1.)
+
+
+def test_weights_and_margins_need_no_sample_of_every_class():
+    assert Weighted([10, 0]).weight.isfinite().all() and LDAM([10, 0, 1]).margins.tolist() == pytest.approx([.5*10**-.25, .5, .5])
+    with pytest.raises(PedarrError, match='at least one positive'): LDAM([0, 0])
+
+
+def test_reweighting_begins_at_its_epoch():
+    for defer, late in [(0., [True]*5), (.5, [False, False, False, True, True]), (1., [False]*5)]:
+        loss = LDAM([9, 1], defer=defer)
+        got = []
+        for k in range(5): loss.start_epoch(k, 5); got.append(loss.late)
+        assert got == late
+
+
+def test_cosine_head():
+    head, x = CosineHead(5, 3, 30.), torch.randn(7, 5)
+    assert torch.allclose(head(x), 30*F.cosine_similarity(x[:, None], head.weight[None], dim=2), atol=1e-5)
+    assert torch.allclose(head(x), head(9*x), atol=1e-5) and head.bias is None
+
+
+def test_terms_and_words():
+    assert {n: loss_terms(n) for n in ('none', 'bcl', 'ldam', 'focal+supcon', 'ce+none')} == {
+        'none': ('ce', 'none'), 'bcl': ('ce', 'bcl'), 'ldam': ('ldam', 'none'), 'focal+supcon': ('focal', 'supcon'), 'ce+none': ('ce', 'none')}
+    a, b = make_losses('ldam+agcacl', [9, 1], 4, scale=10, tau_s=.3)
+    assert (a.scale, b.tau_s) == (10, .3)
+    assert all(describe_loss(n, .5) for n in LOSSES) and describe_loss('ldam+proco', 2) == 'LDAM with deferred reweighting + 2 x probabilistic contrastive loss'
+
+
+# --- ProCo
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([-.5, 0, .5, 1, 2.5, 7, 31, 63, 255]), st.floats(1e-2, 1e5))
+def test_log_bessel_against_scipy(nu, x):
+    from scipy.special import ive
+    if (scaled := ive(nu, x)) < 1e-250: return                 # scipy underflows
+    assert log_bessel(nu, torch.tensor(x, dtype=torch.float64)).item() == pytest.approx(math.log(scaled) + x - nu*math.log(x), rel=1e-7, abs=1e-6)
+
+
+def test_log_bessel_gradient():
+    x = torch.tensor([.1, 2., 50., 900.], dtype=torch.float64, requires_grad=True)
+    for nu in (.5, 3, 31): assert torch.autograd.gradcheck(lambda v: log_bessel(nu, v), x)
+
+
+def test_proco_gradient_and_a_class_that_never_came():
+    e, y = batch(size=30, classes=3)
+    loss = ProCo([9, 5, 2, 1], 5, tau=.3)
+    loss(e, y)
+    loss.eval()
+    x = e[:6].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: loss(v, y[:6]), x)
+    assert torch.isinf(loss.log_similarity(F.normalize(e, dim=1))[:, 3]).all()
+    y[0] = 3                                                    # not seen: left out in evaluation
+    assert loss(e, y).item() == pytest.approx(loss(e[1:], y[1:]).item(), abs=1e-12)
+
+
+def test_proco_remembers_one_epoch_and_goes_on_to_the_bit():
+    a, b = ProCo([9, 5, 2, 1], 5), ProCo([9, 5, 2, 1], 5)
+    for epoch in range(2):
+        a.start_epoch(epoch, 4)
+        for k in range(2): a(*batch(10*epoch + k, dtype=torch.float32))
+    b.load_state_dict(a.state_dict())
+    for loss in (a, b): loss.start_epoch(2, 4)
+    want = torch.stack([F.normalize(batch(10+k, dtype=torch.float32)[0], dim=1).double() for k in range(2)])
+    labels = torch.stack([batch(10+k, dtype=torch.float32)[1] for k in range(2)])
+    for c in range(4): assert torch.allclose(a.total[0, c], want[labels == c].sum(0), atol=1e-6)
+    assert a.number[1].sum() == 0 and torch.equal(a(*batch(40, dtype=torch.float32)), b(*batch(40, dtype=torch.float32)))
+
+
+def test_proco_is_not_spoiled_by_a_broken_batch():
+    loss = ProCo([9, 5, 2, 1], 5)
+    loss(*batch(dtype=torch.float32))
+    before = loss.total.clone()
+    e, y = batch(1, dtype=torch.float32)
+    e[2] = math.nan
+    assert loss(e, y).isnan() and torch.equal(loss.total, before)
+
+
+def test_concentration_is_finite_at_both_ends():
+    k = concentration(torch.tensor([0., .3, 1., 1.0000001], dtype=torch.float64), 16)
+    assert k.isfinite().all() and bool((k[:-1].diff() > 0).all()) and k[-1] == 1e5
+
+
+# --- a library that others use
+
+@pytest.fixture(scope='module')
+def pml(): return pytest.importorskip('pytorch_metric_learning.losses')
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 20), st.integers(1, 5), st.floats(.1, 2))
+def test_supcon_equals_the_library(pml, seed, size, classes, tau):
+    e, y = batch(seed, size=size, classes=classes)
+    if not ((y[:, None] == y).sum() > size) or len(y.unique()) == 1: return      # nobody has a partner; without a negative the library says 0
+    e.requires_grad_()
+    ours, theirs = SupCon(tau)(e, y), pml.SupConLoss(temperature=tau)(e, y)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-9, abs=1e-9)
+    assert torch.allclose(torch.autograd.grad(ours, e)[0], torch.autograd.grad(theirs, e)[0], atol=1e-9)
+
+
+def test_prototype_softmax_equals_the_library(pml):
+    e, y = batch(size=24)
+    P = F.normalize(torch.stack([F.normalize(e, dim=1)[y == c].sum(0) for c in range(4)]), dim=1)
+    theirs = pml.NormalizedSoftmaxLoss(4, 5, temperature=.1).double()
+    theirs.W.data = P.T.clone()
+    assert make_loss('proto', [9, 5, 2, 1], 5).double()(e, y).item() == pytest.approx(theirs(e, y).item(), abs=1e-9)
+
+
+def test_ldam_of_alike_classes_is_cosface(pml):
+    e, y = batch(size=24)
+    theirs, head = pml.CosFaceLoss(4, 5, margin=.3, scale=20).double(), CosineHead(5, 4, 20.).double()
+    head.weight.data = theirs.W.data.T.clone()
+    assert LDAM([7]*4, margin=.3, scale=20.)(head(e), y).item() == pytest.approx(theirs(e, y).item(), abs=1e-9)
