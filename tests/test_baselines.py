@@ -1,0 +1,263 @@
+"""Properties and faults of pedarr.baselines that are no lesson."""
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
+
+from pedarr.baselines import (MODELS, InceptionTime, XResNet1d, annotated_beats, boosted_trees, interval_features, make_model, prediction_table, read_split,
+                              segment_features, shape_features)
+from pedarr.model import PedArrNet, VARIANTS, count_multiply_adds
+from pedarr.preprocess import build_store
+from pedarr.rhythms import PedarrError
+from pedarr.segments import make_split
+
+RIVALS = ['xresnet1d', 'inceptiontime']
+
+
+def net(name, n_classes=3, **options):
+    torch.manual_seed(0)
+    return make_model(name, n_classes, **{**dict(width=8, proj_dim=8), **options}).eval()
+
+
+def batch(n=4, T=450, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 12, T, generator=g), torch.randn(n, 7, T, generator=g), torch.ones(n, 19, dtype=torch.bool)
+
+
+def same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+# ---- networks
+
+@pytest.mark.parametrize('name', RIVALS)
+@pytest.mark.parametrize('rubbish', [float('nan'), float('inf'), -float('inf'), 1e30])
+@settings(max_examples=5, deadline=None)
+@given(has=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=4), channels=st.integers(0, 2**19 - 1))
+def test_absent_changes_nothing_to_the_bit(name, rubbish, has, channels):
+    model, (ecg, iegm, _) = net(name), batch(len(has))
+    some = torch.tensor([bool(channels >> i & 1) for i in range(19)])
+    mask = torch.stack([torch.cat([some[:12] & e, some[12:] & i]) for e, i in has])
+    spoil = lambda x, m: torch.where(m[..., None], x, rubbish)
+    for mode in ('eval', 'train'):                                       # in training the batch statistics must not see it either
+        clean = getattr(net(name, dropout=0.), mode)()(ecg, iegm, mask)
+        spoilt = getattr(net(name, dropout=0.), mode)()(spoil(ecg, mask[:, :12]), spoil(iegm, mask[:, 12:]), mask)
+        assert same(clean, spoilt) and all(o.isfinite().all() for o in spoilt)
+    present = torch.stack([mask[:, :12].any(1), mask[:, 12:].any(1)], 1)
+    assert (spoilt.modality_weights[~present] == 0).all()
+
+
+@pytest.mark.parametrize('name', RIVALS)
+def test_single_modality_never_looks_at_the_other(name):
+    (ecg, iegm, mask) = batch()
+    model = net(name, modalities=('ecg',))
+    out = model(ecg, iegm, mask)
+    assert same(out, model(ecg, iegm * float('nan'), mask)) and (out.modality_weights == torch.tensor([1., 0.])).all()
+    model = net(name, modalities=['iegm'])
+    assert same(model(ecg, iegm, mask), model(ecg * float('nan'), iegm, mask))
+
+
+@pytest.mark.parametrize('name', RIVALS)
+@pytest.mark.parametrize('T', [180, 181, 1000, 1500, 2931])
+def test_any_length(name, T):
+    out = net(name)(*batch(2, T))
+    assert out.logits.shape == (2, 3) and out.embedding.shape == (2, 8) and out.modality_weights.shape == (2, 2)
+    torch.testing.assert_close(out.embedding.norm(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize('name', RIVALS)
+def test_empty_batch(name):
+    assert net(name)(*batch(0)).logits.shape == (0, 3)
+
+
+@pytest.mark.parametrize('name', RIVALS)
+def test_learns_and_every_parameter_has_a_gradient(name):
+    model, (ecg, iegm, mask) = net(name, dropout=0.).train(), batch(16)
+    mask[:4, 3] = False
+    label = torch.arange(16) % 3
+    optimiser, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
+    for _ in range(25):
+        out = model(ecg, iegm, mask)
+        loss = F.cross_entropy(out.logits, label) + (out.embedding @ out.embedding.T).mean()
+        optimiser.zero_grad(); loss.backward(); optimiser.step(); losses.append(loss.item())
+        assert all(p.grad is not None for p in model.parameters())
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize('name', RIVALS)
+def test_config_rebuilds_and_no_tensor_is_shared(name, tmp_path):
+    from safetensors.torch import load_file, save_file
+    model, b = net(name, modality_dropout=.2, modalities=['iegm']), batch()
+    model.train()(*b); model.eval()                                      # running statistics are part of the state
+    save_file(model.state_dict(), tmp_path/'model.safetensors')
+    again = make_model(name, **json.loads(json.dumps(model.config))).eval()
+    again.load_state_dict(load_file(tmp_path/'model.safetensors'))
+    assert same(model(*b), again(*b)) and again.config == model.config
+
+
+@pytest.mark.parametrize('name', RIVALS)
+def test_bfloat16_autocast_returns_float32(name):
+    model, b = net(name), batch()
+    with torch.autocast('cpu', dtype=torch.bfloat16): out = model(*b)
+    assert {o.dtype for o in out} == {torch.float32}
+    torch.testing.assert_close(out.logits, model(*b).logits, atol=.1, rtol=.1)
+
+
+@pytest.mark.parametrize('name', RIVALS)
+def test_modality_dropout_only_in_training(name):
+    model, b = net(name, modality_dropout=1.), batch(32)
+    assert (model(*b).modality_weights == .5).all()
+    weights = model.train()(*b).modality_weights
+    assert ((weights == 0).sum(1) == 1).all() and 4 < (weights[:, 0] == 0).sum() < 28
+
+
+def test_counts_by_hand():
+    "The inception trunk, 36 steps of 180 samples, two classes of module: of the first and of the others."
+    w, n = 8, 36
+    module = lambda c: n * (c * w + w * w * (39 + 19 + 9) + c * w)
+    trunk = n * w * 15 * 19 + sum(module(c) + 2 * module(4 * w) + n * c * 4 * w for c in (w, 4 * w))
+    heads = 8 * w * 3 + 8 * w * 8 * w + 8 * w * 8
+    assert count_multiply_adds(net('inceptiontime'), 180) == trunk + heads
+
+
+def test_registry_makes_what_the_classes_make():
+    assert type(make_model('pedarrnet', 3, dim=16, heads=2)) is PedArrNet and type(net('xresnet1d')) is XResNet1d and type(net('inceptiontime')) is InceptionTime
+    for options in VARIANTS.values(): make_model('pedarrnet', 3, **{'dim': 16, 'heads': 2, **options})
+    for name in MODELS: make_model(name, 3, dropout=.2, modality_dropout=.1, proj_dim=8, modalities=('ecg',))      # options that all of them know
+
+
+@pytest.mark.parametrize('name, options, says', [
+    ('resnet', {}, 'unknown model .resnet.'), ('xresnet1d', dict(depth=2), 'unknown option of xresnet1d'), ('pedarrnet', dict(width=8), 'unknown option of pedarrnet'),
+    ('xresnet1d', dict(n_classes=1), 'at least 2 classes'), ('inceptiontime', dict(width=7), 'width=7'), ('xresnet1d', dict(proj_dim=0), 'proj_dim'),
+    ('xresnet1d', dict(dropout=1.), 'probabilities'), ('inceptiontime', dict(modality_dropout=-1.), 'probabilities'), ('xresnet1d', dict(modalities=['mri']), 'of ecg, iegm')])
+def test_bad_options(name, options, says):
+    with pytest.raises(PedarrError, match=says) as e: make_model(name, **{'n_classes': 3, **options})
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('name', RIVALS)
+def test_bad_batches(name):
+    ecg, iegm, mask = batch()
+    for bad in [(ecg[:, :11], iegm, mask), (ecg, iegm[..., :-1], mask), (ecg, iegm, mask.float()), (ecg[..., :100], iegm[..., :100], mask)]:
+        with pytest.raises(PedarrError): net(name)(*bad)
+
+
+# ---- features and trees
+
+@pytest.fixture(scope='module')
+def store(simulated, tmp_path_factory):
+    return build_store(simulated, tmp_path_factory.mktemp('baselines')/'store', 'leipzig', progress=False)
+
+
+@pytest.fixture(scope='module')
+def features(store): return segment_features(store)
+
+
+@pytest.mark.parametrize('kind', ['nan', 'zeros', 'noise', 'constant', 'ecg only', 'iegm only', 'one lead'])
+def test_features_of_anything(kind):
+    "Rubbish and holes give the same columns, finite or NaN, and no exception."
+    rng = np.random.default_rng(0)
+    x = {'nan': np.full((19, 1500), np.nan), 'zeros': np.zeros((19, 1500)), 'constant': np.ones((19, 1500))}.get(kind, rng.standard_normal((19, 1500)))
+    if kind == 'ecg only': x[12:] = np.nan
+    if kind == 'iegm only': x[:12] = np.nan
+    if kind == 'one lead': x[1:] = np.nan
+    out = interval_features(x, 500.) | shape_features(x, 500.)
+    assert len(out) == 38 and all(isinstance(v, float) for v in out.values()) and not np.isinf(list(out.values())).any()
+
+
+def test_features_see_only_what_they_may(store, features):
+    ecg = segment_features(first(store, 25), modalities=('ecg',))
+    assert list(ecg) == list(features) and ecg[['va', 'ratio', 'earliest', 'df', 'size_RVA12']].isna().all().all() and ecg.rr.notna().any()
+    iegm = segment_features(first(store, 25), modalities=('iegm',))
+    assert iegm[['direction_II', 'ecg_3_9Hz']].isna().all().all() and iegm.aa.notna().any()
+
+
+def first(store, n): return dataclasses.replace(store, segments=store.segments.head(n))
+
+
+def test_features_do_not_depend_on_jobs(store, features):
+    pd.testing.assert_frame_equal(segment_features(first(store, 6), jobs=2), features.head(6))
+
+
+def test_annotated_beats_use_times_only(store, simulated, monkeypatch):
+    "The symbol of a beat and the text of a rhythm mark change nothing."
+    import pedarr.baselines as b
+    before = annotated_beats(store, simulated)
+    assert [len(x) for x in before] == store.segments.beats.tolist()
+    assert all((x >= 0).all() and (x < 3.001).all() and (np.diff(x) > 0).all() for x in before)
+    read = b.read_annotations
+    def renamed(*args):
+        marks = read(*args)
+        return marks._replace(symbol=np.where(np.isin(marks.symbol, list(b.BEATS)), 'N', marks.symbol), aux=['(VT'] * len(marks.aux))
+    monkeypatch.setattr(b, 'read_annotations', renamed)
+    assert all(np.array_equal(x, y) for x, y in zip(before, annotated_beats(store, simulated)))
+
+
+def test_labels_do_not_reach_the_features(store, features):
+    blind = dataclasses.replace(store, segments=store.segments.head(25).assign(rhythm='?', label=store.classes[0], beats=0, age=0., sex='M'))
+    pd.testing.assert_frame_equal(segment_features(blind), features.head(25))
+
+
+@pytest.mark.parametrize('kind', ['patient', 'segment'])
+def test_trees_predict_each_evaluation_segment_once(store, features, kind):
+    fold = make_split(store.segments, kind, n_folds=2)
+    t = boosted_trees(store, features, fold, kind, max_iter=5)
+    expected = store.segments[store.segments.evaluate & (fold >= 0)]
+    assert sorted(t.segment) == expected.segment.tolist() and (t.set_index('segment').label[expected.segment].to_numpy() == expected.label.to_numpy()).all()
+    np.testing.assert_allclose(t.filter(like='p_').sum(axis=1), 1, atol=1e-5)
+    assert (t.predicted == t.filter(like='p_').idxmax(axis=1).str[2:]).all()
+    if kind == 'patient': assert (t.groupby('subject').fold.nunique() == 1).all()
+    pd.testing.assert_frame_equal(t, boosted_trees(store, features, fold, kind, max_iter=5))       # same seed, same table
+
+
+def test_columns_are_those_of_a_run(store, features):
+    from pedarr.train import _prediction_rows
+    rows = np.arange(5)
+    prob = np.full((5, len(store.classes)), 1 / len(store.classes))
+    ours = prediction_table(store, rows, prob, 1)
+    theirs = _prediction_rows(store, dict(index=rows, prob=prob, weights=np.full((5, 2), .5)), 1)
+    assert list(ours) == list(theirs) and [d.kind for d in ours.dtypes] == [d.kind for d in theirs.dtypes]
+
+
+def test_trees_learn_and_shuffled_labels_do_not(store, features):
+    "A test that leaks would score well on shuffled labels too."
+    fold = make_split(store.segments, 'patient', n_folds=2)
+    right = boosted_trees(store, features, fold, max_iter=20)
+    rng = np.random.default_rng(0)
+    shuffled = dataclasses.replace(store, segments=store.segments.assign(label=rng.permutation(store.segments.label)))
+    wrong = boosted_trees(shuffled, features, fold, max_iter=20)
+    most = store.segments.label.value_counts(normalize=True).max()
+    assert (right.predicted == right.label).mean() > most + .05 > (wrong.predicted == wrong.label).mean()
+
+
+def test_a_class_that_is_not_in_training_has_probability_0(store, features):
+    lone = store.segments.label[0]
+    fold = np.where((store.segments.label == lone).to_numpy(), 0, 1); fold[np.flatnonzero(fold)[::4]] = 0
+    t = boosted_trees(store, features, fold, 'segment', max_iter=5)
+    assert (t.loc[t.fold == 0, f'p_{lone}'] == 0).all() and t[f'p_{lone}'].notna().all()
+
+
+@pytest.mark.parametrize('spoil, says', [
+    (lambda t: t.drop(columns='fold'), 'damaged'), (lambda t: t.assign(fold='a'), 'damaged'), (lambda t: t.iloc[:-1], 'not those'),
+    (lambda t: t.assign(subject='x'), 'not those'), (lambda t: t.iloc[:0], 'damaged|not those')])
+def test_bad_split_files(store, tmp_path, spoil, says):
+    file = tmp_path/'split.csv'
+    t = store.segments[['segment', 'record', 'subject', 'label', 'evaluate']].assign(fold=make_split(store.segments, 'patient', n_folds=2))
+    t.to_csv(file, index=False)
+    assert np.array_equal(read_split(file, store), t.fold)
+    spoil(t).to_csv(file, index=False)
+    with pytest.raises(PedarrError, match=says): read_split(file, store)
+    with pytest.raises(PedarrError, match='missing'): read_split(tmp_path/'none.csv', store)
+
+
+def test_bad_input(store, features, simulated, tmp_path):
+    fold = make_split(store.segments, 'patient', n_folds=2)
+    with pytest.raises(PedarrError, match='the store has'): boosted_trees(store, features.iloc[1:], fold)
+    with pytest.raises(PedarrError, match='no feature was seen'): boosted_trees(store, features * np.nan, fold)
+    with pytest.raises(PedarrError, match='the store has'): segment_features(store, beats=[])
+    with pytest.raises(PedarrError, match='choose one or both'): segment_features(store, modalities=('mri',))
+    with pytest.raises(PedarrError, match='no such annotation file'): annotated_beats(store, tmp_path)
