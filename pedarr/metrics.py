@@ -11,8 +11,9 @@ import pandas as pd
 from .rhythms import PedarrError, one_of
 
 # %% auto #0
-__all__ = ['METRICS', 'confusion', 'scores', 'bootstrap_scores', 'format_scores', 'summary_row', 'paired_bootstrap', 'per_class',
-           'per_subject', 'plot_confusion', 'reliability', 'plot_reliability']
+__all__ = ['METRICS', 'LONE', 'confusion', 'scores', 'bootstrap_scores', 'format_scores', 'summary_row', 'paired_bootstrap',
+           'permutation_test', 'paired_scores', 'holm', 'per_class', 'per_subject', 'recall_by_subject', 'macro_table',
+           'paired_classes', 'protocol_gap', 'format_protocols', 'plot_confusion', 'reliability', 'plot_reliability']
 
 # %% ../nbs/10_metrics.ipynb #cb2b6514
 def _labels(y, n_classes: int, name: str, length: int | None = None) -> np.ndarray:
@@ -32,7 +33,7 @@ def confusion(y_true, y_pred, n_classes: int) -> np.ndarray:
     y_pred = _labels(y_pred, n_classes, 'y_pred', len(y_true))
     return np.bincount(y_true*n_classes + y_pred, minlength=n_classes**2).reshape(n_classes, n_classes)
 
-# %% ../nbs/10_metrics.ipynb #918754fe
+# %% ../nbs/10_metrics.ipynb #16508cdc
 METRICS = {'top1': 'top-1', 'precision': 'macro precision', 'recall': 'macro recall', 'f1': 'macro F1', 'f2': 'macro F2'}
 
 def _marginals(matrix: np.ndarray) -> np.ndarray:
@@ -45,11 +46,12 @@ def _class_scores(counts: np.ndarray) -> np.ndarray:
     ratio = lambda weight, denominator: weight*hit / np.maximum(denominator, 1)   # hit is 0 wherever a denominator is 0
     return np.stack([ratio(1, predicted), ratio(1, support), ratio(2, support + predicted), ratio(5, 4*support + predicted)], axis=-2)
 
-def _scores(counts: np.ndarray) -> np.ndarray:
-    "[..., 3, C] counts -> [..., 5], in the order of `METRICS`; macro means over the classes with support."
-    present = counts[..., 1, :] > 0
+def _scores(counts: np.ndarray, keep=True) -> np.ndarray:
+    "[..., 3, C] counts -> [..., 5], in the order of `METRICS`; macro means over the classes with support, of those to `keep` [C]; NaN if there is none."
+    present = (counts[..., 1, :] > 0) & keep
     top1 = counts[..., 0, :].sum(-1) / counts[..., 1, :].sum(-1)
-    macro = (_class_scores(counts) * present[..., None, :]).sum(-1) / present.sum(-1)[..., None]
+    classes = present.sum(-1).astype(float)[..., None]
+    macro = (_class_scores(counts) * present[..., None, :]).sum(-1) / np.where(classes, classes, np.nan)
     return np.concatenate([top1[..., None], macro], axis=-1)
 
 # %% ../nbs/10_metrics.ipynb #8ea180e1
@@ -88,88 +90,220 @@ def _resamples(counts: np.ndarray, n_resamples: int, seed: int):
         weight = np.bincount(draw.ravel(), minlength=r*n).reshape(r, n).astype(float)
         yield (weight @ flat).reshape(r, *counts.shape[1:])
 
-# %% ../nbs/10_metrics.ipynb #e24cdd59
+# %% ../nbs/10_metrics.ipynb #b1712d1b
 def _interval(draws: np.ndarray, level: float, n_subjects: int) -> np.ndarray:
-    "Percentile interval [2, ...] of `draws` [R, ...]; NaN when there is but one subject to resample."
+    "Percentile interval [2, ...] of `draws` [R, ...], without its NaN; NaN when there is but one subject to resample."
     if n_subjects < 2: return np.full((2, *draws.shape[1:]), np.nan)
-    return np.quantile(draws, [(1 - level)/2, (1 + level)/2], axis=0)
+    quantile = np.nanquantile if np.isnan(draws).any() else np.quantile       # the first is the slow one
+    return quantile(draws, [(1 - level)/2, (1 + level)/2], axis=0)
 
 def _check_bootstrap(n_resamples: int, level: float):
     "`PedarrError` unless there is something to resample and a level between 0 and 1."
     if n_resamples < 1: raise PedarrError(f'n_resamples={n_resamples}: at least one resample is needed, 10000 are usual')
     if not 0 < level < 1: raise PedarrError(f'level={level}: the interval needs a level between 0 and 1, for example 0.95')
 
-# %% ../nbs/10_metrics.ipynb #353ac77e
-def bootstrap_scores(y_true, y_pred, subject, n_classes: int, n_resamples: int = 10_000, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+# %% ../nbs/10_metrics.ipynb #196fdaa6
+def _kept(counts: np.ndarray, min_subjects: int) -> np.ndarray:
+    "Which classes [C] at least `min_subjects` subjects have, from `counts` [S, ..., 3, C]; `PedarrError` when none is left."
+    carriers = (counts.reshape(len(counts), -1, *counts.shape[-2:])[:, 0, 1] > 0).sum(0)
+    if not (carriers >= min_subjects).any(): raise PedarrError(f'min_subjects={min_subjects}: no class has so many (the most is {carriers.max()}): lower it')
+    return carriers >= min_subjects
+
+# %% ../nbs/10_metrics.ipynb #6c33901a
+def bootstrap_scores(y_true, y_pred, subject, n_classes: int, n_resamples: int = 10_000, level: float = 0.95, seed: int = 0,
+                     min_subjects: int = 1) -> pd.DataFrame:
     """The scores with intervals from a bootstrap clustered by `subject` [N]: index = metric, columns `value low high` (0..1).
 
-    Percentile intervals; in each resample the macro means leave out the classes that its truth lacks.
+    Percentile intervals; in each resample the macro means leave out the classes that its truth lacks, and always those with
+    fewer than `min_subjects` subjects (their segments still count in top-1 and in the precision of the other classes).
     With one subject `low` and `high` are NaN. Raises `PedarrError` for labels, subjects or settings that make no sense."""
     _check_bootstrap(n_resamples, level)
     y_true = _labels(y_true, n_classes, 'y_true')
     y_pred = _labels(y_pred, n_classes, 'y_pred', len(y_true))
     code, names = _subjects(subject, len(y_true))
     counts = _subject_counts(y_true, y_pred, code, n_classes)
-    draws = np.concatenate([_scores(c) for c in _resamples(counts, n_resamples, seed)])
+    keep = _kept(counts, min_subjects)
+    draws = np.concatenate([_scores(c, keep) for c in _resamples(counts, n_resamples, seed)])
     low, high = _interval(draws, level, len(names))
-    return pd.DataFrame({'value': _scores(counts.sum(0)), 'low': low, 'high': high}, index=pd.Index(METRICS, name='metric'))
+    return pd.DataFrame({'value': _scores(counts.sum(0), keep), 'low': low, 'high': high}, index=pd.Index(METRICS, name='metric'))
 
-# %% ../nbs/10_metrics.ipynb #130b3dca
-def _cell(row: pd.Series) -> str:
-    "'91.2 % [88.1, 94.0]' from value, low and high; a difference (it has a p) gets its sign, points for unit, and its p."
-    paired = 'p' in row.index
+# %% ../nbs/10_metrics.ipynb #cdf7f276
+def _cell(row: pd.Series, paired: bool | None = None) -> str:
+    "'91.2 % [88.1, 94.0]' from value, low and high; a difference (by default: it has a p) gets its sign, points for unit, and its p."
+    paired = 'p' in row.index if paired is None else paired
     number = lambda x: f'{100*x:+.1f}' if paired else f'{100*x:.1f}'
     unit, known = ('points' if paired else '%'), not np.isnan(row['low'])
     interval = f"[{number(row['low'])}, {number(row['high'])}]" if known else '[one subject: no interval]'
-    return f"{number(row['value'])} {unit} {interval}" + (f", p = {row['p']:.2g}" if paired and known else '')
+    few = f" (at least {row['smallest']:.2g}: few subjects)" if row.get('smallest', 0) > 0.05 else ''
+    return f"{number(row['value'])} {unit} {interval}" + (f", p = {row['p']:.2g}" + few if 'p' in row.index and known else '')
 
 def format_scores(table: pd.DataFrame) -> str:
-    "Lines such as 'top-1            91.2 % [88.1, 94.0]' from the table of `bootstrap_scores` or `paired_bootstrap`."
+    "Lines such as 'top-1            91.2 % [88.1, 94.0]' from the table of `bootstrap_scores`, `paired_bootstrap` or `paired_scores`."
     return '\n'.join(f'{METRICS[one_of(name, METRICS, "metric")]:<16} {_cell(row)}' for name, row in table.iterrows())
 
 def summary_row(table: pd.DataFrame, **labels) -> dict[str, str]:
     "One row of a comparison: `labels` (for example loss='agcacl'), then each metric's text. Stack rows with `pd.DataFrame`."
     return {**labels, **{METRICS[name]: _cell(row) for name, row in table.iterrows()}}
 
-# %% ../nbs/10_metrics.ipynb #a71c077e
-def paired_bootstrap(y_true, pred_a, pred_b, subject, n_classes: int, n_resamples: int = 10_000, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+# %% ../nbs/10_metrics.ipynb #90117985
+def _paired_counts(y_true, pred_a, pred_b, subject, n_classes: int) -> np.ndarray:
+    "Counts [S, 2, 3, C] of each subject under system a and system b."
+    y_true = _labels(y_true, n_classes, 'y_true')
+    code, _ = _subjects(subject, len(y_true))
+    preds = [_labels(p, n_classes, name, len(y_true)) for name, p in (('pred_a', pred_a), ('pred_b', pred_b))]
+    return np.stack([_subject_counts(y_true, p, code, n_classes) for p in preds], axis=1)
+
+def _paired_draws(counts: np.ndarray, statistic, n_resamples: int, level: float, seed: int) -> tuple:
+    "(value, low, high, p) of statistic(a) - statistic(b) on the same resampled subjects; `statistic` maps [..., 3, C] to [..., M]."
+    difference = lambda c: (statistic(c[..., 0, :, :]) - statistic(c[..., 1, :, :])).round(12)      # rounding noise is no sign
+    draws = np.concatenate([difference(c) for c in _resamples(counts, n_resamples, seed)])
+    low, high = _interval(draws, level, len(counts))
+    fewer, drawn = np.minimum((draws <= 0).sum(0), (draws >= 0).sum(0)), np.isfinite(draws).sum(0)
+    p = np.minimum(1, 2*(fewer + 1) / (drawn + 1)) if len(counts) > 1 else np.full(draws.shape[1], np.nan)
+    return difference(counts.sum(0)), low, high, p
+
+# %% ../nbs/10_metrics.ipynb #57df5fb7
+def paired_bootstrap(y_true, pred_a, pred_b, subject, n_classes: int, n_resamples: int = 10_000, level: float = 0.95, seed: int = 0,
+                     min_subjects: int = 1) -> pd.DataFrame:
     """Scores of system a minus system b on the same resampled subjects: index = metric, columns `value low high p`.
 
-    `p` (two-sided, +1 corrected) inverts the percentile interval of the differences; it is not a permutation test.
-    With one subject `low`, `high` and `p` are NaN. Raises `PedarrError` as `bootstrap_scores`."""
+    `p` (two-sided, +1 corrected) inverts the percentile interval of the differences; for a test see `permutation_test`.
+    With one subject `low`, `high` and `p` are NaN. Raises `PedarrError` as `bootstrap_scores`, which explains `min_subjects`."""
     _check_bootstrap(n_resamples, level)
-    y_true = _labels(y_true, n_classes, 'y_true')
-    code, names = _subjects(subject, len(y_true))
-    preds = [_labels(p, n_classes, name, len(y_true)) for name, p in (('pred_a', pred_a), ('pred_b', pred_b))]
-    counts = np.stack([_subject_counts(y_true, p, code, n_classes) for p in preds], axis=1)      # [S, 2, 3, C]
-    difference = lambda c: np.subtract(*np.moveaxis(_scores(c), -2, 0)).round(12)                # rounding noise is no sign
-    draws = np.concatenate([difference(c) for c in _resamples(counts, n_resamples, seed)])
-    low, high = _interval(draws, level, len(names))
-    fewer = np.minimum((draws <= 0).sum(0), (draws >= 0).sum(0))
-    p = np.minimum(1, 2*(fewer + 1) / (n_resamples + 1)) if len(names) > 1 else np.nan
-    return pd.DataFrame({'value': difference(counts.sum(0)), 'low': low, 'high': high, 'p': p}, index=pd.Index(METRICS, name='metric'))
+    counts = _paired_counts(y_true, pred_a, pred_b, subject, n_classes)
+    keep = _kept(counts, min_subjects)
+    value, low, high, p = _paired_draws(counts, lambda c: _scores(c, keep), n_resamples, level, seed)
+    return pd.DataFrame({'value': value, 'low': low, 'high': high, 'p': p}, index=pd.Index(METRICS, name='metric'))
 
-# %% ../nbs/10_metrics.ipynb #60446976
+# %% ../nbs/10_metrics.ipynb #fe6a5728
+def _coins(n: int, n_permutations: int, seed: int):
+    "Blocks [r, n] of 0 and 1: all 2^n of them where that is no more than `n_permutations`, otherwise so many drawn ones."
+    exact = n < 63 and 2**n <= n_permutations
+    rng, total = np.random.default_rng(seed), 2**n if exact else n_permutations
+    for start in range(0, total, block := max(1, _BLOCK // n)):
+        stop = min(start + block, total)
+        if exact: yield (np.arange(start, stop)[:, None] >> np.arange(n) & 1).astype(float)
+        else: yield rng.integers(0, 2, size=(stop - start, n)).astype(float)
+
+def _permute(counts: np.ndarray, statistic, n_permutations: int, seed: int) -> tuple[np.ndarray, float]:
+    "Two-sided p [M] of the difference in `statistic` ([..., 3, C] -> [..., M]) between the systems of `counts` [S, 2, 3, C], and the smallest p possible."
+    n, both, first = len(counts), counts.sum((0, 1)), counts[:, 0].sum(0)
+    gain = (counts[:, 1] - counts[:, 0]).reshape(n, -1)
+    difference = lambda a: np.abs(statistic(a) - statistic(both - a)).round(12)                     # rounding noise is no difference
+    seen = difference(first)
+    larger = sum((difference(first + (w @ gain).reshape(-1, *first.shape)) >= seen).sum(0) for w in _coins(n, n_permutations, seed))
+    if n < 63 and 2**n <= n_permutations: return larger/2**n, 2.0**(1 - n)
+    return (1 + larger)/(1 + n_permutations), 1/(1 + n_permutations)
+
+# %% ../nbs/10_metrics.ipynb #38a8dd88
+def permutation_test(y_true, pred_a, pred_b, subject, n_classes: int, n_permutations: int = 10_000, seed: int = 0, min_subjects: int = 1) -> pd.DataFrame:
+    """Paired permutation test over subjects of system a minus system b: index = metric, columns `value p smallest` (the smallest p possible).
+
+    Swaps the two systems' answers of whole subjects; two-sided. Exact if 2^subjects <= `n_permutations`, otherwise random by `seed` with the observed
+    order counted in (Phipson and Smyth 2010). `min_subjects` as in `bootstrap_scores`. Raises `PedarrError` for labels or settings that make no sense."""
+    if n_permutations < 1: raise PedarrError(f'n_permutations={n_permutations}: at least one is needed, 10000 are usual')
+    counts = _paired_counts(y_true, pred_a, pred_b, subject, n_classes)
+    keep = _kept(counts, min_subjects)
+    p, smallest = _permute(counts, lambda c: _scores(c, keep), n_permutations, seed)
+    a, b = _scores(counts.sum(0), keep)
+    return pd.DataFrame({'value': (a - b).round(12), 'p': p, 'smallest': smallest}, index=pd.Index(METRICS, name='metric'))
+
+# %% ../nbs/10_metrics.ipynb #178794d2
+def paired_scores(y_true, pred_a, pred_b, subject, n_classes: int, n_resamples: int = 10_000, level: float = 0.95, seed: int = 0, min_subjects: int = 1) -> pd.DataFrame:
+    "Scores of a minus b: value and interval of `paired_bootstrap`, `p` and `smallest` of `permutation_test`; index = metric, columns `value low high p smallest`."
+    table = paired_bootstrap(y_true, pred_a, pred_b, subject, n_classes, n_resamples, level, seed, min_subjects)
+    return table.assign(**permutation_test(y_true, pred_a, pred_b, subject, n_classes, n_resamples, seed, min_subjects)[['p', 'smallest']])
+
+# %% ../nbs/10_metrics.ipynb #f1cacf51
+def holm(p) -> np.ndarray:
+    "Holm-adjusted p-values [M]; NaN (no test was possible) stays NaN and isn't counted."
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p)[:np.isfinite(p).sum()]
+    out = np.full(p.shape, np.nan)
+    out[order] = np.minimum(1, np.maximum.accumulate(p[order]*np.arange(len(order), 0, -1)))
+    return out
+
+# %% ../nbs/10_metrics.ipynb #5d4d8464
+LONE = 'untestable: one subject'
+
 def per_class(y_true, y_pred, subject, classes) -> pd.DataFrame:
-    """Table `[class, support, subjects, precision, recall, f1, f2]`, one row for each name in `classes` (the order of the labels).
+    """Table `[class, support, subjects, precision, recall, f1, f2, note]`, one row for each name in `classes` (the order of the labels).
 
-    `support` counts segments, `subjects` those who have the class; a class absent from the truth has NaN scores."""
+    `support` counts segments, `subjects` those who have the class; `note` says which class can't be tested per subject; a class absent from the truth has NaN scores."""
     y_true = _labels(y_true, len(classes), 'y_true')
     y_pred = _labels(y_pred, len(classes), 'y_pred', len(y_true))
     counts = _subject_counts(y_true, y_pred, _subjects(subject, len(y_true))[0], len(classes))
-    support = counts[:, 1].sum(0)
+    support, carriers = counts[:, 1].sum(0), (counts[:, 1] > 0).sum(0)
     values = np.where(support > 0, _class_scores(counts.sum(0)), np.nan)
-    return pd.DataFrame({'class': list(classes), 'support': support.astype(int), 'subjects': (counts[:, 1] > 0).sum(0),
-                         **dict(zip(('precision', 'recall', 'f1', 'f2'), values))})
+    return pd.DataFrame({'class': list(classes), 'support': support.astype(int), 'subjects': carriers, **dict(zip(('precision', 'recall', 'f1', 'f2'), values)),
+                         'note': np.select([carriers == 0, carriers == 1], ['absent', LONE], '')})
 
-def per_subject(y_true, y_pred, subject, n_classes: int) -> pd.DataFrame:
-    "Table `[subject, segments, classes, top1, precision, recall, f1, f2]`: each subject scored alone; `classes` = how many they have."
+# %% ../nbs/10_metrics.ipynb #52f8fca1
+def per_subject(y_true, y_pred, subject, classes) -> pd.DataFrame:
+    """Table `[subject, segments, classes, top1, precision, recall, f1, f2]`: each subject scored alone; `classes` = how many they have.
+
+    With names for `classes` (a number will do) the column `alone` tells which classes no other subject has."""
+    n_classes = classes if isinstance(classes, (int, np.integer)) else len(classes)
     y_true = _labels(y_true, n_classes, 'y_true')
     y_pred = _labels(y_pred, n_classes, 'y_pred', len(y_true))
     code, names = _subjects(subject, len(y_true))
     counts = _subject_counts(y_true, y_pred, code, n_classes)
-    return pd.DataFrame({'subject': names, 'segments': counts[:, 1].sum(-1).astype(int), 'classes': (counts[:, 1] > 0).sum(-1),
-                         **dict(zip(METRICS, _scores(counts).T))})
+    has = counts[:, 1] > 0
+    table = pd.DataFrame({'subject': names, 'segments': counts[:, 1].sum(-1).astype(int), 'classes': has.sum(-1), **dict(zip(METRICS, _scores(counts).T))})
+    if n_classes is not classes: table['alone'] = [', '.join(c for c, mine in zip(classes, row) if mine) for row in has & (has.sum(0) == 1)]
+    return table
+
+def recall_by_subject(y_true, y_pred, subject, classes) -> pd.DataFrame:
+    "Recall of each class in each subject: index = subject, columns = `classes`; NaN where the subject does not have the class."
+    y_true = _labels(y_true, len(classes), 'y_true')
+    y_pred = _labels(y_pred, len(classes), 'y_pred', len(y_true))
+    code, names = _subjects(subject, len(y_true))
+    hit, support, _ = np.moveaxis(_subject_counts(y_true, y_pred, code, len(classes)), 1, 0)
+    return pd.DataFrame(np.divide(hit, support, out=np.full(hit.shape, np.nan), where=support > 0), index=pd.Index(names, name='subject'), columns=list(classes))
+
+# %% ../nbs/10_metrics.ipynb #bf561547
+def macro_table(y_true, y_pred, subject, classes, **options) -> pd.DataFrame:
+    "The scores as text with intervals, over all classes and, if some stand in one subject only, without those in the macro means. `options`: of `bootstrap_scores`."
+    counts = per_class(y_true, y_pred, subject, classes)
+    lone, n = counts.loc[counts.subjects == 1, 'class'].tolist(), int((counts.subjects > 0).sum())
+    rows = [summary_row(bootstrap_scores(y_true, y_pred, subject, len(classes), **options), **{'macro means over': f'all {n} classes'})]
+    if lone and len(lone) < n:
+        few = bootstrap_scores(y_true, y_pred, subject, len(classes), **options, min_subjects=2)
+        rows.append(summary_row(few, **{'macro means over': f"{n - len(lone)}, without {', '.join(lone)} ({LONE})"}))
+    return pd.DataFrame(rows)
+
+# %% ../nbs/10_metrics.ipynb #986068bf
+def paired_classes(y_true, pred_a, pred_b, subject, classes, metric: str = 'recall', n_resamples: int = 10_000, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+    """System a minus system b, class by class: `[class, support, subjects, a, b, value, low, high, p, holm, note]` for one of precision, recall, f1, f2.
+
+    Interval: bootstrap over subjects, without the resamples that lack the class. `p`: permutation test over subjects; `holm`: adjusted over the classes.
+    A class with one subject has neither. Raises `PedarrError` as `bootstrap_scores`."""
+    _check_bootstrap(n_resamples, level)
+    k = ['precision', 'recall', 'f1', 'f2'].index(one_of(metric, ('precision', 'recall', 'f1', 'f2'), 'metric'))
+    counts = _paired_counts(y_true, pred_a, pred_b, subject, len(classes))
+    statistic = lambda c: np.where(c[..., 1, :] > 0, _class_scores(c)[..., k, :], np.nan)
+    carriers, (a, b) = (counts[:, 0, 1] > 0).sum(0), statistic(counts.sum(0))
+    can = carriers > 1
+    value, low, high, _ = _paired_draws(counts[..., can], statistic, n_resamples, level, seed)
+    p, _ = _permute(counts[..., can], statistic, n_resamples, seed)
+    table = pd.DataFrame({'class': list(classes), 'support': counts[:, 0, 1].sum(0).astype(int), 'subjects': carriers, 'a': a, 'b': b, 'value': a - b})
+    table.loc[can, ['low', 'high', 'p', 'holm']] = np.stack([low, high, p, holm(p)], axis=1)
+    return table.assign(note=np.select([carriers == 0, carriers == 1], ['absent', LONE], ''))
+
+# %% ../nbs/10_metrics.ipynb #314c546e
+def protocol_gap(y_true, patient, segment, subject, n_classes: int, **options) -> pd.DataFrame:
+    """Scores under both protocols and the gap (segment minus patient), all with intervals clustered by subject: index = metric,
+    columns (`patient`, `segment`, `gap`) x (value, low, high).
+
+    `patient`, `segment` [N]: the pooled out-of-fold predictions of a run split by patient and of one split by segment, of the same segments. `options`: of `bootstrap_scores`."""
+    parts = {name: bootstrap_scores(y_true, pred, subject, n_classes, **options) for name, pred in (('patient', patient), ('segment', segment))}
+    parts['gap'] = paired_bootstrap(y_true, segment, patient, subject, n_classes, **options).drop(columns='p')
+    return pd.concat(parts, axis=1)
+
+def format_protocols(table: pd.DataFrame) -> pd.DataFrame:
+    "The table of `protocol_gap` as text, one row for each metric."
+    return pd.DataFrame([{'metric': METRICS[m], 'split by patient': _cell(row['patient']), 'split by segment': _cell(row['segment']),
+                          'gap (segment minus patient)': _cell(row['gap'], paired=True)} for m, row in table.iterrows()])
 
 # %% ../nbs/10_metrics.ipynb #2363940c
 def plot_confusion(matrix, classes):

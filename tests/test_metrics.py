@@ -10,8 +10,9 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, fbeta_score, precision_recall_fscore_support
 
 from pedarr import metrics
-from pedarr.metrics import (METRICS, bootstrap_scores, confusion, format_scores, paired_bootstrap, per_class, per_subject, plot_confusion,
-                            plot_reliability, reliability, scores, summary_row)
+from pedarr.metrics import (LONE, METRICS, bootstrap_scores, confusion, format_protocols, format_scores, holm, macro_table, paired_bootstrap,
+                            paired_classes, paired_scores, per_class, per_subject, permutation_test, plot_confusion, plot_reliability, protocol_gap,
+                            recall_by_subject, reliability, scores, summary_row)
 from pedarr.rhythms import PedarrError
 
 C = 5
@@ -62,7 +63,7 @@ def test_tables_agree_with_scores(case):
     y_true, y_pred, who = case
     names = list('abcde')
     table = per_class(y_true, y_pred, who, names)
-    assert table['class'].tolist() == names and list(table) == ['class', 'support', 'subjects', 'precision', 'recall', 'f1', 'f2']
+    assert table['class'].tolist() == names and list(table) == ['class', 'support', 'subjects', 'precision', 'recall', 'f1', 'f2', 'note']
     want = scores(y_true, y_pred, C)
     np.testing.assert_allclose(table[['precision', 'recall', 'f1', 'f2']].mean(), list(want.values())[1:], atol=1e-12)
     for c in range(C):
@@ -257,6 +258,192 @@ def test_text():
     assert summary_row(table.assign(value=-0.012, low=-0.03, high=0.004, p=0.1234))['top-1'] == '-1.2 points [-3.0, +0.4], p = 0.12'
 
 
+# ---- the permutation test
+
+def two_runs(n=300, subjects=8, seed=0, a=.7, b=.5):
+    rng = np.random.default_rng(seed)
+    y_true, who = rng.integers(0, C, n), rng.integers(0, subjects, n)
+    return y_true, *(np.where(rng.random(n) < share, y_true, rng.integers(0, C, n)) for share in (a, b)), who
+
+
+@pytest.mark.parametrize('subjects', [1, 2, 6])
+def test_exact_permutation_equals_the_plain_loop(subjects):
+    import itertools
+    y_true, a, b, who = two_runs(subjects=subjects, n=120)
+    seen = np.subtract(sklearn_scores(y_true, a), sklearn_scores(y_true, b))
+    as_large = []
+    for coin in itertools.product([False, True], repeat=subjects):
+        swap = np.array(coin)[who]
+        x, y = np.where(swap, b, a), np.where(swap, a, b)
+        as_large.append(abs(np.subtract(sklearn_scores(y_true, x), sklearn_scores(y_true, y))) >= abs(seen) - 1e-12)
+    table = permutation_test(y_true, a, b, who, C)
+    np.testing.assert_allclose(table.p, np.mean(as_large, axis=0), atol=1e-12)
+    np.testing.assert_allclose(table.value, seen, atol=1e-11)
+    assert (table.smallest == 2/2**subjects).all() and (table.p >= table.smallest).all()
+
+
+def test_random_permutation_approaches_the_exact_one():
+    case = two_runs(subjects=12, a=.62, b=.55)
+    exact = permutation_test(*case, C, n_permutations=2**12)
+    drawn = permutation_test(*case, C, n_permutations=2**12 - 1, seed=3)
+    assert not np.array_equal(exact.p, drawn.p)
+    np.testing.assert_allclose(exact.p, drawn.p, atol=4*np.sqrt(.25/4095))
+    assert (drawn.smallest == 1/4096).all()
+    pd.testing.assert_frame_equal(drawn, permutation_test(*case, C, n_permutations=2**12 - 1, seed=3))
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.integers(0, 99), st.booleans())
+def test_permutation_properties(case, seed, exact):
+    y_true, a, who = case
+    b = np.random.default_rng(seed).permutation(a)
+    options = dict(n_permutations=64 if exact else 20, seed=seed)
+    ab, ba = permutation_test(y_true, a, b, who, C, **options), permutation_test(y_true, b, a, who, C, **options)
+    assert ab.p.tolist() == ba.p.tolist() and ab.value.tolist() == (-ba.value).tolist()         # who is called a does not matter
+    assert ((ab.p >= ab.smallest) & (ab.p <= 1)).all()
+    order = np.random.default_rng(seed).permutation(len(a))
+    pd.testing.assert_frame_equal(ab, permutation_test(y_true[order], a[order], b[order], who[order], C, **options))
+    assert (permutation_test(y_true, a, a, who, C, **options).p == 1).all()
+
+
+def test_under_the_null_p_is_uniform_or_larger():
+    rng, p = np.random.default_rng(0), []
+    for i in range(400):                      # 20 subjects, each with a difficulty of its own, which both systems share; answers drawn alike
+        who, y_true = np.repeat(np.arange(20), 10), rng.integers(0, 2, 200)
+        hard = rng.beta(2, 2, 20)[who]
+        a, b = (np.where(rng.random(200) < hard, y_true, 1 - y_true) for _ in 'ab')
+        p.append(permutation_test(y_true, a, b, who, 2, n_permutations=199, seed=i).p[['top1', 'f1']])
+    p = np.array(p)
+    for level in (.05, .1, .25, .5, .75):
+        assert ((p <= level).mean(0) < level + 3.5*np.sqrt(level*(1 - level)/400)).all()       # never too often
+        assert ((p <= level).mean(0) > .7*level - .03).all()                                   # nor hardly ever (ties make it a little too seldom)
+
+
+def test_segments_of_one_subject_are_no_evidence():
+    y_true, who = np.zeros(200, int), np.repeat([0, 1], 100)
+    a, b = np.zeros(200, int), np.ones(200, int)                          # a always right, b never
+    assert (permutation_test(y_true, a, b, who, 2).p == .5).all()         # two subjects can't say more
+    assert permutation_test(y_true, a, b, np.arange(200), 2).p['top1'] < .001
+
+
+def test_permutation_blocks_and_bad_input(monkeypatch):
+    case = two_runs(subjects=30)
+    want = permutation_test(*case, C, n_permutations=500)
+    monkeypatch.setattr(metrics, '_BLOCK', 64)
+    got = permutation_test(*case, C, n_permutations=500)
+    assert (got.value == want.value).all()
+    exact = permutation_test(*two_runs(subjects=6), C)
+    monkeypatch.undo()
+    pd.testing.assert_frame_equal(exact, permutation_test(*two_runs(subjects=6), C))
+    with pytest.raises(PedarrError, match='n_permutations=0'): permutation_test(*case, C, n_permutations=0)
+    with pytest.raises(PedarrError, match='pred_b'): permutation_test(case[0], case[1], case[2][:5], case[3], C)
+
+
+def test_many_subjects_do_not_overflow():
+    y_true, a, b, _ = two_runs(n=300)
+    table = permutation_test(y_true, a, b, np.arange(300), C, n_permutations=500)
+    assert (table.p[['top1', 'recall']] < .02).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_by_its_definition(p):
+    got, order = holm(p), np.argsort(p, kind='stable')
+    for level in (.01, .05, .2, .5):
+        reject = np.zeros(len(p), bool)                                    # step down: stop at the first that is too large
+        for i, k in enumerate(order):
+            if p[k]*(len(p) - i) > level: break
+            reject[k] = True
+        np.testing.assert_array_equal(got <= level, reject)
+    assert (got >= p).all()
+
+
+def test_paired_scores_join_interval_and_test():
+    case = two_runs(subjects=4)
+    table = paired_scores(*case, C, n_resamples=300, seed=1)
+    pd.testing.assert_frame_equal(table[['value', 'low', 'high']], paired_bootstrap(*case, C, n_resamples=300, seed=1)[['value', 'low', 'high']])
+    pd.testing.assert_frame_equal(table[['value', 'p', 'smallest']], permutation_test(*case, C))
+    assert '(at least 0.12: few subjects)' in format_scores(table) and 'few' not in format_scores(paired_scores(*two_runs(subjects=9), C, n_resamples=300))
+    assert 'no interval' in format_scores(paired_scores(*case[:3], np.zeros(300, int), C, n_resamples=50))
+
+
+# ---- classes that stand in one subject
+
+def lone_study(seed=0):
+    "Class 4 in subject 0 only; the others in all of 9 subjects."
+    y_true, a, b, who = two_runs(subjects=9, n=400, seed=seed)
+    lone = y_true == 4
+    return np.where(lone & (who != 0), 0, y_true), a, b, who
+
+
+def test_macro_means_with_and_without_lone_classes():
+    y_true, a, _, who = lone_study()
+    table = per_class(y_true, a, who, list('abcde'))
+    assert table.note.tolist() == [''] * 4 + [LONE]
+    few = bootstrap_scores(y_true, a, who, C, n_resamples=200, min_subjects=2)
+    np.testing.assert_allclose(few.value[['precision', 'recall', 'f1', 'f2']], table[['precision', 'recall', 'f1', 'f2']][:4].mean(), atol=1e-12)
+    full = bootstrap_scores(y_true, a, who, C, n_resamples=200)
+    pd.testing.assert_series_equal(few.loc['top1'], full.loc['top1'])
+    rows = macro_table(y_true, a, who, list('abcde'), n_resamples=200)
+    assert rows['macro means over'].tolist() == ['all 5 classes', f'4, without e ({LONE})'] and rows['top-1'].nunique() == 1
+    assert len(macro_table(y_true[who > 0], a[who > 0], who[who > 0], list('abcde'), n_resamples=50)) == 1
+    assert len(macro_table([0, 1], [0, 1], ['x', 'x'], list('ab'), n_resamples=50)) == 1            # nothing but lone classes
+    assert per_subject(y_true, a, who, list('abcde')).alone.tolist() == ['e'] + ['']*8
+    assert 'alone' not in per_subject(y_true, a, who, C)
+
+
+def test_a_resample_without_any_kept_class_is_left_out():
+    y_true, who = np.array([0]*2 + [1, 2, 3]*2), np.array([0, 1] + [2]*3 + [3]*3)     # class 0 in subjects 0 and 1, the others in 2 and 3
+    y_true = np.where(y_true > 0, y_true + who - 2, 0)                                 # ... and now each of the others in one
+    y_true = np.minimum(y_true, 4)
+    keep = [np.unique(who[y_true == c]).size for c in range(5)]
+    assert keep[0] == 2
+    table = bootstrap_scores(y_true, np.zeros(8, int), who, 5, n_resamples=300, min_subjects=2)
+    assert np.isfinite(table.to_numpy()).all()
+    p = paired_bootstrap(y_true, np.zeros(8, int), y_true, who, 5, n_resamples=300, min_subjects=2).p
+    assert ((p > 0) & (p <= 1)).all()
+
+
+def test_recall_by_subject_is_the_recall_of_each():
+    y_true, a, _, who = lone_study()
+    table = recall_by_subject(y_true, a, who, list('abcde'))
+    for s in range(9):
+        for c, name in enumerate('abcde'):
+            mine = (who == s) & (y_true == c)
+            want = (a[mine] == c).mean() if mine.any() else np.nan
+            np.testing.assert_allclose(table.loc[s, name], want)
+
+
+def test_paired_classes():
+    y_true, a, b, who = lone_study()
+    table = paired_classes(y_true, a, b, who, list('abcde') + ['absent'], metric='f1', n_resamples=500)
+    one, other = (per_class(y_true, x, who, list('abcde') + ['absent']).f1 for x in (a, b))
+    np.testing.assert_allclose(table.value, one - other, atol=1e-12)
+    assert table.note.tolist() == ['']*4 + [LONE, 'absent'] and table[['low', 'high', 'p', 'holm']].isna().any(axis=1).tolist() == [False]*4 + [True]*2
+    np.testing.assert_allclose(table.holm[:4], holm(table.p[:4]))
+    assert ((table.low <= table.value) & (table.value <= table.high))[:4].all()
+    import itertools                                                        # exact p of class 0 by a plain loop over 2^9 swaps
+    gap = lambda x, y: per_class(y_true, x, who, list('abcde')).recall[0] - per_class(y_true, y, who, list('abcde')).recall[0]
+    seen = abs(gap(a, b)); larger = 0
+    for coin in itertools.product([False, True], repeat=9):
+        swap = np.array(coin)[who]
+        x, y = np.where(swap, b, a), np.where(swap, a, b)
+        mine = y_true == 0
+        larger += abs((x[mine] == 0).mean() - (y[mine] == 0).mean()) >= seen - 1e-12
+    assert paired_classes(y_true, a, b, who, list('abcde'), n_resamples=512).p[0] == larger/512
+    with pytest.raises(PedarrError, match='metric'): paired_classes(y_true, a, b, who, list('abcde'), metric='top1')
+
+
+def test_protocols_side_by_side():
+    y_true, a, b, who = two_runs(subjects=15)
+    table = protocol_gap(y_true, b, a, who, C, n_resamples=300, seed=2)
+    pd.testing.assert_frame_equal(table['patient'], bootstrap_scores(y_true, b, who, C, n_resamples=300, seed=2))
+    pd.testing.assert_frame_equal(table['gap'], paired_bootstrap(y_true, a, b, who, C, n_resamples=300, seed=2)[['value', 'low', 'high']])
+    text = format_protocols(table)
+    assert text.columns.tolist() == ['metric', 'split by patient', 'split by segment', 'gap (segment minus patient)']
+    assert text.iloc[0, 3].startswith('+') and 'points' in text.iloc[0, 3] and 'p =' not in text.iloc[0, 3] and '%' in text.iloc[0, 1]
+
+
 def test_figures(tmp_path):
     y_true, y_pred, _ = study()
     fig = plot_confusion(confusion(y_true, y_pred, C + 1), [f'class {i}' for i in range(C)] + ['absent'])
@@ -297,3 +484,20 @@ def test_benchmark_against_a_loop_over_resamples():
           f'{loop/fast:.0f} times as fast as a loop over resamples ({1e6*loop:.0f} us each), '
           f'{sklearn/fast:.0f} times as fast as scikit-learn on each resample')
     assert np.isfinite(loop/fast)
+
+
+@pytest.mark.bench
+def test_benchmark_permutation_against_scipy():
+    "Ratio in one run: our permutations against scipy.stats.permutation_test, which calls a Python function for each; the function scores counts, not segments."
+    from scipy.stats import permutation_test as scipy_test
+    rng = np.random.default_rng(0)
+    y_true, who = rng.integers(0, 13, 10_000), rng.integers(0, 40, 10_000)
+    answers = rng.integers(0, 13, (2, 10_000))
+    began = time.perf_counter(); permutation_test(y_true, *answers, who, 13); fast = (time.perf_counter() - began)/10_000
+    take = lambda system: scores(y_true, answers[system.astype(int)[who], np.arange(10_000)], 13)['f1']
+    began = time.perf_counter()
+    scipy_test((np.zeros(40), np.ones(40)), lambda x, y: take(x) - take(y), permutation_type='samples', n_resamples=200, vectorized=False, rng=0)
+    slow = (time.perf_counter() - began)/200
+    print(f'\npermutation test, 10,000 permutations of 10,000 segments of 40 subjects, 13 classes: {10_000*fast:.2f} s; {slow/fast:.0f} times as fast as '
+          f'scipy.stats.permutation_test with our scores of the segments')
+    assert np.isfinite(slow/fast)

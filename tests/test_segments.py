@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from pedarr.rhythms import PedarrError
-from pedarr.segments import (SPLITS, Augment, SegmentDataset, drop_channels, drop_modality, make_loader, make_split, split_notes, time_shift,
-                             train_test)
+from pedarr.segments import (SPLITS, Augment, SegmentDataset, check_split, drop_channels, drop_modality, make_loader, make_split, read_split,
+                             repeated_splits, split_notes, time_shift, train_test)
 
 CLASSES = ['SR', 'AVNRT', 'VT']
 
@@ -96,7 +96,8 @@ def test_segment_split_leaks_subjects_but_no_overlapping_window():
 def test_notes_of_a_leaking_split():
     t = table([[('A', 30)], [('B', 3)]])
     notes = split_notes(t, make_split(t, 'segment', 5))
-    assert notes == ['B has 2 test segments: 3 of 5 folds hold none']
+    alone = 'stands in 1 subject: untestable per subject (its score tells of that subject alone)'
+    assert notes == [f'A {alone}', f'B {alone}', 'B has 2 test segments: 3 of 5 folds hold none']
 
 
 def test_notes_name_every_untestable_class():
@@ -109,6 +110,54 @@ def test_notes_name_every_untestable_class():
 def test_notes_when_a_class_has_subjects_enough_but_a_fold_lacks_it():
     t = pd.DataFrame(dict(subject=list('abcdef'), label=['A', 'A', 'A', 'B', 'B', 'B'], evaluate=True))
     assert split_notes(t, [0, 0, 1, 0, 1, 2])[0] == 'A stands in 3 subjects: 1 fold holds no A test segment'
+
+
+@settings(max_examples=30, deadline=None)
+@given(subjects, st.integers(2, 5), st.integers(1, 4), st.integers(0, 99))
+def test_repeated_splits_are_splits_and_differ_by_seed(subjects, n_folds, repeats, seed):
+    t = table(subjects)
+    folds = repeated_splits(t, 'patient', n_folds, repeats, seed)
+    assert folds.shape == (repeats, len(t))
+    for r, fold in enumerate(folds):
+        assert np.array_equal(fold, make_split(t, 'patient', n_folds, seed + r))
+        try: check_split(t, fold)
+        except PedarrError as e: assert 'no test segments' in str(e)           # a fold whose subjects have no evaluation window
+
+
+def test_repeated_splits_deal_anew():
+    t = table([[('A', 6), ('B', 3)]]*20)
+    folds = repeated_splits(t, repeats=6)
+    assert len({tuple(f) for f in folds}) == 6
+    with pytest.raises(PedarrError, match='repeats=0'): repeated_splits(t, repeats=0)
+    assert np.array_equal(repeated_splits(t, 'loso', repeats=1)[0], make_split(t, 'loso'))
+
+
+@pytest.mark.parametrize('kind', SPLITS)
+def test_split_file_round_trip_and_faults(tmp_path, kind):
+    t = table([[('A', 9), ('B', 6)]]*6).assign(evaluate=True)
+    t['label'] = np.where(np.arange(len(t)) % 10 == 0, '', t.label)            # rows of no class are in no fold
+    fold = np.full(len(t), -1); named = (t.label != '').to_numpy()
+    fold[named] = make_split(t[named].reset_index(drop=True), kind, n_folds=3)
+    path = tmp_path/'split.csv'
+    written = t[['subject', 'label', 'evaluate']].assign(fold=fold)
+    written.to_csv(path, index=False)
+    assert np.array_equal(read_split(path, t, kind), fold)
+    row = int(np.flatnonzero(named)[3])
+
+    def refused(change, says):
+        change.to_csv(path, index=False)
+        with pytest.raises(PedarrError, match=says) as e: read_split(path, t, kind)
+        assert str(path) in str(e.value) and '\n' not in str(e.value)
+    if kind != 'segment': refused(written.assign(fold=np.where(written.index == row, (fold + 1) % 3, fold)), 'in training and test')
+    refused(written.assign(fold=np.where(written.index == row, -1, fold)), f'row {row} .1 in all. is for evaluation')
+    refused(written.iloc[:-1], 'another table')
+    refused(written.assign(subject=written.subject[::-1].to_numpy()), 'another table')
+    refused(written.drop(columns='fold'), 'fold is missing')
+    refused(written.assign(fold=.5), 'no whole number')
+    path.write_bytes(b'')
+    with pytest.raises(PedarrError, match='no table'): read_split(path, t, kind)
+    path.unlink()
+    with pytest.raises(PedarrError, match='missing'): read_split(path, t, kind)
 
 
 @pytest.mark.parametrize('kind, options, says', [
