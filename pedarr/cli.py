@@ -16,7 +16,7 @@ from .rhythms import PedarrError
 
 # %% auto #0
 __all__ = ['main', 'simulate', 'download', 'check', 'preprocess', 'parse_value', 'parse_params', 'find_notebook', 'execute',
-           'train_run', 'show_run', 'train', 'report', 'paired_table', 'compare', 'demo']
+           'train_run', 'show_run', 'train', 'report', 'paired_table', 'compare', 'protocols', 'fewshot', 'demo']
 
 # %% ../nbs/12_cli.ipynb #4b7eb55b
 class _OneLine(click.Group):
@@ -155,7 +155,7 @@ def train_run(**params) -> Path:
         write_report(run_training(c))
     return run
 
-# %% ../nbs/12_cli.ipynb #dffbf713
+# %% ../nbs/12_cli.ipynb #5a2aec6b
 def show_run(run: Path) -> None:
     "Print a finished run: what was tested, the table, the notes, and where the report lies."
     import pandas as pd
@@ -163,7 +163,7 @@ def show_run(run: Path) -> None:
     from pedarr.report import majority
     from pedarr.train import METRIC_KEYS, read_json
     m = read_json(run/'metrics.json', *METRIC_KEYS)
-    click.echo(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, loss {m['loss']}{' (a reconstruction)' if m['loss'] == 'agcacl' else ''}")
+    click.echo(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, loss {m['loss']}{' (a reconstruction)' if 'agcacl' in m['loss'] else ''}")
     click.echo(format_scores(pd.DataFrame(m['overall']).T.astype(float)))
     click.echo(f"(always answering {majority(m)[0]}: {100*majority(m)[1]:.1f} % top-1)")
     click.echo(f"{m['speed']['segments_per_second']:.0f} segments/s in training ({m['speed']['epochs_per_second']:.2f} epochs/s), {100*m['speed']['wait_share']:.1f} % of the time waiting for data")
@@ -204,12 +204,12 @@ def report(run, store):
     moved = None if store is None else regroup(open_store(store), read_json(run/'params.json')['grouping'])[0]
     click.echo(f'report: {write_report(run, moved)}')
 
-# %% ../nbs/12_cli.ipynb #a00e6b9c
+# %% ../nbs/12_cli.ipynb #1ffce4fd
 def paired_table(runs_a, runs_b):
-    "Scores of the pooled runs a minus those of b, with intervals clustered by subject; both must have tested the same segments."
+    "Scores of the pooled runs a minus those of b: interval by bootstrap, p by permutation, both over subjects; both runs must have tested the same segments."
     import numpy as np
     import pandas as pd
-    from pedarr.metrics import paired_bootstrap
+    from pedarr.metrics import paired_scores
     from pedarr.train import read_json, read_table
     keys = ['segment', 'record', 'start', 'label', 'fold']
     def pooled(runs): return pd.concat([read_table(Path(r)/'predictions.csv', *keys, 'subject', 'predicted').sort_values('segment') for r in runs], ignore_index=True)
@@ -219,7 +219,7 @@ def paired_table(runs_a, runs_b):
         raise PedarrError(f'{runs_a[0]} and {runs_b[0]} tested other segments, or in other folds: compare runs of one store, grouping and split')
     classes = sorted(set(a.label) | set(a.predicted) | set(b.predicted))
     code = lambda s: s.map({c: i for i, c in enumerate(classes)}).to_numpy(np.int64)
-    return paired_bootstrap(code(a.label), code(a.predicted), code(b.predicted), a.subject.to_numpy(), len(classes))
+    return paired_scores(code(a.label), code(a.predicted), code(b.predicted), a.subject.to_numpy(), len(classes))
 
 @main.command()
 @click.option('-a', 'runs_a', multiple=True, required=True, help='A run; several for several seeds, in the same order as -b.')
@@ -235,7 +235,30 @@ def compare(runs_a, runs_b):
     for name, runs, p in zip('ab', (runs_a, runs_b), params):
         top1 = ', '.join(f"{100*read_json(Path(r)/'metrics.json', *METRIC_KEYS)['overall']['top1']['value']:.1f} %" for r in runs)
         click.echo(f"{name}: {', '.join(runs)}: top-1 {top1}; {', '.join(f'{k}={p.get(k)!r}' for k in differ) or 'same parameters as the other'}")
-    click.echo(f'a minus b, on the same resampled subjects:\n{format_scores(table)}')
+    click.echo(f'a minus b (interval: bootstrap; p: permutation; both over subjects):\n{format_scores(table)}')
+
+# %% ../nbs/12_cli.ipynb #132909e0
+@main.command()
+@click.option('-a', 'by_patient', multiple=True, required=True, help='A run split by patient; several for several seeds.')
+@click.option('-b', 'by_segment', multiple=True, required=True, help='The same, split by segment.')
+def protocols(by_patient, by_segment):
+    "Both protocols side by side: the same segments tested by patient and by segment, and the gap between them."
+    from pedarr.metrics import format_protocols
+    from pedarr.report import protocol_table
+    found = protocol_table(list(by_patient), list(by_segment))
+    click.echo(format_protocols(found.overall).to_string(index=False))
+    for note in found.notes: click.echo(f'note: {note}')
+
+@main.command()
+@click.argument('run', type=click.Path(path_type=Path))
+@click.option('--shots', multiple=True, type=click.IntRange(1, 1000), default=(1, 2, 5, 10), show_default=True, help='Support segments of each class; several times.')
+@click.option('--draws', default=20, show_default=True, type=click.IntRange(1, 1000), help='Random choices of the support.')
+def fewshot(run, shots, draws):
+    "Few-shot test of a finished RUN split by patient: class prototypes moved by a few labelled segments of the new patient, without training."
+    from pedarr.fewshot import few_shot_table, format_few_shot
+    from pedarr.report import run_few_shot
+    found, classes = run_few_shot(run, shots=tuple(sorted(set(shots))), draws=draws)
+    click.echo(format_few_shot(few_shot_table(found)).to_string(index=False))
 
 # %% ../nbs/12_cli.ipynb #d04c8791
 @main.command()

@@ -155,6 +155,9 @@ def test_train_leaves_an_executed_notebook_and_a_report(store, tmp_path):
     again = pedarr('train', store, '--run', run, *sum([['-p', k, v] for k, v in dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200).items()], []), ok=True)
     assert again.stdout == p.stdout, 'a finished run is not repeated'
     assert 'holds a run with' in refused('train', store, '--run', run, '-p', 'epochs', '2')
+    shots = pedarr('fewshot', run, '--shots', 1, '--draws', 2, ok=True).stdout
+    assert 'support' in shots and 'points' in shots
+    assert 'give runs by patient' in refused('protocols', '-a', run, '-b', run)
     same = pedarr('compare', '-a', run, '-b', run, ok=True).stdout
     assert 'same parameters as the other' in same and '+0.0 points' in same
 

@@ -1,6 +1,7 @@
 """Runs: repeatable, resumable, refused when mixed up; checkpoints and run folders under fault."""
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,9 @@ from conftest import real
 from pedarr.preprocess import PreprocessConfig, build_store, open_store
 from pedarr.report import choose_cases, percent, write_report
 from pedarr.rhythms import PedarrError
-from pedarr.train import (TrainConfig, check_parameters, learning_rate, load_model, make_config, plan_split, predict, regroup, run_training)
+from pedarr.losses import LOSSES, loss_terms
+from pedarr.segments import train_test
+from pedarr.train import (TrainConfig, check_parameters, fit_fold, learning_rate, load_model, make_config, plan_split, predict, regroup, run_training)
 
 SMALL = dict(epochs=1, batch_size=32, dim=32, depth=1, heads=2, n_folds=2, resamples=200)
 
@@ -107,13 +110,61 @@ def test_a_full_disk_leaves_no_half_written_run(store, tmp_path, monkeypatch):
     assert not (tmp_path/'r'/'metrics.json').exists() and not list((tmp_path/'r').glob('*.part'))
 
 
-@pytest.mark.parametrize('loss', ['none', 'agcacl', 'proto', 'supcon', 'bcl'])
-def test_every_loss_trains_resumes_and_is_finite(store, tmp_path, loss):
-    c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'fold': 0, 'loss': loss, 'logit_adjust': 1.0})
+@pytest.mark.parametrize('loss', [*LOSSES, 'ldam+agcacl'])
+def test_every_loss_trains_and_is_finite(store, tmp_path, loss):
+    c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'fold': 0, 'loss': loss, 'logit_adjust': 1.0 if loss_terms(loss)[0] == 'ce' else 0.})
     m = json.loads((run_training(c, progress=False)/'metrics.json').read_text())
     h = pd.read_csv(tmp_path/'r'/'history.csv')
-    assert np.isfinite(h[['classification', 'contrastive']]).all(axis=None) and (loss == 'none') == (h.contrastive == 0).all()
+    assert np.isfinite(h[['classification', 'contrastive']]).all(axis=None) and (loss_terms(loss)[1] == 'none') == (h.contrastive == 0).all()
     assert m['loss'] == loss
+
+
+@pytest.mark.parametrize('loss', ['proco', 'bcl', 'ldam+agcacl'])
+def test_a_run_cut_off_after_any_epoch_ends_the_same(store, tmp_path, loss):
+    c = make_config(store=store, run='x', **{**SMALL, 'epochs': 3, 'loss': loss, 'loss_options': {'defer': .5} if 'ldam' in loss else {}})
+    s = open_store(store)
+    train, test = train_test(s.segments, plan_split(s, c)[0], 0, c.split)
+    class Stop:
+        def __init__(self, after): self.left = after + 1
+        def update(self, n=1):
+            self.left -= 1
+            if not self.left: raise KeyboardInterrupt
+        def set_postfix(self, **kw): pass
+    whole = fit_fold(s, train, test, c)[0].state_dict()
+    for after in (1, 2):
+        try: fit_fold(s, train, test, c, tmp_path/f'{after}.safetensors', Stop(after))
+        except KeyboardInterrupt: pass
+        again = fit_fold(s, train, test, c, tmp_path/f'{after}.safetensors')[0].state_dict()
+        assert whole.keys() == again.keys() and all(torch.equal(v, again[k]) for k, v in whole.items())
+
+
+def test_names_that_mean_the_same_give_the_same_run(store, tmp_path):
+    runs = [run_training(make_config(store=store, run=tmp_path/str(i), **{**SMALL, 'fold': 0, **o}), progress=False)/'predictions.csv'
+            for i, o in enumerate([dict(loss='none'), dict(loss='ce'), dict(loss='none', logit_adjust=1.), dict(loss='logit')])]
+    a, b, c, d = (p.read_bytes() for p in runs)
+    assert a == b and c == d and a != c
+
+
+def test_model_options_reach_the_network_and_come_back(store, tmp_path):
+    c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'fold': 0, 'model_options': {'proj_dim': 8}, 'loss': 'ldam', 'loss_options': {'scale': 20.}})
+    run = run_training(c, progress=False)
+    assert json.loads((run/'params.json').read_text())['model_options'] == {'proj_dim': 8}
+    model, meta = load_model(run)
+    assert model.config['proj_dim'] == 8 and model.head.scale == meta['cosine_head'] == 20
+    with pytest.raises(PedarrError, match='holds a run with model_options'): run_training(make_config(store=store, run=run, **{**SMALL, 'fold': 0, 'loss': 'ldam', 'loss_options': {'scale': 20.}}), progress=False)
+
+
+def test_a_run_from_before_model_options_is_still_known(store, run, tmp_path):
+    import shutil
+    old = shutil.copytree(run, tmp_path/'old')
+    params = json.loads((old/'params.json').read_text())
+    del params['model_options']
+    (old/'params.json').write_text(json.dumps(params))
+    meta = json.loads((old/'model.json').read_text())
+    del meta['cosine_head']
+    (old/'model.json').write_text(json.dumps(meta))
+    assert run_training(make_config(store=store, run=old, **SMALL), progress=False) == old
+    load_model(old)
 
 
 @pytest.mark.parametrize('options', [dict(modalities='ecg'), dict(modalities='iegm'), dict(precision='bf16'), dict(split='segment'), dict(balanced=True), dict(grouping='svt4'), dict(workers=1)])
@@ -131,13 +182,16 @@ def test_options_run(store, tmp_path, options):
     (dict(lr='fast'), 'lr must be a number'), (dict(lr=float('nan')), 'lr must be a number'), (dict(lr=-1.), 'lr must be positive'), (dict(balanced=1), 'balanced must be true or false'),
     (dict(loss='hinge'), "unknown loss 'hinge': use one of none, agcacl"), (dict(split='random'), "unknown split 'random': use one of"), (dict(grouping='g'), "unknown grouping 'g': use one of rhythm8"),
     (dict(fold='first'), 'fold must be a whole number'), (dict(n_folds=1), 'n_folds must be at least 2'), (dict(store=3), 'store must be a text'), (dict(precision='fp4'), 'unknown precision'),
-    (dict(modalities='eeg'), 'unknown modalities'), (dict(resamples=0), 'resamples must be at least')])
+    (dict(modalities='eeg'), 'unknown modalities'), (dict(resamples=0), 'resamples must be at least'),
+    (dict(loss='agcacl+ldam'), 'in this order'), (dict(model_options=3), 'model_options must be a dictionary'), (dict(model_options={'layers': 3}), "unknown model option 'layers'"),
+    (dict(model_options={'dropout': .3}), "'dropout' is a parameter of its own")])
 def test_wrong_parameters_are_refused_by_name(params, say):
     with pytest.raises(PedarrError, match=say): make_config(**params)
 
 
 @pytest.mark.parametrize('params, say', [(dict(device='tpu'), "device 'tpu' is not available"), (dict(fold=9), 'fold is 9'), (dict(n_folds=50), 'fold'), (dict(loss_options={'nope': 1}), 'nope'),
-                                         (dict(heads=3), 'heads|dim'), (dict(normalise='zscore'), 'zscore'), (dict(grouping='ludb7'), 'finds 0 of its classes')])
+                                         (dict(loss='focal', logit_adjust=1.), 'takes no logit_adjust'), (dict(loss='ldam', loss_options={'tau': .1}), 'it takes margin'),
+                                         (dict(model_options={'proj_dim': 'wide'}), 'model_options'), (dict(model_options={'proj_dim': 0}), 'proj_dim'), (dict(heads=3), 'heads|dim'), (dict(normalise='zscore'), 'zscore'), (dict(grouping='ludb7'), 'finds 0 of its classes')])
 def test_impossible_runs_are_refused(store, tmp_path, params, say):
     with pytest.raises(PedarrError, match=say): run_training(make_config(store=store, run=tmp_path/'r', **{**SMALL, **params}), progress=False)
 
@@ -210,3 +264,29 @@ def test_a_diverged_network_is_one_line_not_a_traceback():
     try:
         with pytest.raises(PedarrError, match='diverged'): T.predict(Broken(), [batch], torch.device('cpu'))
     finally: T._inputs = keep
+
+
+@pytest.mark.parametrize('name', ['xresnet1d', 'inceptiontime'])
+def test_a_baseline_trains_reports_and_is_rebuilt(store, tmp_path, name):
+    done = run_training(make_config(store=store, run=tmp_path/'r', **SMALL, model=name, model_options={'width': 8}), progress=False)
+    meta = json.loads((done/'model.json').read_text())
+    assert meta['network'] == name and meta['model']['width'] == 8
+    model, _ = load_model(done)
+    assert type(model).__name__.lower() == name
+    html = write_report(done).read_text()
+    assert f'Network: {name}' in html and 'does not weigh the modalities' in html
+
+
+def test_unknown_networks_and_options_of_another_network():
+    with pytest.raises(PedarrError, match='unknown model'): make_config(model='resnet')
+    with pytest.raises(PedarrError, match='unknown model option'): make_config(model='xresnet1d', model_options={'fusion': 'late'})
+
+
+def test_a_split_that_changed_under_a_run_is_refused(run, store, tmp_path):
+    import shutil
+    again = Path(shutil.copytree(run, tmp_path/'r'))
+    (again/'metrics.json').unlink()
+    table = pd.read_csv(again/'split.csv'); table['fold'] = 1 - table.fold; table.to_csv(again/'split.csv', index=False)
+    config = make_config(**{**SMALL, 'store': store, 'run': again})
+    params = json.loads((again/'params.json').read_text()); params['run'] = str(again); (again/'params.json').write_text(json.dumps(params))
+    with pytest.raises(PedarrError, match='another split'): run_training(config, progress=False)
