@@ -169,7 +169,7 @@ def his_times(abl, fs, onset, window=(-.065, -.015)):
     lag = out - onset
     return out if np.nanmedian(abs(lag - np.nanmedian(lag))) < .003 else np.full(len(k), np.nan)
 
-# %% ../nbs/03b_intervals.ipynb #c809e31c
+# %% ../nbs/03b_intervals.ipynb #b3a75c00
 _MARGIN = .015   # s: an atrial wave that begins no more than this before the QRS counts as simultaneous, not as leading
 
 class Reading(NamedTuple):
@@ -188,6 +188,7 @@ def _check_window(signal, fs, beats):
     if beats is not None and len(beats) and not (0 <= np.min(beats) and np.max(beats) < signal.shape[1]): raise PedarrError('beats outside the window: give sample numbers counted from its start')
     return signal
 
+# %% ../nbs/03b_intervals.ipynb #b3a75c01
 def _near(wave, on):
     "For QRS onsets `on`, indices of the last wave before and the first after each, and of the nearer; -1: none within the cycle."
     after = np.searchsorted(wave, on - _MARGIN); t = np.append(wave, np.nan); before = after - 1
@@ -217,6 +218,7 @@ def _atrium_at_his(abl, fs, t):
         if a > 0 and e[a:z].max() > floor: out[i] = (a + int(np.argmax(e[a:z]))) / fs
     return out
 
+# %% ../nbs/03b_intervals.ipynb #b3a75c02
 def beat_intervals(signal, fs, beats=None):
     """Times and intervals (s from the start of the window) of each beat of `signal` [19, T] (mV) -> `Reading` without verdict.
 

@@ -563,7 +563,7 @@ def stimulus_waves(beats, rng):
         waves.add(s, .0011, np.r_[vector, size] * np.exp(.1 * rng.standard_normal((len(s), 1))))
     return waves.close(15)
 
-# %% ../nbs/03_simulate.ipynb #6da41057
+# %% ../nbs/03_simulate.ipynb #bfa2d9f7
 class Slow:
     "Smooth unit-variance noise [channels] with power up to about `corner` Hz, anywhere between 0 and `seconds`."
     def __init__(self, seconds, corner, rng, channels=1):
@@ -575,6 +575,7 @@ class Slow:
         left = at.astype(np.int64); u = at - left; u = u * u * (3 - 2 * u)
         return (self.knots[:, left] * (1 - u) + self.knots[:, left + 1] * u) * 1.16
 
+# %% ../nbs/03_simulate.ipynb #7e6c7084
 BLOCK = 60 * FS    # samples that are drawn at a time
 
 class Signals:
@@ -678,7 +679,7 @@ def annotate(beats, marks, n, poor=()):
     keep = sample < n
     return sample[keep], [r[1] for r, k in zip(rows, keep) if k], [r[2] for r, k in zip(rows, keep) if k]
 
-# %% ../nbs/03_simulate.ipynb #c7faff3f
+# %% ../nbs/03_simulate.ipynb #013e7a87
 @dataclass
 class Study:
     "A simulated recording that has not been written yet: who, what happens when (`beats`, annotations), and the signals to be drawn."
@@ -711,6 +712,7 @@ def make_study(subject, script=None, seconds=60., seed=0, score=None):
     poor = list(zip(borders[::2], np.r_[borders, seconds][1::2]))
     return Study(s, heart, beats, sample, symbol, aux, n, stretch, Signals(beats, seconds, heart, s.age, [*seed, 2], poor, s.rails))
 
+# %% ../nbs/03_simulate.ipynb #401c5e1a
 RAIL = 20480    # units: 10.24 mV
 
 def digitise(subject, signals, start, n):
@@ -723,6 +725,7 @@ def digitise(subject, signals, start, n):
     if subject.disconnected: rows[subject.disconnected] = np.full(n, 152, np.int32)   # 0.076 mV
     return np.stack([rows[c] for c in subject.channels]).clip(-RAIL, RAIL)
 
+# %% ../nbs/03_simulate.ipynb #0315c313
 @dataclass(frozen=True)
 class Recording:
     "A simulated recording in memory: digital int32 [channel, T], names, annotations, and the truth behind it."
@@ -778,7 +781,7 @@ def write_study(folder, study, comments=()):
     wfdb.wrann(name, 'atr', study.sample, symbol=study.symbol, aux_note=study.aux, custom_labels=CUSTOM_LABELS, write_dir=str(folder))
     return digest.hexdigest()
 
-# %% ../nbs/03_simulate.ipynb #af5784bb
+# %% ../nbs/03_simulate.ipynb #1bb64e17
 def duration_text(seconds):
     "Seconds as the subject tables write them, h:m:s.fff."
     return f'{int(seconds // 3600)}:{int(seconds // 60 % 60)}:{seconds % 60:.3f}'
@@ -796,10 +799,7 @@ def _write_tables(folder, subjects, lengths, sums):
     digest = lambda p: sums.get(p.stem) if p.suffix == '.dat' else hashlib.sha256(p.read_bytes()).hexdigest()
     (folder / 'SHA256SUMS.txt').write_text(''.join(f'{digest(p)} {p.name}\n' for p in files))
 
-def _write_one(folder, make, subject, comments):
-    study = make(subject)
-    return subject.record, study.n / FS, write_study(folder, study, comments)
-
+# %% ../nbs/03_simulate.ipynb #75069622
 def write_database(folder, subjects, make, seconds, jobs=1, progress=False, comments=()):
     """Write a database of the studies `make(subject)` into a new `folder`; returns the lengths (s) by record. `seconds`: expected lengths, for order and progress.
 
@@ -830,6 +830,10 @@ def _write_all(work, subjects, make, seconds, jobs, progress, comments):
         for r in Parallel(n_jobs=jobs, return_as='generator_unordered')(tasks): done.append(r); bar.update(min(round(r[1] / 60), bar.total - bar.n))
         bar.update(bar.total - bar.n)
     return done
+
+def _write_one(folder, make, subject, comments):
+    study = make(subject)
+    return subject.record, study.n / FS, write_study(folder, study, comments)
 
 def subject_frame(subjects):
     "Simulated subjects as a table by record."

@@ -33,3 +33,16 @@ def simulated(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('simulated')/'db'
     simulate_database(folder, subjects=8, minutes=1.0, seed=3)
     return folder
+
+
+def assert_learns(model, ecg, iegm, mask, classes=3, steps=25):
+    "A network in training halves its loss on one batch, and every parameter takes part."
+    import torch
+    label = torch.arange(len(mask)) % classes
+    optimiser, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
+    for _ in range(steps):
+        out = model(ecg, iegm, mask)
+        loss = torch.nn.functional.cross_entropy(out.logits, label) + (out.embedding @ out.embedding.T).mean()
+        optimiser.zero_grad(); loss.backward(); optimiser.step(); losses.append(loss.item())
+        assert all(p.grad is not None for p in model.parameters())
+    assert losses[-1] < losses[0]/2
