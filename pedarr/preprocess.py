@@ -153,7 +153,7 @@ def _matrices(config: PreprocessConfig, band: tuple):
     z = np.exp(2j*np.pi*f/config.rate)[:, None, None]
     response = r0 + 2*(C@np.linalg.solve(z*np.eye(len(A)) - A, np.broadcast_to(K, (len(f), *K.shape)))).real.ravel()
     if not np.abs(response - gain(config, band, f)).max() < 1e-5:
-        raise PedarrError(f'preprocess: a band of {band[0]:g}-{band[1]:g} Hz with order={config.order} is too narrow to be computed exactly: move its corners apart, or lower the order')
+        raise PedarrError(f'preprocess: a band of {band[0]:g}-{band[1]:g} Hz with order={config.order} can\'t be computed exactly at {config.rate:g} Hz: lower the order or the rate, or move the corners apart')
     power = [np.eye(len(A))]
     for _ in range(PER_BLOCK): power.append(A@power[-1])
     r = np.r_[r0, [(C@p@K).item() for p in power[:PER_BLOCK - 1]]]

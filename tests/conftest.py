@@ -3,6 +3,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, so that a change fails for what it changed; `PEDARR_FUZZ=1 pytest` draws new ones.
+settings.register_profile('same', derandomize=True)
+settings.register_profile('new', derandomize=False)
+settings.load_profile('new' if os.environ.get('PEDARR_FUZZ') else 'same')
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get('PEDARR_REAL_DATA') or ROOT/'../shared/data')

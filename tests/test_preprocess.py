@@ -111,7 +111,10 @@ def test_blocks_equal_the_product_of_spectra_for_any_filter(order, low, width, n
     n, pad = round(20*rate), round(P.settling(config)*rate) + 64
     x = np.random.default_rng(seed).standard_normal((3, n + 2*pad)).astype(np.float32)
     x[:, :pad] = x[:, -pad:] = 0                 # silence, so that the transform's ring doesn't matter
-    ours = P.bandpass(x, [0, 5, 12], config)
+    try: ours = P.bandpass(x, [0, 5, 12], config)
+    except PedarrError as e:                     # steep filters whose poles lie too close to 1 for their state space
+        assert order >= 3 and '\n' not in str(e) and 'lower the order' in str(e)
+        return
     f = np.fft.rfftfreq(x.shape[1], 1/rate)
     for y, xi, band in zip(ours, x, (config.ecg_band, config.ecg_band, config.iegm_band)):
         theirs = np.fft.irfft(np.fft.rfft(xi.astype(float))*P.gain(config, band, f), x.shape[1])
