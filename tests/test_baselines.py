@@ -254,3 +254,28 @@ def test_bad_input(store, features, simulated, tmp_path):
     with pytest.raises(PedarrError, match='the store has'): segment_features(store, beats=[])
     with pytest.raises(PedarrError, match='choose one or both'): segment_features(store, modalities=('mri',))
     with pytest.raises(PedarrError, match='no such annotation file'): annotated_beats(store, tmp_path)
+
+
+def test_a_fold_alone_is_that_fold_of_all(store, features):
+    from pedarr.baselines import tree_fold
+    fold = make_split(store.segments, 'patient', n_folds=2)
+    whole = boosted_trees(store, features, fold, max_iter=5)
+    part, grown = tree_fold(store, features, fold, 1, max_iter=5)
+    pd.testing.assert_frame_equal(part, whole[whole.fold == 1].reset_index(drop=True))
+    assert grown['rounds'] == 5 and grown['segments'] == ((fold != 1) & (fold >= 0)).sum() and 0 < grown['loss'] < np.log(len(store.classes))
+
+
+def test_one_class_in_training_is_always_answered(store, features):
+    fold = np.where((store.segments.label == 'SR').to_numpy(), 1, 0); fold[np.flatnonzero(fold)[:3]] = 0
+    t = boosted_trees(store, features, fold, 'segment', max_iter=3)
+    assert (t[t.fold == 0].predicted == 'SR').all() and np.allclose(t.filter(like='p_').sum(1), 1, atol=1e-5)
+
+
+def test_rows_alone_measure_the_same(store, features):
+    rows = [3, 17, len(store) - 1]
+    pd.testing.assert_frame_equal(segment_features(store, rows=rows), features.iloc[rows].reset_index(drop=True))
+
+
+@pytest.mark.parametrize('options, says', [(dict(max_iter=0), 'max_iter'), (dict(depth=3), 'depth'), (dict(early_stopping=True, validation_fraction=.0001), 'no trees can be grown')])
+def test_options_that_trees_do_not_take(store, features, options, says):
+    with pytest.raises(PedarrError, match=says): boosted_trees(store, features, make_split(store.segments, 'patient', n_folds=2), **options)

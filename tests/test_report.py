@@ -143,3 +143,15 @@ def test_report_of_a_run_has_the_tables(tiny):
     classes = json.loads((tiny/'metrics.json').read_text())['classes']
     rows = macro_table(*prediction_codes(p, classes), p.subject.to_numpy(), classes, n_resamples=100)
     assert ('macro means with and without' in html) == (len(rows) > 1)
+
+
+def test_what_trees_do_not_have_may_differ(tmp_path):
+    "Runs of trees keep a loss in params.json that they were not trained with; it must neither be compared nor shown."
+    from pedarr.report import describe_model
+    t = truth()
+    a, b = (write_run(tmp_path/split, t, split, .6, model='trees', loss=loss, model_options={})[0] for split, loss in (('patient', 'agcacl'), ('segment', 'none')))
+    assert len(protocol_table(a, b, n_resamples=200).classes) == len(CLASSES)
+    c, d = (write_run(tmp_path/f'net-{split}', t, split, .6, loss=loss)[0] for split, loss in (('patient', 'agcacl'), ('segment', 'none')))
+    with pytest.raises(PedarrError, match='differ in loss'): protocol_table(c, d)
+    with pytest.raises(PedarrError, match='differ in'): protocol_table(a, d)
+    assert 'agcacl' not in describe_model(json.loads((a/'params.json').read_text())) and 'annotated beats' in describe_model(dict(model='trees', model_options={'beats': 'db'}))

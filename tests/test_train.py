@@ -290,3 +290,117 @@ def test_a_split_that_changed_under_a_run_is_refused(run, store, tmp_path):
     config = make_config(**{**SMALL, 'store': store, 'run': again})
     params = json.loads((again/'params.json').read_text()); params['run'] = str(again); (again/'params.json').write_text(json.dumps(params))
     with pytest.raises(PedarrError, match='another split'): run_training(config, progress=False)
+
+
+TREES = dict(model='trees', n_folds=2, resamples=200, model_options={'max_iter': 5})
+
+
+@pytest.fixture(scope='module')
+def grown(store, tmp_path_factory):
+    return run_training(make_config(store=store, run=tmp_path_factory.mktemp('trees')/'r', **TREES), progress=False)
+
+
+def test_trees_leave_the_folder_of_a_run(grown, run, store):
+    mine, theirs = (json.loads((r/'metrics.json').read_text()) for r in (grown, run))
+    assert list(mine) == list(theirs) and mine['notes'] == theirs['notes'] and mine['classes'] == theirs['classes']
+    assert list(mine['speed']) == list(theirs['speed']) and 0 < mine['speed']['wait_share'] < 1 and mine['speed']['segments_per_second'] > 0
+    assert mine['loss'] == 'log loss of boosting' and 'agcacl' not in json.dumps(mine)
+    p, q = (pd.read_csv(r/'predictions.csv', dtype={'record': str}).sort_values('segment', ignore_index=True) for r in (grown, run))
+    assert list(p) == list(q) and p[['segment', 'fold', 'record', 'label']].equals(q[['segment', 'fold', 'record', 'label']])
+    assert (grown/'split.csv').read_bytes() == (run/'split.csv').read_bytes()
+    assert {p.name for p in grown.iterdir()} == {'params.json', 'environment.json', 'split.csv', 'history.csv', 'predictions.csv', 'metrics.json', 'model.json', 'features.csv'}
+    assert len(pd.read_csv(grown/'history.csv')) == 2
+
+
+def test_trees_of_a_run_are_those_of_chapter_07a(grown, store):
+    from pedarr.baselines import boosted_trees, segment_features
+    s = open_store(store)
+    want = boosted_trees(s, segment_features(s), plan_split(s, make_config(**TREES))[0], max_iter=5)
+    got = pd.read_csv(grown/'predictions.csv', dtype={'record': str, 'subject': str})
+    assert (got.predicted == want.predicted).all() and np.array_equal(got.filter(like='p_'), want.filter(like='p_'))
+
+
+def test_trees_killed_between_folds_end_the_same(grown, store, tmp_path):
+    "SIGKILL when the second fold begins; the resumed run reads the features and the first fold, and ends byte for byte as the undisturbed one."
+    import subprocess, sys
+    script = f"""
+import os, signal, pedarr.train as t
+grow = t.run_trees
+def deadly(store, features, measured, fold, k, *rest):
+    if k == 1: os.kill(os.getpid(), signal.SIGKILL)
+    grow(store, features, measured, fold, k, *rest)
+t.run_trees = deadly
+t.run_training(t.make_config(store={str(store)!r}, run={str(tmp_path/'r')!r}, **{TREES!r}), progress=False)
+"""
+    assert subprocess.run([sys.executable, '-c', script], capture_output=True).returncode == -9
+    r = tmp_path/'r'
+    assert (r/'fold-0.csv').exists() and not (r/'fold-1.csv').exists() and not (r/'metrics.json').exists()
+    stamps = {n: (r/n).stat().st_mtime_ns for n in ('features.csv', 'fold-0.csv')}
+    import pedarr.train as t
+    measured = []
+    keep, t.segment_features = t.segment_features, lambda *a, rows=None, **k: (measured.append(rows), keep(*a, rows=rows, **k))[1]
+    try: run_training(make_config(store=store, run=r, **TREES), progress=False)
+    finally: t.segment_features = keep
+    assert all(rows is not None and len(rows) <= 3 for rows in measured), 'the features were measured again'
+    assert (r/'features.csv').stat().st_mtime_ns == stamps['features.csv']
+    assert (r/'predictions.csv').read_bytes() == (grown/'predictions.csv').read_bytes()
+    a, b = (json.loads((f/'metrics.json').read_text()) for f in (r, grown))
+    assert {k: v for k, v in a.items() if k != 'speed'} == {k: v for k, v in b.items() if k != 'speed'}
+    assert not list(r.glob('fold-*')) and not list(r.glob('history-*')) and not list(r.glob('*.part'))
+
+
+@pytest.mark.parametrize('options', [dict(modalities='ecg'), dict(split='segment'), dict(grouping='svt4', balanced=True), dict(fold=1, workers=1), dict(model_options={'max_iter': 3, 'max_features': .5})])
+def test_options_of_trees_run(store, grown, tmp_path, options):
+    from pedarr.train import open_run
+    c = make_config(store=store, run=tmp_path/'r', **{**TREES, **options})
+    if c.modalities == 'both': (open_run(c.run, c)/'features.csv').write_bytes((grown/'features.csv').read_bytes())     # those of another run of the store, to save time
+    m, p = json.loads((run_training(c, progress=False)/'metrics.json').read_text()), pd.read_csv(tmp_path/'r'/'predictions.csv')
+    if c.split == 'segment': assert 'overstates' in m['notes'][0]
+    if c.grouping: assert m['classes'] == ['SR', 'AVNRT', 'AVRT', 'OTHER']
+    if c.modalities == 'ecg': assert (p.weight_iegm == 0).all() and pd.read_csv(tmp_path/'r'/'features.csv').va.isna().all()
+    if c.fold == 1: assert (p.fold == 1).all() and json.loads((tmp_path/'r'/'model.json').read_text())['folds'] == [1]
+
+
+def test_annotated_beats_are_used_and_noted(store, simulated, grown, tmp_path):
+    c = make_config(store=store, run=tmp_path/'r', **{**TREES, 'model_options': {'max_iter': 3, 'beats': str(simulated)}})
+    m = json.loads((run_training(c, progress=False)/'metrics.json').read_text())
+    assert 'annotations' in m['notes'][-1]
+    a, b = (pd.read_csv(r/'features.csv') for r in (tmp_path/'r', grown))
+    assert not np.allclose(a.rr, b.rr, equal_nan=True)
+    assert 'annotated beats' in write_report(tmp_path/'r').read_text()
+
+
+@pytest.mark.parametrize('harm, say', [(lambda b: b[:200], 'features.csv'), (lambda b: b'', 'features.csv: missing or no table'), (lambda b: b.replace(b'rr', b'RR', 1), 'damaged, or measured in other segments'),
+                                       (lambda b: b[:b.rindex(b'\n', 0, -1) + 1], 'damaged')])
+def test_features_of_something_else_are_refused(grown, store, tmp_path, harm, say):
+    import shutil
+    bad = Path(shutil.copytree(grown, tmp_path/'r'))
+    (bad/'metrics.json').unlink()
+    (bad/'features.csv').write_bytes(harm((bad/'features.csv').read_bytes()))
+    with pytest.raises(PedarrError, match=say): run_training(make_config(store=store, run=bad, **TREES), progress=False)
+
+
+@pytest.mark.parametrize('params, say', [
+    (dict(epochs=3), 'epochs means nothing to model trees'), (dict(loss='focal'), 'loss means nothing'), (dict(loss_options={'a': 1}), 'loss_options means nothing'), (dict(augment=False), 'augment means nothing'),
+    (dict(model_options={'trees': 5}), "unknown model option 'trees': use one of max_iter"), (dict(model_options={'class_weight': 'balanced'}), "unknown model option 'class_weight'"),
+    (dict(model_options={'max_iter': '5'}), "options .* no trees can be grown .*max_iter"), (dict(model_options={'learning_rate': -1.}), 'learning_rate'), (dict(model_options={'beats': 3}), 'beats .* must be a text')])
+def test_wrong_parameters_of_trees_are_refused_by_name(params, say):
+    with pytest.raises(PedarrError, match=say): make_config(model='trees', **params)
+
+
+@pytest.mark.parametrize('params, say', [(dict(model_options={'beats': '/nowhere'}), 'nowhere'), (dict(fold=9), 'fold is 9'), (dict(n_folds=50), 'fold')])
+def test_impossible_runs_of_trees_leave_nothing(store, tmp_path, params, say):
+    with pytest.raises(PedarrError, match=say): run_training(make_config(store=store, run=tmp_path/'r', **{**TREES, **params}), progress=False)
+    assert not (tmp_path/'r').exists()
+
+
+def test_a_run_of_trees_has_no_network(grown, store):
+    from pedarr.report import embed, run_few_shot
+    s = open_store(store)
+    for ask in (lambda: load_model(grown), lambda: embed(grown, 0, s, [0]), lambda: run_few_shot(grown)):
+        with pytest.raises(PedarrError, match='boosted trees, which has no network and no embeddings'): ask()
+
+
+def test_a_run_of_trees_and_a_network_are_not_mixed_up(grown, run, store):
+    with pytest.raises(PedarrError, match="holds a run with model"): run_training(make_config(store=store, run=grown, **SMALL), progress=False)
+    with pytest.raises(PedarrError, match="holds a run with"): run_training(make_config(store=store, run=run, **TREES), progress=False)
