@@ -8,7 +8,12 @@ export JUPYTER_PLATFORM_DIRS = 1
 # threads that wait should sleep, not spin: other processes share the cores
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test install check readme export clean bench
+# `make ablations`: how many seeds (SEEDS=3 made the tables of the README), runs at a time, and where
+SEEDS ?= 1
+JOBS ?= 2
+ABLATIONS := runs/ablations
+
+.PHONY: demo test install check readme export clean bench ablations
 
 install: .venv/installed
 
@@ -33,6 +38,13 @@ test: check
 
 bench: install
 	$(BIN)/python -m pytest -q -s -m bench tests
+
+# a SIMULATED twin at a twentieth of its length, at 250 Hz, and a small network: a table for every question
+ablations: install
+	@mkdir -p $(ABLATIONS)
+	@test -f $(ABLATIONS)/twin/RECORDS || $(BIN)/pedarr simulate $(ABLATIONS)/twin --scale 0.05 --jobs $(JOBS)
+	@$(BIN)/pedarr preprocess $(ABLATIONS)/twin $(ABLATIONS)/store --rate 250 --iegm-band 30 110 --jobs $(JOBS)
+	$(BIN)/papermill nbs/experiments/ablations.ipynb $(ABLATIONS)/ablations.ipynb -p store $(ABLATIONS)/store -p out $(ABLATIONS)/runs -p seeds $(SEEDS) -p jobs $(JOBS)
 
 export: install
 	$(BIN)/nbdev_clean

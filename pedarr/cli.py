@@ -16,7 +16,7 @@ from .rhythms import PedarrError
 
 # %% auto #0
 __all__ = ['main', 'simulate', 'download', 'check', 'preprocess', 'parse_value', 'parse_params', 'find_notebook', 'execute',
-           'train_run', 'show_run', 'train', 'report', 'paired_table', 'compare', 'protocols', 'fewshot', 'demo']
+           'train_run', 'show_run', 'train', 'report', 'compare', 'protocols', 'fewshot', 'missing', 'demo']
 
 # %% ../nbs/12_cli.ipynb #4b7eb55b
 class _OneLine(click.Group):
@@ -155,30 +155,33 @@ def train_run(**params) -> Path:
         write_report(run_training(c))
     return run
 
-# %% ../nbs/12_cli.ipynb #5a2aec6b
+# %% ../nbs/12_cli.ipynb #25b17e19
 def show_run(run: Path) -> None:
     "Print a finished run: what was tested, the table, the notes, and where the report lies."
     import pandas as pd
     from pedarr.metrics import format_scores
     from pedarr.report import majority
-    from pedarr.train import METRIC_KEYS, read_json
+    from pedarr.train import METRIC_KEYS, TREE_LOSS, read_json
     m = read_json(run/'metrics.json', *METRIC_KEYS)
+    rounds, waiting = ('rounds of boosting', 'measuring them') if m['loss'] == TREE_LOSS else ('epochs', 'waiting for data')
     click.echo(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, loss {m['loss']}{' (a reconstruction)' if 'agcacl' in m['loss'] else ''}")
     click.echo(format_scores(pd.DataFrame(m['overall']).T.astype(float)))
     click.echo(f"(always answering {majority(m)[0]}: {100*majority(m)[1]:.1f} % top-1)")
-    click.echo(f"{m['speed']['segments_per_second']:.0f} segments/s in training ({m['speed']['epochs_per_second']:.2f} epochs/s), {100*m['speed']['wait_share']:.1f} % of the time waiting for data")
+    click.echo(f"{m['speed']['segments_per_second']:.0f} segments/s in training ({m['speed']['epochs_per_second']:.2f} {rounds}/s), {100*m['speed']['wait_share']:.1f} % of the time {waiting}")
     for note in m['notes']: click.echo(f'note: {note}')
     click.echo(f"report: {run/'report.html'}")
 
-# %% ../nbs/12_cli.ipynb #3a5db58a
+# %% ../nbs/12_cli.ipynb #5a643609
 def _list_params(ctx, option, wanted):
     "Print every parameter with its default, and stop."
     if not wanted: return
+    from pedarr.baselines import CLASSIFIERS, TREES, known_options
     from pedarr.losses import LOSSES
-    from pedarr.train import TrainConfig
+    from pedarr.train import NETWORK_ONLY, TrainConfig
     for name, value in dataclasses.asdict(TrainConfig()).items():
         if name not in ('store', 'run'): click.echo(f'{name:<18} {value!r}')
     click.echo(f'loss is one of {", ".join(LOSSES)}; none is cross-entropy alone (with logit_adjust, if that is not 0)')
+    click.echo(f'model is one of {", ".join(CLASSIFIERS)}; {TREES} takes none of {", ".join(NETWORK_ONLY)}, and as model_options {", ".join(known_options(TREES))}')
     ctx.exit()
 
 @main.command()
@@ -204,40 +207,25 @@ def report(run, store):
     moved = None if store is None else regroup(open_store(store), read_json(run/'params.json')['grouping'])[0]
     click.echo(f'report: {write_report(run, moved)}')
 
-# %% ../nbs/12_cli.ipynb #1ffce4fd
-def paired_table(runs_a, runs_b):
-    "Scores of the pooled runs a minus those of b: interval by bootstrap, p by permutation, both over subjects; both runs must have tested the same segments."
-    import numpy as np
-    import pandas as pd
-    from pedarr.metrics import paired_scores
-    from pedarr.train import read_json, read_table
-    keys = ['segment', 'record', 'start', 'label', 'fold']
-    def pooled(runs): return pd.concat([read_table(Path(r)/'predictions.csv', *keys, 'subject', 'predicted').sort_values('segment') for r in runs], ignore_index=True)
-    for r in [*runs_a, *runs_b]: read_json(Path(r)/'metrics.json')
-    a, b = pooled(runs_a), pooled(runs_b)
-    if len(a) != len(b) or not (a[keys].to_numpy() == b[keys].to_numpy()).all():
-        raise PedarrError(f'{runs_a[0]} and {runs_b[0]} tested other segments, or in other folds: compare runs of one store, grouping and split')
-    classes = sorted(set(a.label) | set(a.predicted) | set(b.predicted))
-    code = lambda s: s.map({c: i for i, c in enumerate(classes)}).to_numpy(np.int64)
-    return paired_scores(code(a.label), code(a.predicted), code(b.predicted), a.subject.to_numpy(), len(classes))
-
+# %% ../nbs/12_cli.ipynb #9f751f9e
 @main.command()
 @click.option('-a', 'runs_a', multiple=True, required=True, help='A run; several for several seeds, in the same order as -b.')
 @click.option('-b', 'runs_b', multiple=True, required=True)
 def compare(runs_a, runs_b):
     "Paired differences of runs that tested the same segments: -a RUN -b RUN; repeat both for several seeds."
+    from pedarr.grid import paired_table
     from pedarr.metrics import format_scores
-    from pedarr.train import METRIC_KEYS, read_json
+    from pedarr.train import METRIC_KEYS, own_parameters, read_json
     if len(runs_a) != len(runs_b): raise PedarrError(f'{len(runs_a)} runs for a and {len(runs_b)} for b: give equally many')
     table = paired_table(runs_a, runs_b)
-    params = [read_json(Path(r[0])/'params.json') for r in (runs_a, runs_b)]
-    differ = [k for k in params[0] if k not in ('run', 'store') and params[0][k] != params[1].get(k)]
+    params = [own_parameters(read_json(Path(r[0])/'params.json')) for r in (runs_a, runs_b)]
+    differ = [k for k in {**params[0], **params[1]} if k not in ('run', 'store') and params[0].get(k) != params[1].get(k)]
     for name, runs, p in zip('ab', (runs_a, runs_b), params):
         top1 = ', '.join(f"{100*read_json(Path(r)/'metrics.json', *METRIC_KEYS)['overall']['top1']['value']:.1f} %" for r in runs)
-        click.echo(f"{name}: {', '.join(runs)}: top-1 {top1}; {', '.join(f'{k}={p.get(k)!r}' for k in differ) or 'same parameters as the other'}")
+        click.echo(f"{name}: {', '.join(runs)}: top-1 {top1}; {', '.join(f'{k}={p[k]!r}' for k in differ if k in p) or 'same parameters as the other'}")
     click.echo(f'a minus b (interval: bootstrap; p: permutation; both over subjects):\n{format_scores(table)}')
 
-# %% ../nbs/12_cli.ipynb #132909e0
+# %% ../nbs/12_cli.ipynb #f933eb7c
 @main.command()
 @click.option('-a', 'by_patient', multiple=True, required=True, help='A run split by patient; several for several seeds.')
 @click.option('-b', 'by_segment', multiple=True, required=True, help='The same, split by segment.')
@@ -259,6 +247,19 @@ def fewshot(run, shots, draws):
     from pedarr.report import run_few_shot
     found, classes = run_few_shot(run, shots=tuple(sorted(set(shots))), draws=draws)
     click.echo(format_few_shot(few_shot_table(found)).to_string(index=False))
+
+@main.command()
+@click.argument('runs', nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option('--kind', default='all', show_default=True, help='Which channels are taken away: ecg, iegm or all.')
+@click.option('--draws', default=5, show_default=True, type=click.IntRange(1, 1000), help='Random choices of the channels.')
+@click.option('--metric', default='f1', show_default=True, help='top1, precision, recall, f1 or f2.')
+@click.option('--figure', default=None, type=click.Path(path_type=Path), help='Draw the curves of all RUNS into this file (svg, png or pdf).')
+def missing(runs, kind, draws, metric, figure):
+    "Ask the networks of finished RUNS again with channels missing; the same channels are taken from every run."
+    from pedarr.missing import format_missing, missing_curve, plot_missing
+    curves = {str(r): missing_curve(r, kind=kind, draws=draws) for r in runs}
+    for r, curve in curves.items(): click.echo(f'{r}\n{format_missing(curve, metric).to_string(index=False)}')
+    if figure is not None: plot_missing(curves, metric).savefig(figure)
 
 # %% ../nbs/12_cli.ipynb #d04c8791
 @main.command()

@@ -304,3 +304,33 @@ def test_simulate_a_twin_and_a_small_cohort(tmp_path):
                                             (['--script', 'missing.csv'], 'missing.csv'), (['--minutes', 1e9], 'minutes='), (['--scale', .01, '--seed', -1], 'seed=-1')])
 def test_simulate_refuses(tmp_path, options, words):
     assert words in refused('simulate', tmp_path/'db', *options) and not list(tmp_path.iterdir())
+
+
+def test_trees_are_a_run_like_any_other(store, tmp_path):
+    "Trained, compared with a network, set side by side under both splits, reported; refused where there is nothing to embed."
+    trees = ['-p', 'model', 'trees', '-p', 'n_folds', 2, '-p', 'resamples', 200, '-p', 'model_options', "{'max_iter': 5}"]
+    r = {k: tmp_path/k for k in ('net', 'patient', 'segment')}
+    out = pedarr('train', store, '--run', r['patient'], *trees, ok=True).stdout
+    assert 'loss log loss of boosting' in out and 'rounds of boosting/s' in out and 'agcacl' not in out
+    assert {'train.ipynb', 'report.html', 'metrics.json', 'features.csv'} <= {p.name for p in r['patient'].iterdir()}
+    assert not {'learning.png', 'weights.png'} & {p.name for p in (r['patient']/'figures').iterdir()}
+    nb = nbformat.read(r['patient']/'train.ipynb', 4)
+    assert not [o for c in nb.cells if c.cell_type == 'code' for o in c.outputs if o.output_type == 'error']
+    from pedarr.train import make_config, open_run, run_training
+    c = make_config(store=store, run=r['segment'], model='trees', n_folds=2, resamples=200, split='segment', model_options={'max_iter': 5})
+    (open_run(c.run, c)/'features.csv').write_bytes((r['patient']/'features.csv').read_bytes())
+    run_training(c, progress=False)
+    run_training(make_config(store=store, run=r['net'], epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200, loss='none'), progress=False)
+    said = pedarr('compare', '-a', r['patient'], '-b', r['net'], ok=True).stdout
+    a, b = (next(l for l in said.splitlines() if l.startswith(f'{x}: ')) for x in 'ab')
+    assert "model='trees'" in a and 'loss=' not in a and 'epochs=' not in a and "loss='none'" in b and "model='pedarrnet'" in b
+    assert 'gap' in pedarr('protocols', '-a', r['patient'], '-b', r['segment'], ok=True).stdout.lower()
+    assert 'no network and no embeddings' in refused('fewshot', r['patient'])
+    pedarr('report', r['patient'], ok=True)
+
+
+@pytest.mark.parametrize('pairs, say', [((('epochs', 3),), 'epochs means nothing to model trees'), ((('model_options', "{'depth': 3}"),), 'use one of max_iter'), ((('model_options', "{'max_iter': 0}"),), 'no trees can be grown'),
+                                        ((('model_options', "{'beats': 'nowhere'}"),), 'nowhere')])
+def test_bad_parameters_of_trees_leave_no_run(store, tmp_path, pairs, say):
+    assert say in refused('train', store, '--run', tmp_path/'run', '-p', 'model', 'trees', *sum([['-p', *p] for p in pairs], []))
+    assert not (tmp_path/'run').exists()

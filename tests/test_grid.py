@@ -1,0 +1,154 @@
+"""Grids of runs: plans, processes that fail in every way, resuming, and the notebooks that run and collect them."""
+import json
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pedarr import grid as G
+from pedarr.preprocess import PreprocessConfig, build_store
+from pedarr.rhythms import PedarrError
+from pedarr.train import make_config, run_training
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = dict(dim=16, depth=1, heads=2, epochs=1, n_folds=2, lone_classes='keep', watch=False, resamples=100)
+
+
+@pytest.fixture(scope='module')
+def store(simulated, tmp_path_factory):
+    path = tmp_path_factory.mktemp('grid')/'store'
+    build_store(simulated, path, 'leipzig', config=PreprocessConfig(rate=250, iegm_band=(30, 110)), progress=False)
+    return path
+
+
+@pytest.fixture(scope='module')
+def runs(store, tmp_path_factory):
+    "Two losses, two seeds, both protocols; two runs at a time."
+    out = tmp_path_factory.mktemp('grid')/'runs'
+    jobs = G.plan({'loss': {k: G.QUESTIONS['loss'][k] for k in ('cross-entropy', 'focal')}}, out, seeds=2, store=str(store), **SMALL)
+    for j in jobs: run_training(make_config(**j.params), progress=False)        # in this process: starting eight takes a minute
+    assert G.run_grid(jobs, progress=False).status.tolist() == ['already']*8
+    return jobs
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.dictionaries(st.sampled_from('abcd'), st.dictionaries(st.text('xyz +', min_size=1, max_size=4), st.fixed_dictionaries({'lr': st.sampled_from([.1, .2, .3])}), min_size=1, max_size=3), min_size=1),
+       st.integers(1, 3), st.sampled_from([['patient'], ['segment'], ['patient', 'segment']]))
+def test_a_plan_has_every_system_once_and_a_folder_does_one_thing(questions, seeds, splits):
+    try: jobs = G.plan(questions, 'out', splits, seeds)
+    except PedarrError as e: assert 'another name' in str(e); return
+    assert len(jobs) == seeds*len(splits)*sum(map(len, questions.values()))
+    does = {}
+    for j in jobs: assert does.setdefault(j.run, {k: v for k, v in j.params.items() if k != 'run'}) == {k: v for k, v in j.params.items() if k != 'run'}
+    same = {}
+    for j in jobs: assert same.setdefault(json.dumps({k: v for k, v in j.params.items() if k != 'run'}, sort_keys=True), j.run) == j.run
+
+
+def test_seeds_must_be_a_count():
+    for bad in (0, -1, True, 2.5, '3'):
+        with pytest.raises(PedarrError, match='seeds'): G.plan({'a': {'b': {}}}, 'out', seeds=bad)
+
+
+def test_answers_are_those_of_the_runs(runs):
+    scores, notes = G.answer(runs, 200)
+    assert not notes and len(scores) == 2*2*5 and (scores.seeds == 2).all()
+    for (split, system), part in scores.groupby(['split', 'system']):
+        t = pd.concat([pd.read_csv(Path(j.run)/'predictions.csv') for j in runs if (j.split, j.system) == (split, system)])
+        assert part.set_index('metric').value['top1'] == pytest.approx((t.label == t.predicted).mean())
+    first = scores[scores.system == 'cross-entropy']
+    assert first.gain.isna().all() and first.holm.isna().all()
+    assert (scores.holm.dropna() >= scores.p.dropna() - 1e-12).all()
+
+
+def test_an_unfinished_system_is_named_and_left_out(runs, tmp_path):
+    jobs = [j._replace(run=str(tmp_path/'none')) if (j.system, j.split, j.seed) == ('focal', 'patient', 1) else j for j in runs]
+    scores, notes = G.answer(jobs, 100)
+    assert len(notes) == 1 and 'focal' in notes[0]
+    assert set(scores[scores.split == 'patient'].system) == {'cross-entropy'} and set(scores[scores.split == 'segment'].system) == {'cross-entropy', 'focal'}
+    assert 'not run' in G.question_table(scores, 'loss').loc['focal'].tolist()
+    with pytest.raises(PedarrError, match='no system'): G.answer([jobs[3]._replace(run=str(tmp_path/'none'))])
+
+
+def test_without_its_first_system_a_question_has_no_gains(runs, tmp_path):
+    jobs = [j._replace(run=str(tmp_path/'none')) if j.system == 'cross-entropy' else j for j in runs]
+    scores, notes = G.answer(jobs, 100)
+    assert scores.gain.isna().all() and len(notes) == 2
+
+
+def test_runs_of_other_segments_are_not_pooled(runs, tmp_path):
+    run = tmp_path/'run'; run.mkdir()
+    pd.read_csv(Path(runs[0].run)/'predictions.csv').iloc[1:].to_csv(run/'predictions.csv', index=False)
+    with pytest.raises(PedarrError, match='other segments'): G.pool([runs[0].run, run])
+
+
+def test_a_crash_is_an_entry_of_the_table(store, tmp_path, monkeypatch):
+    jobs = G.plan({'q': {'a': {'loss': 'none'}, 'b': {'loss': 'focal'}}}, tmp_path/'runs', ['patient'], 1, store=str(store), **SMALL)
+    real = G._command
+    monkeypatch.setattr(G, '_command', lambda job, notebook: (real(job, notebook) if job.system == 'b' else (['python3', '-c', 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)'], '')))
+    state = G.run_grid(jobs, progress=False).set_index('run')
+    assert state.status[jobs[0].run] == 'failed' and '-9' in state.why[jobs[0].run] and state.status[jobs[1].run] == 'done'
+    monkeypatch.undo()
+    assert sorted(G.run_grid(jobs, progress=False).status) == ['already', 'done']
+
+
+def test_a_run_that_hangs_is_ended(store, tmp_path, monkeypatch):
+    job = G.plan({'q': {'a': {}}}, tmp_path/'runs', ['patient'], 1, store=str(store), **SMALL)[0]
+    monkeypatch.setattr(G, '_command', lambda job, notebook: (['python3', '-c', 'import time; time.sleep(60)'], ''))
+    began = time.time()
+    said = G.run_job(job, limit=1)
+    assert said['status'] == 'failed' and 'longer than 1 s' in said['why'] and time.time() - began < 30
+
+
+def test_a_store_that_is_not_there_fails_every_run_in_one_line(tmp_path):
+    jobs = G.plan({'q': {'a': {}}}, tmp_path/'runs', ['patient'], 1, store=str(tmp_path/'none'), **SMALL)
+    state = G.run_grid(jobs, progress=False)
+    assert state.status.tolist() == ['failed'] and 'not a store' in state.why[0] and '\n' not in state.why[0]
+
+
+def test_a_finished_run_on_another_store_is_refused(runs, simulated, tmp_path):
+    build_store(simulated, tmp_path/'other', 'leipzig', config=PreprocessConfig(rate=250, iegm_band=(30, 100)), progress=False)
+    said = G.run_job(runs[0]._replace(params=runs[0].params | {'store': str(tmp_path/'other')}))
+    assert said['status'] == 'failed' and 'other contents' in said['why']
+
+
+def test_a_damaged_plan_says_so(tmp_path):
+    with pytest.raises(PedarrError, match='missing'): G.load_plan(tmp_path)
+    for text in ('{', '{"jobs": [{"run": "x"}]}', '{"jobs": [3]}'):
+        (tmp_path/'plan.json').write_text(text)
+        with pytest.raises(PedarrError): G.load_plan(tmp_path)
+
+
+def test_plans_in_one_folder_are_joined(tmp_path):
+    one, two = (G.plan({q: {'s': dict(loss=q)}}, tmp_path, ['patient'], 1) for q in ('focal', 'none'))
+    two = [j._replace(run=str(tmp_path/'t'), params=j.params | {'run': str(tmp_path/'t')}) for j in two]
+    G.save_plan(one); G.save_plan(two); G.save_plan(one)
+    assert sorted(j.question for j in G.load_plan(tmp_path)) == ['focal', 'none']
+
+
+def _run(name, page, tmp_path, **params):
+    papermill.execute_notebook(str(ROOT/f'nbs/experiments/{name}.ipynb'), str(page), parameters=params, cwd=str(tmp_path), kernel_name='python3', progress_bar=False)
+    return '\n'.join(str(o.get('text', '') or o.get('data', {}).get('text/html', '')) for c in nbformat.read(page, 4).cells if c.cell_type == 'code' for o in c.outputs)
+
+
+def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_failure(store, tmp_path):
+    own = {'mine': {'plain': {'loss': 'none'}, 'odd': {'model': 'xresnet1d', 'model_options': {'width': 7}}}}
+    common = {k: v for k, v in SMALL.items() if k != 'lone_classes'}
+    with pytest.raises(papermill.PapermillExecutionError, match='1 of 2 runs failed.*width=7'):
+        _run('ablations', tmp_path/'a.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), questions='', own=own, splits='patient', seeds=1, common=common)
+    text = _run('report', tmp_path/'r.ipynb', tmp_path, out=str(tmp_path/'runs'), results=str(tmp_path/'results'), resamples=200)
+    assert 'SIMULATED' in text and 'odd is left out' in text
+    scores, classes, made = G.kept(tmp_path/'results')
+    assert set(scores.system) == {'plain'} and made['simulated'] and made['shared']['dim'] == 16 and (tmp_path/'results'/'mine.svg').exists()
+    with pytest.raises(papermill.PapermillExecutionError, match='seed'):
+        _run('ablations', tmp_path/'b.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seed=1)
+
+
+def test_the_cross_validation_notebook(store, tmp_path):
+    text = _run('crossval', tmp_path/'c.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seeds=1, n_folds=2, epochs=1, common={k: SMALL[k] for k in ('dim', 'depth', 'heads')})
+    assert 'gap' in text and 'untestable' in text or 'one subject' in text
+    assert sorted(p.name for p in (tmp_path/'runs').iterdir()) == ['plan.json', 'run-patient-0', 'run-segment-0']
