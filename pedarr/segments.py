@@ -184,6 +184,7 @@ class Augment:
 
     def _vary(self, x, mask, shift, generator):
         "One modality: scaled, shifted, with noise; zero where `mask` is False."
+        if not mask.any(): return torch.zeros_like(x)
         if self.scale: x = x * (1 + self.scale * (2*torch.rand(len(x), 1, 1, generator=generator) - 1))
         if self.shift: x = time_shift(x, shift)
         if self.noise: x = x + self.noise * torch.randn(x.shape, generator=generator)

@@ -76,6 +76,7 @@ class TrainConfig:
     precision: str = 'float32'
     workers: int = 0
     resamples: int = 10_000       # of the bootstrap
+    watch: bool = True            # top-1 on the test fold after every epoch, for the learning curve; decides nothing
 
     def __post_init__(self): _check_config(self)
 
@@ -154,7 +155,7 @@ def make_optimizer(modules, c: TrainConfig) -> torch.optim.AdamW:
     network, *others = [[p for p in m.parameters() if p.requires_grad] for m in modules if m is not None]
     decay = [p for p in network if p.ndim > 1]
     free = [p for p in network if p.ndim <= 1] + [p for o in others for p in o]      # a loss's own parameters lie on a sphere
-    return torch.optim.AdamW([{'params': decay, 'weight_decay': c.weight_decay}, {'params': free, 'weight_decay': 0.}], lr=c.lr)
+    return torch.optim.AdamW([{'params': decay, 'weight_decay': c.weight_decay}, {'params': free, 'weight_decay': 0.}], lr=c.lr, fused=True)
 
 # %% ../nbs/11_train.ipynb #b1c914e8
 def pick_device(name: str) -> torch.device:
@@ -319,10 +320,10 @@ def fit_fold(store: Store, train, test, c: TrainConfig, checkpoint: Path | None 
     if bar is not None: bar.update(first)
     for epoch in range(first, c.epochs):
         row = train_epoch(model, classify, contrastive, train_loader, optimizer, epoch, c, device)
-        row |= dict(epoch=epoch, test_top1=float((predict(model, test_loader, device)['prob'].argmax(1) == truth).mean()))
+        row |= dict(epoch=epoch, test_top1=float((predict(model, test_loader, device)['prob'].argmax(1) == truth).mean()) if c.watch else math.nan)
         history.append(row)
         if checkpoint is not None: save_checkpoint(checkpoint, model, contrastive, optimizer, epoch + 1, history)
-        if bar is not None: bar.update(); bar.set_postfix(loss=f"{row['classification']:.2f}", top1=f"{row['test_top1']:.2f}")
+        if bar is not None: bar.update(); bar.set_postfix(loss=f"{row['classification']:.2f}", **({'top1': f"{row['test_top1']:.2f}"} if c.watch else {}))
     return model, contrastive, history
 
 # %% ../nbs/11_train.ipynb #4e580773
@@ -350,7 +351,7 @@ def write_environment(run: Path, now: dict) -> None:
     write_json(file, first)
 
 # %% ../nbs/11_train.ipynb #282bd0e3
-_FREE = ('run', 'store', 'device', 'workers')    # may differ when a run is resumed: where it runs changes a result by rounding at most
+_FREE = ('run', 'store', 'device', 'workers', 'watch')    # may differ when a run is resumed: where it runs changes a result by rounding at most
 
 def open_run(run, c: TrainConfig) -> Path:
     "Make or re-open the folder of a run; `PedarrError` if it holds a run with other parameters."
