@@ -402,5 +402,5 @@ def test_a_run_of_trees_has_no_network(grown, store):
 
 
 def test_a_run_of_trees_and_a_network_are_not_mixed_up(grown, run, store):
-    with pytest.raises(PedarrError, match="holds a run with model"): run_training(make_config(store=store, run=grown, **SMALL), progress=False)
+    with pytest.raises(PedarrError, match="holds a run with"): run_training(make_config(store=store, run=grown, **SMALL), progress=False)
     with pytest.raises(PedarrError, match="holds a run with"): run_training(make_config(store=store, run=run, **TREES), progress=False)
