@@ -34,7 +34,7 @@ check: install
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
-	$(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 bench: install
 	$(BIN)/python -m pytest -q -s -m bench tests
