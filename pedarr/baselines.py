@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MODELS', 'INTERVALS', 'TREES', 'CLASSIFIERS', 'TREE_OPTIONS', 'OneBranch', 'XResBlock', 'xresnet_trunk', 'Inception',
            'ThreeInceptions', 'inception_trunk', 'XResNet1d', 'InceptionTime', 'make_model', 'interval_features',
-           'shape_features', 'annotated_beats', 'segment_features', 'read_split', 'prediction_table', 'grower',
-           'tree_fold', 'boosted_trees', 'known_options']
+           'shape_features', 'annotated_beats', 'segment_features', 'prediction_table', 'grower', 'tree_fold',
+           'boosted_trees', 'known_options']
 
 # %% ../nbs/07a_baselines.ipynb #ac1fdeba
 import inspect
@@ -195,18 +195,6 @@ def segment_features(store, beats=None, modalities=('ecg', 'iegm'), jobs=1, rows
     rows, one = range(len(store)) if rows is None else rows, joblib.delayed(_features)
     measured = joblib.Parallel(jobs, return_as='generator')(one(np.asarray(store.ecg[i]), np.asarray(store.iegm[i]), store.mask[i], store.fs, None if beats is None else beats[i], modalities) for i in rows)
     return pd.DataFrame(list(tqdm(measured, total=len(rows), desc='measuring', unit='segment', disable=not progress, mininterval=1.))).astype(float)
-
-# %% ../nbs/07a_baselines.ipynb #552c75e6
-def read_split(path, store):
-    "The fold of each segment of `store` (int [N], -1 for none) from a run's split.csv; `PedarrError` if it is damaged or of another store."
-    try: t = pd.read_csv(path, dtype={'record': str, 'subject': str, 'label': str}, keep_default_na=False)
-    except (OSError, ValueError) as e: raise PedarrError(f'{path}: missing or no table ({type(e).__name__}): give the split.csv of a run') from e
-    if not {'segment', 'record', 'subject', 'fold'} <= set(t) or not pd.api.types.is_integer_dtype(t.fold):
-        raise PedarrError(f'{path}: damaged, columns segment, record, subject, fold are needed: give the split.csv of a run')
-    s = store.segments
-    if len(t) != len(s) or any((t[c].to_numpy() != s[c].to_numpy()).any() for c in ('segment', 'record', 'subject')):
-        raise PedarrError(f'{path}: its segments are not those of {store.path}: give the split.csv of a run on this store')
-    return t.fold.to_numpy(int)
 
 # %% ../nbs/07a_baselines.ipynb #db2404a7
 def prediction_table(store, rows, prob, fold, modalities=('ecg', 'iegm')):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from conftest import assert_learns
-from pedarr.baselines import (MODELS, InceptionTime, XResNet1d, annotated_beats, boosted_trees, interval_features, make_model, prediction_table, read_split,
+from pedarr.baselines import (MODELS, InceptionTime, XResNet1d, annotated_beats, boosted_trees, interval_features, make_model, prediction_table,
                               segment_features, shape_features)
 from pedarr.model import PedArrNet, VARIANTS, count_multiply_adds
 from pedarr.preprocess import build_store
@@ -232,19 +232,6 @@ def test_a_class_that_is_not_in_training_has_probability_0(store, features):
     fold = np.where((store.segments.label == lone).to_numpy(), 0, 1); fold[np.flatnonzero(fold)[::4]] = 0
     t = boosted_trees(store, features, fold, 'segment', max_iter=5)
     assert (t.loc[t.fold == 0, f'p_{lone}'] == 0).all() and t[f'p_{lone}'].notna().all()
-
-
-@pytest.mark.parametrize('spoil, says', [
-    (lambda t: t.drop(columns='fold'), 'damaged'), (lambda t: t.assign(fold='a'), 'damaged'), (lambda t: t.iloc[:-1], 'not those'),
-    (lambda t: t.assign(subject='x'), 'not those'), (lambda t: t.iloc[:0], 'damaged|not those')])
-def test_bad_split_files(store, tmp_path, spoil, says):
-    file = tmp_path/'split.csv'
-    t = store.segments[['segment', 'record', 'subject', 'label', 'evaluate']].assign(fold=make_split(store.segments, 'patient', n_folds=2))
-    t.to_csv(file, index=False)
-    assert np.array_equal(read_split(file, store), t.fold)
-    spoil(t).to_csv(file, index=False)
-    with pytest.raises(PedarrError, match=says): read_split(file, store)
-    with pytest.raises(PedarrError, match='missing'): read_split(tmp_path/'none.csv', store)
 
 
 def test_bad_input(store, features, simulated, tmp_path):
