@@ -15,7 +15,7 @@ from .rhythms import PedarrError
 
 # %% auto #0
 __all__ = ['METHODS', 'GAINS', 'subject_means', 'prior_weight', 'Prototypes', 'fit_prototypes', 'adapt', 'number_episodes',
-           'few_shot', 'few_shot_table', 'format_few_shot', 'few_shot_classes']
+           'few_shot', 'few_shot_table', 'format_few_shot', 'join_few_shot', 'few_shot_difference', 'few_shot_classes']
 
 # %% ../nbs/10a_fewshot.ipynb #27191ec5
 def _unit(x): return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
@@ -205,6 +205,23 @@ def format_few_shot(table: pd.DataFrame) -> pd.DataFrame:
     names = METHODS | GAINS
     return pd.DataFrame([{'k': k, 'subjects': t.subjects.iloc[0], 'classes of subjects': t.classes.iloc[0],
                           **{names[a]: cell(a, r) for (_, a), r in t.iterrows()}} for k, t in table.groupby('k')])
+
+# %% ../nbs/10a_fewshot.ipynb #e5f6cc8e
+def join_few_shot(tables) -> pd.DataFrame:
+    "Tables of `few_shot` of several runs (seeds) as one: mean over the runs for each k, subject and class that all of them have. `PedarrError` if they share none."
+    every = pd.concat(tables).groupby(['k', 'subject', 'class'])
+    joined = every.mean()[every.size() == len(tables)].reset_index() if len(tables) else pd.DataFrame()
+    if not len(joined): raise PedarrError(f'{len(tables)} tables of few shots have no k, subject and class in common: join runs of one recipe on one store')
+    return joined
+
+# %% ../nbs/10a_fewshot.ipynb #0b1c287f
+def few_shot_difference(a: pd.DataFrame, b: pd.DataFrame, n_resamples: int = 10_000, level: float = .95, seed: int = 0) -> pd.DataFrame:
+    "Balanced accuracy of `a` minus `b` (tables of `few_shot` or `join_few_shot`), on the subjects and classes that both have: index (k, answer), columns `value low high subjects`."
+    both = a.merge(b, on=['k', 'subject', 'class'], suffixes=('', '_b'))
+    if not len(both): raise PedarrError('these two have no k, subject and class in common: compare runs on one store')
+    for m in METHODS: both[m] -= both[m + '_b']
+    return pd.concat({k: _mean_interval(t.groupby('subject')[list(METHODS)].mean(), n_resamples, level, seed).assign(subjects=t.subject.nunique())
+                      for k, t in both.groupby('k')}, names=['k', 'answer'])
 
 # %% ../nbs/10a_fewshot.ipynb #a5a8460a
 def few_shot_classes(found: pd.DataFrame, classes, n_resamples: int = 10_000, level: float = .95, seed: int = 0) -> pd.DataFrame:

@@ -29,15 +29,17 @@ from .rhythms import PedarrError, one_of
 from .train import NETWORK_ONLY, TrainConfig, make_config, open_run, read_json, read_table, same_store, write_csv, write_json
 
 # %% auto #0
-__all__ = ['LOSS_NAMES', 'QUESTIONS', 'KEYS', 'SPLIT_NAMES', 'Job', 'slug', 'plan', 'work', 'run_job', 'finished_run', 'run_grid',
-           'save_plan', 'load_plan', 'pool', 'paired_table', 'answer', 'recalls', 'question_table', 'plot_question',
-           'made', 'keep', 'kept']
+__all__ = ['LOSS_NAMES', 'CENTRED', 'QUESTIONS', 'KEYS', 'SPLIT_NAMES', 'Job', 'slug', 'plan', 'work', 'run_job', 'finished_run',
+           'run_grid', 'save_plan', 'load_plan', 'pool', 'paired_table', 'answer', 'recalls', 'question_table',
+           'plot_question', 'made', 'keep', 'kept']
 
-# %% ../nbs/11c_grid.ipynb #0972f151
+# %% ../nbs/11c_grid.ipynb #08ced801
 LOSS_NAMES = {'none': 'cross-entropy', 'logit': 'logit adjustment', 'weighted': 'class-weighted', 'focal': 'focal', 'ldam': 'LDAM-DRW', 'proto': 'prototype softmax',
               'supcon': 'SupCon', 'bcl': 'BCL', 'proco': 'ProCo', 'agcacl': 'AGCACL', 'logit+agcacl': 'AGCACL + logit adjustment'}
 
 def _agcacl(**options): return dict(loss='agcacl', loss_options=options)
+
+CENTRED = dict(model_options=dict(centre=True))          # embeddings centred over the batch (chapter 07)
 
 QUESTIONS = {
     'loss': {name: dict(loss=loss) for loss, name in LOSS_NAMES.items()},
@@ -48,7 +50,9 @@ QUESTIONS = {
               'xresnet1d': dict(model='xresnet1d'), 'InceptionTime': dict(model='inceptiontime'), 'boosted trees': dict(model='trees')},
     'agcacl': {'AGCACL': _agcacl(), 'without phi': _agcacl(phi=False), 'without psi': _agcacl(psi=False), 'without separation': _agcacl(separation=0.),
                'momentum 0': _agcacl(momentum=0.), 'momentum 0.99': _agcacl(momentum=.99), 'tau 0.05': _agcacl(tau=.05), 'tau 0.2': _agcacl(tau=.2),
-               'tau_s 0.1': _agcacl(tau_s=.1), 'tau_s 0.5': _agcacl(tau_s=.5), 'weight 0.1': _agcacl() | dict(gamma=.1), 'weight 2': _agcacl() | dict(gamma=2.)}}
+               'tau_s 0.1': _agcacl(tau_s=.1), 'tau_s 0.5': _agcacl(tau_s=.5), 'weight 0.1': _agcacl() | dict(gamma=.1), 'weight 2': _agcacl() | dict(gamma=2.),
+               'centred': _agcacl() | CENTRED, 'centred, weight 0.1': _agcacl() | CENTRED | dict(gamma=.1), 'centred, without psi': _agcacl(psi=False) | CENTRED,
+               'centred, logit adjustment': dict(loss='logit+agcacl') | CENTRED, 'SupCon, centred': dict(loss='supcon') | CENTRED, 'cross-entropy': dict(loss='none')}}
 
 # %% ../nbs/11c_grid.ipynb #a104f6f5
 class Job(NamedTuple):

@@ -24,7 +24,8 @@ from .train import class_codes, load_model, pick_device, predict, read_json
 
 # %% auto #0
 __all__ = ['KINDS', 'CASES', 'check_channels', 'without', 'OpenFold', 'open_folds', 'ask', 'predict_without', 'draw_subsets',
-           'Answers', 'missing_answers', 'missing_curve', 'format_missing', 'plot_missing', 'missing_difference']
+           'Answers', 'missing_answers', 'missing_curve', 'join_answers', 'format_missing', 'plot_missing',
+           'missing_difference']
 
 # %% ../nbs/11b_missing.ipynb #cc476426
 def check_channels(drop) -> list:
@@ -157,11 +158,12 @@ def _there(store: Store, fold) -> list:
     tested = (fold >= 0) & store.segments['evaluate'].to_numpy(bool)
     return [c for c, any_has in zip(CHANNELS, np.asarray(store.mask)[tested].any(0)) if any_has]
 
-# %% ../nbs/11b_missing.ipynb #b1ee3f08
+# %% ../nbs/11b_missing.ipynb #b81b222e
 def _flat(a: Answers, i: int, base: bool = False) -> tuple:
     "(truth, predicted, subject) of row `i`, its draws one after the other; `base`: predicted with nothing taken away instead, as often."
     n = len(a.predicted[i])
-    predicted = np.tile(a.predicted[0][0], n) if base else a.predicted[i].ravel()
+    whole = a.predicted[0]                                                                 # [runs, N]; draws stand run after run
+    predicted = np.repeat(whole, n//len(whole), axis=0).ravel() if base else a.predicted[i].ravel()
     return np.tile(a.truth, n), predicted, np.tile(a.subject, n)
 
 def missing_curve(run, n_resamples: int = 10_000, level: float = .95, **options) -> pd.DataFrame:
@@ -180,6 +182,22 @@ def missing_curve(run, n_resamples: int = 10_000, level: float = .95, **options)
         score = score.assign(change=change.value, change_low=change.low, change_high=change.high, worst=worst).reset_index()
         parts.append(score.assign(**row)[[*a.rows, *score]])
     return pd.concat(parts, ignore_index=True)
+
+# %% ../nbs/11b_missing.ipynb #de3b77a5
+def join_answers(answers) -> Answers:
+    "`Answers` of several runs (seeds) of one recipe as one, run after run. `PedarrError` unless they were asked the same of the same segments."
+    answers = list(answers)
+    if not answers: raise PedarrError('no answers to join: give those of at least one run')
+    for b in answers[1:]: _comparable(answers[0], b)
+    predicted = [np.concatenate(p) for p in zip(*(a.predicted for a in answers))]
+    return answers[0]._replace(rows=answers[0].rows.assign(draws=[len(p) for p in predicted]), predicted=predicted)
+
+def _comparable(a: Answers, b: Answers) -> None:
+    "`PedarrError` unless both lost the same channels (store, kind, numbers, draws, seed) from the same segments."
+    for k, v in a.key.items():
+        if b.key[k] != v: raise PedarrError(f'these answers differ in {k} ({v}, {b.key[k]}): ask both runs with the same options on the same store')
+    same = a.classes == b.classes and np.array_equal(a.segment, b.segment) and np.array_equal(a.truth, b.truth)
+    if not same: raise PedarrError('these answers are about other segments or classes: compare runs of one grouping that tested the same segments')
 
 # %% ../nbs/11b_missing.ipynb #18ae16d0
 _INK = ['#0173b2', '#de8f05', '#029e73', '#cc78bc', '#56b4e9']        # seaborn's colour-blind palette
@@ -220,15 +238,12 @@ def _draw(left, right, t, i, n, name):
     right.vlines(at, 100*cases.low, 100*cases.high, color=_INK[i], lw=1.2)
     right.plot(at, 100*cases.value, ls='', **style)
 
-# %% ../nbs/11b_missing.ipynb #0aa9fddc
+# %% ../nbs/11b_missing.ipynb #d334e915
 def missing_difference(a: Answers, b: Answers, n_resamples: int = 10_000, level: float = .95) -> pd.DataFrame:
     """Scores of `a` minus `b` under the same missing channels: `[kind, case, number, draws, removed, metric, value, low, high]`, on the same resampled subjects.
 
     Raises `PedarrError` unless both lost the same channels (store, kind, numbers, draws, seed) from the same segments."""
-    for k, v in a.key.items():
-        if b.key[k] != v: raise PedarrError(f'these answers differ in {k} ({v}, {b.key[k]}): ask both runs with the same options on the same store')
-    same = a.classes == b.classes and np.array_equal(a.segment, b.segment) and np.array_equal(a.truth, b.truth)
-    if not same: raise PedarrError('these answers are about other segments or classes: compare runs of one grouping that tested the same segments')
+    _comparable(a, b)
     parts = []
     for i, row in a.rows.iterrows():
         truth, predicted, subject = _flat(a, i)

@@ -161,13 +161,13 @@ def check_batch(ecg, iegm, mask):
     if ecg.shape[-1] < shortest:
         raise PedarrError(f'window of {ecg.shape[-1]} samples: at least {shortest} are needed (four tokens); use a longer window')
 
-# %% ../nbs/07_model.ipynb #fca8ec4d
+# %% ../nbs/07_model.ipynb #d82e8341
 def check_modalities(modalities):
     "Raise `PedarrError` unless `modalities` are one or both of ecg, iegm."
     if not modalities or set(modalities) - set(MODALITIES) or len(set(modalities)) < len(modalities):
         raise PedarrError(f"modalities={list(modalities)}: choose one or both of {', '.join(MODALITIES)}")
 
-def check_config(n_classes, dim, depth, heads, proj_dim, dropout, modality_dropout, fusion, semantic, modalities):
+def check_config(n_classes, dim, depth, heads, proj_dim, dropout, modality_dropout, fusion, semantic, centre, modalities):
     "Raise `PedarrError` for options that no network can be built from."
     if n_classes < 2: raise PedarrError(f'n_classes={n_classes}: at least 2 classes are needed')
     if min(dim, heads, proj_dim) < 1: raise PedarrError('dim, heads and proj_dim must each be at least 1')
@@ -177,6 +177,7 @@ def check_config(n_classes, dim, depth, heads, proj_dim, dropout, modality_dropo
         raise PedarrError(f'dropout={dropout}, modality_dropout={modality_dropout}: both are probabilities, the first below 1')
     one_of(fusion, FUSIONS, 'fusion')
     if not isinstance(semantic, bool): raise PedarrError(f'semantic={semantic!r}: True (weights by semantic attention) or False (equal shares)')
+    if not isinstance(centre, bool): raise PedarrError(f'centre={centre!r}: True (embeddings are centred) or False')
     check_modalities(modalities)
 
 # %% ../nbs/07_model.ipynb #1075e26c
@@ -214,18 +215,18 @@ def weigh(x, weights, present):
     wide = lambda t: t.reshape(*t.shape, *[1] * (x.ndim - 2))
     return torch.where(wide(present), wide(weights) * x, 0.0).sum(dim=1)
 
-# %% ../nbs/07_model.ipynb #e90cea8a
+# %% ../nbs/07_model.ipynb #ce65c381
 class PedArrNet(nn.Module):
     """Rhythm classifier for a window of 12 leads and 7 electrograms, any of which may be absent.
 
     `fusion`: one of `FUSIONS` (with a single modality all are the same); `semantic`: weights by semantic attention, or equal shares (early fusion has nothing to weigh, and
-    reports equal shares); `depth` 0: no Transformer, the mean of the tokens. `config` is a JSON-able dict that rebuilds it: `PedArrNet(**model.config)`.
+    reports equal shares); `depth` 0: no Transformer, the mean of the tokens; `centre`: embeddings are centred over the batch before they are scaled to length 1. `config` is a JSON-able dict that rebuilds it: `PedArrNet(**model.config)`.
     Raises `PedarrError` for impossible options and ill-shaped batches."""
     def __init__(self, n_classes, dim=128, depth=2, heads=4, proj_dim=64, dropout=0.1, modality_dropout=0.0,
-                 fusion='cross', semantic=True, modalities=('ecg', 'iegm')):
+                 fusion='cross', semantic=True, centre=False, modalities=('ecg', 'iegm')):
         super().__init__()
         self.config = dict(n_classes=n_classes, dim=dim, depth=depth, heads=heads, proj_dim=proj_dim, dropout=dropout,
-                           modality_dropout=modality_dropout, fusion=fusion, semantic=semantic, modalities=list(modalities))
+                           modality_dropout=modality_dropout, fusion=fusion, semantic=semantic, centre=centre, modalities=list(modalities))
         check_config(**self.config)
         early = fusion == 'early' and len(modalities) == len(MODALITIES)
         self.views = OneView(dim) if early else TwoViews(dim, heads, fusion == 'cross', modalities)
@@ -234,6 +235,7 @@ class PedArrNet(nn.Module):
         self.blocks = nn.Sequential(*[Block(dim, heads, dropout) for _ in range(depth)])
         self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, n_classes)
         self.project = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, proj_dim))
+        self.centre = nn.BatchNorm1d(proj_dim, affine=False) if centre else nn.Identity()
 
     def read(self, tokens):
         "One vector for each sequence, [R,N,dim] -> [R,dim]: the CLS token's, or without a Transformer the mean."
@@ -254,7 +256,7 @@ class PedArrNet(nn.Module):
         logits, embedding = self.head(state), self.project(state)
         if weights.shape[1] == 1: weights = equal_shares(torch.stack([m.any(1) for m in split_mask(mask).values()], dim=1))
         full = torch.promote_types(logits.dtype, torch.float32)          # under autocast: back to float32
-        return Output(logits.to(full), F.normalize(embedding.to(full), dim=-1), weights.to(full))
+        return Output(logits.to(full), F.normalize(self.centre(embedding.to(full)), dim=-1), weights.to(full))
 
 # %% ../nbs/07_model.ipynb #3eb9b399
 VARIANTS = {'default': {}, 'ecg': dict(modalities=('ecg',)), 'iegm': dict(modalities=('iegm',)), 'sum': dict(fusion='sum'), 'late': dict(fusion='late'),
