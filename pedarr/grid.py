@@ -33,7 +33,7 @@ __all__ = ['LOSS_NAMES', 'CENTRED', 'QUESTIONS', 'KEYS', 'SPLIT_NAMES', 'Job', '
            'run_grid', 'save_plan', 'load_plan', 'pool', 'paired_table', 'answer', 'recalls', 'question_table',
            'plot_question', 'made', 'keep', 'kept']
 
-# %% ../nbs/11c_grid.ipynb #08ced801
+# %% ../nbs/11c_grid.ipynb #8c3c2499
 LOSS_NAMES = {'none': 'cross-entropy', 'logit': 'logit adjustment', 'weighted': 'class-weighted', 'focal': 'focal', 'ldam': 'LDAM-DRW', 'proto': 'prototype softmax',
               'supcon': 'SupCon', 'bcl': 'BCL', 'proco': 'ProCo', 'agcacl': 'AGCACL', 'logit+agcacl': 'AGCACL + logit adjustment'}
 
@@ -46,7 +46,7 @@ QUESTIONS = {
     'modality': {'both modalities': {}, 'ECG alone': dict(modalities='ecg'), 'IEGM alone': dict(modalities='iegm'),
                  'no modality dropout': dict(modality_dropout=0.), 'modality dropout 0.3': dict(modality_dropout=.3)},
     'model': {'PedArrNet': {}, 'fusion by sum': dict(model_options=VARIANTS['sum']), 'late fusion': dict(model_options=VARIANTS['late']), 'early fusion': dict(model_options=VARIANTS['early']),
-              'equal shares': dict(model_options=VARIANTS['equal']), 'no Transformer': dict(depth=0), 'Transformer depth 1': dict(depth=1), 'Transformer depth 4': dict(depth=4),
+              'equal shares': dict(model_options=VARIANTS['equal']), 'no Transformer': dict(depth=0), 'Transformer depth 1': dict(depth=1), 'Transformer depth 4': dict(depth=4), 'deep encoders': dict(encoder='deep'),
               'xresnet1d': dict(model='xresnet1d'), 'InceptionTime': dict(model='inceptiontime'), 'boosted trees': dict(model='trees')},
     'agcacl': {'AGCACL': _agcacl(), 'without phi': _agcacl(phi=False), 'without psi': _agcacl(psi=False), 'without separation': _agcacl(separation=0.),
                'momentum 0': _agcacl(momentum=0.), 'momentum 0.99': _agcacl(momentum=.99), 'tau 0.05': _agcacl(tau=.05), 'tau 0.2': _agcacl(tau=.2),

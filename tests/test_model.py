@@ -82,7 +82,7 @@ def test_skipping_leaves_training_randomness_alone():
     assert same(*outs)
 
 
-@pytest.mark.parametrize('options', [{}, dict(fusion='sum'), dict(fusion='late'), dict(semantic=False), dict(depth=0), dict(centre=True)], ids=str)
+@pytest.mark.parametrize('options', [{}, dict(fusion='sum'), dict(fusion='late'), dict(semantic=False), dict(depth=0), dict(centre=True), dict(encoder='deep')], ids=str)
 def test_single_modality_network_equals_masked(options):
     both, (ecg, iegm, mask) = net(**options), batch()
     for name, absent in [('ecg', slice(12, 19)), ('iegm', slice(0, 12))]:
@@ -206,11 +206,12 @@ def test_bfloat16_autocast_returns_float32(fusion):
         assert same(model(b[0], b[1], mask), model(b[0], b[1] * float('nan'), mask))
 
 
-@pytest.mark.parametrize('options', [{}, dict(fusion='late'), dict(fusion='early'), dict(semantic=False, depth=0), dict(centre=True)], ids=str)
+@pytest.mark.parametrize('options', [{}, dict(fusion='late'), dict(fusion='early'), dict(semantic=False, depth=0), dict(centre=True), dict(encoder='deep')], ids=str)
 @pytest.mark.parametrize('mode', ['eval', 'train'])
 def test_one_graph_without_breaks(mode, options):
     model, (ecg, iegm, mask) = getattr(net(dropout=0., modality_dropout=0., **options), mode)(), batch()
     mask[1, 12:], mask[2, :12] = False, False
+    torch.compiler.reset()                                               # one forward is compiled eight times at most, and the cases share it
     compiled = torch.compile(model, backend='eager', fullgraph=True)
     for a, b in zip(compiled(ecg, iegm, mask), model(ecg, iegm, mask)): torch.testing.assert_close(a, b)
 
@@ -271,7 +272,7 @@ def test_default_cost():
 
 @pytest.mark.parametrize('options, says', [
     (dict(n_classes=1), 'at least 2 classes'), (dict(dim=36, heads=4), 'divisible'), (dict(dim=32, heads=3), 'divisible'),
-    (dict(heads=0), 'at least 1'), (dict(depth=-1), '0 .no Transformer. or more'), (dict(semantic='off'), 'True .* or False'), (dict(centre=1), 'centre=1: True'), (dict(dropout=1.0), 'probabilities'), (dict(modality_dropout=-.1), 'probabilities'),
+    (dict(heads=0), 'at least 1'), (dict(depth=-1), '0 .no Transformer. or more'), (dict(semantic='off'), 'True .* or False'), (dict(centre=1), 'centre=1: True'), (dict(encoder='deeper'), 'unknown encoder'), (dict(dropout=1.0), 'probabilities'), (dict(modality_dropout=-.1), 'probabilities'),
     (dict(fusion='self'), 'use one of cross, sum, late, early'), (dict(modalities=[]), 'choose one or both'),
     (dict(modalities=['ecg', 'ecg']), 'choose one or both'), (dict(modalities=['x']), 'of ecg, iegm')])
 def test_bad_options(options, says):
