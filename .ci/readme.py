@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def shown(output) -> str:
     "An output as Markdown: a table as HTML without its style, text as a fenced block."
     data = output.get('data', {})
+    if 'text/markdown' in data: return data['text/markdown']
     if 'text/html' in data: return re.search(r'<table.*</table>', data['text/html'], re.S).group()
     text = output.get('text') or data.get('text/plain', '')
     return f'```text\n{text.rstrip()}\n```' if text else ''

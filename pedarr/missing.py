@@ -199,7 +199,7 @@ def _comparable(a: Answers, b: Answers) -> None:
     same = a.classes == b.classes and np.array_equal(a.segment, b.segment) and np.array_equal(a.truth, b.truth)
     if not same: raise PedarrError('these answers are about other segments or classes: compare runs of one grouping that tested the same segments')
 
-# %% ../nbs/11b_missing.ipynb #18ae16d0
+# %% ../nbs/11b_missing.ipynb #0d5f2814
 _INK = ['#0173b2', '#de8f05', '#029e73', '#cc78bc', '#56b4e9']        # seaborn's colour-blind palette
 _MARK = 'osD^v'
 
@@ -223,6 +223,7 @@ def plot_missing(curves: dict, metric: str = 'top1'):
     names = next(iter(curves.values())).case.replace('', np.nan).dropna().unique()
     what = {'ecg': 'ECG leads', 'iegm': 'electrograms', 'all': 'channels'}[kinds.pop()]
     left.set(xlabel=f'{what} missing (drawn at random)', ylabel=METRICS[metric] + ' (%)')
+    left.xaxis.get_major_locator().set_params(integer=True)
     right.set_xticks(range(len(names)), names, rotation=30, ha='right', fontsize=8)
     left.legend(frameon=False, fontsize=8)
     for ax in (left, right): ax.spines[['top', 'right']].set_visible(False); ax.grid(axis='y', lw=.4)

@@ -159,7 +159,7 @@ def time_shift(x, shift):
     source = source.clamp(0, x.shape[-1] - 1)[:, None].expand(-1, x.shape[1], -1)
     return torch.where(inside[:, None], x.gather(2, source), 0.0)
 
-# %% ../nbs/06_segments.ipynb #74fb5614
+# %% ../nbs/06_segments.ipynb #589ebc42
 @dataclass(frozen=True)
 class Augment:
     """Random variations of a normalised batch. `scale`: amplitude by up to this share, per modality; `noise`: its standard deviation, in units of the
@@ -178,16 +178,16 @@ class Augment:
         "ecg [B,12,T], iegm [B,7,T], mask [B,19] -> the same three, varied; `generator` decides all chance."
         if self.channel: mask = drop_channels(mask, self.channel, generator)
         if self.modality: mask = drop_modality(mask, self.modality, generator)
-        shift = torch.randint(-self.shift, self.shift + 1, (len(mask),), generator=generator)
+        shift = torch.randint(-self.shift, self.shift + 1, (len(mask),), device=mask.device, generator=generator)
         vary = lambda x, m: self._vary(x, m, shift, generator)
         return vary(ecg, mask[:, :N_LEADS]), vary(iegm, mask[:, N_LEADS:]), mask
 
     def _vary(self, x, mask, shift, generator):
         "One modality: scaled, shifted, with noise; zero where `mask` is False."
         if not mask.any(): return torch.zeros_like(x)
-        if self.scale: x = x * (1 + self.scale * (2*torch.rand(len(x), 1, 1, generator=generator) - 1))
+        if self.scale: x = x * (1 + self.scale * (2*torch.rand(len(x), 1, 1, device=x.device, generator=generator) - 1))
         if self.shift: x = time_shift(x, shift)
-        if self.noise: x = x + self.noise * torch.randn(x.shape, generator=generator)
+        if self.noise: x = x + self.noise * torch.randn(x.shape, device=x.device, generator=generator)
         return torch.where(mask[..., None], x, 0.0)
 
 # %% ../nbs/06_segments.ipynb #eef8760a
@@ -210,16 +210,22 @@ def _checked(store, index):
     if strange: raise PedarrError(f"dataset: label {strange[0]!r} is none of {', '.join(store.classes)}; leave its segments out or regroup")
     return index, label.map({c: i for i, c in enumerate(store.classes)}).to_numpy(np.int64)
 
-# %% ../nbs/06_segments.ipynb #1c720351
+# %% ../nbs/06_segments.ipynb #770e3c62
+def _fits(size: int, device) -> bool:
+    "Is there room for `size` bytes: below 1 GiB, on a GPU below half of what is free."
+    return size < (torch.cuda.mem_get_info(device)[0]//2 if device.type == 'cuda' else 2**30)
+
 class SegmentDataset(Dataset):
     """Rows `index` of a store, normalised (see `pedarr.preprocess.normalise`) and, with `augment`, varied anew in each epoch.
-    `in_memory`: True, False, or 'auto' (below 1 GiB). Raises `PedarrError` for rows the store lacks or labels that are none of its classes."""
-    def __init__(self, store, index, augment=None, normalise='modality', seed=0, in_memory='auto'):
+    `in_memory`: True, False, or 'auto' (below 1 GiB; on a GPU below half of its free memory). `device`: where the batches are made, and kept in memory. Raises `PedarrError` for rows the store lacks or labels that are none of its classes."""
+    def __init__(self, store, index, augment=None, normalise='modality', seed=0, in_memory='auto', device='cpu'):
         self.index, self.label = _checked(store, index)
         self.store, self.augment, self.normalise, self.seed, self.epoch = store, augment, normalise, seed, 0
+        self.device = torch.device(device)
         size = len(self.index) * sum(a[:1].nbytes for a in (store.ecg, store.iegm))
-        self.memory = None
-        if in_memory is True or (in_memory == 'auto' and size < 2**30): self.memory = np.asarray(store.ecg[self.index]), np.asarray(store.iegm[self.index])
+        self.memory = self._take(self.index) if in_memory is True or (in_memory == 'auto' and _fits(size, self.device)) else None
+
+    def _take(self, rows): return [torch.from_numpy(np.asarray(a[rows])).to(self.device) for a in (self.store.ecg, self.store.iegm)]
 
     def __len__(self): return len(self.index)
 
@@ -232,13 +238,14 @@ class SegmentDataset(Dataset):
         from pedarr.preprocess import normalise
         items = np.asarray(items, dtype=np.int64)
         rows = self.index[items]
-        ecg, iegm = [a[items] for a in self.memory] if self.memory else (self.store.ecg[rows], self.store.iegm[rows])
-        ecg, iegm, mask = torch.from_numpy(ecg).float(), torch.from_numpy(iegm).float(), torch.from_numpy(np.array(self.store.mask[rows]))
+        there = lambda x: torch.from_numpy(x).to(self.device)
+        ecg, iegm = [a[there(items)] for a in self.memory] if self.memory else self._take(rows)
+        ecg, iegm, mask = ecg.float(), iegm.float(), there(np.array(self.store.mask[rows]))
         ecg, iegm = normalise(ecg, iegm, mask, self.normalise)
         if self.augment:
             seed = np.random.SeedSequence([self.seed, self.epoch, crc32(rows.tobytes())]).generate_state(1, np.uint64)[0]
-            ecg, iegm, mask = self.augment(ecg, iegm, mask, torch.Generator().manual_seed(int(seed >> 1)))
-        return Batch(ecg, iegm, mask, torch.from_numpy(self.label[items]), torch.from_numpy(rows))
+            ecg, iegm, mask = self.augment(ecg, iegm, mask, torch.Generator(self.device).manual_seed(int(seed >> 1)))
+        return Batch(ecg, iegm, mask, there(self.label[items]), torch.from_numpy(rows))
 
     def __getitem__(self, i): return Batch(*(x[0] for x in self.__getitems__([i])))
 
@@ -266,7 +273,7 @@ class EpochBatches:
         for i in range(len(self)): yield order[i*self.batch_size:(i + 1)*self.batch_size].tolist()
         self.dataset.set_epoch(self.dataset.epoch + 1)
 
-# %% ../nbs/06_segments.ipynb #18b36a2d
+# %% ../nbs/06_segments.ipynb #50d34f01
 def _as_it_is(batch): return batch                    # at module level, so that workers can import it
 
 def make_loader(dataset, batch_size, shuffle=True, balanced=False, seed=0, drop_last=False, workers=0) -> DataLoader:
@@ -275,6 +282,7 @@ def make_loader(dataset, batch_size, shuffle=True, balanced=False, seed=0, drop_
     if batch_size < 1: raise PedarrError(f'batch_size={batch_size}: at least 1 is needed')
     if workers < 0: raise PedarrError(f'workers={workers}: 0 (this process) or more')
     if not len(dataset): raise PedarrError('loader: the dataset holds no segments; check the split and the labels')
+    if workers and getattr(dataset, 'device', torch.device('cpu')).type != 'cpu': raise PedarrError(f'workers={workers}: batches that are made on a GPU are made by this process: use workers 0')
     if balanced and not shuffle: raise PedarrError('loader: balanced batches are drawn at random; use shuffle=True')
     batches = EpochBatches(dataset, batch_size, shuffle, balanced, seed, drop_last)
     return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_it_is, num_workers=workers, generator=torch.Generator().manual_seed(seed))

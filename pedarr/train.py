@@ -206,14 +206,14 @@ def ahead(loader):
             coming = pool.submit(next, batches, None)
             yield batch
 
-# %% ../nbs/11_train.ipynb #010b6658
+# %% ../nbs/11_train.ipynb #1ac99537
 def train_epoch(model, classify, contrastive, loader, optimizer, epoch: int, c: TrainConfig, device) -> dict:
     "Train for one epoch; mean losses, seconds, segments, and the share of time spent waiting for data."
     model.train(); contrastive is not None and contrastive.train()
     for loss in (classify, contrastive):
         if hasattr(loss, 'start_epoch'): loss.start_epoch(epoch, c.epochs)
     torch.manual_seed((c.seed*10_007 + epoch)*101)      # dropout; by epoch, so that a resumed run draws the same
-    total, n, waited, begun = torch.zeros(2, dtype=torch.float64), 0, 0., time.perf_counter()
+    total, n, waited, begun = torch.zeros(2, dtype=torch.float64, device=device), 0, 0., time.perf_counter()
     loader.dataset.set_epoch(epoch)
     tick = begun
     for i, batch in enumerate(ahead(loader)):
@@ -227,14 +227,15 @@ def train_epoch(model, classify, contrastive, loader, optimizer, epoch: int, c: 
         (losses[0] + c.gamma*losses[1]).backward()
         torch.nn.utils.clip_grad_norm_([p for m in (model, contrastive) if m is not None for p in m.parameters()], c.clip)
         optimizer.step()
-        total += torch.stack([x.detach() for x in losses]).double().cpu()*len(label); n += len(label)
+        total += torch.stack([x.detach() for x in losses]).double()*len(label); n += len(label)
         tick = time.perf_counter()
+    total = total.cpu()                                  # waits for a GPU to finish
     seconds = time.perf_counter() - begun
     finite = torch.isfinite(total).all() and all(torch.isfinite(p).all() for p in model.parameters())
     if not finite: raise PedarrError(f'the loss or a weight is not finite in epoch {epoch}: lower lr (now {c.lr:g}) or use precision float32')
     return dict(classification=float(total[0])/n, contrastive=float(total[1])/n, seconds=seconds, segments=n, wait_share=waited/seconds)
 
-# %% ../nbs/11_train.ipynb #94e63d8e
+# %% ../nbs/11_train.ipynb #b6c12925
 @torch.inference_mode()
 def predict(model, loader, device) -> dict:
     "Arrays over the loader's segments: `index`, `prob` [N,C], `weights` [N,2], `embedding` [N,proj]."
@@ -242,7 +243,7 @@ def predict(model, loader, device) -> dict:
     parts = []
     for batch in loader:
         out = model(*_inputs(batch, device))
-        parts.append((batch.index.numpy(), out.logits.float().softmax(1).cpu().numpy(), out.modality_weights.float().cpu().numpy(), out.embedding.float().cpu().numpy()))
+        parts.append((batch.index.cpu().numpy(), out.logits.float().softmax(1).cpu().numpy(), out.modality_weights.float().cpu().numpy(), out.embedding.float().cpu().numpy()))
     index, prob, weights, embedding = (np.concatenate(x) for x in zip(*parts))
     if not np.isfinite(prob).all(): raise PedarrError('the network gives no finite probabilities: it diverged in training; lower lr, and train again')
     return dict(index=index, prob=prob, weights=weights, embedding=embedding)
@@ -297,11 +298,12 @@ def load_checkpoint(path: Path, model, contrastive, optimizer) -> tuple[int, lis
     optimizer.load_state_dict(state)
     return epoch, history
 
-# %% ../nbs/11_train.ipynb #b9897688
+# %% ../nbs/11_train.ipynb #b551351e
 def _loader(store: Store, index, c: TrainConfig, train: bool = False):
     "Batches for training (shuffled, disturbed; order and disturbance depend on seed and epoch only, so a resumed run sees the same) or for a test."
-    if not train: return make_loader(SegmentDataset(store, index, normalise=c.normalise), 4*c.batch_size, shuffle=False)
-    data = SegmentDataset(store, index, augment=Augment() if c.augment else None, normalise=c.normalise, seed=c.seed)
+    where = 'cpu' if c.workers else pick_device(c.device)
+    if not train: return make_loader(SegmentDataset(store, index, normalise=c.normalise, device=where), 4*c.batch_size, shuffle=False)
+    data = SegmentDataset(store, index, augment=Augment() if c.augment else None, normalise=c.normalise, seed=c.seed, device=where)
     return make_loader(data, c.batch_size, shuffle=True, balanced=c.balanced, seed=c.seed, drop_last=len(index) > c.batch_size, workers=c.workers)
 
 def build_model(c: TrainConfig, n_classes: int) -> torch.nn.Module:
@@ -374,8 +376,8 @@ def write_environment(run: Path, now: dict) -> None:
     if now not in [{k: v for k, v in first.items() if k != 'resumed'}, *earlier]: first['resumed'] = [*earlier, now]
     write_json(file, first)
 
-# %% ../nbs/11_train.ipynb #d0bf8249
-_FREE = ('run', 'store', 'device', 'workers', 'watch')    # may differ when a run is resumed: where it runs changes a result by rounding at most
+# %% ../nbs/11_train.ipynb #eac6e487
+_FREE = ('run', 'store', 'device', 'workers', 'watch')    # may differ when a run is resumed: where it runs changes a result by rounding (and a GPU draws its own augmentation)
 
 def open_run(run, c: TrainConfig) -> Path:
     "Make or re-open the folder of a run; `PedarrError` if it holds a run with other parameters."

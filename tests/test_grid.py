@@ -152,3 +152,28 @@ def test_the_cross_validation_notebook(store, tmp_path):
     text = _run('crossval', tmp_path/'c.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seeds=1, n_folds=2, epochs=1, common={k: SMALL[k] for k in ('dim', 'depth', 'heads')})
     assert 'gap (segment minus patient)' in text and 'macro means over' in text and 'SIMULATED' in text
     assert sorted(p.name for p in (tmp_path/'runs').iterdir()) == ['plan.json', 'run-patient-0', 'run-segment-0']
+
+
+def test_the_bedside_notebook_joins_seeds_and_asks_runs_by_patient_only(runs, tmp_path):
+    out = Path(runs[0].run).parent
+    text = _run('bedside', tmp_path/'b.ipynb', tmp_path, out=str(out), results=str(tmp_path/'kept'), shots='1', lose='loss', systems='cross-entropy, focal', draws=1, resamples=100)
+    assert 'SIMULATED' in text
+    shots, missing, paired = (pd.read_csv(tmp_path/'kept'/f'{n}.csv') for n in ('shots', 'missing', 'missing_paired'))
+    assert set(shots.system) == set(missing.system) == {'cross-entropy', 'focal'} and set(paired.system) == {'focal'}
+    whole = missing[(missing.system == 'focal') & (missing.metric == 'top1') & (missing.number == 0)].iloc[0]
+    predictions = pd.concat([pd.read_csv(Path(j.run)/'predictions.csv') for j in runs if (j.split, j.system) == ('patient', 'focal')])
+    assert whole.value == pytest.approx((predictions.label == predictions.predicted).mean(), abs=1e-5) and whole.draws == 2          # two seeds
+    assert (shots[shots.system == 'cross-entropy'].against_value.fillna(0) == 0).all() and json.loads((tmp_path/'kept'/'bedside.json').read_text())['simulated']
+    with pytest.raises(papermill.PapermillExecutionError, match='by patient'):
+        alone = tmp_path/'segments'; G.save_plan([j._replace(run=str(alone/Path(j.run).name)) for j in runs if j.split == 'segment'])
+        _run('bedside', tmp_path/'c.ipynb', tmp_path, out=str(alone))
+
+
+def test_the_speed_notebook_trains_end_to_end_and_leaves_its_measurements(store, tmp_path):
+    params = dict(store=str(store), run=str(tmp_path/'run'), epochs=1, n_folds=2, batch_size=32, seconds=.02, device='cpu', options={k: SMALL[k] for k in ('dim', 'depth', 'heads', 'resamples')})
+    text = _run('speed', tmp_path/'s.ipynb', tmp_path, **params)
+    assert 'SIMULATED' in text and 'bf16' in text and (tmp_path/'run'/'model-1.safetensors').exists()
+    found = json.loads((tmp_path/'run'/'speed.json').read_text())['found']
+    assert all(v > 0 for v in found.values()) and found['losses (share of a step)'] < 1 and found['batch'] <= 32
+    _run('speed', tmp_path/'again.ipynb', tmp_path, **params)                                    # a finished run isn't repeated, nor its time made up
+    assert json.loads((tmp_path/'run'/'speed.json').read_text())['found']['seconds from store to scores'] is None
