@@ -243,7 +243,7 @@ def predict(model, loader, device) -> dict:
     parts = []
     for batch in loader:
         out = model(*_inputs(batch, device))
-        parts.append((batch.index.cpu().numpy(), out.logits.float().softmax(1).cpu().numpy(), out.modality_weights.float().cpu().numpy(), out.embedding.float().cpu().numpy()))
+        parts.append((batch.index.numpy(), out.logits.float().softmax(1).cpu().numpy(), out.modality_weights.float().cpu().numpy(), out.embedding.float().cpu().numpy()))
     index, prob, weights, embedding = (np.concatenate(x) for x in zip(*parts))
     if not np.isfinite(prob).all(): raise PedarrError('the network gives no finite probabilities: it diverged in training; lower lr, and train again')
     return dict(index=index, prob=prob, weights=weights, embedding=embedding)

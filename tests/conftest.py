@@ -41,6 +41,15 @@ def simulated(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope='module')
+def store(simulated, tmp_path_factory) -> Path:
+    "A store of that database at 250 Hz, one for each file of tests that has none of its own."
+    from pedarr.preprocess import PreprocessConfig, build_store
+    path = tmp_path_factory.mktemp('store')/'s'
+    build_store(simulated, path, 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
+    return path
+
+
 def assert_learns(model, ecg, iegm, mask, classes=3, steps=25):
     "A network in training halves its loss on one batch, and every parameter takes part."
     import torch

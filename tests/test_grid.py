@@ -20,13 +20,6 @@ SMALL = dict(dim=16, depth=1, heads=2, epochs=1, n_folds=2, lone_classes='keep',
 
 
 @pytest.fixture(scope='module')
-def store(simulated, tmp_path_factory):
-    path = tmp_path_factory.mktemp('grid')/'store'
-    build_store(simulated, path, 'leipzig', config=PreprocessConfig(rate=250, iegm_band=(30, 110)), progress=False)
-    return path
-
-
-@pytest.fixture(scope='module')
 def runs(store, tmp_path_factory):
     "Two losses, two seeds, both protocols; two runs at a time."
     out = tmp_path_factory.mktemp('grid')/'runs'

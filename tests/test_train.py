@@ -21,13 +21,6 @@ SMALL = dict(epochs=1, batch_size=32, dim=32, depth=1, heads=2, n_folds=2, resam
 
 
 @pytest.fixture(scope='module')
-def store(simulated, tmp_path_factory):
-    path = tmp_path_factory.mktemp('store')/'s'
-    build_store(simulated, path, 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
-    return path
-
-
-@pytest.fixture(scope='module')
 def run(store, tmp_path_factory):
     return run_training(make_config(store=store, run=tmp_path_factory.mktemp('runs')/'r', **SMALL), progress=False)
 
@@ -154,17 +147,18 @@ def test_model_options_reach_the_network_and_come_back(store, tmp_path):
     with pytest.raises(PedarrError, match='holds a run with model_options'): run_training(make_config(store=store, run=run, **{**SMALL, 'fold': 0, 'loss': 'ldam', 'loss_options': {'scale': 20.}}), progress=False)
 
 
-def test_a_run_from_before_model_options_is_still_known(store, run, tmp_path):
+def test_a_run_from_before_model_options_and_encoders_is_still_known(store, run, tmp_path):
     import shutil
     old = shutil.copytree(run, tmp_path/'old')
     params = json.loads((old/'params.json').read_text())
-    del params['model_options']
+    del params['model_options'], params['encoder']
     (old/'params.json').write_text(json.dumps(params))
     meta = json.loads((old/'model.json').read_text())
-    del meta['cosine_head']
+    del meta['cosine_head'], meta['model']['encoder'], meta['model']['centre']
     (old/'model.json').write_text(json.dumps(meta))
     assert run_training(make_config(store=store, run=old, **SMALL), progress=False) == old
-    load_model(old)
+    assert load_model(old)[0].config['encoder'] == 'plain'
+    with pytest.raises(PedarrError, match="holds a run with encoder='plain'"): run_training(make_config(store=store, run=old, **SMALL, encoder='deep'), progress=False)
 
 
 @pytest.mark.parametrize('options', [dict(modalities='ecg'), dict(modalities='iegm'), dict(precision='bf16'), dict(split='segment'), dict(balanced=True), dict(grouping='svt4'), dict(workers=1)])
