@@ -58,19 +58,21 @@ def class_table(metrics: dict) -> pd.DataFrame:
     for k in ('precision', 'recall', 'f1', 'f2'): t[k] = [f'{100*v:.1f}' if v is not None and np.isfinite(v) else '-' for v in t[k].astype(float)]
     return t.rename(columns={'support': 'segments'})
 
-# %% ../nbs/11a_report.ipynb #dde7a323
+# %% ../nbs/11a_report.ipynb #af3c6496
 def _bare(ax): ax.spines[['top', 'right']].set_visible(False)
 
 def plot_learning(history: pd.DataFrame):
-    "Losses and test top-1 (where it was watched) by epoch, a line per fold -> Figure."
+    "Losses (the contrastive one where there is one) and test top-1 (where it was watched) by epoch, a line per fold -> Figure."
     import matplotlib.pyplot as plt
     history = history.assign(test_top1=pd.to_numeric(history.test_top1, errors='coerce'))
-    fig, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout='constrained')
-    for ax, key, label in zip(axes, ('classification', 'contrastive', 'test_top1'), ('classification loss', 'contrastive loss', 'top-1 on the test fold')):
+    panels = {'classification': 'classification loss', 'contrastive': 'contrastive loss', 'test_top1': 'top-1 on the test fold'}
+    if not history.contrastive.any(): del panels['contrastive']                                # a run without a contrastive loss
+    fig, axes = plt.subplots(1, len(panels), figsize=(3*len(panels), 2.6), layout='constrained')
+    for ax, (key, label) in zip(axes, panels.items()):
         for k, h in history.groupby('fold'): ax.plot(h.epoch + 1, h[key], lw=1.2, label=f'fold {k}')
         ax.set(xlabel='epoch', title=label); _bare(ax)
-    axes[2].set_ylim(0, 1); axes[0].legend(fontsize=7, frameon=False)
-    if history.test_top1.isna().all(): axes[2].text(.5, .5, 'not watched', ha='center', va='center', transform=axes[2].transAxes)
+    axes[-1].set_ylim(0, 1); axes[0].legend(fontsize=7, frameon=False)
+    if history.test_top1.isna().all(): axes[-1].text(.5, .5, 'not watched', ha='center', va='center', transform=axes[-1].transAxes)
     return fig
 
 # %% ../nbs/11a_report.ipynb #ec82c5d7

@@ -155,3 +155,10 @@ def test_what_trees_do_not_have_may_differ(tmp_path):
     with pytest.raises(PedarrError, match='differ in loss'): protocol_table(c, d)
     with pytest.raises(PedarrError, match='differ in'): protocol_table(a, d)
     assert 'agcacl' not in describe_model(json.loads((a/'params.json').read_text())) and 'annotated beats' in describe_model(dict(model='trees', model_options={'beats': 'db'}))
+
+
+def test_a_run_without_a_contrastive_loss_has_no_empty_panel():
+    from pedarr.report import plot_learning
+    history = pd.DataFrame(dict(fold=[0, 0], epoch=[0, 1], classification=[1., .5], contrastive=0., test_top1=[.5, .6]))
+    titles = [[ax.get_title() for ax in plot_learning(history.assign(contrastive=c)).axes] for c in (0., 1.)]
+    assert titles == [['classification loss', 'top-1 on the test fold'], ['classification loss', 'contrastive loss', 'top-1 on the test fold']]
