@@ -8,14 +8,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-# %% auto #0
-__all__ = ['LEIPZIG_RHYTHMS', 'MITDB_RHYTHMS', 'RHYTHMS', 'BEATS', 'GROUPINGS', 'PedarrError', 'check_marks', 'check_lengths',
-           'clean_aux', 'rhythm_name', 'parse_episodes', 'poor_signal', 'noisy_signal', 'one_of', 'get_grouping',
-           'classes_of']
+from .core import PedarrError, one_of
 
-# %% ../nbs/00_rhythms.ipynb #0cbcdacf
-class PedarrError(ValueError):
-    "Input that can't be used: one line that names the file or value, and the mend."
+# %% auto #0
+__all__ = ['LEIPZIG_RHYTHMS', 'MITDB_RHYTHMS', 'RHYTHMS', 'BEATS', 'GROUPINGS', 'check_marks', 'check_lengths', 'clean_aux',
+           'rhythm_name', 'parse_episodes', 'poor_signal', 'noisy_signal', 'get_grouping', 'classes_of']
 
 # %% ../nbs/00_rhythms.ipynb #681e4671
 LEIPZIG_RHYTHMS = {
@@ -125,11 +122,6 @@ GROUPINGS = {
                         AT=['AFIB', 'AFL', 'SVTA'], OTHER=['NOD', 'PREX', 'BII'])}
 
 # %% ../nbs/00_rhythms.ipynb #8c8b4d85
-def one_of(value: str, known, what: str) -> str:
-    "`value` if it is one of `known`; otherwise a `PedarrError` that lists what is known."
-    if value in known: return value
-    raise PedarrError(f'unknown {what} {value!r}: use one of {", ".join(map(str, known))}')
-
 def get_grouping(name: str) -> dict:
     "The grouping called `name` (rhythm -> class); an unknown name is a `PedarrError` that lists the known ones."
     return GROUPINGS[one_of(name, GROUPINGS, 'grouping')]
