@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import signal
 import socket
 import stat
 from collections.abc import Callable, Iterable
@@ -29,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 __all__ = ['PASSING', 'MISTAKES', 'MOST', 'Contents', 'NO_LOCKS', 'PedarrError', 'PassingError', 'from_system', 'printable',
            'one_line', 'Terminated', 'answer', 'open_regular', 'read_bytes', 'read_text', 'Checked', 'in_words',
            'parse_json', 'read_json', 'read_table', 'sync_folder', 'sync_file', 'create', 'write_whole', 'plain',
-           'write_json', 'write_table', 'sha256', 'stamp', 'digest', 'locked', 'natural_key', 'one_of']
+           'write_json', 'write_table', 'sha256', 'stamp', 'digest', 'locked', 'natural_key', 'one_of', 'in_project']
 
 # %% ../nbs/00_core.ipynb #c2891d0f
 class PedarrError(ValueError):
@@ -82,24 +83,54 @@ def one_line(text: object) -> str:
 
 # %% ../nbs/00_core.ipynb #f21e792b
 class Terminated(BaseException):
-    "The process was asked to end (SIGTERM)."
+    "The process was asked to end by the signal `number`."
+    def __init__(self, number: int = signal.SIGTERM):
+        super().__init__(number)
+        self.number = int(number)
 
 _RESUMES = 'stopped: what is finished is kept, and the same command resumes'
 _ROOM = f'close other programs, use fewer --jobs or a machine with more memory, {_AGAIN}'
+_NO_ROOM = re.compile("can.t start new thread|can(no|')t allocate|out of memory|bad.?alloc|failed to map segment"
+                      "|unable to mmap|failed to (start|create) .*thread|resource temporarily unavailable", re.I)
+_KILLED = re.compile('worker.*(killed|exited unexpectedly|unexpectedly terminated)', re.I)
+_KILLERS = {'BrokenProcessPool', 'TerminatedWorkerError', 'DeadKernelError'}      # of joblib, concurrent.futures, Jupyter
+
+# %% ../nbs/00_core.ipynb #b306b054
+def _known(e: BaseException) -> tuple[str, int] | None:
+    "(line, exit status) of one exception; None if it must be a defect."
+    text = one_line(e)
+    if isinstance(e, PedarrError): return text, 2
+    if isinstance(e, KeyboardInterrupt): return _RESUMES, 130
+    if isinstance(e, Terminated): return _RESUMES, 128 + e.number
+    if isinstance(e, BrokenPipeError): return 'nobody reads the output any more: what was written to files is whole', 2
+    if isinstance(e, OSError): return one_line(from_system(e)), 2
+    if isinstance(e, MemoryError): return f'out of memory ({text or "no more to be had"}): {_ROOM}', 2
+    if isinstance(e, RecursionError): return f'the input is nested too deeply ({text}): simplify it', 2
+    if _KILLED.search(text) or _KILLERS & {c.__name__ for c in type(e).__mro__}:
+        return f'a process that was started for this was ended by the system, out of memory perhaps: {_ROOM}', 2
+    if _NO_ROOM.search(text): return f'{text[:300]}: {_ROOM}', 2
+    if isinstance(e, ImportError):
+        return f'{text[:300]}: install pedarr again with what it needs (python -m pip install, in its folder, .)', 2
+    return None
+
+# %% ../nbs/00_core.ipynb #dde28283
+def _told(error: BaseException) -> list[BaseException]:
+    "`error` and what it was raised from; of what it merely followed, only what ends any work (Ctrl-C, memory)."
+    found = [error]
+    while len(found) < 100:
+        last = found[-1]
+        ends = isinstance(last.__context__, (KeyboardInterrupt, Terminated, MemoryError))
+        under = last.__cause__ or (last.__context__ if ends else None)
+        if under is None or under in found: break
+        found.append(under)
+    return found
 
 def answer(error: BaseException) -> tuple[str, int]:
-    "What a command says of `error`, in one line, and its exit status."
-    text = one_line(error)
-    if isinstance(error, PedarrError): return text, 2
-    if isinstance(error, KeyboardInterrupt): return _RESUMES, 130
-    if isinstance(error, Terminated): return _RESUMES, 143
-    if isinstance(error, BrokenPipeError): return 'nobody reads the output any more: what was written to files is whole', 2
-    if isinstance(error, OSError): return one_line(from_system(error)), 2
-    if isinstance(error, MemoryError): return f'out of memory ({text or "no more to be had"}): {_ROOM}', 2
-    if isinstance(error, RecursionError): return f'the input is nested too deeply ({text}): simplify it', 2
-    if isinstance(error, RuntimeError) and re.search("can't start new thread|can't allocate memory|out of memory", text):
-        return f'{text}: {_ROOM}', 2
-    return f'a defect of pedarr ({type(error).__name__}: {text[:300]}): PEDARR_TRACEBACK=1 shows where; please report it', 2
+    "What a command says of `error`, in one line, and its exit status. Looks through exceptions that wrap another."
+    for e in _told(error):
+        if (said := _known(e)) is not None: return said
+    what = f'{type(error).__name__}: {one_line(error)[:300]}'
+    return f'a defect of pedarr ({what}): PEDARR_TRACEBACK=1 shows where; please report it', 2
 
 # %% ../nbs/00_core.ipynb #f736be80
 _KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a named pipe', stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device',
@@ -367,3 +398,11 @@ def one_of(value: str, known: Iterable, what: str) -> str:
     near = difflib.get_close_matches(str(value), [str(k) for k in known], n=1)
     guess = f'did you mean {near[0]!r}? ' if near else ''
     raise PedarrError(f'unknown {what} {one_line(value)!r}: {guess}use one of {", ".join(map(str, known))}')
+
+# %% ../nbs/00_core.ipynb #983dc178
+def in_project(path: Path | str) -> str:
+    "`path`; where nothing is there and the working folder lies in the `nbs` of pedarr's clone, the same seen from the clone."
+    import pedarr
+    clone, there = Path(pedarr.__file__).resolve().parents[1], Path(path)
+    if not str(path) or there.is_absolute() or there.exists(): return str(path)
+    return str(clone/there) if clone/'nbs' in [Path.cwd(), *Path.cwd().parents] else str(path)
