@@ -22,15 +22,15 @@ from pathlib import Path
 
 import click
 
-from .core import (Checked, PassingError, PedarrError, Terminated, answer, from_system, one_line, printable, read_json,
-                         write_json, write_whole)
+from .core import (Checked, PassingError, PedarrError, Terminated, answer, from_system, one_line,
+                         printable, read_json, write_json, write_whole)
 
 # %% auto #0
 __all__ = ['JOBS', 'SEED', 'DATABASE', 'say', 'Command', 'main', 'refuse_shadows', 'Number', 'Place', 'check_target', 'simulate',
-           'find_database', 'download', 'check', 'fitting', 'settings', 'store_notes', 'say_store', 'preprocess',
-           'parse_value', 'parse_params', 'find_notebook', 'no_notebook', 'with_parameters', 'Outputs',
-           'notebook_shell', 'execute', 'train_run', 'show_run', 'train', 'report', 'compare', 'protocols', 'fewshot',
-           'missing', 'Demo', 'open_demo', 'run_demo']
+           'find_database', 'download', 'check', 'store_notes', 'say_store', 'preprocess', 'parse_value',
+           'parse_params', 'find_notebook', 'no_notebook', 'with_parameters', 'Outputs', 'notebook_shell', 'execute',
+           'train_run', 'show_run', 'train', 'report', 'compare', 'protocols', 'fewshot', 'missing', 'Demo',
+           'open_demo', 'run_demo']
 
 # %% ../nbs/12_cli.ipynb #aeafa11b
 def say(text: object = '', err: bool = False) -> None:
@@ -41,8 +41,8 @@ def say(text: object = '', err: bool = False) -> None:
 class Command(click.Group):
     "A group of commands that answers whatever goes wrong with one line on standard error and an exit status."
     def main(self, args=None, prog_name=None, **extra):
-        own = args is None                     # the process is ours; otherwise a test or a notebook is calling
-        said, status = self._attempt(args, own)
+        own = args is None       # the process is ours; otherwise a test or a notebook is calling
+        said, status = self._attempt(sys.argv[1:] if own else args, own)
         if said: print(f'pedarr: {said}'[:2000], file=sys.stderr)
         if own: _leave(status)
         sys.exit(status)
@@ -51,10 +51,10 @@ class Command(click.Group):
         "Run the command: (what to say, exit status)."
         try:
             if own: _own_process()
-            with self.make_context('pedarr', list(sys.argv[1:] if own else args)) as context: self.invoke(context)
+            with self.make_context('pedarr', list(args)) as context: self.invoke(context)
             return '', 0
         except click.exceptions.Exit as e: return '', e.exit_code
-        except click.ClickException as e: return self._refusal(e, sys.argv[1:] if own else args), 2
+        except click.ClickException as e: return self._refusal(e, args), 2
         except SystemExit as e: return '', e.code if isinstance(e.code, int) else 2
         except BaseException as e:
             if os.environ.get('PEDARR_TRACEBACK'): traceback.print_exc()
@@ -62,11 +62,12 @@ class Command(click.Group):
 
     def _refusal(self, error: click.ClickException, args) -> str:
         "A refusal of click in one line."
-        command = next((a for a in args if a in self.commands), None)
-        return f'{one_line(error.format_message()).rstrip(".")}: see pedarr {f"{command} -h" if command else "-h"}'
+        command = [a for a in args if a in self.commands][:1]
+        return f'{one_line(error.format_message()).rstrip(".")}: see {" ".join(["pedarr", *command, "-h"])}'
 
 # %% ../nbs/12_cli.ipynb #df686b87
-@click.group(cls=Command, invoke_without_command=True, context_settings=dict(help_option_names=['-h', '--help']))
+@click.group(cls=Command, invoke_without_command=True,
+             context_settings=dict(help_option_names=['-h', '--help']))
 @click.version_option(None, '-V', '--version', package_name='pedarr')
 @click.pass_context
 def main(context):
@@ -75,7 +76,7 @@ def main(context):
 
 # %% ../nbs/12_cli.ipynb #98d99965
 class _Stream:
-    "A standard stream. Where it takes no more, a `vital` one raises an error that names it; the other stops no work."
+    "A standard stream. Where it takes no more, a `vital` one raises an error that names it."
     def __init__(self, stream, vital: bool): self.stream, self.vital = stream, vital
     def __getattr__(self, name): return getattr(self.stream, name)
 
@@ -94,11 +95,13 @@ class _Stream:
 
 # %% ../nbs/12_cli.ipynb #297c5be4
 def _standard_streams() -> None:
-    "The null device stands in for closed streams; `PassingError` if standard output is one. Odd characters become escapes."
+    """The null device stands in for closed streams; `PassingError` if standard output is one.
+
+    Characters that the terminal's encoding lacks become escapes."""
     for number in range(3):
         try: os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)                       # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)               # takes the lowest free number, which is this one
             os.set_inheritable(number, True)
     if sys.stderr is None: sys.stderr = open(2, 'w', closefd=False)
     for stream in (sys.stdout, sys.stderr):
@@ -109,7 +112,7 @@ def _standard_streams() -> None:
 
 # %% ../nbs/12_cli.ipynb #2b18c1dc
 def _no_code_from_here() -> None:
-    "Neither this process nor those that it starts import from the working folder, unless pedarr itself lies there."
+    "This process and those that it starts import nothing from the working folder (but pedarr)."
     import pedarr
     os.environ.setdefault('PYTHONSAFEPATH', '1')
     home = str(Path(pedarr.__file__).resolve().parents[1])
@@ -120,10 +123,11 @@ def _no_code_from_here() -> None:
 def refuse_shadows(folder: Path) -> None:
     "`PedarrError` if a Python file or package in `folder` bears the name of a library."
     names = {p.stem for p in folder.glob('*.py')} | {p.parent.name for p in folder.glob('*/__init__.py')}
-    loaded = {n for n, m in sys.modules.items() if '.' not in n and folder not in Path(getattr(m, '__file__', None) or '/').parents}
-    if found := sorted(names & (loaded | set(sys.stdlib_module_names))):
-        raise PedarrError(f'{folder/found[0]}: Python {sys.version_info[0]}.{sys.version_info[1]} would run this in place of the '
-                          f'library {found[0]}: work in another folder, or rename it')
+    files = {name: getattr(module, '__file__', None) or '/' for name, module in list(sys.modules.items())}
+    libraries = {name for name, file in files.items() if '.' not in name and folder not in Path(file).parents}
+    if found := sorted(names & (libraries | set(sys.stdlib_module_names))):
+        raise PedarrError(f'{folder/found[0]}: this Python would run it in place of the library {found[0]}: '
+                          'work in another folder, or rename it')
 
 # %% ../nbs/12_cli.ipynb #fbee0cdc
 _SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
@@ -142,8 +146,9 @@ def _obey_signals() -> None:
             last = time.monotonic()
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
+    usual = signal.SIG_DFL, signal.default_int_handler
     for number in _SIGNALS:
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler): signal.signal(number, stop)
+        if signal.getsignal(number) in usual: signal.signal(number, stop)
 
 def _own_process() -> None:
     "Prepare the process that the command has for itself."
@@ -176,8 +181,9 @@ def _leave(status: int) -> None:
 class Number(click.FloatRange):
     "A finite number in a range."
     def convert(self, value, param, ctx):
-        if not math.isfinite(click.FLOAT.convert(value, param, ctx)): self.fail(f'{value!r} is not a finite number.', param, ctx)
-        return super().convert(value, param, ctx)
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number): self.fail(f'{value!r} is not a finite number.', param, ctx)
+        return number
 
 class Place(click.Path):
     "A path that is not empty."
@@ -192,14 +198,15 @@ SEED = click.option('--seed', default=0, show_default=True, type=click.IntRange(
 
 # %% ../nbs/12_cli.ipynb #43cccde2
 def check_target(path: Path | None, suffixes: tuple = ()) -> None:
-    "`PedarrError` if no file (with one of `suffixes`) can be written at `path`: said before the work, not after it."
+    "`PedarrError` if no file (with one of `suffixes`) can be written at `path`: known before the work."
     if path is None: return
     if suffixes and path.suffix.lower() not in suffixes:
         raise PedarrError(f'{path}: the name tells the format: let it end in {", ".join(suffixes)}')
-    if path.exists() and not path.is_file(): raise PedarrError(f'{path}: is there, and not a file: choose another name')
+    if path.exists() and not path.is_file():
+        raise PedarrError(f'{path}: is there, and not a file: choose another name')
     if not path.parent.is_dir(): raise PedarrError(f'{path.parent}: no such folder: make it first')
     if not os.access(path.parent, os.W_OK):
-        raise PassingError(f'{path.parent}: nothing can be written there: ask for access or choose another place')
+        raise PassingError(f'{path.parent}: no file can be made there: choose another place')
 
 # %% ../nbs/12_cli.ipynb #05af842c
 def _small_cohort(folder, subjects, minutes, **options):
@@ -225,10 +232,11 @@ def _twin(folder, scale, **options):
 @SEED
 @JOBS
 def simulate(folder, scale, script, subjects, minutes, seed, jobs):
-    "Write a SIMULATED database in the Leipzig format into a new FOLDER: a twin of the real one, or a small cohort."
+    "Write a SIMULATED database in the Leipzig format into a new FOLDER: a twin, or a small cohort."
     small = subjects is not None or minutes is not None
     if small and (scale is not None or script is not None):
-        raise PedarrError('--scale and --script are for the twin, --subjects and --minutes for a small cohort: choose one')
+        raise PedarrError('--scale and --script are for the twin, --subjects and --minutes are for a small '
+                          'cohort: choose one')
     if scale is not None and script is not None:
         raise PedarrError('--scale with --script: a script is played whole; leave out one of them')
     if small: table = _small_cohort(folder, subjects, minutes, seed=seed, jobs=jobs)
@@ -242,20 +250,22 @@ DATABASE = click.option('--database', default='leipzig', show_default=True, meta
 
 def find_database(spec: str):
     "The description that `--database` names; `PedarrError` if there is none."
-    from pedarr import databases
-    return getattr(databases, 'load_database', databases.get_database)(spec)
+    from pedarr.databases import load_database
+    return load_database(spec)
 
 # %% ../nbs/12_cli.ipynb #7809b72a
 @main.command()
 @click.argument('folder', type=Place())
-@click.option('--records', multiple=True, help='Only these records, such as --records x001 --records x0010; default: all.')
+@click.option('--records', multiple=True,
+              help='Only these records, such as --records x001 --records x0010; default: all.')
 @click.option('--base-url', default=None, help='Where the release lies; default: PhysioNet.')
 @click.option('--jobs', default=8, show_default=True, type=click.IntRange(1, 64), help='Files at a time.')
 @click.pass_context
 def download(context, folder, records, base_url, jobs):
-    "Fetch the Leipzig database into FOLDER, verified, resuming what is there. Exit status 1 if a file stays wrong."
+    "Fetch the Leipzig database into FOLDER, verified, resuming. Exit status 1 if a file stays wrong."
     from pedarr.leipzig import RELEASE_URL, download as fetch
-    got = fetch(folder, records=list(records) or None, base_url=base_url or RELEASE_URL, jobs=jobs, progress=True)
+    got = fetch(folder, records=list(records) or None, base_url=base_url or RELEASE_URL, jobs=jobs,
+                progress=True)
     say(got.text())
     context.exit(0 if got.ok else 1)
 
@@ -266,34 +276,13 @@ def download(context, folder, records, base_url, jobs):
 @JOBS
 @click.pass_context
 def check(context, folder, database, html, jobs):
-    "Report on the integrity and content of the recordings in FOLDER. Exit status 1 if something is wrong with this copy."
+    "Report on integrity and content of the recordings in FOLDER. Exit status 1 if something is wrong."
     from pedarr.leipzig import check as examine
     check_target(html)
-    other = {} if database == 'leipzig' else {'database': find_database(database)}
-    found = examine(folder, **other, jobs=jobs, progress=True)
+    found = examine(folder, find_database(database), jobs=jobs, progress=True)
     say(found.text())
     if html is not None: found.write_html(html)
     context.exit(0 if found.ok else 1)
-
-# %% ../nbs/12_cli.ipynb #80de00b8
-def fitting(band: tuple, rate: float) -> tuple:
-    "`band` (low, high in Hz) as it is, or lowered to end at .44 of `rate`, as 220 Hz do of 500 Hz."
-    low, high = band
-    high = high if high < rate/2 else .44*rate
-    return (min(low, high/2), high)
-
-def settings(database, **given):
-    "A `PreprocessConfig` from what was `given` (None: not given), the database's own values, and the general ones."
-    from pedarr.preprocess import PreprocessConfig
-    own = {name: getattr(database, name, None) for name in ('rate', 'ecg_band', 'iegm_band')}
-    chosen = {name: value for name, value in {**own, **{k: v for k, v in given.items() if v is not None}}.items() if value is not None}
-    rate = chosen.get('rate', PreprocessConfig.rate)
-    for name, what in (('ecg_band', 'the ECG is'), ('iegm_band', 'electrograms are')):
-        band = chosen.get(name, getattr(PreprocessConfig, name))
-        if given.get(name) is not None or not rate > 0 or (fits := fitting(band, rate)) == tuple(band): continue
-        chosen[name] = fits
-        say(f'note: {what} filtered from {fits[0]:g} to {fits[1]:g} Hz to fit the rate of {rate:g} Hz', err=True)
-    return PreprocessConfig(**chosen)
 
 # %% ../nbs/12_cli.ipynb #8ea24406
 def store_notes(store, most: int = 5) -> list[str]:
@@ -303,14 +292,19 @@ def store_notes(store, most: int = 5) -> list[str]:
     return notes[:most] + ([f'{more} more notes: see {store.path/"store.json"}'] if more > 0 else [])
 
 def say_store(store, place: Path, old: bool) -> int:
-    "Print what a store holds, and what it left out; the exit status. `old`: it was there before, its notes were not just printed."
+    """Print what a store holds, and what it left out; the exit status.
+
+    `old`: it was there before, so that its notes were not printed just now."""
     t = store.segments[store.segments.evaluate]
     counts = t.groupby('label').agg(segments=('segment', 'size'), subjects=('subject', 'nunique'))
-    say(f'{place}: {len(store)} segments ({len(t)} for evaluation)\n{counts.loc[[c for c in store.classes if c in counts.index]]}')
+    present = counts.loc[[c for c in store.classes if c in counts.index]]
+    say(f'{place}: {len(store)} segments ({len(t)} for evaluation)\n{present}')
     for note in store_notes(store) if old else []: say(f'note: {note}', err=True)
     skipped = list(store.meta.get('skipped', []))
-    if skipped: say(f'left out: {len(skipped)} recordings ({", ".join(skipped[:10])}{", ..." if len(skipped) > 10 else ""})', err=True)
-    return 1 if skipped else 0
+    if not skipped: return 0
+    names = ', '.join(skipped[:10]) + (', ...' if len(skipped) > 10 else '')
+    say(f'left out: {len(skipped)} recordings ({names}): their files are damaged', err=True)
+    return 1
 
 # %% ../nbs/12_cli.ipynb #4d09d59c
 @main.command()
@@ -318,37 +312,47 @@ def say_store(store, place: Path, old: bool) -> int:
 @click.argument('store', type=Place())
 @DATABASE
 @click.option('--grouping', default=None, help="Label set; default: the database's own.")
-@click.option('--rate', default=None, type=Number(1, 10_000), help="Sampling rate of the store, Hz; default: the database's own, or 500.")
-@click.option('--window', default=3., show_default=True, type=Number(.05, 600), help='Length of a segment, s.')
-@click.option('--guard', default=.25, show_default=True, type=Number(0, 3600), help="Distance from an episode's ends, s.")
-@click.option('--ecg-band', nargs=2, type=Number(.01, 1e4), default=None, help="Hz; default: the database's own, or 0.5 100.")
-@click.option('--iegm-band', nargs=2, type=Number(.01, 1e4), default=None, help="Hz; default: the database's own, or 30 220.")
-@click.option('--dtype', default='float16', show_default=True, type=click.Choice(['float16', 'float32']), help='Of the stored millivolts.')
-@click.option('--notch', default=None, type=Number(.1, 5000), help='Powerline frequency to remove, Hz; default: none.')
-@click.option('--skip-damaged', is_flag=True, help='Leave out recordings that are damaged; exit status 1 says so.')
-@click.option('--accept-changed', is_flag=True, help='Take files that differ from SHA256SUMS.txt; noted in the store.')
+@click.option('--rate', default=None, type=Number(1, 10_000),
+              help="Sampling rate of the store, Hz; default: the database's own, or 500.")
+@click.option('--window', default=3., show_default=True, type=Number(.05, 600),
+              help='Length of a segment, s.')
+@click.option('--guard', default=.25, show_default=True, type=Number(0, 3600),
+              help="Distance from an episode's ends, s.")
+@click.option('--ecg-band', nargs=2, type=Number(.01, 1e4), default=None,
+              help="Hz; default: the database's own, or 0.5 100.")
+@click.option('--iegm-band', nargs=2, type=Number(.01, 1e4), default=None,
+              help="Hz; default: the database's own, or 30 220.")
+@click.option('--dtype', default='float16', show_default=True, type=click.Choice(['float16', 'float32']),
+              help='Of the stored millivolts.')
+@click.option('--notch', default=None, type=Number(.1, 5000),
+              help='Powerline frequency to remove, Hz; default: none.')
+@click.option('--skip-damaged', is_flag=True,
+              help='Leave out recordings that are damaged; exit status 1 says so.')
+@click.option('--accept-changed', is_flag=True,
+              help='Take files that differ from SHA256SUMS.txt; noted in the store.')
 @JOBS
 @click.pass_context
 def preprocess(context, folder, store, database, grouping, jobs, skip_damaged, accept_changed, **options):
     "Filter, resample and cut the recordings in FOLDER into segments, written to STORE."
-    from pedarr.preprocess import build_store
+    from pedarr.preprocess import build_store, default_config
     described, old = find_database(database), store.exists()
-    asked = {name: True for name, on in (('skip_damaged', skip_damaged), ('accept_changed', accept_changed)) if on}
-    built = build_store(folder, store, described, grouping=grouping, config=settings(described, **options), jobs=jobs,
-                        progress=True, **asked)
+    config = default_config(described, **options)
+    built = build_store(folder, store, described, grouping=grouping, config=config, jobs=jobs, progress=True,
+                        skip_damaged=skip_damaged, accept_changed=accept_changed)
     context.exit(say_store(built, store, old))
 
 # %% ../nbs/12_cli.ipynb #afa10492
 def parse_value(text: str):
-    "A parameter's value from the command line: a Python literal where it is one ('3', '1e-4', 'true'), otherwise the text itself."
+    "The value of a parameter as typed: a Python literal where it is one ('3', '1e-4', 'true'), or a text."
     if text.lower() in ('true', 'false'): return text.lower() == 'true'
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError): return text
 
 def parse_params(pairs) -> dict:
-    "Named parameters with their types; a number given for a text parameter (a run called 7, say) stays a text."
+    "Named parameters with their types; a number that is given for a text (a run called 7, say) stays a text."
     from pedarr.train import TrainConfig
-    texts = {f.name for f in dataclasses.fields(TrainConfig) if isinstance(f.default, str) and f.name != 'fold'}
+    fields = dataclasses.fields(TrainConfig)
+    texts = {f.name for f in fields if isinstance(f.default, str) and f.name != 'fold'}
     return {name: value if name in texts else parse_value(value) for name, value in pairs}
 
 # %% ../nbs/12_cli.ipynb #46666b8f
@@ -375,7 +379,8 @@ def with_parameters(notebook, params: dict):
     notebook.cells = [c for c in notebook.cells if not has(c, 'injected-parameters')]
     at = next((i + 1 for i, c in enumerate(notebook.cells) if has(c, 'parameters')), 0)
     lines = ['# Parameters', *(f'{name} = {value!r}' for name, value in params.items())]
-    notebook.cells.insert(at, nbformat.v4.new_code_cell('\n'.join(lines), metadata={'tags': ['injected-parameters']}))
+    cell = nbformat.v4.new_code_cell('\n'.join(lines), metadata={'tags': ['injected-parameters']})
+    notebook.cells.insert(at, cell)
     return notebook
 
 # %% ../nbs/12_cli.ipynb #0dde0565
@@ -399,7 +404,7 @@ class Outputs(io.TextIOBase):
 
 # %% ../nbs/12_cli.ipynb #3b28fce9
 def _shell_class(outputs: Outputs):
-    "A class of IPython shells that put what cells show into `outputs`, and raise instead of showing a traceback."
+    "A kind of IPython shell that puts what cells show into `outputs`, and shows no traceback."
     from IPython.core.displayhook import DisplayHook
     from IPython.core.displaypub import DisplayPublisher
     from IPython.core.interactiveshell import InteractiveShell
@@ -407,10 +412,12 @@ def _shell_class(outputs: Outputs):
     class Result(DisplayHook):
         def write_output_prompt(self): "The number stands in the cell."
         def write_format_data(self, data, metadata=None, *args):
-            outputs.add('execute_result', data=data, metadata=metadata or {}, execution_count=self.prompt_count)
+            outputs.add('execute_result', data=data, metadata=metadata or {},
+                        execution_count=self.prompt_count)
 
     class Display(DisplayPublisher):
-        def publish(self, data, metadata=None, *args, **kwargs): outputs.add('display_data', data=data, metadata=metadata or {})
+        def publish(self, data, metadata=None, *args, **kwargs):
+            outputs.add('display_data', data=data, metadata=metadata or {})
         def clear_output(self, *args, **kwargs): outputs.take()
 
     class Shell(InteractiveShell):
@@ -423,7 +430,9 @@ def _shell_class(outputs: Outputs):
 # %% ../nbs/12_cli.ipynb #34c7043a
 @contextmanager
 def notebook_shell(folder: Path, outputs: Outputs):
-    "An IPython shell in this process, without settings, start-up files and history; `folder` is written to for a moment."
+    """An IPython shell in this process, without settings, start-up files and history of the user.
+
+    `folder` is written to for a moment."""
     from IPython.core.profiledir import ProfileDir
     from traitlets.config import Config
     kind, profile = _shell_class(outputs), folder/'.ipython'
@@ -441,7 +450,7 @@ def notebook_shell(folder: Path, outputs: Outputs):
         sys.modules['__main__'], sys.displayhook, sys.stdout = before
 
 def execute(notebook: Path, out: Path, params: dict) -> None:
-    "Run `notebook` with `params` in this process, and write it to `out` with its outputs: whole, or not at all."
+    "Run `notebook` with `params` in this process, and write it with its outputs to `out`, or not at all."
     import nbformat
     nb, outputs = with_parameters(nbformat.read(notebook, 4), params), Outputs()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -455,7 +464,7 @@ def execute(notebook: Path, out: Path, params: dict) -> None:
 
 # %% ../nbs/12_cli.ipynb #1a65978c
 def train_run(**params) -> Path:
-    "Check `params`, then train: through the notebook where there is one. Returns the run folder, with its report."
+    "Check `params`, then train, by the notebook where there is one. Returns the run folder with its report."
     from pedarr.report import write_report
     from pedarr.train import make_config, open_run, prepare, run_training, same_store
     c = make_config(**params)
@@ -474,10 +483,10 @@ def train_run(**params) -> Path:
 def _speed(m: dict) -> str:
     "How fast a run was, from its metrics."
     from pedarr.train import TREE_LOSS
-    rounds, waiting = ('rounds of boosting', 'measuring them') if m['loss'] == TREE_LOSS else ('epochs', 'waiting for data')
-    s = m['speed']
-    return (f"{s['segments_per_second']:.0f} segments/s in training ({s['epochs_per_second']:.2f} {rounds}/s), "
-            f"{100*s['wait_share']:.1f} % of the time {waiting}")
+    s, trees = m['speed'], m['loss'] == TREE_LOSS
+    rounds, waiting = ('rounds of boosting', 'measuring them') if trees else ('epochs', 'waiting for data')
+    return (f"{s['segments_per_second']:.0f} segments/s in training "
+            f"({s['epochs_per_second']:.2f} {rounds}/s), {100*s['wait_share']:.1f} % of the time {waiting}")
 
 def show_run(run: Path) -> None:
     "Print a finished run: what was tested, the table, the notes, and where the report lies."
@@ -487,7 +496,8 @@ def show_run(run: Path) -> None:
     from pedarr.train import METRIC_KEYS, read_json
     m = read_json(run/'metrics.json', *METRIC_KEYS)
     rebuilt = ' (a reconstruction)' if 'agcacl' in m['loss'] else ''
-    say(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, loss {m['loss']}{rebuilt}")
+    say(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, "
+        f"loss {m['loss']}{rebuilt}")
     say(format_scores(pd.DataFrame(m['overall']).T.astype(float)))
     say(f'(always answering {majority(m)[0]}: {100*majority(m)[1]:.1f} % top-1)')
     say(_speed(m))
@@ -503,7 +513,8 @@ def _list_params(ctx, option, wanted):
     from pedarr.train import NETWORK_ONLY, TrainConfig
     for name, value in dataclasses.asdict(TrainConfig()).items():
         if name not in ('store', 'run'): say(f'{name:<18} {value!r}')
-    say(f'loss is one of {", ".join(LOSSES)}; none is cross-entropy alone (with logit_adjust, if that is not 0)')
+    say(f'loss is one of {", ".join(LOSSES)}; '
+        'none is cross-entropy alone (with logit_adjust, if that is not 0)')
     say(f'model is one of {", ".join(CLASSIFIERS)}; {TREES} takes none of {", ".join(NETWORK_ONLY)}, '
         f'and as model_options {", ".join(known_options(TREES))}')
     ctx.exit()
@@ -513,7 +524,8 @@ def _list_params(ctx, option, wanted):
               help='List the parameters with their defaults, and stop.')
 @click.argument('store', type=Place())
 @click.option('--run', required=True, type=Place(), help='Folder that the run is written to.')
-@click.option('-p', 'pairs', nargs=2, multiple=True, metavar='NAME VALUE', help='A parameter of TrainConfig, such as -p epochs 30.')
+@click.option('-p', 'pairs', nargs=2, multiple=True, metavar='NAME VALUE',
+              help='A parameter of TrainConfig, such as -p epochs 30.')
 def train(store, run, pairs):
     "Train and test on STORE; write the run folder with its report."
     from pedarr.preprocess import open_store
@@ -526,13 +538,15 @@ def train(store, run, pairs):
 # %% ../nbs/12_cli.ipynb #6d936264
 @main.command()
 @click.argument('run', type=Place())
-@click.option('--store', default=None, type=Place(), help='Where the store of the run is now, if it was moved.')
+@click.option('--store', default=None, type=Place(),
+              help='Where the store of the run is now, if it was moved.')
 def report(run, store):
     "Write the report of a finished RUN again."
     from pedarr.preprocess import open_store
     from pedarr.report import write_report
     from pedarr.train import read_json, regroup
-    moved = None if store is None else regroup(open_store(store), read_json(run/'params.json', 'grouping')['grouping'])[0]
+    grouping = read_json(run/'params.json', 'grouping')['grouping']
+    moved = None if store is None else regroup(open_store(store), grouping)[0]
     say(f'report: {write_report(run, moved)}')
 
 # %% ../nbs/12_cli.ipynb #9f751f9e
@@ -544,27 +558,32 @@ def _differences(runs_a, runs_b) -> list[dict]:
     return [{k: p[k] for k in differ if k in p} for p in (a, b)]
 
 @main.command()
-@click.option('-a', 'runs_a', multiple=True, required=True, type=Place(), help='A run; several for several seeds, in the same order as -b.')
+@click.option('-a', 'runs_a', multiple=True, required=True, type=Place(),
+              help='A run; several for several seeds, in the same order as -b.')
 @click.option('-b', 'runs_b', multiple=True, required=True, type=Place())
 def compare(runs_a, runs_b):
     "Paired differences of runs that tested the same segments: -a RUN -b RUN; repeat both for several seeds."
     from pedarr.grid import paired_table
     from pedarr.metrics import format_scores
     from pedarr.train import METRIC_KEYS, read_json
-    if len(runs_a) != len(runs_b): raise PedarrError(f'{len(runs_a)} runs for a and {len(runs_b)} for b: give equally many')
+    if len(runs_a) != len(runs_b):
+        raise PedarrError(f'{len(runs_a)} runs for a and {len(runs_b)} for b: give equally many')
     table = paired_table(runs_a, runs_b)
     for name, runs, own in zip('ab', (runs_a, runs_b), _differences(runs_a, runs_b)):
         scores = [read_json(r/'metrics.json', *METRIC_KEYS)['overall']['top1']['value'] for r in runs]
         differ = ', '.join(f'{k}={v!r}' for k, v in own.items()) or 'same parameters as the other'
-        say(f"{name}: {', '.join(map(str, runs))}: top-1 {', '.join(f'{100*s:.1f} %' for s in scores)}; {differ}")
+        top1 = ', '.join(f'{100*s:.1f} %' for s in scores)
+        say(f"{name}: {', '.join(map(str, runs))}: top-1 {top1}; {differ}")
     say(f'a minus b (interval: bootstrap; p: permutation; both over subjects):\n{format_scores(table)}')
 
 # %% ../nbs/12_cli.ipynb #f933eb7c
 @main.command()
-@click.option('-a', 'by_patient', multiple=True, required=True, type=Place(), help='A run split by patient; several for several seeds.')
-@click.option('-b', 'by_segment', multiple=True, required=True, type=Place(), help='The same, split by segment.')
+@click.option('-a', 'by_patient', multiple=True, required=True, type=Place(),
+              help='A run split by patient; several for several seeds.')
+@click.option('-b', 'by_segment', multiple=True, required=True, type=Place(),
+              help='The same, split by segment.')
 def protocols(by_patient, by_segment):
-    "Both protocols side by side: the same segments tested by patient and by segment, and the gap between them."
+    "Both protocols side by side: the same segments tested by patient and by segment, and the gap."
     from pedarr.metrics import format_protocols
     from pedarr.report import protocol_table
     found = protocol_table(list(by_patient), list(by_segment))
@@ -573,11 +592,12 @@ def protocols(by_patient, by_segment):
 
 @main.command()
 @click.argument('run', type=Place())
-@click.option('--shots', multiple=True, type=click.IntRange(1, 1000), default=(1, 2, 5, 10), show_default=True,
-              help='Support segments of each class; several times.')
-@click.option('--draws', default=20, show_default=True, type=click.IntRange(1, 1000), help='Random choices of the support.')
+@click.option('--shots', multiple=True, type=click.IntRange(1, 1000), default=(1, 2, 5, 10),
+              show_default=True, help='Support segments of each class; several times.')
+@click.option('--draws', default=20, show_default=True, type=click.IntRange(1, 1000),
+              help='Random choices of the support.')
 def fewshot(run, shots, draws):
-    "Few-shot test of a finished RUN by patient: class prototypes moved by a few labelled segments of the new patient."
+    "Few-shot test of a finished RUN: prototypes moved by a few labelled segments of a new patient."
     from pedarr.fewshot import few_shot_table, format_few_shot
     from pedarr.report import run_few_shot
     found, classes = run_few_shot(run, shots=tuple(sorted(set(shots))), draws=draws)
@@ -586,12 +606,16 @@ def fewshot(run, shots, draws):
 # %% ../nbs/12_cli.ipynb #cc133429
 @main.command()
 @click.argument('runs', nargs=-1, required=True, type=Place())
-@click.option('--kind', default='all', show_default=True, type=click.Choice(['ecg', 'iegm', 'all']), help='Which channels are taken away.')
-@click.option('--draws', default=5, show_default=True, type=click.IntRange(1, 1000), help='Random choices of the channels.')
-@click.option('--metric', default='f1', show_default=True, type=click.Choice(['top1', 'precision', 'recall', 'f1', 'f2']))
-@click.option('--figure', default=None, type=Place(), help='Draw the curves of all RUNS into this file (svg, png or pdf).')
+@click.option('--kind', default='all', show_default=True, type=click.Choice(['ecg', 'iegm', 'all']),
+              help='Which channels are taken away.')
+@click.option('--draws', default=5, show_default=True, type=click.IntRange(1, 1000),
+              help='Random choices of the channels.')
+@click.option('--metric', default='f1', show_default=True,
+              type=click.Choice(['top1', 'precision', 'recall', 'f1', 'f2']))
+@click.option('--figure', default=None, type=Place(),
+              help='Draw the curves of all RUNS into this file (svg, png or pdf).')
 def missing(runs, kind, draws, metric, figure):
-    "Ask the networks of finished RUNS again with channels missing; the same channels are taken from every run."
+    "Ask the networks of finished RUNS again with channels missing, the same ones for every run."
     from pedarr.missing import format_missing, missing_curve, plot_missing
     check_target(figure, ('.svg', '.png', '.pdf'))
     curves = {str(r): missing_curve(r, kind=kind, draws=draws) for r in runs}
@@ -609,13 +633,15 @@ class Demo(Checked):
     seed: int
 
 def open_demo(folder: Path, demo: Demo) -> None:
-    "Make or re-open the folder of a demonstration; `PedarrError` if it holds one with other numbers, or something else."
+    "Make or re-open the folder of a demonstration; `PedarrError` if it holds another one, or something else."
     folder.mkdir(parents=True, exist_ok=True)
     file = folder/'demo.json'
     if file.exists():
         old = read_json(file, Demo)
         differ = [f'{k}={getattr(old, k)!r}, not {v!r}' for k, v in demo if getattr(old, k) != v]
-        if differ: raise PedarrError(f'{folder}: holds a demonstration with {"; ".join(differ)}: choose another folder')
+        if differ:
+            raise PedarrError(f'{folder}: holds a demonstration with {"; ".join(differ)}: '
+                              'choose another folder')
     elif any(p.suffix != '.part' for p in folder.iterdir()):
         raise PedarrError(f'{folder}: is not empty, and no demonstration: choose another folder')
     else: write_json(file, demo.model_dump())
@@ -635,8 +661,9 @@ def run_demo(folder, **numbers):
     open_demo(folder, demo)
     say('1/3 simulating a database (simulated: nothing here is a result on patients)')
     if not database.exists():
-        simulate_database(database, subjects=demo.subjects, minutes=demo.minutes, seed=demo.seed, jobs=2, progress=True)
+        simulate_database(database, demo.subjects, demo.minutes, seed=demo.seed, jobs=2, progress=True)
     say('2/3 preprocessing')
     build_store(database, store, 'leipzig', jobs=2, progress=True)
     say('3/3 training and testing, patient by patient')
-    show_run(train_run(store=str(store), run=str(folder/'run'), epochs=demo.epochs, n_folds=3, seed=demo.seed))
+    params = dict(store=str(store), run=str(folder/'run'), epochs=demo.epochs, n_folds=3, seed=demo.seed)
+    show_run(train_run(**params))
