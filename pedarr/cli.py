@@ -161,8 +161,8 @@ def show_run(run: Path) -> None:
     import pandas as pd
     from pedarr.metrics import format_scores
     from pedarr.report import majority
-    from pedarr.train import METRIC_KEYS, TREE_LOSS, read_json
-    m = read_json(run/'metrics.json', *METRIC_KEYS)
+    from pedarr.runs import TREE_LOSS, scores_of
+    m = scores_of(run)
     rounds, waiting = ('rounds of boosting', 'measuring them') if m['loss'] == TREE_LOSS else ('epochs', 'waiting for data')
     click.echo(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, loss {m['loss']}{' (a reconstruction)' if 'agcacl' in m['loss'] else ''}")
     click.echo(format_scores(pd.DataFrame(m['overall']).T.astype(float)))
@@ -203,8 +203,9 @@ def report(run, store):
     "Write the report of a finished RUN again."
     from pedarr.preprocess import open_store
     from pedarr.report import write_report
-    from pedarr.train import read_json, regroup
-    moved = None if store is None else regroup(open_store(store), read_json(run/'params.json')['grouping'])[0]
+    from pedarr.runs import read_params
+    from pedarr.train import regroup
+    moved = None if store is None else regroup(open_store(store), read_params(run).grouping)[0]
     click.echo(f'report: {write_report(run, moved)}')
 
 # %% ../nbs/12_cli.ipynb #9f751f9e
@@ -215,14 +216,15 @@ def compare(runs_a, runs_b):
     "Paired differences of runs that tested the same segments: -a RUN -b RUN; repeat both for several seeds."
     from pedarr.grid import paired_table
     from pedarr.metrics import format_scores
-    from pedarr.train import METRIC_KEYS, own_parameters, read_json
+    from pedarr.runs import open_finished, own_parameters
     if len(runs_a) != len(runs_b): raise PedarrError(f'{len(runs_a)} runs for a and {len(runs_b)} for b: give equally many')
-    table = paired_table(runs_a, runs_b)
-    params = [own_parameters(read_json(Path(r[0])/'params.json')) for r in (runs_a, runs_b)]
+    opened = [[open_finished(r) for r in runs] for runs in (runs_a, runs_b)]
+    table = paired_table(*opened)
+    params = [own_parameters(dataclasses.asdict(r[0].params)) for r in opened]
     differ = [k for k in {**params[0], **params[1]} if k not in ('run', 'store') and params[0].get(k) != params[1].get(k)]
-    for name, runs, p in zip('ab', (runs_a, runs_b), params):
-        top1 = ', '.join(f"{100*read_json(Path(r)/'metrics.json', *METRIC_KEYS)['overall']['top1']['value']:.1f} %" for r in runs)
-        click.echo(f"{name}: {', '.join(runs)}: top-1 {top1}; {', '.join(f'{k}={p[k]!r}' for k in differ if k in p) or 'same parameters as the other'}")
+    for name, runs, p in zip('ab', opened, params):
+        top1 = ', '.join(f"{100*r.metrics.overall.top1.value:.1f} %" for r in runs)
+        click.echo(f"{name}: {', '.join(str(r.path) for r in runs)}: top-1 {top1}; {', '.join(f'{k}={p[k]!r}' for k in differ if k in p) or 'same parameters as the other'}")
     click.echo(f'a minus b (interval: bootstrap; p: permutation; both over subjects):\n{format_scores(table)}')
 
 # %% ../nbs/12_cli.ipynb #f933eb7c
