@@ -350,7 +350,7 @@ def parse_value(text: str):
 
 def parse_params(pairs) -> dict:
     "Named parameters with their types; a number that is given for a text (a run called 7, say) stays a text."
-    from pedarr.train import TrainConfig
+    from pedarr.runs import TrainConfig
     fields = dataclasses.fields(TrainConfig)
     texts = {f.name for f in fields if isinstance(f.default, str) and f.name != 'fold'}
     return {name: value if name in texts else parse_value(value) for name, value in pairs}
@@ -466,7 +466,8 @@ def execute(notebook: Path, out: Path, params: dict) -> None:
 def train_run(**params) -> Path:
     "Check `params`, then train, by the notebook where there is one. Returns the run folder with its report."
     from pedarr.report import write_report
-    from pedarr.train import make_config, open_run, prepare, run_training, same_store
+    from pedarr.runs import make_config, open_run, same_store
+    from pedarr.train import prepare, run_training
     c = make_config(**params)
     store, *_ = prepare(c)
     run = open_run(c.run, c)
@@ -482,7 +483,7 @@ def train_run(**params) -> Path:
 # %% ../nbs/12_cli.ipynb #25b17e19
 def _speed(m: dict) -> str:
     "How fast a run was, from its metrics."
-    from pedarr.train import TREE_LOSS
+    from pedarr.runs import TREE_LOSS
     s, trees = m['speed'], m['loss'] == TREE_LOSS
     rounds, waiting = ('rounds of boosting', 'measuring them') if trees else ('epochs', 'waiting for data')
     return (f"{s['segments_per_second']:.0f} segments/s in training "
@@ -493,8 +494,8 @@ def show_run(run: Path) -> None:
     import pandas as pd
     from pedarr.metrics import format_scores
     from pedarr.report import majority
-    from pedarr.train import METRIC_KEYS, read_json
-    m = read_json(run/'metrics.json', *METRIC_KEYS)
+    from pedarr.runs import scores_of
+    m = scores_of(run)
     rebuilt = ' (a reconstruction)' if 'agcacl' in m['loss'] else ''
     say(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, "
         f"loss {m['loss']}{rebuilt}")
@@ -510,7 +511,7 @@ def _list_params(ctx, option, wanted):
     if not wanted: return
     from pedarr.baselines import CLASSIFIERS, TREES, known_options
     from pedarr.losses import LOSSES
-    from pedarr.train import NETWORK_ONLY, TrainConfig
+    from pedarr.runs import NETWORK_ONLY, TrainConfig
     for name, value in dataclasses.asdict(TrainConfig()).items():
         if name not in ('store', 'run'): say(f'{name:<18} {value!r}')
     say(f'loss is one of {", ".join(LOSSES)}; '
@@ -544,16 +545,16 @@ def report(run, store):
     "Write the report of a finished RUN again."
     from pedarr.preprocess import open_store
     from pedarr.report import write_report
-    from pedarr.train import read_json, regroup
-    grouping = read_json(run/'params.json', 'grouping')['grouping']
-    moved = None if store is None else regroup(open_store(store), grouping)[0]
+    from pedarr.runs import read_params
+    from pedarr.train import regroup
+    moved = None if store is None else regroup(open_store(store), read_params(run).grouping)[0]
     say(f'report: {write_report(run, moved)}')
 
 # %% ../nbs/12_cli.ipynb #9f751f9e
 def _differences(runs_a, runs_b) -> list[dict]:
-    "The parameters in which two (lists of) runs differ, for each side."
-    from pedarr.train import own_parameters, read_json
-    a, b = (own_parameters(read_json(Path(r[0])/'params.json')) for r in (runs_a, runs_b))
+    "The parameters in which two lists of open runs differ, for each side."
+    from pedarr.runs import own_parameters
+    a, b = (own_parameters(dataclasses.asdict(runs[0].params)) for runs in (runs_a, runs_b))
     differ = [k for k in {**a, **b} if k not in ('run', 'store') and a.get(k) != b.get(k)]
     return [{k: p[k] for k in differ if k in p} for p in (a, b)]
 
@@ -565,15 +566,15 @@ def compare(runs_a, runs_b):
     "Paired differences of runs that tested the same segments: -a RUN -b RUN; repeat both for several seeds."
     from pedarr.grid import paired_table
     from pedarr.metrics import format_scores
-    from pedarr.train import METRIC_KEYS, read_json
+    from pedarr.runs import open_finished
     if len(runs_a) != len(runs_b):
         raise PedarrError(f'{len(runs_a)} runs for a and {len(runs_b)} for b: give equally many')
-    table = paired_table(runs_a, runs_b)
-    for name, runs, own in zip('ab', (runs_a, runs_b), _differences(runs_a, runs_b)):
-        scores = [read_json(r/'metrics.json', *METRIC_KEYS)['overall']['top1']['value'] for r in runs]
+    a, b = ([open_finished(r) for r in runs] for runs in (runs_a, runs_b))
+    table = paired_table(a, b)
+    for name, runs, own in zip('ab', (a, b), _differences(a, b)):
         differ = ', '.join(f'{k}={v!r}' for k, v in own.items()) or 'same parameters as the other'
-        top1 = ', '.join(f'{100*s:.1f} %' for s in scores)
-        say(f"{name}: {', '.join(map(str, runs))}: top-1 {top1}; {differ}")
+        top1 = ', '.join(f'{100*r.metrics.overall.top1.value:.1f} %' for r in runs)
+        say(f"{name}: {', '.join(str(r.path) for r in runs)}: top-1 {top1}; {differ}")
     say(f'a minus b (interval: bootstrap; p: permutation; both over subjects):\n{format_scores(table)}')
 
 # %% ../nbs/12_cli.ipynb #f933eb7c

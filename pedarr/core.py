@@ -202,12 +202,12 @@ _WORDS = {str: 'text', int: 'a whole number', float: 'a number', bool: 'True or 
 
 def _as_numbers(text: pd.Series, kind: type) -> tuple[pd.Series, np.ndarray]:
     "(the column as numbers, which of its cells are none). An empty cell is NaN among numbers."
-    empty = (text == '').to_numpy() & (kind is float)
-    number = pd.to_numeric(text.where(~empty), errors='coerce').astype(float)
-    bad = ~empty & ~np.isfinite(number.to_numpy())
-    if kind is float: return number, bad
-    whole = text.str.fullmatch(r'[-+]?\d{1,18}').to_numpy(bool)
-    return text.where(whole, '0').astype('int64'), ~whole
+    if kind is int:
+        whole = text.str.fullmatch(r'[-+]?[0-9]{1,18}').to_numpy(bool)
+        return text.where(whole, '0').astype('int64'), ~whole
+    empty = (text == '').to_numpy()
+    number = np.isfinite(pd.to_numeric(text.where(~empty), errors='coerce').to_numpy(float))
+    return text.where(number, 'nan').astype(float), ~empty & ~number      # Python's own float: what was written, to the bit
 
 def _convert(text: pd.Series, kind: type) -> tuple[pd.Series, np.ndarray]:
     "(a column of text as `kind`, which of its cells are none)."
