@@ -466,12 +466,11 @@ def execute(notebook: Path, out: Path, params: dict) -> None:
 def train_run(**params) -> Path:
     "Check `params`, then train, by the notebook where there is one. Returns the run folder with its report."
     from pedarr.report import write_report
-    from pedarr.runs import make_config, open_run, same_store
+    from pedarr.runs import make_config, open_run
     from pedarr.train import prepare, run_training
     c = make_config(**params)
-    store, *_ = prepare(c)
+    prepare(c)
     run = open_run(c.run, c)
-    same_store(run, store)
     if (run/'report.html').exists():
         say(f'{run}: already finished: nothing is trained again', err=True)
     elif reason := no_notebook():
