@@ -36,10 +36,10 @@ import pedarr
 from .core import (Checked, PassingError, PedarrError, digest, from_system, in_words, locked, natural_key,
                          one_line, open_regular, parallel, parse_json, plain, read_bytes, read_json, read_table,
                          read_text, sha256, stamp, sync_file, sync_folder, write_json, write_table, write_whole)
-from .databases import SUBJECT_COLUMNS, Database, get_database
+from .databases import Database, Found, get_database
 from .leipzig import CHECKSUMS, parse_checksums
-from .records import CHANNELS, FLAT, N_ECG, Record, Tape, read_annotations
-from .rhythms import BEATS, classes_of, get_grouping
+from .records import CHANNELS, FLAT, N_ECG, PLAUSIBLE, Record, Tape, implausible, robust_amplitude
+from .rhythms import classes_of, get_grouping
 
 # %% auto #0
 __all__ = ['LIMITS', 'OPTIONAL', 'PER_BLOCK', 'LONGEST_PERIOD', 'MOST_DRIFT', 'TILE', 'MAX_MISSING', 'STORE_VERSION', 'SIGNALS',
@@ -47,8 +47,8 @@ __all__ = ['LIMITS', 'OPTIONAL', 'PER_BLOCK', 'LONGEST_PERIOD', 'MOST_DRIFT', 'T
            'NORMALISE', 'settling', 'PreprocessConfig', 'default_config', 'gain', 'zero_phase', 'Scratch', 'bandpass',
            'ratio', 'deviation', 'taps', 'drift', 'resample', 'store_length', 'filtered', 'stream', 'clear_stretches',
            'segment_table', 'unlabelled', 'cut_windows', 'RecordMeta', 'StoreMeta', 'Store', 'open_store', 'LeftOut',
-           'Plan', 'Labels', 'Found', 'some', 'grouped', 'Comparison', 'Survey', 'present_classes', 'PartRecord',
-           'PartMeta', 'Part', 'build_store', 'normalise']
+           'Plan', 'some', 'grouped', 'Comparison', 'Survey', 'present_classes', 'PartRecord', 'PartMeta', 'Part',
+           'build_store', 'normalise']
 
 # %% ../nbs/05_preprocess.ipynb #df9819ea
 def _number(name: str, value: Any, low: float, high: float) -> float:
@@ -66,7 +66,7 @@ def _band(name: str, band: Any) -> tuple[float, float]:
     if not low < high: raise PedarrError(f'preprocess: {name}=({low:g}, {high:g}) Hz must rise')
     return low, high
 
-# %% ../nbs/05_preprocess.ipynb #83e1400a
+# %% ../nbs/05_preprocess.ipynb #ded03da2
 def _no_room(config: PreprocessConfig, band: tuple) -> PedarrError:
     "What is said of a band that ends above half the rate."
     name = 'ecg_band' if band == config.ecg_band else 'iegm_band'
@@ -134,7 +134,7 @@ class PreprocessConfig:
     @property
     def samples(self) -> int: return round(self.window*self.rate)   # of one segment in the store
 
-# %% ../nbs/05_preprocess.ipynb #2307b573
+# %% ../nbs/05_preprocess.ipynb #af358c47
 def _check(self: PreprocessConfig) -> None:
     "`PedarrError` for settings that don't go together."
     if self.dtype not in ('float16', 'float32'):
@@ -151,7 +151,7 @@ def _check(self: PreprocessConfig) -> None:
 
 PreprocessConfig._check = _check
 
-# %% ../nbs/05_preprocess.ipynb #a4f9569a
+# %% ../nbs/05_preprocess.ipynb #fcf0de0d
 def default_config(database: Database, **given) -> PreprocessConfig:
     "The settings for `database`: those `given` (None: not given), then those of its description, then the usual ones."
     own = {name: getattr(database, name, None) for name in ('rate', 'ecg_band', 'iegm_band')}
@@ -272,7 +272,7 @@ def taps(up: int, down: int) -> np.ndarray:
     phase = np.arange(len(h)) % up
     return h/np.bincount(phase, h)[phase]
 
-# %% ../nbs/05_preprocess.ipynb #74a5691a
+# %% ../nbs/05_preprocess.ipynb #d050ecd0
 def drift(record, rate: float) -> float:
     "Seconds by which the end of `record` is early (or, if negative, late) in a store of that rate; 0 where the ratio is exact."
     return deviation(record.fs, rate)*record.sig_len/record.fs
@@ -466,7 +466,7 @@ def _cast(y: np.ndarray, dtype: str, new: Scratch) -> tuple[np.ndarray, bool]:
         with np.errstate(over='ignore'): np.copyto(out, y, casting='same_kind')
         return out, False
 
-# %% ../nbs/05_preprocess.ipynb #07aa07e0
+# %% ../nbs/05_preprocess.ipynb #b8bd0584
 def cut_windows(record: Record, start, stop, config: PreprocessConfig, dtype='float32', reuse: bool = False, probe=None):
     """Yield `(x [n, 19, samples] mV, mask [n, 19])` for the windows `start:stop` (sorted, in samples of the recording), a group at a time.
 
@@ -507,7 +507,7 @@ TYPES = dict(segment=int, record=str, subject=str, cohort=str, age=float, sex=st
              label=str, beats=int, evaluate=bool)
 COLUMNS = list(TYPES)                                              # of segments.csv
 
-# %% ../nbs/05_preprocess.ipynb #16e96b4f
+# %% ../nbs/05_preprocess.ipynb #46b6ef50
 Name = Annotated[str, Field(min_length=1)]
 Hash = Annotated[str, Field(pattern='^[0-9a-f]{64}$')]
 
@@ -539,7 +539,7 @@ class StoreMeta(Checked):
     skipped: list[str]                      # records that were left out
     notes: list[str]
 
-# %% ../nbs/05_preprocess.ipynb #4491b0e5
+# %% ../nbs/05_preprocess.ipynb #1e69b87a
 def _damaged(file: Path, why: str) -> PedarrError:
     return PedarrError(f'{file}: damaged ({one_line(why)}): delete the store and preprocess again')
 
@@ -562,7 +562,7 @@ def _read_meta(path: Path) -> tuple[dict, str]:
     if missing: raise _damaged(file, f'it has no hash of {min(missing)}')
     return meta.model_dump(), hashlib.sha256(raw).hexdigest()
 
-# %% ../nbs/05_preprocess.ipynb #0abe36ef
+# %% ../nbs/05_preprocess.ipynb #526cf0a0
 def _read_segments(file: Path, meta: dict) -> pd.DataFrame:
     "The segments of a store, or `PedarrError` if the file holds none or others than store.json says."
     t = read_table(file, TYPES, most=1 << 30)
@@ -578,7 +578,7 @@ def _read_segments(file: Path, meta: dict) -> pd.DataFrame:
         if is_so: raise _damaged(file, why)
     return t
 
-# %% ../nbs/05_preprocess.ipynb #d4091c08
+# %% ../nbs/05_preprocess.ipynb #8832cd55
 def _header(shape: tuple, dtype: str) -> bytes:
     "The first bytes of an array file."
     out = BytesIO()
@@ -599,7 +599,7 @@ def _map_array(file: Path, shape: tuple, dtype: str) -> tuple:
         if isinstance(e, OSError): raise from_system(e, file, 'cannot be read') from e
         raise
 
-# %% ../nbs/05_preprocess.ipynb #4d94723d
+# %% ../nbs/05_preprocess.ipynb #c3eedc06
 @dataclass
 class Store:
     """An opened store: arrays as read-only memory maps (mV), `segments`, `classes`, and `meta`, the contents of store.json.
@@ -644,7 +644,7 @@ def _stamps(path: Path) -> dict:
         if not os.path.lexists(path/name): raise _damaged(path/name, 'missing from the store')
     return {name: stamp(path/name) for name in (*FILES, 'store.json')}
 
-# %% ../nbs/05_preprocess.ipynb #483bb724
+# %% ../nbs/05_preprocess.ipynb #9edcafdb
 def open_store(path, verify: bool = True) -> Store:
     """Open the store at `path`. Raises `PedarrError` if it is none, is of another version, lacks a file, or holds what can't be;
     with `verify` also if a file's SHA-256 differs (each file is hashed once in a process)."""
@@ -670,7 +670,7 @@ def _reopen(path: Path, seal: str, classes: list, segments: pd.DataFrame, mask: 
     if store.seal != seal: raise PedarrError(f'{path}: another store took the place of the one in use: start again')
     return replace(store, classes=classes, segments=segments, mask=mask)
 
-# %% ../nbs/05_preprocess.ipynb #d8db483c
+# %% ../nbs/05_preprocess.ipynb #aff5b7f8
 def _read_at(f, n: int, offset: int) -> bytes:
     "`n` bytes of an open file from `offset`, fewer at its end; doesn't disturb other readers where the system can do that."
     if hasattr(os, 'pread'): return os.pread(f.fileno(), n, offset)
@@ -726,42 +726,21 @@ class Plan:
     notes: list
 
     @property
-    def channels(self) -> list[str]: return [c for c, row in zip(CHANNELS, self.record.rows) if row >= 0]
+    def channels(self) -> list[str]:
+        return [c for c, row in zip(CHANNELS, self.record.rows) if row >= 0]
+
     @property
-    def files(self) -> dict: return {f.path.name: f.path for f in self.record.files}     # of signals
+    def files(self) -> dict:
+        "All files of the record but the header, by their path from it."
+        folder = self.record.path.parent
+        return {f.relative_to(folder).as_posix(): f for f in self.record.sources if f != self.record.path}
+
     def labels(self) -> str:
         "A hash of all that the description says of the record."
         beats = None if self.beats is None else np.asarray(self.beats).tolist()
         return digest([self.episodes.to_dict('list'), self.poor.to_dict('list'), beats])
 
-# %% ../nbs/05_preprocess.ipynb #ca0e4801
-class Labels(NamedTuple):
-    "What a description says of one record."
-    episodes: pd.DataFrame
-    poor: pd.DataFrame
-    beats: np.ndarray | None
-    notes: list
-
-class Found(NamedTuple):
-    "The records of a folder: header files, names, and notes on what was passed over."
-    paths: list
-    names: list
-    notes: list
-
-def _find(database: Database, folder: Path) -> Found:
-    if hasattr(database, 'find'): return database.find(folder)
-    paths = database.records(folder)
-    return Found(paths, [p.stem for p in paths], [])
-
-def _labels(database: Database, record: Record, name: str) -> Labels:
-    if hasattr(database, 'labels'): return database.labels(record, name)
-    beats = None
-    if database.annotator is not None:
-        marks = read_annotations(record.path, database.annotator, record.sig_len, record.fs)
-        beats = marks.sample[np.isin(marks.symbol, list(BEATS))]
-    return Labels(*database.episodes(record), beats, [])
-
-# %% ../nbs/05_preprocess.ipynb #30ca2598
+# %% ../nbs/05_preprocess.ipynb #95e939d8
 def _small_files(database: Database, path: Path) -> dict:
     "The header and, where there is one, the annotation file of a record: name -> SHA-256."
     stem = path.name.removesuffix('.hea')
@@ -769,28 +748,25 @@ def _small_files(database: Database, path: Path) -> dict:
     if database.annotator is not None: files.append(path.with_name(f'{stem}.{database.annotator}'))
     return {f.name: sha256(f) for f in files if f.is_file()}
 
+_EMPTY = re.compile('holds no samples|describes no signal')
+
 def _plan(task: tuple) -> Plan | LeftOut:
     "What the header and the annotations of a record say, for (database, path, name)."
     database, path, name = task
     try:
         small = _small_files(database, path)
         record = database.open(path)
-        labels = _labels(database, record, name)
+        labels = database.labels(record, name)
     except PassingError: raise
-    except PedarrError as e: return LeftOut(name, str(e), damaged='holds no samples' not in str(e))
+    except PedarrError as e: return LeftOut(name, str(e), damaged=not _EMPTY.search(str(e)))
     if not (record.rows >= 0).any():
-        heard = ', '.join(map(str, record.names))
+        heard = ', '.join(record.names)
         return LeftOut(name, f'none of its channels ({one_line(heard)[:200]}) is a known one: give the database aliases for them')
-    notes = [*getattr(record, 'notes', []), *labels.notes]
+    notes = [*record.notes, *(n.removeprefix(f'{name}: ') for n in labels.notes)]
     if not len(labels.episodes): return LeftOut(name, 'it has no episode', notes=tuple(notes))
-    return Plan(name, record, *labels[:3], small, notes + _without_rhythm(labels.episodes, record))
+    return Plan(name, record, labels.episodes, labels.poor, labels.beats, small, notes)
 
-def _without_rhythm(episodes: pd.DataFrame, record: Record) -> list[str]:
-    "A sentence on the time that belongs to no episode, such as that before the first mark."
-    seconds = (record.sig_len - (episodes['stop'] - episodes['start']).sum())/record.fs
-    return [f'{seconds:.1f} of {record.sig_len/record.fs:.1f} s belong to no rhythm'] if seconds >= 1 else []
-
-# %% ../nbs/05_preprocess.ipynb #1a5b042d
+# %% ../nbs/05_preprocess.ipynb #96ce71fd
 def some(names: Iterable[str], most: int = 3) -> str:
     "The first of some names: 'a, b, c and 4 more'."
     names = list(names)
@@ -811,7 +787,7 @@ def grouped(said: Iterable[tuple[str, str]]) -> list[str]:
         else: lines.append(f'{first}: {sentence}; likewise {some(names[1:])}')
     return lines
 
-# %% ../nbs/05_preprocess.ipynb #28548243
+# %% ../nbs/05_preprocess.ipynb #9c757c79
 def _refuse_damaged(folder: Path, left_out: list[LeftOut], total: int) -> PedarrError:
     "What is said of damaged records: all of them at once."
     bad = [x for x in left_out if x.damaged]
@@ -824,7 +800,7 @@ def _nothing_left(folder: Path, left_out: list[LeftOut]) -> PedarrError:
     first = '; '.join(f'{x.name}: {x.why}' for x in left_out[:2])
     return PedarrError(f'{folder}: none of the {len(left_out)} records can be used ({first}): give other records, or another description')
 
-# %% ../nbs/05_preprocess.ipynb #d9f379c0
+# %% ../nbs/05_preprocess.ipynb #a33f5005
 TABLES = ('.csv', '.tsv', '.json', '.xls', '.xlsx')     # a description may read these
 
 def _listed(folder: Path) -> dict:
@@ -853,7 +829,7 @@ class Comparison:
         raise PedarrError(f'{self.folder}: {some(self.changed, 10)} differ{"s"*(len(self.changed) == 1)} from {CHECKSUMS}: fetch again what differs, '
                           'or go on with --accept-changed if the change is meant')
 
-# %% ../nbs/05_preprocess.ipynb #870e5ef9
+# %% ../nbs/05_preprocess.ipynb #4531b255
 def _of_no_record(listed: dict) -> list[str]:
     "The files of a checksum list that belong to no record: tables, lists and texts."
     stems = {name[:-4] for name in listed if name.endswith('.hea')}
@@ -877,7 +853,7 @@ def _check_notes(check: Comparison) -> list[str]:
             'records of the list that are not here': sorted(absent, key=natural_key)}
     return [f'{CHECKSUMS}: {some(what)} ({why})' for why, what in said.items() if what]
 
-# %% ../nbs/05_preprocess.ipynb #2765b8c6
+# %% ../nbs/05_preprocess.ipynb #e53277fe
 @dataclass
 class Survey:
     "All that is known before a sample is read: the records that are used, their windows, and what is said of them."
@@ -900,7 +876,7 @@ class Survey:
         small = {p.name: p.small for p in self.plans}
         return digest([self.meta, small, [t['start'].tolist() for t in self.tables]])
 
-# %% ../nbs/05_preprocess.ipynb #d8dd004c
+# %% ../nbs/05_preprocess.ipynb #2c0175e8
 def _versions() -> dict: return {m.__name__: m.__version__ for m in (pedarr, np, scipy, wfdb)}
 
 def _tables(plans: list, grouping: dict, config: PreprocessConfig) -> tuple[list, list]:
@@ -923,7 +899,7 @@ def _meta(database: Database, grouping: str, mapping: dict, config: PreprocessCo
         records=each(lambda p: dict(fs=p.record.fs, sig_len=p.record.sig_len)), channels=each(lambda p: p.channels),
         signals=each(lambda p: [r for r in p.record.rows if r >= 0]), labels=each(lambda p: p.labels())))
 
-# %% ../nbs/05_preprocess.ipynb #f7253967
+# %% ../nbs/05_preprocess.ipynb #3ce0a5cd
 def _mapping(grouping: str) -> dict:
     "The classes of the rhythms in a grouping; `PedarrError` unless all are names."
     mapping = get_grouping(grouping)
@@ -932,13 +908,11 @@ def _mapping(grouping: str) -> dict:
             raise PedarrError(f'grouping {grouping!r}: {one_line(rhythm)!r}: {one_line(c)!r} must be two names, rhythm and class')
     return dict(mapping)
 
-def _plans(folder: Path, database: Database, found: Found, jobs: int, progress: bool) -> tuple[list, list]:
+def _plans(database: Database, found: Found, jobs: int, progress: bool) -> tuple[list, list]:
     "(plans of the records that can be used, those that are left out)."
     tasks = [(database, path, name) for path, name in zip(found.paths, found.names)]
-    twice = [name for name, n in Counter(found.names).items() if n > 1]
-    if twice: raise PedarrError(f'{folder}: two records are called {twice[0]}: rename one')
-    all_ = list(_each(_plan, tasks, jobs, 'annotations', progress))
-    return [p for p in all_ if isinstance(p, Plan)], [p for p in all_ if isinstance(p, LeftOut)]
+    seen = list(_each(_plan, tasks, jobs, 'annotations', progress))
+    return [p for p in seen if isinstance(p, Plan)], [p for p in seen if isinstance(p, LeftOut)]
 
 def _compare(folder: Path, plans: list, accept_changed: bool) -> tuple[Comparison, list]:
     "(what the checksum list says of headers, annotations and tables, notes); `PedarrError` if it says no."
@@ -949,39 +923,30 @@ def _compare(folder: Path, plans: list, accept_changed: bool) -> tuple[Compariso
         check, notes = Comparison(folder, {}), [f'{CHECKSUMS} could not be used: {e}']
     _see_tables(check)
     for p in plans:
-        for name, found in p.small.items(): check.see(p.record.path.with_name(name), found)
+        for name, found in p.small.items(): check.see(p.record.path.parent/name, found)
     if not accept_changed: check.refuse()
     return check, notes
 
-# %% ../nbs/05_preprocess.ipynb #e3263f0c
+# %% ../nbs/05_preprocess.ipynb #5727a44b
 def _survey(folder: Path, database: Database, grouping: str, config: PreprocessConfig, jobs: int, progress: bool,
             skip_damaged: bool, accept_changed: bool) -> Survey:
     "Read all that can be read before the samples, and refuse what can be refused. `PedarrError`"
-    mapping, found = _mapping(grouping), _find(database, folder)
-    plans, left_out = _plans(folder, database, found, jobs, progress)
-    if not skip_damaged and any(x.damaged for x in left_out): raise _refuse_damaged(folder, left_out, len(found.names))
+    mapping, faults = _mapping(grouping), {}
+    found = database.find(folder, faults)
+    plans, left_out = _plans(database, found, jobs, progress)
+    left_out += [LeftOut(name, f'{folder}: the header of record {name} cannot be read ({why})', True) for name, why in faults.items()]
+    if not skip_damaged and any(x.damaged for x in left_out): raise _refuse_damaged(folder, left_out, len(found.names) + len(faults))
     if not plans: raise _nothing_left(folder, left_out)
     check, notes = _compare(folder, plans, accept_changed)
     notes = [*found.notes, *notes, *_check_drift([p.record for p in plans], config.rate)]
     for band, rows in ((config.ecg_band, slice(0, N_ECG)), (config.iegm_band, slice(N_ECG, None))):
         if any((p.record.rows[rows] >= 0).any() for p in plans): _matrices(config, band)
-    who = _subjects(database, folder, plans, left_out)
+    who = database.subjects(folder, Found([p.record.path for p in plans], [p.name for p in plans], []))
     tables, rare = _tables(plans, mapping, config)
     if not sum(map(len, tables)): raise _no_segments(plans, mapping, config)
     meta = _meta(database, grouping, mapping, config, plans, who) | dict(rare=rare)
     said = [(x.name, note) for x in [*plans, *left_out] for note in x.notes]
     return Survey(folder, config, mapping, plans, tables, who, left_out, check, meta, skip_damaged, accept_changed, said, notes)
-
-def _subjects(database: Database, folder: Path, plans: list, left_out: list) -> pd.DataFrame:
-    "The subjects of the records that are used. Headers that can't be read don't matter if their records are left out."
-    try: who = database.subjects(folder)
-    except PassingError: raise
-    except PedarrError:
-        if not any(x.damaged for x in left_out): raise
-        who = database.read_subjects([p.record.path for p in plans], folder, database)
-    missing = [p.name for p in plans if p.name not in who.index]
-    if missing: raise PedarrError(f'{folder}: no subject is given for record {some(missing)}: add them to the subject table')
-    return who.loc[[p.name for p in plans], SUBJECT_COLUMNS]
 
 # %% ../nbs/05_preprocess.ipynb #9771847b
 def present_classes(tables, grouping) -> list[str]:
@@ -1063,26 +1028,21 @@ def _parts(place: Path, survey: Survey) -> list[Part]:
         i = j
     return parts
 
-# %% ../nbs/05_preprocess.ipynb #d1193856
+# %% ../nbs/05_preprocess.ipynb #69ac34fb
 PROBED = 9       # windows of a recording
 
 class _Amplitude:
     "A probe for `cut_windows` that measures the robust amplitude of each channel."
-    def __init__(self, windows: int):
+    def __init__(self, windows: int, fs: float):
         self.wanted = set(np.linspace(0, windows - 1, min(windows, PROBED)).round().astype(int).tolist())
-        self.seen = []
+        self.fs, self.seen = fs, []
 
     def __call__(self, window: int, raw: np.ndarray, ok: np.ndarray) -> None:
-        if window not in self.wanted: return
-        few = raw[:, ::max(1, raw.shape[1]//300)]
-        k = few.shape[1]//50
-        few = np.partition(np.where(ok[:, None], few, 0), (k, few.shape[1] - 1 - k), axis=1)
-        self.seen.append(np.where(ok, (few[:, -1 - k] - few[:, k])/2, np.nan))
+        if window in self.wanted: self.seen.append(np.where(ok, robust_amplitude(raw, self.fs), np.nan))
 
     def result(self) -> list:
         "By channel, in mV; None where it was never seen."
-        seen = np.array(self.seen)
-        found = [np.median(x[np.isfinite(x)]) if np.isfinite(x).any() else None for x in seen.T]
+        found = [np.median(x[np.isfinite(x)]) if np.isfinite(x).any() else None for x in np.array(self.seen).T]
         return [None if x is None else float(f'{x:.4g}') for x in found]
 
 # %% ../nbs/05_preprocess.ipynb #1fda8749
@@ -1109,7 +1069,7 @@ class _Sink:
 
 def _write_windows(plan: Plan, table: pd.DataFrame, config: PreprocessConfig, ecg: _Sink, iegm: _Sink) -> PartRecord:
     "Filter and cut one record; `PedarrError` if it is damaged."
-    masks, probe = [], _Amplitude(len(table))
+    masks, probe = [], _Amplitude(len(table), plan.record.fs)
     with Tape(plan.record) as tape:
         for x, mask in cut_windows(tape, table['start'], table['stop'], config, config.dtype, reuse=True, probe=probe):
             masks.append(mask)
@@ -1121,7 +1081,7 @@ def _write_windows(plan: Plan, table: pd.DataFrame, config: PreprocessConfig, ec
     mask = np.packbits(np.concatenate(masks)).tobytes().hex()
     return PartRecord(mask=mask, sha256=hashes, sources=sources, amplitude=probe.result())
 
-# %% ../nbs/05_preprocess.ipynb #2fc6b4c9
+# %% ../nbs/05_preprocess.ipynb #3912f9dc
 def _write_record(part: Part, plan: Plan, table: pd.DataFrame, at: int) -> PartRecord | LeftOut:
     "One recording of a part: what the part's file says of it, or why it can't be used."
     empty = hashlib.sha256().hexdigest()
@@ -1146,7 +1106,7 @@ def _write_part(part: Part) -> tuple[list, bool]:
         write_json(part.file, PartMeta(records=records).model_dump())
     return records, again
 
-# %% ../nbs/05_preprocess.ipynb #905b7354
+# %% ../nbs/05_preprocess.ipynb #df689ff2
 def _slice_sha256(part: Part, name: str, at: int, windows: int) -> str:
     "SHA-256 of some windows of an array file."
     h, offset, left = hashlib.sha256(), part.offset(name, at), windows*_window_bytes(name, part.config)
@@ -1175,7 +1135,7 @@ def _finished(part: Part) -> list | None:
     ok = all(_holds(part, *one) for one in zip(said, part.plans, part.tables, part.at))
     return said if ok else None
 
-# %% ../nbs/05_preprocess.ipynb #10fa241e
+# %% ../nbs/05_preprocess.ipynb #d8807e71
 def _lay_out(place: Path, parts: list[Part]) -> None:
     "Make the folder `place/store` with array files of the right size and header, unless they are there."
     (place/'store').mkdir(parents=True, exist_ok=True)
@@ -1222,7 +1182,7 @@ class _Follower:
     def __enter__(self): return self
     def __exit__(self, *_): self.pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/05_preprocess.ipynb #b8d99915
+# %% ../nbs/05_preprocess.ipynb #54a1e38f
 def _masks(survey: Survey, said: list) -> list[np.ndarray]:
     "The mask `[windows, 19]` of each recording; all False where it can't be used."
     masks = []
@@ -1246,7 +1206,7 @@ def _without(place: Path, keep: np.ndarray, config: PreprocessConfig) -> tuple[P
             for i in np.flatnonzero(keep): f.write(old[i])
     return folder, {name: sha256(folder/name) for name in SIGNALS}
 
-# %% ../nbs/05_preprocess.ipynb #f5d3ccc4
+# %% ../nbs/05_preprocess.ipynb #6d7eb117
 def _whole_table(survey: Survey) -> pd.DataFrame:
     "All segment tables below each other, with record and subject columns."
     rows = [t.assign(record=p.name, **survey.who.loc[p.name]) for p, t in zip(survey.plans, survey.tables) if len(t)]
@@ -1287,7 +1247,7 @@ def _signal_sources(survey: Survey, said: list) -> list[dict]:
     return [{n: sha256(f) for n, f in p.files.items() if f.is_file()} if isinstance(x, LeftOut) else x.sources
             for p, x in zip(survey.plans, said)]
 
-# %% ../nbs/05_preprocess.ipynb #9a58c67c
+# %% ../nbs/05_preprocess.ipynb #3c6b2d7d
 def _mask_notes(survey: Survey, table: pd.DataFrame, mask: np.ndarray, lost: int) -> list[str]:
     "Sentences on channels that a recording has but that were masked in some of its windows, and on windows dropped for lack of any."
     said, channels = [], survey.meta['channels']
@@ -1311,14 +1271,7 @@ def _twins(survey: Survey, said: list) -> list[str]:
         notes.append(f'{some(names)} have the same signal files, {whose}')
     return notes
 
-# %% ../nbs/05_preprocess.ipynb #66451164
-try: from pedarr.records import PLAUSIBLE, implausible
-except ImportError:
-    PLAUSIBLE = {'ecg': (.02, 50.), 'iegm': (.005, 50.)}    # mV
-    def implausible(channel: str, amplitude_mv: float) -> bool:
-        low, high = PLAUSIBLE['ecg' if channel in CHANNELS[:N_ECG] else 'iegm']
-        return not low <= amplitude_mv <= high
-
+# %% ../nbs/05_preprocess.ipynb #c3b6c90b
 def _amplitude_notes(survey: Survey, said: list) -> list[str]:
     "Sentences on channels whose robust amplitude can't be that of a heart, one for all channels of the same records."
     odd: dict = {}
@@ -1394,7 +1347,7 @@ def _check_disk(part: Path, need: int) -> None:
     raise PassingError(f'{part.with_suffix("")}: the disk is full: the store needs {need/1e9:.2g} GB, {free/1e9:.2g} GB are free: '
                        f'make room{old}, or choose another place')
 
-# %% ../nbs/05_preprocess.ipynb #7a0d4b72
+# %% ../nbs/05_preprocess.ipynb #7de400d6
 def _differences(old: dict, new: dict) -> list[str]:
     "What differs in how two stores were made, from their `meta`."
     said = [f'made by {k} {one_line(old["versions"].get(k))} (this is {v})' for k, v in new['versions'].items() if old['versions'].get(k) != v]
