@@ -22,10 +22,11 @@ from pedarr import leipzig
 from pedarr.databases import LEIPZIG, list_records
 from pedarr.leipzig import (CHECKSUMS, MIRROR_URL, PUBLISHED, RELEASE_RECORDS, RELEASE_URL, against_release, agreement, channel_quality, check, choose_files,
                             class_table, differences, download, layout_table, mark_counts, mark_totals, parse_checksums, parse_duration, pause,
-                            release_facts, release_summary, retry_after, rhythm_table, safe_name, scan_samples, sha256, signal_notes, stated_scale, subject_table,
+                            release_facts, release_summary, retry_after, rhythm_table, safe_name, scan_samples, signal_notes, stated_scale, subject_table,
                             unknown_marks, wrong_sums)
 from pedarr.records import CHANNELS, ECG_LEADS, open_record, read_annotations
-from pedarr.rhythms import BEATS, PedarrError, parse_episodes, rhythm_name
+from pedarr.core import PassingError, PedarrError, sha256
+from pedarr.rhythms import BEATS, parse_episodes, rhythm_name
 
 QUICK = dict(progress=False, backoff=.001, timeout=5., jobs=4)
 
