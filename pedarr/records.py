@@ -7,21 +7,29 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
+import posixpath
 import re
 import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
 from wfdb.io.annotation import ann_label_table
 
-from .rhythms import PedarrError, check_marks, clean_aux
+from .core import PedarrError, from_system, one_line, open_regular, printable, read_bytes
+from .rhythms import check_marks, clean_aux
 
 # %% auto #0
-__all__ = ['ECG_LEADS', 'IEGM_CHANNELS', 'CHANNELS', 'N_ECG', 'FLAT', 'INVALID', 'BLOCK', 'find_channels', 'signal_mask',
-           'n_bytes', 'decode', 'Signal', 'parse_signal', 'Header', 'parse_header', 'Record', 'open_record', 'Tape',
-           'decode_marks', 'own_labels', 'Annotations', 'read_annotations']
+__all__ = ['ECG_LEADS', 'IEGM_CHANNELS', 'CHANNELS', 'N_ECG', 'FLAT', 'PLAUSIBLE', 'WINDOWED', 'INVALID', 'FLAC', 'MOST_HEADER',
+           'GAP', 'MOST_WHOLE', 'BLOCK', 'MOST_ANNOTATIONS', 'Found', 'match_channels', 'find_channels', 'signal_mask',
+           'robust_amplitude', 'implausible', 'n_bytes', 'n_samples', 'decode', 'Signal', 'parse_signal', 'Header',
+           'parse_header', 'Scale', 'Record', 'Whole', 'open_record', 'Tape', 'decode_marks', 'own_labels',
+           'Annotations', 'read_annotations']
 
 # %% ../nbs/01_records.ipynb #fab224cb
 ECG_LEADS = ['I', 'II', 'III', 'aVR', 'aVL', 'aVF', 'V1', 'V2', 'V3', 'V4', 'V5', 'V6']
@@ -29,17 +37,93 @@ IEGM_CHANNELS = ['ABL12', 'RVA12', 'CS12', 'CS34', 'CS56', 'CS78', 'CS90']
 CHANNELS = ECG_LEADS + IEGM_CHANNELS
 N_ECG = len(ECG_LEADS)
 
-# %% ../nbs/01_records.ipynb #80100b45
-def find_channels(names, aliases: dict | None = None, source: str = 'header') -> np.ndarray:
-    "For each of `CHANNELS` its index in `names`, or -1 where it is absent; `PedarrError` where two names mean one channel."
-    known = {c.lower(): i for i, c in enumerate(CHANNELS)}
-    rows = np.full(len(CHANNELS), -1)
-    for i, name in enumerate(names):
-        row = known.get((aliases or {}).get(name, name or '').strip().lower(), -1)      # a header may leave a signal unnamed
-        if row < 0: continue
-        if rows[row] >= 0: raise PedarrError(f'{source}: signals {rows[row]} and {i} are both channel {CHANNELS[row]}: rename one in the header')
-        rows[row] = i
-    return rows
+# %% ../nbs/01_records.ipynb #16edc54e
+_BLANK, _THEN, _TO = r'[ ._:]*', r'[ ._-]*', r'[ ._,/:-]*'       # behind a prefix, a catheter, an electrode
+_PREFIX = rf'(?:mdc_ecg_(?:lead|elec_potl)_|(?:(?:ecg|ekg)(?:{_BLANK}|-))?(?:lead(?:{_BLANK}|-))?)'
+_DISTAL = rf'{_THEN}(?:d|dist|distal|[1d]{_TO}2)'
+_SPELLINGS = {                                                   # channel -> pattern of a whole name in lower case
+    **{lead: rf'{_PREFIX}{lead.lower()}' for lead in ('I', 'II', 'III')},
+    **{f'aV{x}': rf'{_PREFIX}a[ ._-]?v[ ._-]?{x.lower()}' for x in 'RLF'},
+    **{f'V{i}': rf'{_PREFIX}[vc][ ._-]?0?{i}' for i in range(1, 7)},
+    'ABL12': rf'(?:abl|map){_DISTAL}',
+    'RVA12': rf'rv(?:a|{_THEN}apex)?{_DISTAL}',
+    'CS12': rf'cs{_DISTAL}',
+    **{f'CS{i}{i + 1}': rf'cs{_THEN}{i}{_TO}{i + 1}' for i in (3, 5, 7)},
+    'CS90': rf'cs{_THEN}9{_TO}(?:10|0)'}
+_BARE = {'RVA12': rf'rv(?:a|{_THEN}apex)'}                       # a place without a pair: taken if nothing better is there
+_EEG = {'fp1', 'fp2', 'f3', 'f4', 'f7', 'f8', 'fz', 'cz', 'pz', 'p3', 'p4', 'o1', 'o2', 't3', 't4', 't5', 't6', 'a1', 'a2', 'm1', 'm2'}
+
+# %% ../nbs/01_records.ipynb #b87a61c1
+@lru_cache(maxsize=4096)
+def _by_spelling(name: str) -> tuple[str | None, int]:
+    "(the channel that a usual spelling means, its rank: 0 the name itself, 2 a spelling of it, 3 a bare place), or (None, 9)."
+    lower = name.strip().lower()
+    for channel in CHANNELS:
+        if lower == channel.lower(): return channel, 0
+    for rank, patterns in ((2, _SPELLINGS), (3, _BARE)):
+        for channel, pattern in patterns.items():
+            if re.fullmatch(pattern, lower): return channel, rank
+    return None, 9
+
+def _meaning(name: str | None, aliases: dict, eeg: bool) -> tuple[str | None, int]:
+    "As `_by_spelling`, with a database's own `aliases` (rank 1) before the usual ones."
+    name = name or ''
+    if name in aliases: return aliases[name], 1
+    if eeg and re.fullmatch('c[1-6]', name.strip().lower()): return None, 9
+    return _by_spelling(name)
+
+# %% ../nbs/01_records.ipynb #6e17e51e
+class Found(NamedTuple):
+    "Where the nineteen channels stand: `rows` (index of the signal, -1 where absent), names of other signals, and notes."
+    rows: np.ndarray
+    unknown: list
+    notes: list
+
+def _called(i: int, name: str | None) -> str: return f'signal {i} ({one_line(name) if name else "without a name"})'
+
+def _some(items: list, most: int = 20) -> str:
+    "The first of `items`, and how many more there are."
+    return ', '.join(items[:most]) + (f' and {len(items) - most} more' if len(items) > most else '')
+
+def _our_aliases(aliases: dict, source: str) -> dict:
+    "`aliases` with our own spelling of the channels; `PedarrError` for one that stands for none of them."
+    ours = {c.lower(): c for c in CHANNELS}
+    for name, channel in aliases.items():
+        if str(channel).lower() not in ours:
+            raise PedarrError(f'{source}: the alias {one_line(name)!r} stands for {one_line(channel)!r}, none of the nineteen '
+                              f'channels ({", ".join(CHANNELS)}): correct it in the description of the database')
+    return {name: ours[str(channel).lower()] for name, channel in aliases.items()}
+
+# %% ../nbs/01_records.ipynb #b3cb9e02
+def _choose(meanings: list, names: list, source: str) -> tuple[np.ndarray, list]:
+    "(rows, notes): of the signals that mean a channel, the one of the best rank; `PedarrError` if two are equally good."
+    rows, rank, notes = np.full(len(CHANNELS), -1), {}, []
+    for i in sorted(range(len(names)), key=lambda i: meanings[i][1]):          # the best names first
+        channel, how = meanings[i]
+        if channel is None: continue
+        row = CHANNELS.index(channel)
+        if channel not in rank:
+            rows[row], rank[channel] = i, how
+            continue
+        first, other = (_called(int(k), names[k]) for k in (rows[row], i))
+        if rank[channel] == how:
+            raise PedarrError(f'{source}: {first} and {other} are both channel {channel}: rename one in the header')
+        notes.append(f'channel {channel} is {first}; {other} is not used')
+    return rows, notes
+
+def match_channels(names: Iterable, aliases: dict | None = None, source: str = 'header') -> Found:
+    "Find `CHANNELS` among the `names` of signals; `PedarrError` where two names mean one channel equally well."
+    names, aliases = list(names), _our_aliases(aliases or {}, source)
+    eeg = any((name or '').strip().lower() in _EEG for name in names)
+    meanings = [_meaning(name, aliases, eeg) for name in names]
+    rows, notes = _choose(meanings, names, source)
+    unknown = [one_line(n) if n else f'(signal {i})' for i, n in enumerate(names) if meanings[i][0] is None]
+    if unknown: notes.append(f'none of the nineteen channels, not used: {_some(unknown)}')
+    return Found(rows, unknown, notes)
+
+def find_channels(names: Iterable, aliases: dict | None = None, source: str = 'header') -> np.ndarray:
+    "For each of `CHANNELS` its index in `names`, or -1 where it is absent; see `match_channels`."
+    return match_channels(names, aliases, source).rows
 
 # %% ../nbs/01_records.ipynb #c2ab9804
 FLAT = 1e-3  # mV: a channel that spans no more than this within a window is flat
@@ -51,23 +135,50 @@ def signal_mask(x: np.ndarray) -> np.ndarray:
         span = np.nanmax(x, axis=-1) - np.nanmin(x, axis=-1)
     return np.nan_to_num(span, nan=0.) > FLAT
 
+# %% ../nbs/01_records.ipynb #294179c1
+PLAUSIBLE = {'ecg': (.02, 50.), 'iegm': (.005, 50.)}     # mV: what a channel's `robust_amplitude` can be, by modality
+
+def robust_amplitude(x: np.ndarray, fs: float) -> np.ndarray:
+    "The median over whole seconds of the span within a second, for `x [channel, time]` (mV, at `fs` Hz); NaN where all is NaN."
+    second = max(1, min(round(fs), x.shape[-1]))
+    n = x.shape[-1]//second
+    if not n: return np.full(len(x), np.nan)
+    seconds = x[:, :n*second].reshape(len(x), n, second)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)
+        return np.nanmedian(np.nanmax(seconds, axis=2) - np.nanmin(seconds, axis=2), axis=1)
+
+def implausible(channel: str, amplitude_mv: float) -> bool:
+    "Is `amplitude_mv` one that a `channel` can't have? A constant (0) or nothing at all (NaN) is another matter: False."
+    low, high = PLAUSIBLE['ecg' if channel in ECG_LEADS else 'iegm']
+    return bool(amplitude_mv > 0 and not low <= amplitude_mv <= high)
+
 # %% ../nbs/01_records.ipynb #224c1d1d
-INVALID = {'16': -2**15, '24': -2**23, '212': -2**11}   # the integer that means 'no sample', by format: the lowest that it can hold
+WINDOWED = ('16', '24', '212')            # formats that are read by windows; the others are read whole
+_BLOCKS = {'8': (1, 1), '16': (1, 2), '24': (1, 3), '32': (1, 4), '61': (1, 2), '80': (1, 1), '160': (1, 2), '212': (2, 3),
+           '310': (3, 4), '311': (3, 4)}  # samples and bytes of a block
+_BITS = {'16': 16, '24': 24, '212': 12, '32': 32, '61': 16, '80': 8, '160': 16, '310': 10, '311': 10, '508': 8, '516': 16, '524': 24}
+INVALID = {fmt: -2**(bits - 1) for fmt, bits in _BITS.items()} | {'8': -2**31}     # the integer that means 'no sample'
+FLAC = ('508', '516', '524')              # compressed; as many bits as 500 less
 
 def n_bytes(fmt: str, n: int) -> int:
     "Bytes that `n` samples occupy in a signal file of format `fmt`."
-    return {'16': 2*n, '24': 3*n, '212': (3*n + 1)//2}[fmt]
+    samples, size = _BLOCKS[fmt]
+    return -(-n*size//samples) + (fmt == '310' and n % 3 == 2)       # two of three samples of format 310 need all four bytes
+
+def n_samples(fmt: str, size: int) -> int:
+    "How many whole samples fit into `size` bytes."
+    samples, block = _BLOCKS[fmt]
+    n = size*samples//block
+    return n - (n_bytes(fmt, n) > size)
 
 # %% ../nbs/01_records.ipynb #d40a5a9f
 _PAIR = np.arange(1 << 16)   # every value of two neighbouring bytes, little-endian
 _FIRST = (((_PAIR & 0xfff) ^ 0x800) - 0x800).astype(np.int16)                                  # 12-bit two's complement
 _SECOND = ((((_PAIR >> 8) | (_PAIR & 0xf0) << 4) ^ 0x800) - 0x800).astype(np.int16)
 
-def decode(raw: bytes, fmt: str, n: int) -> np.ndarray:
-    "The first `n` samples of `raw` (int16 or int32). `raw` starts at an even sample number, which matters for format 212."
-    if fmt == '16': return np.frombuffer(raw, '<i2', n)
-    if fmt == '24':   # read four bytes from one byte before each sample, and shift that byte out again
-        return np.ndarray((n,), '<i4', b'\0' + raw, 0, (3,)) >> 8
+def _decode_212(raw: bytes, n: int) -> np.ndarray:
+    "The first `n` samples of format 212 (int16)."
     pairs = (n + 1)//2
     if len(raw) < 3*pairs: raw = bytes(raw) + b'\0'     # an odd last sample has no third byte
     out = np.empty((pairs, 2), np.int16)
@@ -75,9 +186,31 @@ def decode(raw: bytes, fmt: str, n: int) -> np.ndarray:
     out[:, 1] = _SECOND.take(np.ndarray((pairs,), '<u2', raw, 1, (3,)))
     return out.reshape(-1)[:n]
 
+def _decode_31x(raw: bytes, fmt: str, n: int) -> np.ndarray:
+    "The first `n` samples of format 310 or 311 (int16): three of ten bits in each four bytes."
+    d = np.frombuffer(bytes(raw) + b'\0'*(-len(raw) % 4), '<u4').astype(np.int32 if fmt == '311' else np.int64)
+    if fmt == '311': parts = d, d >> 10, d >> 20
+    else: parts = d >> 1, d >> 17, (d >> 11 & 0x1f) | (d >> 27 & 0x1f) << 5
+    return (((np.stack(parts, 1) & 0x3ff) ^ 0x200) - 0x200).astype(np.int16).reshape(-1)[:n]
+
+# %% ../nbs/01_records.ipynb #17f0be82
+_PLAIN = {'16': '<i2', '61': '>i2', '32': '<i4', '8': '<i1'}         # format 8: the differences
+_OFFSET = {'80': ('<u1', 128), '160': ('<u2', 32768)}                # offset binary
+
+def decode(raw: bytes, fmt: str, n: int) -> np.ndarray:
+    "The first `n` samples of `raw` (integers of 8 to 32 bits). `raw` starts with a whole block of the format."
+    if fmt == '24':   # read four bytes from one byte before each sample, and shift that byte out again
+        return np.ndarray((n,), '<i4', b'\0' + raw, 0, (3,)) >> 8
+    if fmt == '212': return _decode_212(raw, n)
+    if fmt in _PLAIN: return np.frombuffer(raw, _PLAIN[fmt], n)
+    if fmt in _OFFSET:
+        kind, zero = _OFFSET[fmt]
+        return np.frombuffer(raw, kind, n).astype(np.int32) - zero
+    return _decode_31x(raw, fmt, n)
+
 # %% ../nbs/01_records.ipynb #27d56273
 class Signal(NamedTuple):
-    "What a header says of one signal. `gain` is in units per `unit`, 0 where it was not measured."
+    "What a header says of one signal. `gain`: digital values per `unit`; `frame`: samples per frame; `initial`: for format 8."
     file: str
     fmt: str
     offset: int
@@ -86,125 +219,510 @@ class Signal(NamedTuple):
     unit: str
     checksum: int | None
     name: str | None
+    frame: int = 1
+    skew: int = 0
+    initial: int = 0
+    calibrated: bool = True
 
-_COUNT, _INT, _REAL = r'\d{1,15}', r'[-+]?\d{1,15}', r'[-+]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:[eE][-+]?\d{1,3})?'
-_SIGNAL_LINE = re.compile(
-    rf'(?P<file>[^\s/\\]+) +(?P<fmt>{_COUNT})(?:x(?P<frame>{_COUNT}))?(?::(?P<skew>{_COUNT}))?(?:\+(?P<offset>{_COUNT}))?'
-    rf'(?: +(?P<gain>{_REAL})(?:\((?P<baseline>{_INT})\))?(?:/(?P<unit>\S+))?(?: +{_COUNT}(?: +(?P<zero>{_INT})'
-    rf'(?: +{_INT}(?: +(?P<checksum>{_INT})(?: +{_COUNT}(?: +(?P<name>\S.*))?)?)?)?)?)?)?', re.ASCII)
+_COUNT, _INT = r'\d{1,15}', r'[-+]?\d{1,15}'
+_REAL = r'[-+]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:[eE][-+]?\d{1,3})?'
+_FORMAT = re.compile(rf'({_COUNT})(?:x({_COUNT}))?(?::({_COUNT}))?(?:\+({_COUNT}))?', re.ASCII)
+_GAIN = re.compile(rf'({_REAL})(?:\(({_INT})\))?(?:/(\S+))?', re.ASCII)
+_NUMBERS = (('resolution', _COUNT), ('zero', _INT), ('initial value', _INT), ('checksum', _INT), ('block size', _INT))
+
+# %% ../nbs/01_records.ipynb #61e73123
+def _refuse(source: str, what: str, text: str, why: str) -> PedarrError:
+    return PedarrError(f'{source}: {what} {one_line(text)[:40]!r} {why}: correct the header, or fetch it again')
+
+def _number(text: str, pattern: str, what: str, source: str) -> float:
+    "`text` as a number; `PedarrError` unless it fits `pattern`."
+    if not re.fullmatch(pattern, text, re.ASCII):
+        raise _refuse(source, what, text, f'is not a {"number" if pattern == _REAL else "whole number"}')
+    return float(text) if pattern == _REAL else int(text)
+
+def _format(text: str, source: str) -> tuple[str, int, int, int]:
+    "'212x2:3+24' -> format, samples per frame, skew, offset."
+    found = _FORMAT.fullmatch(text)
+    if not found: raise _refuse(source, 'format', text, 'is not FORMATxFRAME:SKEW+OFFSET')
+    fmt, frame, skew, offset = found[1], *(int(x) if x else None for x in found.groups()[1:])
+    if fmt not in INVALID and fmt != '0':
+        raise PedarrError(f'{source}: signal format {fmt} is none of WFDB ({", ".join(INVALID)}): correct the header, or fetch it again')
+    if frame == 0: raise _refuse(source, 'format', text, 'gives 0 samples per frame')
+    return fmt, frame or 1, skew or 0, offset or 0
+
+def _gain(text: str, source: str) -> tuple[float, int | None, str, bool]:
+    "'2000(-7)/uV' -> gain, baseline (None: not given), unit, whether that is a calibration."
+    found = _GAIN.fullmatch(text)
+    if not found: raise _refuse(source, 'gain', text, 'is not GAIN(BASELINE)/UNIT')
+    gain, baseline = float(found[1]), None if found[2] is None else int(found[2])
+    if gain and not 1e-9 < abs(gain) < 1e15: raise _refuse(source, 'a gain of', found[1], 'cannot be')
+    return gain or 200., baseline, found[3] or 'mV', bool(gain)
+
+# %% ../nbs/01_records.ipynb #363db751
+_CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f]')
 
 def parse_signal(line: str, source: str = 'header') -> Signal:
-    "One signal line of a header; `PedarrError` for what is none, or for what the fast reader would read wrongly."
+    "One signal line of a header; `PedarrError` for what is none."
     line = line.replace('\t', ' ')
-    f = _SIGNAL_LINE.fullmatch(line)
-    if not f or not line.isprintable(): raise PedarrError(f'{source}: not a WFDB header (signal line {line[:60]!r}): correct the line, or fetch the file again')
-    if f['fmt'] not in INVALID: raise PedarrError(f'{source}: signal format {f["fmt"]} is not supported ({", ".join(INVALID)} are): convert the record, for example with xform')
-    if int(f['frame'] or 1) != 1: raise PedarrError(f'{source}: several samples per frame are not supported: resample the record, for example with xform')
-    if int(f['skew'] or 0): raise PedarrError(f'{source}: skewed signals are not supported: rewrite the record without skew')
-    gain = 200. if f['gain'] is None else float(f['gain'])
-    if gain and not 1e-9 < abs(gain) < 1e15: raise PedarrError(f'{source}: a gain of {f["gain"]} cannot be: correct it in the header (units per mV)')
-    return Signal(f['file'], f['fmt'], int(f['offset'] or 0), gain, int(f['baseline'] or f['zero'] or 0), f['unit'] or 'mV', None if f['checksum'] is None else int(f['checksum']), f['name'])
+    file, *rest = re.split(' +', line, maxsplit=8)           # the name, behind eight fields, keeps its blanks
+    if _CONTROL.search(line): raise _refuse(source, 'signal line', line, 'holds control characters')
+    if not rest: raise _refuse(source, 'signal line', line, 'has no format')
+    where = f'{source}: {one_line(rest[7] if len(rest) > 7 else file)}'
+    fmt, frame, skew, offset = _format(rest[0], where)
+    gain, baseline, unit, calibrated = _gain(rest[1], where) if len(rest) > 1 else (200., None, 'mV', False)
+    numbers = [int(_number(text, pattern, what, where)) for text, (what, pattern) in zip(rest[2:7], _NUMBERS)]
+    zero = numbers[1] if len(numbers) > 1 else 0
+    return Signal(file, fmt, offset, gain, zero if baseline is None else baseline, unit,
+                  numbers[3] if len(numbers) > 3 else None, printable(rest[7]) if len(rest) > 7 else None, frame, skew,
+                  numbers[2] if len(numbers) > 2 else zero, calibrated)
 
 # %% ../nbs/01_records.ipynb #5689b2f7
 class Header(NamedTuple):
-    "A recording's sampling rate (Hz), length (samples, None where it isn't given), signals and comments."
+    """What a header says: frames per second, frames (None where it isn't given), signals, info strings; the name that it gives the
+    record, the segments (name, length) if it has some, how many signals, and notes on what is odd."""
     fs: float
     sig_len: int | None
     signals: list
     comments: list
+    name: str = ''
+    segments: list | None = None
+    n_sig: int = 0
+    notes: list = []
 
-def _number(text: str, pattern: str, name: str, source: str) -> float:
-    if not re.fullmatch(pattern, text, re.ASCII): raise PedarrError(f'{source}: {name} {text[:40]!r} is not a number: correct the header, or fetch it again')
-    return float(text)
+_SEGMENT = re.compile(rf'(\S+)\s+({_COUNT})', re.ASCII)
+_CLOCK = re.compile(r'(\d{1,2}:){0,2}\d{1,2}(\.\d{1,9})?( \d{1,2}/\d{1,2}/\d{1,4})?', re.ASCII)
+_RATE = re.compile(rf'({_REAL})(?:/({_REAL})(?:\({_REAL}\))?)?', re.ASCII)
 
+def _rate(text: str, source: str) -> float:
+    "The sampling rate of 'RATE/COUNTER(BASE)' (Hz)."
+    found = _RATE.fullmatch(text)
+    if not found:
+        _number(text.split('/')[0], _REAL, 'sampling rate', source)
+        raise _refuse(source, 'counter frequency', text.split('/', 1)[1], 'is not FREQUENCY(BASE)')
+    if not float(found[1]) > 0: raise _refuse(source, 'a sampling rate of', found[1], 'is not greater than 0')
+    return float(found[1])
+
+# %% ../nbs/01_records.ipynb #7ad90928
+def _record_line(line: str, rest: list, source: str) -> tuple[Header, int]:
+    "(a header without signals, how many segments it announces) from the record line; `rest`: the lines that follow it."
+    name, *fields = re.split('[ \t]+', line)
+    if not fields:
+        raise PedarrError(f'{source}: not a WFDB header (no line with record name, number of signals, sampling rate and length): '
+                          'fetch the file again')
+    notes, segments = [], None                               # None: no record of segments
+    name, stroke, count = name.rpartition('/') if re.search(r'/\d{1,15}$', name, re.ASCII) else (name, '', '')
+    if stroke and (not rest or _SEGMENT.fullmatch(rest[0])): segments = int(count)
+    elif stroke: name += stroke + count
+    n = _number(fields[0], _COUNT, 'number of signals', source)
+    if len(fields) < 2: notes.append('the header gives no sampling rate: 250 Hz, as WFDB assumes')
+    fs = _rate(fields[1], source) if len(fields) > 1 else 250.
+    sig_len = _number(fields[2], _COUNT, 'length', source) if len(fields) > 2 else 0
+    clock = ' '.join(fields[3:])
+    if clock and not _CLOCK.fullmatch(clock):
+        notes.append(f'{one_line(clock)[:40]!r} in the record line is no time and date as WFDB writes them: not used')
+    return Header(fs, sig_len or None, [], [], name, None, n, notes), segments
+
+# %% ../nbs/01_records.ipynb #3dd4ebe1
+def _sorted_lines(text: str, needed: int) -> tuple[list, list, list]:
+    "(comments before the last of the `needed` other lines, the other lines behind it, info strings)."
+    above, extra, info, seen = [], [], [], 0
+    for line in _lines(text):
+        if line[0] == '#': (info if seen >= needed else above).append(line.strip(' \t#'))
+        else:
+            seen += 1
+            if seen > needed: extra.append(line)
+    return above, extra, info
+
+def _lines(text: str) -> list:
+    "The lines of a header that are not empty, without the blanks around them."
+    return [line.strip() for line in re.split(r'[\r\n]+', text) if line.strip()]
+
+def _quoted(lines: list) -> str:
+    "The first of `lines`, and how many more there are."
+    return repr(one_line(lines[0])[:60]) + (f' and {len(lines) - 1} more' if len(lines) > 1 else '')
+
+def _segments(lines: list, n: int, source: str) -> list:
+    "The `n` segments (name, length) of a record that has some."
+    found = [_SEGMENT.fullmatch(line) for line in lines[:n]]
+    for line, f in zip(lines, found):
+        if not f or _CONTROL.search(line): raise _refuse(source, 'segment line', line, 'is not NAME LENGTH')
+    return [(f[1], int(f[2])) for f in found]
+
+# %% ../nbs/01_records.ipynb #0a334615
 def parse_header(text: str, source: str = 'header') -> Header:
-    "The `text` of a header file; `PedarrError` unless every line is understood."
-    lines = [l.strip() for l in text.split('\n') if l.strip()]
-    comments, lines = [l.strip(' \t#') for l in lines if l[0] == '#'], [l for l in lines if l[0] != '#']
-    fields = lines[0].split() if lines else []
-    if len(fields) < 2: raise PedarrError(f'{source}: not a WFDB header (no line with record name, number of signals, sampling rate and length): fetch the file again')
-    if '/' in fields[0]: raise PedarrError(f'{source}: multi-segment records are not supported: open its segments one by one')
-    n = _number(fields[1], _COUNT, 'number of signals', source)
-    if len(fields) < 3: raise PedarrError(f'{source}: the sampling rate is missing from the first line: fetch the file again')
-    fs = _number(fields[2].split('/')[0], _REAL, 'sampling rate', source)
-    sig_len = int(_number(fields[3], _COUNT, 'length', source)) if len(fields) > 3 else None
-    if not n: raise PedarrError(f'{source}: the header describes no signal: fetch the record again')
-    if len(lines) - 1 != n: raise PedarrError(f'{source}: {n:.0f} signals are announced, {len(lines) - 1} are described: fetch the header again')
-    if sig_len == 0: raise PedarrError(f'{source}: the recording holds no samples: leave it out, or fetch it again')
-    if not 50 <= fs <= 1e6: raise PedarrError(f'{source}: a sampling rate of {fs:g} Hz is too {"low" if fs < 50 else "high"} for an ECG (50 Hz is the least accepted): correct the header')
-    return Header(fs, sig_len, [parse_signal(l, source) for l in lines[1:]], comments)
+    "The `text` of a header file; `PedarrError` unless every line that counts is understood."
+    lines = [line for line in _lines(text) if line[0] != '#']
+    h, n = _record_line(lines[0] if lines else '-', lines[1:], source)
+    what = 'signals' if n is None else 'segments'
+    if not h.n_sig:
+        raise PedarrError(f'{source}: the header describes no signal (it may stand for annotations alone): leave the record out')
+    if n is None: n = h.n_sig
+    if not n: raise PedarrError(f'{source}: 0 segments are announced: correct the header, or fetch it again')
+    if len(lines) - 1 < n:
+        raise PedarrError(f'{source}: {n} {what} are announced, {len(lines) - 1} are described: fetch the header again')
+    above, extra, info = _sorted_lines(text, n + 1)
+    notes = list(h.notes)
+    if above: notes.append(f'a comment above the last line of {what} is no information on the record: {_quoted(above)}')
+    if extra: notes.append(f'{n} {what} are announced; what follows them is not used: {_quoted(extra)}')
+    if what == 'segments': return h._replace(segments=_segments(lines[1:], n, source), comments=info, notes=notes)
+    signals = [parse_signal(line, source) for line in lines[1:n + 1]]
+    wild = [s.name or f'signal {i}' for i, s in enumerate(signals) if not s.calibrated]
+    if wild: notes.append(f'not calibrated (gain 0 or missing), read at 200 units per mV: {_some(wild)}')
+    if h.sig_len is None: notes.append('the header gives no length: it is that of the signal files, and checksums are not compared')
+    return h._replace(signals=signals, comments=info, notes=notes)
 
-def _read_header(path: Path) -> tuple[Path, Header]:
-    "The header of `path` (with or without `.hea`), or `PedarrError`."
+# %% ../nbs/01_records.ipynb #1acdc340
+MOST_HEADER = 1 << 20            # bytes
+_SIDECAR = b'\x00\x05\x16\x07'   # how the files begin in which macOS keeps what another disk can't hold
+
+def _shown(path: Path | str) -> str:
+    "A path on one line, without control characters."
+    return printable(path).replace('\n', '\\n').replace('\t', '\\t')
+
+def _text(raw: bytes, source: str) -> tuple[str, list]:
+    "(the text of a header file, notes); `PedarrError` if it is none."
+    if not raw.strip(b'\0 \t\r\n'):
+        raise PedarrError(f'{source}: the header file is empty ({len(raw)} bytes{", all zero or blank" if raw else ""}): fetch it again')
+    if raw.startswith(_SIDECAR): raise PedarrError(f'{source}: a sidecar file of macOS (AppleDouble), no WFDB header: leave it out')
+    if raw.startswith((b'\xff\xfe', b'\xfe\xff')) or 3*raw.count(0) > len(raw):
+        raise PedarrError(f'{source}: not UTF-8 text (UTF-16, it seems): save it as UTF-8, or fetch it again')
+    try: return raw.decode('utf-8-sig'), []
+    except UnicodeDecodeError: return raw.decode('latin-1'), ['the header is not UTF-8: read as Latin-1']
+
+def _absent(error: PedarrError) -> bool: return isinstance(error.__cause__, FileNotFoundError)
+
+def _read_header(path: Path) -> tuple[Path, Header, bytes]:
+    "(path, contents, bytes) of the header at `path` (with or without `.hea`); `PedarrError` if it can't be read."
+    if not path.name: raise PedarrError(f'{path}: names no record: give the path of its header file')
     hea = path.with_name(path.name.removesuffix('.hea') + '.hea')
-    try: return hea, parse_header(hea.read_text(encoding='utf-8', errors='replace'), str(hea))
-    except FileNotFoundError as e: raise PedarrError(f'{hea}: no such header file: check the folder and record name, or fetch the record again') from e
-    except PermissionError as e: raise PedarrError(f'{hea}: not readable (permission denied): ask for access, or change its permissions') from e
-    except OSError as e: raise PedarrError(f'{hea}: not readable ({e.strerror}): check the folder and record name') from e
+    source = _shown(hea)
+    try: raw = read_bytes(hea, MOST_HEADER)
+    except PedarrError as e:
+        if not _absent(e): raise
+        raise PedarrError(f'{source}: no such header file: check the folder and record name, or fetch the record again') from e
+    text, notes = _text(raw, source)
+    h = parse_header(text, source)
+    if h.name != hea.stem: notes.append(f'the header names the record {one_line(h.name)[:40]!r}')
+    return hea, h._replace(notes=notes + h.notes), raw
+
+# %% ../nbs/01_records.ipynb #16cfc3a8
+def _beside(hea: Path, name: str, what: str = 'signal file') -> Path:
+    "The path of a file that header `hea` names; `PedarrError` if it leads out of the header's folder, or is no file."
+    refuse = lambda why: PedarrError(f'{_shown(hea)}: the {what} {one_line(name)[:60]!r} {why}')
+    if name == '-': raise refuse('stands for the standard input: write the samples to a file')
+    if name == '~': raise refuse('stands for no samples: open the record of several segments that this layout belongs to')
+    if '\\' in name or PureWindowsPath(name).drive: raise refuse('has a drive or a backslash: write folders with /')
+    inside = posixpath.normpath(name)
+    if inside.startswith('/'): raise refuse('has an absolute path: put it beside the header, and give its name alone')
+    if inside.split('/')[0] == '..': raise refuse('lies outside the folder of the header: put it beside the header')
+    return hea.parent/inside
+
+def _size_of(path: Path) -> int:
+    "Bytes of a signal file; `PedarrError` if it is missing, or no regular file."
+    try:
+        with open_regular(path, buffering=0) as f: return f.seek(0, 2)
+    except OSError as e: raise from_system(e, _shown(path), 'cannot be read') from e
+    except PedarrError as e:
+        if not _absent(e): raise
+        raise PedarrError(f'{_shown(path)}: the signal file named by the header is missing: fetch it again') from e
 
 # %% ../nbs/01_records.ipynb #3b0c5c50
 class _SignalFile(NamedTuple):
-    "One file of interleaved signals: the signals in it, their format, and where the samples begin."
+    "One file of interleaved signals: which signals of its header are in it, and how their samples are stored."
     path: Path
     signals: list
     fmt: str
     offset: int
+    frames: list = [1]
+    skews: list = [0]
+    initial: list = [0]
 
-def _signal_files(hea: Path, h: Header) -> list:
-    "The signal files of header `h`, each with the header's signals that it holds, in order."
-    files = {}
-    for i, s in enumerate(h.signals): files.setdefault((s.file, s.fmt, s.offset), []).append(i)
-    if len({name for name, *_ in files}) < len(files): raise PedarrError(f'{hea}: one signal file is described with two formats or offsets: correct the header')
-    return [_SignalFile(hea.with_name(name), signals, fmt, offset) for (name, fmt, offset), signals in files.items()]
+    @property
+    def width(self) -> int: return sum(self.frames)         # samples in a frame, of all signals
 
+def _signal_files(hea: Path, signals: list) -> list:
+    "The files in which the `signals` of a header are, each with those that it holds, in order."
+    groups: dict[Path, list] = {}
+    last = None
+    for i, s in enumerate(signals):
+        path = _beside(hea, s.file)
+        if s.fmt == '0': raise PedarrError(f'{_shown(hea)}: signal {i} has format 0, that is, no samples: leave it out')
+        if path in groups and path != last:
+            raise PedarrError(f'{_shown(hea)}: the signals in {one_line(path.name)} do not stand together: correct the order in the header')
+        groups.setdefault(path, []).append(i)
+        last = path
+    return [_signal_file(hea, path, members, [signals[i] for i in members]) for path, members in groups.items()]
+
+def _signal_file(hea: Path, path: Path, members: list, signals: list) -> _SignalFile:
+    if len({(s.fmt, s.offset) for s in signals}) > 1:
+        raise PedarrError(f'{_shown(hea)}: one signal file is described with two formats or offsets: correct the header')
+    if signals[0].fmt in FLAC and len({s.frame for s in signals}) > 1:
+        raise PedarrError(f'{_shown(hea)}: the signals of one FLAC file differ in samples per frame, which FLAC can not: correct the header')
+    columns = zip(*((s.frame, s.skew, s.initial) for s in signals))
+    return _SignalFile(path, members, signals[0].fmt, signals[0].offset, *map(list, columns))
+
+# %% ../nbs/01_records.ipynb #b5aec79a
+def _flac(stream, f: _SignalFile):
+    "The FLAC stream of signal file `f`, whose bytes are in `stream`; `PedarrError` if it is none, or not what the header says."
+    broken = lambda why: PedarrError(f'{_shown(f.path)}: {why}: fetch header and data again')
+    try: import soundfile
+    except (ImportError, OSError) as e:
+        raise PedarrError(f'{_shown(f.path)}: format {f.fmt} is FLAC and needs the package soundfile ({one_line(e)[:80]}): '
+                          'pip install soundfile') from e
+    if stream.read(4) != b'fLaC': raise broken(f'the header says format {f.fmt}, but this is no FLAC file')
+    stream.seek(0)
+    try: sound = soundfile.SoundFile(stream)
+    except RuntimeError as e: raise broken(f'damaged FLAC file ({one_line(e)[:80]})') from e
+    bits = {'PCM_S8': 8, 'PCM_16': 16, 'PCM_24': 24}.get(sound.subtype, 99)
+    if bits > _BITS[f.fmt]: raise broken(f'its samples are {sound.subtype}, too wide for format {f.fmt}')
+    if sound.channels != len(f.signals):
+        raise broken(f'{sound.channels} signals are in it, the header describes {len(f.signals)}')
+    return sound
+
+def _flac_frames(f: _SignalFile) -> int | None:
+    "How many frames a FLAC file holds behind its offset; None where it doesn't say."
+    with open_regular(f.path) as stream, _flac(stream, f) as sound:
+        return None if sound.frames >= 1 << 48 else max(0, sound.frames - f.offset)//f.frames[0]
+
+# %% ../nbs/01_records.ipynb #a622f566
 def _check_size(f: _SignalFile, sig_len: int | None) -> int:
-    "The length in samples of signal file `f`; `PedarrError` if the file is missing or disagrees with the header's `sig_len`."
-    if not f.path.is_file(): raise PedarrError(f'{f.path}: the signal file named by the header is missing: fetch it again')
-    have = f.path.stat().st_size - f.offset
-    if sig_len is None: return int(have*2//3 if f.fmt == '212' else have//n_bytes(f.fmt, 1))//len(f.signals)
-    want = n_bytes(f.fmt, sig_len*len(f.signals))
-    if have < want: raise PedarrError(f'{f.path}: truncated: {have:,} bytes of samples where the header promises {want:,} ({sig_len:,} samples): fetch it again')
-    if have > want + 2: raise PedarrError(f'{f.path}: {have:,} bytes of samples where the header promises {want:,} ({sig_len:,} samples): header and data belong to different versions; fetch both again')
+    "The length in frames of signal file `f`; `PedarrError` if the file is missing or disagrees with the header's `sig_len`."
+    size, source = _size_of(f.path), _shown(f.path)
+    if not size: raise PedarrError(f'{source}: the signal file is empty (0 bytes): fetch it again')
+    if f.fmt in FLAC: have, unit, count = _flac_frames(f), 'frames', lambda n: n
+    else: have, unit, count = size - f.offset, 'bytes of samples', lambda n: n_bytes(f.fmt, n*f.width)
+    if sig_len is None:
+        if have is None: raise PedarrError(f'{source}: neither header nor file says how long it is: give the length in the header')
+        return have if f.fmt in FLAC else n_samples(f.fmt, max(have, 0))//f.width
+    want = count(sig_len)
+    if have is None: return sig_len
+    promise = f'{max(have, 0):,} {unit} where the header promises {want:,} ({sig_len:,} samples)'
+    if have < want: raise PedarrError(f'{source}: truncated: {promise}: fetch it again')
+    if have > count(sig_len + max(f.skews)) + 2*(f.fmt not in FLAC):
+        raise PedarrError(f'{source}: {promise}: header and data belong to different versions; fetch both again')
     return sig_len
 
 # %% ../nbs/01_records.ipynb #76034bcb
-_TO_MV = {'mv': 1., 'uv': 1e-3, '\u00b5v': 1e-3, '\u03bcv': 1e-3, 'nv': 1e-6, 'v': 1e3}    # both micro signs of Unicode
+_TO_MV = {'mv': 1., 'uv': 1e-3, '\u00b5v': 1e-3, '\u03bcv': 1e-3, 'nv': 1e-6, 'v': 1e3,    # both micro signs of Unicode
+          'millivolt': 1., 'millivolts': 1., 'microvolt': 1e-3, 'microvolts': 1e-3, 'volt': 1e3, 'volts': 1e3}
 
-def _check_units(hea: Path, rows, signals) -> None:
-    "A known channel must be a voltage of known gain; what other channels (a pressure) hold doesn't matter."
+class Scale(NamedTuple):
+    "How digital values become mV, one row a signal: (value - baseline)/gain*unit, NaN where the value is `invalid`."
+    gain: np.ndarray
+    baseline: np.ndarray
+    unit: np.ndarray
+    invalid: np.ndarray
+    lowest: int              # no value above it is invalid
+    gain32: np.ndarray
+    baseline32: np.ndarray
+    exact32: bool            # the unit is mV, gains are float32 numbers, and so is whatever remains without a baseline
+
+def _scale(signals: list) -> Scale:
+    "The scale of the `signals` of a header; for None, a signal that is absent, nothing is valid."
+    column = lambda values, kind: np.array(list(values), kind)[:, None]
+    gain, baseline = (column((getattr(s, what) if s else fill for s in signals), np.float64) for what, fill in (('gain', 1.), ('baseline', 0)))
+    unit = column((_TO_MV.get(s.unit.lower(), 1.) if s else 1. for s in signals), np.float64)
+    invalid = column((INVALID.get(s.fmt, GAP) if s else GAP for s in signals), np.int32)
+    gain32, baseline32 = gain.astype(np.float32), baseline.astype(np.float32)
+    exact = bool((unit == 1).all() and (gain == gain32).all() and (baseline == baseline32).all()
+                 and (abs(baseline) <= 2**23).all() and not any(s and s.fmt in ('8', '32') for s in signals))
+    return Scale(gain, baseline, unit, invalid, int(invalid.max()), gain32, baseline32, exact)
+
+def _check_units(hea: Path, rows: np.ndarray, signals: list) -> None:
+    "A known channel must be a voltage; what other channels (a pressure) hold doesn't matter."
     for i in rows[rows >= 0]:
-        if signals[i].unit.lower() not in _TO_MV: raise PedarrError(f'{hea}: signal {i} is in {signals[i].unit!r}, not a voltage: correct its unit in the header (mV, uV or V)')
-        if not signals[i].gain: raise PedarrError(f'{hea}: signal {i} has gain 0, that is, none: give its gain in the header (units per mV)')
+        if signals[i] and signals[i].unit.lower() not in _TO_MV:
+            raise PedarrError(f'{_shown(hea)}: {_called(int(i), signals[i].name)} is in {one_line(signals[i].unit)!r}, not a voltage: '
+                              'correct its unit in the header (mV, uV or V)')
+
+# %% ../nbs/01_records.ipynb #830892ed
+GAP = -2**31     # the digital value of what isn't there
+
+class _Part(NamedTuple):
+    "Frames `start:stop` of a record: for each of its signals the index in the part's header (-1: absent), and the files."
+    start: int
+    stop: int
+    columns: list
+    signals: list            # of the part's header
+    files: list
+    hea: Path | None = None
+    raw: bytes = b''         # the header's bytes
+    checked: bool = False    # are the header's checksums to be compared?
+
+def _has_sums(h: Header) -> bool:
+    "Checksums count if the length is given, and not all of them are 0, a placeholder."
+    return h.sig_len is not None and any(s.checksum for s in h.signals)
+
+def _one_part(hea: Path, h: Header, raw: bytes, start: int = 0) -> _Part:
+    "A record, or segment, with signal files of its own; `PedarrError` if they are missing or don't fit."
+    files = _signal_files(hea, h.signals)
+    n = min(_check_size(f, h.sig_len) for f in files)
+    if n < 1: raise PedarrError(f'{_shown(hea)}: the recording holds no samples: fetch it again')
+    return _Part(start, start + n, list(range(len(h.signals))), h.signals, files, hea, raw, _has_sums(h))
+
+# %% ../nbs/01_records.ipynb #70a716a7
+def _segment(hea: Path, top: Header, name: str) -> tuple[Path, Header, bytes]:
+    "(path, contents, bytes) of the header of a segment; `PedarrError` unless it fits the header `top` that names it."
+    refuse = lambda why: PedarrError(f'{_shown(hea)}: segment {one_line(name)[:60]} {why}')
+    path, h, raw = _read_header(_beside(hea, name, 'segment'))
+    if h.segments is not None: raise refuse('consists of segments itself: correct the header, or fetch it again')
+    if abs(h.fs - top.fs) > 1e-9*top.fs:
+        raise refuse(f'has {h.fs:g} Hz where the record has {top.fs:g} Hz: correct the headers, or fetch them again')
+    return path, h, raw
+
+def _check_segment(hea: Path, top: Header, name: str, length: int, h: Header, variable: bool) -> None:
+    "`PedarrError` unless the segment's own header agrees with its line in `top`."
+    refuse = lambda why: PedarrError(f'{_shown(hea)}: segment {one_line(name)[:60]} {why}: correct the headers, or fetch them again')
+    if h.sig_len is None: raise refuse('gives no length in its own header')
+    if h.sig_len != length: raise refuse(f'has {h.sig_len:,} samples by its own header, {length:,} here')
+    if not variable and h.n_sig != top.n_sig: raise refuse(f'has {h.n_sig} signals, the record {top.n_sig}')
+
+# %% ../nbs/01_records.ipynb #ceba6a78
+def _nth(signals: list) -> list:
+    "(name, how many of that name came before) for each signal."
+    seen, out = Counter(), []
+    for s in signals:
+        out.append((s.name, seen[s.name]))
+        seen[s.name] += 1
+    return out
+
+def _columns(signals: list, layout: list) -> list:
+    "For each signal of the `layout` its index among `signals`: the one of the same name (the n-th of that name), or -1."
+    places = {key: i for i, key in enumerate(_nth(signals))}
+    return [places.get(key, -1) for key in _nth(layout)]
+
+def _segment_part(hea: Path, top: Header, name: str, length: int, layout: list, variable: bool) -> tuple[_Part, Header]:
+    "(the part of one segment, as if it were the first, its header)."
+    path, h, raw = _segment(hea, top, name)
+    _check_segment(hea, top, name, length, h, variable)
+    columns = _columns(h.signals, layout) if variable else list(range(top.n_sig))
+    if not variable and [s.name for s in h.signals] != [s.name for s in layout]:
+        raise PedarrError(f'{_shown(hea)}: segment {one_line(name)[:60]} has other signals than the first, and no layout says which '
+                          'is which: correct the headers')
+    return _one_part(path, h, raw)._replace(columns=columns), h
+
+# %% ../nbs/01_records.ipynb #23728f83
+def _layout(hea: Path, top: Header) -> tuple[Header, bool]:
+    "(the header that lists the signals of a record of segments, is its layout variable?)"
+    variable = top.segments[0][1] == 0
+    names = [name for name, _ in top.segments[:1] if variable] or [name for name, _ in top.segments if name != '~']
+    if not names or names[0] == '~' or all(name == '~' for name, _ in top.segments[variable:]):
+        raise PedarrError(f'{_shown(hea)}: the recording holds no samples, only gaps: leave it out')
+    _, h, _ = _segment(hea, top, names[0])
+    if h.n_sig != top.n_sig:
+        raise PedarrError(f'{_shown(hea)}: {top.n_sig} signals are announced, segment {one_line(names[0])[:60]} has {h.n_sig}: '
+                          'correct the headers, or fetch them again')
+    return h, variable
+
+def _several_parts(hea: Path, top: Header) -> tuple[list, list, list, list]:
+    "(signals, parts, info strings, notes) of a record of segments."
+    h, variable = _layout(hea, top)
+    layout, comments, made, parts, at, notes = h.signals, top.comments or h.comments, {}, [], 0, []
+    nothing: list = []                                      # the signals of a gap
+    for name, length in top.segments[variable:]:
+        if (name, length) not in made and name != '~':
+            made[name, length], h = _segment_part(hea, top, name, length, layout, variable)
+            comments = comments or h.comments
+            notes += [f'segment {one_line(name)[:60]}: {note}' for note in h.notes]
+            lost = [one_line(s.name or '?') for i, s in enumerate(h.signals) if i not in made[name, length].columns]
+            if lost: notes.append(f'segment {one_line(name)[:60]}: not in the layout, not used: {_some(lost)}')
+        part = made.get((name, length)) or _Part(0, length, [-1]*len(layout), nothing, [])
+        parts.append(part._replace(start=at, stop=at + length))
+        at += length
+    if top.sig_len not in (None, at):
+        raise PedarrError(f'{_shown(hea)}: the segments hold {at:,} samples, the record line says {top.sig_len:,}: '
+                          'correct the header, or fetch it again')
+    gaps = sum(p.stop - p.start for p in parts if not p.files)
+    if gaps: notes.insert(0, f'{gaps:,} of {at:,} samples are gaps between segments')
+    return layout, parts, comments, notes[:20] + [f'and {len(notes) - 20} more notes on segments']*(len(notes) > 20)
+
+# %% ../nbs/01_records.ipynb #c06248fb
+def _per_frame(signals: list, rows: np.ndarray, source: str) -> int:
+    "Samples per frame of the channels that `rows` finds (of all signals the most, if it finds none)."
+    frames = {one_line(signals[i].name): signals[i].frame for i in rows[rows >= 0]}
+    if len(set(frames.values())) > 1:
+        few, most = min(frames, key=frames.get), max(frames, key=frames.get)
+        raise PedarrError(f'{source}: {few} has {frames[few]}, {most} has {frames[most]} samples per frame: channels of different '
+                          'rates can not be read side by side: bring them to one rate first, for example with xform')
+    return next(iter(frames.values()), None) or max(s.frame for s in signals)
+
+def _check_rate(fs: float, source: str) -> None:
+    if not 50 <= fs <= 1e6:
+        raise PedarrError(f'{source}: a sampling rate of {fs:g} Hz is too {"low" if fs < 50 else "high"} for an ECG (50 Hz is the least '
+                          'accepted): correct the header')
+
+MOST_WHOLE = 4 << 30      # bytes of samples that are held in memory, where a record can't be read by windows
+
+def _check_memory(record: Record) -> None:
+    size = 4*record.n_sig*record.sig_len
+    if size > MOST_WHOLE:
+        raise PedarrError(f'{_shown(record.path)}: a record of this format is read whole, which takes {size/2**30:.1f} GB of memory where '
+                          f'{MOST_WHOLE/2**30:.0f} GB are allowed: convert it to format 16 or 24, for example with xform')
 
 # %% ../nbs/01_records.ipynb #a4a83c9e
 class Record:
-    "An open WFDB recording. Windows are read from disk when asked for; nothing is kept in memory."
-    def __init__(self, path, aliases: dict | None = None):
-        self.path, h = _read_header(Path(path))
-        self.name, self.fs, self.comments = self.path.stem, h.fs, h.comments
-        self.names, self.units, self.checksum = ([getattr(s, what) for s in h.signals] for what in ('name', 'unit', 'checksum'))
-        self.files, self.open_files = _signal_files(self.path, h), []
-        self.sig_len = min(_check_size(f, h.sig_len) for f in self.files)
-        if self.sig_len < 1: raise PedarrError(f'{self.path}: the recording holds no samples: fetch it again')
-        self.gain, self.baseline = np.array([s.gain or 200. for s in h.signals])[:, None], np.array([s.baseline for s in h.signals], np.float64)[:, None]
-        self.gain32, self.baseline32 = self.gain.astype(np.float32), self.baseline.astype(np.float32)
-        self.invalid = np.array([INVALID[s.fmt] for s in h.signals], np.int32)[:, None]
-        self.lowest = int(self.invalid.max())
-        self.scale = np.array([_TO_MV.get(u.lower(), 1.) for u in self.units])[:, None]
-        self.exact32 = bool((self.scale == 1).all()) and bool((self.gain == self.gain32).all() and (self.baseline == self.baseline32).all())
-        self.rows = find_channels(self.names, aliases, str(self.path))
-        _check_units(self.path, self.rows, h.signals)
+    """An open WFDB recording: `name`, `fs` (Hz), `sig_len`, `names` of its signals, `rows` (see `find_channels`), `comments` (info
+    strings), `unknown` (names that are none of our channels), `notes`, `sources` (all files that hold it).
 
-    def __getstate__(self): return {**self.__dict__, 'open_files': []}    # a copy in another process opens its own files
+    Windows are read from disk when asked for. What can't be read so is read whole at the first window."""
+    def __init__(self, path: Path | str, aliases: dict | None = None):
+        self.path, h, raw = _read_header(Path(path))
+        source = _shown(self.path)
+        if h.segments is None: signals, self.parts, self.comments, notes = h.signals, [_one_part(self.path, h, raw)], h.comments, []
+        else: signals, self.parts, self.comments, notes = _several_parts(self.path, h)
+        self.name, self.names = self.path.stem, [s.name or '' for s in signals]
+        self.units, self.checksum = [s.unit for s in signals], [s.checksum for s in signals]
+        self.rows, self.unknown, found = match_channels(self.names, aliases, source)
+        self.notes = h.notes + notes + found
+        self.per_frame = _per_frame(signals, self.rows, source)
+        self.fs, self.sig_len = h.fs*self.per_frame, self.parts[-1].stop*self.per_frame
+        _check_rate(self.fs, source)
+        self._prepare(signals)
+
+    def __getstate__(self): return {**self.__dict__, 'open_files': [], 'whole': None}    # a copy in another process reads anew
     @property
-    def n_sig(self): return len(self.names)
+    def n_sig(self) -> int: return len(self.names)
     @property
-    def duration(self): return self.sig_len/self.fs   # seconds
-    def __repr__(self): return f'Record({self.name}: {self.n_sig} signals, {self.fs:g} Hz, {self.duration:.1f} s, {int((self.rows >= 0).sum())} of {len(CHANNELS)} channels)'
+    def duration(self) -> float: return self.sig_len/self.fs   # seconds
+    def __repr__(self):
+        return (f'Record({one_line(self.name)}: {self.n_sig} signals, {self.fs:g} Hz, {self.duration:.1f} s, '
+                f'{int((self.rows >= 0).sum())} of {len(CHANNELS)} channels)')
+
+# %% ../nbs/01_records.ipynb #295a7d6d
+def _part_scale(record: Record, part: _Part) -> Scale:
+    "How the values of a part become mV; `PedarrError` where a channel of ours is no voltage, or has another rate than elsewhere."
+    signals = [part.signals[c] if c >= 0 else None for c in part.columns]
+    _check_units(part.hea or record.path, record.rows, signals)
+    for i in record.rows[record.rows >= 0]:
+        if signals[i] and signals[i].frame != record.per_frame:
+            raise PedarrError(f'{_shown(part.hea)}: {one_line(record.names[i])} has {signals[i].frame} samples per frame, elsewhere '
+                              f'in the record {record.per_frame}: correct the headers')
+    return _scale(signals)
+
+def _prepare(self: Record, signals: list) -> None:
+    "Files, scales, and whether windows can be read: what must be known before the first sample is."
+    scales: dict = {}                                       # a segment may stand there twice
+    for part in self.parts:
+        if id(part.signals) not in scales: scales[id(part.signals)] = _part_scale(self, part)
+    self.scales = [scales[id(part.signals)] for part in self.parts]
+    self.starts = np.array([part.start for part in self.parts])*self.per_frame
+    self.gain, self.baseline, self.scale, self.invalid = self.scales[0][:4]      # those of an ordinary record
+    self.files = list({f.path: f for part in self.parts for f in part.files}.values())
+    self.sources = list(dict.fromkeys([self.path, *(p.hea for p in self.parts if p.hea), *(f.path for f in self.files)]))
+    skewed = dict.fromkeys(one_line(s.name or '?') for part in self.parts for s in part.signals if s.skew)
+    self.windowed = len(self.parts) == 1 and not skewed and all(f.fmt in WINDOWED and f.width == len(f.signals) for f in self.files)
+    self.open_files, self.whole = [], None
+    if not self.windowed: _check_memory(self)
+    slow = [one_line(s.name or '?') for s in signals if s.frame != self.per_frame]
+    if slow: self.notes.append(f'sampled at another rate than the channels, not read: {_some(slow)}')
+    if skewed: self.notes.append(f'moved by the skew that the header gives: {_some(list(skewed))}')
+
+Record._prepare = _prepare
 
 # %% ../nbs/01_records.ipynb #8fa8fab1
 class _Work:
-    "Memory for reading block after block: two buffers in turn (one may still be hashed while the other is filled), and a block of digital values."
+    """Memory for reading block after block: two buffers in turn (one may still be hashed while the other is filled), and a block of
+    digital values."""
     def __init__(self, record, n: int):
         self.raw, self.digital = [bytearray(), bytearray()], np.empty((record.n_sig, n), np.int32)
 
@@ -213,62 +731,167 @@ class _Work:
         if len(self.raw[0]) < n: self.raw[0] = bytearray(n)
         return self.raw[0]
 
-def _read_samples(io, f: _SignalFile, start: int, stop: int, work: _Work | None = None) -> np.ndarray:
-    "Digital values `[signal, time]` (int16 or int32) of one signal file, open as `io`; with `work`, they are valid until the next call."
+def _fill(stream, buffer: memoryview, path: Path) -> None:
+    "Read as many bytes as `buffer` holds; `PedarrError` if there are fewer, `PassingError` if the disk fails."
+    at = 0
+    try:
+        while at < len(buffer) and (n := stream.readinto(buffer[at:])): at += n     # a short read is lawful, though rare
+    except OSError as e: raise from_system(e, _shown(path), 'cannot be read') from e
+    if at < len(buffer): raise PedarrError(f'{_shown(path)}: the file became shorter while it was read: fetch it again')
+
+def _read_samples(stream, f: _SignalFile, start: int, stop: int, work: _Work | None = None) -> np.ndarray:
+    "Digital values `[signal, time]` (int16 or int32) of one signal file, open as `stream`; with `work`, valid until the next call."
     k = len(f.signals)
     first, last = start*k, stop*k
     drop = first % 2 if f.fmt == '212' else 0
     begin = n_bytes(f.fmt, first - drop)
     size = n_bytes(f.fmt, last) - begin
-    io.seek(f.offset + begin)
+    stream.seek(f.offset + begin)
     raw = work.buffer(1 + size) if work else bytearray(1 + size)
     bytes_ = memoryview(raw)[1:1 + size]                   # behind one spare byte
-    if io.readinto(bytes_) != size: raise PedarrError(f'{io.name}: the file became shorter while it was read: fetch it again')
+    _fill(stream, bytes_, f.path)
     if f.fmt != '24': return decode(bytes(bytes_), f.fmt, last - first + drop)[drop:].reshape(-1, k).T
-    out = work.digital[f.signals[0]:f.signals[-1] + 1, :stop - start] if work and f.signals == list(range(f.signals[0], f.signals[-1] + 1)) else np.empty((k, stop - start), np.int32)
-    return np.right_shift(np.ndarray((k, stop - start), '<i4', raw, 0, (3, 3*k)), 8, out=out)      # as in `decode`, with the strides of one signal
+    if work and len(work.digital) == k: out = work.digital[:, :stop - start]
+    else: out = np.empty((k, stop - start), np.int32)
+    return np.right_shift(np.ndarray((k, stop - start), '<i4', raw, 0, (3, 3*k)), 8, out=out)      # as in `decode`, signal by signal
 
+# %% ../nbs/01_records.ipynb #dd2dc1b1
+class Whole(NamedTuple):
+    "All samples of a record `digital [signal, time]` (int32), sums (header, signal, found, promised), and SHA-256 by path."
+    digital: np.ndarray
+    sums: list
+    hashes: dict
+
+def _frame_blocks(f: _SignalFile, n: int, sha) -> Iterator[tuple[int, np.ndarray]]:
+    "Yield (first frame, samples `[frame, sample of all signals]`) for the first `n` frames of a file that isn't compressed."
+    step = max(1, 60_000//f.width)*6                        # whole blocks in every format
+    with open_regular(f.path, buffering=0) as stream:
+        def read(size: int) -> bytes:
+            raw = bytearray(size)
+            _fill(stream, memoryview(raw), f.path)
+            sha.update(raw)
+            return bytes(raw)
+        size = stream.seek(0, 2)
+        stream.seek(0)
+        for a in range(0, f.offset, 1 << 20): read(min(1 << 20, f.offset - a))
+        for a in range(0, n, step):
+            b = min(a + step, n)
+            raw = read(n_bytes(f.fmt, b*f.width) - n_bytes(f.fmt, a*f.width))
+            yield a, decode(raw, f.fmt, (b - a)*f.width).reshape(-1, f.width)
+        for a in range(stream.tell(), size, 1 << 20): read(min(1 << 20, size - a))
+
+def _flac_blocks(f: _SignalFile, n: int, sha) -> Iterator[tuple[int, np.ndarray]]:
+    "As `_frame_blocks`, for a FLAC file."
+    raw, k, frame = read_bytes(f.path, MOST_WHOLE), len(f.signals), f.frames[0]
+    sha.update(raw)
+    with _flac(io.BytesIO(raw), f) as sound:
+        shift = {'PCM_S8': 24, 'PCM_16': 16}.get(sound.subtype, 8)              # read as 32 bits, from the top
+        try:
+            sound.seek(f.offset)
+            for a in range(0, n, 1 << 16):
+                want = (min(a + (1 << 16), n) - a)*frame
+                x = sound.read(want, dtype='int32', always_2d=True)
+                if len(x) != want: raise RuntimeError('its samples end too early')
+                yield a, (x >> shift).reshape(-1, frame, k).transpose(0, 2, 1).reshape(-1, k*frame)
+        except RuntimeError as e:
+            raise PedarrError(f'{_shown(f.path)}: damaged FLAC file ({one_line(e)[:80]}): fetch it again') from e
+
+# %% ../nbs/01_records.ipynb #87f3b15f
+def _read_file(record: Record, part: _Part, f: _SignalFile, out: np.ndarray) -> tuple[list, str]:
+    "Read a signal file of a `part` into the part's stretch `out [signal, time]` of a record; (its signals' sums, SHA-256)."
+    sha, sums, last = hashlib.sha256(), [0]*len(f.signals), list(f.initial)
+    row = {column: i for i, column in enumerate(part.columns)}
+    ends = np.cumsum([0, *f.frames])
+    blocks = _flac_blocks if f.fmt in FLAC else _frame_blocks
+    for a, x in blocks(f, part.stop - part.start, sha):
+        for k, (i, frame, skew) in enumerate(zip(f.signals, f.frames, f.skews)):
+            y = x[:, ends[k]:ends[k + 1]].reshape(-1)
+            if f.fmt == '8':
+                y = np.cumsum(y, dtype=np.int64) + last[k]
+                last[k] = int(y[-1])
+            sums[k] += int(y.sum(dtype=np.int64))
+            if frame == record.per_frame and i in row: _place(y, out[row[i]], (a - skew)*frame)
+    return sums, sha.hexdigest()
+
+def _place(y: np.ndarray, out: np.ndarray, at: int) -> None:
+    "Copy `y` to place `at` of `out`, as far as it fits."
+    y, at = y[max(0, -at):], max(0, at)
+    out[at:at + len(y)] = y[:max(0, len(out) - at)].astype(np.int32, copy=False)
+
+def _read_whole(self: Record) -> Whole:
+    "Read all samples; `PedarrError` where a file is damaged."
+    digital, sums, hashes, done = np.full((self.n_sig, self.sig_len), GAP, np.int32), [], {}, {}
+    for part, scale in zip(self.parts, self.scales):
+        a, b = part.start*self.per_frame, part.stop*self.per_frame
+        if part.hea in done: digital[:, a:b] = digital[:, done[part.hea]:done[part.hea] + b - a]     # a segment that was there before
+        if part.hea is None or part.hea in done: continue
+        done[part.hea] = a
+        digital[:, a:b] = scale.invalid
+        for f in part.files:
+            found, hashes[f.path] = _read_file(self, part, f, digital[:, a:b])
+            sums += [(part.hea, part.signals[i], s) for i, s in zip(f.signals, found) if part.checked]
+    return Whole(digital, sums, hashes)
+
+Record._read_whole = _read_whole
+
+# %% ../nbs/01_records.ipynb #f83c2385
 def _stop(self: Record, start: int, stop: int | None) -> int:
     "The end of a window; `PedarrError` if the window isn't within the recording."
     stop = self.sig_len if stop is None else stop
     if not 0 <= start <= stop <= self.sig_len:
-        raise PedarrError(f'{self.path}: window [{start}, {stop}) lies outside the recording of {self.sig_len} samples: ask for a window within it')
+        raise PedarrError(f'{_shown(self.path)}: window [{start}, {stop}) lies outside the recording of {self.sig_len} samples: '
+                          'ask for a window within it')
     return stop
 
 def _raw(self: Record, start: int, stop: int | None, work: _Work | None = None) -> np.ndarray:
     "Digital values of a window in the smallest integer type that holds them; with `work`, they are valid until the next call."
     stop = self._stop(start, stop)
-    if not self.open_files: self.open_files = [open(f.path, 'rb', buffering=0) for f in self.files]
+    if not self.windowed:
+        if self.whole is None: self.whole = self._read_whole()
+        return self.whole.digital[:, start:stop]
+    if not self.open_files: self.open_files = [open_regular(f.path, buffering=0) for f in self.files]
     if len(self.files) == 1: return _read_samples(self.open_files[0], self.files[0], start, stop, work)
     out = np.empty((self.n_sig, stop - start), np.int32)
-    for io, f in zip(self.open_files, self.files): out[f.signals] = _read_samples(io, f, start, stop)
+    for stream, f in zip(self.open_files, self.files): out[f.signals] = _read_samples(stream, f, start, stop)
     return out
 
 def _digital(self: Record, start: int = 0, stop: int | None = None) -> np.ndarray:
     "Digital values `[signal, time]` (int32) of samples `start` to `stop`, in the header's order."
-    return self._raw(start, stop).astype(np.int32, copy=False)
+    return self._raw(start, stop).astype(np.int32, copy=not self.windowed)
 
 Record._stop, Record._raw, Record.digital = _stop, _raw, _digital
 
 # %% ../nbs/01_records.ipynb #741cc022
 BLOCK = 8192   # samples per signal that are decoded at a time; even, for format 212
 
-def _millivolts(self: Record, d: np.ndarray, out: np.ndarray) -> None:
+def _to_mv(scale: Scale, d: np.ndarray, out: np.ndarray) -> None:
     "Write digital values `[signal, time]` to `out` in mV (float32 or float64); NaN where the file says that a sample is invalid."
-    fast = out.dtype == np.float32 and self.exact32
+    fast = out.dtype == np.float32 and scale.exact32
     x = out if fast else np.empty(d.shape, np.float64)
     np.copyto(x, d)
-    x -= self.baseline32 if fast else self.baseline
-    x /= self.gain32 if fast else self.gain
-    if not fast: np.copyto(out, np.multiply(x, self.scale, out=x), casting='same_kind')
-    if d.size and d.min() <= self.lowest: out[d == self.invalid] = np.nan
+    x -= scale.baseline32 if fast else scale.baseline
+    x /= scale.gain32 if fast else scale.gain
+    if not fast: np.copyto(out, np.multiply(x, scale.unit, out=x), casting='same_kind')
+    if d.size and d.min() <= scale.lowest: out[d == scale.invalid] = np.nan
 
+def _millivolts(self: Record, d: np.ndarray, out: np.ndarray, start: int) -> None:
+    "Write the digital values `d` of the samples from `start` on to `out` in mV, each part by its own scale."
+    if len(self.scales) == 1: return _to_mv(self.scales[0], d, out)
+    stop = start + d.shape[1]
+    first = int(np.searchsorted(self.starts, start, 'right')) - 1
+    for k in range(first, len(self.scales)):
+        a = max(start, int(self.starts[k])) - start
+        b = (min(stop, int(self.starts[k + 1])) if k + 1 < len(self.scales) else stop) - start
+        if a >= d.shape[1]: break
+        _to_mv(self.scales[k], d[:, a:b], out[:, a:b])
+
+# %% ../nbs/01_records.ipynb #8d5af104
 def _stretch(self: Record, start: int, stop: int, out: np.ndarray) -> None:
     "Write the signals `start:stop` to `out [signal, time]` in mV, block by block, in memory that is used again."
-    work = _Work(self, min(BLOCK, stop - start))
+    work = _Work(self, min(BLOCK, stop - start) if self.windowed else 0)
     for a in range(start, stop, BLOCK):
         b = min(a + BLOCK, stop)
-        self._millivolts(self._raw(a, b, work), out[:, a - start:b - start])
+        self._millivolts(self._raw(a, b, work), out[:, a - start:b - start], a)
 
 def _physical(self: Record, start: int = 0, stop: int | None = None, dtype=np.float32) -> np.ndarray:
     "Signals `[signal, time]` in mV, in the header's order; NaN where the file says that a sample is invalid."
@@ -299,7 +922,7 @@ def _window(self: Record, start: int, stop: int) -> tuple[np.ndarray, np.ndarray
 
 Record._sort, Record.standard, Record.window = _sort, _standard, _window
 
-def open_record(path, aliases: dict | None = None) -> Record:
+def open_record(path: Path | str, aliases: dict | None = None) -> Record:
     "Open the recording at `path` (with or without `.hea`). `PedarrError` for whatever can't be read rightly."
     return Record(path, aliases)
 
@@ -308,32 +931,38 @@ def _sums(d: np.ndarray) -> np.ndarray:
     "The sum of each signal of a block, right modulo 2^16 (int32 sums may wrap round, and 2^32 is a multiple of it)."
     return d.sum(axis=1, dtype=np.int32).astype(np.int64)
 
-def _compare(self: Record, total: np.ndarray) -> None:
+def _compare(self: Record, sums: list) -> None:
     "`PedarrError` for the first signal whose sum isn't that of the header."
-    for i, (have, want) in enumerate(zip(total, self.checksum)):
-        if want is not None and (int(have) - want) % 65536:
-            raise PedarrError(f'{self.path}: checksum of signal {self.names[i]} is {int(have) % 65536}, the header says {want % 65536}: '
-                              'the data are damaged; fetch the record again')
+    for hea, signal, have in sums:
+        if signal.checksum is not None and (have - signal.checksum) % 65536:
+            raise PedarrError(f'{_shown(hea)}: checksum of signal {one_line(signal.name or "?")} is {have % 65536}, the header says '
+                              f'{signal.checksum % 65536}: the data are damaged; fetch the record again')
+
+def _listed(self: Record, total: np.ndarray) -> list:
+    "The sums `total` of a record that is read by windows, as `_compare` wants them."
+    part = self.parts[0]
+    return [(part.hea, s, int(have)) for s, have in zip(part.signals, total)]*part.checked
 
 def _verify(self: Record) -> None:
-    "Compare the 16-bit checksum of every signal with the header's; `PedarrError` names the first that differs. Streams."
+    "Compare the 16-bit checksum of every signal with the header's; `PedarrError` names the first that differs."
+    if not self.windowed: return self._compare((self.whole or self._read_whole()).sums)
     work, total = _Work(self, BLOCK), np.zeros(self.n_sig, np.int64)
     for a in range(0, self.sig_len, BLOCK): total += _sums(self._raw(a, min(a + BLOCK, self.sig_len), work))
-    self._compare(total)
+    self._compare(self._listed(total))
 
-Record._compare, Record.verify = _compare, _verify
+Record._compare, Record._listed, Record.verify = _compare, _listed, _verify
 
 # %% ../nbs/01_records.ipynb #27fa97a1
 class _HashedFile:
     "A file that is read from its beginning to its end while a thread hashes it."
     def __init__(self, path: Path, pool):
-        self.io, self.name, self.sha, self.at = open(path, 'rb', buffering=0), str(path), hashlib.sha256(), 0
+        self.io, self.path, self.sha, self.at = open_regular(path, buffering=0), path, hashlib.sha256(), 0
         self.pool, self.busy = pool, None
 
     def readinto(self, buffer) -> int:
         n = self.io.readinto(buffer)
         self.at += n
-        if self.busy: self.busy.result()                  # the thread is never more than one read behind, so two buffers are enough
+        if self.busy: self.busy.result()                  # the thread is never more than one read behind: two buffers are enough
         self.busy = self.pool.submit(self.sha.update, buffer[:n])
         return n
 
@@ -344,100 +973,146 @@ class _HashedFile:
 
     def close(self) -> str:
         "The SHA-256 of the whole file."
-        while self.readinto(memoryview(bytearray(1 << 20))): pass
+        try:
+            while self.readinto(memoryview(bytearray(1 << 20))): pass
+        except OSError as e: raise from_system(e, _shown(self.path), 'cannot be read') from e
         self.busy.result()
         self.io.close()
         return self.sha.hexdigest()
 
 # %% ../nbs/01_records.ipynb #1232e868
 class Tape:
-    "One pass over `record`: `standard(start, stop)` for starts that never go back, then `finish()`."
+    """One pass over `record`: `standard(start, stop)` for starts that never go back, or `blocks(n)` for all digital values, then
+    `finish()`."""
     def __init__(self, record: Record):
         self.name, self.path, self.fs, self.sig_len, self.rows = record.name, record.path, record.fs, record.sig_len, record.rows
         self.record, self.pool = copy.copy(record), ThreadPoolExecutor(1)
-        self.record.open_files = [_HashedFile(f.path, self.pool) for f in record.files]
+        self.record.open_files = []
         self.first = self.head = 0                        # what is kept: samples first..head
-        self.kept, self.total = np.full((len(CHANNELS), 0), np.nan, np.float32), np.zeros(record.n_sig, np.int64)
-        self.work, self.block = _Work(record, BLOCK), np.empty((record.n_sig, BLOCK), np.float32)
+        self.kept = np.full((len(CHANNELS), 0), np.nan, np.float32)
+        self.total, self.block = np.zeros(record.n_sig, np.int64), np.empty((record.n_sig, BLOCK), np.float32)
+        try:
+            if not record.windowed: self.record.whole = record._read_whole()
+            else:
+                for f in record.files: self.record.open_files.append(_HashedFile(f.path, self.pool))
+        except BaseException:
+            self.__exit__()
+            raise
+        self.work = _Work(record, BLOCK)
 
     def __enter__(self): return self
     def __exit__(self, *_):
         self.pool.shutdown()
         for f in self.record.open_files: f.io.close()
 
-    def _next(self, wanted: bool) -> None:
-        "Play one block: sum it and, if it is `wanted`, keep it."
-        stop = min(self.head + BLOCK, self.sig_len)
-        x, d = self.block[:, :stop - self.head], self.record._raw(self.head, stop, self.work)
+    def _play(self, stop: int) -> np.ndarray:
+        "The next digital values, up to `stop`, summed; valid until the next call."
+        d = self.record._raw(self.head, stop, self.work)
         self.total += _sums(d)
-        if wanted:
-            self.record._millivolts(d, x)
-            self.record._sort(x, self.kept[:, self.head - self.first:stop - self.first])
         self.head = stop
+        return d
 
-    def _make_room(self, start: int, stop: int) -> None:
-        "Forget what lies before the block of `start`; room up to `stop`."
-        start -= start % BLOCK
-        room, old = stop + BLOCK - start, self.kept[:, max(start - self.first, 0):max(self.head - self.first, 0)]
-        new = self.kept if self.kept.shape[1] >= room else np.full((len(CHANNELS), room + room//4), np.nan, np.float32)
-        new[:, :old.shape[1]] = old
-        self.kept, self.first = new, start
+# %% ../nbs/01_records.ipynb #3e2a6a30
+def _next(self: Tape, wanted: bool) -> None:
+    "Play one block and, if it is `wanted`, keep it."
+    start, stop = self.head, min(self.head + BLOCK, self.sig_len)
+    x, d = self.block[:, :stop - start], self._play(stop)
+    if wanted:
+        self.record._millivolts(d, x, start)
+        self.record._sort(x, self.kept[:, start - self.first:stop - self.first])
 
-    def standard(self, start: int, stop: int) -> np.ndarray:
-        "As `Record.standard`, but a view that lasts until the next call."
-        self._make_room(start, stop)
-        while self.head < stop: self._next(wanted=self.head >= self.first)
-        return self.kept[:, start - self.first:stop - self.first]
+def _make_room(self: Tape, start: int, stop: int) -> None:
+    "Forget what lies before the block of `start`; room up to `stop`."
+    start -= start % BLOCK
+    room, old = stop + BLOCK - start, self.kept[:, max(start - self.first, 0):max(self.head - self.first, 0)]
+    new = self.kept if self.kept.shape[1] >= room else np.full((len(CHANNELS), room + room//4), np.nan, np.float32)
+    new[:, :old.shape[1]] = old
+    self.kept, self.first = new, start
 
-    def finish(self) -> dict:
-        "Play the rest; file name -> SHA-256. `PedarrError` if a checksum differs from the header's."
-        while self.head < self.sig_len: self._next(wanted=False)
-        found = {f.path.name: io.close() for f, io in zip(self.record.files, self.record.open_files)}
-        self.record._compare(self.total)
-        return found
+def _tape_standard(self: Tape, start: int, stop: int) -> np.ndarray:
+    "As `Record.standard`, but a view that lasts until the next call."
+    self._make_room(start, stop)
+    while self.head < stop: self._next(wanted=self.head >= self.first)
+    return self.kept[:, start - self.first:stop - self.first]
+
+def _tape_blocks(self: Tape, n: int = BLOCK) -> Iterator[np.ndarray]:
+    "All digital values `[signal, time]`, `n` samples at a time (one more if `n` is odd); each block lasts until the next."
+    n += n % 2                                             # format 212 keeps samples in pairs
+    self.work = _Work(self.record, n)
+    while self.head < self.sig_len: yield self._play(min(self.head + n, self.sig_len))
+
+def _finish(self: Tape) -> dict:
+    "Play the rest; file (relative to the header's folder) -> SHA-256. `PedarrError` if a checksum differs from the header's."
+    while self.head < self.sig_len: self._next(wanted=False)
+    record = self.record
+    if record.windowed: hashes = {f.path: stream.close() for f, stream in zip(record.files, record.open_files)}
+    else: hashes = record.whole.hashes | {p.hea: hashlib.sha256(p.raw).hexdigest() for p in record.parts if p.hea}
+    record._compare(record._listed(self.total) if record.windowed else record.whole.sums)
+    return {path.relative_to(self.path.parent).as_posix(): sha for path, sha in hashes.items() if path != self.path}
+
+Tape._next, Tape._make_room, Tape.standard, Tape.blocks, Tape.finish = _next, _make_room, _tape_standard, _tape_blocks, _finish
 
 # %% ../nbs/01_records.ipynb #3ed56dd4
 _NOTE, _SKIP, _SUB, _AUX = 22, 59, 61, 63
 
+def _broken(source: str, why: str) -> PedarrError: return PedarrError(f'{source}: {why}: fetch it again')
+
+def _interval(words: list, i: int, source: str) -> int:
+    "The 32 bits at word `i`, the upper half first, with a sign."
+    if i + 2 > len(words): raise _broken(source, 'truncated (it ends in the middle of an interval)')
+    return ((words[i] << 16 | words[i + 1]) ^ 1 << 31) - (1 << 31)
+
+def _text_of(mark: list, raw: bytes, i: int, size: int, n: int, source: str) -> str:
+    "The `size` bytes of text at word `i` for the last of `n` marks, which must have none yet."
+    if mark[3] is not None or size > 255: raise _broken(source, f'damaged (annotation {n - 1} has two texts, or one that is too long)')
+    return raw[2*i:2*i + size].decode('latin-1')
+
+# %% ../nbs/01_records.ipynb #3620d7a7
 def decode_marks(raw: bytes, source: str = 'annotations') -> list:
-    "The marks in the bytes of an annotation file, `[sample, code, subtype, text or None]` each; `PedarrError` where the format is broken."
-    def broken(why): return PedarrError(f'{source}: {why}: fetch it again')
+    "The marks in an annotation file's bytes, `[sample, code, subtype, text or None]` each; `PedarrError` where the format is broken."
+    if not raw: raise _broken(source, 'the annotation file is empty (0 bytes)')
     words, marks, at, i = np.frombuffer(raw, '<u2', len(raw)//2).tolist(), [], 0, 0
     while i < len(words) and words[i]:
         code, value, i = words[i] >> 10, words[i] & 1023, i + 1
-        if code < _SKIP: at += value; marks.append([at, code, 0, None])
-        elif code == _SKIP:
-            if i + 2 > len(words): raise broken('truncated (it ends in the middle of an interval)')
-            at += ((words[i] << 16 | words[i + 1]) ^ 1 << 31) - (1 << 31); i += 2     # 32 bits, the upper half first, with a sign
-        elif not marks: raise broken('damaged (a text, number or channel before the first annotation)')
+        if code < _SKIP:
+            at += value
+            marks.append([at, code, 0, None])
+        elif code == _SKIP: at, i = at + _interval(words, i, source), i + 2
+        elif not marks: raise _broken(source, 'damaged (a text, number or channel before the first annotation)')
         elif code == _SUB: marks[-1][2] = (value & 255 ^ 128) - 128
         elif code == _AUX:
-            if marks[-1][3] is not None or value > 255: raise broken(f'damaged (annotation {len(marks) - 1} has two texts, or one that is too long)')
-            marks[-1][3] = raw[2*i:2*i + value].decode('latin-1')
+            marks[-1][3] = _text_of(marks[-1], raw, i, value, len(marks), source)
             i += (value + 1)//2
-    if len(raw) % 2 or i >= len(words): raise broken('truncated (the zero word that closes an annotation file is missing)')
-    if any(words[i:]): raise broken('damaged (there is more behind the zero word that closes an annotation file)')
+    if len(raw) % 2 or i >= len(words): raise _broken(source, 'truncated (the zero word that closes an annotation file is missing)')
+    if any(words[i:]): raise _broken(source, 'damaged (there is more behind the zero word that closes an annotation file)')
     return [m for m in marks if m[1]]      # code 0 only passes time
 
 # %% ../nbs/01_records.ipynb #65fe4e7d
 _LABELS = dict(zip(ann_label_table.label_store.tolist(), ann_label_table.symbol))     # code -> symbol, as the manual has them
+_OWN_LABEL = re.compile(r'(\d{1,2}) (\S+)(?: .*)?', re.ASCII | re.DOTALL)
+_RESOLUTION = re.compile(r'## time resolution: (\d{1,9}(?:\.\d{1,20})?)', re.ASCII)
+
+def _own_label(text: str, source: str) -> tuple[int, str]:
+    "'42 X Tachycardia beat' -> 42, 'X'. Only rhythm marks may be called +."
+    found = _OWN_LABEL.fullmatch(text)
+    if not found or not 0 < int(found[1]) < 50 or (found[2] == '+') != (found[1] == '28'):
+        raise PedarrError(f'{source}: cannot use the label definition {one_line(text)[:40]!r}: fetch the file again, or give other labels '
+                          'than + numbers 1 to 49 of their own')
+    return int(found[1]), printable(found[2])
 
 def own_labels(marks: list, source: str = 'annotations') -> tuple[dict, float | None, list]:
-    "The labels (code -> symbol) that a file defines in notes at sample 0, the rate it counts time in (None: not said), and the marks without these notes."
+    """The labels (code -> symbol) that a file defines in notes at sample 0, the rate it counts time in (None: not said), and the
+    marks without these notes."""
     labels, rate, kept, inside = {}, None, [], False
     for m in marks:
         text = clean_aux(m[3] or '') if m[:2] == [0, _NOTE] else None
         if text is None: kept.append(m)
         elif inside and text.startswith('## end of definitions'): inside = False
-        elif inside:
-            found = re.fullmatch(r'(\d{1,2}) (\S+)(?: .*)?', text, re.ASCII | re.DOTALL)
-            if not found or not 0 < int(found[1]) < 50 or (found[2] == '+') != (found[1] == '28'):
-                raise PedarrError(f'{source}: cannot use the label definition {text[:40]!r}: fetch the file again, or give other labels than + numbers 1 to 49 of their own')
-            labels[int(found[1])] = found[2]
+        elif inside: labels.update([_own_label(text, source)])
         elif text.startswith('## annotation type definitions'): inside = True
-        elif found := re.fullmatch(r'## time resolution: (\d{1,9}(?:\.\d{1,20})?)', text, re.ASCII): rate = float(found[1])
+        elif found := _RESOLUTION.fullmatch(text): rate = float(found[1])
         else: kept.append(m)
-    if inside: raise PedarrError(f'{source}: its label definitions have no end: fetch it again')
+    if inside: raise _broken(source, 'its label definitions have no end')
     return labels, rate, kept
 
 # %% ../nbs/01_records.ipynb #e749cbdc
@@ -448,16 +1123,41 @@ class Annotations(NamedTuple):
     aux: list
     subtype: np.ndarray
 
-def read_annotations(path, annotator: str = 'atr', sig_len: int | None = None, fs: float | None = None) -> Annotations:
-    "Read the annotation file `path`.`annotator`; `PedarrError` if it is missing, damaged, out of order, beyond `sig_len`, or counts time otherwise than in 1/`fs` s."
+MOST_ANNOTATIONS = 16 << 20     # bytes: some eight million marks
+
+def _annotation_bytes(file: Path) -> bytes:
+    try: return read_bytes(file, MOST_ANNOTATIONS)
+    except PedarrError as e:
+        if not _absent(e): raise
+        raise PedarrError(f'{_shown(file)}: no such annotation file: fetch it, or choose another database description') from e
+
+def _counted_at(rate: float | None, fs: float | None, hea: Path, source: str) -> int:
+    "How many samples (at `fs` Hz) one unit of time of an annotation file is that counts at `rate` Hz (None: in the header's frames)."
+    if fs is None: return 1
+    if rate is None:
+        try: rate = _read_header(hea)[1].fs
+        except PedarrError: return 1                       # no header: nothing speaks of frames
+    times = round(fs/rate) if rate else 0
+    if times < 1 or abs(times*rate - fs) > 1e-6*fs:
+        raise PedarrError(f'{source}: counts time at {rate:g} Hz where the recording has {fs:g} Hz: annotation and header files belong '
+                          'to different recordings; fetch both again')
+    return times
+
+# %% ../nbs/01_records.ipynb #2f8bb677
+def read_annotations(path: Path | str, annotator: str = 'atr', sig_len: int | None = None, fs: float | None = None) -> Annotations:
+    """Read the annotation file `path`.`annotator` of a record of `sig_len` samples at `fs` Hz (`record.sig_len`, `record.fs`).
+
+    `PedarrError` if it is missing, damaged, out of order, beyond `sig_len`, or counts time at a rate that does not divide `fs`."""
     path = Path(path)
-    file = path.with_name(f'{path.name.removesuffix(".hea")}.{annotator}')
-    try: raw = file.read_bytes()
-    except FileNotFoundError as e: raise PedarrError(f'{file}: no such annotation file: fetch it, or choose another database description') from e
-    except OSError as e: raise PedarrError(f'{file}: not readable ({e.strerror}): ask for access, or change its permissions') from e
-    labels, rate, marks = own_labels(decode_marks(raw, str(file)), str(file))
-    if rate and fs and abs(rate - fs) > 1e-6*fs: raise PedarrError(f'{file}: counts time at {rate:g} Hz where the recording has {fs:g} Hz: annotation and header files belong to different recordings; fetch both again')
+    if not path.name: raise PedarrError(f'{path}: names no record: give the path of its header file')
+    stem = path.name.removesuffix('.hea')
+    file = path.with_name(f'{stem}.{annotator}')
+    source = _shown(file)
+    labels, rate, marks = own_labels(decode_marks(_annotation_bytes(file), source), source)
+    times = _counted_at(rate, fs, path.with_name(f'{stem}.hea'), source)
     sample, code, subtype, text = zip(*marks) if marks else [()]*4
     known = {**_LABELS, **labels}
-    check_marks(sample, sig_len if sig_len is not None else np.iinfo(np.int64).max, str(file))
-    return Annotations(np.array(sample, np.int64), np.array([known.get(c, f'[{c}]') for c in code], dtype=str), [clean_aux(t or '') for t in text], np.array(subtype, np.int64))
+    sample = np.array(sample, np.int64)*times
+    check_marks(sample, sig_len if sig_len is not None else np.iinfo(np.int64).max, source)
+    symbol = np.array([known.get(c, f'[{c}]') for c in code], dtype=str)
+    return Annotations(sample, symbol, [clean_aux(t or '') for t in text], np.array(subtype, np.int64))
