@@ -13,23 +13,32 @@ import io
 import json
 import math
 import os
+import pickle
 import re
+import signal
 import socket
 import stat
-from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
+from threadpoolctl import ThreadpoolController
 
 # %% auto #0
 __all__ = ['PASSING', 'MISTAKES', 'MOST', 'Contents', 'NO_LOCKS', 'PedarrError', 'PassingError', 'from_system', 'printable',
            'one_line', 'Terminated', 'answer', 'open_regular', 'read_bytes', 'read_text', 'Checked', 'in_words',
            'parse_json', 'read_json', 'read_table', 'sync_folder', 'sync_file', 'create', 'write_whole', 'plain',
-           'write_json', 'write_table', 'sha256', 'stamp', 'digest', 'locked', 'natural_key', 'one_of']
+           'write_json', 'write_table', 'sha256', 'stamp', 'digest', 'locked', 'natural_key', 'one_of', 'parallel']
 
 # %% ../nbs/00_core.ipynb #c2891d0f
 class PedarrError(ValueError):
@@ -367,3 +376,104 @@ def one_of(value: str, known: Iterable, what: str) -> str:
     near = difflib.get_close_matches(str(value), [str(k) for k in known], n=1)
     guess = f'did you mean {near[0]!r}? ' if near else ''
     raise PedarrError(f'unknown {what} {one_line(value)!r}: {guess}use one of {", ".join(map(str, known))}')
+
+# %% ../nbs/00_core.ipynb #396af628
+def _stay_while(parent: int) -> None:
+    "End this process soon after its parent has ended."
+    while os.getppid() == parent: time.sleep(.3)
+    os._exit(1)
+
+def _begin_work(parent: int) -> None:
+    "What a worker does first."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_stay_while, args=(parent,), daemon=True).start()
+
+@contextmanager
+def _deaf():
+    "Ignore Ctrl-C for a moment; processes that are started in it ignore it for ever."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try: yield
+    finally: signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+def _environmental(error: Exception) -> Exception:
+    "`error`, or for one of the system or of memory what users are told of it."
+    if isinstance(error, OSError): return from_system(error)
+    if isinstance(error, MemoryError): return PassingError(answer(error)[0])
+    return error
+
+def _portable(error: Exception) -> Exception:
+    "`error` if another process can read it; otherwise a RuntimeError with its words."
+    try: return pickle.loads(pickle.dumps(error))
+    except Exception: return RuntimeError(f'{type(error).__name__}: {one_line(error)}')
+
+# %% ../nbs/00_core.ipynb #3a4526c2
+_ONE_THREAD = dict.fromkeys((f'{library}_NUM_THREADS' for library in ('OMP', 'OPENBLAS', 'MKL', 'BLIS', 'NUMEXPR')), '1')
+
+def _attempts(function: Callable, items: list) -> list[tuple]:
+    "(result, None) or (None, error) for each item, up to the first error."
+    done = []
+    for item in items:
+        try: done.append((function(item), None))
+        except Exception as e:
+            done.append((None, _portable(_environmental(e))))
+            break
+    return done
+
+def _one_by_one(function: Callable, items: list) -> Iterator:
+    "The pairs of `_attempts` for all items, in this process."
+    libraries = ThreadpoolController()
+    for item in items:
+        with libraries.limit(limits=1): pairs = _attempts(function, [item])
+        yield from pairs
+
+_IDLE = {}      # number of processes -> a pool of them that waits for work, at most one
+
+def _pool(jobs: int):
+    "A pool of `jobs` workers: the idle one, or a new one."
+    from joblib.externals.loky import ProcessPoolExecutor
+    if jobs in _IDLE: return _IDLE.pop(jobs)
+    while _IDLE: _IDLE.popitem()[1].shutdown(wait=False)
+    return ProcessPoolExecutor(jobs, timeout=60, initializer=_begin_work, initargs=(os.getpid(),), env=_ONE_THREAD)
+
+def _from_workers(function: Callable, items: list, jobs: int) -> Iterator:
+    "The pairs of `_attempts` for all items, in order, from `jobs` processes."
+    size = max(1, min(64, len(items)//(32*jobs)))
+    chunks = (items[i:i + size] for i in range(0, len(items), size))
+    in_order, unfinished, pool = deque(), set(), _pool(jobs)
+    try:
+        while True:
+            with _deaf(): new = [pool.submit(_attempts, function, c) for c in islice(chunks, 2*jobs - len(unfinished))]
+            in_order.extend(new)
+            unfinished.update(new)
+            if not in_order: break
+            _, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
+            while in_order and in_order[0].done(): yield from in_order.popleft().result()
+    except BaseException:
+        pool.shutdown(wait=True, kill_workers=True)
+        raise
+    _IDLE[jobs] = pool
+
+# %% ../nbs/00_core.ipynb #4ac434dd
+def parallel(function: Callable, items: Iterable, jobs: int = 1) -> Iterator:
+    """Yield `function(item)` for each of `items`, in their order, by `jobs` processes with one thread each.
+
+    With one job all happens in this process. The first error in the order of the items is raised; one of the system or of memory as a
+    `PassingError` (or `PedarrError`: see `from_system`). Nothing else is begun after it, and no worker outlives this process."""
+    if isinstance(jobs, bool) or not isinstance(jobs, (int, np.integer)) or not 1 <= jobs <= 1024:
+        raise PedarrError(f'jobs={jobs!r} must be a whole number of processes from 1 to 1024')
+    items = list(items)
+    jobs = min(int(jobs), len(items))
+    pairs = _one_by_one(function, items) if jobs <= 1 else _from_workers(function, items, jobs)
+    try:
+        with closing(pairs):
+            for result, error in pairs:
+                if error is not None: raise error
+                yield result
+    except BrokenProcessPool as e:
+        raise PassingError(f'a worker process was ended from outside, as systems do when memory is short: {_ROOM}') from e
+    except pickle.PicklingError as e:
+        why = str(e.__cause__ or e).strip(' \n"').splitlines()[-1]
+        raise PedarrError(f'the work cannot be sent to other processes ({one_line(why)[:200]}): use --jobs 1') from e
