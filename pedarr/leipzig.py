@@ -5,6 +5,7 @@
 # %% ../nbs/02_leipzig.ipynb #d428fd2e
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import html
@@ -21,26 +22,23 @@ import threading
 import time
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from importlib import resources
 from pathlib import Path, PurePosixPath
-from types import SimpleNamespace
-from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request, UnknownHandler
 
 import numpy as np
 import pandas as pd
 
-from .core import (PedarrError, answer, from_system, locked, natural_key, one_line, one_of, open_regular, read_bytes,
-                         sha256, stamp, sync_file, sync_folder, write_whole)
-from .databases import DATABASES, LEIPZIG, get_database, list_records, parse_age, read_rows
-from .records import CHANNELS, ECG_LEADS, FLAT, INVALID, N_ECG, decode, n_bytes, read_annotations
-from .rhythms import BEATS, LEIPZIG_RHYTHMS, get_grouping, parse_episodes, poor_signal, rhythm_name
+from .core import (PassingError, PedarrError, answer, from_system, locked, natural_key, one_line, one_of, parallel,
+                         read_bytes, sha256, stamp, sync_file, sync_folder, write_whole)
+from .databases import DATABASES, KNOWN, LEIPZIG, Found, get_database, list_records, parse_age, read_rows
+from .records import CHANNELS, ECG_LEADS, FLAT, N_ECG, Tape, implausible, read_annotations
+from .rhythms import BEATS, LEIPZIG_RHYTHMS, get_grouping, rhythm_name
 
 # %% auto #0
 __all__ = ['EXTRA_CHANNELS', 'SYMBOLS', 'BEAT_TEXTS', 'PUBLISHED', 'RELEASE_URL', 'MIRROR_URL', 'CHECKSUMS', 'LONGEST_WAIT',
@@ -50,17 +48,11 @@ __all__ = ['EXTRA_CHANNELS', 'SYMBOLS', 'BEAT_TEXTS', 'PUBLISHED', 'RELEASE_URL'
            'mark_counts', 'rhythm_table', 'class_table', 'safe_name', 'parse_checksums', 'one_file_elsewhere',
            'stands_at', 'inside', 'Patience', 'retry_after', 'part_length', 'open_part', 'announced', 'pause', 'fetch',
            'largest', 'fetch_list', 'choose_files', 'verify_files', 'Downloaded', 'file_size', 'download',
-           'ChannelScan', 'scan_samples', 'wrong_sums', 'channel_quality', 'stated_scale', 'units_per_mv',
-           'find_records', 'read_labels', 'unknown_channels', 'check_record', 'read_list', 'file_table',
-           'absent_records', 'file_sentences', 'some', 'record_counts', 'release_counts', 'compare_record',
-           'against_release', 'agreement', 'release_summary', 'differences', 'subject_notes', 'signal_notes',
-           'amplitude_notes', 'content_notes', 'unclassed_notes', 'fold', 'release_problems', 'release_notes',
-           'subject_view', 'Check', 'check_tables', 'another_database', 'check']
-
-# %% ../nbs/02_leipzig.ipynb #7f61123e
-try: from pedarr.records import implausible
-except ImportError:
-    def implausible(channel: str, amplitude_mv: float) -> bool: return not .02 <= amplitude_mv <= 50
+           'ChannelScan', 'scan_samples', 'channel_quality', 'stated_scale', 'units_per_mv', 'unknown_channels',
+           'check_record', 'read_list', 'file_table', 'absent_records', 'file_sentences', 'some', 'record_counts',
+           'release_counts', 'compare_record', 'against_release', 'agreement', 'release_summary', 'differences',
+           'subject_notes', 'signal_notes', 'amplitude_notes', 'content_notes', 'unclassed_notes', 'fold',
+           'release_problems', 'release_notes', 'subject_view', 'Check', 'check_tables', 'another_database', 'check']
 
 # %% ../nbs/02_leipzig.ipynb #b5ee20a8
 def release_facts() -> dict:
@@ -105,14 +97,16 @@ def missing_channels(names) -> list[str]:
     return [c for c in CHANNELS if c.lower() not in here]
 
 def layout_table(names: dict) -> pd.DataFrame:
-    "Layouts of `names` (record -> channel names), the commonest first: `[layout, channels, electrograms, missing, records]`."
+    "Layouts of `names` (record -> channel names), the commonest first: `[layout, channels, leads, electrograms, missing, n, records]`."
     groups = {}
     for record, channels in names.items(): groups.setdefault(tuple(channels), []).append(record)
     rows = []
     for i, (channels, records) in enumerate(sorted(groups.items(), key=lambda g: -len(g[1]))):
-        rows.append({'layout': i + 1, 'channels': len(channels), 'electrograms': ' '.join(c for c in channels if c.upper() not in _LEADS),
+        leads = [c for c in channels if c.upper() in _LEADS]
+        rows.append({'layout': i + 1, 'channels': len(channels), 'leads': '12' if len(leads) == 12 else ' '.join(leads),
+                     'electrograms': ' '.join(c for c in channels if c.upper() not in _LEADS),
                      'missing': ' '.join(missing_channels(channels)), 'n': len(records), 'records': ' '.join(records)})
-    return pd.DataFrame(rows, columns=['layout', 'channels', 'electrograms', 'missing', 'n', 'records'])
+    return pd.DataFrame(rows, columns=['layout', 'channels', 'leads', 'electrograms', 'missing', 'n', 'records'])
 
 # %% ../nbs/02_leipzig.ipynb #d6abf0b6
 SYMBOLS = ['N', 'X', '/', 'R', 'A', 'V', 'Q', 'J', 'F', 'a', 'f', 'L', 'b', 'j', '+', '~']   # every symbol of the release
@@ -492,7 +486,8 @@ def _keep(part: Path, target: Path) -> None:
 def _drop(part: Path) -> int:
     "Remove `part`; returns how many bytes it held."
     length = part_length(part)
-    part.unlink(missing_ok=True)
+    try: part.unlink(missing_ok=True)
+    except OSError as e: raise from_system(e, part, 'cannot be removed') from e
     return length
 
 def fetch(url: str, target: Path, digest: str | None, patience: Patience = Patience(), most: int = 1 << 32,
@@ -510,8 +505,8 @@ def fetch(url: str, target: Path, digest: str | None, patience: Patience = Patie
             _keep(part, target)
             return ''
         except _Failed as e:
-            failures = progress.failed(part_length(part))
             if e.spoilt: count(-_drop(part))
+            failures = progress.failed(part_length(part))
             if e.final or failures > patience.retries: return str(e)
             stop.wait(pause(failures, patience.backoff, e.wait))
     return 'interrupted'
@@ -711,14 +706,14 @@ _EMPTY = np.int64(-2**40)
 _MOST_AT_ONCE = 1 << 22     # samples of all channels in a 'second': a header may claim any rate
 
 class ChannelScan:
-    "What the samples of a record's channels show, from blocks in order: extremes, rails, spans, flat seconds, invalid samples, 16-bit sums."
+    "What the samples of a record's channels show, from blocks in order: extremes, rails, spans, flat seconds, invalid samples."
     def __init__(self, record):
         k = record.n_sig
         self.record, self.to_mv = record, record.scale[:, 0]/record.gain[:, 0]
         self.second = max(1, min(round(record.fs), _MOST_AT_ONCE//k))
         self.extreme = np.array([[_EMPTY]*k, [-_EMPTY]*k])            # highest, lowest
         self.at_extreme = np.zeros((2, k), np.int64)
-        self.flat, self.invalid, self.sums = (np.zeros(k, np.int64) for _ in range(3))
+        self.flat, self.invalid = np.zeros(k, np.int64), np.zeros(k, np.int64)
         self.spans = []                                               # [channel, second] in mV, NaN where flat or invalid
 
     def add(self, d: np.ndarray):
@@ -726,7 +721,6 @@ class ChannelScan:
         whole = d.shape[1]//self.second*self.second
         for x in (d[:, :whole].reshape(len(d), -1, self.second), d[:, None, whole:]):
             if x.size: self._seconds(x)
-        self.sums += d.sum(axis=1, dtype=np.int32)         # may overflow: right modulo 2^16 all the same, and no more is asked for
 
     def _mv(self, digital): return (digital - self.record.baseline[:, 0])*self.to_mv
 
@@ -780,75 +774,55 @@ def _quality(self: ChannelScan) -> pd.DataFrame:
     rail = (np.abs([high, low]) >= RAIL - 1e-9) & (self.at_extreme >= AT_RAIL) & (high != low)
     n, r = self.record.sig_len, self.record
     return pd.DataFrame(dict(
-        record=r.name, channel=[c or '' for c in r.names], standard=_standard_names(r),
+        record=r.name, channel=list(r.names), standard=_standard_names(r),
         low=low, high=high, span=_typical(self.spans, r.n_sig), flat=self.flat/n,
         clipped=np.where(rail, self.at_extreme, 0).sum(axis=0)/n, invalid=self.invalid/n))[QUALITY]
 ChannelScan.quality = _quality
 
 # %% ../nbs/02_leipzig.ipynb #8e533f59
-def _read_block(io, f, start: int, stop: int) -> bytes:
-    "The bytes of samples `start` to `stop` of the signals of file `f`, from its open file `io`."
-    size = n_bytes(f.fmt, stop*len(f.signals)) - n_bytes(f.fmt, start*len(f.signals))
-    raw = io.read(size)
-    if len(raw) != size: raise PedarrError(f'{f.path}: the file became shorter while it was read: fetch it again')
-    return raw
+_NO_VALUE = -2**62
 
-def _decode_block(raw: bytes, f, out: np.ndarray) -> None:
-    "Decode `raw` into the rows of `out [signal, time]` that file `f` holds."
-    k, n = len(f.signals), out.shape[1]
-    if f.fmt == '24' and k == len(out):           # as `decode`, signal by signal
-        np.right_shift(np.ndarray((k, n), '<i4', b'\0' + raw, 0, (3, 3*k)), 8, out=out)
-    else: out[f.signals] = decode(raw, f.fmt, n*k).reshape(-1, k).T
+def _in_nanovolts(record):
+    "A stand-in for a record of several segments, as if all its samples were whole nanovolts."
+    same, k = copy.copy(record), record.n_sig
+    same.gain, same.baseline, same.scale = np.full((k, 1), 1e6), np.zeros((k, 1)), np.ones((k, 1))
+    same.invalid = np.full((k, 1), _NO_VALUE)
+    return same
 
-def _one_pass(record, scan: ChannelScan, block: int) -> list[str]:
-    "Feed `scan` by blocks; returns the SHA-256 of each signal file."
-    hashes, hashing = [hashlib.sha256() for _ in record.files], None
-    scratch = np.empty((record.n_sig, min(block, record.sig_len)), np.int32)
-    with ThreadPoolExecutor(1) as pool, ExitStack() as opened:
-        files = [opened.enter_context(open_regular(f.path, buffering=0)) for f in record.files]
-        update = lambda parts: [h.update(raw) for h, raw in zip(hashes, parts)]
-        update([io.read(f.offset) for io, f in zip(files, record.files)])
-        for start in range(0, record.sig_len, block):
-            d = scratch[:, :min(block, record.sig_len - start)]
-            parts = [_read_block(io, f, start, start + d.shape[1]) for io, f in zip(files, record.files)]
-            if hashing: hashing.result()                   # the thread is never more than one block behind
-            hashing = pool.submit(update, parts)
-            for f, raw in zip(record.files, parts): _decode_block(raw, f, d)
-            scan.add(d)
-        hashing.result()
-        update([io.read() for io in files])
-    return [h.hexdigest() for h in hashes]
+def _nanovolts(millivolts: np.ndarray) -> np.ndarray:
+    "mV as whole nV (int64), `_NO_VALUE` for NaN."
+    return np.where(np.isnan(millivolts), _NO_VALUE, np.nan_to_num(np.rint(1e6*millivolts))).astype(np.int64)
 
-# %% ../nbs/02_leipzig.ipynb #84ee029b
-def _streams(record) -> bool:
-    "Are blocks of bytes of its signal files blocks of samples?"
-    return all(f.fmt in INVALID for f in record.files)
+def _scan(tape: Tape, record, seconds: float) -> ChannelScan:
+    "All samples of `record`, played by `tape`, in blocks of some `seconds`."
+    several = len(record.parts) > 1
+    scan = ChannelScan(_in_nanovolts(record) if several else record)
+    block = scan.second*max(2, 2*round(seconds/2))           # an even number of whole seconds
+    if not several:
+        for d in tape.blocks(block): scan.add(d)
+        return scan
+    for start in range(0, record.sig_len, block):
+        scan.add(_nanovolts(tape.record.physical(start, min(start + block, record.sig_len), np.float64)))
+    return scan
 
-def scan_samples(record, seconds: float = 4.) -> tuple[ChannelScan, dict]:
-    """One pass over the signal files of `record`, by blocks of `seconds`: what its channels show, and path -> SHA-256 of each file.
+# %% ../nbs/02_leipzig.ipynb #def87e35
+def scan_samples(record, seconds: float = 4.) -> tuple[ChannelScan, dict, list[str]]:
+    """One pass over the signal files of `record`, by blocks of `seconds`: what its channels show, path -> SHA-256 of each file
+    (none if the sums differ), and one sentence if the sums of the signals are not those that the header promises.
 
     `PedarrError` for a file that is damaged or changes meanwhile; `PassingError` where it can't be read."""
-    scan, paths = ChannelScan(record), [f.path for f in record.files]
-    before = [stamp(p) for p in paths]
-    block = scan.second*max(2, 2*round(seconds/2))         # an even number of samples, so that no pair of 12-bit ones is torn
+    before = {f.path: stamp(f.path) for f in record.files}
+    hashes, problems = {}, []
     try:
-        if _streams(record): hashes = _one_pass(record, scan, block)
-        else:
-            for start in range(0, record.sig_len, block): scan.add(record.digital(start, min(start + block, record.sig_len)))
-            hashes = [sha256(p) for p in paths]
+        with Tape(record) as tape:
+            scan = _scan(tape, record, seconds)
+            try: hashes = {record.path.parent/name: h for name, h in tape.finish().items()}
+            except PassingError: raise
+            except PedarrError as e: problems.append(str(e))
     except OSError as e: raise from_system(e, record.path, 'its signals cannot be read') from e
-    for p, s in zip(paths, before):
-        if stamp(p) != s: raise PedarrError(f'{p}: was changed while it was read: check again when nothing writes to it')
-    return scan, dict(zip(paths, hashes))
-
-# %% ../nbs/02_leipzig.ipynb #0c1ab0c5
-def wrong_sums(record, sums) -> list[str]:
-    "One sentence if the 16-bit sums of the signals are not those that the header promises."
-    promised = [(n, int(have) % 65536, want % 65536) for n, have, want in zip(record.names, sums, record.checksum) if want is not None]
-    bad = [x for x in promised if x[1] != x[2]]
-    more = f' (and so for {len(bad) - 1} more)' if bad[1:] else ''
-    return [f'{record.path}: checksum of signal {n} is {have}, the header says {want}{more}: the data are damaged; fetch the record again'
-            for n, have, want in bad[:1]]
+    changed = [p for p, s in before.items() if stamp(p) != s]
+    if changed: raise PedarrError(f'{changed[0]}: was changed while it was read: check again when nothing writes to it')
+    return scan, hashes, problems
 
 def channel_quality(record, seconds: float = 4.) -> pd.DataFrame:
     "A row of `QUALITY` for each channel of `record`: millivolts, and shares of the recording that are flat, clipped or invalid."
@@ -870,36 +844,19 @@ def units_per_mv(record) -> str:
 
 def _signals(record, name: str) -> dict:
     "What header and samples of a record say, for `check_record`."
-    scan, hashes = scan_samples(record)
+    scan, hashes, problems = scan_samples(record)
     formats = '/'.join(sorted({str(f.fmt) for f in record.files}))
     return dict(
-        names=[n or '' for n in record.names], standard=_standard_names(record), quality=scan.quality().assign(record=name),
-        hashes=hashes, problems=wrong_sums(record, scan.sums), notes=list(getattr(record, 'notes', [])),
+        names=list(record.names), standard=_standard_names(record), quality=scan.quality().assign(record=name),
+        hashes=hashes, problems=problems, notes=[f'{name}: {note}' for note in record.notes],
         simulated=any('simulated' in c.lower() for c in record.comments), scale=stated_scale(record.comments),
         format=(f'{record.fs:g}', formats, units_per_mv(record)),
         row=dict(seconds=record.duration, fs=record.fs, channels=record.n_sig))
 
-# %% ../nbs/02_leipzig.ipynb #364c6998
-class _Found(NamedTuple):
-    paths: list
-    names: list
-    notes: list
-
-def find_records(db, folder: Path):
-    "The records in `folder`: `.paths` of their headers, their `.names`, and `.notes` on what was left out."
-    if hasattr(db, 'find'): return db.find(folder)
-    paths = db.records(folder)
-    return _Found(paths, [p.stem for p in paths], [])
-
-def read_labels(db, record, name: str):
-    "What the annotations of a record say: `.episodes`, `.poor` and `.notes`."
-    if hasattr(db, 'labels'): return db.labels(record, name)
-    return SimpleNamespace(**dict(zip(('episodes', 'poor'), db.episodes(record))), notes=[])
-
 # %% ../nbs/02_leipzig.ipynb #d286a455
 def _labels(record, name: str, db, grouping: str) -> dict:
     "What the annotations of a record say, by the reader of its database, for `check_record`."
-    labels = read_labels(db, record, name)
+    labels = db.labels(record, name)
     episodes, poor = labels.episodes, labels.poor
     rhythms = rhythm_table(episodes.assign(record=name, seconds=(episodes.stop - episodes.start)/record.fs), grouping)
     row = dict(poor_seconds=float((poor.stop - poor.start).sum())/record.fs)
@@ -917,8 +874,7 @@ def _labels(record, name: str, db, grouping: str) -> dict:
 
 def unknown_channels(record) -> pd.DataFrame:
     "Channels that neither the nineteen nor the two known extra ones explain, as `[kind, name, n]`."
-    names = [n or '' for n, known in zip(record.names, _standard_names(record)) if not known]
-    return pd.DataFrame([('channel', n, 1) for n in names if n not in EXTRA_CHANNELS], columns=['kind', 'name', 'n'])
+    return pd.DataFrame([('channel', n, 1) for n in record.unknown if n not in EXTRA_CHANNELS], columns=['kind', 'name', 'n'])
 
 # %% ../nbs/02_leipzig.ipynb #0b35e70f
 def check_record(path, name: str, db=LEIPZIG, grouping: str = 'rhythm8') -> dict:
@@ -1110,13 +1066,15 @@ def subject_notes(subjects: pd.DataFrame, records: pd.DataFrame) -> list[str]:
     late = t[(t.stated_seconds - t.seconds).abs() > 1]
     return notes + [f'{r}: the subject table says {x.stated_seconds:.1f} s and the header {x.seconds:.1f} s' for r, x in late.iterrows()]
 
-_ECG_OR_NOT = {'clipped on the surface ECG': ('clipped', True), 'clipped on other channels': ('clipped', False)}
+def _dead_note(record: str, dead: pd.DataFrame) -> str:
+    "The sentence on the channels of a record that carry no signal."
+    values = f' (constant at {dead.low.iloc[0]:g} mV)' if len(dead) == 1 and np.isfinite(dead.low.iloc[0]) else ''
+    return f'{record}: {" ".join(dead.channel)} carr{"ies" if len(dead) == 1 else "y"} no signal{values}'
 
 def signal_notes(quality: pd.DataFrame) -> list[str]:
     "What a user must know of the signals: channels without any, channels that clip, invalid samples, amplitudes that can't be."
     dead = quality[(quality.flat == 1) | (quality.invalid == 1)]
-    notes = [f'{x.record}: {x.channel} carries no signal' + (f' (from {x.low:g} to {x.high:g} mV)' if np.isfinite(x.low) else '')
-             for x in dead.itertuples()]
+    notes = [_dead_note(record, t) for record, t in dead.groupby('record', sort=False)]
     ecg = quality.standard.isin(ECG_LEADS)
     for what, column, where in (('clipped on the surface ECG', 'clipped', ecg), ('clipped on other channels', 'clipped', ~ecg),
                                 ('some samples are invalid', 'invalid', quality.invalid < 1)):
@@ -1129,7 +1087,7 @@ def signal_notes(quality: pd.DataFrame) -> list[str]:
 def amplitude_notes(quality: pd.DataFrame) -> list[str]:
     "One sentence for all channels whose typical span in a second is too small, and one for all that are too large, for a heart."
     known = quality[(quality.standard != '') & quality.span.notna()]
-    odd = known[[implausible(c, s) for c, s in zip(known.standard, known.span)]]
+    odd = known[np.array([implausible(c, s) for c, s in zip(known.standard, known.span)], bool)]
     notes = []
     for what, t in (('small', odd[odd.span < 1]), ('large', odd[odd.span >= 1])):
         if not len(t): continue
@@ -1151,8 +1109,8 @@ def content_notes(records: pd.DataFrame, names: dict) -> list[str]:
     return notes + ([f'{some(odd)}: an odd number of ~ marks; the last stretch of poor signal runs to the end'] if odd else [])
 
 def unclassed_notes(rhythms: pd.DataFrame, grouping: str) -> list[str]:
-    "One sentence for each rhythm that has no class in the grouping."
-    outside = rhythms[rhythms.label == ''].groupby('rhythm', sort=False).record.unique()
+    "One sentence for each known rhythm that has no class in the grouping. (Unknown ones are told when they are read.)"
+    outside = rhythms[(rhythms.label == '') & rhythms.rhythm.isin(KNOWN)].groupby('rhythm', sort=False).record.unique()
     return [f'{some(r)}: rhythm {name!r} has no class in {grouping}' for name, r in outside.items()]
 
 # %% ../nbs/02_leipzig.ipynb #1cf0c7b8
@@ -1168,8 +1126,8 @@ def fold(sentences, most: int = 3) -> list[str]:
     for group in kinds.values():
         if len(group) <= most: folded += group
         else:
-            names = [s.partition(': ')[0].replace('\\', '/').split('/')[-1] for s in group[1:]]
-            folded.append(f'{group[0]} (and {len(names)} more like it: {some(names, 5)})')
+            names = dict.fromkeys(s.partition(': ')[0].replace('\\', '/').split('/')[-1] for s in group[1:])
+            folded.append(f'{group[0]} (and {len(group) - 1} more like it: {some(names, 5)})')
     return folded
 
 # %% ../nbs/02_leipzig.ipynb #29efd04e
@@ -1208,7 +1166,7 @@ TITLES = {'agreement': 'Against the release', 'totals': 'Counts', 'classes': 'Rh
           'subjects': 'Seconds (episodes) of each class by record, and seconds of poor signal', 'layouts': 'Channel layouts',
           'channels': 'Channels that are flat, clipped or invalid somewhere (share of the recording)', 'unknown': 'Unknown words',
           'differing': 'Facts that differ from the release', 'marks': 'Annotations by symbol and text',
-          'rhythms': 'Episodes by record and rhythm', 'records': 'Records', 'files': 'Files', 'problems': 'Problems, one by one'}
+          'rhythms': 'Episodes by record and rhythm', 'records': 'Records', 'files': 'Files', 'sentences': 'Problems and notes, one by one'}
 FOLDED = 60        # rows; a longer table is folded on the page, and so are the last six
 MOST_ROWS = 2000   # of a table on the page
 WIDEST = 200       # characters of a cell
@@ -1282,7 +1240,8 @@ def _report_text(self: Check, most: int = 12) -> str:
         cut = _cut([line[:1000] for line in map(one_line, lines)], most, ', see the page (--html)')
         return '\n'.join([f'{title}: {len(lines) or "none"}', *cut])
     def table(name):
-        return '\n'.join([TITLES[name], *_text_table(self.tables[name], len(RELEASE_RECORDS) + 1 if name == 'subjects' else most)])
+        rows = len(RELEASE_RECORDS) + 1 if name == 'subjects' and len(self.tables[name]) <= len(RELEASE_RECORDS) + 1 else most
+        return '\n'.join([TITLES[name], *_text_table(self.tables[name], rows)])
     tables = [table(n) for n in ('agreement', 'totals', 'classes', 'subjects', 'layouts') if len(self.tables[n])]
     parts = [one_line(self.folder), listed('Problems', self.problems), *tables, listed('Notes', self.notes), self.verdict]
     return '\n\n'.join(part.rstrip() for part in parts)
@@ -1392,18 +1351,20 @@ def _layout(r: dict) -> list[str]:
     return [standard or name for name, standard in zip(r['names'], r['standard'])]
 
 # %% ../nbs/02_leipzig.ipynb #a9fa0203
-def _fits(db, path: Path) -> bool:
-    "Does the reader of `db` understand the record at `path`, and know its rhythm?"
-    try: rhythms = db.episodes(db.open(path))[0].rhythm
-    except (PedarrError, OSError): return False
-    return bool(set(rhythms) & set(get_grouping(db.grouping)))
+def _fits(db, paths: list) -> bool:
+    "Does the reader of `db` understand one of the first records, and know its rhythm?"
+    for path in paths[:3]:
+        try:
+            if set(db.episodes(db.open(path))[0].rhythm) & set(get_grouping(db.grouping)): return True
+        except (PedarrError, OSError): continue
+    return False
 
 def another_database(folder: Path, paths: list, names: list) -> str:
     "One sentence if the records in `folder` are plainly none in the Leipzig format, otherwise ''."
     tables = [stands_at(folder/f'{cohort}-subject-info.csv') for cohort in ('children', 'adults')]
     if RELEASE_RECORDS & set(names) or tables != ['nothing', 'nothing']: return ''
     others = [db for db in DATABASES.values() if db.name != LEIPZIG.name]
-    fitting = [db.name for db in sorted(others, key=lambda db: bool(db.annotator)) if _fits(db, paths[0])]
+    fitting = [db.name for db in sorted(others, key=lambda db: bool(db.annotator)) if _fits(db, paths)]
     mend = f'--database {fitting[0]} seems to fit' if fitting else f'name it with --database ({", ".join(DATABASES)}, or a description of your own)'
     return (f'{folder}: this is not the Leipzig database (none of its {len(paths)} records has a name of the release, '
             f'and the subject tables are missing), so annotations and subjects were not looked at: {mend}')
@@ -1419,26 +1380,36 @@ def _same_bytes(results) -> list[str]:
     owners = _grouped((h, r['record']) for r in results for h in r.get('hashes', {}).values())
     return [f'{some(records)}: the same signals, byte for byte' for records in owners.values() if len(set(records)) > 1]
 
-def _read_subjects(db, folder: Path, names: list) -> tuple[pd.DataFrame, list[str]]:
-    "The subjects by record (empty if they can't be read), and problems."
-    if db is None: return pd.DataFrame(), []
-    try: table = subject_table(folder) if db.name == LEIPZIG.name else db.subjects(folder)
+def _read_subjects(db, folder: Path, readable: Found) -> tuple[pd.DataFrame, list[str]]:
+    "The subjects of the `readable` records (empty if they can't be known), and problems."
+    if db is None or not readable.paths: return pd.DataFrame(), []
+    try: table = subject_table(folder) if db.name == LEIPZIG.name else db.subjects(folder, readable)
     except (PedarrError, OSError) as e: return pd.DataFrame(), [answer(e)[0]]
-    alone = [n for n in names if n not in table.index]
+    alone = [n for n in readable.names if n not in table.index]
     return table, [f'{some(alone)}: no row in the subject tables: add one, or remove the record'] if alone else []
 
-def _scan_all(found: list, db, grouping: str, jobs: int, progress: bool) -> list[dict]:
-    "`check_record` of all (path, name), `jobs` at a time."
-    from joblib import Parallel, delayed
-    from tqdm import tqdm
-    runs = Parallel(n_jobs=min(jobs, max(1, len(found))), return_as='generator')(
-        delayed(check_record)(path, name, db, grouping) for path, name in found)
-    return list(tqdm(runs, total=len(found), desc='check', unit='record', disable=not progress))
+def _check_one(db, grouping: str, record: tuple) -> dict:
+    "`check_record` of a record (path, name)."
+    return check_record(*record, db, grouping)
 
-def _present(folder: Path, found, sums: dict) -> list:
-    "`found` (path, name) without the records of the checksum list of which nothing is here."
+def _scan_all(found: Found, db, grouping: str, jobs: int, progress: bool) -> list[dict]:
+    "`check_record` of all records, `jobs` at a time."
+    from tqdm import tqdm
+    runs = parallel(partial(_check_one, db, grouping), zip(found.paths, found.names), jobs)
+    return list(tqdm(runs, total=len(found.paths), desc='check', unit='record', disable=not progress))
+
+def _only(found: Found, wanted) -> Found:
+    "Those of `found` for which `wanted` (a flag each) is true."
+    return Found([p for p, w in zip(found.paths, wanted) if w], [n for n, w in zip(found.names, wanted) if w], found.notes)
+
+def _look_for(db, folder: Path, sums: dict) -> tuple[Found, list[str]]:
+    "The records to look at, and problems. Of those of the checksum list that are wholly absent nothing is said here."
+    damaged = {}
+    found = db.find(folder, damaged)
     absent = set(absent_records({n: 'missing' if stands_at(folder/n) == 'nothing' else 'here' for n in sums}))
-    return [(path, name) for path, name in found if path.relative_to(folder).with_suffix('').as_posix() not in absent]
+    stems = [p.relative_to(folder).with_suffix('').as_posix() for p in found.paths]
+    problems = [f'{name}: its header is {why}: fetch it again' for name, why in damaged.items() if name not in absent]
+    return _only(found, [s not in absent for s in stems]), problems
 
 # %% ../nbs/02_leipzig.ipynb #a997b375
 def check(folder, database='leipzig', jobs: int = 1, progress: bool = True, grouping: str | None = None) -> Check:
@@ -1450,23 +1421,23 @@ def check(folder, database='leipzig', jobs: int = 1, progress: bool = True, grou
     folder, db = Path(folder), get_database(database) if isinstance(database, str) else database
     grouping = grouping or db.grouping
     get_grouping(grouping)
-    if jobs < 1: raise PedarrError(f'jobs={jobs}: at least one job is needed')
-    here, (sums, listing) = find_records(db, folder), read_list(folder)
+    sums, listing = read_list(folder)
+    here, broken = _look_for(db, folder, sums)
     foreign = another_database(folder, here.paths, here.names) if db.name == LEIPZIG.name else ''
     if foreign: db = None
     release = db is not None and db.name == LEIPZIG.name
-    results = _scan_all(_present(folder, zip(here.paths, here.names), sums), db, grouping, jobs, progress)
+    results = _scan_all(here, db, grouping, jobs, progress)
     hashes = {path: h for r in results for path, h in r.get('hashes', {}).items()}
     files, unreadable = file_table(folder, sums, hashes, jobs, progress)
-    subjects, unknown = _read_subjects(db, folder, [r['record'] for r in results])
+    subjects, unknown = _read_subjects(db, folder, _only(here, ['names' in r for r in results]))
     tables = check_tables(results, subjects, files, release)
     wrong, other = file_sentences(folder, files, release)
     bad_list = release or not listing.endswith(UNVERIFIED)
-    problems = [*[foreign]*bool(foreign), *[listing]*bool(listing and bad_list), *unknown, *unreadable, *wrong,
+    problems = [*[foreign]*bool(foreign), *[listing]*bool(listing and bad_list), *unknown, *unreadable, *wrong, *broken,
                 *(p for r in results for p in r['problems']), *(release_problems(results, tables) if release else [])]
     notes = [*_made(results), *[listing]*bool(listing and not bad_list), *here.notes, *(n for r in results for n in r['notes']),
              *signal_notes(tables['quality']), *_same_bytes(results), *unclassed_notes(tables['rhythms'], grouping),
              *(release_notes(results, tables, subjects) if release else []), *other]
-    tables['problems'] = pd.DataFrame({'problem': list(dict.fromkeys(map(one_line, problems)))})
+    tables['sentences'] = pd.DataFrame([('problem', p) for p in problems] + [('note', n) for n in notes], columns=['kind', 'sentence'])
     scale = min((r.get('scale', 1) for r in results), default=1)
-    return Check(folder, tables, fold(problems), fold(notes, 8), release_summary(tables['against'], scale))
+    return Check(folder, tables, fold(problems), fold(notes), release_summary(tables['against'], scale))
