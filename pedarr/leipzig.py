@@ -219,7 +219,7 @@ _KINDS = {stat.S_IFREG: 'a file', stat.S_IFDIR: 'a folder', stat.S_IFLNK: 'a sym
 def stands_at(path: Path) -> str:
     "What stands at `path` ('nothing', 'a file', 'a folder', 'a symbolic link', ...); links are not followed."
     try: return _KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), 'a device or socket')
-    except (FileNotFoundError, NotADirectoryError): return 'nothing'
+    except (FileNotFoundError, NotADirectoryError, ValueError): return 'nothing'
     except OSError as e: raise from_system(e, path, 'cannot be looked at') from e
 
 def inside(folder: Path, name: str) -> Path:
@@ -689,6 +689,7 @@ def download(folder, records=None, base_url: str = RELEASE_URL, jobs: int = 8, p
         raise PedarrError(f'jobs={jobs}, retries={patience.retries}: from 1 to 64 jobs and no negative retries are possible')
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise from_system(e, folder, 'cannot be made a folder') from e
+    except ValueError as e: raise PedarrError(f'{one_line(folder)}: cannot be the name of a folder: correct it') from e
     with locked(folder/LOCK, 'downloading into this folder') as note:
         sums = fetch_list(folder, base_url, patience)
         report, wanted = _prepare(folder, choose_files(sums, records), sums, jobs, progress)
