@@ -36,7 +36,7 @@ import pandas as pd
 
 from .core import (PassingError, PedarrError, answer, from_system, locked, natural_key, one_line, one_of, parallel,
                          read_bytes, sha256, stamp, sync_file, sync_folder, write_whole)
-from .databases import DATABASES, KNOWN, LEIPZIG, Found, get_database, list_records, parse_age, read_rows
+from .databases import DATABASES, KNOWN, LEIPZIG, Found, few, get_database, list_records, parse_age, read_rows
 from .records import CHANNELS, ECG_LEADS, FLAT, N_ECG, Tape, implausible, read_annotations
 from .rhythms import BEATS, LEIPZIG_RHYTHMS, get_grouping, rhythm_name
 
@@ -49,7 +49,7 @@ __all__ = ['EXTRA_CHANNELS', 'SYMBOLS', 'BEAT_TEXTS', 'PUBLISHED', 'RELEASE_URL'
            'stands_at', 'inside', 'Patience', 'retry_after', 'part_length', 'open_part', 'announced', 'pause', 'fetch',
            'largest', 'fetch_list', 'choose_files', 'verify_files', 'Downloaded', 'file_size', 'download',
            'ChannelScan', 'scan_samples', 'channel_quality', 'stated_scale', 'units_per_mv', 'unknown_channels',
-           'check_record', 'read_list', 'file_table', 'absent_records', 'file_sentences', 'some', 'record_counts',
+           'check_record', 'read_list', 'file_table', 'absent_records', 'file_sentences', 'record_counts',
            'release_counts', 'compare_record', 'against_release', 'agreement', 'release_summary', 'differences',
            'subject_notes', 'signal_notes', 'amplitude_notes', 'content_notes', 'unclassed_notes', 'fold',
            'release_problems', 'release_notes', 'subject_view', 'Check', 'check_tables', 'another_database', 'check']
@@ -902,8 +902,9 @@ def read_list(folder: Path) -> tuple[dict, str]:
     "The checksum list of `folder` (name -> SHA-256), empty if it can't be used, and then one sentence that says why."
     listing = folder/CHECKSUMS
     if stands_at(listing) == 'nothing': return {}, f'{listing}: {UNVERIFIED}'
-    try: return parse_checksums(read_bytes(listing).decode('utf-8', errors='replace'), str(listing)), ''
+    try: sums = parse_checksums(read_bytes(listing).decode('utf-8', errors='replace'), str(listing))
     except PedarrError as e: return {}, str(e)
+    return sums, '' if sums else f'{listing}: the checksum list is empty, so that no file could be verified'
 
 def _files_here(folder: Path) -> tuple[list[str], list[str]]:
     "The names of all files below `folder` that are not hidden, and a sentence for each folder that can't be read."
@@ -947,25 +948,24 @@ def file_sentences(folder: Path, files: pd.DataFrame, release: bool = True) -> t
     "Problems and notes: one sentence for every file that is not as the checksum list says (`release`: of Leipzig)."
     status = dict(zip(files.file, files.status))
     listed = {n: s for n, s in status.items() if s != 'not listed'}
-    absent, stems = set(absent_records(listed)), {n[:-4] for n in listed if n.endswith('.hea')}
+    absent, stems = absent_records(listed), {n[:-4] for n in listed if n.endswith('.hea')}
     mend = 'run pedarr download again' if release else 'fetch it again'
     say = {'wrong': f'differs from its checksum: {mend}', 'missing': f'is missing: {mend}'}
-    if release and listed: say['not listed'] = 'is not in the checksum list: remove it, or add it to the list'
     problems, notes = [], []
     for n, s in status.items():
         if n.endswith('.part'): problems.append(f'{folder/n}: an unfinished download: {mend}')
-        elif s in say and _stem(n) not in absent:
-            data = _is_data(n, stems) and (s != 'not listed' or n.endswith(('.hea', '.dat', '.atr')))
-            if data: problems.append(f'{folder/n}: {say[s]}')
-            elif s != 'not listed': notes.append(f'{folder/n}: {say[s].split(":")[0]}; no recording depends on it')
-    if absent: problems.append(f'{folder}: {len(absent)} records of its checksum list are not here: {some(sorted(absent, key=natural_key))}')
-    return problems, notes
+        elif s == 'not listed': (problems if release else notes).extend(_unlisted(folder, n) if listed else [])
+        elif s not in say or _stem(n) in absent or absent and n == 'RECORDS' and s == 'missing': continue
+        elif _is_data(n, stems): problems.append(f'{folder/n}: {say[s]}')
+        else: notes.append(f'{folder/n}: {say[s].partition(":")[0]}; no recording depends on it')
+    if absent: problems.append(f'{folder}: {len(absent)} records of its checksum list are not here: {few(absent, 8)}')
+    twins = [f'{folder/CHECKSUMS}: {a} and {b} are one file on some disks' for a, b in one_file_elsewhere(listed)]
+    return problems, notes + twins
 
-# %% ../nbs/02_leipzig.ipynb #d50d3e50
-def some(names, most: int = 8) -> str:
-    "The first `most` of `names`, and how many more there are."
-    names = list(names)
-    return ' '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
+def _unlisted(folder: Path, name: str) -> list[str]:
+    "What is said of a file that the checksum list lacks, if it is one of a record."
+    if not name.endswith(('.hea', '.dat', '.atr')): return []
+    return [f'{folder/name}: is not in the checksum list, so that it could not be verified: remove it, or add it to the list']
 
 # %% ../nbs/02_leipzig.ipynb #2a17eb19
 COMPARED = {'symbols': 'symbol', 'texts': 'text', 'episodes': 'episodes', 'beats': 'beats', 'episode lengths': 'median longest',
@@ -1081,7 +1081,7 @@ def signal_notes(quality: pd.DataFrame) -> list[str]:
                                 ('some samples are invalid', 'invalid', quality.invalid < 1)):
         t = quality[where & (quality[column] > 0)]
         share = 100*t[column].max()
-        if len(t): notes.append(f'{some(t.record.unique(), 12)}: {what} ({len(t)} channels, at most {share:.2g} % of the samples of one)')
+        if len(t): notes.append(f'{few(t.record.unique(), 12)}: {what} ({len(t)} channels, at most {share:.2g} % of the samples of one)')
     return notes + amplitude_notes(quality)
 
 # %% ../nbs/02_leipzig.ipynb #49229372
@@ -1093,7 +1093,7 @@ def amplitude_notes(quality: pd.DataFrame) -> list[str]:
     for what, t in (('small', odd[odd.span < 1]), ('large', odd[odd.span >= 1])):
         if not len(t): continue
         example = t.iloc[0]
-        notes.append(f'{some(t.record.unique(), 12)}: too {what} for a heart on {len(t)} channels ({example.channel} of {example.record} '
+        notes.append(f'{few(t.record.unique(), 12)}: too {what} for a heart on {len(t)} channels ({example.channel} of {example.record} '
                      f'typically spans {example.span:,.3g} mV): look whether gain and unit in the header are right')
     return notes
 
@@ -1103,21 +1103,27 @@ def content_notes(records: pd.DataFrame, names: dict) -> list[str]:
     missing, lacking = {r: missing_channels(channels) for r, channels in names.items()}, {}
     for c in CHANNELS:
         if without := tuple(r for r in names if c in missing[r]): lacking.setdefault(without, []).append(c)
-    notes = [f'{some(r)}: without {" ".join(c)}' for r, c in lacking.items()]
+    notes = [f'{few(r)}: without {" ".join(c)}' for r, c in lacking.items()]
     if 'no_episode' not in records: return notes
     notes += [f'{r}: {int(n)} beats before the first rhythm mark belong to no episode' for r, n in records.no_episode.items() if n > 0]
     odd = list(records.index[records.quality_marks % 2 == 1])
-    return notes + ([f'{some(odd)}: an odd number of ~ marks; the last stretch of poor signal runs to the end'] if odd else [])
+    return notes + ([f'{few(odd)}: an odd number of ~ marks; the last stretch of poor signal runs to the end'] if odd else [])
 
 def unclassed_notes(rhythms: pd.DataFrame, grouping: str) -> list[str]:
-    "One sentence for each known rhythm that has no class in the grouping. (Unknown ones are told when they are read.)"
-    outside = rhythms[(rhythms.label == '') & rhythms.rhythm.isin(KNOWN)].groupby('rhythm', sort=False).record.unique()
-    return [f'{some(r)}: rhythm {name!r} has no class in {grouping}' for name, r in outside.items()]
+    "One sentence on the known rhythms that have no class in the grouping. (Unknown ones are told when they are read.)"
+    outside = rhythms[(rhythms.label == '') & rhythms.rhythm.isin(KNOWN)].groupby('rhythm', sort=False).record.nunique()
+    said = [f'{name} ({n} record{"s"*(n > 1)})' for name, n in outside.items()]
+    return [f'{grouping}: has no class for {few(said, 12)}'] if said else []
 
 # %% ../nbs/02_leipzig.ipynb #1cf0c7b8
 def _kind(sentence: str) -> str:
     "A sentence without what differs from record to record."
     return re.sub(r"'[^']*'|\S*\d\S*", '#', sentence.partition(': ')[2])
+
+def _subject(sentence: str) -> str:
+    "What a sentence is about: a record, or the name of a file."
+    about = sentence.partition(': ')[0]
+    return Path(about).name if os.path.isabs(about) else about
 
 def fold(sentences, most: int = 3) -> list[str]:
     "`sentences`, each once; where there are more than `most` of a kind, the first of them and the names of some others."
@@ -1126,9 +1132,7 @@ def fold(sentences, most: int = 3) -> list[str]:
     folded = []
     for group in kinds.values():
         if len(group) <= most: folded += group
-        else:
-            names = dict.fromkeys(s.partition(': ')[0].replace('\\', '/').split('/')[-1] for s in group[1:])
-            folded.append(f'{group[0]} (and {len(group) - 1} more like it: {some(names, 5)})')
+        else: folded.append(f'{group[0]} (and {len(group) - 1} more like it: {few(dict.fromkeys(map(_subject, group[1:])), 5)})')
     return folded
 
 # %% ../nbs/02_leipzig.ipynb #29efd04e
@@ -1143,11 +1147,11 @@ def release_problems(results, tables: dict) -> list[str]:
     found, right = [], (f'{FS}', FORMAT, f'{GAIN:g}')
     for (fs, fmt, gain), records in _grouped((r['format'], r['record']) for r in results if 'format' in r).items():
         if (fs, fmt, gain) != right:
-            found.append(f'{some(records)}: {fs} Hz, format {fmt}, {gain} units per mV where the release has {FS}, {FORMAT} and {GAIN:g}: '
+            found.append(f'{few(records)}: {fs} Hz, format {fmt}, {gain} units per mV where the release has {FS}, {FORMAT} and {GAIN:g}: '
                          'check where they come from')
     for (kind, name), t in tables['unknown'].groupby(['kind', 'name'], sort=False):
         times = f'{t.n.sum()} time{"s"*int(t.n.sum() > 1)}'
-        found.append(f'{some(t.record)}: unknown {kind} {name!r} ({times}): check it against the vocabulary in the chapter on the Leipzig database')
+        found.append(f'{few(t.record)}: unknown {kind} {name!r} ({times}): check it against the vocabulary in the chapter on the Leipzig database')
     real = tables['against'][tables['against'].record.isin([r['record'] for r in results if not r.get('simulated')])]
     return found + [f'{s}: fetch the record again; if its checksums are right, this is another version of the release' for s in differences(real)]
 
@@ -1156,7 +1160,7 @@ def release_notes(results, tables: dict, subjects: pd.DataFrame) -> list[str]:
     records = tables['records'].set_index('record')
     notes = subject_notes(subjects, records) if len(subjects) else []
     alone = [r for r in subjects.index if r not in records.index]
-    if alone: notes.append(f'{len(alone)} subjects of the tables have no record here: {some(alone)}')
+    if alone: notes.append(f'{len(alone)} subjects of the tables have no record here: {few(alone)}')
     if not any(r['record'] in RELEASE_RECORDS for r in results): notes.append(f'none of the {len(results)} records has a name of the release')
     notes += content_notes(records, {r['record']: r['standard'] for r in results if 'standard' in r})
     made = [r['record'] for r in results if r.get('simulated')]
@@ -1370,24 +1374,14 @@ def another_database(folder: Path, paths: list, names: list) -> str:
     return (f'{folder}: this is not the Leipzig database (none of its {len(paths)} records has a name of the release, '
             f'and the subject tables are missing), so annotations and subjects were not looked at: {mend}')
 
-# %% ../nbs/02_leipzig.ipynb #715f20be
-def _made(results) -> list[str]:
-    "The note that recordings are simulated, if some are."
-    made = sum(bool(r.get('simulated')) for r in results)
-    return [f'SIMULATED: {made} of {len(results)} records say in their headers that no patient is behind them'] if made else []
-
-def _same_bytes(results) -> list[str]:
-    "One sentence for signal files of different records that hold the same."
-    owners = _grouped((h, r['record']) for r in results for h in r.get('hashes', {}).values())
-    return [f'{some(records)}: the same signals, byte for byte' for records in owners.values() if len(set(records)) > 1]
-
+# %% ../nbs/02_leipzig.ipynb #66780ced
 def _read_subjects(db, folder: Path, readable: Found) -> tuple[pd.DataFrame, list[str]]:
     "The subjects of the `readable` records (empty if they can't be known), and problems."
     if db is None or not readable.paths: return pd.DataFrame(), []
     try: table = subject_table(folder) if db.name == LEIPZIG.name else db.subjects(folder, readable)
     except (PedarrError, OSError) as e: return pd.DataFrame(), [answer(e)[0]]
     alone = [n for n in readable.names if n not in table.index]
-    return table, [f'{some(alone)}: no row in the subject tables: add one, or remove the record'] if alone else []
+    return table, [f'{few(alone)}: no row in the subject tables: add one, or remove the record'] if alone else []
 
 def _check_one(db, grouping: str, record: tuple) -> dict:
     "`check_record` of a record (path, name)."
@@ -1409,10 +1403,33 @@ def _look_for(db, folder: Path, sums: dict) -> tuple[Found, list[str]]:
     found = db.find(folder, damaged)
     absent = set(absent_records({n: 'missing' if stands_at(folder/n) == 'nothing' else 'here' for n in sums}))
     stems = [p.relative_to(folder).with_suffix('').as_posix() for p in found.paths]
-    problems = [f'{name}: its header is {why}: fetch it again' for name, why in damaged.items() if name not in absent]
+    problems = [f'{folder/name}.hea: cannot be used ({why}): fetch it again' for name, why in damaged.items() if name not in absent]
     return _only(found, [s not in absent for s in stems]), problems
 
-# %% ../nbs/02_leipzig.ipynb #a997b375
+# %% ../nbs/02_leipzig.ipynb #cd33aeb5
+def _once(folder: Path, files: pd.DataFrame, problems: list) -> list[str]:
+    "`problems` without those on files of which it was said already that they are missing or can't be read."
+    said = {one_line(folder/n) for n in files.file[files.status.isin(['missing', 'unreadable'])]}
+    return [p for p in problems if one_line(p).partition(': ')[0] not in said]
+
+def _all_notes(results, tables: dict, subjects: pd.DataFrame, grouping: str, release: bool) -> list[str]:
+    "What a user must know of the records."
+    made = sum(bool(r.get('simulated')) for r in results)
+    notes = [f'SIMULATED: {made} of {len(results)} records say in their headers that no patient is behind them'] if made else []
+    for r in results: notes += r['notes']
+    owners = _grouped((h, r['record']) for r in results for h in r.get('hashes', {}).values())
+    notes += [f'{few(records)}: the same signals, byte for byte' for records in owners.values() if len(set(records)) > 1]
+    notes += signal_notes(tables['quality']) + unclassed_notes(tables['rhythms'], grouping)
+    return notes + (release_notes(results, tables, subjects) if release else [])
+
+def _report(folder: Path, tables: dict, problems: list, notes: list, results: list) -> Check:
+    "The report: sentences of one kind folded, and all of them in a table."
+    rows = [('problem', p) for p in problems] + [('note', n) for n in notes]
+    tables['sentences'] = pd.DataFrame(rows, columns=['kind', 'sentence'])
+    scale = min((r.get('scale', 1) for r in results), default=1)
+    return Check(folder, tables, fold(problems), fold(notes), release_summary(tables['against'], scale))
+
+# %% ../nbs/02_leipzig.ipynb #715f20be
 def check(folder, database='leipzig', jobs: int = 1, progress: bool = True, grouping: str | None = None) -> Check:
     """Look at every file and sample of a `folder`: checksums, headers, channels, annotations, rhythms, subjects.
 
@@ -1423,22 +1440,18 @@ def check(folder, database='leipzig', jobs: int = 1, progress: bool = True, grou
     grouping = grouping or db.grouping
     get_grouping(grouping)
     sums, listing = read_list(folder)
-    here, broken = _look_for(db, folder, sums)
-    foreign = another_database(folder, here.paths, here.names) if db.name == LEIPZIG.name else ''
+    found, damaged = _look_for(db, folder, sums)
+    foreign = another_database(folder, found.paths, found.names) if db.name == LEIPZIG.name else ''
     if foreign: db = None
     release = db is not None and db.name == LEIPZIG.name
-    results = _scan_all(here, db, grouping, jobs, progress)
-    hashes = {path: h for r in results for path, h in r.get('hashes', {}).items()}
-    files, unreadable = file_table(folder, sums, hashes, jobs, progress)
-    subjects, unknown = _read_subjects(db, folder, _only(here, ['names' in r for r in results]))
+    results = _scan_all(found, db, grouping, jobs, progress)
+    files, problems = file_table(folder, sums, {p: h for r in results for p, h in r.get('hashes', {}).items()}, jobs, progress)
+    subjects, unknown = _read_subjects(db, folder, _only(found, ['names' in r for r in results]))
     tables = check_tables(results, subjects, files, release)
-    wrong, other = file_sentences(folder, files, release)
-    bad_list = release or not listing.endswith(UNVERIFIED)
-    problems = [*[foreign]*bool(foreign), *[listing]*bool(listing and bad_list), *unknown, *unreadable, *wrong, *broken,
-                *(p for r in results for p in r['problems']), *(release_problems(results, tables) if release else [])]
-    notes = [*_made(results), *[listing]*bool(listing and not bad_list), *here.notes, *(n for r in results for n in r['notes']),
-             *signal_notes(tables['quality']), *_same_bytes(results), *unclassed_notes(tables['rhythms'], grouping),
-             *(release_notes(results, tables, subjects) if release else []), *other]
-    tables['sentences'] = pd.DataFrame([('problem', p) for p in problems] + [('note', n) for n in notes], columns=['kind', 'sentence'])
-    scale = min((r.get('scale', 1) for r in results), default=1)
-    return Check(folder, tables, fold(problems), fold(notes), release_summary(tables['against'], scale))
+    wrong, notes = file_sentences(folder, files, release)
+    of_records = unknown + damaged + [p for r in results for p in r['problems']]
+    problems += wrong + _once(folder, files, of_records) + (release_problems(results, tables) if release else [])
+    notes = _all_notes(results, tables, subjects, grouping, release) + found.notes + notes
+    if foreign: problems.insert(0, foreign)
+    if listing: (notes if listing.endswith(UNVERIFIED) and not release else problems).append(listing)
+    return _report(folder, tables, problems, notes, results)

@@ -742,7 +742,7 @@ def test_a_description_of_ones_own(tmp_path):
 def test_faults_of_one_kind_are_one_line(tmp_path):
     for i in range(60): (tmp_path/f'r{i}.hea').write_text(f'r{i} 1 500 0 what\n')
     report = check(tmp_path, progress=False)
-    assert len(report.problems) == 2 and 'r0.hea' in report.problems[1] and 'and 59 more like it: r1.hea r2.hea' in report.problems[1]
+    assert len(report.problems) == 2 and 'r0.hea' in report.problems[1] and 'and 59 more like it: r1.hea, r2.hea' in report.problems[1]
     page = report.write_html(tmp_path/'c.html').read_text()
     assert len(report.text().split('\n')) < 40 and all(f'r{i}.hea' in page for i in range(60))
 
