@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import unicodedata
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
@@ -34,9 +35,10 @@ from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandl
 import numpy as np
 import pandas as pd
 
-from .core import (PassingError, PedarrError, answer, from_system, locked, natural_key, one_line, one_of, parallel,
-                         read_bytes, sha256, stamp, sync_file, sync_folder, write_whole)
-from .databases import DATABASES, KNOWN, LEIPZIG, Found, few, get_database, list_records, parse_age, read_rows
+from .core import (PassingError, PedarrError, answer, from_system, locked, natural_key, one_line, one_of,
+                         parallel, read_bytes, sha256, stamp, sync_file, sync_folder, write_whole)
+from .databases import (DATABASES, KNOWN, LEIPZIG, Found, few, get_database, list_records, parse_age,
+                              read_rows)
 from .records import CHANNELS, ECG_LEADS, FLAT, N_ECG, Tape, implausible, read_annotations
 from .rhythms import BEATS, LEIPZIG_RHYTHMS, get_grouping, rhythm_name
 
@@ -58,12 +60,17 @@ __all__ = ['EXTRA_CHANNELS', 'SYMBOLS', 'BEAT_TEXTS', 'PUBLISHED', 'RELEASE_URL'
 def release_facts() -> dict:
     """What the release holds, as three tables that come with the package: `records`, `episodes` and `marks`.
 
-    records: record, subject_id, cohort, sex, age (as released), diagnosis, pathway, duration, channels (blank-separated, in file order).
-    episodes: record, rhythm ('' before the first mark), episodes, beats (`Q` included), median, longest (in beats).
+    records: record, subject_id, cohort, sex, age (as released), diagnosis, pathway, duration,
+             channels (blank-separated, in file order).
+    episodes: record, rhythm ('' before the first mark), episodes, beats (`Q` included),
+              median, longest (in beats).
     marks: record, rhythm of the episode it stands in, symbol, aux, n (all annotations but `+`)."""
-    numbers = {'records': {}, 'episodes': {'episodes': int, 'beats': int, 'median': float, 'longest': int}, 'marks': {'n': int}}
-    read = lambda file: pd.read_csv(io.StringIO(file.read_text(encoding='utf-8')), dtype=str, keep_default_na=False)
-    return {name: read(resources.files('pedarr')/'facts'/f'{name}.csv').astype(types) for name, types in numbers.items()}
+    counts = {'episodes': int, 'beats': int, 'median': float, 'longest': int}
+    numbers = {'records': {}, 'episodes': counts, 'marks': {'n': int}}
+    folder = resources.files('pedarr')/'facts'
+    text = {name: io.StringIO((folder/f'{name}.csv').read_text(encoding='utf-8')) for name in numbers}
+    read = lambda name: pd.read_csv(text[name], dtype=str, keep_default_na=False)
+    return {name: read(name).astype(types) for name, types in numbers.items()}
 
 # %% ../nbs/02_leipzig.ipynb #0d07c7e5
 def parse_duration(text) -> float:
@@ -71,20 +78,25 @@ def parse_duration(text) -> float:
     found = re.fullmatch(r'(\d{1,6}):([0-5]?\d):([0-5]?\d(?:\.\d{1,9})?)', str(text).strip(), re.ASCII)
     return float(found[1])*3600 + float(found[2])*60 + float(found[3]) if found else np.nan
 
+def _cohort_table(folder: Path, cohort: str) -> pd.DataFrame:
+    "One subject table of the release, its columns under our names; only that of the children has a pathway."
+    pathway = ['ap_loacation']*(cohort == 'children')
+    columns = ['file_name', 'gender', 'age', 'diagnosis', 'ecg_duration', *pathway]
+    t = read_rows(folder/f'{cohort}-subject-info.csv', columns).set_index('file_name')
+    return pd.DataFrame({
+        'cohort': cohort, 'sex': t.gender, 'age': t.age.map(parse_age).astype(float), 'diagnosis': t.diagnosis,
+        'pathway': t[pathway[0]] if pathway else '', 'age_text': t.age,
+        'stated_seconds': t.ecg_duration.map(parse_duration).astype(float)})
+
 def subject_table(folder) -> pd.DataFrame:
     """Both subject tables of a Leipzig-format `folder`, indexed by record in natural order.
 
-    Columns: cohort, sex, age (years), diagnosis, pathway ('' where there is none), stated_seconds, age_text (the age as released)."""
-    parts = []
-    for cohort in ('children', 'adults'):
-        file = Path(folder)/f'{cohort}-subject-info.csv'
-        t = read_rows(file, ['file_name', 'gender', 'age', 'diagnosis', 'ecg_duration'] + ['ap_loacation']*(cohort == 'children')).set_index('file_name')
-        pathway = t.ap_loacation if cohort == 'children' else ''      # the adults' table has no such column
-        parts.append(pd.DataFrame({'cohort': cohort, 'sex': t.gender, 'age': t.age.map(parse_age).astype(float), 'diagnosis': t.diagnosis, 'pathway': pathway,
-                                   'stated_seconds': t.ecg_duration.map(parse_duration).astype(float), 'age_text': t.age}))
-    table = pd.concat(parts).rename_axis('record')
+    Columns: cohort, sex, age (years), diagnosis, pathway ('' where there is none), age_text (the age as
+    released), stated_seconds."""
+    table = pd.concat([_cohort_table(Path(folder), c) for c in ('children', 'adults')]).rename_axis('record')
     twice = table.index[table.index.duplicated()]
-    if len(twice): raise PedarrError(f'{folder}: record {twice[0]} stands twice in the subject tables: fetch them again')
+    if len(twice):
+        raise PedarrError(f'{folder}: record {twice[0]} stands twice in the subject tables: fetch them again')
     return table.loc[sorted(table.index, key=natural_key)]
 
 # %% ../nbs/02_leipzig.ipynb #6662fef9
@@ -97,57 +109,66 @@ def missing_channels(names) -> list[str]:
     return [c for c in CHANNELS if c.lower() not in here]
 
 def layout_table(names: dict) -> pd.DataFrame:
-    "Layouts of `names` (record -> channel names), the commonest first: `[layout, channels, leads, electrograms, missing, n, records]`."
-    groups = {}
+    """Layouts of `names` (record -> channel names), the commonest first.
+
+    Columns: layout, channels, leads, electrograms, missing, n, records."""
+    groups, rows = {}, []
     for record, channels in names.items(): groups.setdefault(tuple(channels), []).append(record)
-    rows = []
     for i, (channels, records) in enumerate(sorted(groups.items(), key=lambda g: -len(g[1]))):
         leads = [c for c in channels if c.upper() in _LEADS]
-        rows.append({'layout': i + 1, 'channels': len(channels), 'leads': '12' if len(leads) == 12 else ' '.join(leads),
-                     'electrograms': ' '.join(c for c in channels if c.upper() not in _LEADS),
-                     'missing': ' '.join(missing_channels(channels)), 'n': len(records), 'records': ' '.join(records)})
-    return pd.DataFrame(rows, columns=['layout', 'channels', 'leads', 'electrograms', 'missing', 'n', 'records'])
+        others = [c for c in channels if c.upper() not in _LEADS]
+        rows.append((i + 1, len(channels), '12' if len(leads) == 12 else ' '.join(leads), ' '.join(others),
+                     ' '.join(missing_channels(channels)), len(records), ' '.join(records)))
+    columns = ['layout', 'channels', 'leads', 'electrograms', 'missing', 'n', 'records']
+    return pd.DataFrame(rows, columns=columns)
 
 # %% ../nbs/02_leipzig.ipynb #d6abf0b6
-SYMBOLS = ['N', 'X', '/', 'R', 'A', 'V', 'Q', 'J', 'F', 'a', 'f', 'L', 'b', 'j', '+', '~']   # every symbol of the release
+SYMBOLS = list('NX/RAVQJFafLbj+~')        # every symbol of the release
 BEAT_TEXTS = {
-    'N-Prex': 'sinus beat with pre-excitation', 'A-Prex': 'premature atrial beat with pre-excitation', 'AVNRT': 'AVNRT', 'avnrt': 'AVNRT, aberrated',
-    'AVNRT+BII': 'AVNRT with second-degree AV block', 'AVRT': 'AVRT', 'avrt': 'AVRT, aberrated', 'VT': 'ventricular tachycardia', 'AFIB': 'atrial fibrillation',
-    'AFL': 'atrial flutter', 'IVR': 'idioventricular rhythm', 'EAT': 'ectopic atrial tachycardia', '/A': 'paced in the atrium', '/V': 'paced in the ventricle',
-    'BI': 'first-degree AV block'}
+    'N-Prex': 'sinus beat with pre-excitation', 'A-Prex': 'premature atrial beat with pre-excitation',
+    'AVNRT': 'AVNRT', 'avnrt': 'AVNRT, aberrated', 'AVNRT+BII': 'AVNRT with second-degree AV block',
+    'AVRT': 'AVRT', 'avrt': 'AVRT, aberrated', 'VT': 'ventricular tachycardia', 'AFIB': 'atrial fibrillation',
+    'AFL': 'atrial flutter', 'IVR': 'idioventricular rhythm', 'EAT': 'ectopic atrial tachycardia',
+    '/A': 'paced in the atrium', '/V': 'paced in the ventricle', 'BI': 'first-degree AV block'}
 
 def unknown_marks(symbol, aux) -> pd.DataFrame:
-    "What the release's vocabulary lacks, as `[kind, name, n]`: symbols, rhythms of `+` marks, and texts of all other marks."
+    """What the release's vocabulary lacks, as `[kind, name, n]`.
+
+    Kinds are symbol, rhythm (of `+` marks), and text (of all other marks)."""
+    rhythms = [rhythm_name(a) for s, a in zip(symbol, aux) if s == '+']
     found = [('symbol', str(s)) for s in symbol if s not in SYMBOLS]
-    found += [('rhythm', rhythm_name(a)) for s, a in zip(symbol, aux) if s == '+' and rhythm_name(a) not in LEIPZIG_RHYTHMS]
+    found += [('rhythm', r) for r in rhythms if r not in LEIPZIG_RHYTHMS]
     found += [('text', a) for s, a in zip(symbol, aux) if s != '+' and a and a not in BEAT_TEXTS]
-    counts = pd.Series(found, dtype=object).value_counts(sort=False)
-    return pd.DataFrame([(kind, name, int(n)) for (kind, name), n in counts.items()], columns=['kind', 'name', 'n'])
+    rows = [(kind, name, n) for (kind, name), n in Counter(found).items()]
+    return pd.DataFrame(rows, columns=['kind', 'name', 'n'])
 
 # %% ../nbs/02_leipzig.ipynb #6a55c73a
-PUBLISHED = {'records': 39, 'annotations': 118_214, 'beats': 113_924, 'unclassifiable': 1_824, 'rhythm_marks': 2_238, 'quality_marks': 228}
+PUBLISHED = {'records': 39, 'annotations': 118_214, 'beats': 113_924, 'unclassifiable': 1_824,
+             'rhythm_marks': 2_238, 'quality_marks': 228}
 
 def mark_totals(symbol) -> dict:
-    "Counts of a sequence of symbols: annotations as filed; beats as published (without `Q`); `Q`, `+` and `~`."
-    symbol = np.asarray(symbol, dtype=str)
-    return {'annotations': len(symbol), 'beats': int(np.isin(symbol, [s for s in BEATS if s != 'Q']).sum()), 'unclassifiable': int((symbol == 'Q').sum()),
-            'rhythm_marks': int((symbol == '+').sum()), 'quality_marks': int((symbol == '~').sum())}
+    "Counts of symbols: annotations as filed; beats as published (without `Q`); `Q`, `+` and `~`."
+    n = Counter(map(str, symbol))
+    return {'annotations': len(symbol), 'beats': sum(n[s] for s in BEATS if s != 'Q'), 'unclassifiable': n['Q'],
+            'rhythm_marks': n['+'], 'quality_marks': n['~']}
 
 def mark_counts(symbol, aux) -> pd.DataFrame:
     "How often each pair of symbol and text occurs: `[symbol, aux, n]`, the commonest first."
     pairs = pd.DataFrame({'symbol': np.asarray(symbol, dtype=str), 'aux': np.asarray(aux, dtype=str)})
-    return pairs.value_counts(sort=False).rename('n').reset_index().sort_values(['n', 'symbol', 'aux'], ascending=[False, True, True], ignore_index=True)
+    counts = pairs.value_counts(sort=False).rename('n').reset_index()
+    return counts.sort_values(['n', 'symbol', 'aux'], ascending=[False, True, True], ignore_index=True)
 
 # %% ../nbs/02_leipzig.ipynb #6fad4023
 def rhythm_table(episodes: pd.DataFrame, grouping: str = 'rhythm8') -> pd.DataFrame:
-    """Episodes `[record, rhythm, beats, seconds]` summed up for each record and rhythm, in order of appearance.
+    """Episodes `[record, rhythm, beats, seconds]` summed up by record and rhythm, in order of appearance.
 
-    Columns: record, rhythm, label (class in `grouping`, '' outside it), episodes, beats, median, longest (in beats), seconds."""
+    Columns: record, rhythm, label (class in `grouping`, '' outside it), episodes, beats, median, longest
+    (in beats; NaN where beats were not annotated), seconds."""
     classes = get_grouping(grouping)
     counted = episodes.assign(beats=episodes.beats.where(episodes.beats >= 0))      # -1: nobody counted them
     t = counted.groupby(['record', 'rhythm'], sort=False).agg(
-        episodes=('beats', 'size'), beats=('beats', _sum), median=('beats', 'median'), longest=('beats', 'max'),
-        seconds=('seconds', 'sum')).reset_index()
+        episodes=('beats', 'size'), beats=('beats', _sum), median=('beats', 'median'),
+        longest=('beats', 'max'), seconds=('seconds', 'sum')).reset_index()
     if not t.beats.isna().any(): t = t.astype({'beats': int, 'longest': int})
     t.insert(2, 'label', pd.array([classes.get(r, '') for r in t.rhythm], dtype='str'))
     return t
@@ -157,12 +178,14 @@ def _sum(values: pd.Series) -> float:
     return values.sum(min_count=1)
 
 def class_table(rhythms: pd.DataFrame) -> pd.DataFrame:
-    "A `rhythm_table` summed up for each class: its rhythms, episodes, beats, seconds, records it occurs in, and the share of the richest record."
+    """A `rhythm_table` summed up for each class: its rhythms, episodes, beats, seconds, records it occurs in, and
+    the share of the richest record."""
     by_record = rhythms.groupby(['label', 'record'], sort=False).seconds.sum().groupby('label', sort=False)
     t = rhythms.groupby('label', sort=False).agg(
-        rhythms=('rhythm', lambda r: ' '.join(r.unique())), episodes=('episodes', 'sum'), beats=('beats', _sum),
-        seconds=('seconds', 'sum'), records=('record', 'nunique'))
-    return t.assign(largest_share=by_record.max()/t.seconds).sort_values('seconds', ascending=False).reset_index()
+        rhythms=('rhythm', lambda r: ' '.join(r.unique())), episodes=('episodes', 'sum'),
+        beats=('beats', _sum), seconds=('seconds', 'sum'), records=('record', 'nunique'))
+    t = t.assign(largest_share=by_record.max()/t.seconds)
+    return t.sort_values('seconds', ascending=False).reset_index()
 
 # %% ../nbs/02_leipzig.ipynb #660a633e
 RELEASE_URL = 'https://physionet.org/files/leipzig-heart-center-ecg/1.0.0/'
@@ -174,21 +197,24 @@ _DEVICE = re.compile(r'(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?')      # what Wi
 
 def _plain_step(step: str) -> bool:
     "Can `step` be one step of a path, on every system?"
-    return not (step in ('', '.', '..') or step != step.strip() or step.endswith('.') or _DEVICE.fullmatch(step))
+    odd = step in ('', '.', '..') or step != step.strip() or step.endswith('.')
+    return not (odd or _DEVICE.fullmatch(step))
 
 def safe_name(name: str, source: str = CHECKSUMS) -> str:
     "`name` if it is a plain relative path that stays inside its folder; otherwise `PedarrError`."
     plain = name.isprintable() and len(name.encode()) <= 200 and not set(name) & set('\\:*?"<>|')
     if not plain or name.endswith('.part') or not all(map(_plain_step, name.split('/'))):
-        raise PedarrError(f'{source}: refuses the file name {name[:80]!r}, which could leave the folder or is not portable: '
-                          'take the list from the original release')
+        raise PedarrError(f'{source}: refuses the file name {name[:80]!r}, which could leave the folder or is not '
+                          'portable: take the list from the original release')
     return name
 
 # %% ../nbs/02_leipzig.ipynb #9a23c1fc
 _LINE = re.compile(r'([0-9a-fA-F]{64})(?:  | \*|[ \t])(?:\./)?([^\r]+)\r?')
 
 def parse_checksums(text: str, source: str = CHECKSUMS) -> dict:
-    "The files of a checksum list: name -> SHA-256 in lower case. `PedarrError` for any line that is not `HASH NAME` with a safe name."
+    """The files of a checksum list: name -> SHA-256 in lower case.
+
+    `PedarrError` for any line that is not `HASH NAME` with a safe name."""
     sums = {}
     for i, line in enumerate(text.removeprefix('\ufeff').split('\n'), 1):
         if not line.strip(): continue
@@ -206,7 +232,7 @@ def parse_checksums(text: str, source: str = CHECKSUMS) -> dict:
 
 # %% ../nbs/02_leipzig.ipynb #a45df7e6
 def one_file_elsewhere(names) -> list[tuple[str, str]]:
-    "Pairs of `names` that are one file on a disk which ignores case, or the way in which letters are composed."
+    "Pairs of `names` that are one file on a disk which ignores case, or how letters are composed."
     first, pairs = {}, []
     for name in names:
         key = unicodedata.normalize('NFC', name).casefold()
@@ -214,7 +240,12 @@ def one_file_elsewhere(names) -> list[tuple[str, str]]:
     return pairs
 
 # %% ../nbs/02_leipzig.ipynb #b1982797
-_KINDS = {stat.S_IFREG: 'a file', stat.S_IFDIR: 'a folder', stat.S_IFLNK: 'a symbolic link', stat.S_IFIFO: 'a named pipe'}
+_KINDS = {stat.S_IFREG: 'a file', stat.S_IFDIR: 'a folder', stat.S_IFLNK: 'a symbolic link',
+          stat.S_IFIFO: 'a named pipe'}
+_FREE = ('nothing', 'a file')       # what may stand where a file is to be written
+
+def _in_the_way(path: Path, kind: str) -> PedarrError:
+    return PedarrError(f'{path}: {kind} stands where the release belongs: move it away')
 
 def stands_at(path: Path) -> str:
     "What stands at `path` ('nothing', 'a file', 'a folder', 'a symbolic link', ...); links are not followed."
@@ -223,14 +254,14 @@ def stands_at(path: Path) -> str:
     except OSError as e: raise from_system(e, path, 'cannot be looked at') from e
 
 def inside(folder: Path, name: str) -> Path:
-    "The path of `name` in `folder`; `PedarrError` if a link lies on the way, or no file can be put in its place."
+    "The path of `name` in `folder`; `PedarrError` if a link lies on the way, or something in its place."
     path = folder/name
     part = path.with_name(path.name + '.part')
     allowed = {step: ('nothing', 'a folder') for step in reversed(path.parents) if folder in step.parents}
-    allowed |= {path: ('nothing', 'a file', 'a symbolic link'), part: ('nothing', 'a file')}
+    allowed |= {path: (*_FREE, 'a symbolic link'), part: _FREE}
     for place, kinds in allowed.items():
         kind = stands_at(place)
-        if kind not in kinds: raise PedarrError(f'{place}: {kind} stands where the release belongs: move it away')
+        if kind not in kinds: raise _in_the_way(place, kind)
     return path
 
 # %% ../nbs/02_leipzig.ipynb #ab06dbe2
@@ -254,7 +285,7 @@ class _Failed(Exception):
         self.code, self.wait, self.final, self.spoilt = code, wait, final, spoilt
 
 def retry_after(text: str | None) -> float:
-    "Seconds to wait according to a `Retry-After` header, which holds seconds or a date; 0 where it says nothing usable."
+    "Seconds to wait according to a `Retry-After` header (seconds or a date); 0 where it says nothing usable."
     if re.fullmatch(r'\d{1,9}', (text or '').strip(), re.ASCII): return float(text)
     try: return max(0., parsedate_to_datetime(text).timestamp() - time.time())
     except (TypeError, ValueError, IndexError, OverflowError, OSError): return 0.
@@ -263,7 +294,7 @@ def retry_after(text: str | None) -> float:
 _HEAD_ROOM = 1 << 20     # bytes that a request may need beside its body
 
 class _Pace:
-    "The bytes of one request as they come in; `_Failed` where they are too many, too slow, or no longer wanted."
+    "The bytes of one request as they come in; `_Failed` where they are too many, too slow, or not wanted."
     def __init__(self, patience: Patience, most: int, stop):
         self.patience, self.most, self.stop = patience, most, stop
         self.began, self.total, self.recent, self.waited = time.monotonic(), 0, 0, 0.
@@ -315,7 +346,8 @@ def _connect(kind, pace: _Pace, *args, **named):
     return connection
 
 class _Plain(HTTPHandler):
-    def http_open(self, request): return self.do_open(partial(_connect, HTTPConnection, request.pace), request)
+    def http_open(self, request):
+        return self.do_open(partial(_connect, HTTPConnection, request.pace), request)
 
 class _Secure(HTTPSHandler):
     def https_open(self, request):
@@ -324,14 +356,15 @@ class _Secure(HTTPSHandler):
 def _opener() -> OpenerDirector:
     "What opens http and https addresses, through a proxy if one is set, and nothing else."
     opener = OpenerDirector()
-    for handler in (ProxyHandler(), UnknownHandler(), _Plain(), _Secure(context=_context())): opener.add_handler(handler)
+    for handler in (ProxyHandler(), UnknownHandler(), _Plain(), _Secure(context=_context())):
+        opener.add_handler(handler)
     return opener
 
 # %% ../nbs/02_leipzig.ipynb #cd37eba4
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 def _ask(url: str, pace: _Pace, offset: int = 0, method: str = 'GET') -> HTTPResponse:
-    "The response to one request for `url` from byte `offset` on, whatever its status; `_Failed` if there is none."
+    "The response to a request for `url` from byte `offset` on, of any status; `_Failed` if there is none."
     headers = {'User-Agent': 'pedarr', 'Accept-Encoding': 'identity'}
     if offset: headers['Range'] = f'bytes={offset}-'
     try:
@@ -357,26 +390,28 @@ def _moved_to(url: str, response) -> str:
     return target
 
 def _request(url: str, pace: _Pace, offset: int = 0, method: str = 'GET') -> HTTPResponse:
-    "The good response to a request for `url` from byte `offset` on, redirections followed; `_Failed` if there is none."
+    "The good response to a request for `url`, redirections followed; `_Failed` if there is none."
     for _ in range(_MOST_MOVES + 1):
         response = _ask(url, pace, offset, method)
         if response.status not in _MOVED: break
         url = _moved_to(url, response)
     else: raise _Failed(f'more than {_MOST_MOVES} redirections', final=True)
-    coding = response.headers.get('Content-Encoding', 'identity').strip().lower()
-    if response.status in (200, 206) and coding in ('', 'identity'): return response
+    good, coding = response.status in (200, 206), response.headers.get('Content-Encoding', '').strip().lower()
+    if good and coding in ('', 'identity'): return response
     response.close()
-    if response.status in (200, 206): raise _Failed(f'the server compressed it ({coding}), although asked not to', final=True)
+    if good: raise _Failed(f'the server compressed it ({coding}), although asked not to', final=True)
     final = response.status < 500 and response.status not in _AGAIN
     raise _Failed(f'the server answered {response.status} {response.reason}', response.status,
                   retry_after(response.headers.get('Retry-After')), final)
 
 # %% ../nbs/02_leipzig.ipynb #585645c1
 def part_length(part: Path) -> int:
-    "Bytes that have arrived in `part`, 0 if it isn't there; one with a second name is given up. `PedarrError` if it is no file."
+    """Bytes that have arrived in `part`, 0 if it isn't there; one with a second name is given up.
+
+    `PedarrError` if it is no file."""
     kind = stands_at(part)
     if kind == 'nothing': return 0
-    if kind != 'a file': raise PedarrError(f'{part}: {kind} stands where the release belongs: move it away')
+    if kind != 'a file': raise _in_the_way(part, kind)
     try:
         found = os.lstat(part)
         if found.st_nlink < 2: return found.st_size
@@ -385,7 +420,7 @@ def part_length(part: Path) -> int:
     return 0
 
 def open_part(part: Path, offset: int) -> io.BufferedWriter:
-    "`part`, cut at `offset` bytes, open to append to; made if it isn't there. Raises `OSError` for a link or a pipe."
+    "`part`, cut at `offset` bytes, open to append to; made if it isn't there. `OSError` for a link or pipe."
     flags = os.O_WRONLY | os.O_CREAT
     for name in ('O_NOFOLLOW', 'O_NONBLOCK', 'O_CLOEXEC', 'O_BINARY'): flags |= getattr(os, name, 0)
     f = os.fdopen(os.open(part, flags, 0o644), 'wb')
@@ -426,7 +461,8 @@ def _store(blocks, part: Path, start: int, most: int, count) -> None:
     try:
         with open_part(part, start) as f:
             for block in blocks:
-                if f.tell() + len(block) > most: raise _Failed(f'the server sends more than {most:,} bytes', spoilt=True)
+                if f.tell() + len(block) > most:
+                    raise _Failed(f'the server sends more than {most:,} bytes', spoilt=True)
                 f.write(block)
                 count(len(block))
     except OSError as e: raise from_system(e, part, 'cannot be written') from e
@@ -436,7 +472,7 @@ def _receive(url: str, part: Path, pace: _Pace, count) -> int | None:
     offset = part_length(part)
     try: response = _request(url, pace, offset)
     except _Failed as e:
-        if e.code == 416 and offset: return offset     # nothing lies beyond: the part is as long as the file, or too long
+        if e.code == 416 and offset: return offset     # nothing lies beyond: the part is whole, or too long
         raise
     with response:
         start, size = _place(response, offset)
@@ -452,15 +488,19 @@ def _attempt(url: str, part: Path, digest: str | None, pace: _Pace, count) -> No
     size = _receive(url, part, pace, count)
     have = part_length(part)
     if digest is not None and sha256(part) == digest: return
-    if size is not None and have < size: raise _Failed(f'the connection ended after {have:,} of {size:,} bytes')
+    if size is not None and have < size:
+        raise _Failed(f'the connection ended after {have:,} of {size:,} bytes')
     if digest is not None: raise _Failed('its content differs from its checksum', spoilt=True)
 
 # %% ../nbs/02_leipzig.ipynb #151b5914
 LONGEST_WAIT = 300.   # s, whatever Retry-After says
 
 def pause(failures: int, backoff: float, asked: float = 0.) -> float:
-    "Seconds to wait after so many failures in a row: `backoff`, doubled each time, times 0.5 to 1.5; at least what was asked for."
-    return min(LONGEST_WAIT, max(asked, backoff*2**min(max(failures - 1, 0), 20)*random.uniform(.5, 1.5)))
+    """Seconds to wait after so many failures in a row: `backoff`, doubled each time, times 0.5 to 1.5.
+
+    At least what was `asked` for, at most `LONGEST_WAIT`."""
+    doubled = backoff*2**min(max(failures - 1, 0), 20)
+    return min(LONGEST_WAIT, max(asked, doubled*random.uniform(.5, 1.5)))
 
 class _Progress:
     "Failures in a row of one file. One that brought the file on, at no less than the slowest speed, is none."
@@ -492,9 +532,9 @@ def _drop(part: Path) -> int:
 
 def fetch(url: str, target: Path, digest: str | None, patience: Patience = Patience(), most: int = 1 << 32,
           stop=None, count=lambda n: None) -> str:
-    """Fetch at most `most` bytes of `url` into `target`, by way of `target`.part, until its SHA-256 is `digest`.
+    """Fetch at most `most` bytes of `url` into `target`, by way of `target`.part, until its SHA-256 is right.
 
-    Returns '' or why it failed; `target` appears whole or not at all. `count` is told of bytes as they come
+    `digest`: its SHA-256 (None: any complete body is right). Returns '' or why it failed; `target` appears whole or not at all. `count` is told of bytes as they come
     (negative: taken back); `stop` is an event that ends it. `PassingError` where the disk fails."""
     stop, part = stop or threading.Event(), target.with_name(target.name + '.part')
     progress = _Progress(part_length(part), patience)
@@ -512,7 +552,7 @@ def fetch(url: str, target: Path, digest: str | None, patience: Patience = Patie
     return 'interrupted'
 
 # %% ../nbs/02_leipzig.ipynb #5df11fa0
-LARGEST = {'.dat': 4 << 30, '.atr': 64 << 20, '.hea': 1 << 20, '': 64 << 20}     # bytes by the end of a name; '': all others
+LARGEST = {'.dat': 4 << 30, '.atr': 64 << 20, '.hea': 1 << 20, '': 64 << 20}     # bytes by suffix; '': all others
 LIST_MOST = 4 << 20                                                              # bytes of the checksum list
 
 def largest(name: str) -> int:
@@ -522,30 +562,40 @@ def largest(name: str) -> int:
 def _fetch_raw_list(base_url: str, patience: Patience) -> tuple[str, bytes]:
     "Address and bytes of the checksum list at `base_url`; `PedarrError` if the server can't be reached."
     if not re.fullmatch(r'https?://[^/\s]+(/\S*)?', base_url):
-        raise PedarrError(f'{one_line(base_url)}: not a web address: give one that begins with https://, such as {RELEASE_URL}')
+        raise PedarrError(f'{one_line(base_url)}: not a web address: give one that begins with https://, '
+                          f'such as {RELEASE_URL}')
     url = f'{base_url.rstrip("/")}/{CHECKSUMS}'
     patience = replace(patience, retries=min(patience.retries, 3), longest=min(patience.longest, 600.))
     with tempfile.TemporaryDirectory() as temporary:
         new = Path(temporary)/CHECKSUMS
         reason = fetch(url, new, None, patience, LIST_MOST)
         if not reason: return url, read_bytes(new, LIST_MOST)
-    raise PedarrError(f'{url}: {reason}: check the address and the connection, or give another base URL (the mirror is {MIRROR_URL})')
+    raise PedarrError(f'{url}: {reason}: check the address and the connection, or give another base URL '
+                      f'(the mirror is {MIRROR_URL})')
 
 # %% ../nbs/02_leipzig.ipynb #e40cd16f
 def fetch_list(folder: Path, base_url: str, patience: Patience = Patience()) -> dict:
-    "Fetch the release's checksum list into `folder` and read it. `PedarrError` if it can't be had, or is none."
+    "Fetch the release's checksum list into `folder` and read it; `PedarrError` if it can't be had, or is none."
     url, raw = _fetch_raw_list(base_url, patience)
     sums = parse_checksums(raw.decode('utf-8', errors='replace'), url)
     if not sums: raise PedarrError(f'{url}: the list is empty: check the address')
     for a, b in one_file_elsewhere(sums):
-        raise PedarrError(f'{url}: {a} and {b} are one file on some disks: take the list from the original release')
+        raise PedarrError(f'{url}: {a} and {b} are one file on some disks: take the original list')
     old = inside(folder, CHECKSUMS)
-    if stands_at(old) != 'a file' or old.stat().st_size != len(raw) or read_bytes(old) != raw: write_whole(old, raw)
+    same = stands_at(old) == 'a file' and _size(old) == len(raw) and read_bytes(old) == raw
+    if not same: write_whole(old, raw)
     return sums
+
+def _size(path: Path) -> int:
+    "Length of a file in bytes, 0 if it can't be looked at."
+    try: return os.stat(path).st_size
+    except OSError: return 0
 
 # %% ../nbs/02_leipzig.ipynb #bf35a2cf
 def choose_files(sums: dict, records=None) -> list[str]:
-    "The files of a checksum list to fetch: all, or those of `records` and those of no record. `PedarrError` for a record that is not listed."
+    """The files of a checksum list to fetch: all, or those of `records` and those of no record.
+
+    `PedarrError` for a record that is not listed."""
     if records is None: return list(sums)
     stems = {name[:-4] for name in sums if name.endswith('.hea')}
     known = {s.split('/')[-1]: s for s in sorted(stems, key=natural_key)}
@@ -555,7 +605,7 @@ def choose_files(sums: dict, records=None) -> list[str]:
 
 # %% ../nbs/02_leipzig.ipynb #bcca97c8
 def _in_threads(jobs: int, stop, tasks: dict):
-    "Run `tasks` (name -> function) in `jobs` threads; yields (name, result) as they finish. Any error stops all of them."
+    "Run `tasks` (name -> function) in `jobs` threads; yields (name, result) as they finish. An error stops all."
     with ThreadPoolExecutor(jobs) as pool:
         running = {pool.submit(task): name for name, task in tasks.items()}
         try:
@@ -576,16 +626,11 @@ def _state(path: Path, digest: str, count) -> str | PedarrError:
     except PedarrError as e: return e
 
 # %% ../nbs/02_leipzig.ipynb #ce428c3d
-def _size(path: Path) -> int:
-    "Length of a file in bytes, 0 if it can't be looked at."
-    try: return os.stat(path).st_size
-    except OSError: return 0
-
 def verify_files(folder: Path, names, sums: dict, jobs: int = 1, progress: bool = True, stop=None) -> dict:
-    "For each of `names`: 'ok', 'wrong' (it differs from its checksum), 'missing', or the error that reading it raised."
+    "For each of `names`: 'ok', 'wrong', 'missing' (see `sums`), or the error that reading it raised."
     from tqdm import tqdm
-    lock = threading.Lock()
-    with tqdm(total=sum(_size(folder/n) for n in names), desc='verify', unit='B', unit_scale=True, disable=not progress) as bar:
+    lock, total = threading.Lock(), sum(_size(folder/n) for n in names)
+    with tqdm(total=total, desc='verify', unit='B', unit_scale=True, disable=not progress) as bar:
         def count(n):
             with lock: bar.update(n)
         tasks = {n: partial(_state, folder/n, sums[n], count) for n in names}
@@ -594,7 +639,7 @@ def verify_files(folder: Path, names, sums: dict, jobs: int = 1, progress: bool 
 
 # %% ../nbs/02_leipzig.ipynb #5391f942
 def _set_aside(path: Path) -> bool:
-    "Take a wrong file's name away; what it holds becomes the part, if there is none yet. False if there is no such file."
+    "Take a wrong file's name away; what it holds becomes the part, if there is none yet. False if it isn't there."
     part, kind = path.with_name(path.name + '.part'), stands_at(path)
     if kind == 'nothing': return False
     try:
@@ -605,7 +650,7 @@ def _set_aside(path: Path) -> bool:
 
 @dataclass
 class Downloaded:
-    "What a download did: files fetched, kept (they were right), replaced (they were wrong), and failed (name -> why)."
+    "What a download did: files fetched, kept (they were right), replaced (wrong), and failed (name -> why)."
     folder: Path
     fetched: list = field(default_factory=list)
     kept: list = field(default_factory=list)
@@ -618,10 +663,12 @@ class Downloaded:
 
     def text(self, most: int = 40) -> str:
         "The report, lists cut after `most` lines."
-        counts = f'{len(self.fetched)} files fetched and verified, {len(self.kept)} were already right, {len(self.failed)} failed'
-        lines = _cut([f'replaced, since it differed from its checksum: {name}' for name in self.replaced], most)
-        lines += _cut([f'failed: {name}: {why}' for name, why in self.failed.items()], most)
-        return '\n'.join(map(one_line, [f'{self.folder}: {counts}', *lines, *([f'note: {self.note}'] if self.note else [])]))
+        lines = [f'{self.folder}: {len(self.fetched)} files fetched and verified, {len(self.kept)} were already right, '
+                 f'{len(self.failed)} failed']
+        lines += _cut([f'replaced, since it differed from its checksum: {n}' for n in self.replaced], most)
+        lines += _cut([f'failed: {n}: {why}' for n, why in self.failed.items()], most)
+        if self.note: lines.append(f'note: {self.note}')
+        return '\n'.join(map(one_line, lines))
 
 def _cut(lines, most: int, where: str = '') -> list[str]:
     "The first `most` lines, and a last one that says how many were left out (and `where` they are)."
@@ -654,17 +701,21 @@ def _fetch_all(folder: Path, names, sums: dict, base_url: str, jobs: int, progre
     for n in [n for n in names if sizes[n] > largest(n)]:
         yield n, f'the server announces {sizes.pop(n):,} bytes where at most {largest(n):,} are expected'
     _check_room(folder, sizes)
-    with tqdm(total=sum(sizes.values()) or None, desc='download', unit='B', unit_scale=True, smoothing=.1, disable=not progress) as bar:
+    total, shown = sum(sizes.values()) or None, dict(unit='B', unit_scale=True, smoothing=.1, disable=not progress)
+    with tqdm(total=total, desc='download', **shown) as bar:
         def count(n):
             with lock: bar.update(n)
         yield from _in_threads(jobs, stop, {
-            n: partial(fetch, url[n], folder/n, sums[n], patience, size or largest(n), stop, count) for n, size in sizes.items()})
+            n: partial(fetch, url[n], folder/n, sums[n], patience, size or largest(n), stop, count)
+            for n, size in sizes.items()})
 
 # %% ../nbs/02_leipzig.ipynb #77b9f363
 LOCK = '.download.lock'
 
 def _prepare(folder: Path, names, sums: dict, jobs: int, progress: bool) -> tuple[Downloaded, list[str]]:
-    "The report so far (what is right, what was set aside), and the files to fetch. Before anything is touched, all places are looked at."
+    """The report so far (what is right, what was set aside), and the files to fetch.
+
+    Before anything is touched, all places are looked at."""
     for n in names: inside(folder, n)
     state = verify_files(folder, names, sums, jobs, progress)
     for error in state.values():
