@@ -116,7 +116,8 @@ def _no_code_from_here() -> None:
     "This process and those that it starts import nothing from the working folder (but pedarr)."
     import pedarr
     try: here = Path.cwd()
-    except OSError as e: raise PassingError(f'the working folder is gone ({e.strerror}): change into another') from e
+    except OSError as e:
+        raise PassingError(f'the working folder is gone ({e.strerror}): change into another') from e
     os.environ.setdefault('PYTHONSAFEPATH', '1')
     home = str(Path(pedarr.__file__).resolve().parents[1])
     sys.path[:] = [p for p in sys.path if p]
@@ -183,6 +184,8 @@ def _leave(status: int) -> None:
 # %% ../nbs/12_cli.ipynb #f2cf76bf
 class Number(click.FloatRange):
     "A finite number in a range."
+    name = 'number'
+
     def convert(self, value, param, ctx):
         number = super().convert(value, param, ctx)
         if not math.isfinite(number): self.fail(f'{value!r} is not a finite number.', param, ctx)
@@ -213,11 +216,13 @@ def check_target(path: Path | None, suffixes: tuple = ()) -> None:
 
 # %% ../nbs/12_cli.ipynb #05af842c
 def _small_cohort(folder, subjects, minutes, **options):
+    "The subjects of a small cohort, written into `folder`."
     from pedarr.simulate import simulate_database
     return simulate_database(folder, subjects=16 if subjects is None else subjects,
                              minutes=3. if minutes is None else minutes, progress=True, **options)
 
 def _twin(folder, scale, **options):
+    "The subjects of the twin, written into `folder`."
     from pedarr.twin import simulate_twin
     return simulate_twin(folder, scale=1. if scale is None else scale, progress=True, **options)
 
@@ -306,7 +311,8 @@ def say_store(store, place: Path, old: bool) -> int:
     skipped = list(store.meta.get('skipped', []))
     if not skipped: return 0
     names = ', '.join(skipped[:10]) + (', ...' if len(skipped) > 10 else '')
-    say(f'left out: {len(skipped)} of {len(skipped) + len(store.meta["records"])} recordings ({names})', err=True)
+    of = len(skipped) + len(store.meta['records'])
+    say(f'left out: {len(skipped)} of {of} recordings ({names})', err=True)
     return 1
 
 # %% ../nbs/12_cli.ipynb #4d09d59c

@@ -1,0 +1,113 @@
+"""What `make check` lets pass and what it does not, and that `make long` is set apart."""
+import json
+import re
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from conftest import ROOT
+
+pytest.importorskip('nbdev')
+CHAPTERS = '00_core.ipynb', '12_cli.ipynb', 'experiments/train.ipynb'
+
+
+@pytest.fixture
+def clone(tmp_path):
+    "A small clone: three notebooks, and the modules that they export."
+    for name in CHAPTERS:
+        (tmp_path/'nbs'/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT/'nbs'/name, tmp_path/'nbs'/name)
+    (tmp_path/'pedarr').mkdir()
+    for name in ('__init__.py', 'core.py', 'cli.py'): shutil.copy(ROOT/'pedarr'/name, tmp_path/'pedarr'/name)
+    for name in ('settings.ini', 'setup.py', 'README.md'): shutil.copy(ROOT/name, tmp_path/name)
+    shutil.copytree(ROOT/'.ci', tmp_path/'.ci')
+    subprocess.run([Path(sys.executable).parent/'nbdev_export'], cwd=tmp_path, check=True)   # for _modidx.py
+    return tmp_path
+
+
+def check(clone):
+    "(exit status, what was said)."
+    p = subprocess.run([sys.executable, '.ci/check.py'], cwd=clone, capture_output=True, text=True)
+    return p.returncode, p.stdout + p.stderr
+
+
+def saved_by_lab(path):
+    "Open and save a notebook as JupyterLab does, through Jupyter's contents manager, with what Lab adds."
+    from jupyter_server.services.contents.largefilemanager import LargeFileManager
+    manager = LargeFileManager(root_dir=str(path.parent))
+    model = manager.get(path.name, content=True)
+    nb = model['content']
+    nb['metadata']['kernelspec'] |= dict(display_name='Python 3 (ipykernel)')
+    nb['metadata']['language_info'] = dict(name='python', version='3.12.1', file_extension='.py')
+    nb['metadata']['widgets'] = {'application/vnd.jupyter.widget-state+json': dict(state={}, version_major=2)}
+    for cell in nb['cells']:
+        cell['metadata'] |= dict(trusted=True, collapsed=False, editable=True, execution={})
+    manager.save(dict(type='notebook', format='json', content=json.loads(json.dumps(nb))), path.name)
+
+
+def test_opened_and_saved_in_jupyterlab_is_clean(clone):
+    before = [(clone/'nbs'/name).read_bytes() for name in CHAPTERS]
+    for name in CHAPTERS: saved_by_lab(clone/'nbs'/name)
+    after = [(clone/'nbs'/name).read_bytes() for name in CHAPTERS]
+    assert all(a != b for a, b in zip(before, after)), 'Lab does write'
+    assert check(clone) == (0, 'nbdev_clean: no difference\nnbdev_export: no difference\n')
+
+
+def test_other_ways_of_writing_the_same_are_clean(clone):
+    "Keys in another order, no newline at the end, new ids of cells, sources as one text."
+    for name in CHAPTERS:
+        nb = json.loads((clone/'nbs'/name).read_text())
+        for cell in nb['cells']: cell |= dict(id=uuid.uuid4().hex[:8], source=''.join(cell['source']))
+        (clone/'nbs'/name).write_text(json.dumps(dict(reversed(nb.items()))))
+    assert check(clone)[0] == 0
+
+
+def edit(nb): nb.cells[-2].source += '\n\nA word more.'
+def rename(nb): next(c for c in nb.cells if 'def one_line' in c.source).source += '\n\nNEW = 1'
+def count(nb): next(c for c in nb.cells if c.cell_type == 'code').execution_count = 7
+
+
+@pytest.mark.parametrize('name, change, status, words', [
+    ('00_core.ipynb', rename, 1, 'package not what the notebooks export: .*core.py'),
+    ('00_core.ipynb', count, 1, 'notebooks not clean: 00_core.ipynb'),
+    ('00_core.ipynb', edit, 0, 'no difference')])
+def test_what_is_stale_is_named(clone, name, change, status, words):
+    "A change of code that was not exported, and outputs that were not cleaned; prose is nobody's business."
+    nb = nbformat.read(clone/'nbs'/name, 4)
+    change(nb)
+    nbformat.write(nb, clone/'nbs'/name)
+    saved_by_lab(clone/'nbs'/name)
+    code, said = check(clone)
+    assert code == status and re.search(words, said), said
+
+
+def test_a_module_that_was_edited_by_hand_is_named(clone):
+    (clone/'pedarr'/'core.py').write_text((clone/'pedarr'/'core.py').read_text() + '\nX = 1\n')
+    code, said = check(clone)
+    assert code == 1 and 'core.py' in said and 'nbdev_export' in said
+    (clone/'pedarr'/'core.py').unlink()
+    assert check(clone)[0] == 1
+
+
+def test_a_notebook_that_is_none_is_named(clone):
+    (clone/'nbs'/'12_cli.ipynb').write_text('{"cells": ')
+    assert check(clone)[0] != 0
+
+
+def test_long_tests_are_set_apart(tmp_path):
+    "`make test` leaves them out, `make long` runs them."
+    shutil.copy(ROOT/'tests'/'conftest.py', tmp_path/'conftest.py')
+    (tmp_path/'test_x.py').write_text('import pytest\ndef test_a(): pass\n@pytest.mark.long\n'
+                                      'def test_b(): pass\n@pytest.mark.bench\ndef test_c(): pass\n')
+    def ran(*more):
+        command = [sys.executable, '-m', 'pytest', '-v', '-p', 'no:cacheprovider', *more, tmp_path]
+        out = subprocess.run(command, capture_output=True, text=True).stdout
+        return re.findall(r'test_x.py::(test_\w) PASSED', out)
+    assert ran() == ['test_a'] and ran('-m', 'long') == ['test_b'] and ran('-m', 'bench') == ['test_c']
+    makefile = (ROOT/'Makefile').read_text()
+    assert re.search(r'(?m)^long: install\n\t.*pytest -q -m long tests$', makefile)
