@@ -573,6 +573,20 @@ def test_mitdb_record(tmp_path):
 
 
 def test_iafdb(tmp_path):
-    store = build_store(real('iafdb'), tmp_path/'s', 'iafdb', progress=False)
-    present = [CHANNELS[i] for i in np.flatnonzero(store.mask.all(0))]
-    assert present == ['II', 'aVF', 'V1', 'CS12', 'CS34', 'CS56', 'CS78', 'CS90'] and set(store.segments['label']) == {'AT'}
+    "Every record has the rhythm and the channels that its header names, and those of two rhythms are left out and named."
+    store = build_store(real('iafdb'), tmp_path/'s', 'iafdb', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
+    headers = {p.stem: p.read_text().splitlines() for p in real('iafdb').glob('*.hea')}
+    rhythms, patients = {}, {}
+    for name, lines in headers.items():
+        said = next(line for line in lines if '<diagnosis>' in line).split('<diagnosis>:')[1].lower()
+        rhythms[name] = [rhythm for rhythm, word in (('AFIB', 'fib'), ('AFL', 'flutter')) if word in said]
+        patients[name] = name.split('_')[0]
+    labelled = {name: found for name, found in rhythms.items() if len(found) == 1}
+    of_record = store.segments.groupby('record')
+    assert of_record.rhythm.unique().map(list).to_dict() == labelled and {found[0] for found in labelled.values()} == {'AFIB', 'AFL'}
+    assert set(store.segments['label']) == {'AT'} and (store.segments.beats == -1).all()
+    assert of_record.subject.unique().map(list).to_dict() == {name: [f'iafdb-{patients[name]}'] for name in labelled}
+    for name, rows in of_record.indices.items():
+        channels = {line.split()[-1] for line in headers[name] if '.dat ' in line}
+        assert {CHANNELS[i] for i in np.flatnonzero(store.mask[rows].any(0))} == channels
+    for name in set(rhythms) - set(labelled): assert any(name in n for n in store.meta['notes']), f'{name} went without a word'
