@@ -406,7 +406,7 @@ def test_check_of_a_sound_folder(simulated, tmp_path):
         assert {f'{m.symbol}|{m.aux}': m.n for m in mine.itertuples()} == want
         q = t['quality'].query('record == @p.stem')
         np.testing.assert_allclose(q.high, r.d_signal.max(axis=0)/2000, atol=1e-9); np.testing.assert_allclose(q.low, r.d_signal.min(axis=0)/2000, atol=1e-9)
-    assert t['seconds'].drop(columns='record').to_numpy().sum() == pytest.approx(t['rhythms'].seconds.sum()) and t['rhythms'].seconds.sum() <= records.seconds.sum() + 1e-6
+    assert t['classes'].seconds.sum() == pytest.approx(t['rhythms'].seconds.sum()) and t['rhythms'].seconds.sum() <= records.seconds.sum() + 1e-6
     assert t['totals'].columns.tolist() == ['what', 'here'], 'a simulated folder is not put beside the published counts'
     dead = t['quality'].query('flat == 1')
     assert all(f'{d.record}: {d.channel} carries no signal' in '\n'.join(report.notes) for d in dead.itertuples())
