@@ -1,5 +1,6 @@
 """The Leipzig database's chapter: a download from servers that misbehave, a check of folders that are damaged, counts against the published ones."""
 import errno
+import gzip
 import hashlib
 import http.server
 import io
@@ -7,10 +8,14 @@ import os
 import random
 import re
 import shutil
+import ssl
+import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -26,7 +31,7 @@ from pedarr.leipzig import (CHECKSUMS, MIRROR_URL, PUBLISHED, RELEASE_RECORDS, R
                             release_facts, release_summary, retry_after, rhythm_table, safe_name, scan_samples, signal_notes, stated_scale, subject_table,
                             unknown_marks)
 from pedarr.records import CHANNELS, ECG_LEADS, open_record, read_annotations
-from pedarr.core import PassingError, PedarrError, sha256
+from pedarr.core import PassingError, PedarrError, from_system, sha256
 from pedarr.rhythms import BEATS, parse_episodes, rhythm_name
 
 QUICK = dict(progress=False, backoff=.001, timeout=5., jobs=4)
@@ -35,9 +40,10 @@ QUICK = dict(progress=False, backoff=.001, timeout=5., jobs=4)
 # ---------------------------------------------------------------- a server that can do anything wrong
 
 class Server:
-    "Serves `files` on 127.0.0.1. `faults[name]` is a list of faults, used up one per GET; `always[name]` is one that never ends."
+    """Serves `files` on 127.0.0.1. `faults[name]` is a list of faults, used up one per GET; `always[name]` is one that
+    never ends, `heads[name]` what is sent to HEAD. A fault that is a function gets the socket's file and does as it likes."""
     def __init__(self, files):
-        self.files, self.faults, self.always, self.log = files, {}, {}, []
+        self.files, self.faults, self.always, self.heads, self.log = files, {}, {}, {}, []
         self.lock, outer = threading.Lock(), self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -53,13 +59,17 @@ class Server:
         self.url = f'http://127.0.0.1:{self.http.server_port}/base/'
 
     def answer(self, h, head=False):
-        name = h.path.removeprefix('/base/')
+        name = h.path.removeprefix('/base/').partition('?')[0]
+        if head and name in self.heads: return self.heads[name](h.wfile)
         if name not in self.files: return h.send_error(404)
         raw, asked = self.files[name], h.headers.get('Range')
         start = int(re.fullmatch(r'bytes=(\d+)-', asked)[1]) if asked else 0
         with self.lock:
             fault = None if head else self.always.get(name) or (self.faults[name].pop(0) if self.faults.get(name) else None)
             if not head: self.log.append((name, start, time.monotonic()))
+        if callable(fault):
+            h.close_connection = True
+            return fault(h.wfile)
         kind, *args = fault if isinstance(fault, tuple) else (fault,)
         if kind == 'status': return self.status(h, *args)
         if kind == 'no range': start = 0
@@ -286,6 +296,200 @@ def test_interrupted_download_resumes(server, tmp_path, monkeypatch):
     assert get(server, tmp_path).ok and contents(tmp_path) == server.plain
 
 
+# ---------------------------------------------------------------- servers without measure
+
+OK = b'HTTP/1.1 200 OK\r\n'
+CHUNKED = OK + b'Transfer-Encoding: chunked\r\n\r\n'
+
+
+def flood(head, block=bytes(1 << 16)):
+    "Sends `head` and then blocks, three gigabytes of them."
+    def send(f):
+        f.write(head)
+        for _ in range((3 << 30)//len(block)): f.write(block)
+    return send
+
+
+def drip(head, byte=b'0'):
+    "Sends `head` and then a byte every 20 ms, for a minute."
+    def send(f):
+        f.write(head)
+        for _ in range(3000):
+            f.write(byte)
+            f.flush()
+            time.sleep(.02)
+    return send
+
+
+def raw(answer): return lambda f: f.write(answer)
+
+
+HURRY = dict(timeout=1., slowest=1000., window=.3, longest=5., retries=1)
+
+
+@pytest.mark.parametrize('fault, words', [
+    (flood(OK + b'Content-Length: 3221225472\r\n\r\n'), 'announces 3,221,225,472 bytes where at most 300'),
+    (flood(OK + b'\r\n'), 'more than 300 bytes'), (flood(CHUNKED + b'F' * 20 + b'\r\n'), 'more than 300 bytes'),
+    (flood(CHUNKED, b'10000\r\n' + bytes(1 << 16) + b'\r\n'), 'more than 300 bytes'), (flood(CHUNKED + b'0\r\n', b'a: b\r\n'*9999), 'without end'),
+    (flood(OK, b'X: ' + b'y'*60_000 + b'\r\n'), 'no answer|without end'), (flood(OK + b'X: ', b'y'*60_000), 'no answer'),
+    (flood(b'', b'HTTP/1.1 100 Continue\r\n\r\n'*999), 'without end'), (drip(b'HTTP/1.1 200 '), 'too slow'), (drip(OK + b'X: '), 'too slow'),
+    (drip(OK + b'Content-Length: 300\r\n\r\n'), 'too slow'), (drip(CHUNKED), 'too slow'), (drip(CHUNKED + b'0\r\n', b'a: b\r\n'), 'too slow'),
+    (drip(b'', b'HTTP/1.1 100 Continue\r\n\r\n'), 'too slow|timed out')], ids=list(map(str, range(14))))
+def test_answers_without_end_or_haste_are_cut_off(server, tmp_path, fault, words):
+    server.always = {'x001.hea': fault}
+    begun = time.monotonic()
+    report = get(server, tmp_path, **HURRY)
+    assert time.monotonic() - begun < 10 and list(report.failed) == ['x001.hea'] and re.search(words, report.failed['x001.hea'])
+    assert sum(len(c) for c in contents(tmp_path).values()) < 700_000 and not (tmp_path/'x001.hea').exists()
+    server.always = {}
+    assert get(server, tmp_path).ok and contents(tmp_path) == server.plain
+
+
+def test_one_byte_a_connection_is_no_progress(server, tmp_path):
+    server.always = {'x001.dat': ('drop', 1)}
+    report = get(server, tmp_path, retries=3)
+    assert list(report.failed) == ['x001.dat'] and len(server.gets('x001.dat')) == 4
+
+
+def test_what_the_server_says_beforehand_bounds_the_file(server, tmp_path):
+    server.heads = {'x001.hea': raw(OK + b'Content-Length: 999999999999999\r\n\r\n'), 'x002.hea': raw(b'HTTP/1.1 405 No\r\n\r\n'),
+                    'x0010.hea': drip(OK + b'X: '), 'x001.atr': raw(OK + b'Content-Length: ' + b'9'*5000 + b'\r\n\r\n'), 'x002.atr': raw(b'')}
+    report = get(server, tmp_path, **HURRY)
+    assert list(report.failed) == ['x001.hea'] and 'announces 999,999,999,999,999 bytes where at most 1,048,576' in report.failed['x001.hea']
+    assert not server.gets('x001.hea') and len(report.fetched) == 11
+
+
+@pytest.mark.parametrize('to, words', [
+    ('/base/x002.hea', 'checksum'), ('file:///etc/passwd', 'do not follow'), ('ftp://127.0.0.1/x', 'do not follow'), ('data:,x', 'do not follow'), ('', 'do not follow'),
+    ('/base/x001.hea', 'do not follow'), ('http://[::1', 'do not follow'), ('http://127.0.0.1:1/', 'no answer'), ('\x1b[2J://x', '404')])
+def test_redirections(server, tmp_path, to, words):
+    server.always = {'x001.hea': raw(b'HTTP/1.1 302 F\r\nLocation: ' + to.encode() + b'\r\n\r\n')}
+    report = get(server, tmp_path, **HURRY)
+    assert list(report.failed) == ['x001.hea'] and words in report.failed['x001.hea'] and report.text().replace('\n', '').isprintable()
+
+
+def test_redirections_that_are_followed_and_that_have_no_end(server, tmp_path):
+    server.files['there'] = server.plain['x001.hea']
+    server.always = {'x001.hea': flood(b'HTTP/1.1 301 F\r\nLocation: /base/there\r\n\r\n')}         # the body is not read
+    assert get(server, tmp_path).ok and contents(tmp_path) == server.plain
+    server.always = {'x002.hea': lambda f: f.write(b'HTTP/1.1 302 F\r\nLocation: ?%d\r\n\r\n' % time.monotonic_ns())}
+    (tmp_path/'x002.hea').unlink()
+    server.log.clear()
+    assert 'more than 5 redirections' in get(server, tmp_path).failed['x002.hea'] and len(server.gets('x002.hea')) == 6
+
+
+@pytest.mark.parametrize('url, to, ok', [('https://a/x', '/y', True), ('https://a/x', 'https://b/y', True), ('https://a/x', 'http://a/x', False),
+                                         ('http://a/x', 'https://a/x', True), ('http://a/x', 'http://b/x', True), ('http://a/x', 'file:///x', False)])
+def test_a_redirection_keeps_the_protection(url, to, ok):
+    response = SimpleNamespace(headers={'Location': to}, close=lambda: None)
+    if ok: assert leipzig._moved_to(url, response).split(':')[0] in ('http', 'https')
+    else:
+        with pytest.raises(leipzig._Failed, match='do not follow') as e: leipzig._moved_to(url, response)
+        assert e.value.final
+
+
+def test_compressed_bodies_and_words_of_the_server(server, tmp_path):
+    bomb = gzip.compress(bytes(10**7))
+    server.always = {'x001.hea': raw(OK + b'Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n' % len(bomb) + bomb),
+                     'x002.hea': raw(b'HTTP/1.1 403 \x1b]0;evil\x07\x1b[2J' + b'A'*5000 + b'\r\n\r\n'),
+                     'x0010.hea': raw(OK + b'Content-Encoding: \x1b[31mx\r\n\r\n')}
+    report = get(server, tmp_path, **HURRY)
+    assert 'compressed it (gzip)' in report.failed['x001.hea'] and r'403 \x1b]0;evil' in report.failed['x002.hea'] and len(report.failed) == 3
+    assert report.text().replace('\n', '').isprintable() and max(map(len, report.text().split('\n'))) < 300
+
+
+@pytest.mark.parametrize('answer, words', [
+    (flood(OK + b'\r\n'), 'more than 4,194,304 bytes'), (drip(OK + b'\r\n'), 'too slow'), (raw(OK + b'\r\n<\x1b[2J>'), r'no checksum line \(.<.x1b\[2J>'),
+    (raw(OK + b'\r\n'), 'the list is empty'), (raw(b'HTTP/1.1 302 F\r\nLocation: file:///etc/hostname\r\n\r\n'), 'do not follow'),
+    (raw(OK + b'\r\n' + b'0'*64 + b' a.dat\n' + b'0'*64 + b' A.DAT\n'), 'a.dat and A.DAT are one file on some disks')], ids=list(map(str, range(6))))
+def test_lists_without_measure(server, tmp_path, answer, words):
+    server.always = {CHECKSUMS: answer}
+    with pytest.raises(PedarrError, match=words) as e: get(server, tmp_path, **HURRY)
+    assert str(e.value).isprintable() and contents(tmp_path) == {}
+
+
+@pytest.fixture(scope='session')
+def certificate(tmp_path_factory):
+    "A key and a certificate for 127.0.0.1, in one file."
+    if not shutil.which('openssl'): pytest.skip('openssl is not installed')
+    file = tmp_path_factory.mktemp('tls')/'both.pem'
+    subprocess.run(['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1',
+                    '-keyout', str(file), '-out', str(file.with_suffix('.crt'))], check=True, capture_output=True)
+    file.write_text(file.read_text() + file.with_suffix('.crt').read_text())
+    return file
+
+
+def test_a_protected_address(server, tmp_path, monkeypatch, certificate):
+    "Over https the same bounds hold; a certificate that nobody vouches for is refused; nobody leads us to an open address."
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    server.url = server.url.replace('http:', 'https:')
+    with pytest.raises(PedarrError, match='CERTIFICATE_VERIFY_FAILED'): get(server, tmp_path, retries=0)
+    trusting = ssl.create_default_context(cafile=certificate.with_suffix('.crt'))
+    monkeypatch.setattr(leipzig, '_context', lambda: trusting)
+    server.always = {'x001.hea': drip(OK + b'X: '), 'x002.hea': flood(OK + b'\r\n'), 'x0010.hea': raw(b'HTTP/1.1 302 F\r\nLocation: ' + server.url.replace('https', 'http').encode() + b'\r\n\r\n')}
+    report = get(server, tmp_path, **HURRY)
+    assert {n: why.split(':')[0].split(' ')[0] for n, why in report.failed.items()} == {'x001.hea': 'too', 'x002.hea': 'the', 'x0010.hea': 'redirected'}
+    server.always = {'x001.hea': ('drop', 100)}
+    assert get(server, tmp_path, retries=9).ok and contents(tmp_path) == server.plain
+
+
+def test_lists_of_other_makers():
+    assert parse_checksums(f'\ufeff{"a"*64}  ./x.dat\n') == {'x.dat': 'a'*64}
+    with pytest.raises(PedarrError, match='refuses'): parse_checksums(f'{"a"*64}  ././x.dat\n')
+    assert retry_after('9'*400) == 0 and retry_after('٣') == 0 and retry_after('1_0') == 0
+
+
+# ---------------------------------------------------------------- what stands in the way, and faults of the machine
+
+def beside(folder): return folder.parent/'mine'
+
+IN_THE_WAY = {'a named pipe': os.mkfifo, 'a folder': Path.mkdir, 'a device or socket': lambda p: os.mknod(p, 0o20600, os.makedev(1, 3)),
+              'a symbolic link': lambda p: p.symlink_to(beside(p.parent)), 'a second name': lambda p: os.link(beside(p.parent), p)}
+
+@pytest.mark.parametrize('kind', IN_THE_WAY)
+@pytest.mark.parametrize('name', ['x001.dat', 'x001.dat.part', 'RECORDS', CHECKSUMS, f'{CHECKSUMS}.part', leipzig.LOCK])
+def test_what_stands_in_the_way(server, tmp_path, name, kind):
+    db = tmp_path/'db'; db.mkdir()
+    beside(db).write_bytes(b'mine')
+    try: IN_THE_WAY[kind](db/name)
+    except PermissionError: pytest.skip('this system makes no devices')
+    replaced = kind in ('a symbolic link', 'a second name') and not name.endswith(('.part', '.lock')) or kind == 'a second name' and name.endswith('.part')
+    if replaced: assert get(server, db).ok and contents(db) == server.plain
+    else:
+        with pytest.raises(PedarrError) as e: get(server, db)
+        assert str(e.value).count('\n') == 0 and str(db/name) in str(e.value)
+        assert os.path.lexists(db/name), 'nothing of the user is removed'
+    assert beside(db).read_bytes() == b'mine'
+
+
+def test_a_second_download_is_told(server, tmp_path):
+    server.always = {'x001.dat': ('slow', 20_000)}
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(get, server, tmp_path)
+        while not (tmp_path/'x001.dat.part').exists(): time.sleep(.005)
+        with pytest.raises(PedarrError, match=f'process {os.getpid()} on .* is downloading into this folder: wait'): get(server, tmp_path)
+        assert running.result().ok and contents(tmp_path) == server.plain
+
+
+def test_a_fault_of_the_machine_removes_nothing(server, tmp_path, monkeypatch):
+    get(server, tmp_path)
+    (tmp_path/'x001.dat').write_bytes(b'cut short')
+    before, read = contents(tmp_path), leipzig.sha256
+    def broken(path, *args):
+        if Path(path).name == 'x002.dat': raise from_system(OSError(errno.EIO, os.strerror(errno.EIO)), path, 'cannot be read')
+        return read(path, *args)
+    monkeypatch.setattr(leipzig, 'sha256', broken)
+    with pytest.raises(PassingError, match='x002.dat: cannot be read .*check the disk'): get(server, tmp_path)
+    assert contents(tmp_path) == before
+    monkeypatch.undo()
+    def no_more(*args, **kw): raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    monkeypatch.setattr('socket.create_connection', no_more)
+    with pytest.raises(PassingError, match='Too many open files.*raise the limit'): get(server, tmp_path)
+    assert contents(tmp_path) == before
+
+
 def test_addresses():
     for url in (RELEASE_URL, MIRROR_URL): assert url.startswith('https://') and url.endswith('/leipzig-heart-center-ecg/1.0.0/')
 
@@ -326,7 +530,6 @@ def test_any_text_is_a_list_or_one_line(text):
 def test_sha256sum_agrees(tmp_path):
     "The list that coreutils writes is read, where it is installed."
     if not shutil.which('sha256sum'): pytest.skip('sha256sum is not installed')
-    import subprocess
     for n in ('a.txt', 'b c.txt'): (tmp_path/n).write_bytes(n.encode()*1000)
     for flag in ('--text', '--binary'):
         out = subprocess.run(['sha256sum', flag, 'a.txt', 'b c.txt'], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
@@ -406,7 +609,7 @@ def test_check_of_a_sound_folder(simulated, tmp_path):
         assert {f'{m.symbol}|{m.aux}': m.n for m in mine.itertuples()} == want
         q = t['quality'].query('record == @p.stem')
         np.testing.assert_allclose(q.high, r.d_signal.max(axis=0)/2000, atol=1e-9); np.testing.assert_allclose(q.low, r.d_signal.min(axis=0)/2000, atol=1e-9)
-    assert t['seconds'].drop(columns='record').to_numpy().sum() == pytest.approx(t['rhythms'].seconds.sum()) and t['rhythms'].seconds.sum() <= records.seconds.sum() + 1e-6
+    assert t['classes'].seconds.sum() == pytest.approx(t['rhythms'].seconds.sum()) and t['rhythms'].seconds.sum() <= records.seconds.sum() + 1e-6
     assert t['totals'].columns.tolist() == ['what', 'here'], 'a simulated folder is not put beside the published counts'
     dead = t['quality'].query('flat == 1')
     assert all(f'{d.record}: {d.channel} carries no signal' in '\n'.join(report.notes) for d in dead.itertuples())
@@ -627,7 +830,7 @@ def test_facts_are_whole_and_consistent():
 def test_facts_are_packed(tmp_path):
     "setup.py puts the tables and their source beside the modules."
     pytest.importorskip('setuptools')
-    import subprocess, sys
+    import sys
     root = Path(leipzig.__file__).parents[1]
     subprocess.run([sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path)], cwd=root, check=True, capture_output=True)
     assert {p.name for p in (tmp_path/'pedarr'/'facts').iterdir()} == {'records.csv', 'episodes.csv', 'marks.csv', 'README.md'}
