@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FS', 'RING', 'PATHWAYS', 'CS_STEP', 'TRAINS', 'TRAIN_BEATS', 'RAMP_BEATS', 'EXTRASTIMULUS', 'PAUSE', 'FLUTTER_CYCLE',
-           'FIBRILLATION_CYCLE', 'BEAT_COLUMNS', 'NAN', 'MECHANISMS', 'RHYTHM_MODELS', 'OPENING', 'REST', 'FIRST_REST',
-           'DOWER', 'SITES', 'TEXTURES', 'BLOCK', 'RAIL', 'OFFSET_STUDIES', 'CUSTOM_LABELS', 'TWIN_VERSION', 'COMMENT',
+           'FIBRILLATION_CYCLE', 'BEAT_COLUMNS', 'NAN', 'MECHANISMS', 'RHYTHM_MODELS', 'OPENING', 'REST', 'DOWER',
+           'SITES', 'TEXTURES', 'BLOCK', 'RAIL', 'OFFSET_STUDIES', 'CUSTOM_LABELS', 'TWIN_VERSION', 'COMMENT',
            'SECONDS_OF_TEXT', 'MOST_JOBS', 'MIN_SUBJECTS', 'MOST_SUBJECTS', 'MIN_MINUTES', 'MOST_MINUTES', 'age_norms',
            'cs_delays', 'delta_vector', 'Pace', 'Heart', 'make_heart', 'irregularity', 'Ladder', 'conduct',
            'next_conducted', 'sinus', 'early_atrial', 'atria_until', 'retrograde', 'early_ventricular',
@@ -21,7 +21,7 @@ __all__ = ['FS', 'RING', 'PATHWAYS', 'CS_STEP', 'TRAINS', 'TRAIN_BEATS', 'RAMP_B
 import hashlib, math, os, shutil, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 import numpy as np, pandas as pd
 from .core import (NO_LOCKS, PedarrError, PassingError, create, from_system, locked, one_line, sha256, sync_file,
@@ -118,7 +118,8 @@ def make_heart(age, rng, location='', preexcited=False, fallot=False, pjrt=False
     hv, ah = .038 * vary(.12), 0.
     ah = max(.04, pr * vary(.1) - .03 - hv)
     cycle = float(np.interp(age, [2, 10, 18, 60], [.27, .31, .35, .38])) * vary(.1) * (1.35 if pjrt else 1)
-    cycle = cycles.get('AVRT', cycles.get('AVNRT', cycle))
+    measured = cycles.get('AVRT', cycles.get('AVNRT', cycle))
+    cycle = measured if abs(measured / cycle - 1) < .25 else cycle     # otherwise it holds for the opening alone
     rate = 60 / cycles['N'] if 'N' in cycles else rate * vary(.12)
     follows = min(rng.uniform(.28, .38), .85 * cycles.get('/A', 1.))     # the atria were paced, and the AV node followed
     va = rng.uniform(.082, .145)
@@ -138,7 +139,7 @@ TRAIN_BEATS, RAMP_BEATS = 14, 100      # paced episodes up to here are a train, 
 EXTRASTIMULUS = .55, .85               # of the train's cycle: x0010 from .66 to .84 (R to R), x107 .53
 PAUSE = 1.2                            # of a sinus cycle after pacing: x103, x104, x107
 FLUTTER_CYCLE = .19, .27               # s: iaf5 .257
-FIBRILLATION_CYCLE = .15, .2           # s: iaf1 .182, iaf2 .175
+FIBRILLATION_CYCLE = .16, .2           # s: iaf1 .182, iaf2 .175
 
 def irregularity(pace, breathing=.5, memory=.98):
     """Respiratory swing, innovation of the drift and jitter (shares of the cycle) that give a measured `Pace`.
@@ -240,6 +241,8 @@ class Ladder:
 
     def circuit_cycle(self):
         "The next cycle of a re-entrant circuit: it wanders over a minute by some per cent, and hardly from beat to beat."
+        if 0 < self.opening < self.ventricle:        # from what was measured in the opening to the heart's own
+            self.cycle['svt'] += .01 * (self.heart.svt_cycle - self.cycle['svt'])
         innovation, jitter = self.circuit
         self.slide = .99 * self.slide + innovation * self.rng.standard_normal()
         return self.lasts('svt', jitter) * (1 + self.slide)
@@ -425,8 +428,7 @@ def play(script, heart, rng):
 
 # %% ../nbs/03_simulate.ipynb #f94a9d0e
 OPENING = 60.           # s: as long as rates were measured
-REST = (1.5, 4.)        # s between two neighbouring borders of poor signal
-FIRST_REST = (.3, .7)   # s, where they open the recording (x0010: .55)
+REST = 1.5, 4.          # s between two neighbouring borders of poor signal; where they open the recording, up to the first beat
 
 def _stimuli(score, i):
     "How many paced beats the episode that opens at mark `i` has; 0 if it is no paced one."
@@ -438,15 +440,15 @@ def perform(score, heart, seed, stretch=1., opening=0.):
     """Beats and marks of a `score`, a list of (symbol, text) in the order of an annotation file.
 
     '+' opens an episode, '~' borders poor signal: between two neighbouring ones the heart goes on beating, unannotated,
-    for some seconds. Slow cycles are multiplied by `stretch`; in the first `opening` seconds those measured hold."""
+    for some seconds (not at the very beginning). Slow cycles are multiplied by `stretch`; in the first `opening` seconds those measured hold."""
     L, inside = Ladder(heart, np.random.default_rng(seed), stretch, opening), False
     for i, (symbol, text) in enumerate(score):
         if symbol == '+':
             L.start(text.lstrip('('), _stimuli(score, i))
             mark(L, '+', text)
         elif symbol == '~':
-            if inside and score[i - 1][0] == '~':
-                until = L.ventricle + L.rng.uniform(*(FIRST_REST if i == 1 else REST))
+            if inside and score[i - 1][0] == '~' and i > 1:
+                until = L.ventricle + L.rng.uniform(*REST)
                 while L.ventricle < until: sinus(L, '', '')
             mark(L, '~')
             inside = not inside
@@ -639,7 +641,7 @@ class Texture:
     blunt: tuple            # width (s) and share of the wavefront that is still far or already gone
 
 TEXTURES = {    # chosen until medians and spectra agreed with those of iaf1 and iaf2, and of iaf5 (iafdb 1.0.0, PhysioNet, ODC-By 1.0)
-    'fibrillation': Texture((.0013, .0046), .9, 3., (.006, .018), .006, .7, .42, .4, (.008, .35)),
+    'fibrillation': Texture((.0013, .0046), .6, 2.5, (.006, .018), .006, .7, .42, .4, (.008, .35)),
     'flutter': Texture((.0014, .0036), .9, 0., (.009, 0.), .002, 1., .28, .15, (.006, .3))}
 
 def passages(times, size, texture, rng, waves):
@@ -817,7 +819,10 @@ def annotate(beats, marks, n, poor=()):
     rows, last, marks = [], .02, list(marks)
     for i in range(len(beats) + 1):
         while marks and marks[0][0] == i:
-            _, s, a = marks.pop(0); last = max(last + .004, min(first[i] - .02, peak[i] - .01) if i < len(beats) else last + .1); rows.append((last, s, a))
+            _, s, a = marks.pop(0)
+            soon = .05 if s == '~' and not rows else min(first[i] - .02, peak[i] - .01) if i < len(beats) else last + .1
+            last = max(last + .004, soon)
+            rows.append((last, s, a))
         if i < len(beats) and symbol[i]: last = max(peak[i], last); rows.append((last, symbol[i], aux[i]))
     rows = sorted(rows + [(t, '~', '') for pair in poor for t in pair], key=lambda r: r[0])
     sample = np.array([int(r[0] * FS) for r in rows], np.int64)
@@ -837,7 +842,14 @@ class Study:
     aux: list
     n: int
     stretch: float
-    signals: Signals = None
+    seconds: float
+    seed: list
+    poor: list
+    @cached_property
+    def signals(self):
+        "What will be drawn; made when it is first needed."
+        s = self.subject
+        return Signals(self.beats, self.seconds, self.heart, s.age, [*self.seed, 2], self.poor, s.rails, s.offsets)
     def blocks(self):
         "Digital int32 [channel, n] in file order, block by block."
         for start in range(0, self.n, BLOCK): yield digitise(self.subject, self.signals, start, min(BLOCK, self.n - start))
@@ -857,8 +869,7 @@ def make_study(subject, script=None, seconds=60., seed=0, score=None):
     sample, symbol, aux = annotate(beats, marks, n, [(start, start + length)] if s.poor else ())
     borders = sample[np.array(symbol, dtype=object) == '~'] / FS
     poor = list(zip(borders[::2], np.r_[borders, seconds][1::2]))
-    signals = Signals(beats, seconds, heart, s.age, [*seed, 2], poor, s.rails, s.offsets)
-    return Study(s, heart, beats, sample, symbol, aux, n, stretch, signals)
+    return Study(s, heart, beats, sample, symbol, aux, n, stretch, seconds, seed, poor)
 
 # %% ../nbs/03_simulate.ipynb #401c5e1a
 def digitise(subject, signals, start, n):
