@@ -25,7 +25,7 @@ from .core import Checked, PedarrError, answer as said_of, from_system, one_line
 from .metrics import METRICS, _cell, bootstrap_scores, holm, paired_scores, per_class
 from .model import VARIANTS
 from .preprocess import open_store
-from .runs import NETWORK_ONLY, Run, check_same, finished, make_config, open_finished, prediction_codes, same_store
+from .runs import GONE, NETWORK_ONLY, Run, check_same, finished, make_config, open_finished, prediction_codes, same_store
 
 # %% auto #0
 __all__ = ['LOSS_NAMES', 'CENTRED', 'QUESTIONS', 'KEYS', 'COLUMNS', 'SPLIT_NAMES', 'Job', 'slug', 'plan', 'work', 'run_job',
@@ -107,7 +107,7 @@ def _command(job: Job, notebook: bool) -> tuple[list, str]:
     pairs = [x for k, v in job.params.items() if k not in ('store', 'run') for x in ('-p', k, str(v))]
     return [*python, 'from pedarr.cli import main; main()', 'train', job.params['store'], '--run', job.run, *pairs], ''
 
-# %% ../nbs/11c_grid.ipynb #ad3d932a
+# %% ../nbs/11c_grid.ipynb #e603f4a5
 def _start(job: Job, threads: int, notebook: bool, limit: float | None) -> tuple[str, str]:
     "Train one job in a process of its own: (status, why it failed)."
     command, text = _command(job, notebook)
@@ -180,7 +180,8 @@ def load_plan(out) -> list[Job]:
         if Path(j.run).name != j.run or j.run in ('', '..'):
             raise PedarrError(f'{out}/plan.json: damaged, {one_line(j.run)!r} is no name of a folder: run the grid again; what is finished is not repeated')
         place = str(out/j.run)
-        jobs.append(Job(j.question, j.system, j.split, j.seed, place, j.params | {'run': place}))
+        params = {k: v for k, v in j.params.items() if k not in GONE} | {'run': place}
+        jobs.append(Job(j.question, j.system, j.split, j.seed, place, params))
     return jobs
 
 # %% ../nbs/11c_grid.ipynb #83374f50
@@ -238,7 +239,7 @@ def _score_rows(runs, first, n_resamples) -> pd.DataFrame:
         table = table.join(paired_table(runs, first, n_resamples).rename(columns=gain))
     return table.assign(seeds=len(runs), segments=len(t)//len(runs), subjects=t.subject.nunique()).reset_index()
 
-# %% ../nbs/11c_grid.ipynb #dd0e97b2
+# %% ../nbs/11c_grid.ipynb #cc1f59c6
 COLUMNS = ['question', 'split', 'system', 'metric', 'value', 'low', 'high', 'gain', 'gain_low', 'gain_high', 'p', 'smallest',
            'holm', 'seeds', 'segments', 'subjects']
 
@@ -338,7 +339,7 @@ def _readable(folder: str) -> Run | None:
     try: return open_finished(folder)
     except PedarrError: return None
 
-# %% ../nbs/11c_grid.ipynb #dbb4e108
+# %% ../nbs/11c_grid.ipynb #52eed92a
 def keep(folder, store, jobs: list[Job], scores: pd.DataFrame, classes: pd.DataFrame, notes=(), metric: str = 'f1') -> Path:
     "Write scores.csv, classes.csv, made.json and a figure (SVG) of each question into `folder`; returns it."
     folder = Path(folder)

@@ -5,6 +5,7 @@
 # %% ../nbs/11_train.ipynb #9c13f538
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -40,8 +41,8 @@ __all__ = ['DEVICES', 'LARGEST', 'grouping_of', 'regroup', 'learning_rate', 'mak
            'fold_losses', 'save_checkpoint', 'EpochRow', 'Progress', 'load_checkpoint', 'fit_fold', 'on_terminal',
            'say', 'Follower', 'rows_of', 'run_fold', 'settle_lone_classes', 'plan_split', 'plan_roles', 'role_notes',
            'memory_left', 'check_memory', 'kept_bytes', 'check_network', 'tree_beats', 'check_measurable', 'folds_of',
-           'prepare', 'model_card', 'remove_parts', 'finish_run', 'read_features', 'run_features', 'run_trees',
-           'all_networks', 'all_trees', 'same_split', 'run_training', 'load_model']
+           'prepare', 'model_card', 'parts_of', 'remove_parts', 'finish_run', 'read_features', 'run_features',
+           'run_trees', 'all_networks', 'all_trees', 'same_split', 'run_training', 'load_model']
 
 # %% ../nbs/11_train.ipynb #4817fc9e
 def grouping_of(store: Store, name: str = '') -> dict:
@@ -166,7 +167,7 @@ def predict(model, loader, device) -> dict:
         raise PedarrError('the network gives no finite probabilities: it diverged in training; lower lr, and train again')
     return dict(index=index, prob=prob, weights=weights, embedding=embedding)
 
-# %% ../nbs/11_train.ipynb #9917ec60
+# %% ../nbs/11_train.ipynb #0194d358
 def validate(model, loader, truth, device) -> dict:
     "`validation_top1` and `validation_loss` of class numbers `truth` [N]; NaN without a loader."
     if loader is None: return dict(validation_top1=math.nan, validation_loss=math.nan)
@@ -174,7 +175,7 @@ def validate(model, loader, truth, device) -> dict:
     right, p = prob.argmax(1) == truth, prob[np.arange(len(truth)), truth]
     return dict(validation_top1=float(right.mean()), validation_loss=float(-np.log(np.maximum(p, 1e-12)).mean()))
 
-# %% ../nbs/11_train.ipynb #3fc87094
+# %% ../nbs/11_train.ipynb #4d788bd7
 LARGEST = 65_536       # no number among a network's options may be larger
 
 def _check_numbers(options: dict, what: str) -> None:
@@ -236,7 +237,7 @@ def save_checkpoint(path: Path, model, contrastive, optimizer, epoch: int, histo
     meta = {'state': json.dumps(plain(dict(epoch=epoch, history=history)))}
     write_whole(path, save(_tensors(model, contrastive, optimizer), metadata=meta))
 
-# %% ../nbs/11_train.ipynb #650ce77b
+# %% ../nbs/11_train.ipynb #4fc9fcfe
 class EpochRow(Checked):
     "A row of history.csv, without its fold; validation is None where there is none."
     epoch: Count
@@ -266,7 +267,7 @@ def _moments(optimizer) -> dict:
     params = [p for group in optimizer.param_groups for p in group['params']]
     return {f'optim.{i}.{name}': p if name != 'step' else torch.zeros(()) for i, p in enumerate(params) for name in ('step', 'exp_avg', 'exp_avg_sq')}
 
-# %% ../nbs/11_train.ipynb #bace2ec6
+# %% ../nbs/11_train.ipynb #87f9606e
 def _read_checkpoint(path: Path, expected: dict, moments: dict, epochs: int) -> tuple[dict, Progress]:
     "(tensors, progress) of a checkpoint, checked; `PedarrError`."
     try:
@@ -294,7 +295,7 @@ def load_checkpoint(path: Path, model, contrastive, optimizer, epochs: int = 100
     rows = [row.model_dump() for row in progress.history]
     return progress.epoch, [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
 
-# %% ../nbs/11_train.ipynb #637d3336
+# %% ../nbs/11_train.ipynb #d68caed8
 def _loader(store: Store, index, c: TrainConfig, train: bool = False):
     """Batches for training (shuffled, disturbed; order and disturbance depend on seed and epoch only, so a resumed run sees
     the same), or to be answered."""
@@ -329,7 +330,7 @@ def fit_fold(store: Store, train, validation, c: TrainConfig, checkpoint: Path |
         after_epoch(history[-1])
     return model, contrastive, history
 
-# %% ../nbs/11_train.ipynb #a4d41de6
+# %% ../nbs/11_train.ipynb #27a8922e
 def on_terminal() -> bool:
     "Does somebody watch? Standard error is a terminal, or the command says so for the process that it has started."
     return os.environ.get('PEDARR_TERMINAL') == '1' or sys.stderr.isatty()
@@ -438,7 +439,7 @@ def role_notes(store: Store, roles, folds, c: TrainConfig) -> list:
             notes.append(f'fold {k} has no validation: too few subjects train, or each is the only one with some class')
     return notes
 
-# %% ../nbs/11_train.ipynb #bc96aa58
+# %% ../nbs/11_train.ipynb #2234a2fd
 def _numbers(path: str) -> dict:
     "First word -> last number of each line of a small system file ('' for a line that is a number alone)."
     try: lines = Path(path).read_text().splitlines()
@@ -471,7 +472,7 @@ def _size_of(c: TrainConfig) -> str:
     own = f'dim {c.dim}, depth {c.depth}' if c.model == 'pedarrnet' else f'{c.model} {c.model_options}'
     return f'training a network ({own}) with batch_size {c.batch_size}'
 
-# %% ../nbs/11_train.ipynb #f4cd70aa
+# %% ../nbs/11_train.ipynb #49cf2d4d
 def kept_bytes(model, losses, batch, c: TrainConfig) -> int:
     "Bytes that autograd keeps of one forward pass of `batch`, the weights aside."
     own, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
@@ -513,7 +514,7 @@ def check_measurable(store: Store, c: TrainConfig) -> list:
     segment_features(store, tree_beats(store, c), used, rows=[0])
     return ['beat times were taken from annotations, which nobody has made for a new patient'] if 'beats' in c.model_options else []
 
-# %% ../nbs/11_train.ipynb #825fb7e1
+# %% ../nbs/11_train.ipynb #11e01fa5
 def _check_store(store: Store, c: TrainConfig) -> None:
     "`PedarrError` for a store that nothing can be learnt from, or whose names can't stand in a table."
     if len(store.classes) < 2:
@@ -569,10 +570,13 @@ def model_card(store: Store, folds, c: TrainConfig) -> dict:
 
 _PARTS = re.compile(r'(fold|history)-\d+\.csv|checkpoint-\d+\.safetensors|.*\.part')
 
+def parts_of(run: Path) -> list:
+    "The files in a run folder that only an unfinished run needs."
+    return [p for p in run.iterdir() if _PARTS.fullmatch(p.name)]
+
 def remove_parts(run: Path) -> None:
-    "Remove from a finished run what only an unfinished one needs."
-    for p in run.iterdir():
-        if _PARTS.fullmatch(p.name): p.unlink(missing_ok=True)
+    "Remove what a finished run does not need any more."
+    for p in parts_of(run): p.unlink(missing_ok=True)
 
 def finish_run(run: Path, store: Store, folds, c: TrainConfig, notes: list) -> None:
     "Join the folds' tables, and write metrics.json last."
@@ -652,10 +656,13 @@ def same_split(run: Path, store: Store, fold, roles, kind: str) -> None:
         raise PedarrError(f'{file}: this run was begun with another split (another version of scikit-learn, perhaps): '
                           'choose another run folder')
 
-# %% ../nbs/11_train.ipynb #9391ba09
-def _already(run: Path, progress: bool) -> bool:
-    "Is the run finished? Then it is said where it is."
+# %% ../nbs/11_train.ipynb #d7348d6c
+def _already(run: Path, c: TrainConfig, progress: bool) -> bool:
+    "Is the run finished? Then it is said where it is, and what a killed process may have left is removed."
     if not (run/'metrics.json').exists(): return False
+    if parts_of(run):
+        with contextlib.suppress(PedarrError):           # its own process is about to do so, or nobody may
+            with writing(run, c): remove_parts(run)
     if progress: say(f'already finished: {run}')
     return True
 
@@ -665,11 +672,12 @@ def run_training(c: TrainConfig, progress: bool = True) -> Path:
     Raises `PedarrError` for whatever `prepare` finds, for a folder that another process trains into, and a store that changes."""
     store, fold, notes, device = prepare(c)
     run, folds, roles = Path(c.run), folds_of(fold, c), plan_roles(store, fold, c)
-    if _already(run, progress): return run
+    if _already(run, c, progress): return run
     with writing(run, c) as note:
         if note and progress: say(f'note: {note}')
-        if _already(run, progress):                      # by another process, while we prepared
+        if (run/'metrics.json').exists():                # another process has finished it, while this one prepared
             remove_parts(run)
+            if progress: say(f'already finished: {run}')
             return run
         same_store(run, store)
         same_split(run, store, fold, roles, c.split)
