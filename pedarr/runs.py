@@ -445,6 +445,7 @@ def read_history(file: Path, folds) -> pd.DataFrame:
                         'a share or score outside 0 to 1': ~t.wait_share.between(0, 1.01) | ((top1 < 0) | (top1 > 1)).any(1),
                         'no loss': t.classification.isna() | t.contrastive.isna()})
     if set(t.fold) != set(folds): raise damaged(file, f'fold {min(set(folds) - set(t.fold))} is missing')
+    if not top1.shape[1]: raise damaged(file, 'it has neither validation_top1 nor test_top1')
     return t
 
 def training_speed(history: pd.DataFrame) -> dict:
