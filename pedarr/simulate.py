@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['FS', 'RING', 'PATHWAYS', 'CS_STEP', 'TRAINS', 'TRAIN_BEATS', 'RAMP_BEATS', 'EXTRASTIMULUS', 'PAUSE', 'FLUTTER_CYCLE',
            'FIBRILLATION_CYCLE', 'BEAT_COLUMNS', 'NAN', 'MECHANISMS', 'RHYTHM_MODELS', 'OPENING', 'REST', 'DOWER',
-           'SITES', 'TEXTURES', 'BLOCK', 'RAIL', 'OFFSET_STUDIES', 'CUSTOM_LABELS', 'TWIN_VERSION', 'COMMENT',
-           'SECONDS_OF_TEXT', 'MOST_JOBS', 'MIN_SUBJECTS', 'MOST_SUBJECTS', 'MIN_MINUTES', 'MOST_MINUTES', 'age_norms',
-           'cs_delays', 'delta_vector', 'Pace', 'Heart', 'make_heart', 'irregularity', 'Ladder', 'conduct',
-           'next_conducted', 'sinus', 'early_atrial', 'atria_until', 'retrograde', 'early_ventricular',
-           'ventricles_lead', 'pace_ventricle', 'pace_atrium', 'junctional', 'reentry', 'begin', 'ectopic', 'flutter',
-           'fibrillation', 'fusion', 'odd', 'beat', 'mark', 'play', 'perform', 'perform_in', 'add_waves', 'Waves',
-           'twelve_leads', 'qrs_waves', 'atrial_map', 'sway', 'turned', 'ecg_waves', 'ventricular_map', 'stations',
-           'Texture', 'passages', 'electrogram_waves', 'stimulus_waves', 'Slow', 'draw_offsets', 'Signals',
-           'make_script', 'Subject', 'annotate', 'Study', 'make_study', 'digitise', 'Recording', 'simulate_recording',
-           'pack24', 'header_text', 'write_study', 'duration_text', 'write_database', 'subject_frame', 'plan_classes',
+           'SITES', 'TEXTURES', 'BLOCK', 'RAIL', 'OFFSET_STUDIES', 'CUSTOM_LABELS', 'TWIN_VERSION', 'COMMENT', 'TEXT',
+           'MOST_JOBS', 'MIN_SUBJECTS', 'MOST_SUBJECTS', 'MIN_MINUTES', 'MOST_MINUTES', 'age_norms', 'cs_delays',
+           'delta_vector', 'Pace', 'Heart', 'make_heart', 'irregularity', 'Ladder', 'conduct', 'next_conducted',
+           'sinus', 'early_atrial', 'atria_until', 'retrograde', 'early_ventricular', 'ventricles_lead',
+           'pace_ventricle', 'pace_atrium', 'junctional', 'reentry', 'begin', 'ectopic', 'flutter', 'fibrillation',
+           'fusion', 'odd', 'beat', 'mark', 'play', 'perform', 'perform_in', 'add_waves', 'Waves', 'twelve_leads',
+           'qrs_waves', 'atrial_map', 'sway', 'turned', 'ecg_waves', 'ventricular_map', 'stations', 'Texture',
+           'passages', 'electrogram_waves', 'stimulus_waves', 'Slow', 'draw_offsets', 'Signals', 'make_script',
+           'Subject', 'annotate', 'Study', 'make_study', 'digitise', 'Recording', 'simulate_recording', 'pack24',
+           'header_text', 'write_study', 'duration_text', 'write_database', 'subject_frame', 'plan_classes',
            'plan_subjects', 'simulate_database']
 
 # %% ../nbs/03_simulate.ipynb #56b4d9a4
@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 import numpy as np, pandas as pd
-from .core import (NO_LOCKS, PedarrError, PassingError, create, from_system, locked, one_line, sha256, sync_file,
-                         sync_folder)
+from .core import NO_LOCKS, PedarrError, PassingError, create, from_system, locked, one_line
+from .core import sha256, sync_file, sync_folder
 from .records import CHANNELS, ECG_LEADS, IEGM_CHANNELS
 
 # %% ../nbs/03_simulate.ipynb #f5896f91
@@ -119,33 +119,34 @@ def make_heart(age, rng, location='', preexcited=False, fallot=False, pjrt=False
     ah = max(.04, pr * vary(.1) - .03 - hv)
     cycle = float(np.interp(age, [2, 10, 18, 60], [.27, .31, .35, .38])) * vary(.1) * (1.35 if pjrt else 1)
     measured = cycles.get('AVRT', cycles.get('AVNRT', cycle))
-    cycle = measured if abs(measured / cycle - 1) < .25 else cycle     # otherwise it holds for the opening alone
+    cycle = measured if abs(measured / cycle - 1) < .25 else cycle    # else it holds in the opening alone
     rate = 60 / cycles['N'] if 'N' in cycles else rate * vary(.12)
-    follows = min(rng.uniform(.28, .38), .85 * cycles.get('/A', 1.))     # the atria were paced, and the AV node followed
+    follows = min(rng.uniform(.28, .38), .85 * cycles.get('/A', 1.))    # the AV node followed then
     va = rng.uniform(.082, .145)
     pick = lambda p: _ORIGINS[rng.choice(4, p=p)] + rng.normal(0, .15, 3)
     notches = np.c_[rng.uniform(.2, .9, 2), rng.uniform(.03, .05, 2), rng.normal(0, .17, (2, 3))]
     return Heart(rate=rate, ah=ah, hv=hv, qrs=qrs * vary(.08), slow=rng.uniform(.2, .28), svt_cycle=cycle,
         va_septal=rng.uniform(-.005, .062), va_pathway=cycle - ah - hv - .03 if pjrt else va, pathway=PATHWAYS.get(location, 4.3),
         delta=delta_vector(location or 'right posteroseptal'), bypass=bool(location), preexcited=preexcited, rbbb=fallot,
-        aberration=str(rng.choice(['rbbb', 'lbbb'], p=[.75, .25])), retrograde=bool(rng.random() < .55), av_limit=follows,
+        aberration=str(rng.choice(['rbbb', 'lbbb'], p=[.75, .25])), retrograde=bool(rng.random() < .55),
+        av_limit=follows,
         focus=float(rng.choice([-.5, 1.5, 5.5])), pacing=str(rng.choice(['HRA', 'CS90', 'CS12'])), rotation=_rotation(14, rng), notches=notches,
         vt=pick([.5, .25, .15, .1] if fallot else [.3, .4, .1, .2]), pvc=pick([.5, .2, .2, .1]), ectopy=float(rng.choice([0, .01, .04])),
         breathing=float(np.interp(age, [8, 40], [.06, .02])), known=tuple(known))
 
 # %% ../nbs/03_simulate.ipynb #a762c269
 TRAINS = (.4, .5, .5, .55, .6)         # s: cycles of pacing trains in the first minutes, the commonest twice
-TRAIN_BEATS, RAMP_BEATS = 14, 100      # paced episodes up to here are a train, up to there a ramp, longer ones steady
+TRAIN_BEATS, RAMP_BEATS = 14, 100      # up to so many stimuli are a train, or a ramp; more are steady
 EXTRASTIMULUS = .55, .85               # of the train's cycle: x0010 from .66 to .84 (R to R), x107 .53
 PAUSE = 1.2                            # of a sinus cycle after pacing: x103, x104, x107
 FLUTTER_CYCLE = .19, .27               # s: iaf5 .257
 FIBRILLATION_CYCLE = .16, .2           # s: iaf1 .182, iaf2 .175
 
-def irregularity(pace, breathing=.5, memory=.98):
-    """Respiratory swing, innovation of the drift and jitter (shares of the cycle) that give a measured `Pace`.
+def irregularity(pace: Pace, breathing: float = .5, memory: float = .98) -> tuple[float, float, float]:
+    """Respiratory swing, innovation of the drift and jitter (shares of the cycle) of a measured `Pace`.
 
-    Of the variance of the difference of successive intervals the share `breathing` is respiratory, the rest jitter;
-    what remains of the spread is drift, which keeps the share `memory` from beat to beat."""
+    Successive intervals differ: the share `breathing` of that variance is respiratory, the rest jitter.
+    What remains of the spread is drift, which keeps the share `memory` from beat to beat."""
     difference, spread = (min(x / pace.cycle, .12) for x in (pace.variability, pace.spread))
     jitter = difference * math.sqrt((1 - breathing) / 2)
     step = 2 * math.sin(min(1.76 * pace.cycle, 3.) / 2)      # how far breathing moves within one beat
@@ -160,8 +161,8 @@ NAN = float('nan')
 class Ladder:
     """A heart at work: the rows of its ladder diagram so far, and what the next beat depends on (times in s).
 
-    Slow cycles are multiplied by `stretch`; not in the first `opening` seconds, in which measured cycles hold,
-    and gradually in the next."""
+    Slow cycles are multiplied by `stretch`: not in the first `opening` seconds, in which measured cycles
+    hold, and gradually in the next."""
     def __init__(self, heart, rng, stretch=1., opening=0.):
         self.heart, self.rng, self.full, self.opening = heart, rng, stretch, opening
         self.rows, self.marks, self.rhythm, self.fresh, self.driven = [], [], '', True, False
@@ -184,12 +185,13 @@ class Ladder:
         h, u = self.heart, self.rng.uniform
         fast = self.rng.random() < .33 and rhythm not in ('A', 'B')
         rate = min(h.rate * math.exp(self.rng.normal(0, .06)) * (u(1.3, 2.1) if fast else 1), 185)
-        self.rhythm, self.fresh, self.breathing, self.slide = rhythm, True, .01 if fast else u(.005, h.breathing), 0.
-        self.restless, self.circuit = (.008, .012), (.003, .008)   # innovation of the drift and jitter of sinus node and circuit
+        self.rhythm, self.fresh, self.slide = rhythm, True, 0.
+        self.breathing = .01 if fast else u(.005, h.breathing)
+        self.restless, self.circuit = (.008, .012), (.003, .008)   # innovation of the drift, and jitter
         self.cycle = dict(sinus=60 / rate, svt=h.svt_cycle * u(.94, 1.08), vt=u(.29, .48), ivr=u(.55, .9),
                           vpace=u(.3, .65), apace=u(.28, .65), eat=u(.3, .52), flutter=u(*FLUTTER_CYCLE),
-                          ratio=int(self.rng.choice([2, 3, 4], p=[.6, .2, .2])), fibrillation=u(*FIBRILLATION_CYCLE),
-                          gamma=u(.05, .12), junction=u(.52, 1.))
+                          ratio=int(self.rng.choice([2, 3, 4], p=[.6, .2, .2])),
+                          fibrillation=u(*FIBRILLATION_CYCLE), gamma=u(.05, .12), junction=u(.52, 1.))
         self.plan = []
         self.as_measured(fast)
         focus = {'J': 'junction', 'IVR': 'ivr', '/V': 'vpace'}.get(rhythm)   # a pacemaker further down leads only while the sinus node is slower
@@ -197,7 +199,7 @@ class Ladder:
         if beats: self.program(rhythm, beats)
 
     def as_measured(self, fast):
-        "Put what was measured of this subject in the place of what was drawn; cycle lengths in the opening only."
+        "Put what was measured in the place of what was drawn; cycle lengths in the opening only."
         opening = self.ventricle < self.opening
         for rhythm, name in (('N', 'sinus'), ('AVRT', 'svt'), ('AVNRT', 'svt')):
             pace = self.known.get(rhythm)
@@ -230,7 +232,8 @@ class Ladder:
         s = self.stretch; slow = name in ('sinus', 'junction', 'ivr')
         stretch = s if slow else min(s / .8, 1.) if s < 1 else max(s / 1.3, 1.)   # tachycardias and pacing yield only when these alone can't
         cycle = self.plan.pop(0) if self.plan and name in ('apace', 'vpace') else self.cycle[name]
-        return max(.18 if name == 'flutter' else .24, cycle * stretch) * (1 + jitter * self.rng.standard_normal())
+        least = .18 if name == 'flutter' else .24
+        return max(least, cycle * stretch) * (1 + jitter * self.rng.standard_normal())
 
     def sinus_cycle(self):
         "The next cycle of the sinus node: respiratory arrhythmia, a slow drift, and a pause after pacing."
@@ -240,8 +243,8 @@ class Ladder:
         return max(.32, self.lasts('sinus', jitter) * (1 + swing) * (PAUSE if self.driven else 1.))
 
     def circuit_cycle(self):
-        "The next cycle of a re-entrant circuit: it wanders over a minute by some per cent, and hardly from beat to beat."
-        if 0 < self.opening < self.ventricle:        # from what was measured in the opening to the heart's own
+        "The next cycle of a re-entrant circuit: it wanders over a minute, and hardly from beat to beat."
+        if 0 < self.opening < self.ventricle:      # from what was measured in the opening to the heart's own
             self.cycle['svt'] += .01 * (self.heart.svt_cycle - self.cycle['svt'])
         innovation, jitter = self.circuit
         self.slide = .99 * self.slide + innovation * self.rng.standard_normal()
@@ -428,7 +431,7 @@ def play(script, heart, rng):
 
 # %% ../nbs/03_simulate.ipynb #f94a9d0e
 OPENING = 60.           # s: as long as rates were measured
-REST = 1.5, 4.          # s between two neighbouring borders of poor signal; where they open the recording, up to the first beat
+REST = 1.5, 4.          # s between two borders of poor signal, except where they open the recording
 
 def _stimuli(score, i):
     "How many paced beats the episode that opens at mark `i` has; 0 if it is no paced one."
@@ -439,8 +442,9 @@ def _stimuli(score, i):
 def perform(score, heart, seed, stretch=1., opening=0.):
     """Beats and marks of a `score`, a list of (symbol, text) in the order of an annotation file.
 
-    '+' opens an episode, '~' borders poor signal: between two neighbouring ones the heart goes on beating, unannotated,
-    for some seconds (not at the very beginning). Slow cycles are multiplied by `stretch`; in the first `opening` seconds those measured hold."""
+    '+' opens an episode, '~' borders poor signal: between two neighbouring ones the heart goes on beating,
+    unannotated, for some seconds (not at the very beginning). Slow cycles are multiplied by `stretch`; in the
+    first `opening` seconds those measured hold."""
     L, inside = Ladder(heart, np.random.default_rng(seed), stretch, opening), False
     for i, (symbol, text) in enumerate(score):
         if symbol == '+':
@@ -466,9 +470,10 @@ def perform_in(score, heart, seed, seconds, end=.4):
         low, high = (stretch, high) if ratio < 1 else (low, stretch)
         stretch = min(max(stretch / ratio, low * (high / low) ** .1), low * (high / low) ** .9)
     else:
-        stretch = min(tried, key=lambda s: abs(tried[s] - 1)); beats, marks = perform(score, heart, seed, stretch, opening)
+        stretch = min(tried, key=lambda s: abs(tried[s] - 1))
+        beats, marks = perform(score, heart, seed, stretch, opening)
     times = beats[list(BEAT_COLUMNS[:4])]
-    late = goal - opening, beats.ventricle.max() - opening           # the last per cent or two, after the opening
+    late = goal - opening, beats.ventricle.max() - opening      # the last per cent or two, after the opening
     beats[times.columns] = times.where(times < opening, opening + (times - opening) * late[0] / late[1])
     return beats, marks, stretch
 
@@ -640,15 +645,16 @@ class Texture:
     jitter: float           # and of one deflection
     blunt: tuple            # width (s) and share of the wavefront that is still far or already gone
 
-TEXTURES = {    # chosen until medians and spectra agreed with those of iaf1 and iaf2, and of iaf5 (iafdb 1.0.0, PhysioNet, ODC-By 1.0)
+# chosen until medians and spectra agreed with those of iaf1 and iaf2, and of iaf5 (iafdb 1.0.0, PhysioNet)
+TEXTURES = {
     'fibrillation': Texture((.0013, .0046), .6, 2.5, (.006, .018), .006, .7, .42, .4, (.008, .35)),
     'flutter': Texture((.0014, .0036), .9, 0., (.009, 0.), .002, 1., .28, .15, (.006, .3))}
 
-def passages(times, size, texture, rng, waves):
+def passages(times: np.ndarray, size: float, texture: Texture, rng: np.random.Generator, waves: Waves):
     "The deflections (mV) of atrial passages at `times` (s), added to `waves`."
     n, x = len(times), texture
     if not n: return
-    apart = float(np.exp(rng.uniform(math.log(.6), math.log(1.8))))     # some sites see more pieces, and wider apart
+    apart = float(np.exp(rng.uniform(math.log(.6), math.log(1.8))))     # some sites see more pieces
     at = times + x.wander * rng.standard_normal(n)
     loud = x.size * size * np.exp(x.loudness * rng.standard_normal(n))
     def add(some, delay, width, share):
@@ -717,9 +723,10 @@ BLOCK = 60 * FS    # samples that are drawn at a time
 RAIL = 20480       # units: 10.24 mV
 OFFSET_STUDIES = .25
 
-def draw_offsets(rng):
-    "Offsets (mV) of the seven electrograms: small, or, on the coronary sinus of some studies, anywhere between the rails."
-    small, wide, drifted = rng.normal(0, .05, 7), rng.uniform(-1, 1, 7) * RAIL / 2000, rng.random() < OFFSET_STUDIES
+def draw_offsets(rng: np.random.Generator) -> np.ndarray:
+    "Offsets (mV) [7]: small, or, in the coronary sinus of some studies, anywhere between the rails."
+    small, wide = rng.normal(0, .05, 7), rng.uniform(-1, 1, 7) * RAIL / 2000
+    drifted = rng.random() < OFFSET_STUDIES
     return np.where(drifted & (np.arange(7) > 2), wide, small)
 
 class Signals:
@@ -820,8 +827,8 @@ def annotate(beats, marks, n, poor=()):
     for i in range(len(beats) + 1):
         while marks and marks[0][0] == i:
             _, s, a = marks.pop(0)
-            soon = .05 if s == '~' and not rows else min(first[i] - .02, peak[i] - .01) if i < len(beats) else last + .1
-            last = max(last + .004, soon)
+            soon = min(first[i] - .02, peak[i] - .01) if i < len(beats) else last + .1
+            last = max(last + .004, .05 if s == '~' and not rows else soon)
             rows.append((last, s, a))
         if i < len(beats) and symbol[i]: last = max(peak[i], last); rows.append((last, symbol[i], aux[i]))
     rows = sorted(rows + [(t, '~', '') for pair in poor for t in pair], key=lambda r: r[0])
@@ -849,7 +856,8 @@ class Study:
     def signals(self):
         "What will be drawn; made when it is first needed."
         s = self.subject
-        return Signals(self.beats, self.seconds, self.heart, s.age, [*self.seed, 2], self.poor, s.rails, s.offsets)
+        seed = [*self.seed, 2]
+        return Signals(self.beats, self.seconds, self.heart, s.age, seed, self.poor, s.rails, s.offsets)
     def blocks(self):
         "Digital int32 [channel, n] in file order, block by block."
         for start in range(0, self.n, BLOCK): yield digitise(self.subject, self.signals, start, min(BLOCK, self.n - start))
@@ -927,7 +935,7 @@ TWIN_VERSION = 1       # of everything that decides the samples; named in every 
 COMMENT = 'Simulated by pedarr: no patient'
 
 def _write_signals(path, study):
-    "Write the signal file of a `Study`, block by block: its SHA-256, the first sample and the sum of each channel."
+    "Write the signal file of a `Study`: its SHA-256, the first sample and the sum of each channel."
     digest, first, total = hashlib.sha256(), None, 0
     with create(path) as f:
         for digital in study.blocks():
@@ -945,14 +953,15 @@ def _write_synced(path, text):
     path.write_bytes(text.encode())
     sync_file(path)
 
-def write_study(folder, study, comments=()):
-    "Write NAME.dat, NAME.hea and NAME.atr of a `Study` into an existing folder; returns the SHA-256 of the signal file."
+def write_study(folder: Path | str, study: Study, comments=()) -> str:
+    "Write NAME.dat, NAME.hea and NAME.atr of a `Study` into `folder`; returns the signal file's SHA-256."
     import wfdb
-    folder, name, s = Path(folder), study.subject.record, study
+    folder, name, s, names = Path(folder), study.subject.record, study, study.subject.channels
     digest, first, total = _write_signals(folder / f'{name}.dat', study)
     said = [COMMENT, f'Twin version {TWIN_VERSION}', *map(one_line, comments)]
-    _write_synced(folder / f'{name}.hea', header_text(name, s.subject.channels, s.n, first, total, comments=said))
-    wfdb.wrann(name, 'atr', s.sample, symbol=s.symbol, aux_note=s.aux, custom_labels=CUSTOM_LABELS, write_dir=str(folder))
+    _write_synced(folder / f'{name}.hea', header_text(name, names, s.n, first, total, comments=said))
+    wfdb.wrann(name, 'atr', s.sample, symbol=s.symbol, aux_note=s.aux, custom_labels=CUSTOM_LABELS,
+               write_dir=str(folder))
     sync_file(folder / f'{name}.atr')
     return digest
 
@@ -963,11 +972,12 @@ def duration_text(seconds):
 
 def _subject_table(subjects, cohort, lengths):
     "The subject table of a cohort as CSV, with the columns of the release."
-    rows = [dict(subject_id=s.record[1:], file_name=s.record, gender=s.sex, age=s.age_text or f'{s.age:g}', diagnosis=s.diagnosis,
-                 ap_loacation=s.pathway, ecg_duration=duration_text(lengths[s.record])) for s in subjects if s.cohort == cohort]
+    rows = [dict(subject_id=s.record[1:], file_name=s.record, gender=s.sex, age=s.age_text or f'{s.age:g}',
+                 diagnosis=s.diagnosis, ap_loacation=s.pathway, ecg_duration=duration_text(lengths[s.record]))
+            for s in subjects if s.cohort == cohort]
     columns = ['subject_id', 'file_name', 'gender', 'age', 'diagnosis', 'ap_loacation', 'ecg_duration']
-    table = pd.DataFrame(rows, columns=columns)
-    return table.drop(columns=['ap_loacation'] if cohort == 'adults' else []).to_csv(index=False, lineterminator='\n')
+    if cohort == 'adults': columns.remove('ap_loacation')
+    return pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator='\n')
 
 def _write_tables(folder, subjects, lengths, sums):
     "Subject tables, RECORDS, ANNOTATORS and the checksum list; `lengths` (s) and `sums` (of the signal files) by record."
@@ -980,32 +990,38 @@ def _write_tables(folder, subjects, lengths, sums):
     _write_synced(folder / 'SHA256SUMS.txt', ''.join(f'{d} {p.name}\n' for d, p in zip(digests, files)))
 
 # %% ../nbs/03_simulate.ipynb #5487838d
-SECONDS_OF_TEXT = 100    # bytes that header and annotations take for a second of signal, amply
+TEXT = 100    # bytes that header and annotations take for a second of signal, amply
 MOST_JOBS = 256
 
-def _ready(folder, subjects, seconds, jobs):
-    "The resolved `folder` for a database of the given lengths (s); `PedarrError` if it could not be written there."
-    if not 1 <= jobs <= MOST_JOBS: raise PedarrError(f'jobs={jobs}: give 1 to {MOST_JOBS} jobs')
+def _goal(folder: Path | str) -> Path:
+    "The resolved path of a `folder` that is absent or empty; `PedarrError` for anything else."
     try:
         goal = Path(folder).resolve()
-        if goal.exists() and not goal.is_dir(): raise PedarrError(f'{folder} exists and is no folder: choose a new folder')
-        if goal.exists() and any(goal.iterdir()): raise PedarrError(f'{folder} exists and is not empty: choose a new folder')
-        there = next(p for p in goal.parents if p.exists())
-        free = shutil.disk_usage(there).free
-    except (OSError, RuntimeError, ValueError) as e:
-        if isinstance(e, PedarrError): raise
-        if isinstance(e, OSError): raise from_system(e, one_line(folder), 'cannot be used') from e
+        if not goal.exists(): return goal
+        if not goal.is_dir(): raise PedarrError(f'{folder} exists and is no folder: choose a new folder')
+        if any(goal.iterdir()): raise PedarrError(f'{folder} exists and is not empty: choose a new folder')
+    except OSError as e: raise from_system(e, one_line(folder), 'cannot be used') from e
+    except PedarrError: raise
+    except (RuntimeError, ValueError) as e:
         raise PedarrError(f'{one_line(folder)}: cannot be the name of a folder: choose another one') from e
-    need = sum(t * (3 * FS * len(s.channels) + SECONDS_OF_TEXT) for t, s in zip(seconds, subjects))
+    return goal
+
+def _ready(folder, subjects, seconds, jobs):
+    "The resolved `folder` for a database of the given lengths (s); `PedarrError` if it can't be written."
+    if not 1 <= jobs <= MOST_JOBS: raise PedarrError(f'jobs={jobs}: give 1 to {MOST_JOBS} jobs')
+    goal = _goal(folder)
+    free = shutil.disk_usage(next(p for p in goal.parents if p.exists())).free
+    need = sum(t * (3 * FS * len(s.channels) + TEXT) for t, s in zip(seconds, subjects))
     if need > free:
         raise PassingError(f'{folder}: needs {need / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB left: '
-                          'choose another place, or simulate less')
+                           'choose another place, or simulate less')
     return goal
 
 def _remove_leftovers(goal):
     "Remove hidden copies of `goal` that a killed simulation left behind."
     for p in goal.parent.glob('.*'):
-        if p.name.startswith(f'.{goal.name}.part-') and p.is_dir() and not p.is_symlink(): shutil.rmtree(p, ignore_errors=True)
+        if p.name.startswith(f'.{goal.name}.part-') and p.is_dir() and not p.is_symlink():
+            shutil.rmtree(p, ignore_errors=True)
 
 @contextmanager
 def _whole(goal):
@@ -1031,8 +1047,9 @@ def _whole(goal):
 def write_database(folder, subjects, make, seconds, jobs=1, progress=False, comments=()):
     """Write a database of the studies `make(subject)` into a new `folder`; returns the lengths (s) by record.
 
-    `seconds`: expected lengths, for the space that is needed, order and progress. Raises `PedarrError` for a folder
-    that is not empty and `PassingError` for a disk that is too full; an interrupted run leaves nothing behind."""
+    `seconds`: expected lengths, for the space that is needed, order and progress. Raises `PedarrError` for
+    a folder that is not empty and `PassingError` for a disk that is too full; an interrupted run leaves
+    nothing behind."""
     goal = _ready(folder, subjects, seconds, jobs)
     with _whole(goal) as work:
         done = _write_all(work, subjects, make, seconds, jobs, progress, comments)
@@ -1040,13 +1057,14 @@ def write_database(folder, subjects, make, seconds, jobs=1, progress=False, comm
     return {r: t for r, t, _ in done}
 
 def _in_parallel(function, items, jobs):
-    "The results of `function` for the `items`, in the order in which they are ready; on any error no worker goes on."
+    "The results of `function` for the `items`, as they are ready; on any error no worker goes on."
     if jobs == 1:
         yield from map(function, items)
         return
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
-    try: yield from Parallel(n_jobs=jobs, return_as='generator_unordered')(delayed(function)(i) for i in items)
+    workers = Parallel(n_jobs=jobs, return_as='generator_unordered')
+    try: yield from workers(delayed(function)(i) for i in items)
     except BaseException:
         get_reusable_executor().shutdown(wait=True, kill_workers=True)
         raise
@@ -1119,9 +1137,9 @@ class _Numbered:
 def simulate_database(folder, subjects=16, minutes=3.0, seed=0, jobs=1, progress=False):
     """Write a simulated database in the Leipzig format into a new `folder`; returns its subjects (DataFrame by record).
 
-    `subjects` (4 to 10,000) recordings of `minutes` (0.5 to 60) each. Same seed, same bytes, for any number of `jobs`.
-    Raises `PedarrError` for a folder that is not empty, a disk that is too full and values out of range;
-    an interrupted run leaves nothing behind."""
+    `subjects` (4 to 10,000) recordings of `minutes` (0.5 to 60) each. Same seed, same bytes, for any
+    number of `jobs`. Raises `PedarrError` for a folder that is not empty, a disk that is too full and values
+    out of range; an interrupted run leaves nothing behind."""
     if not MIN_SUBJECTS <= subjects <= MOST_SUBJECTS:
         raise PedarrError(f'subjects={subjects}: give {MIN_SUBJECTS} to {MOST_SUBJECTS:,} subjects')
     if not MIN_MINUTES <= minutes <= MOST_MINUTES:

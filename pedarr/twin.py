@@ -10,6 +10,7 @@ __all__ = ['POSSIBLE', 'MISSED', 'LEAST', 'RAILS', 'OFFSETS', 'MEASURED', 'MOST_
 # %% ../nbs/03a_twin.ipynb #3ec9a39d
 import gzip, io, zlib
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -25,14 +26,14 @@ def _robust(x):
     "The standard deviation that a normal distribution with this median absolute value would have."
     return 1.4826 * float(np.median(np.abs(x))) if len(x) else np.nan
 
-def _intervals(times):
-    "(median, spread, variability) (s) of the possible intervals between rising `times` (s); NaN where there are none."
+def _intervals(times: np.ndarray) -> tuple[float, float, float]:
+    "(median, spread, variability) (s) of the possible intervals between `times` (s); NaN if there are none."
     rr = np.diff(times)
     fine = (rr >= POSSIBLE[0]) & (rr <= POSSIBLE[1])
     middle = float(np.median(rr[fine])) if fine.any() else np.nan
     return middle, _robust(rr[fine] - middle), _robust(np.diff(rr)[fine[1:] & fine[:-1]])
 
-def measure_rates(peaks):
+def measure_rates(peaks: pd.DataFrame) -> pd.DataFrame:
     "One row a record, from R peaks (`record`, `time_s`): record, peaks, rr, spread, variability (s)."
     rows = [[r, len(t), *_intervals(t.to_numpy())] for r, t in peaks.groupby('record', sort=False).time_s]
     return pd.DataFrame(rows, columns=['record', 'peaks', 'rr', 'spread', 'variability']).round(4)
@@ -49,9 +50,11 @@ def _runs(symbols, texts):
         elif symbol != '~': runs[-1] = runs[-1][0], runs[-1][1] + 1
     return [r for r in runs if r[1]]
 
-def measure_opening(peaks, sequence):
-    """The runs of the first minute, one row each: record, rhythm, beats (whole, even if the minute ends before), and rr,
-    spread, variability (s) where they can be measured. `sequence`: all annotations (`record`, `symbol`, `aux`)."""
+def measure_opening(peaks: pd.DataFrame, sequence: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the first minute, one row each: record, rhythm, beats (of the whole run, even if the minute
+    ends before), and rr, spread, variability (s) where they can be measured.
+
+    `peaks`: `record`, `time_s`; `sequence`: all annotations, `record`, `symbol`, `aux`."""
     rows, marks = [], dict(iter(sequence.groupby('record')))
     for record, times in peaks.groupby('record', sort=False).time_s:
         times, seen = times.to_numpy(), 0
@@ -66,14 +69,17 @@ def measure_opening(peaks, sequence):
     return pd.DataFrame(rows, columns=['record', 'rhythm', 'beats', 'rr', 'spread', 'variability']).round(4)
 
 # %% ../nbs/03a_twin.ipynb #3e7bc866
-def _fact(name, numbers):
-    "A table of facts of the package."
-    return read_table(Path(str(resources.files('pedarr')/'facts'/f'{name}.csv')), numbers)
+@cache
+def _facts():
+    "All tables of facts by name, read once: not to be changed."
+    rows = dict.fromkeys(['rr', 'spread', 'variability'], float)
+    numbers = {'rates': rows | {'peaks': int}, 'opening': rows | {'beats': int}}
+    folder = Path(str(resources.files('pedarr')/'facts'))
+    return release_facts() | {name: read_table(folder/f'{name}.csv', n) for name, n in numbers.items()}
 
-def rate_facts():
+def rate_facts() -> tuple[pd.DataFrame, pd.DataFrame]:
     "What `measure_rates` and `measure_opening` found in the release: two tables that come with the package."
-    numbers = dict.fromkeys(['rr', 'spread', 'variability'], float)
-    return _fact('rates', numbers | {'peaks': int}), _fact('opening', numbers | {'beats': int})
+    return _facts()['rates'].copy(), _facts()['opening'].copy()
 
 # %% ../nbs/03a_twin.ipynb #419294a4
 RAILS = ('x001', 'x002', 'x003', 'x004', 'x006', 'x109')   # clip on the surface ECG
@@ -81,7 +87,7 @@ OFFSETS = {'x0010': (('ABL12', .039), ('RVA12', .096), ('CS12', .014), ('CS34', 
                      ('CS78', 10.135), ('CS90', -9.804))}  # mV, first samples in the real header
 MEASURED = ('N', 'AVNRT', 'AVRT', '/A', '/V')
 
-def paces(runs):
+def paces(runs: pd.DataFrame) -> tuple[Pace, ...]:
     "The `Pace` of each rhythm that the `runs` of one record (rows of `measure_opening`) agree on."
     out = []
     for rhythm, r in runs.dropna(subset=['rr']).groupby('rhythm', sort=False):
@@ -89,17 +95,18 @@ def paces(runs):
         near = (r.rr / cycle - 1).abs() <= .05
         long = r[near & (r.beats >= 10)]
         certain = near.mean() >= .6 and (r.beats - 1).sum() >= 6
-        if rhythm in MEASURED and certain: out.append(Pace(rhythm, *map(float, (cycle, long.spread.median(), long.variability.median()))))
+        irregular = long.spread.median(), long.variability.median()
+        if rhythm in MEASURED and certain: out.append(Pace(rhythm, *map(float, (cycle, *irregular))))
     return tuple(out)
 
-def twin_subjects():
-    "The release's 39 subjects as `Subject`s: their sexes, ages, diagnoses, pathways, channels and measured cycles are real."
-    runs = rate_facts()[1]
+def twin_subjects() -> list[Subject]:
+    "The release's 39 subjects; sexes, ages, diagnoses, pathways, channels and measured cycles are real."
+    runs = _facts()['opening']
     known = {record: paces(r) for record, r in runs.groupby('record')}
-    return [Subject(r.record, r.cohort, r.sex, parse_age(r.age), r.diagnosis, r.pathway, channels=tuple(r.channels.split()),
-                    rails=r.record in RAILS, disconnected='ABL12' if r.record == 'x0027' else '', age_text=r.age,
-                    known=known.get(r.record, ()), offsets=OFFSETS.get(r.record, ()))
-            for r in release_facts()['records'].itertuples()]
+    return [Subject(r.record, r.cohort, r.sex, parse_age(r.age), r.diagnosis, r.pathway, age_text=r.age,
+                    channels=tuple(r.channels.split()), disconnected='ABL12' if r.record == 'x0027' else '',
+                    rails=r.record in RAILS, known=known.get(r.record, ()), offsets=OFFSETS.get(r.record, ()))
+            for r in _facts()['records'].itertuples()]
 
 # %% ../nbs/03a_twin.ipynb #d172714d
 def _bounds(n, beats, median, longest):
@@ -181,8 +188,8 @@ def order_episodes(calm, others, rng):
         out += others[i:i + 1]
     return out
 
-def take_opening(episodes, runs):
-    "Take the episodes (rhythm -> lists of marks) that are most like the first `runs` (rhythm, beats) out of `episodes`, in place."
+def take_opening(episodes: dict[str, list], runs: list[tuple[str, int]]) -> list:
+    "Take out of `episodes` (by rhythm: lists of marks) those most like the first `runs` (rhythm, beats)."
     out = []
     for rhythm, beats in runs:
         if not episodes.get(rhythm): break
@@ -202,7 +209,7 @@ def _strew(parts, pairs, rng):
 # %% ../nbs/03a_twin.ipynb #dfac3b21
 def _episodes(record, rng, scale):
     "Episodes of a record of the release by rhythm ('' before the first mark): lists of (symbol, text)."
-    facts = release_facts()
+    facts = _facts()
     rows, marks = (facts[t][facts[t].record == record] for t in ('episodes', 'marks'))
     episodes = {'N': [], '': []}
     for r in rows.itertuples():
@@ -214,11 +221,11 @@ def _episodes(record, rng, scale):
         episodes.setdefault(r.rhythm, []).extend(parts)
     return episodes
 
-def twin_score(record, seed=0, scale=1.):
-    """A sequence of (symbol, text) for a record of the release, in an order drawn by lot except for the first minute.
+def twin_score(record: str, seed=0, scale: float = 1.) -> list[tuple[str, str]]:
+    """A sequence of (symbol, text) for a record of the release, ordered by lot except for the first minute.
 
     It has the release's counts and lengths of episodes, and its counts of every kind of beat."""
-    rng, marks, runs = np.random.default_rng(seed), release_facts()['marks'], rate_facts()[1]
+    rng, marks, runs = np.random.default_rng(seed), _facts()['marks'], _facts()['opening']
     episodes, start = _episodes(record, rng, scale), []
     for m in marks[(marks.record == record) & (marks.symbol == '~')].itertuples():
         pairs = max(1, round(m.n / 2 * scale))
@@ -239,22 +246,25 @@ def _script_table(path):
     raw = read_bytes(path, MOST_SCRIPT)
     try:
         if raw[:2] == b'\x1f\x8b': raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(MOST_SCRIPT + 1)
-        if len(raw) > MOST_SCRIPT: raise PedarrError(f'{path}: holds more than {MOST_SCRIPT >> 20} MB of text: {mend}')
+        if len(raw) > MOST_SCRIPT: raise PedarrError(f'{path}: over {MOST_SCRIPT >> 20} MB of text: {mend}')
         return pd.read_csv(io.BytesIO(raw), dtype=str, keep_default_na=False)[['record', 'symbol', 'aux']]
     except KeyError as e: raise PedarrError(f'{path}: lacks a column ({one_line(e)}): {mend}') from None
-    except (OSError, EOFError, zlib.error, RecursionError) as e: raise PedarrError(f'{path}: damaged ({one_line(e)}): {mend}') from e
+    except (OSError, EOFError, zlib.error, RecursionError) as e:
+        raise PedarrError(f'{path}: damaged ({one_line(e)}): {mend}') from e
     except PedarrError: raise
-    except ValueError as e: raise PedarrError(f'{path}: not a readable CSV file ({one_line(e)[:80]}): {mend}') from e
+    except ValueError as e:
+        raise PedarrError(f'{path}: not a readable CSV file ({one_line(e)[:80]}): {mend}') from e
 
-def read_script(path):
-    "Annotation sequences {record: [(symbol, text), ...]} of a CSV file (may be gzipped) with the columns record, symbol, aux."
+def read_script(path: Path | str) -> dict[str, list[tuple[str, str]]]:
+    "Annotations {record: [(symbol, text), ...]} of a CSV file (may be gzipped): record, symbol, aux."
     path, out = Path(path), {}
     for i, (record, symbol, aux) in enumerate(_script_table(path).itertuples(index=False), 2):
         beat = one_line(f'{symbol!r} with text {aux!r}')[:80]
         if symbol not in ('+', '~') and (symbol, aux) not in MECHANISMS:
-            raise PedarrError(f'{path}: line {i}: no mechanism for a beat {beat}: see the table in chapter 03')
+            raise PedarrError(f'{path}: line {i}: no mechanism for a beat {beat}: use those of the release')
         if symbol == '+' and aux.lstrip('(') not in RHYTHM_MODELS:
-            raise PedarrError(f'{path}: line {i}: unknown rhythm {one_line(repr(aux))[:40]}: use one of {" ".join("(" + r for r in RHYTHM_MODELS)}')
+            known = ' '.join('(' + r for r in RHYTHM_MODELS)
+            raise PedarrError(f'{path}: line {i}: unknown rhythm {one_line(repr(aux))[:40]}: use {known}')
         out.setdefault(record, []).append((symbol, aux))
     if not out: raise PedarrError(f'{path}: holds no annotations: give a table with the columns record, symbol, aux')
     return out
@@ -262,18 +272,18 @@ def read_script(path):
 # %% ../nbs/03a_twin.ipynb #000caf93
 def _beats(record):
     "How many beats a record of the release has."
-    marks = release_facts()['marks']
+    marks = _facts()['marks']
     return int(marks[(marks.record == record) & (marks.symbol != '~')].n.sum())
 
 def record_seconds(record, score=None):
     "Length (s) of a record of the release, times the share of its beats that a `score` has."
-    seconds = parse_duration(release_facts()['records'].set_index('record').duration[record])
+    seconds = parse_duration(_facts()['records'].set_index('record').duration[record])
     if score is None: return seconds
     return seconds * max(sum(s not in '+~' for s, _ in score), 1) / _beats(record)
 
-def scaled_seconds(record, scale):
+def scaled_seconds(record: str, scale: float) -> float:
     "Length (s) of a record in a twin of a given scale."
-    rows = release_facts()['episodes']
+    rows = _facts()['episodes']
     beats = sum(scaled(r, scale)[1] for r in rows[rows.record == record].itertuples())
     return record_seconds(record) * (beats / _beats(record) if scale < 1 else 1)
 
@@ -284,7 +294,7 @@ class _Twin:
     scale: float
     scores: dict
     def __call__(self, subject):
-        number = 1 + list(release_facts()['records'].record).index(subject.record)
+        number = 1 + list(_facts()['records'].record).index(subject.record)
         score = self.scores.get(subject.record) or twin_score(subject.record, [self.seed, number, 7], self.scale)
         return make_study(subject, seed=[self.seed, number], score=score, seconds=record_seconds(subject.record, score))
 
@@ -293,23 +303,25 @@ def _scripted(script):
     scores, subjects = read_script(script), twin_subjects()
     strange = sorted(scores.keys() - {s.record for s in subjects})
     if strange:
-        raise PedarrError(f'{script}: unknown record {one_line(strange[0])[:40]!r}: use the names of the release, '
-                          'x001 to x0029 and x100 to x109')
+        raise PedarrError(f'{script}: unknown record {one_line(strange[0])[:40]!r}: '
+                          'use the names of the release, x001 to x0029 and x100 to x109')
     return scores, [s for s in subjects if s.record in scores]
 
 def simulate_twin(folder, scale=1., seed=0, jobs=1, progress=False, script=None):
     """Write the twin of the Leipzig database into a new `folder`; returns its subjects (DataFrame by record).
 
-    `scale` (above 0, at most 1): share of the episodes, and so of the 18.45 h, that is played. `script`: a file for
-    `read_script`; only its records are made. Same seed, same bytes, for any number of `jobs`. Raises `PedarrError`
-    for values out of range, a script that cannot be played, a folder that is not empty, a disk that is too full."""
+    `scale` (above 0, at most 1): share of the episodes, and so of the 18.45 h, that is played. `script`: a
+    file for `read_script`; only its records are made. Same seed, same bytes, for any number of `jobs`. Raises
+    `PedarrError` for values out of range, a script that cannot be played, a folder that is not empty, a disk
+    that is too full."""
     if not 0 < scale <= 1: raise PedarrError(f'scale={scale}: give a number above 0 and at most 1')
     if seed < 0: raise PedarrError(f'seed={seed}: the seed cannot be negative')
     scores, subjects, said = {}, twin_subjects(), f'scale {scale:g}'
     if script is not None:
         scores, subjects = _scripted(script)
         said = f'script {Path(script).name}'
-    seconds = [record_seconds(s.record, scores[s.record]) if scores else scaled_seconds(s.record, scale) for s in subjects]
+    length = (lambda r: record_seconds(r, scores[r])) if scores else (lambda r: scaled_seconds(r, scale))
+    seconds = [length(s.record) for s in subjects]
     comment = f'Twin of the Leipzig Heart Center ECG-Database, {said}, seed {seed}'
     write_database(folder, subjects, _Twin(seed, scale, scores), seconds, jobs, progress, [comment])
     return subject_frame(subjects).drop(columns='classes')
