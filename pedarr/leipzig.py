@@ -975,32 +975,33 @@ def read_list(folder: Path) -> tuple[dict, str]:
     except PedarrError as e: return {}, str(e)
     return sums, '' if sums else f'{listing}: the checksum list is empty, so that no file could be verified'
 
-def _files_here(folder: Path) -> tuple[list[str], list[str]]:
-    "The names of all files below `folder` that are not hidden, and sentences on folders that can't be read."
-    names, problems = [], []
-    def skip(error): problems.append(str(from_system(error, doing='cannot be read')))
+def _files_here(folder: Path) -> tuple[list[str], dict]:
+    "The names of files below `folder` that are not hidden, and of folders that can't be read (name -> why)."
+    names, unreadable = [], {}
+    def skip(error):
+        name = Path(error.filename).relative_to(folder).as_posix()
+        unreadable[f'{name}/'] = str(from_system(error, doing='cannot be read'))
     for place, folders, files in os.walk(folder, onerror=skip):
         folders[:] = sorted(f for f in folders if not f.startswith('.'))
         here = Path(place).relative_to(folder)
         names += [(here/f).as_posix() for f in sorted(files) if not f.startswith('.')]
-    return names, problems
+    return names, unreadable
 
 # %% ../nbs/02_leipzig.ipynb #0a2aaf29
 def file_table(folder: Path, sums: dict, known: dict, jobs: int = 1,
-               progress: bool = True) -> tuple[pd.DataFrame, list[str]]:
-    """Files of `folder` against `sums`: `[file, bytes, status]`, and problems in reading.
+               progress: bool = True) -> tuple[pd.DataFrame, dict]:
+    """Files of `folder` against `sums`: `[file, bytes, status]`, and what can't be read (name -> a sentence).
 
     `known` holds hashes by path. Status: ok, wrong, missing, unreadable, not listed."""
     status = {n: 'ok' if known[folder/n] == sums[n] else 'wrong' for n in sums if folder/n in known}
     found = verify_files(folder, [n for n in sums if n not in status], sums, jobs, progress)
-    here, problems = _files_here(folder)
-    problems += [str(s) for s in found.values() if isinstance(s, PedarrError)]
-    status |= {n: 'unreadable' if isinstance(s, PedarrError) else s for n, s in found.items()}
-    listed = {n: status[n] for n in sums}
+    here, unreadable = _files_here(folder)
+    unreadable |= {n: str(s) for n, s in found.items() if isinstance(s, PedarrError)}
+    status |= {n: 'unreadable' if n in unreadable else s for n, s in found.items()}
     extra = sorted((n for n in here if n not in sums and n != CHECKSUMS), key=natural_key)
-    status = {**listed, **dict.fromkeys(extra, 'not listed')}
+    status = {**{n: status[n] for n in sums}, **dict.fromkeys(extra, 'not listed')}
     rows = [(n, _size(folder/n), s) for n, s in status.items()]
-    return pd.DataFrame(rows, columns=['file', 'bytes', 'status']), problems
+    return pd.DataFrame(rows, columns=['file', 'bytes', 'status']), unreadable
 
 # %% ../nbs/02_leipzig.ipynb #916ba7f3
 _OF_RECORDS = ('.hea', '.dat', '.atr')
@@ -1017,9 +1018,9 @@ def absent_records(status: dict) -> list[str]:
     return sorted(stems - present, key=natural_key)
 
 def _is_data(name: str, stems: set) -> bool:
-    "Does a file belong to a record (by its stem), or is it a list or table of them?"
+    "Does a file belong to a record (by its stem), or is it a folder, list or table of them?"
     of_record = _stem(name) in stems or name.endswith(_OF_RECORDS)
-    return of_record or name.endswith('.csv') or name.split('/')[-1] == 'RECORDS'
+    return of_record or name.endswith(('.csv', '/')) or name.split('/')[-1] == 'RECORDS'
 
 def _said_of_file(name: str, status: str, stems: set, mend: str) -> tuple[str, str]:
     "(problem, note) on a file that is not as the checksum list says; '' for none."
@@ -1029,13 +1030,17 @@ def _said_of_file(name: str, status: str, stems: set, mend: str) -> tuple[str, s
     return (f'{what}: {mend}', '') if _is_data(name, stems) else ('', f'{what}; no recording depends on it')
 
 # %% ../nbs/02_leipzig.ipynb #164d27fd
-def file_sentences(folder: Path, files: pd.DataFrame, release: bool = True) -> tuple[list[str], list[str]]:
-    "Problems and notes: a sentence for every file that is not as the list says (`release`: that of Leipzig)."
+def file_sentences(folder: Path, files: pd.DataFrame, unreadable: dict,
+                   release: bool = True) -> tuple[list[str], list[str]]:
+    """Problems and notes: a sentence for every file that is not as the checksum list says.
+
+    `unreadable`: as of `file_table`. `release`: the list is that of Leipzig."""
     listed = files[files.status != 'not listed'].set_index('file').status.to_dict()
     absent, stems = absent_records(listed), {n[:-4] for n in listed if n.endswith('.hea')}
     unlisted = [n for n in files.file[files.status == 'not listed'] if listed and n.endswith(_OF_RECORDS)]
     mend = 'run pedarr download again' if release else 'fetch it again'
     problems, notes = [], []
+    for n, sentence in unreadable.items(): (problems if _is_data(n, stems) else notes).append(sentence)
     for n, status in zip(files.file, files.status):
         if _stem(n) in absent or absent and n == 'RECORDS' and status == 'missing': continue
         for said, sentence in zip((problems, notes), _said_of_file(n, status, stems, mend)):
@@ -1558,7 +1563,7 @@ def _look_for(db, folder: Path, sums: dict) -> tuple[Found, list[str]]:
 
 # %% ../nbs/02_leipzig.ipynb #cd33aeb5
 def _once(folder: Path, files: pd.DataFrame, problems: list) -> list[str]:
-    "`problems` without those on files of which it was said already that they are missing or can't be read."
+    "`problems` without those on files that were called missing or unreadable before."
     said = {one_line(folder/n) for n in files.file[files.status.isin(['missing', 'unreadable'])]}
     return [p for p in problems if one_line(p).partition(': ')[0] not in said]
 
@@ -1599,12 +1604,12 @@ def check(folder, database='leipzig', jobs: int = 1, progress: bool = True,
     release = db is not None and db.name == LEIPZIG.name
     results = _scan_all(found, db, grouping, jobs, progress)
     hashes = {path: h for r in results for path, h in r.get('hashes', {}).items()}
-    files, problems = file_table(folder, sums, hashes, jobs, progress)
+    files, unreadable = file_table(folder, sums, hashes, jobs, progress)
     subjects, unknown = _read_subjects(db, folder, _only(found, ['names' in r for r in results]))
     tables = check_tables(results, subjects, files, release)
-    wrong, notes = file_sentences(folder, files, release)
+    problems, notes = file_sentences(folder, files, unreadable, release)
     of_records = unknown + damaged + [p for r in results for p in r['problems']]
-    problems += wrong + _once(folder, files, of_records)
+    problems += _once(folder, files, of_records)
     if release: problems += release_problems(results, tables)
     notes = _all_notes(results, tables, subjects, grouping, release) + found.notes + notes
     if foreign: problems.insert(0, foreign)
