@@ -922,24 +922,22 @@ def _signals(record, name: str) -> dict:
         row=dict(seconds=record.duration, fs=record.fs, channels=record.n_sig))
 
 # %% ../nbs/02_leipzig.ipynb #d286a455
-def _labels(record, name: str, db, grouping: str) -> dict:
+def _labels(record, name: str, db) -> dict:
     "What the annotations of a record say, by the reader of its database, for `check_record`."
     labels = db.labels(record, name)
     episodes, poor = labels.episodes, labels.poor
-    timed = episodes.assign(record=name, seconds=(episodes.stop - episodes.start)/record.fs)
-    rhythms = rhythm_table(timed, grouping)
     row = dict(poor_seconds=float((poor.stop - poor.start).sum())/record.fs)
-    out = dict(rhythms=rhythms.astype({'seconds': float}), notes=list(labels.notes))
-    if db.annotator:
-        a = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
-        totals = mark_totals(a.symbol)
-        outside = totals['beats'] + totals['unclassifiable'] - int(episodes.beats.sum())
-        row |= {**totals, **({'no_episode': outside} if (episodes.beats >= 0).all() else {})}
-        out |= dict(marks=mark_counts(a.symbol, a.aux).assign(record=name))
-        if db.name == LEIPZIG.name:
-            words = pd.concat([unknown_marks(a.symbol, a.aux), unknown_channels(record)])
-            out |= dict(unknown=words.assign(record=name))
-    return out | dict(row=row)
+    seconds = (episodes.stop - episodes.start)/record.fs
+    out = dict(episodes=episodes.assign(record=name, seconds=seconds), notes=list(labels.notes), row=row)
+    if not db.annotator: return out
+    a = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
+    row |= mark_totals(a.symbol)
+    if (episodes.beats >= 0).all():
+        row['no_episode'] = row['beats'] + row['unclassifiable'] - int(episodes.beats.sum())
+    out |= dict(marks=mark_counts(a.symbol, a.aux).assign(record=name))
+    if db.name != LEIPZIG.name: return out
+    words = pd.concat([unknown_marks(a.symbol, a.aux), unknown_channels(record)])
+    return out | dict(unknown=words.assign(record=name))
 
 def unknown_channels(record) -> pd.DataFrame:
     "Channels that neither the nineteen nor the two known extra ones explain, as `[kind, name, n]`."
@@ -947,7 +945,7 @@ def unknown_channels(record) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=['kind', 'name', 'n'])
 
 # %% ../nbs/02_leipzig.ipynb #0b35e70f
-def check_record(path, name: str, db=LEIPZIG, grouping: str = 'rhythm8') -> dict:
+def check_record(path, name: str, db=LEIPZIG) -> dict:
     """Everything about one record of database `db` (None: unknown, so that nothing is said of labels).
 
     `problems` and `notes` (sentences) and, where they could be read, its row, names, hashes and tables."""
@@ -959,7 +957,7 @@ def check_record(path, name: str, db=LEIPZIG, grouping: str = 'rhythm8') -> dict
     try:
         record = (db or LEIPZIG).open(path)
         take(_signals(record, name))
-        if db is not None: take(_labels(record, name, db, grouping))
+        if db is not None: take(_labels(record, name, db))
     except PedarrError as e: out['problems'].append(str(e))
     except (OSError, MemoryError) as e: out['problems'].append(f'{path}: {answer(e)[0]}')
     return out
@@ -1536,15 +1534,21 @@ def _read_subjects(db, folder: Path, readable: Found) -> tuple[pd.DataFrame, lis
     mend = 'add one, or remove the record'
     return table, [f'{few(alone)}: no row in the subject tables: {mend}']*bool(alone)
 
-def _check_one(db, grouping: str, record: tuple) -> dict:
+def _check_one(db, record: tuple) -> dict:
     "`check_record` of a record (path, name)."
-    return check_record(*record, db, grouping)
+    return check_record(*record, db)
 
 def _scan_all(found: Found, db, grouping: str, jobs: int, progress: bool) -> list[dict]:
-    "`check_record` of all records, `jobs` at a time."
+    "`check_record` of all records, `jobs` at a time, and for each its part of a `rhythm_table`."
     from tqdm import tqdm
-    runs = parallel(partial(_check_one, db, grouping), zip(found.paths, found.names), jobs)
-    return list(tqdm(runs, total=len(found.paths), desc='check', unit='record', disable=not progress))
+    runs = parallel(partial(_check_one, db), zip(found.paths, found.names), jobs)
+    results = list(tqdm(runs, total=len(found.paths), desc='check', unit='record', disable=not progress))
+    labelled = [r for r in results if 'episodes' in r]
+    if not labelled: return results
+    table = rhythm_table(pd.concat([r['episodes'] for r in labelled], ignore_index=True), grouping)
+    parts = dict(list(table.groupby('record', sort=False)))
+    for r in labelled: r['rhythms'] = parts.get(r['record'], table[:0])
+    return results
 
 def _only(found: Found, wanted) -> Found:
     "Those of `found` that are `wanted` (a flag each)."
