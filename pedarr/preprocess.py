@@ -748,7 +748,15 @@ def _small_files(database: Database, path: Path) -> dict:
     if database.annotator is not None: files.append(path.with_name(f'{stem}.{database.annotator}'))
     return {f.name: sha256(f) for f in files if f.is_file()}
 
-_EMPTY = re.compile('holds no samples|describes no signal')
+def _says_zero(path: Path) -> bool:
+    "Does the record line of a header give a length of 0?"
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip() and line.lstrip()[0] != '#']
+    return bool(lines) and lines[0][3:4] == ['0']
+
+def _holds_nothing(path: Path, error: PedarrError) -> bool:
+    "Could a record not be opened because there is nothing in it, by its own header?"
+    if re.search('holds no samples|describes no signal', str(error)): return True
+    return 'empty (0 bytes)' in str(error) and _says_zero(path)
 
 def _plan(task: tuple) -> Plan | LeftOut:
     "What the header and the annotations of a record say, for (database, path, name)."
@@ -758,7 +766,9 @@ def _plan(task: tuple) -> Plan | LeftOut:
         record = database.open(path)
         labels = database.labels(record, name)
     except PassingError: raise
-    except PedarrError as e: return LeftOut(name, str(e), damaged=not _EMPTY.search(str(e)))
+    except PedarrError as e:
+        if _holds_nothing(path, e): return LeftOut(name, 'it holds no samples')
+        return LeftOut(name, str(e), damaged=True)
     if not (record.rows >= 0).any():
         heard = ', '.join(record.names)
         return LeftOut(name, f'none of its channels ({one_line(heard)[:200]}) is a known one: give the database aliases for them')
@@ -777,7 +787,7 @@ def grouped(said: Iterable[tuple[str, str]]) -> list[str]:
     "Sentences on single records, (record, sentence) each, as one line a kind; those that differ in numbers only are one kind."
     kinds: dict[str, list] = {}
     for name, sentence in said:
-        kind = re.sub(r'\d+(?:[.,]\d+)*', '#', sentence.replace(name, '@'))
+        kind = re.sub(rf'(?<=/){re.escape(name)}(?=\.\w)|\d+(?:[.,]\d+)*', '#', sentence)       # without its path and numbers
         kinds.setdefault(kind, []).append((name, sentence))
     lines = []
     for same in kinds.values():
@@ -792,8 +802,8 @@ def _refuse_damaged(folder: Path, left_out: list[LeftOut], total: int) -> Pedarr
     "What is said of damaged records: all of them at once."
     bad = [x for x in left_out if x.damaged]
     if len(bad) == 1: return PedarrError(f'{bad[0].why}; or leave {bad[0].name} out with --skip-damaged')
-    return PedarrError(f'{folder}: {len(bad)} of {total} records are damaged ({some((x.name for x in bad), 10)}). The first: {bad[0].why}. '
-                       f'The second: {bad[1].why}. Mend them, or leave them out with --skip-damaged')
+    return PedarrError(f'{folder}: {len(bad)} of {total} records cannot be used ({some((x.name for x in bad), 10)}). The first: '
+                       f'{bad[0].why}. The second: {bad[1].why}. Mend them, or leave them out with --skip-damaged')
 
 def _nothing_left(folder: Path, left_out: list[LeftOut]) -> PedarrError:
     "What is said where no record can be used."
@@ -1288,7 +1298,7 @@ def _amplitude_notes(survey: Survey, said: list) -> list[str]:
         low, high = list(PLAUSIBLE.values())[is_iegm]
         of = records[0] if len(records) == 1 else f'{len(records)} records ({some(records)})'
         notes.append(f'{"lead" if not is_iegm else "channel"}{"s"*(len(amplitudes) > 1)} {", ".join(amplitudes)} of {of}: amplitude '
-                     f'{np.median(list(amplitudes.values())):.3g} mV, outside {low:g} to {high:g} mV: check gain and unit in the header')
+                     f'{np.median(list(amplitudes.values())):.4g} mV, outside {low:g} to {high:g} mV: check gain and unit in the header')
     return notes
 
 def _all_notes(survey: Survey, said: list, gone: list, table: pd.DataFrame, mask: np.ndarray, lost: int, notes: list) -> list[str]:
@@ -1375,6 +1385,8 @@ def _existing(store: Path, survey: Survey, jobs: int, progress: bool) -> Store |
         files = list(_each(_hash_files, [p.files for p in survey.plans], jobs, 'compare', progress, delay=2))
         new['sources'] = {p.name: dict(sorted((p.small | f).items())) for p, f in zip(survey.plans, files)}
         said = _differences(old, new)
+        for p, hashes in zip(survey.plans, files): _see_signals(survey, p, hashes)
+        if not survey.accept_changed: survey.check.refuse()
     if said: raise PedarrError(f'{store}: a store that differs stands here ({"; ".join(said)}): delete it, or choose another name')
     found = open_store(store)
     if progress: print(f'{store}: already built from the same sources and settings', file=sys.stderr)
@@ -1395,13 +1407,15 @@ def _write_parts(parts: list[Part], survey: Survey, jobs: int, progress: bool) -
     if redone and progress: print(f'{redone} finished parts of an interrupted build were damaged, and made again', file=sys.stderr)
     return said, sha
 
+def _see_signals(survey: Survey, plan: Plan, hashes: dict) -> None:
+    for name, found in hashes.items(): survey.check.see(plan.files[name], found)
+
 def _judge(survey: Survey, said: list) -> None:
     "`PedarrError` if recordings turned out to be damaged, or other than those of the checksum list, and that was not asked for."
     bad = [x for x in said if isinstance(x, LeftOut)]
     if bad and not survey.skip_damaged: raise _refuse_damaged(survey.folder, bad, len(survey.plans) + len(survey.left_out))
     for plan, one in zip(survey.plans, said):
-        if isinstance(one, LeftOut): continue
-        for name, found in one.sources.items(): survey.check.see(plan.files[name], found)
+        if not isinstance(one, LeftOut): _see_signals(survey, plan, one.sources)
     if not survey.accept_changed: survey.check.refuse()
 
 def _build(store: Path, part: Path, survey: Survey, jobs: int, progress: bool) -> None:
