@@ -458,9 +458,10 @@ def _from_workers(function: Callable, items: list, jobs: int) -> Iterator:
             if not in_order: break
             _, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
             while in_order and in_order[0].done(): yield from in_order.popleft().result()
-    except BaseException:
-        pool.shutdown(wait=True, kill_workers=True)
-        raise
+    except BaseException as e:
+        if not isinstance(e, GeneratorExit) or not all(f.done() for f in unfinished):
+            pool.shutdown(wait=True, kill_workers=True)
+            raise
     _IDLE[jobs] = pool
 
 # %% ../nbs/00_core.ipynb #4ac434dd
