@@ -151,8 +151,9 @@ PUBLISHED = {'records': 39, 'annotations': 118_214, 'beats': 113_924, 'unclassif
 def mark_totals(symbol) -> dict:
     "Counts of symbols: annotations as filed; beats as published (without `Q`); `Q`, `+` and `~`."
     n = Counter(map(str, symbol))
-    return {'annotations': len(symbol), 'beats': sum(n[s] for s in BEATS if s != 'Q'), 'unclassifiable': n['Q'],
-            'rhythm_marks': n['+'], 'quality_marks': n['~']}
+    beats = sum(n[s] for s in BEATS if s != 'Q')
+    return {'annotations': len(symbol), 'beats': beats, 'unclassifiable': n['Q'], 'rhythm_marks': n['+'],
+            'quality_marks': n['~']}
 
 def mark_counts(symbol, aux) -> pd.DataFrame:
     "How often each pair of symbol and text occurs: `[symbol, aux, n]`, the commonest first."
@@ -182,8 +183,8 @@ def _sum(values: pd.Series) -> float:
 
 # %% ../nbs/02_leipzig.ipynb #d178da9f
 def class_table(rhythms: pd.DataFrame) -> pd.DataFrame:
-    """A `rhythm_table` summed up for each class: its rhythms, episodes, beats, seconds, records it occurs in, and
-    the share of the richest record."""
+    """A `rhythm_table` summed up for each class: its rhythms, episodes, beats, seconds, records it occurs in,
+    and the share of the richest record."""
     by_record = rhythms.groupby(['label', 'record'], sort=False).seconds.sum().groupby('label', sort=False)
     t = rhythms.groupby('label', sort=False).agg(
         rhythms=('rhythm', lambda r: ' '.join(r.unique())), episodes=('episodes', 'sum'),
@@ -317,17 +318,26 @@ class _Pace:
 
 # %% ../nbs/02_leipzig.ipynb #7306e31f
 class _Bytes(io.RawIOBase):
-    "A connection's bytes as a file, counted by a `_Pace`."
-    def __init__(self, raw, pace: _Pace):
-        self.raw, self.pace = raw, pace
+    "The bytes of a connection `sock` as a file, counted by a `_Pace`. `raw` is held open as long as this."
+    def __init__(self, sock, pace: _Pace):
+        self.sock, self.raw, self.pace = sock, sock.makefile('rb', buffering=0), pace
 
     def readable(self): return True
 
     def readinto(self, buffer) -> int:
-        begun = time.monotonic()
-        n = self.raw.readinto(buffer)
-        self.pace.add(n or 0, time.monotonic() - begun)
+        begun, timeout = time.monotonic(), self.pace.patience.timeout
+        self.sock.settimeout(min(1., timeout))
+        try:
+            while (n := self._receive(buffer)) is None:
+                if time.monotonic() - begun >= timeout: raise TimeoutError('timed out')
+        finally: self.sock.settimeout(timeout)
+        self.pace.add(n, time.monotonic() - begun)
         return n
+
+    def _receive(self, buffer) -> int | None:
+        "How many bytes came, None if there was a second of silence; `_Failed` if nobody wants them any more."
+        try: return self.sock.recv_into(buffer)
+        except TimeoutError: self.pace.add(0, 0.)
 
     def close(self):
         self.raw.close()
@@ -337,7 +347,7 @@ class _Response(HTTPResponse):
     "A response whose bytes, those of its header included, are counted."
     def __init__(self, pace: _Pace, sock, *args, **named):
         super().__init__(sock, *args, **named)
-        uncounted, self.fp = self.fp, io.BufferedReader(_Bytes(sock.makefile('rb', buffering=0), pace))
+        uncounted, self.fp = self.fp, io.BufferedReader(_Bytes(sock, pace))
         uncounted.close()
 
 # %% ../nbs/02_leipzig.ipynb #dbb3278b
@@ -742,7 +752,7 @@ def download(folder, records=None, base_url: str = RELEASE_URL, jobs: int = 8, p
     """Fetch the Leipzig database, or some of its `records`, into `folder`, `jobs` files at a time.
 
     Resumes; each file is verified by its SHA-256. Files that are right are left alone. The result says which
-    files failed; such a file is not there under its name. `patience`: retries, timeout and so on (`Patience`).
+    files failed; such a file is not there under its name. `patience`: retries, timeout, ... (`Patience`).
     `PedarrError`: unknown record, no list at `base_url`, unsafe names in it, another download into `folder`;
     `PassingError`: a full disk, say."""
     folder, patience = Path(folder), Patience(**patience)
@@ -1316,10 +1326,10 @@ def _shown(t: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../nbs/02_leipzig.ipynb #32c92524
 def _by_class(tables: dict, column: str) -> pd.DataFrame:
-    "Sums of a column of `rhythms`, a row for each record and a column for each class; a last row for all."
+    "Sums of a column of `rhythms`: a row for each record that could be read and one for all, a column a class."
     classes, rhythms = tables['classes'].set_index('label'), tables['rhythms']
     t = rhythms.groupby(['record', 'label'], sort=False)[column].sum().unstack()
-    t = t.reindex(index=tables['records'].record, columns=classes.index)
+    t = t.reindex(index=tables['records'].dropna(subset='poor_seconds').record, columns=classes.index)
     t.loc['all'] = classes[column]
     return t
 
@@ -1331,7 +1341,7 @@ def subject_view(tables: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
     of the row's seconds each is, NaN where there is none."""
     if not len(tables['rhythms']): return pd.DataFrame(), pd.DataFrame()
     seconds, episodes = _by_class(tables, 'seconds'), _by_class(tables, 'episodes')
-    poor = tables['records'].poor_seconds
+    poor = tables['records'].poor_seconds.dropna()
     text = pd.DataFrame({c: [f'{s:,.0f} ({n:.0f})' if n > 0 else '' for s, n in zip(seconds[c], episodes[c])]
                          for c in seconds}, index=seconds.index)
     text['poor signal'] = [f'{p:,.0f}' if p > 0 else '' for p in (*poor, poor.sum())]

@@ -353,6 +353,16 @@ def test_one_byte_a_connection_is_no_progress(server, tmp_path):
     assert list(report.failed) == ['x001.dat'] and len(server.gets('x001.dat')) == 4
 
 
+def test_a_silent_server_does_not_hold_up_an_interrupt(server, tmp_path):
+    server.always = {'x001.hea': ('stall', 20)}
+    stop = threading.Event()
+    threading.Timer(.3, stop.set).start()
+    begun = time.monotonic()
+    assert leipzig.fetch(server.url + 'x001.hea', tmp_path/'x', '0'*64, leipzig.Patience(timeout=15.), stop=stop) == 'interrupted'
+    assert time.monotonic() - begun < 5
+    assert 'timed out' in leipzig.fetch(server.url + 'x001.hea', tmp_path/'x', '0'*64, leipzig.Patience(timeout=1.2, retries=0))
+
+
 def test_what_the_server_says_beforehand_bounds_the_file(server, tmp_path):
     server.heads = {'x001.hea': raw(OK + b'Content-Length: 999999999999999\r\n\r\n'), 'x002.hea': raw(b'HTTP/1.1 405 No\r\n\r\n'),
                     'x0010.hea': drip(OK + b'X: '), 'x001.atr': raw(OK + b'Content-Length: ' + b'9'*5000 + b'\r\n\r\n'), 'x002.atr': raw(b'')}
