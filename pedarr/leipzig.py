@@ -1326,7 +1326,7 @@ def _shown(t: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../nbs/02_leipzig.ipynb #32c92524
 def _by_class(tables: dict, column: str) -> pd.DataFrame:
-    "Sums of a column of `rhythms`: a row for each record that could be read and one for all, a column a class."
+    "Sums of a column of `rhythms`: a row for each record that could be read and one for all."
     classes, rhythms = tables['classes'].set_index('label'), tables['rhythms']
     t = rhythms.groupby(['record', 'label'], sort=False)[column].sum().unstack()
     t = t.reindex(index=tables['records'].dropna(subset='poor_seconds').record, columns=classes.index)
