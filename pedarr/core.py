@@ -341,6 +341,12 @@ def _is_this(path: Path, number: int) -> bool:
     try: return os.path.samestat(os.stat(path), os.fstat(number))
     except FileNotFoundError: return False
 
+def _check_own(path: Path, number: int) -> None:
+    "`PedarrError` for a pipe, a device, or a file with a second name: what is written to it would appear elsewhere."
+    found = os.fstat(number)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise PedarrError(f'{path}: stands where a lock belongs, and is none: move it away')
+
 # %% ../nbs/00_core.ipynb #29a5982a
 @contextmanager
 def locked(path: Path | str, doing: str):
@@ -356,6 +362,7 @@ def locked(path: Path | str, doing: str):
             except BlockingIOError as e:
                 raise PedarrError(f'{path.parent}: {_holder(path)} is {doing}: wait for it, or choose another name') from e
             if not _is_this(path, number): continue
+            _check_own(path, number)
             os.truncate(number, 0)
             os.write(number, f'process {os.getpid()} on {socket.gethostname()}'.encode())
             try: yield note
