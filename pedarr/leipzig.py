@@ -151,8 +151,9 @@ PUBLISHED = {'records': 39, 'annotations': 118_214, 'beats': 113_924, 'unclassif
 def mark_totals(symbol) -> dict:
     "Counts of symbols: annotations as filed; beats as published (without `Q`); `Q`, `+` and `~`."
     n = Counter(map(str, symbol))
-    return {'annotations': len(symbol), 'beats': sum(n[s] for s in BEATS if s != 'Q'), 'unclassifiable': n['Q'],
-            'rhythm_marks': n['+'], 'quality_marks': n['~']}
+    beats = sum(n[s] for s in BEATS if s != 'Q')
+    return {'annotations': len(symbol), 'beats': beats, 'unclassifiable': n['Q'], 'rhythm_marks': n['+'],
+            'quality_marks': n['~']}
 
 def mark_counts(symbol, aux) -> pd.DataFrame:
     "How often each pair of symbol and text occurs: `[symbol, aux, n]`, the commonest first."
@@ -182,8 +183,8 @@ def _sum(values: pd.Series) -> float:
 
 # %% ../nbs/02_leipzig.ipynb #d178da9f
 def class_table(rhythms: pd.DataFrame) -> pd.DataFrame:
-    """A `rhythm_table` summed up for each class: its rhythms, episodes, beats, seconds, records it occurs in, and
-    the share of the richest record."""
+    """A `rhythm_table` summed up for each class: its rhythms, episodes, beats, seconds, records it occurs in,
+    and the share of the richest record."""
     by_record = rhythms.groupby(['label', 'record'], sort=False).seconds.sum().groupby('label', sort=False)
     t = rhythms.groupby('label', sort=False).agg(
         rhythms=('rhythm', lambda r: ' '.join(r.unique())), episodes=('episodes', 'sum'),
@@ -317,17 +318,26 @@ class _Pace:
 
 # %% ../nbs/02_leipzig.ipynb #7306e31f
 class _Bytes(io.RawIOBase):
-    "A connection's bytes as a file, counted by a `_Pace`."
-    def __init__(self, raw, pace: _Pace):
-        self.raw, self.pace = raw, pace
+    "The bytes of a connection `sock` as a file, counted by a `_Pace`. `raw` is held open as long as this."
+    def __init__(self, sock, pace: _Pace):
+        self.sock, self.raw, self.pace = sock, sock.makefile('rb', buffering=0), pace
 
     def readable(self): return True
 
     def readinto(self, buffer) -> int:
-        begun = time.monotonic()
-        n = self.raw.readinto(buffer)
-        self.pace.add(n or 0, time.monotonic() - begun)
+        begun, timeout = time.monotonic(), self.pace.patience.timeout
+        self.sock.settimeout(min(1., timeout))
+        try:
+            while (n := self._receive(buffer)) is None:
+                if time.monotonic() - begun >= timeout: raise TimeoutError('timed out')
+        finally: self.sock.settimeout(timeout)
+        self.pace.add(n, time.monotonic() - begun)
         return n
+
+    def _receive(self, buffer) -> int | None:
+        "How many bytes came, None if there was a second of silence; `_Failed` if nobody wants them any more."
+        try: return self.sock.recv_into(buffer)
+        except TimeoutError: self.pace.add(0, 0.)
 
     def close(self):
         self.raw.close()
@@ -337,7 +347,7 @@ class _Response(HTTPResponse):
     "A response whose bytes, those of its header included, are counted."
     def __init__(self, pace: _Pace, sock, *args, **named):
         super().__init__(sock, *args, **named)
-        uncounted, self.fp = self.fp, io.BufferedReader(_Bytes(sock.makefile('rb', buffering=0), pace))
+        uncounted, self.fp = self.fp, io.BufferedReader(_Bytes(sock, pace))
         uncounted.close()
 
 # %% ../nbs/02_leipzig.ipynb #dbb3278b
@@ -742,7 +752,7 @@ def download(folder, records=None, base_url: str = RELEASE_URL, jobs: int = 8, p
     """Fetch the Leipzig database, or some of its `records`, into `folder`, `jobs` files at a time.
 
     Resumes; each file is verified by its SHA-256. Files that are right are left alone. The result says which
-    files failed; such a file is not there under its name. `patience`: retries, timeout and so on (`Patience`).
+    files failed; such a file is not there under its name. `patience`: retries, timeout, ... (`Patience`).
     `PedarrError`: unknown record, no list at `base_url`, unsafe names in it, another download into `folder`;
     `PassingError`: a full disk, say."""
     folder, patience = Path(folder), Patience(**patience)
@@ -922,24 +932,22 @@ def _signals(record, name: str) -> dict:
         row=dict(seconds=record.duration, fs=record.fs, channels=record.n_sig))
 
 # %% ../nbs/02_leipzig.ipynb #d286a455
-def _labels(record, name: str, db, grouping: str) -> dict:
+def _labels(record, name: str, db) -> dict:
     "What the annotations of a record say, by the reader of its database, for `check_record`."
     labels = db.labels(record, name)
     episodes, poor = labels.episodes, labels.poor
-    timed = episodes.assign(record=name, seconds=(episodes.stop - episodes.start)/record.fs)
-    rhythms = rhythm_table(timed, grouping)
     row = dict(poor_seconds=float((poor.stop - poor.start).sum())/record.fs)
-    out = dict(rhythms=rhythms.astype({'seconds': float}), notes=list(labels.notes))
-    if db.annotator:
-        a = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
-        totals = mark_totals(a.symbol)
-        outside = totals['beats'] + totals['unclassifiable'] - int(episodes.beats.sum())
-        row |= {**totals, **({'no_episode': outside} if (episodes.beats >= 0).all() else {})}
-        out |= dict(marks=mark_counts(a.symbol, a.aux).assign(record=name))
-        if db.name == LEIPZIG.name:
-            words = pd.concat([unknown_marks(a.symbol, a.aux), unknown_channels(record)])
-            out |= dict(unknown=words.assign(record=name))
-    return out | dict(row=row)
+    seconds = (episodes.stop - episodes.start)/record.fs
+    out = dict(episodes=episodes.assign(record=name, seconds=seconds), notes=list(labels.notes), row=row)
+    if not db.annotator: return out
+    a = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
+    row |= mark_totals(a.symbol)
+    if (episodes.beats >= 0).all():
+        row['no_episode'] = row['beats'] + row['unclassifiable'] - int(episodes.beats.sum())
+    out |= dict(marks=mark_counts(a.symbol, a.aux).assign(record=name))
+    if db.name != LEIPZIG.name: return out
+    words = pd.concat([unknown_marks(a.symbol, a.aux), unknown_channels(record)])
+    return out | dict(unknown=words.assign(record=name))
 
 def unknown_channels(record) -> pd.DataFrame:
     "Channels that neither the nineteen nor the two known extra ones explain, as `[kind, name, n]`."
@@ -947,7 +955,7 @@ def unknown_channels(record) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=['kind', 'name', 'n'])
 
 # %% ../nbs/02_leipzig.ipynb #0b35e70f
-def check_record(path, name: str, db=LEIPZIG, grouping: str = 'rhythm8') -> dict:
+def check_record(path, name: str, db=LEIPZIG) -> dict:
     """Everything about one record of database `db` (None: unknown, so that nothing is said of labels).
 
     `problems` and `notes` (sentences) and, where they could be read, its row, names, hashes and tables."""
@@ -959,7 +967,7 @@ def check_record(path, name: str, db=LEIPZIG, grouping: str = 'rhythm8') -> dict
     try:
         record = (db or LEIPZIG).open(path)
         take(_signals(record, name))
-        if db is not None: take(_labels(record, name, db, grouping))
+        if db is not None: take(_labels(record, name, db))
     except PedarrError as e: out['problems'].append(str(e))
     except (OSError, MemoryError) as e: out['problems'].append(f'{path}: {answer(e)[0]}')
     return out
@@ -975,32 +983,33 @@ def read_list(folder: Path) -> tuple[dict, str]:
     except PedarrError as e: return {}, str(e)
     return sums, '' if sums else f'{listing}: the checksum list is empty, so that no file could be verified'
 
-def _files_here(folder: Path) -> tuple[list[str], list[str]]:
-    "The names of all files below `folder` that are not hidden, and sentences on folders that can't be read."
-    names, problems = [], []
-    def skip(error): problems.append(str(from_system(error, doing='cannot be read')))
+def _files_here(folder: Path) -> tuple[list[str], dict]:
+    "The names of files below `folder` that are not hidden, and of folders that can't be read (name -> why)."
+    names, unreadable = [], {}
+    def skip(error):
+        name = Path(error.filename).relative_to(folder).as_posix()
+        unreadable[f'{name}/'] = str(from_system(error, doing='cannot be read'))
     for place, folders, files in os.walk(folder, onerror=skip):
         folders[:] = sorted(f for f in folders if not f.startswith('.'))
         here = Path(place).relative_to(folder)
         names += [(here/f).as_posix() for f in sorted(files) if not f.startswith('.')]
-    return names, problems
+    return names, unreadable
 
 # %% ../nbs/02_leipzig.ipynb #0a2aaf29
 def file_table(folder: Path, sums: dict, known: dict, jobs: int = 1,
-               progress: bool = True) -> tuple[pd.DataFrame, list[str]]:
-    """Files of `folder` against `sums`: `[file, bytes, status]`, and problems in reading.
+               progress: bool = True) -> tuple[pd.DataFrame, dict]:
+    """Files of `folder` against `sums`: `[file, bytes, status]`, and what can't be read (name -> a sentence).
 
     `known` holds hashes by path. Status: ok, wrong, missing, unreadable, not listed."""
     status = {n: 'ok' if known[folder/n] == sums[n] else 'wrong' for n in sums if folder/n in known}
     found = verify_files(folder, [n for n in sums if n not in status], sums, jobs, progress)
-    here, problems = _files_here(folder)
-    problems += [str(s) for s in found.values() if isinstance(s, PedarrError)]
-    status |= {n: 'unreadable' if isinstance(s, PedarrError) else s for n, s in found.items()}
-    listed = {n: status[n] for n in sums}
+    here, unreadable = _files_here(folder)
+    unreadable |= {n: str(s) for n, s in found.items() if isinstance(s, PedarrError)}
+    status |= {n: 'unreadable' if n in unreadable else s for n, s in found.items()}
     extra = sorted((n for n in here if n not in sums and n != CHECKSUMS), key=natural_key)
-    status = {**listed, **dict.fromkeys(extra, 'not listed')}
+    status = {**{n: status[n] for n in sums}, **dict.fromkeys(extra, 'not listed')}
     rows = [(n, _size(folder/n), s) for n, s in status.items()]
-    return pd.DataFrame(rows, columns=['file', 'bytes', 'status']), problems
+    return pd.DataFrame(rows, columns=['file', 'bytes', 'status']), unreadable
 
 # %% ../nbs/02_leipzig.ipynb #916ba7f3
 _OF_RECORDS = ('.hea', '.dat', '.atr')
@@ -1017,9 +1026,9 @@ def absent_records(status: dict) -> list[str]:
     return sorted(stems - present, key=natural_key)
 
 def _is_data(name: str, stems: set) -> bool:
-    "Does a file belong to a record (by its stem), or is it a list or table of them?"
+    "Does a file belong to a record (by its stem), or is it a folder, list or table of them?"
     of_record = _stem(name) in stems or name.endswith(_OF_RECORDS)
-    return of_record or name.endswith('.csv') or name.split('/')[-1] == 'RECORDS'
+    return of_record or name.endswith(('.csv', '/')) or name.split('/')[-1] == 'RECORDS'
 
 def _said_of_file(name: str, status: str, stems: set, mend: str) -> tuple[str, str]:
     "(problem, note) on a file that is not as the checksum list says; '' for none."
@@ -1029,13 +1038,17 @@ def _said_of_file(name: str, status: str, stems: set, mend: str) -> tuple[str, s
     return (f'{what}: {mend}', '') if _is_data(name, stems) else ('', f'{what}; no recording depends on it')
 
 # %% ../nbs/02_leipzig.ipynb #164d27fd
-def file_sentences(folder: Path, files: pd.DataFrame, release: bool = True) -> tuple[list[str], list[str]]:
-    "Problems and notes: a sentence for every file that is not as the list says (`release`: that of Leipzig)."
+def file_sentences(folder: Path, files: pd.DataFrame, unreadable: dict,
+                   release: bool = True) -> tuple[list[str], list[str]]:
+    """Problems and notes: a sentence for every file that is not as the checksum list says.
+
+    `unreadable`: as of `file_table`. `release`: the list is that of Leipzig."""
     listed = files[files.status != 'not listed'].set_index('file').status.to_dict()
     absent, stems = absent_records(listed), {n[:-4] for n in listed if n.endswith('.hea')}
     unlisted = [n for n in files.file[files.status == 'not listed'] if listed and n.endswith(_OF_RECORDS)]
     mend = 'run pedarr download again' if release else 'fetch it again'
     problems, notes = [], []
+    for n, sentence in unreadable.items(): (problems if _is_data(n, stems) else notes).append(sentence)
     for n, status in zip(files.file, files.status):
         if _stem(n) in absent or absent and n == 'RECORDS' and status == 'missing': continue
         for said, sentence in zip((problems, notes), _said_of_file(n, status, stems, mend)):
@@ -1313,10 +1326,10 @@ def _shown(t: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../nbs/02_leipzig.ipynb #32c92524
 def _by_class(tables: dict, column: str) -> pd.DataFrame:
-    "Sums of a column of `rhythms`, a row for each record and a column for each class; a last row for all."
+    "Sums of a column of `rhythms`: a row for each record that could be read and one for all."
     classes, rhythms = tables['classes'].set_index('label'), tables['rhythms']
     t = rhythms.groupby(['record', 'label'], sort=False)[column].sum().unstack()
-    t = t.reindex(index=tables['records'].record, columns=classes.index)
+    t = t.reindex(index=tables['records'].dropna(subset='poor_seconds').record, columns=classes.index)
     t.loc['all'] = classes[column]
     return t
 
@@ -1328,7 +1341,7 @@ def subject_view(tables: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
     of the row's seconds each is, NaN where there is none."""
     if not len(tables['rhythms']): return pd.DataFrame(), pd.DataFrame()
     seconds, episodes = _by_class(tables, 'seconds'), _by_class(tables, 'episodes')
-    poor = tables['records'].poor_seconds
+    poor = tables['records'].poor_seconds.dropna()
     text = pd.DataFrame({c: [f'{s:,.0f} ({n:.0f})' if n > 0 else '' for s, n in zip(seconds[c], episodes[c])]
                          for c in seconds}, index=seconds.index)
     text['poor signal'] = [f'{p:,.0f}' if p > 0 else '' for p in (*poor, poor.sum())]
@@ -1531,15 +1544,21 @@ def _read_subjects(db, folder: Path, readable: Found) -> tuple[pd.DataFrame, lis
     mend = 'add one, or remove the record'
     return table, [f'{few(alone)}: no row in the subject tables: {mend}']*bool(alone)
 
-def _check_one(db, grouping: str, record: tuple) -> dict:
+def _check_one(db, record: tuple) -> dict:
     "`check_record` of a record (path, name)."
-    return check_record(*record, db, grouping)
+    return check_record(*record, db)
 
 def _scan_all(found: Found, db, grouping: str, jobs: int, progress: bool) -> list[dict]:
-    "`check_record` of all records, `jobs` at a time."
+    "`check_record` of all records, `jobs` at a time, and for each its part of a `rhythm_table`."
     from tqdm import tqdm
-    runs = parallel(partial(_check_one, db, grouping), zip(found.paths, found.names), jobs)
-    return list(tqdm(runs, total=len(found.paths), desc='check', unit='record', disable=not progress))
+    runs = parallel(partial(_check_one, db), zip(found.paths, found.names), jobs)
+    results = list(tqdm(runs, total=len(found.paths), desc='check', unit='record', disable=not progress))
+    labelled = [r for r in results if 'episodes' in r]
+    if not labelled: return results
+    table = rhythm_table(pd.concat([r['episodes'] for r in labelled], ignore_index=True), grouping)
+    parts = dict(list(table.groupby('record', sort=False)))
+    for r in labelled: r['rhythms'] = parts.get(r['record'], table[:0])
+    return results
 
 def _only(found: Found, wanted) -> Found:
     "Those of `found` that are `wanted` (a flag each)."
@@ -1558,7 +1577,7 @@ def _look_for(db, folder: Path, sums: dict) -> tuple[Found, list[str]]:
 
 # %% ../nbs/02_leipzig.ipynb #cd33aeb5
 def _once(folder: Path, files: pd.DataFrame, problems: list) -> list[str]:
-    "`problems` without those on files of which it was said already that they are missing or can't be read."
+    "`problems` without those on files that were called missing or unreadable before."
     said = {one_line(folder/n) for n in files.file[files.status.isin(['missing', 'unreadable'])]}
     return [p for p in problems if one_line(p).partition(': ')[0] not in said]
 
@@ -1599,12 +1618,12 @@ def check(folder, database='leipzig', jobs: int = 1, progress: bool = True,
     release = db is not None and db.name == LEIPZIG.name
     results = _scan_all(found, db, grouping, jobs, progress)
     hashes = {path: h for r in results for path, h in r.get('hashes', {}).items()}
-    files, problems = file_table(folder, sums, hashes, jobs, progress)
+    files, unreadable = file_table(folder, sums, hashes, jobs, progress)
     subjects, unknown = _read_subjects(db, folder, _only(found, ['names' in r for r in results]))
     tables = check_tables(results, subjects, files, release)
-    wrong, notes = file_sentences(folder, files, release)
+    problems, notes = file_sentences(folder, files, unreadable, release)
     of_records = unknown + damaged + [p for r in results for p in r['problems']]
-    problems += wrong + _once(folder, files, of_records)
+    problems += _once(folder, files, of_records)
     if release: problems += release_problems(results, tables)
     notes = _all_notes(results, tables, subjects, grouping, release) + found.notes + notes
     if foreign: problems.insert(0, foreign)

@@ -585,7 +585,7 @@ def test_durations(text):
 def test_checksum_lists(files, data):
     text = ''.join(f'{h}  {n}\n' for n, h in files.items())
     got = outcome(lambda: parse_checksums(text, 'SUMS'), 'SUMS')
-    if got is not None: assert got == {n: h.lower() for n, h in files.items()}
+    if got is not None: assert got == {n.removeprefix('./'): h.lower() for n, h in files.items()}      # as find writes names
     harm = data.draw(harmed(text.encode(), (b'../', b'/', b'\0', b'\n', b'  ', b'*', b'\\', b'a'*64 + b'  x\n'))).decode('utf-8', 'replace')
     got = outcome(lambda: parse_checksums(harm, 'SUMS'), 'SUMS')
     if got is not None:
