@@ -37,7 +37,7 @@ from .core import (Checked, PassingError, PedarrError, digest, from_system, in_w
                          natural_key, one_line, one_of, open_regular, parallel, parse_json, plain, read_bytes,
                          read_json, read_table, read_text, sha256, stamp, sync_file, sync_folder,
                          write_json, write_table, write_whole)
-from .databases import Database, Found, get_database
+from .databases import Database, Found, few, get_database
 from .leipzig import CHECKSUMS, parse_checksums
 from .records import CHANNELS, FLAT, N_ECG, PLAUSIBLE, Record, Tape, implausible, robust_amplitude
 from .rhythms import classes_of, get_grouping
@@ -47,8 +47,8 @@ __all__ = ['LIMITS', 'PER_BLOCK', 'LONGEST_PERIOD', 'MOST_DRIFT', 'TILE', 'MAX_M
            'FILES', 'TYPES', 'COLUMNS', 'SMALLEST_PART', 'MIN_SCALE', 'NORMALISE', 'settling', 'PreprocessConfig',
            'default_config', 'gain', 'zero_phase', 'Scratch', 'bandpass', 'ratio', 'deviation', 'taps', 'drift',
            'resample', 'store_length', 'filtered', 'stream', 'clear_stretches', 'segment_table', 'unlabelled',
-           'cut_windows', 'RecordMeta', 'StoreMeta', 'Store', 'open_store', 'LeftOut', 'Plan', 'some', 'grouped',
-           'Comparison', 'Survey', 'present_classes', 'PartRecord', 'PartMeta', 'Part', 'build_store', 'normalise']
+           'cut_windows', 'RecordMeta', 'StoreMeta', 'Store', 'open_store', 'LeftOut', 'Plan', 'grouped', 'Comparison',
+           'Survey', 'present_classes', 'PartRecord', 'PartMeta', 'Part', 'build_store', 'normalise']
 
 # %% ../nbs/05_preprocess.ipynb #df9819ea
 def _number(name: str, value: Any, low: float, high: float) -> float:
@@ -101,7 +101,7 @@ LIMITS = dict(rate=(1, 10_000), window=(.05, 600), guard=(0, 3600), order=(1, 6)
               pad=(.05, 3600))           # lowest and highest value
 _OPTIONAL = ('notch', 'stride', 'rare_stride', 'pad')     # may be None
 
-# %% ../nbs/05_preprocess.ipynb #5b4bbe4e
+# %% ../nbs/05_preprocess.ipynb #b3ac3662
 @dataclass(frozen=True)
 class PreprocessConfig:
     """What decides the bytes of a store, in seconds and Hz. `PedarrError` for values that make no sense.
@@ -240,7 +240,7 @@ def _run(states: np.ndarray, steps: list) -> None:
     for i, M in enumerate(steps):
         if 1 << i < states.shape[1]: states[:, 1 << i:] += states[:, :-(1 << i)]@M
 
-# %% ../nbs/05_preprocess.ipynb #ee2473e4
+# %% ../nbs/05_preprocess.ipynb #e322dfe3
 def _filter(x: np.ndarray, matrices, out: np.ndarray, new: Scratch) -> None:
     "Filter `x [channel, time]` into `out [channel, blocks, 64]`; zeros are assumed beyond the ends."
     weights, gather, steps = matrices
@@ -259,7 +259,7 @@ def _filter(x: np.ndarray, matrices, out: np.ndarray, new: Scratch) -> None:
     z[..., q:q + m], z[..., q + m:] = states[0], states[1, :, ::-1]
     np.matmul(z.reshape(c*blocks, -1), weights, out=out.reshape(c*blocks, q))
 
-# %% ../nbs/05_preprocess.ipynb #0cb63346
+# %% ../nbs/05_preprocess.ipynb #1dce03ec
 def bandpass(x: np.ndarray, rows, config: PreprocessConfig, new: Scratch | None = None) -> np.ndarray:
     """Zero-phase band-pass of `x [channel, time]` (float32, at `config.rate`) whose channels are the standard
     `rows`, in rising order. With `new`, the result lies in it."""
@@ -336,7 +336,7 @@ def _tiles(up: int, down: int):
         tiles.append((int(j[0]), int(i[0]) + reach, weights.astype(np.float32)))
     return up_k, down_k, reach, tiles
 
-# %% ../nbs/05_preprocess.ipynb #7a97d46c
+# %% ../nbs/05_preprocess.ipynb #d027ec65
 def _frame(c: int, n: int, up: int, down: int, new: Scratch) -> tuple[np.ndarray, np.ndarray]:
     """Room for `c` channels of `n` samples, zeros between them: (all of it, the part `[c, n]` for the
     samples)."""
@@ -357,7 +357,7 @@ def _tiled(flat: np.ndarray, c: int, n: int, up: int, down: int, new: Scratch) -
         np.matmul(w.T, columns, out=out[:, j:j + w.shape[1]].T)
     return out.reshape(c, -1)[:, :n_out]
 
-# %% ../nbs/05_preprocess.ipynb #e5edc1b6
+# %% ../nbs/05_preprocess.ipynb #ea7400f1
 def resample(x: np.ndarray, up: int, down: int) -> np.ndarray:
     """Polyphase resampling of `x [channel, time]` (float32) by up/down to ceil(time*up/down); beyond the
     ends: zeros."""
@@ -384,7 +384,7 @@ def _reflect(room: np.ndarray, before: int, after: int) -> None:
     if not before and not after: return
     room[:] = np.pad(room[:, before:before + n], ((0, 0), (before, after)), 'reflect', reflect_type='odd')
 
-# %% ../nbs/05_preprocess.ipynb #ef270939
+# %% ../nbs/05_preprocess.ipynb #8a7945d5
 def _block(record, k0: int, k1: int, config: PreprocessConfig, new: Scratch):
     """Store samples `k0:k1`: (filtered [n_present, k1-k0], rows, raw [19, ...], gap or None, first raw
     sample).
@@ -427,7 +427,7 @@ def _standard_block(record, k0: int, k1: int, config: PreprocessConfig, new: Scr
 
 _USUAL = PreprocessConfig()
 
-# %% ../nbs/05_preprocess.ipynb #f9a4b3c1
+# %% ../nbs/05_preprocess.ipynb #148d4080
 def filtered(record: Record, start: int, stop: int, config: PreprocessConfig = _USUAL) -> np.ndarray:
     """Samples `start:stop` of `record` (counted at its own rate), filtered and resampled: `[19, time]` in mV
     at `config.rate`, NaN where absent or invalid."""
@@ -462,7 +462,7 @@ def _starts(a: int, b: int, width: int, stride: int) -> dict:
     starts = {s: False for s in range(a, b - width + 1, stride)}
     return dict(sorted((starts | {s: True for s in range(a, b - width + 1, width)}).items()))
 
-# %% ../nbs/05_preprocess.ipynb #e9f75d3c
+# %% ../nbs/05_preprocess.ipynb #8a38b23a
 def segment_table(episodes: pd.DataFrame, poor: pd.DataFrame, fs: float, sig_len: int,
                   config: PreprocessConfig, grouping: dict, rare=(), beats=None) -> pd.DataFrame:
     """The windows of a recording: `[start, stop, rhythm, label, beats, evaluate]`, in its samples, by start.
@@ -485,7 +485,7 @@ def segment_table(episodes: pd.DataFrame, poor: pd.DataFrame, fs: float, sig_len
     table.insert(4, 'beats', -1 if beats is None else before('stop') - before('start'))
     return table.sort_values('start', kind='stable', ignore_index=True)
 
-# %% ../nbs/05_preprocess.ipynb #929560e4
+# %% ../nbs/05_preprocess.ipynb #8aca2507
 def unlabelled(episodes: pd.DataFrame, grouping: dict) -> Counter:
     "Rhythms without a class in `grouping`: how many episodes of each."
     return Counter(r for r in episodes['rhythm'] if r not in grouping)
@@ -508,7 +508,7 @@ def _alive(part: np.ndarray) -> np.ndarray:
     for i in np.flatnonzero(~ok): ok[i] = np.ptp(part[i]) > FLAT
     return ok
 
-# %% ../nbs/05_preprocess.ipynb #95e94223
+# %% ../nbs/05_preprocess.ipynb #a4d34cc9
 def _cast(y: np.ndarray, dtype: str, new: Scratch) -> tuple[np.ndarray, bool]:
     "`y` in another precision, in working memory; True if all values fit. Those that don't become infinite."
     if y.dtype == dtype: return y, True
@@ -550,7 +550,7 @@ def cut_windows(record: Record, start, stop, config: PreprocessConfig, dtype='fl
                               'in its header, or use --dtype float32')
         yield x, mask
 
-# %% ../nbs/05_preprocess.ipynb #f527275f
+# %% ../nbs/05_preprocess.ipynb #a5dbbb19
 def _without_gap(ok, piece: np.ndarray, gap: np.ndarray, rows, up: int, down: int) -> tuple:
     """(channels that are present, their samples) of a window whose recorded samples `gap [19, time]` are
     missing."""
@@ -575,7 +575,7 @@ class RecordMeta(Checked):
     fs: Annotated[float, Field(gt=0, le=1e6)]
     sig_len: Annotated[int, Field(ge=1, le=10**12)]
 
-# %% ../nbs/05_preprocess.ipynb #de250470
+# %% ../nbs/05_preprocess.ipynb #634257ae
 class StoreMeta(Checked):
     "The contents of store.json. From `versions` to `sources`: all that decides the bytes of the store."
     store_version: Literal[2]
@@ -727,7 +727,7 @@ def open_store(path, verify: bool = True) -> Store:
     with f: mask = np.array(mask)
     return Store(path, config, meta['classes'], segments, *maps, mask, meta, seal, stamps, files)
 
-# %% ../nbs/05_preprocess.ipynb #61166f4e
+# %% ../nbs/05_preprocess.ipynb #9416e0b4
 def _config_of(path: Path, meta: dict) -> PreprocessConfig:
     "The settings in store.json; `PedarrError` if they are none."
     try: return PreprocessConfig(**meta['config'])
@@ -755,7 +755,7 @@ def _take(self: Store, rows) -> list[np.ndarray]:
     arrays = zip(SIGNALS, (self.ecg, self.iegm))
     return [_take_rows(x, self.files.get(name), self.path/name, rows) for name, x in arrays]
 
-# %% ../nbs/05_preprocess.ipynb #2ed4c4fd
+# %% ../nbs/05_preprocess.ipynb #b0b676d4
 def _take_rows(x: np.ndarray, f, file: Path, rows: np.ndarray) -> np.ndarray:
     "Rows of the memory map `x`, read from the open file behind it."
     if f is None or not isinstance(x, np.memmap): return np.asarray(x[rows])
@@ -779,7 +779,7 @@ def _unchanged(self: Store) -> None:
             raise PedarrError(f'{file}: was changed while it was used: preprocess again, and repeat the work')
         self.stamps[name] = now
 
-# %% ../nbs/05_preprocess.ipynb #08757241
+# %% ../nbs/05_preprocess.ipynb #f4d39619
 Store.take, Store.unchanged = _take, _unchanged
 
 # %% ../nbs/05_preprocess.ipynb #258a57aa
@@ -790,7 +790,7 @@ class LeftOut(NamedTuple):
     damaged: bool = False
     notes: tuple = ()
 
-# %% ../nbs/05_preprocess.ipynb #a7a0e81d
+# %% ../nbs/05_preprocess.ipynb #a666e3d1
 @dataclass
 class Plan:
     "What is known of a record before its samples are read. `small`: SHA-256 of header and annotation file."
@@ -836,7 +836,7 @@ def _holds_nothing(path: Path, error: PedarrError) -> bool:
     if re.search('holds no samples|describes no signal', str(error)): return True
     return 'empty (0 bytes)' in str(error) and _says_zero(path)
 
-# %% ../nbs/05_preprocess.ipynb #1d73a4ec
+# %% ../nbs/05_preprocess.ipynb #116d35ba
 def _plan(task: tuple) -> Plan | LeftOut:
     "What the header and the annotations of a record say, for (database, path, name)."
     database, path, name = task
@@ -857,12 +857,6 @@ def _plan(task: tuple) -> Plan | LeftOut:
     return Plan(name, record, labels.episodes, labels.poor, labels.beats, small, notes)
 
 # %% ../nbs/05_preprocess.ipynb #96ce71fd
-def some(names: Iterable[str], most: int = 3) -> str:
-    "The first of some names: 'a, b, c and 4 more'."
-    names = list(names)
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + more
-
 def grouped(said: Iterable[tuple[str, str]]) -> list[str]:
     """Sentences on records, (record, sentence) each, one line a kind: what differs only in numbers is one
     kind."""
@@ -875,8 +869,8 @@ def grouped(said: Iterable[tuple[str, str]]) -> list[str]:
     for same in kinds.values():
         (first, sentence), names = same[0], list(dict.fromkeys(name for name, _ in same))
         if len(names) == 1: lines += [f'{name}: {s}' for name, s in dict.fromkeys(same)]
-        elif len({s for _, s in same}) == 1: lines.append(f'{some(names)}: {sentence}')
-        else: lines.append(f'{first}: {sentence}; likewise {some(names[1:])}')
+        elif len({s for _, s in same}) == 1: lines.append(f'{few(names)}: {sentence}')
+        else: lines.append(f'{first}: {sentence}; likewise {few(names[1:])}')
     return lines
 
 # %% ../nbs/05_preprocess.ipynb #9c757c79
@@ -884,7 +878,7 @@ def _refuse_damaged(folder: Path, left_out: list[LeftOut], total: int) -> Pedarr
     "What is said of damaged records: all of them at once."
     bad = [x for x in left_out if x.damaged]
     if len(bad) == 1: return PedarrError(f'{bad[0].why}; or leave {bad[0].name} out with --skip-damaged')
-    names = some((x.name for x in bad), 10)
+    names = few((x.name for x in bad), 10)
     return PedarrError(f'{folder}: {len(bad)} of {total} records cannot be used ({names}). '
                        f'The first: {bad[0].why}. The second: {bad[1].why}. '
                        'Mend them, or leave them out with --skip-damaged')
@@ -903,10 +897,9 @@ def _listed(folder: Path) -> dict:
     "File name -> SHA-256 by the checksum list in `folder`; {} where there is none."
     file = folder/CHECKSUMS
     if not os.path.lexists(file): return {}
-    text = re.sub(r'(?m)^([0-9a-fA-F]{64}[ \t]+\*?)(?:\./)+', r'\1', read_text(file))    # ./x001.dat
-    return parse_checksums(text, str(file))
+    return parse_checksums(read_text(file), str(file))
 
-# %% ../nbs/05_preprocess.ipynb #a84b59a9
+# %% ../nbs/05_preprocess.ipynb #b6c78b09
 class Comparison:
     "Compares files that are read with the checksum list of their folder."
     def __init__(self, folder: Path, listed: dict):
@@ -924,7 +917,7 @@ class Comparison:
         "`PedarrError` if what was read differs from the list."
         if not self.changed: return
         differs = 'differs' if len(self.changed) == 1 else 'differ'
-        raise PedarrError(f'{self.folder}: {some(self.changed, 10)} {differs} from {CHECKSUMS}: fetch again '
+        raise PedarrError(f'{self.folder}: {few(self.changed, 10)} {differs} from {CHECKSUMS}: fetch again '
                           'what differs, or go on with --accept-changed if the change is meant')
 
 # %% ../nbs/05_preprocess.ipynb #4531b255
@@ -951,7 +944,7 @@ def _check_notes(check: Comparison) -> list[str]:
             'read, but not in the list, and so not verified': check.unlisted,
             'not read, and of no weight': check.others,
             'records of the list that are not here': sorted(absent, key=natural_key)}
-    return [f'{CHECKSUMS}: {some(what)} ({why})' for why, what in said.items() if what]
+    return [f'{CHECKSUMS}: {few(what)} ({why})' for why, what in said.items() if what]
 
 # %% ../nbs/05_preprocess.ipynb #e53277fe
 @dataclass
@@ -1018,7 +1011,7 @@ def _plans(database: Database, found: Found, jobs: int, progress: bool) -> tuple
     seen = list(_each(_plan, tasks, jobs, 'annotations', progress))
     return [p for p in seen if isinstance(p, Plan)], [p for p in seen if isinstance(p, LeftOut)]
 
-# %% ../nbs/05_preprocess.ipynb #4d09d781
+# %% ../nbs/05_preprocess.ipynb #aa68b095
 def _compare(folder: Path, plans: list, accept_changed: bool) -> tuple[Comparison, list]:
     "(what the checksum list says of headers, annotations and tables, notes); `PedarrError` if it says no."
     try: check, notes = Comparison(folder, _listed(folder)), []
@@ -1051,7 +1044,7 @@ def _check_bands(plans: list, config: PreprocessConfig) -> None:
     for band, rows in ((config.ecg_band, slice(0, N_ECG)), (config.iegm_band, slice(N_ECG, None))):
         if any((p.record.rows[rows] >= 0).any() for p in plans): _matrices(config, band)
 
-# %% ../nbs/05_preprocess.ipynb #932d6316
+# %% ../nbs/05_preprocess.ipynb #34933e50
 def _survey(folder: Path, database: Database, grouping: str, config: PreprocessConfig, jobs: int,
             progress: bool, skip_damaged: bool, accept_changed: bool) -> Survey:
     "Read all that can be read before the samples; `PedarrError` for all that can be refused before them."
@@ -1124,7 +1117,7 @@ class PartMeta(Checked):
     "What the file of a finished part says."
     records: list[PartRecord]
 
-# %% ../nbs/05_preprocess.ipynb #864f318b
+# %% ../nbs/05_preprocess.ipynb #cf962bd9
 class Part(NamedTuple):
     "The work on some recordings, which begin at the windows `at` of arrays of `n` windows in `place/store`."
     file: Path
@@ -1145,7 +1138,7 @@ def _window_bytes(name: str, config: PreprocessConfig) -> int:
 
 SMALLEST_PART = 64     # windows
 
-# %% ../nbs/05_preprocess.ipynb #9ff3fefd
+# %% ../nbs/05_preprocess.ipynb #876023f3
 def _parts(place: Path, survey: Survey) -> list[Part]:
     """The work in parts of some records in a row: about a hundred, neither much to lose nor too small for
     a file."""
@@ -1198,7 +1191,7 @@ class _Sink:
     def __enter__(self): return self
     def __exit__(self, *_): self.out.close()
 
-# %% ../nbs/05_preprocess.ipynb #c6fdd698
+# %% ../nbs/05_preprocess.ipynb #e2152374
 def _write_windows(plan: Plan, table: pd.DataFrame, config: PreprocessConfig, ecg: _Sink, iegm: _Sink):
     "Filter and cut one record: its `PartRecord`. `PedarrError` if it is damaged."
     masks, probe = [], _Amplitude(len(table), plan.record.fs)
@@ -1260,7 +1253,7 @@ def _holds(part: Part, said: PartRecord, plan: Plan, table: pd.DataFrame, at: in
         if _slice_sha256(part, name, at, len(table)) != want: return False
     return said.sources == {name: sha256(path) for name, path in plan.files.items()}
 
-# %% ../nbs/05_preprocess.ipynb #b712b43d
+# %% ../nbs/05_preprocess.ipynb #b046d791
 def _finished(part: Part) -> list | None:
     "What the file of a finished part says, if there is one and it is true; otherwise None."
     try: said = read_json(part.file, PartMeta).records
@@ -1292,7 +1285,7 @@ def _lay_out(place: Path, parts: list[Part]) -> None:
 # %% ../nbs/05_preprocess.ipynb #2b14240d
 _CHECK_DISK = 'check the disk, then run the same command again'
 
-# %% ../nbs/05_preprocess.ipynb #750dc58a
+# %% ../nbs/05_preprocess.ipynb #2263ffaf
 class _Follower:
     "Hashes the array files of a build from their beginning, as far as they are finished."
     def __init__(self, part: Part):
@@ -1357,7 +1350,7 @@ def _gone(survey: Survey, said: list, masks: list) -> list[LeftOut]:
     flat = [p.name for p, m in zip(survey.plans, masks) if len(m) and not m.any() and p.name not in known]
     return gone + [LeftOut(name, 'every channel is flat or invalid') for name in flat]
 
-# %% ../nbs/05_preprocess.ipynb #90843de0
+# %% ../nbs/05_preprocess.ipynb #5020452f
 def _seal(place: Path, survey: Survey, said: list, sha: dict, notes: list) -> Path:
     "Write what a store needs beside its arrays, and force it to the disk; the folder that is the store now."
     masks = _masks(survey, said)
@@ -1376,7 +1369,7 @@ def _seal(place: Path, survey: Survey, said: list, sha: dict, notes: list) -> Pa
     write_json(folder/'store.json', _final_meta(survey, said, gone, table, sha, notes))
     return folder
 
-# %% ../nbs/05_preprocess.ipynb #ecdfbf9f
+# %% ../nbs/05_preprocess.ipynb #e6b4cfb7
 def _final_meta(survey: Survey, said: list, gone: list, table: pd.DataFrame, sha: dict, notes: list) -> dict:
     "The contents of store.json, held against what a reader of it expects."
     classes = present_classes([table], survey.mapping)
@@ -1416,9 +1409,9 @@ def _twins(survey: Survey, said: list) -> list[str]:
         if len(names) < 2: continue
         people, whose = list(dict.fromkeys(survey.who.loc[names, 'subject'])), 'of one subject'
         if len(people) > 1:
-            whose = f'although they stand for {len(people)} subjects ({some(people)}): ' \
+            whose = f'although they stand for {len(people)} subjects ({few(people)}): ' \
                     'one recording may be in training and in test'
-        notes.append(f'{some(names)} have the same signal files, {whose}')
+        notes.append(f'{few(names)} have the same signal files, {whose}')
     return notes
 
 # %% ../nbs/05_preprocess.ipynb #c3b6c90b
@@ -1431,7 +1424,7 @@ def _odd_amplitudes(survey: Survey, said: list) -> dict:
             if mv is not None and implausible(channel, mv): odd.setdefault(channel, {})[plan.name] = mv
     return odd
 
-# %% ../nbs/05_preprocess.ipynb #f9902044
+# %% ../nbs/05_preprocess.ipynb #b787b2d9
 def _amplitude_notes(survey: Survey, said: list) -> list[str]:
     "Sentences on odd amplitudes, one for all channels of the same records."
     together: dict = {}
@@ -1441,7 +1434,7 @@ def _amplitude_notes(survey: Survey, said: list) -> list[str]:
     notes = []
     for (kind, records), amplitudes in together.items():
         low, high = PLAUSIBLE['ecg' if kind == 'lead' else 'iegm']
-        of = records[0] if len(records) == 1 else f'{len(records)} records ({some(records)})'
+        of = records[0] if len(records) == 1 else f'{len(records)} records ({few(records)})'
         mv = np.median(list(amplitudes.values()))
         kind += 's' if len(amplitudes) > 1 else ''
         notes.append(f'{kind} {", ".join(amplitudes)} of {of}: amplitude {mv:.4g} mV, outside {low:g} to '
@@ -1474,7 +1467,7 @@ def _check_place(store: Path) -> Path:
                           'permission, or the name is a link): choose another path')
     return part
 
-# %% ../nbs/05_preprocess.ipynb #55d8c7d9
+# %% ../nbs/05_preprocess.ipynb #cf4c7748
 @contextmanager
 def _growing(part: Path) -> Iterator[str]:
     """Hold the folder in which a store grows; yields '' or a note on locks. It is removed at the end, unless
@@ -1496,7 +1489,7 @@ def _clear(part: Path) -> None:
     for old in part.iterdir():
         if old.is_dir(): shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/05_preprocess.ipynb #4ea1147a
+# %% ../nbs/05_preprocess.ipynb #18381cdc
 def _sweep(part: Path) -> None:
     "Remove what a build left that was killed just after its end."
     if not part.is_dir(): return
@@ -1532,10 +1525,10 @@ def _differences(old: dict, new: dict) -> list[str]:
     if old['subjects'] != new['subjects']: said.append('other subjects')
     for key, words in _EACH.items():
         names = [n for n in dict.fromkeys([*old[key], *new[key]]) if old[key].get(n) != new[key].get(n)]
-        if names: return [*said, f'other {words} {some(names)}']
+        if names: return [*said, f'other {words} {few(names)}']
     return said
 
-# %% ../nbs/05_preprocess.ipynb #ac65c063
+# %% ../nbs/05_preprocess.ipynb #3408a8cb
 def _hash_files(files: dict) -> dict:
     return {name: sha256(path) for name, path in files.items() if path.is_file()}
 
@@ -1554,7 +1547,7 @@ def _existing(store: Path, survey: Survey, jobs: int, progress: bool) -> Store |
     old, _ = _read_meta(store)
     said = _differences(old, survey.meta | dict(sources=old['sources']))
     left_out = {x.name for x in survey.left_out} ^ (set(old['skipped']) - set(old['records']))
-    if left_out: said.append(f'other records left out: {some(sorted(left_out))}')
+    if left_out: said.append(f'other records left out: {few(sorted(left_out))}')
     if not said: said = _compare_files(old, survey, jobs, progress)
     if said:
         raise PedarrError(f'{store}: a store that differs stands here ({"; ".join(said)}): delete it, '
@@ -1581,7 +1574,7 @@ def _write_parts(parts: list[Part], survey: Survey, jobs: int, progress: bool) -
 def _see_signals(survey: Survey, plan: Plan, hashes: dict) -> None:
     for name, found in hashes.items(): survey.check.see(plan.files[name], found)
 
-# %% ../nbs/05_preprocess.ipynb #d43ada8f
+# %% ../nbs/05_preprocess.ipynb #67077ea0
 def _judge(survey: Survey, said: list) -> None:
     "`PedarrError` if recordings turned out to be damaged, or not as the checksum list has them, unasked."
     bad = [x for x in said if isinstance(x, LeftOut)]
@@ -1591,7 +1584,7 @@ def _judge(survey: Survey, said: list) -> None:
         if not isinstance(one, LeftOut): _see_signals(survey, plan, one.sources)
     if not survey.accept_changed: survey.check.refuse()
 
-# %% ../nbs/05_preprocess.ipynb #42a0e52d
+# %% ../nbs/05_preprocess.ipynb #5da04a68
 def _build(store: Path, part: Path, survey: Survey, jobs: int, progress: bool) -> None:
     "Write the parts in the folder `part`, seal them, and give the store its name."
     with _growing(part) as note:
@@ -1631,7 +1624,7 @@ def build_store(folder, store, database, grouping: str | None = None, config: Pr
         return _open_or_build(store, part, _survey(folder, *how), jobs, progress)
     except OSError as e: raise from_system(e, e.filename or store) from e
 
-# %% ../nbs/05_preprocess.ipynb #8cde393c
+# %% ../nbs/05_preprocess.ipynb #9f872ea4
 def _open_or_build(store: Path, part: Path, survey: Survey, jobs: int, progress: bool) -> Store:
     "The store that is already there, or a new one."
     found = _existing(store, survey, jobs, progress)

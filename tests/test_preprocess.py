@@ -560,6 +560,39 @@ def test_parts_survive_names_with_folders_and_odd_characters(simulated, tmp_path
     assert open_store(store.path).segments.record.tolist() == store.segments.record.tolist()
 
 
+def test_bytes_are_on_the_disk_before_anything_vouches_for_them(simulated, tmp_path, monkeypatch):
+    "The order of writes, syncs and renames: arrays before the file of their part; all files and the folder before the last rename."
+    if not os.path.isdir('/proc/self/fd'): pytest.skip('no /proc')
+    events, real_fsync, real_replace, real_flush = [], os.fsync, os.replace, P._Sink.finish
+    def name_of(number): return os.path.realpath(f'/proc/self/fd/{number}')
+    def fsync(number):
+        events.append(('sync', name_of(number)))
+        real_fsync(number)
+    def rename(a, b):
+        events.append(('rename', str(b)))
+        real_replace(a, b)
+    def finish(sink):
+        events.append(('written', str(sink.file)))
+        return real_flush(sink)
+    monkeypatch.setattr(os, 'fsync', fsync)
+    monkeypatch.setattr(os, 'replace', rename)
+    monkeypatch.setattr(P._Sink, 'finish', finish)
+    monkeypatch.setattr(P, 'SMALLEST_PART', 1)
+    store = build_store(simulated, tmp_path/'s', 'leipzig', progress=False).path
+    place = next(name for what, name in events if what == 'written').rsplit('/store/', 1)[0]
+    for i, (what, name) in enumerate(events):
+        if what != 'rename' or 'part-' not in name: continue
+        for array in ('ecg.npy', 'iegm.npy'):
+            last = max(j for j, e in enumerate(events[:i]) if e == ('written', f'{place}/store/{array}'))
+            assert ('sync', f'{place}/store/{array}') in events[last:i]
+        assert events[i - 1] == ('sync', f'{name}.part') and events[i + 1] == ('sync', place)
+    end = events.index(('rename', str(store)))
+    last = max(j for j, (what, _) in enumerate(events[:end]) if what == 'written')
+    assert {f'{place}/store/{n}' for n in ('ecg.npy', 'iegm.npy')} <= {n for what, n in events[last:end] if what == 'sync'}
+    for n in ('mask.npy', 'segments.csv', 'store.json'): assert ('rename', f'{place}/store/{n}') in events[last:end]
+    assert events[end - 1] == ('sync', f'{place}/store') and events[end + 1] == ('sync', str(store.parent))
+
+
 def test_sources_in_the_store_are_the_files_sha256(simulated, built):
     for record, files in built.meta['sources'].items():
         assert sorted(files) == [f'{record}.{e}' for e in ('atr', 'dat', 'hea')]

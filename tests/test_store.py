@@ -399,15 +399,15 @@ def test_one_odd_lead_of_one_record(db, tmp_path):
 
 def test_notes_of_records_and_descriptions_reach_the_store_one_line_a_kind(tmp_path, capsys):
     db = tmp_path/'db'
-    for i, name in enumerate('abcde'): write_record(db, name, seed=i, leads=('I', 'II', 'HIS D'))
+    for i, name in enumerate('abcdefghi'): write_record(db, name, seed=i, leads=('I', 'II', 'HIS D'))
     def late(record, _):
         start = 1000 + 100*int(record.name == 'c')
         return pd.DataFrame({'start': [start], 'stop': [record.sig_len], 'rhythm': ['N'], 'beats': [-1]}), whole_record(record, 'N')[1]
     store = build(db, tmp_path/'s', replace(MINE, read_episodes=late), progress=True)
     unknown = [n for n in store.meta['notes'] if 'HIS D' in n]
-    assert len(unknown) == 1 and unknown[0].startswith('a, b, c and 2 more: ')
+    assert len(unknown) == 1 and unknown[0].startswith('a, b, c, d, e, f and 3 more: ')
     late = [n for n in store.meta['notes'] if 'belong to no rhythm' in n]
-    assert len(late) == 1 and late[0].startswith('a: 4.0 of 20.0 s') and late[0].endswith('likewise b, c, d and 1 more')
+    assert len(late) == 1 and late[0].startswith('a: 4.0 of 20.0 s') and late[0].endswith('likewise b, c, d, e, f, g and 2 more')
     said = capsys.readouterr().err
     assert all(f'note: {n}' in said for n in store.meta['notes'])
 
@@ -659,3 +659,12 @@ def test_what_is_built_is_what_is_opened(made):
     assert made.meta == raw and set(raw) == set(P.StoreMeta.model_fields)
     assert raw['versions'].keys() == {'pedarr', 'numpy', 'scipy', 'wfdb'} and raw['signals']['a'] == [0, 1]
     assert raw['mapping'] == GROUPINGS['rhythm8'] and len(raw['labels']['a']) == 64
+
+
+def test_a_description_of_lambdas_goes_to_other_processes(db, tmp_path):
+    described = replace(MINE, read_episodes=lambda record, _: whole_record(record, 'N' if record.name < 'c' else 'VT'),
+                        read_subjects=lambda paths, folder, _: one_each(paths, folder, None))
+    harm_record(db, 'b', 'cut')
+    one, two = (build(db, tmp_path/f'{jobs}', described, jobs=jobs, skip_damaged=True) for jobs in (1, 2))
+    for name in (*P.FILES, 'store.json'): assert (one.path/name).read_bytes() == (two.path/name).read_bytes()
+    assert one.classes == ['SR', 'VT'] and one.meta['skipped'] == ['b']
