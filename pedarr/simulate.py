@@ -25,7 +25,7 @@ from functools import cached_property, partial
 from pathlib import Path
 import numpy as np, pandas as pd
 from .core import NO_LOCKS, PedarrError, PassingError, create, from_system, locked, one_line
-from .core import sha256, sync_file, sync_folder
+from .core import parallel, sha256, sync_file, sync_folder
 from .records import CHANNELS, ECG_LEADS, IEGM_CHANNELS
 
 # %% ../nbs/03_simulate.ipynb #f5896f91
@@ -1056,26 +1056,13 @@ def write_database(folder, subjects, make, seconds, jobs=1, progress=False, comm
         _write_tables(work, subjects, {r: t for r, t, _ in done}, {r: s for r, _, s in done})
     return {r: t for r, t, _ in done}
 
-def _in_parallel(function, items, jobs):
-    "The results of `function` for the `items`, as they are ready; on any error no worker goes on."
-    if jobs == 1:
-        yield from map(function, items)
-        return
-    from joblib import Parallel, delayed
-    from joblib.externals.loky import get_reusable_executor
-    workers = Parallel(n_jobs=jobs, return_as='generator_unordered')
-    try: yield from workers(delayed(function)(i) for i in items)
-    except BaseException:
-        get_reusable_executor().shutdown(wait=True, kill_workers=True)
-        raise
-
 def _write_all(work, subjects, make, seconds, jobs, progress, comments):
     "Write all recordings, the longest first: record, length (s) and SHA-256 of the signal file of each."
     from tqdm import tqdm
     order = [subjects[i] for i in sorted(range(len(subjects)), key=lambda i: -seconds[i])]
     write, done = partial(_write_one, work, make, comments), []
     with tqdm(total=round(sum(seconds) / 60), desc='simulate', unit='min', disable=not progress) as bar:
-        for r in _in_parallel(write, order, min(jobs, len(order))):
+        for r in parallel(write, order, min(jobs, len(order))):
             done.append(r)
             bar.update(min(round(r[1] / 60), bar.total - bar.n))
         bar.update(bar.total - bar.n)
