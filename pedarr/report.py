@@ -284,7 +284,7 @@ def _contents(run: Run, store: Store) -> dict:
                 what=describe_model(params), classes=class_table(scores), majority=majority(scores),
                 waiting='measuring the segments' if trees else 'waiting for data',
                 curve='' if trees else _curve(run),
-                meanings=class_meanings(run.classes, grouping_of(store, params['grouping'])))
+                meanings=class_meanings(run.classes, run.card.grouping or grouping_of(store, params['grouping'])))
 
 def write_report(run, store: Store | None = None) -> Path:
     """Write `run`/report.html, one self-contained page, and the figures it shows; `PedarrError` if `run`
@@ -292,7 +292,7 @@ def write_report(run, store: Store | None = None) -> Path:
     from jinja2 import Environment
     from markupsafe import Markup
     run = finished(run)
-    if store is None: store, _ = regroup(open_store(run.params.store), run.params.grouping)
+    if store is None: store = open_store(run.params.store)
     same_store(run.path, store)
     figures = draw_figures(run, store)
     page = Environment(autoescape=True).from_string(_PAGE)
@@ -374,7 +374,8 @@ def run_store(run, store: Store | None = None) -> tuple[Store, np.ndarray]:
     in each fold [N, K].
     `store`: where it is now, if it was moved."""
     run = finished(run)
-    store, _ = regroup(store if store is not None else open_store(run.params.store), run.params.grouping)
+    store = store if store is not None else open_store(run.params.store)
+    store, _ = regroup(store, run.params.grouping, run.card.grouping)
     same_store(run.path, store)
     store, _ = settle_lone_classes(store, run.params)
     if store.classes != run.classes:

@@ -645,6 +645,10 @@ def test_a_grouping_that_nobody_registered_here_is_the_stores_own(simulated, tmp
         html = write_report(done).read_text()
         assert 'ventricular tachycardia' in html and 'calm' in html and run_store(done)[0].classes == open_finished(done).classes == ['calm', 'wild']
         assert len(run_few_shot(done, shots=(1,), draws=2)[0])
+    with monkeypatch.context() as m:                                            # one that the run alone knows
+        m.setitem(GROUPINGS, 'once', {'N': 'still', 'VT': 'fast', 'AVNRT': 'fast', 'AVRT': 'fast'})
+        once = run_training(dataclasses.replace(c, run=str(tmp_path/'once'), grouping='once'), progress=False)
+    assert 'still' in write_report(once).read_text() and 'atrioventricular nodal' in write_report(once).read_text() and len(run_few_shot(once, shots=(1,), draws=2)[0])
     with pytest.raises(PedarrError, match="unknown grouping 'mein': did you mean 'mine'"): prepare(dataclasses.replace(c, run=str(tmp_path/'x'), grouping='mein'))
 
 
