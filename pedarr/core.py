@@ -412,9 +412,10 @@ def one_of(value: str, known: Iterable, what: str) -> str:
     "`value` if it is one of `known`; otherwise a `PedarrError` that lists what is known, the nearest name first."
     known = list(known)
     if value in known: return value
-    near = difflib.get_close_matches(str(value), [str(k) for k in known], n=1)
+    said = one_line(value)[:80]
+    near = difflib.get_close_matches(said, [str(k) for k in known], n=1)
     guess = f'did you mean {near[0]!r}? ' if near else ''
-    raise PedarrError(f'unknown {what} {one_line(value)!r}: {guess}use one of {", ".join(map(str, known))}')
+    raise PedarrError(f'unknown {what} {said!r}: {guess}use one of {", ".join(map(str, known))}')
 
 # %% ../nbs/00_core.ipynb #983dc178
 def in_project(path: Path | str) -> str:

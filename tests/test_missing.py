@@ -191,7 +191,7 @@ def test_runs_that_cannot_be_asked(made, tmp_path):
     grown = run_training(make_config(store=made[0].path, run=tmp_path/'trees', model='trees', model_options=dict(max_iter=2), n_folds=2, lone_classes='keep', resamples=100), progress=False)
     half = shutil.copytree(run, tmp_path/'half'); (half/'model-1.safetensors').unlink()
     damaged = shutil.copytree(run, tmp_path/'damaged'); (damaged/'model-0.safetensors').write_bytes(b'no weights')
-    for folder, message in ((grown, 'has no network to ask again'), (half, 'model-1.safetensors is missing'), (damaged, 'model-0.safetensors: damaged'), (tmp_path, 'not a finished run'),
+    for folder, message in ((grown, 'has no network to ask again'), (half, 'model-1.safetensors is missing'), (damaged, 'model-0.safetensors: altered'), (tmp_path, 'not a finished run'),
                             (tmp_path/'none', 'no such folder')):
         for call in (lambda: predict_without(folder), lambda: missing_answers(folder, (1,), draws=1)):
             with pytest.raises(PedarrError, match=message) as e: call()

@@ -175,6 +175,7 @@ def older(run: Path, folder: Path) -> Path:
     edit(old/'environment.json', lambda e: {k: v for k, v in e.items() if k not in ('store_json_sha256', 'simulated')})
     edit(old/'model.json', lambda m: {k: v for k, v in m.items() if k != 'cosine_head'} | {'model': {k: v for k, v in m['model'].items() if k not in ('encoder', 'centre')}})
     def plainer(m):
+        del m['files']
         for row in m['per_class']: del row['note']
         for row in m['per_subject']: del row['alone']
         return m
@@ -188,6 +189,13 @@ def older(run: Path, folder: Path) -> Path:
 
 def edit(file: Path, change) -> None:
     file.write_text(json.dumps(change(json.loads(file.read_text()))))
+
+
+def unvouched(run: Path, folder: Path) -> Path:
+    "A copy of a run whose metrics.json has no hashes, as those of older runs: its files are judged by their contents."
+    copy = Path(shutil.copytree(run, folder))
+    edit(copy/'metrics.json', lambda m: {k: v for k, v in m.items() if k != 'files'})
+    return copy
 
 
 def test_a_run_from_before_validation_is_still_known_and_reported(store, tmp_path):
@@ -377,7 +385,8 @@ t.run_training(t.make_config(store={str(store)!r}, run={str(tmp_path/'r')!r}, **
     assert (r/'features.csv').stat().st_mtime_ns == stamps['features.csv']
     assert (r/'predictions.csv').read_bytes() == (grown/'predictions.csv').read_bytes()
     a, b = (json.loads((f/'metrics.json').read_text()) for f in (r, grown))
-    assert {k: v for k, v in a.items() if k != 'speed'} == {k: v for k, v in b.items() if k != 'speed'}
+    assert {k: v for k, v in a.items() if k not in ('speed', 'files')} == {k: v for k, v in b.items() if k not in ('speed', 'files')}
+    assert {k for k in a['files'] if a['files'][k] == b['files'][k]} == {'split.csv', 'predictions.csv', 'model.json', 'environment.json'}        # times and folders differ
     assert not list(r.glob('fold-*')) and not list(r.glob('history-*')) and not list(r.glob('*.part'))
 
 
@@ -636,6 +645,10 @@ def test_a_grouping_that_nobody_registered_here_is_the_stores_own(simulated, tmp
         html = write_report(done).read_text()
         assert 'ventricular tachycardia' in html and 'calm' in html and run_store(done)[0].classes == open_finished(done).classes == ['calm', 'wild']
         assert len(run_few_shot(done, shots=(1,), draws=2)[0])
+    with monkeypatch.context() as m:                                            # one that the run alone knows
+        m.setitem(GROUPINGS, 'once', {'N': 'still', 'VT': 'fast', 'AVNRT': 'fast', 'AVRT': 'fast'})
+        once = run_training(dataclasses.replace(c, run=str(tmp_path/'once'), grouping='once'), progress=False)
+    assert 'still' in write_report(once).read_text() and 'atrioventricular nodal' in write_report(once).read_text() and len(run_few_shot(once, shots=(1,), draws=2)[0])
     with pytest.raises(PedarrError, match="unknown grouping 'mein': did you mean 'mine'"): prepare(dataclasses.replace(c, run=str(tmp_path/'x'), grouping='mein'))
 
 
@@ -703,7 +716,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_kept(store, tmp_path, monkeypat
     (dict(modalities='both'), 'choose one'), (dict(n_classes=10**9), 'damaged'), (dict(heads=0), 'at least 1'), (dict(nope=1), 'unknown option')])
 def test_a_description_that_asks_for_much_memory_gets_none(run, tmp_path, change, why):
     import resource, time
-    again = Path(shutil.copytree(run, tmp_path/'r'))
+    again = unvouched(run, tmp_path/'r')
     edit(again/'model.json', lambda m: m | {'model': m['model'] | change})
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     with pytest.raises(PedarrError, match=why) as e: load_model(again)
@@ -712,7 +725,7 @@ def test_a_description_that_asks_for_much_memory_gets_none(run, tmp_path, change
 
 
 def test_numbers_come_from_the_predictions(run, tmp_path):
-    again = Path(shutil.copytree(run, tmp_path/'r'))
+    again = unvouched(run, tmp_path/'r')
     whole = json.loads((again/'metrics.json').read_text())
     def top1(v): return lambda m: m | {'overall': m['overall'] | {'top1': m['overall']['top1'] | {'value': v}}}
     for change, why in ((top1(1e9), 'less than or equal to 1'), (top1(.99), 'overall.top1.value is not what predictions.csv gives'), (top1('0.5'), 'valid number'),
@@ -747,3 +760,22 @@ def test_damaged_checkpoints_are_one_line(store, tmp_path, harm, why):
     with pytest.raises(PedarrError, match=f'{why}.*delete it') as e: fit_fold(s, *sides, c, file)
     assert '\n' not in str(e.value)
     with pytest.raises(PedarrError, match='not a checkpoint'): fit_fold(s, *sides, dataclasses.replace(c, dim=64), file)
+
+
+def test_every_file_of_a_finished_run_is_vouched_for(run, grown, tmp_path):
+    "One flipped bit, a row less, or another file under its name: named before any number is made of it, weights and features too."
+    from pedarr.missing import missing_answers
+    from pedarr.report import run_few_shot
+    for source in (run, grown):
+        files = json.loads((source/'metrics.json').read_text())['files']
+        assert set(files) == {p.name for p in source.iterdir() if p.suffix in ('.csv', '.json', '.safetensors')} - {'metrics.json'}
+        for name in files.keys() - {'features.csv'}:                                       # read again only to grow the trees again
+            bad = Path(shutil.copytree(source, tmp_path/f'{source.parent.name}-{name}'))
+            raw = bytearray((bad/name).read_bytes())
+            raw[-3] ^= 1
+            (bad/name).write_bytes(raw)
+            calls = [lambda: load_model(bad, int(name[6])), lambda: run_few_shot(bad, shots=(1,), draws=1), lambda: missing_answers(bad, (1,), draws=1)] if 'model-' in name else \
+                    [lambda: open_finished(bad), lambda: write_report(bad), lambda: scores_of(bad)]
+            for call in calls:
+                with pytest.raises(PedarrError, match=f'{name}: (altered since the run was finished|damaged)') as e: call()
+                assert '\n' not in str(e.value)
