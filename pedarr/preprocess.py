@@ -101,7 +101,7 @@ LIMITS = dict(rate=(1, 10_000), window=(.05, 600), guard=(0, 3600), order=(1, 6)
               pad=(.05, 3600))           # lowest and highest value
 _OPTIONAL = ('notch', 'stride', 'rare_stride', 'pad')     # may be None
 
-# %% ../nbs/05_preprocess.ipynb #b3ac3662
+# %% ../nbs/05_preprocess.ipynb #ee15015a
 @dataclass(frozen=True)
 class PreprocessConfig:
     """What decides the bytes of a store, in seconds and Hz. `PedarrError` for values that make no sense.
@@ -240,7 +240,7 @@ def _run(states: np.ndarray, steps: list) -> None:
     for i, M in enumerate(steps):
         if 1 << i < states.shape[1]: states[:, 1 << i:] += states[:, :-(1 << i)]@M
 
-# %% ../nbs/05_preprocess.ipynb #e322dfe3
+# %% ../nbs/05_preprocess.ipynb #a003a2b2
 def _filter(x: np.ndarray, matrices, out: np.ndarray, new: Scratch) -> None:
     "Filter `x [channel, time]` into `out [channel, blocks, 64]`; zeros are assumed beyond the ends."
     weights, gather, steps = matrices
@@ -259,7 +259,7 @@ def _filter(x: np.ndarray, matrices, out: np.ndarray, new: Scratch) -> None:
     z[..., q:q + m], z[..., q + m:] = states[0], states[1, :, ::-1]
     np.matmul(z.reshape(c*blocks, -1), weights, out=out.reshape(c*blocks, q))
 
-# %% ../nbs/05_preprocess.ipynb #1dce03ec
+# %% ../nbs/05_preprocess.ipynb #7e34b1b0
 def bandpass(x: np.ndarray, rows, config: PreprocessConfig, new: Scratch | None = None) -> np.ndarray:
     """Zero-phase band-pass of `x [channel, time]` (float32, at `config.rate`) whose channels are the standard
     `rows`, in rising order. With `new`, the result lies in it."""
@@ -336,7 +336,7 @@ def _tiles(up: int, down: int):
         tiles.append((int(j[0]), int(i[0]) + reach, weights.astype(np.float32)))
     return up_k, down_k, reach, tiles
 
-# %% ../nbs/05_preprocess.ipynb #d027ec65
+# %% ../nbs/05_preprocess.ipynb #196a7d34
 def _frame(c: int, n: int, up: int, down: int, new: Scratch) -> tuple[np.ndarray, np.ndarray]:
     """Room for `c` channels of `n` samples, zeros between them: (all of it, the part `[c, n]` for the
     samples)."""
@@ -357,7 +357,7 @@ def _tiled(flat: np.ndarray, c: int, n: int, up: int, down: int, new: Scratch) -
         np.matmul(w.T, columns, out=out[:, j:j + w.shape[1]].T)
     return out.reshape(c, -1)[:, :n_out]
 
-# %% ../nbs/05_preprocess.ipynb #ea7400f1
+# %% ../nbs/05_preprocess.ipynb #eb7baac2
 def resample(x: np.ndarray, up: int, down: int) -> np.ndarray:
     """Polyphase resampling of `x [channel, time]` (float32) by up/down to ceil(time*up/down); beyond the
     ends: zeros."""
@@ -384,7 +384,7 @@ def _reflect(room: np.ndarray, before: int, after: int) -> None:
     if not before and not after: return
     room[:] = np.pad(room[:, before:before + n], ((0, 0), (before, after)), 'reflect', reflect_type='odd')
 
-# %% ../nbs/05_preprocess.ipynb #8a7945d5
+# %% ../nbs/05_preprocess.ipynb #c8cb09a7
 def _block(record, k0: int, k1: int, config: PreprocessConfig, new: Scratch):
     """Store samples `k0:k1`: (filtered [n_present, k1-k0], rows, raw [19, ...], gap or None, first raw
     sample).
@@ -427,7 +427,7 @@ def _standard_block(record, k0: int, k1: int, config: PreprocessConfig, new: Scr
 
 _USUAL = PreprocessConfig()
 
-# %% ../nbs/05_preprocess.ipynb #148d4080
+# %% ../nbs/05_preprocess.ipynb #e351928d
 def filtered(record: Record, start: int, stop: int, config: PreprocessConfig = _USUAL) -> np.ndarray:
     """Samples `start:stop` of `record` (counted at its own rate), filtered and resampled: `[19, time]` in mV
     at `config.rate`, NaN where absent or invalid."""
@@ -462,7 +462,7 @@ def _starts(a: int, b: int, width: int, stride: int) -> dict:
     starts = {s: False for s in range(a, b - width + 1, stride)}
     return dict(sorted((starts | {s: True for s in range(a, b - width + 1, width)}).items()))
 
-# %% ../nbs/05_preprocess.ipynb #8a38b23a
+# %% ../nbs/05_preprocess.ipynb #1474f40d
 def segment_table(episodes: pd.DataFrame, poor: pd.DataFrame, fs: float, sig_len: int,
                   config: PreprocessConfig, grouping: dict, rare=(), beats=None) -> pd.DataFrame:
     """The windows of a recording: `[start, stop, rhythm, label, beats, evaluate]`, in its samples, by start.
@@ -485,7 +485,7 @@ def segment_table(episodes: pd.DataFrame, poor: pd.DataFrame, fs: float, sig_len
     table.insert(4, 'beats', -1 if beats is None else before('stop') - before('start'))
     return table.sort_values('start', kind='stable', ignore_index=True)
 
-# %% ../nbs/05_preprocess.ipynb #8aca2507
+# %% ../nbs/05_preprocess.ipynb #f174f0f2
 def unlabelled(episodes: pd.DataFrame, grouping: dict) -> Counter:
     "Rhythms without a class in `grouping`: how many episodes of each."
     return Counter(r for r in episodes['rhythm'] if r not in grouping)
@@ -508,7 +508,7 @@ def _alive(part: np.ndarray) -> np.ndarray:
     for i in np.flatnonzero(~ok): ok[i] = np.ptp(part[i]) > FLAT
     return ok
 
-# %% ../nbs/05_preprocess.ipynb #a4d34cc9
+# %% ../nbs/05_preprocess.ipynb #b9565b34
 def _cast(y: np.ndarray, dtype: str, new: Scratch) -> tuple[np.ndarray, bool]:
     "`y` in another precision, in working memory; True if all values fit. Those that don't become infinite."
     if y.dtype == dtype: return y, True
@@ -550,7 +550,7 @@ def cut_windows(record: Record, start, stop, config: PreprocessConfig, dtype='fl
                               'in its header, or use --dtype float32')
         yield x, mask
 
-# %% ../nbs/05_preprocess.ipynb #a5dbbb19
+# %% ../nbs/05_preprocess.ipynb #3e5aeaef
 def _without_gap(ok, piece: np.ndarray, gap: np.ndarray, rows, up: int, down: int) -> tuple:
     """(channels that are present, their samples) of a window whose recorded samples `gap [19, time]` are
     missing."""
@@ -575,7 +575,7 @@ class RecordMeta(Checked):
     fs: Annotated[float, Field(gt=0, le=1e6)]
     sig_len: Annotated[int, Field(ge=1, le=10**12)]
 
-# %% ../nbs/05_preprocess.ipynb #634257ae
+# %% ../nbs/05_preprocess.ipynb #8ef933bc
 class StoreMeta(Checked):
     "The contents of store.json. From `versions` to `sources`: all that decides the bytes of the store."
     store_version: Literal[2]
@@ -727,7 +727,7 @@ def open_store(path, verify: bool = True) -> Store:
     with f: mask = np.array(mask)
     return Store(path, config, meta['classes'], segments, *maps, mask, meta, seal, stamps, files)
 
-# %% ../nbs/05_preprocess.ipynb #9416e0b4
+# %% ../nbs/05_preprocess.ipynb #eda59fcd
 def _config_of(path: Path, meta: dict) -> PreprocessConfig:
     "The settings in store.json; `PedarrError` if they are none."
     try: return PreprocessConfig(**meta['config'])
@@ -755,7 +755,7 @@ def _take(self: Store, rows) -> list[np.ndarray]:
     arrays = zip(SIGNALS, (self.ecg, self.iegm))
     return [_take_rows(x, self.files.get(name), self.path/name, rows) for name, x in arrays]
 
-# %% ../nbs/05_preprocess.ipynb #b0b676d4
+# %% ../nbs/05_preprocess.ipynb #2123cee3
 def _take_rows(x: np.ndarray, f, file: Path, rows: np.ndarray) -> np.ndarray:
     "Rows of the memory map `x`, read from the open file behind it."
     if f is None or not isinstance(x, np.memmap): return np.asarray(x[rows])
@@ -779,7 +779,7 @@ def _unchanged(self: Store) -> None:
             raise PedarrError(f'{file}: was changed while it was used: preprocess again, and repeat the work')
         self.stamps[name] = now
 
-# %% ../nbs/05_preprocess.ipynb #f4d39619
+# %% ../nbs/05_preprocess.ipynb #fcb29e4d
 Store.take, Store.unchanged = _take, _unchanged
 
 # %% ../nbs/05_preprocess.ipynb #258a57aa
@@ -790,7 +790,7 @@ class LeftOut(NamedTuple):
     damaged: bool = False
     notes: tuple = ()
 
-# %% ../nbs/05_preprocess.ipynb #a666e3d1
+# %% ../nbs/05_preprocess.ipynb #71d78e3f
 @dataclass
 class Plan:
     "What is known of a record before its samples are read. `small`: SHA-256 of header and annotation file."
@@ -836,7 +836,7 @@ def _holds_nothing(path: Path, error: PedarrError) -> bool:
     if re.search('holds no samples|describes no signal', str(error)): return True
     return 'empty (0 bytes)' in str(error) and _says_zero(path)
 
-# %% ../nbs/05_preprocess.ipynb #116d35ba
+# %% ../nbs/05_preprocess.ipynb #ba4c4dbc
 def _plan(task: tuple) -> Plan | LeftOut:
     "What the header and the annotations of a record say, for (database, path, name)."
     database, path, name = task
@@ -899,7 +899,7 @@ def _listed(folder: Path) -> dict:
     if not os.path.lexists(file): return {}
     return parse_checksums(read_text(file), str(file))
 
-# %% ../nbs/05_preprocess.ipynb #b6c78b09
+# %% ../nbs/05_preprocess.ipynb #fc6c3c65
 class Comparison:
     "Compares files that are read with the checksum list of their folder."
     def __init__(self, folder: Path, listed: dict):
@@ -1011,7 +1011,7 @@ def _plans(database: Database, found: Found, jobs: int, progress: bool) -> tuple
     seen = list(_each(_plan, tasks, jobs, 'annotations', progress))
     return [p for p in seen if isinstance(p, Plan)], [p for p in seen if isinstance(p, LeftOut)]
 
-# %% ../nbs/05_preprocess.ipynb #aa68b095
+# %% ../nbs/05_preprocess.ipynb #a35ac545
 def _compare(folder: Path, plans: list, accept_changed: bool) -> tuple[Comparison, list]:
     "(what the checksum list says of headers, annotations and tables, notes); `PedarrError` if it says no."
     try: check, notes = Comparison(folder, _listed(folder)), []
@@ -1044,7 +1044,7 @@ def _check_bands(plans: list, config: PreprocessConfig) -> None:
     for band, rows in ((config.ecg_band, slice(0, N_ECG)), (config.iegm_band, slice(N_ECG, None))):
         if any((p.record.rows[rows] >= 0).any() for p in plans): _matrices(config, band)
 
-# %% ../nbs/05_preprocess.ipynb #34933e50
+# %% ../nbs/05_preprocess.ipynb #4f1c76ee
 def _survey(folder: Path, database: Database, grouping: str, config: PreprocessConfig, jobs: int,
             progress: bool, skip_damaged: bool, accept_changed: bool) -> Survey:
     "Read all that can be read before the samples; `PedarrError` for all that can be refused before them."
@@ -1117,7 +1117,7 @@ class PartMeta(Checked):
     "What the file of a finished part says."
     records: list[PartRecord]
 
-# %% ../nbs/05_preprocess.ipynb #cf962bd9
+# %% ../nbs/05_preprocess.ipynb #96ae13d1
 class Part(NamedTuple):
     "The work on some recordings, which begin at the windows `at` of arrays of `n` windows in `place/store`."
     file: Path
@@ -1138,7 +1138,7 @@ def _window_bytes(name: str, config: PreprocessConfig) -> int:
 
 SMALLEST_PART = 64     # windows
 
-# %% ../nbs/05_preprocess.ipynb #876023f3
+# %% ../nbs/05_preprocess.ipynb #da2afebc
 def _parts(place: Path, survey: Survey) -> list[Part]:
     """The work in parts of some records in a row: about a hundred, neither much to lose nor too small for
     a file."""
@@ -1191,7 +1191,7 @@ class _Sink:
     def __enter__(self): return self
     def __exit__(self, *_): self.out.close()
 
-# %% ../nbs/05_preprocess.ipynb #e2152374
+# %% ../nbs/05_preprocess.ipynb #8d0bd993
 def _write_windows(plan: Plan, table: pd.DataFrame, config: PreprocessConfig, ecg: _Sink, iegm: _Sink):
     "Filter and cut one record: its `PartRecord`. `PedarrError` if it is damaged."
     masks, probe = [], _Amplitude(len(table), plan.record.fs)
@@ -1253,7 +1253,7 @@ def _holds(part: Part, said: PartRecord, plan: Plan, table: pd.DataFrame, at: in
         if _slice_sha256(part, name, at, len(table)) != want: return False
     return said.sources == {name: sha256(path) for name, path in plan.files.items()}
 
-# %% ../nbs/05_preprocess.ipynb #b046d791
+# %% ../nbs/05_preprocess.ipynb #486bf393
 def _finished(part: Part) -> list | None:
     "What the file of a finished part says, if there is one and it is true; otherwise None."
     try: said = read_json(part.file, PartMeta).records
@@ -1285,7 +1285,7 @@ def _lay_out(place: Path, parts: list[Part]) -> None:
 # %% ../nbs/05_preprocess.ipynb #2b14240d
 _CHECK_DISK = 'check the disk, then run the same command again'
 
-# %% ../nbs/05_preprocess.ipynb #2263ffaf
+# %% ../nbs/05_preprocess.ipynb #037791b5
 class _Follower:
     "Hashes the array files of a build from their beginning, as far as they are finished."
     def __init__(self, part: Part):
@@ -1350,7 +1350,7 @@ def _gone(survey: Survey, said: list, masks: list) -> list[LeftOut]:
     flat = [p.name for p, m in zip(survey.plans, masks) if len(m) and not m.any() and p.name not in known]
     return gone + [LeftOut(name, 'every channel is flat or invalid') for name in flat]
 
-# %% ../nbs/05_preprocess.ipynb #5020452f
+# %% ../nbs/05_preprocess.ipynb #17a5f4b3
 def _seal(place: Path, survey: Survey, said: list, sha: dict, notes: list) -> Path:
     "Write what a store needs beside its arrays, and force it to the disk; the folder that is the store now."
     masks = _masks(survey, said)
@@ -1369,7 +1369,7 @@ def _seal(place: Path, survey: Survey, said: list, sha: dict, notes: list) -> Pa
     write_json(folder/'store.json', _final_meta(survey, said, gone, table, sha, notes))
     return folder
 
-# %% ../nbs/05_preprocess.ipynb #e6b4cfb7
+# %% ../nbs/05_preprocess.ipynb #c3a91249
 def _final_meta(survey: Survey, said: list, gone: list, table: pd.DataFrame, sha: dict, notes: list) -> dict:
     "The contents of store.json, held against what a reader of it expects."
     classes = present_classes([table], survey.mapping)
@@ -1424,7 +1424,7 @@ def _odd_amplitudes(survey: Survey, said: list) -> dict:
             if mv is not None and implausible(channel, mv): odd.setdefault(channel, {})[plan.name] = mv
     return odd
 
-# %% ../nbs/05_preprocess.ipynb #b787b2d9
+# %% ../nbs/05_preprocess.ipynb #eaf9c8fa
 def _amplitude_notes(survey: Survey, said: list) -> list[str]:
     "Sentences on odd amplitudes, one for all channels of the same records."
     together: dict = {}
@@ -1467,7 +1467,7 @@ def _check_place(store: Path) -> Path:
                           'permission, or the name is a link): choose another path')
     return part
 
-# %% ../nbs/05_preprocess.ipynb #cf4c7748
+# %% ../nbs/05_preprocess.ipynb #30ad89c1
 @contextmanager
 def _growing(part: Path) -> Iterator[str]:
     """Hold the folder in which a store grows; yields '' or a note on locks. It is removed at the end, unless
@@ -1489,7 +1489,7 @@ def _clear(part: Path) -> None:
     for old in part.iterdir():
         if old.is_dir(): shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/05_preprocess.ipynb #18381cdc
+# %% ../nbs/05_preprocess.ipynb #ba09d76a
 def _sweep(part: Path) -> None:
     "Remove what a build left that was killed just after its end."
     if not part.is_dir(): return
@@ -1528,7 +1528,7 @@ def _differences(old: dict, new: dict) -> list[str]:
         if names: return [*said, f'other {words} {few(names)}']
     return said
 
-# %% ../nbs/05_preprocess.ipynb #3408a8cb
+# %% ../nbs/05_preprocess.ipynb #f242cf48
 def _hash_files(files: dict) -> dict:
     return {name: sha256(path) for name, path in files.items() if path.is_file()}
 
@@ -1574,7 +1574,7 @@ def _write_parts(parts: list[Part], survey: Survey, jobs: int, progress: bool) -
 def _see_signals(survey: Survey, plan: Plan, hashes: dict) -> None:
     for name, found in hashes.items(): survey.check.see(plan.files[name], found)
 
-# %% ../nbs/05_preprocess.ipynb #67077ea0
+# %% ../nbs/05_preprocess.ipynb #cecdf797
 def _judge(survey: Survey, said: list) -> None:
     "`PedarrError` if recordings turned out to be damaged, or not as the checksum list has them, unasked."
     bad = [x for x in said if isinstance(x, LeftOut)]
@@ -1584,7 +1584,7 @@ def _judge(survey: Survey, said: list) -> None:
         if not isinstance(one, LeftOut): _see_signals(survey, plan, one.sources)
     if not survey.accept_changed: survey.check.refuse()
 
-# %% ../nbs/05_preprocess.ipynb #5da04a68
+# %% ../nbs/05_preprocess.ipynb #98634ffc
 def _build(store: Path, part: Path, survey: Survey, jobs: int, progress: bool) -> None:
     "Write the parts in the folder `part`, seal them, and give the store its name."
     with _growing(part) as note:
@@ -1624,7 +1624,7 @@ def build_store(folder, store, database, grouping: str | None = None, config: Pr
         return _open_or_build(store, part, _survey(folder, *how), jobs, progress)
     except OSError as e: raise from_system(e, e.filename or store) from e
 
-# %% ../nbs/05_preprocess.ipynb #9f872ea4
+# %% ../nbs/05_preprocess.ipynb #b0cd8f9b
 def _open_or_build(store: Path, part: Path, survey: Survey, jobs: int, progress: bool) -> Store:
     "The store that is already there, or a new one."
     found = _existing(store, survey, jobs, progress)
@@ -1653,8 +1653,8 @@ def normalise(ecg, iegm, mask, how: str = 'modality'):
     x = torch.where(mask[..., None], torch.cat([ecg, iegm], dim=1), 0.)
     mask = mask.to(x.dtype)
     if how == 'modality':
-        few = x.detach()[..., ::2].abs()
-        highest = few.topk(max(1, few.shape[-1]//100), dim=-1).values
+        half = x.detach()[..., ::2].abs()
+        highest = half.topk(max(1, half.shape[-1]//100), dim=-1).values
         size = highest[..., -1]*mask                                    # exceeded by 1 % of the samples
         lead = size[:, :N_ECG].sum(1, keepdim=True)/mask[:, :N_ECG].sum(1, keepdim=True).clamp(min=1)
         scale = torch.cat([lead.expand(-1, N_ECG), size[:, N_ECG:]], dim=1).clamp(min=MIN_SCALE)

@@ -668,3 +668,22 @@ def test_a_description_of_lambdas_goes_to_other_processes(db, tmp_path):
     one, two = (build(db, tmp_path/f'{jobs}', described, jobs=jobs, skip_damaged=True) for jobs in (1, 2))
     for name in (*P.FILES, 'store.json'): assert (one.path/name).read_bytes() == (two.path/name).read_bytes()
     assert one.classes == ['SR', 'VT'] and one.meta['skipped'] == ['b']
+
+
+def test_a_record_of_segments_is_verified_file_by_file(tmp_path, monkeypatch):
+    db = tmp_path/'db'
+    for i, name in enumerate(('ma', 'mb', 'c')): write_record(db, name, seed=i)
+    (db/'m.hea').write_text(f'm/3 2 {FS:g} 12000\nma 5000\n~ 2000\nmb 5000\n')
+    write_sums(db)
+    with monkeypatch.context() as m:
+        m.setattr(P, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt): build(db, tmp_path/'s')
+    real_cut = P.cut_windows
+    monkeypatch.setattr(P, 'cut_windows', None)                # the finished part is taken as it is
+    store = build(db, tmp_path/'s')
+    monkeypatch.setattr(P, 'cut_windows', real_cut)
+    assert sorted(store.meta['sources']['m']) == ['m.hea', 'ma.dat', 'ma.hea', 'mb.dat', 'mb.hea']
+    for name, sha in store.meta['sources']['m'].items(): assert hashlib.sha256((db/name).read_bytes()).hexdigest() == sha
+    assert set(store.segments.record) == {'c', 'm'} and any('gaps between segments' in n for n in store.meta['notes'])
+    (db/'mb.dat').write_bytes(swapped((db/'mb.dat').read_bytes()))
+    with pytest.raises(PedarrError, match='mb.dat differs'): build(db, tmp_path/'t')
