@@ -599,7 +599,7 @@ def test_an_edited_description_of_the_store_is_named_by_report_and_resume(simula
 def test_an_edited_rate_of_the_store_is_named(run, store):
     s = open_store(store)
     edited = dataclasses.replace(s, meta=s.meta | {'config': s.meta['config'] | {'rate': 500.}})
-    with pytest.raises(PedarrError, match='store.json: altered since .* rate is 500.0, was 250.0'): write_report(run, edited)
+    with pytest.raises(PedarrError, match='store.json: altered since .*rate is 500.0, was 250.0'): write_report(run, edited)
 
 
 def test_a_store_that_changes_while_it_is_trained_on_ends_the_run_in_one_line(store, tmp_path, monkeypatch):
