@@ -54,7 +54,7 @@ def grouping_of(store: Store, name: str = '') -> dict:
     own = store.meta['grouping']
     if name and name != own: return get_grouping(one_of(name, [*GROUPINGS, own], 'grouping'))
     pairs = store.segments.loc[store.segments.label != '', ['rhythm', 'label']].drop_duplicates()
-    return store.meta.get('grouping_content') or dict(zip(pairs.rhythm, pairs.label))
+    return store.meta.get('mapping') or dict(zip(pairs.rhythm, pairs.label))
 
 def regroup(store: Store, grouping: str, mapping: dict | None = None) -> tuple[Store, list]:
     """The store with labels of `grouping` ('' keeps its own; rows outside the grouping get an empty label),
@@ -185,7 +185,7 @@ def predict(model, loader, device) -> dict:
                           'and train again')
     return dict(index=index, prob=prob, weights=weights, embedding=embedding)
 
-# %% ../nbs/11_train.ipynb #f91740c3
+# %% ../nbs/11_train.ipynb #f10f1be2
 def validate(model, loader, truth, device) -> dict:
     "`validation_top1` and `validation_loss` of class numbers `truth` [N]; NaN without a loader."
     if loader is None: return dict(validation_top1=math.nan, validation_loss=math.nan)
@@ -194,7 +194,7 @@ def validate(model, loader, truth, device) -> dict:
     loss = -np.log(np.maximum(p, 1e-12)).mean()
     return dict(validation_top1=float(right.mean()), validation_loss=float(loss))
 
-# %% ../nbs/11_train.ipynb #1394b946
+# %% ../nbs/11_train.ipynb #116ee551
 LARGEST = 65_536       # no number among a network's options may be larger
 
 def _check_numbers(options: dict, what: str) -> None:
@@ -266,7 +266,7 @@ def save_checkpoint(path: Path, model, contrastive, optimizer, epoch: int, histo
     meta = {'state': json.dumps(plain(dict(epoch=epoch, history=history)))}
     write_whole(path, save(_tensors(model, contrastive, optimizer), metadata=meta))
 
-# %% ../nbs/11_train.ipynb #7434a648
+# %% ../nbs/11_train.ipynb #f2743bd8
 class EpochRow(Checked):
     "A row of history.csv, without its fold; validation is None where there is none."
     epoch: Count
@@ -299,7 +299,7 @@ def _moments(optimizer) -> dict:
         out |= {f'optim.{i}.step': torch.zeros(()), f'optim.{i}.exp_avg': p, f'optim.{i}.exp_avg_sq': p}
     return out
 
-# %% ../nbs/11_train.ipynb #8fa03917
+# %% ../nbs/11_train.ipynb #cc61285d
 def _read_checkpoint(path: Path, expected: dict, moments: dict, epochs: int) -> tuple[dict, Progress]:
     "(tensors, progress) of a checkpoint, checked; `PedarrError`."
     try:
@@ -332,7 +332,7 @@ def load_checkpoint(path: Path, model, contrastive, optimizer, epochs: int = 100
     rows = [row.model_dump() for row in progress.history]
     return progress.epoch, [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
 
-# %% ../nbs/11_train.ipynb #90ac71db
+# %% ../nbs/11_train.ipynb #be240a57
 def _loader(store: Store, index, c: TrainConfig, train: bool = False):
     """Batches for training (shuffled, disturbed; order and disturbance depend on seed and epoch only, so a
     resumed run sees
@@ -374,7 +374,7 @@ def fit_fold(store: Store, train, validation, c: TrainConfig, checkpoint: Path |
         after_epoch(history[-1])
     return model, contrastive, history
 
-# %% ../nbs/11_train.ipynb #73d1a4d1
+# %% ../nbs/11_train.ipynb #5085e030
 def on_terminal() -> bool:
     """Does somebody watch? Standard error is a terminal, or the command says so for the process that it
     has started."""
@@ -493,7 +493,7 @@ def role_notes(store: Store, roles, folds, c: TrainConfig) -> list:
                          'or each is the only one with some class')
     return notes
 
-# %% ../nbs/11_train.ipynb #c0c0b4f4
+# %% ../nbs/11_train.ipynb #90bf5bcb
 def _numbers(path: str) -> dict:
     "First word -> last number of each line of a small system file ('' for a line that is a number alone)."
     try: lines = Path(path).read_text().splitlines()
@@ -529,7 +529,7 @@ def _size_of(c: TrainConfig) -> str:
     own = f'dim {c.dim}, depth {c.depth}' if c.model == 'pedarrnet' else f'{c.model} {c.model_options}'
     return f'training a network ({own}) with batch_size {c.batch_size}'
 
-# %% ../nbs/11_train.ipynb #d3b0a218
+# %% ../nbs/11_train.ipynb #06dc04f7
 def kept_bytes(model, losses, batch, c: TrainConfig) -> int:
     "Bytes that autograd keeps of one forward pass of `batch`, the weights aside."
     own, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
@@ -576,7 +576,7 @@ def check_measurable(store: Store, c: TrainConfig) -> list:
     if 'beats' not in c.model_options: return []
     return ['beat times were taken from annotations, which nobody has made for a new patient']
 
-# %% ../nbs/11_train.ipynb #abd5987c
+# %% ../nbs/11_train.ipynb #861fd8cc
 def _check_store(store: Store, c: TrainConfig) -> None:
     "`PedarrError` for a store that nothing can be learnt from, or whose names can't stand in a table."
     if len(store.classes) < 2:
@@ -741,7 +741,7 @@ def same_split(run: Path, store: Store, fold, roles, kind: str) -> None:
                           'perhaps): '
                           'choose another run folder')
 
-# %% ../nbs/11_train.ipynb #a6a90bcf
+# %% ../nbs/11_train.ipynb #46967fb9
 def _already(run: Path, c: TrainConfig, progress: bool) -> bool:
     "Is the run finished? Then it is said where it is, and what a killed process may have left is removed."
     if not (run/'metrics.json').exists(): return False

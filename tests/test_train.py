@@ -582,7 +582,7 @@ def test_every_parameter_that_differs_is_named(run, store):
 # ---- the store under a run
 
 def test_an_edited_description_of_the_store_is_named_by_report_and_resume(simulated, tmp_path):
-    "`simulated` or the rate flipped in store.json after the training: no report without its banner, no resuming."
+    "`simulated` flipped in store.json after the training: no report without its banner, no resuming."
     config = PreprocessConfig(rate=250., iegm_band=(30., 110.))
     build_store(simulated, tmp_path/'s', 'leipzig', config=config, progress=False)
     c = make_config(store=tmp_path/'s', run=tmp_path/'r', **SMALL, fold=0)
@@ -594,6 +594,17 @@ def test_an_edited_description_of_the_store_is_named_by_report_and_resume(simula
             with pytest.raises(PedarrError, match=f'store.json.*altered since.*{why}'): call()
         (tmp_path/'s'/'store.json').write_text(whole)
     assert 'Simulated data' in write_report(tmp_path/'r').read_text()
+
+
+def test_an_edited_rate_of_the_store_is_named(run, store, tmp_path):
+    s = open_store(store)
+    edited = dataclasses.replace(s, meta=s.meta | {'config': s.meta['config'] | {'rate': 500.}}, **({'seal': 'f'*64} if hasattr(s, 'seal') else {}), path=tmp_path)
+    (tmp_path/'store.json').write_text('{}')
+    with pytest.raises(PedarrError, match='store.json: altered since .*rate is 500.0, was 250.0'): write_report(run, edited)
+    bad = Path(shutil.copytree(run, tmp_path/'r'))                                # and where the run's own file was edited, that is named
+    edit(bad/'environment.json', lambda e: e | {'simulated': False})
+    with pytest.raises(PedarrError, match='environment.json: (damaged|altered)'): write_report(bad)
+    with pytest.raises(PedarrError, match='environment.json: damaged, simulated is False'): run_training(make_config(store=store, run=bad, **SMALL), progress=False)
 
 
 def test_a_store_that_changes_while_it_is_trained_on_ends_the_run_in_one_line(store, tmp_path, monkeypatch):
