@@ -43,7 +43,8 @@ class Command(click.Group):
     def main(self, args=None, prog_name=None, **extra):
         own = args is None       # the process is ours; otherwise a test or a notebook is calling
         said, status = self._attempt(sys.argv[1:] if own else args, own)
-        if said: print(f'pedarr: {said}'[:2000], file=sys.stderr)
+        if len(said) > 800: said = f'{said[:400]} ... {said[-300:]}'
+        if said: print(f'pedarr: {said}', file=sys.stderr)
         if own: _leave(status)
         sys.exit(status)
 
@@ -114,11 +115,13 @@ def _standard_streams() -> None:
 def _no_code_from_here() -> None:
     "This process and those that it starts import nothing from the working folder (but pedarr)."
     import pedarr
+    try: here = Path.cwd()
+    except OSError as e: raise PassingError(f'the working folder is gone ({e.strerror}): change into another') from e
     os.environ.setdefault('PYTHONSAFEPATH', '1')
     home = str(Path(pedarr.__file__).resolve().parents[1])
     sys.path[:] = [p for p in sys.path if p]
     if home not in sys.path: sys.path.append(home)
-    if sys.version_info < (3, 11): refuse_shadows(Path.cwd())
+    if sys.version_info < (3, 11): refuse_shadows(here)
 
 def refuse_shadows(folder: Path) -> None:
     "`PedarrError` if a Python file or package in `folder` bears the name of a library."
@@ -303,7 +306,7 @@ def say_store(store, place: Path, old: bool) -> int:
     skipped = list(store.meta.get('skipped', []))
     if not skipped: return 0
     names = ', '.join(skipped[:10]) + (', ...' if len(skipped) > 10 else '')
-    say(f'left out: {len(skipped)} recordings ({names}): their files are damaged', err=True)
+    say(f'left out: {len(skipped)} of {len(skipped) + len(store.meta["records"])} recordings ({names})', err=True)
     return 1
 
 # %% ../nbs/12_cli.ipynb #4d09d59c
