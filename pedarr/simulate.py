@@ -1071,7 +1071,8 @@ def _write_all(work, subjects, make, seconds, jobs, progress, comments):
 def _write_one(folder, make, comments, subject):
     "Make and write one recording."
     study = make(subject)
-    return subject.record, study.n / FS, write_study(folder, study, comments)
+    try: return subject.record, study.n / FS, write_study(folder, study, comments)
+    except OSError as e: raise from_system(e, e.filename or folder, 'cannot be written') from e
 
 def subject_frame(subjects):
     "Simulated subjects as a table by record."

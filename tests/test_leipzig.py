@@ -1029,7 +1029,8 @@ def test_facts_are_packed(tmp_path):
     import sys
     root = Path(leipzig.__file__).parents[1]
     subprocess.run([sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path)], cwd=root, check=True, capture_output=True)
-    assert {p.name for p in (tmp_path/'pedarr'/'facts').iterdir()} == {'records.csv', 'episodes.csv', 'marks.csv', 'README.md'}
+    assert {p.name for p in (tmp_path/'pedarr'/'facts').iterdir()} == {
+        'records.csv', 'episodes.csv', 'marks.csv', 'opening.csv', 'rates.csv', 'README.md'}
 
 
 @pytest.fixture(scope='module')
