@@ -342,7 +342,8 @@ def test_options_are_typed_once_and_shown():
 
 def test_a_config_from_before_the_encoder_was_an_option_still_builds():
     old = {'n_classes': 3, 'dim': 32, 'depth': 1, 'heads': 2, 'proj_dim': 8, 'dropout': 0.1,
-           'modality_dropout': 0.0, 'fusion': 'cross', 'semantic': True, 'centre': False, 'modalities': ['ecg', 'iegm']}
+           'modality_dropout': 0.0, 'fusion': 'cross', 'semantic': True, 'centre': False,
+           'modalities': ['ecg', 'iegm']}
     assert PedArrNet(**old).config == {**old, 'encoder': 'plain'}
 
 
