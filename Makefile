@@ -5,6 +5,8 @@ BIN := .venv/bin
 DEMO := runs/demo
 export PYTHONWARNINGS = ignore
 export JUPYTER_PLATFORM_DIRS = 1
+# notebooks run in the Python of .venv, whatever kernels the machine has
+export JUPYTER_PATH = $(CURDIR)/.venv/share/jupyter
 # threads that wait should sleep, not spin: other processes share the cores
 export OMP_WAIT_POLICY = PASSIVE
 
@@ -13,7 +15,7 @@ SEEDS ?= 1
 JOBS ?= 2
 ABLATIONS := runs/ablations
 
-.PHONY: demo test install check readme export clean bench ablations
+.PHONY: demo test install check readme export clean bench long ablations
 
 install: .venv/installed
 
@@ -38,6 +40,10 @@ test: check
 
 bench: install
 	$(BIN)/python -m pytest -q -s -m bench tests
+
+# what takes too long for every change: some thousand mutated inputs, and many kills
+long: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long tests
 
 # a SIMULATED twin at a twentieth of its length, at 250 Hz, and a small network: a table for every question
 ablations: install

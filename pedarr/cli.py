@@ -6,114 +6,356 @@
 from __future__ import annotations
 
 import ast
+import atexit
 import dataclasses
+import io
+import math
+import os
+import shutil
+import signal
 import sys
+import threading
+import time
+import traceback
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from .rhythms import PedarrError
+from .core import (Checked, PassingError, PedarrError, Terminated, answer, from_system, one_line,
+                         printable, read_json, write_json, write_whole)
 
 # %% auto #0
-__all__ = ['main', 'simulate', 'download', 'check', 'preprocess', 'parse_value', 'parse_params', 'find_notebook', 'execute',
-           'train_run', 'show_run', 'train', 'report', 'compare', 'protocols', 'fewshot', 'missing', 'demo']
+__all__ = ['JOBS', 'SEED', 'DATABASE', 'say', 'Command', 'main', 'refuse_shadows', 'Number', 'Place', 'check_target', 'simulate',
+           'find_database', 'download', 'check', 'store_notes', 'say_store', 'preprocess', 'parse_value',
+           'parse_params', 'find_notebook', 'no_notebook', 'with_parameters', 'Outputs', 'notebook_shell', 'execute',
+           'train_run', 'show_run', 'train', 'report', 'compare', 'protocols', 'fewshot', 'missing', 'Demo',
+           'open_demo', 'run_demo']
+
+# %% ../nbs/12_cli.ipynb #aeafa11b
+def say(text: object = '', err: bool = False) -> None:
+    "Print `text` without control characters."
+    click.echo(printable(text), err=err)
 
 # %% ../nbs/12_cli.ipynb #4b7eb55b
-class _OneLine(click.Group):
-    "A group of commands: a `PedarrError`, or a file that the system refuses, becomes one line on standard error and exit status 2."
-    def invoke(self, ctx):
-        try: return super().invoke(ctx)
-        except PedarrError as e: said = str(e)
-        except OSError as e:
-            if e.filename is None: raise
-            said = f'{e.filename}: {e.strerror}: check the path, its permissions and the space on the disk'
-        click.echo(f'pedarr: {" ".join(said.split())}', err=True)
-        ctx.exit(2)
+class Command(click.Group):
+    "A group of commands that answers whatever goes wrong with one line on standard error and an exit status."
+    def main(self, args=None, prog_name=None, **extra):
+        own = args is None       # the process is ours; otherwise a test or a notebook is calling
+        said, status = self._attempt(sys.argv[1:] if own else args, own)
+        if len(said) > 800: said = f'{said[:400]} ... {said[-300:]}'
+        if said: print(f'pedarr: {said}', file=sys.stderr)
+        if own: _leave(status)
+        sys.exit(status)
 
-@click.group(cls=_OneLine)
-@click.version_option(package_name='pedarr')
-def main():
+    def _attempt(self, args, own: bool) -> tuple[str, int]:
+        "Run the command: (what to say, exit status)."
+        try:
+            if own: _own_process()
+            with self.make_context('pedarr', list(args)) as context: self.invoke(context)
+            return '', 0
+        except click.exceptions.Exit as e: return '', e.exit_code
+        except click.ClickException as e: return self._refusal(e, args), 2
+        except SystemExit as e: return '', e.code if isinstance(e.code, int) else 2
+        except BaseException as e:
+            if os.environ.get('PEDARR_TRACEBACK'): traceback.print_exc()
+            return answer(e)
+
+    def _refusal(self, error: click.ClickException, args) -> str:
+        "A refusal of click in one line."
+        command = [a for a in args if a in self.commands][:1]
+        return f'{one_line(error.format_message()).rstrip(".")}: see {" ".join(["pedarr", *command, "-h"])}'
+
+# %% ../nbs/12_cli.ipynb #df686b87
+@click.group(cls=Command, invoke_without_command=True,
+             context_settings=dict(help_option_names=['-h', '--help']))
+@click.version_option(None, '-V', '--version', package_name='pedarr')
+@click.pass_context
+def main(context):
     "Rhythm classification of children's hearts from the 12-lead ECG and intracardiac electrograms."
+    if context.invoked_subcommand is None: say(context.get_help())
+
+# %% ../nbs/12_cli.ipynb #98d99965
+class _Stream:
+    "A standard stream. Where it takes no more, a `vital` one raises an error that names it."
+    def __init__(self, stream, vital: bool): self.stream, self.vital = stream, vital
+    def __getattr__(self, name): return getattr(self.stream, name)
+
+    def write(self, text):
+        self._attempt(self.stream.write, text)
+        return len(text)
+
+    def flush(self): self._attempt(self.stream.flush)
+
+    def _attempt(self, act, *args):
+        try: act(*args)
+        except (OSError, ValueError) as e:
+            if not self.vital: return
+            if isinstance(e, BrokenPipeError) or not isinstance(e, OSError): raise
+            raise from_system(e, 'standard output', 'could not be written') from e
+
+# %% ../nbs/12_cli.ipynb #297c5be4
+def _standard_streams() -> None:
+    """The null device stands in for closed streams; `PassingError` if standard output is one.
+
+    Characters that the terminal's encoding lacks become escapes."""
+    for number in range(3):
+        try: os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)               # takes the lowest free number, which is this one
+            os.set_inheritable(number, True)
+    if sys.stderr is None: sys.stderr = open(2, 'w', closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
+    sys.stderr = _Stream(sys.stderr, vital=False)
+    if sys.stdout is None: raise PassingError('standard output is closed: open it, or give it to /dev/null')
+    sys.stdout = _Stream(sys.stdout, vital=True)
+
+# %% ../nbs/12_cli.ipynb #2b18c1dc
+def _no_code_from_here() -> None:
+    "This process and those that it starts import nothing from the working folder (but pedarr)."
+    import pedarr
+    try: here = Path.cwd()
+    except OSError as e: raise PassingError(f'the working folder is gone ({e.strerror}): change into another') from e
+    os.environ.setdefault('PYTHONSAFEPATH', '1')
+    home = str(Path(pedarr.__file__).resolve().parents[1])
+    sys.path[:] = [p for p in sys.path if p]
+    if home not in sys.path: sys.path.append(home)
+    if sys.version_info < (3, 11): refuse_shadows(here)
+
+def refuse_shadows(folder: Path) -> None:
+    "`PedarrError` if a Python file or package in `folder` bears the name of a library."
+    names = {p.stem for p in folder.glob('*.py')} | {p.parent.name for p in folder.glob('*/__init__.py')}
+    files = {name: getattr(module, '__file__', None) or '/' for name, module in list(sys.modules.items())}
+    libraries = {name for name, file in files.items() if '.' not in name and folder not in Path(file).parents}
+    if found := sorted(names & (libraries | set(sys.stdlib_module_names))):
+        raise PedarrError(f'{folder/found[0]}: this Python would run it in place of the library {found[0]}: '
+                          'work in another folder, or rename it')
+
+# %% ../nbs/12_cli.ipynb #fbee0cdc
+_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
+_CLEANING = 3.     # s in which a second signal is not obeyed
+
+def _obey_signals() -> None:
+    "Ctrl-C raises `KeyboardInterrupt`, a polite kill `Terminated`; signals that are ignored stay so (nohup)."
+    mine, last = os.getpid(), -math.inf
+
+    def stop(number, frame):
+        nonlocal last
+        if os.getpid() != mine:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif time.monotonic() - last > _CLEANING:
+            last = time.monotonic()
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+    usual = signal.SIG_DFL, signal.default_int_handler
+    for number in _SIGNALS:
+        if signal.getsignal(number) in usual: signal.signal(number, stop)
+
+def _own_process() -> None:
+    "Prepare the process that the command has for itself."
+    _standard_streams()
+    _obey_signals()
+    _no_code_from_here()
+    os.environ.setdefault('MPLBACKEND', 'agg')           # figures go to files
+
+# %% ../nbs/12_cli.ipynb #82f42705
+def _flush() -> None:
+    "Write out what was said; an output that takes no more is replaced by the null device."
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try: stream is None or stream.flush()
+        except (OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+def _leave(status: int) -> None:
+    "End the process of the command with `status`; after a signal at once, whatever other threads wait for."
+    for number in _SIGNALS: signal.signal(number, signal.SIG_IGN)
+    try:
+        _flush()
+        if status <= 128: sys.exit(status)
+        last = threading.Timer(5., os._exit, [status])
+        last.daemon = True
+        last.start()
+        atexit._run_exitfuncs()                          # ends the workers of joblib
+    except (OSError, RuntimeError): pass                 # no more files or threads to be had
+    os._exit(status)
+
+# %% ../nbs/12_cli.ipynb #f2cf76bf
+class Number(click.FloatRange):
+    "A finite number in a range."
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number): self.fail(f'{value!r} is not a finite number.', param, ctx)
+        return number
+
+class Place(click.Path):
+    "A path that is not empty."
+    def __init__(self): super().__init__(path_type=Path)
+
+    def convert(self, value, param, ctx):
+        if not os.fspath(value): self.fail('the path is empty.', param, ctx)
+        return super().convert(value, param, ctx)
+
+JOBS = click.option('--jobs', default=1, show_default=True, type=click.IntRange(1, 256), help='Processes.')
+SEED = click.option('--seed', default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+
+# %% ../nbs/12_cli.ipynb #43cccde2
+def check_target(path: Path | None, suffixes: tuple = ()) -> None:
+    "`PedarrError` if no file (with one of `suffixes`) can be written at `path`: known before the work."
+    if path is None: return
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise PedarrError(f'{path}: the name tells the format: let it end in {", ".join(suffixes)}')
+    if path.exists() and not path.is_file():
+        raise PedarrError(f'{path}: is there, and not a file: choose another name')
+    if not path.parent.is_dir(): raise PedarrError(f'{path.parent}: no such folder: make it first')
+    if not os.access(path.parent, os.W_OK):
+        raise PassingError(f'{path.parent}: no file can be made there: choose another place')
 
 # %% ../nbs/12_cli.ipynb #05af842c
+def _small_cohort(folder, subjects, minutes, **options):
+    from pedarr.simulate import simulate_database
+    return simulate_database(folder, subjects=16 if subjects is None else subjects,
+                             minutes=3. if minutes is None else minutes, progress=True, **options)
+
+def _twin(folder, scale, **options):
+    from pedarr.twin import simulate_twin
+    return simulate_twin(folder, scale=1. if scale is None else scale, progress=True, **options)
+
+# %% ../nbs/12_cli.ipynb #9915063f
 @main.command()
-@click.argument('folder', type=click.Path(path_type=Path))
-@click.option('--scale', type=float, default=None, help='Share of the 18.45 hours of the Leipzig database; default: 1, which takes 3.6 GB.')
-@click.option('--script', type=click.Path(path_type=Path), default=None, help='Play the annotations of this CSV file (record,symbol,aux) instead.')
-@click.option('--subjects', type=int, default=None, help='A small cohort of this many patients instead; default with --minutes: 16.')
-@click.option('--minutes', type=float, default=None, help='Length of each recording of a small cohort; default with --subjects: 3.')
-@click.option('--seed', default=0, show_default=True)
-@click.option('--jobs', default=1, show_default=True, type=click.IntRange(1, 256), help='Processes.')
+@click.argument('folder', type=Place())
+@click.option('--scale', type=Number(0, 1, min_open=True), default=None,
+              help='Share of the 18.45 hours of the Leipzig database; default: 1, which takes 3.6 GB.')
+@click.option('--script', type=Place(), default=None,
+              help='Play the annotations of this CSV file (record,symbol,aux) instead.')
+@click.option('--subjects', type=click.IntRange(4, 10_000), default=None,
+              help='A small cohort of this many patients instead; default with --minutes: 16.')
+@click.option('--minutes', type=Number(.5, 60), default=None,
+              help='Length of each recording of a small cohort; default with --subjects: 3.')
+@SEED
+@JOBS
 def simulate(folder, scale, script, subjects, minutes, seed, jobs):
-    "Write a SIMULATED database in the Leipzig format into a new FOLDER: a twin of the real one, or a small cohort."
-    if subjects is None and minutes is None:
-        if scale is not None and script is not None: raise PedarrError('--scale with --script: a script is played whole; leave out one of them')
-        from pedarr.twin import simulate_twin
-        table = simulate_twin(folder, scale=1. if scale is None else scale, seed=seed, jobs=jobs, progress=True, script=script)
-    else:
-        if scale is not None or script is not None: raise PedarrError('--scale and --script are for the twin, --subjects and --minutes for a small cohort: choose one')
-        from pedarr.simulate import simulate_database
-        table = simulate_database(folder, subjects=16 if subjects is None else subjects, minutes=3. if minutes is None else minutes, seed=seed, jobs=jobs, progress=True)
+    "Write a SIMULATED database in the Leipzig format into a new FOLDER: a twin, or a small cohort."
+    small = subjects is not None or minutes is not None
+    if small and (scale is not None or script is not None):
+        raise PedarrError('--scale and --script are for the twin, --subjects and --minutes are for a small '
+                          'cohort: choose one')
+    if scale is not None and script is not None:
+        raise PedarrError('--scale with --script: a script is played whole; leave out one of them')
+    if small: table = _small_cohort(folder, subjects, minutes, seed=seed, jobs=jobs)
+    else: table = _twin(folder, scale, script=script, seed=seed, jobs=jobs)
     size = sum(f.stat().st_size for f in folder.iterdir())
-    click.echo(f'{folder}: {len(table)} simulated recordings, {size/1e6:,.0f} MB, seed {seed}')
+    say(f'{folder}: {len(table)} simulated recordings, {size/1e6:,.0f} MB, seed {seed}')
+
+# %% ../nbs/12_cli.ipynb #86754ae2
+DATABASE = click.option('--database', default='leipzig', show_default=True, metavar='NAME|FILE.py:NAME',
+                        help='leipzig, mitdb, ludb or iafdb, or a description of your own in a Python file.')
+
+def find_database(spec: str):
+    "The description that `--database` names; `PedarrError` if there is none."
+    from pedarr.databases import load_database
+    return load_database(spec)
 
 # %% ../nbs/12_cli.ipynb #7809b72a
 @main.command()
-@click.argument('folder', type=click.Path(path_type=Path))
-@click.option('--records', multiple=True, help='Only these records, such as --records x001 --records x0010; default: all.')
+@click.argument('folder', type=Place())
+@click.option('--records', multiple=True,
+              help='Only these records, such as --records x001 --records x0010; default: all.')
 @click.option('--base-url', default=None, help='Where the release lies; default: PhysioNet.')
 @click.option('--jobs', default=8, show_default=True, type=click.IntRange(1, 64), help='Files at a time.')
-def download(folder, records, base_url, jobs):
-    "Fetch the Leipzig database into FOLDER, verified, resuming what is there. Exit status 1 if a file stays wrong."
+@click.pass_context
+def download(context, folder, records, base_url, jobs):
+    "Fetch the Leipzig database into FOLDER, verified, resuming. Exit status 1 if a file stays wrong."
     from pedarr.leipzig import RELEASE_URL, download as fetch
-    got = fetch(folder, records=list(records) or None, base_url=base_url or RELEASE_URL, jobs=jobs, progress=True)
-    click.echo(got.text())
-    if not got.ok: sys.exit(1)
+    got = fetch(folder, records=list(records) or None, base_url=base_url or RELEASE_URL, jobs=jobs,
+                progress=True)
+    say(got.text())
+    context.exit(0 if got.ok else 1)
 
 @main.command()
-@click.argument('folder', type=click.Path(path_type=Path))
-@click.option('--html', default=None, type=click.Path(path_type=Path), help='Write the report as a page, too.')
-@click.option('--jobs', default=1, show_default=True, type=click.IntRange(1, 256), help='Processes.')
-def check(folder, html, jobs):
-    "Report on the integrity and content of a Leipzig-format FOLDER. Exit status 1 if something is wrong with this copy."
+@click.argument('folder', type=Place())
+@DATABASE
+@click.option('--html', default=None, type=Place(), help='Write the report as a page, too.')
+@JOBS
+@click.pass_context
+def check(context, folder, database, html, jobs):
+    "Report on integrity and content of the recordings in FOLDER. Exit status 1 if something is wrong."
     from pedarr.leipzig import check as examine
-    found = examine(folder, jobs=jobs, progress=True)
-    click.echo(found.text())
+    check_target(html)
+    found = examine(folder, find_database(database), jobs=jobs, progress=True)
+    say(found.text())
     if html is not None: found.write_html(html)
-    if not found.ok: sys.exit(1)
+    context.exit(0 if found.ok else 1)
+
+# %% ../nbs/12_cli.ipynb #8ea24406
+def store_notes(store, most: int = 5) -> list[str]:
+    "The first notes of a store, and how many more there are."
+    notes = list(store.meta.get('notes', []))
+    more = len(notes) - most
+    return notes[:most] + ([f'{more} more notes: see {store.path/"store.json"}'] if more > 0 else [])
+
+def say_store(store, place: Path, old: bool) -> int:
+    """Print what a store holds, and what it left out; the exit status.
+
+    `old`: it was there before, so that its notes were not printed just now."""
+    t = store.segments[store.segments.evaluate]
+    counts = t.groupby('label').agg(segments=('segment', 'size'), subjects=('subject', 'nunique'))
+    present = counts.loc[[c for c in store.classes if c in counts.index]]
+    say(f'{place}: {len(store)} segments ({len(t)} for evaluation)\n{present}')
+    for note in store_notes(store) if old else []: say(f'note: {note}', err=True)
+    skipped = list(store.meta.get('skipped', []))
+    if not skipped: return 0
+    names = ', '.join(skipped[:10]) + (', ...' if len(skipped) > 10 else '')
+    say(f'left out: {len(skipped)} of {len(skipped) + len(store.meta["records"])} recordings ({names})', err=True)
+    return 1
 
 # %% ../nbs/12_cli.ipynb #4d09d59c
 @main.command()
-@click.argument('folder', type=click.Path(path_type=Path))
-@click.argument('store', type=click.Path(path_type=Path))
-@click.option('--database', default='leipzig', show_default=True, help='leipzig, mitdb, ludb or iafdb.')
+@click.argument('folder', type=Place())
+@click.argument('store', type=Place())
+@DATABASE
 @click.option('--grouping', default=None, help="Label set; default: the database's own.")
-@click.option('--rate', default=500.0, show_default=True, help='Sampling rate of the store, Hz.')
-@click.option('--window', default=3.0, show_default=True, help='Length of a segment, s.')
-@click.option('--guard', default=0.25, show_default=True, help="Distance from an episode's ends, s.")
-@click.option('--ecg-band', nargs=2, type=float, default=(0.5, 100.0), show_default=True, help='Hz.')
-@click.option('--iegm-band', nargs=2, type=float, default=(30.0, 220.0), show_default=True, help='Hz.')
-@click.option('--dtype', default='float16', show_default=True, help='Type of the stored millivolts: float16 or float32.')
-@click.option('--notch', default=None, type=float, help='Powerline frequency to remove, Hz; default: none.')
-@click.option('--jobs', default=1, show_default=True, type=click.IntRange(1, 256), help='Processes.')
-def preprocess(folder, store, database, grouping, jobs, **options):
+@click.option('--rate', default=None, type=Number(1, 10_000),
+              help="Sampling rate of the store, Hz; default: the database's own, or 500.")
+@click.option('--window', default=3., show_default=True, type=Number(.05, 600),
+              help='Length of a segment, s.')
+@click.option('--guard', default=.25, show_default=True, type=Number(0, 3600),
+              help="Distance from an episode's ends, s.")
+@click.option('--ecg-band', nargs=2, type=Number(.01, 1e4), default=None,
+              help="Hz; default: the database's own, or 0.5 100.")
+@click.option('--iegm-band', nargs=2, type=Number(.01, 1e4), default=None,
+              help="Hz; default: the database's own, or 30 220.")
+@click.option('--dtype', default='float16', show_default=True, type=click.Choice(['float16', 'float32']),
+              help='Of the stored millivolts.')
+@click.option('--notch', default=None, type=Number(.1, 5000),
+              help='Powerline frequency to remove, Hz; default: none.')
+@click.option('--skip-damaged', is_flag=True,
+              help='Leave out recordings that are damaged; exit status 1 says so.')
+@click.option('--accept-changed', is_flag=True,
+              help='Take files that differ from SHA256SUMS.txt; noted in the store.')
+@JOBS
+@click.pass_context
+def preprocess(context, folder, store, database, grouping, jobs, skip_damaged, accept_changed, **options):
     "Filter, resample and cut the recordings in FOLDER into segments, written to STORE."
-    from pedarr.preprocess import PreprocessConfig, build_store
-    built = build_store(folder, store, database, grouping=grouping, config=PreprocessConfig(**options), jobs=jobs, progress=True)
-    counts = built.segments[built.segments.evaluate].groupby('label').agg(segments=('segment', 'size'), subjects=('subject', 'nunique'))
-    click.echo(f'{store}: {len(built)} segments ({int(built.segments.evaluate.sum())} for evaluation)\n{counts.loc[[c for c in built.classes if c in counts.index]]}')
+    from pedarr.preprocess import build_store, default_config
+    described, old = find_database(database), store.exists()
+    config = default_config(described, **options)
+    built = build_store(folder, store, described, grouping=grouping, config=config, jobs=jobs, progress=True,
+                        skip_damaged=skip_damaged, accept_changed=accept_changed)
+    context.exit(say_store(built, store, old))
 
 # %% ../nbs/12_cli.ipynb #afa10492
 def parse_value(text: str):
-    "A parameter's value from the command line: a Python literal where it is one ('3', '1e-4', 'true'), otherwise the text itself."
+    "The value of a parameter as typed: a Python literal where it is one ('3', '1e-4', 'true'), or a text."
     if text.lower() in ('true', 'false'): return text.lower() == 'true'
     try: return ast.literal_eval(text)
-    except (ValueError, SyntaxError): return text
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError): return text
 
 def parse_params(pairs) -> dict:
-    "Named parameters with their types; a number given for a text parameter (a run called 7, say) stays a text."
-    from pedarr.train import TrainConfig
-    texts = {f.name for f in dataclasses.fields(TrainConfig) if isinstance(f.default, str) and f.name != 'fold'}
+    "Named parameters with their types; a number that is given for a text (a run called 7, say) stays a text."
+    from pedarr.runs import TrainConfig
+    fields = dataclasses.fields(TrainConfig)
+    texts = {f.name for f in fields if isinstance(f.default, str) and f.name != 'fold'}
     return {name: value if name in texts else parse_value(value) for name, value in pairs}
 
 # %% ../nbs/12_cli.ipynb #46666b8f
@@ -123,53 +365,147 @@ def find_notebook(name: str = 'train') -> Path | None:
     path = Path(pedarr.__file__).resolve().parents[1]/'nbs'/'experiments'/f'{name}.ipynb'
     return path if path.exists() else None
 
-def execute(notebook: Path, out: Path, params: dict) -> None:
-    "Run `notebook` with papermill into `out`; progress goes to the terminal, not into the notebook. Errors of the input stay `PedarrError`s."
-    import nbformat
-    import papermill
-    out.parent.mkdir(parents=True, exist_ok=True)
+def no_notebook() -> str:
+    "Why the notebook of a training can't be executed here; '' if it can."
+    if find_notebook() is None: return 'the notebook is not here (pedarr was installed without its notebooks)'
     try:
-        papermill.execute_notebook(str(notebook), str(out), parameters=params, cwd=str(Path.cwd()), kernel_name='python3', progress_bar=False,
-                                   stderr_file=sys.stderr, extra_arguments=['--log-level=40'])
-    except papermill.PapermillExecutionError as e:
-        if e.ename == 'PedarrError': raise PedarrError(e.evalue) from e
-        raise
-    nb = nbformat.read(out, 4)
-    for cell in nb.cells:
-        if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
-    nbformat.write(nb, out)
+        import nbformat
+        from IPython.core.interactiveshell import InteractiveShell
+    except ImportError as e: return f'no notebook can be executed ({one_line(e)})'
+    return 'a notebook is running already' if InteractiveShell.initialized() else ''
+
+# %% ../nbs/12_cli.ipynb #52b2de65
+def with_parameters(notebook, params: dict):
+    "The notebook with a cell that sets `params`, after the one with the tag 'parameters' (or first)."
+    import nbformat
+    has = lambda cell, tag: tag in cell.metadata.get('tags', [])
+    notebook.cells = [c for c in notebook.cells if not has(c, 'injected-parameters')]
+    at = next((i + 1 for i, c in enumerate(notebook.cells) if has(c, 'parameters')), 0)
+    lines = ['# Parameters', *(f'{name} = {value!r}' for name, value in params.items())]
+    cell = nbformat.v4.new_code_cell('\n'.join(lines), metadata={'tags': ['injected-parameters']})
+    notebook.cells.insert(at, cell)
+    return notebook
+
+# %% ../nbs/12_cli.ipynb #0dde0565
+class Outputs(io.TextIOBase):
+    "What the cell that is running shows, in its order; stands in for standard output."
+    def __init__(self): self.shown = []
+
+    def add(self, kind: str, **content) -> None:
+        from nbformat.v4 import new_output
+        self.shown.append(new_output(kind, **content))
+
+    def write(self, text: str) -> int:
+        last = self.shown[-1] if self.shown else {}
+        if last.get('output_type') == 'stream': last.text += text
+        elif text: self.add('stream', name='stdout', text=text)
+        return len(text)
+
+    def take(self) -> list:
+        shown, self.shown = self.shown, []
+        return shown
+
+# %% ../nbs/12_cli.ipynb #3b28fce9
+def _shell_class(outputs: Outputs):
+    "A kind of IPython shell that puts what cells show into `outputs`, and shows no traceback."
+    from IPython.core.displayhook import DisplayHook
+    from IPython.core.displaypub import DisplayPublisher
+    from IPython.core.interactiveshell import InteractiveShell
+
+    class Result(DisplayHook):
+        def write_output_prompt(self): "The number stands in the cell."
+        def write_format_data(self, data, metadata=None, *args):
+            outputs.add('execute_result', data=data, metadata=metadata or {},
+                        execution_count=self.prompt_count)
+
+    class Display(DisplayPublisher):
+        def publish(self, data, metadata=None, *args, **kwargs):
+            outputs.add('display_data', data=data, metadata=metadata or {})
+        def clear_output(self, *args, **kwargs): outputs.take()
+
+    class Shell(InteractiveShell):
+        displayhook_class, display_pub_class = Result, Display
+        def showtraceback(self, *args, **kwargs): "Errors are raised, not shown."
+        def showsyntaxerror(self, *args, **kwargs): "Errors are raised, not shown."
+
+    return Shell
+
+# %% ../nbs/12_cli.ipynb #34c7043a
+@contextmanager
+def notebook_shell(folder: Path, outputs: Outputs):
+    """An IPython shell in this process, without settings, start-up files and history of the user.
+
+    `folder` is written to for a moment."""
+    from IPython.core.profiledir import ProfileDir
+    from traitlets.config import Config
+    kind, profile = _shell_class(outputs), folder/'.ipython'
+    before = sys.modules['__main__'], sys.displayhook, sys.stdout
+    profile.mkdir(exist_ok=True)
+    try:
+        shell = kind.instance(config=Config(HistoryManager=dict(enabled=False, hist_file=':memory:')),
+                              ipython_dir=str(profile), profile_dir=ProfileDir(location=str(profile)))
+    finally: shutil.rmtree(profile, ignore_errors=True)
+    try:
+        sys.stdout = outputs
+        yield shell
+    finally:
+        kind.clear_instance()
+        sys.modules['__main__'], sys.displayhook, sys.stdout = before
+
+def execute(notebook: Path, out: Path, params: dict) -> None:
+    "Run `notebook` with `params` in this process, and write it with its outputs to `out`, or not at all."
+    import nbformat
+    nb, outputs = with_parameters(nbformat.read(notebook, 4), params), Outputs()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with notebook_shell(out.parent, outputs) as shell:
+        for count, cell in enumerate((c for c in nb.cells if c.cell_type == 'code'), 1):
+            shell.execution_count = count
+            shell.user_ns['In'].append(cell.source)
+            shell.run_cell(cell.source).raise_error()
+            cell.execution_count, cell.outputs = count, outputs.take()
+    write_whole(out, nbformat.writes(nb).encode('utf-8', 'backslashreplace'))
 
 # %% ../nbs/12_cli.ipynb #1a65978c
 def train_run(**params) -> Path:
-    "Check `params`, then train: through the notebook where there is one. Returns the run folder, with its report."
+    "Check `params`, then train, by the notebook where there is one. Returns the run folder with its report."
     from pedarr.report import write_report
-    from pedarr.train import make_config, open_run, prepare, run_training, same_store
+    from pedarr.runs import make_config, open_run
+    from pedarr.train import prepare, run_training
     c = make_config(**params)
-    store, *_ = prepare(c)
-    run, notebook = open_run(c.run, c), find_notebook()
-    same_store(run, store)
-    if (run/'report.html').exists(): return run
-    if notebook is not None: execute(notebook, run/'train.ipynb', params)
-    else:
-        click.echo('the notebook is not here (pedarr was installed without its notebooks): training without it', err=True)
+    prepare(c)
+    run = open_run(c.run, c)
+    if (run/'report.html').exists():
+        say(f'{run}: already finished: nothing is trained again', err=True)
+    elif reason := no_notebook():
+        say(f'{reason}: training without it', err=True)
         write_report(run_training(c))
+    else: execute(find_notebook(), run/'train.ipynb', params)
     return run
 
 # %% ../nbs/12_cli.ipynb #25b17e19
+def _speed(m: dict) -> str:
+    "How fast a run was, from its metrics."
+    from pedarr.runs import TREE_LOSS
+    s, trees = m['speed'], m['loss'] == TREE_LOSS
+    rounds, waiting = ('rounds of boosting', 'measuring them') if trees else ('epochs', 'waiting for data')
+    return (f"{s['segments_per_second']:.0f} segments/s in training "
+            f"({s['epochs_per_second']:.2f} {rounds}/s), {100*s['wait_share']:.1f} % of the time {waiting}")
+
 def show_run(run: Path) -> None:
     "Print a finished run: what was tested, the table, the notes, and where the report lies."
     import pandas as pd
     from pedarr.metrics import format_scores
     from pedarr.report import majority
-    from pedarr.train import METRIC_KEYS, TREE_LOSS, read_json
-    m = read_json(run/'metrics.json', *METRIC_KEYS)
-    rounds, waiting = ('rounds of boosting', 'measuring them') if m['loss'] == TREE_LOSS else ('epochs', 'waiting for data')
-    click.echo(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, loss {m['loss']}{' (a reconstruction)' if 'agcacl' in m['loss'] else ''}")
-    click.echo(format_scores(pd.DataFrame(m['overall']).T.astype(float)))
-    click.echo(f"(always answering {majority(m)[0]}: {100*majority(m)[1]:.1f} % top-1)")
-    click.echo(f"{m['speed']['segments_per_second']:.0f} segments/s in training ({m['speed']['epochs_per_second']:.2f} {rounds}/s), {100*m['speed']['wait_share']:.1f} % of the time {waiting}")
-    for note in m['notes']: click.echo(f'note: {note}')
-    click.echo(f"report: {run/'report.html'}")
+    from pedarr.runs import scores_of
+    m = scores_of(run)
+    rebuilt = ' (a reconstruction)' if 'agcacl' in m['loss'] else ''
+    say(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, "
+        f"loss {m['loss']}{rebuilt}")
+    say(format_scores(pd.DataFrame(m['overall']).T.astype(float)))
+    say(f'(always answering {majority(m)[0]}: {100*majority(m)[1]:.1f} % top-1)')
+    say(_speed(m))
+    for note in m['notes']: say(f'note: {note}')
+    say(f"report: {run/'report.html'}")
 
 # %% ../nbs/12_cli.ipynb #5a643609
 def _list_params(ctx, option, wanted):
@@ -177,108 +513,160 @@ def _list_params(ctx, option, wanted):
     if not wanted: return
     from pedarr.baselines import CLASSIFIERS, TREES, known_options
     from pedarr.losses import LOSSES
-    from pedarr.train import NETWORK_ONLY, TrainConfig
+    from pedarr.runs import NETWORK_ONLY, TrainConfig
     for name, value in dataclasses.asdict(TrainConfig()).items():
-        if name not in ('store', 'run'): click.echo(f'{name:<18} {value!r}')
-    click.echo(f'loss is one of {", ".join(LOSSES)}; none is cross-entropy alone (with logit_adjust, if that is not 0)')
-    click.echo(f'model is one of {", ".join(CLASSIFIERS)}; {TREES} takes none of {", ".join(NETWORK_ONLY)}, and as model_options {", ".join(known_options(TREES))}')
+        if name not in ('store', 'run'): say(f'{name:<18} {value!r}')
+    say(f'loss is one of {", ".join(LOSSES)}; '
+        'none is cross-entropy alone (with logit_adjust, if that is not 0)')
+    say(f'model is one of {", ".join(CLASSIFIERS)}; {TREES} takes none of {", ".join(NETWORK_ONLY)}, '
+        f'and as model_options {", ".join(known_options(TREES))}')
     ctx.exit()
 
 @main.command()
-@click.option('--params', is_flag=True, is_eager=True, expose_value=False, callback=_list_params, help='List the parameters with their defaults, and stop.')
-@click.argument('store', type=click.Path(path_type=Path))
-@click.option('--run', required=True, help='Folder that the run is written to.')
-@click.option('-p', 'pairs', nargs=2, multiple=True, metavar='NAME VALUE', help='A parameter of TrainConfig, such as -p epochs 30.')
+@click.option('--params', is_flag=True, is_eager=True, expose_value=False, callback=_list_params,
+              help='List the parameters with their defaults, and stop.')
+@click.argument('store', type=Place())
+@click.option('--run', required=True, type=Place(), help='Folder that the run is written to.')
+@click.option('-p', 'pairs', nargs=2, multiple=True, metavar='NAME VALUE',
+              help='A parameter of TrainConfig, such as -p epochs 30.')
 def train(store, run, pairs):
     "Train and test on STORE; write the run folder with its report."
+    from pedarr.preprocess import open_store
     params = parse_params(pairs)
     for name in ('store', 'run'):
         if name in params: raise PedarrError(f'-p {name}: give the {name} as STORE and --run, once')
-    show_run(train_run(**params, store=str(store), run=run))
+    show_run(train_run(**params, store=str(store), run=str(run)))
+    for note in store_notes(open_store(store, verify=False)): say(f'note of the store: {note}', err=True)
 
+# %% ../nbs/12_cli.ipynb #6d936264
 @main.command()
-@click.argument('run', type=click.Path(path_type=Path))
-@click.option('--store', default=None, type=click.Path(path_type=Path), help='Where the store of the run is now, if it was moved.')
+@click.argument('run', type=Place())
+@click.option('--store', default=None, type=Place(),
+              help='Where the store of the run is now, if it was moved.')
 def report(run, store):
     "Write the report of a finished RUN again."
     from pedarr.preprocess import open_store
     from pedarr.report import write_report
-    from pedarr.train import read_json, regroup
-    moved = None if store is None else regroup(open_store(store), read_json(run/'params.json')['grouping'])[0]
-    click.echo(f'report: {write_report(run, moved)}')
+    from pedarr.runs import read_params
+    from pedarr.train import regroup
+    moved = None if store is None else regroup(open_store(store), read_params(run).grouping)[0]
+    say(f'report: {write_report(run, moved)}')
 
 # %% ../nbs/12_cli.ipynb #9f751f9e
+def _differences(runs_a, runs_b) -> list[dict]:
+    "The parameters in which two lists of open runs differ, for each side."
+    from pedarr.runs import own_parameters
+    a, b = (own_parameters(dataclasses.asdict(runs[0].params)) for runs in (runs_a, runs_b))
+    differ = [k for k in {**a, **b} if k not in ('run', 'store') and a.get(k) != b.get(k)]
+    return [{k: p[k] for k in differ if k in p} for p in (a, b)]
+
 @main.command()
-@click.option('-a', 'runs_a', multiple=True, required=True, help='A run; several for several seeds, in the same order as -b.')
-@click.option('-b', 'runs_b', multiple=True, required=True)
+@click.option('-a', 'runs_a', multiple=True, required=True, type=Place(),
+              help='A run; several for several seeds, in the same order as -b.')
+@click.option('-b', 'runs_b', multiple=True, required=True, type=Place())
 def compare(runs_a, runs_b):
     "Paired differences of runs that tested the same segments: -a RUN -b RUN; repeat both for several seeds."
     from pedarr.grid import paired_table
     from pedarr.metrics import format_scores
-    from pedarr.train import METRIC_KEYS, own_parameters, read_json
-    if len(runs_a) != len(runs_b): raise PedarrError(f'{len(runs_a)} runs for a and {len(runs_b)} for b: give equally many')
-    table = paired_table(runs_a, runs_b)
-    params = [own_parameters(read_json(Path(r[0])/'params.json')) for r in (runs_a, runs_b)]
-    differ = [k for k in {**params[0], **params[1]} if k not in ('run', 'store') and params[0].get(k) != params[1].get(k)]
-    for name, runs, p in zip('ab', (runs_a, runs_b), params):
-        top1 = ', '.join(f"{100*read_json(Path(r)/'metrics.json', *METRIC_KEYS)['overall']['top1']['value']:.1f} %" for r in runs)
-        click.echo(f"{name}: {', '.join(runs)}: top-1 {top1}; {', '.join(f'{k}={p[k]!r}' for k in differ if k in p) or 'same parameters as the other'}")
-    click.echo(f'a minus b (interval: bootstrap; p: permutation; both over subjects):\n{format_scores(table)}')
+    from pedarr.runs import open_finished
+    if len(runs_a) != len(runs_b):
+        raise PedarrError(f'{len(runs_a)} runs for a and {len(runs_b)} for b: give equally many')
+    a, b = ([open_finished(r) for r in runs] for runs in (runs_a, runs_b))
+    table = paired_table(a, b)
+    for name, runs, own in zip('ab', (a, b), _differences(a, b)):
+        differ = ', '.join(f'{k}={v!r}' for k, v in own.items()) or 'same parameters as the other'
+        top1 = ', '.join(f'{100*r.metrics.overall.top1.value:.1f} %' for r in runs)
+        say(f"{name}: {', '.join(str(r.path) for r in runs)}: top-1 {top1}; {differ}")
+    say(f'a minus b (interval: bootstrap; p: permutation; both over subjects):\n{format_scores(table)}')
 
 # %% ../nbs/12_cli.ipynb #f933eb7c
 @main.command()
-@click.option('-a', 'by_patient', multiple=True, required=True, help='A run split by patient; several for several seeds.')
-@click.option('-b', 'by_segment', multiple=True, required=True, help='The same, split by segment.')
+@click.option('-a', 'by_patient', multiple=True, required=True, type=Place(),
+              help='A run split by patient; several for several seeds.')
+@click.option('-b', 'by_segment', multiple=True, required=True, type=Place(),
+              help='The same, split by segment.')
 def protocols(by_patient, by_segment):
-    "Both protocols side by side: the same segments tested by patient and by segment, and the gap between them."
+    "Both protocols side by side: the same segments tested by patient and by segment, and the gap."
     from pedarr.metrics import format_protocols
     from pedarr.report import protocol_table
     found = protocol_table(list(by_patient), list(by_segment))
-    click.echo(format_protocols(found.overall).to_string(index=False))
-    for note in found.notes: click.echo(f'note: {note}')
+    say(format_protocols(found.overall).to_string(index=False))
+    for note in found.notes: say(f'note: {note}')
 
 @main.command()
-@click.argument('run', type=click.Path(path_type=Path))
-@click.option('--shots', multiple=True, type=click.IntRange(1, 1000), default=(1, 2, 5, 10), show_default=True, help='Support segments of each class; several times.')
-@click.option('--draws', default=20, show_default=True, type=click.IntRange(1, 1000), help='Random choices of the support.')
+@click.argument('run', type=Place())
+@click.option('--shots', multiple=True, type=click.IntRange(1, 1000), default=(1, 2, 5, 10),
+              show_default=True, help='Support segments of each class; several times.')
+@click.option('--draws', default=20, show_default=True, type=click.IntRange(1, 1000),
+              help='Random choices of the support.')
 def fewshot(run, shots, draws):
-    "Few-shot test of a finished RUN split by patient: class prototypes moved by a few labelled segments of the new patient, without training."
+    "Few-shot test of a finished RUN: prototypes moved by a few labelled segments of a new patient."
     from pedarr.fewshot import few_shot_table, format_few_shot
     from pedarr.report import run_few_shot
     found, classes = run_few_shot(run, shots=tuple(sorted(set(shots))), draws=draws)
-    click.echo(format_few_shot(few_shot_table(found)).to_string(index=False))
+    say(format_few_shot(few_shot_table(found)).to_string(index=False))
 
+# %% ../nbs/12_cli.ipynb #cc133429
 @main.command()
-@click.argument('runs', nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option('--kind', default='all', show_default=True, help='Which channels are taken away: ecg, iegm or all.')
-@click.option('--draws', default=5, show_default=True, type=click.IntRange(1, 1000), help='Random choices of the channels.')
-@click.option('--metric', default='f1', show_default=True, help='top1, precision, recall, f1 or f2.')
-@click.option('--figure', default=None, type=click.Path(path_type=Path), help='Draw the curves of all RUNS into this file (svg, png or pdf).')
+@click.argument('runs', nargs=-1, required=True, type=Place())
+@click.option('--kind', default='all', show_default=True, type=click.Choice(['ecg', 'iegm', 'all']),
+              help='Which channels are taken away.')
+@click.option('--draws', default=5, show_default=True, type=click.IntRange(1, 1000),
+              help='Random choices of the channels.')
+@click.option('--metric', default='f1', show_default=True,
+              type=click.Choice(['top1', 'precision', 'recall', 'f1', 'f2']))
+@click.option('--figure', default=None, type=Place(),
+              help='Draw the curves of all RUNS into this file (svg, png or pdf).')
 def missing(runs, kind, draws, metric, figure):
-    "Ask the networks of finished RUNS again with channels missing; the same channels are taken from every run."
+    "Ask the networks of finished RUNS again with channels missing, the same ones for every run."
     from pedarr.missing import format_missing, missing_curve, plot_missing
+    check_target(figure, ('.svg', '.png', '.pdf'))
     curves = {str(r): missing_curve(r, kind=kind, draws=draws) for r in runs}
-    for r, curve in curves.items(): click.echo(f'{r}\n{format_missing(curve, metric).to_string(index=False)}')
-    if figure is not None: plot_missing(curves, metric).savefig(figure)
+    for r, curve in curves.items(): say(f'{r}\n{format_missing(curve, metric).to_string(index=False)}')
+    if figure is not None:
+        drawn = plot_missing(curves, metric)
+        write_whole(figure, lambda part: drawn.savefig(part, format=figure.suffix[1:].lower()))
 
 # %% ../nbs/12_cli.ipynb #d04c8791
-@main.command()
-@click.argument('folder', type=click.Path(path_type=Path))
-@click.option('--subjects', default=16, show_default=True)
-@click.option('--minutes', default=2.0, show_default=True)
-@click.option('--epochs', default=20, show_default=True)
-@click.option('--seed', default=0, show_default=True)
-def demo(folder, subjects, minutes, epochs, seed):
+class Demo(Checked):
+    "The numbers that a demonstration was begun with."
+    subjects: int
+    minutes: float
+    epochs: int
+    seed: int
+
+def open_demo(folder: Path, demo: Demo) -> None:
+    "Make or re-open the folder of a demonstration; `PedarrError` if it holds another one, or something else."
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder/'demo.json'
+    if file.exists():
+        old = read_json(file, Demo)
+        differ = [f'{k}={getattr(old, k)!r}, not {v!r}' for k, v in demo if getattr(old, k) != v]
+        if differ:
+            raise PedarrError(f'{folder}: holds a demonstration with {"; ".join(differ)}: '
+                              'choose another folder')
+    elif any(p.suffix != '.part' for p in folder.iterdir()):
+        raise PedarrError(f'{folder}: is not empty, and no demonstration: choose another folder')
+    else: write_json(file, demo.model_dump())
+
+# %% ../nbs/12_cli.ipynb #191a15d9
+@main.command('demo')
+@click.argument('folder', type=Place())
+@click.option('--subjects', default=16, show_default=True, type=click.IntRange(4, 10_000))
+@click.option('--minutes', default=2., show_default=True, type=Number(.5, 60))
+@click.option('--epochs', default=20, show_default=True, type=click.IntRange(1, 100_000))
+@SEED
+def run_demo(folder, **numbers):
     "Simulate a small database, preprocess it, train, evaluate and report, all in FOLDER."
     from pedarr.preprocess import build_store
     from pedarr.simulate import simulate_database
-    from pedarr.train import make_config
-    params = dict(store=str(folder/'store'), run=str(folder/'run'), epochs=epochs, n_folds=3, seed=seed)
-    make_config(**params)      # a mistake in them should not wait for the simulation
-    folder.mkdir(parents=True, exist_ok=True)
-    click.echo('1/3 simulating a database (simulated: nothing here is a result on patients)')
-    if not (folder/'database').exists(): simulate_database(folder/'database', subjects=subjects, minutes=minutes, seed=seed, jobs=2, progress=True)
-    click.echo('2/3 preprocessing')
-    build_store(folder/'database', folder/'store', 'leipzig', jobs=2, progress=True)
-    click.echo('3/3 training and testing, patient by patient')
+    demo, database, store = Demo(**numbers), folder/'database', folder/'store'
+    open_demo(folder, demo)
+    say('1/3 simulating a database (simulated: nothing here is a result on patients)')
+    if not database.exists():
+        simulate_database(database, demo.subjects, demo.minutes, seed=demo.seed, jobs=2, progress=True)
+    say('2/3 preprocessing')
+    build_store(database, store, 'leipzig', jobs=2, progress=True)
+    say('3/3 training and testing, patient by patient')
+    params = dict(store=str(store), run=str(folder/'run'), epochs=demo.epochs, n_folds=3, seed=demo.seed)
     show_run(train_run(**params))

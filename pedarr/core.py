@@ -13,23 +13,33 @@ import io
 import json
 import math
 import os
+import pickle
 import re
+import signal
 import socket
 import stat
-from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
+from threadpoolctl import ThreadpoolController
 
 # %% auto #0
 __all__ = ['PASSING', 'MISTAKES', 'MOST', 'Contents', 'NO_LOCKS', 'PedarrError', 'PassingError', 'from_system', 'printable',
            'one_line', 'Terminated', 'answer', 'open_regular', 'read_bytes', 'read_text', 'Checked', 'in_words',
            'parse_json', 'read_json', 'read_table', 'sync_folder', 'sync_file', 'create', 'write_whole', 'plain',
-           'write_json', 'write_table', 'sha256', 'stamp', 'digest', 'locked', 'natural_key', 'one_of']
+           'write_json', 'write_table', 'sha256', 'stamp', 'digest', 'locked', 'natural_key', 'one_of', 'in_project',
+           'parallel']
 
 # %% ../nbs/00_core.ipynb #c2891d0f
 class PedarrError(ValueError):
@@ -82,24 +92,54 @@ def one_line(text: object) -> str:
 
 # %% ../nbs/00_core.ipynb #f21e792b
 class Terminated(BaseException):
-    "The process was asked to end (SIGTERM)."
+    "The process was asked to end by the signal `number`."
+    def __init__(self, number: int = signal.SIGTERM):
+        super().__init__(number)
+        self.number = int(number)
 
 _RESUMES = 'stopped: what is finished is kept, and the same command resumes'
 _ROOM = f'close other programs, use fewer --jobs or a machine with more memory, {_AGAIN}'
+_NO_ROOM = re.compile("can.t start new thread|can(no|')t allocate|out of memory|bad.?alloc|failed to map segment"
+                      "|unable to mmap|failed to (start|create) .*thread|resource temporarily unavailable", re.I)
+_KILLED = re.compile('worker.*(killed|exited unexpectedly|unexpectedly terminated)', re.I)
+_KILLERS = {'BrokenProcessPool', 'TerminatedWorkerError', 'DeadKernelError'}      # of joblib, concurrent.futures, Jupyter
+
+# %% ../nbs/00_core.ipynb #b306b054
+def _known(e: BaseException) -> tuple[str, int] | None:
+    "(line, exit status) of one exception; None if it must be a defect."
+    text = one_line(e)
+    if isinstance(e, PedarrError): return text, 2
+    if isinstance(e, KeyboardInterrupt): return _RESUMES, 130
+    if isinstance(e, Terminated): return _RESUMES, 128 + e.number
+    if isinstance(e, BrokenPipeError): return 'nobody reads the output any more: what was written to files is whole', 2
+    if isinstance(e, OSError): return one_line(from_system(e)), 2
+    if isinstance(e, MemoryError): return f'out of memory ({text or "no more to be had"}): {_ROOM}', 2
+    if isinstance(e, RecursionError): return f'the input is nested too deeply ({text}): simplify it', 2
+    if _KILLED.search(text) or _KILLERS & {c.__name__ for c in type(e).__mro__}:
+        return f'a process that was started for this was ended by the system, out of memory perhaps: {_ROOM}', 2
+    if _NO_ROOM.search(text): return f'{text[:300]}: {_ROOM}', 2
+    if isinstance(e, ImportError):
+        return f'{text[:300]}: install pedarr again with what it needs (python -m pip install, in its folder, .)', 2
+    return None
+
+# %% ../nbs/00_core.ipynb #dde28283
+def _told(error: BaseException) -> list[BaseException]:
+    "`error` and what it was raised from; of what it merely followed, only what ends any work (Ctrl-C, memory)."
+    found = [error]
+    while len(found) < 100:
+        last = found[-1]
+        ends = isinstance(last.__context__, (KeyboardInterrupt, Terminated, MemoryError))
+        under = last.__cause__ or (last.__context__ if ends else None)
+        if under is None or under in found: break
+        found.append(under)
+    return found
 
 def answer(error: BaseException) -> tuple[str, int]:
-    "What a command says of `error`, in one line, and its exit status."
-    text = one_line(error)
-    if isinstance(error, PedarrError): return text, 2
-    if isinstance(error, KeyboardInterrupt): return _RESUMES, 130
-    if isinstance(error, Terminated): return _RESUMES, 143
-    if isinstance(error, BrokenPipeError): return 'nobody reads the output any more: what was written to files is whole', 2
-    if isinstance(error, OSError): return one_line(from_system(error)), 2
-    if isinstance(error, MemoryError): return f'out of memory ({text or "no more to be had"}): {_ROOM}', 2
-    if isinstance(error, RecursionError): return f'the input is nested too deeply ({text}): simplify it', 2
-    if isinstance(error, RuntimeError) and re.search("can't start new thread|can't allocate memory|out of memory", text):
-        return f'{text}: {_ROOM}', 2
-    return f'a defect of pedarr ({type(error).__name__}: {text[:300]}): PEDARR_TRACEBACK=1 shows where; please report it', 2
+    "What a command says of `error`, in one line, and its exit status. Looks through exceptions that wrap another."
+    for e in _told(error):
+        if (said := _known(e)) is not None: return said
+    what = f'{type(error).__name__}: {one_line(error)[:300]}'
+    return f'a defect of pedarr ({what}): PEDARR_TRACEBACK=1 shows where; please report it', 2
 
 # %% ../nbs/00_core.ipynb #f736be80
 _KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a named pipe', stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device',
@@ -169,14 +209,15 @@ def read_json(path: Path | str, contents: type[Contents] | None = None, most: in
 # %% ../nbs/00_core.ipynb #baae6bd1
 _WORDS = {str: 'text', int: 'a whole number', float: 'a number', bool: 'True or False'}
 
+_NUMBER = r' *[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)? *'
+
 def _as_numbers(text: pd.Series, kind: type) -> tuple[pd.Series, np.ndarray]:
     "(the column as numbers, which of its cells are none). An empty cell is NaN among numbers."
-    empty = (text == '').to_numpy() & (kind is float)
-    number = pd.to_numeric(text.where(~empty), errors='coerce').astype(float)
-    bad = ~empty & ~np.isfinite(number.to_numpy())
-    if kind is float: return number, bad
-    whole = text.str.fullmatch(r'[-+]?\d{1,18}').to_numpy(bool)
-    return text.where(whole, '0').astype('int64'), ~whole
+    if kind is int:
+        whole = text.str.fullmatch(r'[-+]?[0-9]{1,18}').to_numpy(bool)
+        return text.where(whole, '0').astype('int64'), ~whole
+    number = text.where(text.str.fullmatch(_NUMBER), 'nan').astype(float)      # Python's own float: what was written, to the bit
+    return number, (text != '').to_numpy() & ~np.isfinite(number.to_numpy())
 
 def _convert(text: pd.Series, kind: type) -> tuple[pd.Series, np.ndarray]:
     "(a column of text as `kind`, which of its cells are none)."
@@ -332,6 +373,12 @@ def _is_this(path: Path, number: int) -> bool:
     try: return os.path.samestat(os.stat(path), os.fstat(number))
     except FileNotFoundError: return False
 
+def _check_own(path: Path, number: int) -> None:
+    "`PedarrError` for a pipe, a device, or a file with a second name: what is written to it would appear elsewhere."
+    found = os.fstat(number)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise PedarrError(f'{path}: stands where a lock belongs, and is none: move it away')
+
 # %% ../nbs/00_core.ipynb #29a5982a
 @contextmanager
 def locked(path: Path | str, doing: str):
@@ -347,6 +394,7 @@ def locked(path: Path | str, doing: str):
             except BlockingIOError as e:
                 raise PedarrError(f'{path.parent}: {_holder(path)} is {doing}: wait for it, or choose another name') from e
             if not _is_this(path, number): continue
+            _check_own(path, number)
             os.truncate(number, 0)
             os.write(number, f'process {os.getpid()} on {socket.gethostname()}'.encode())
             try: yield note
@@ -364,6 +412,117 @@ def one_of(value: str, known: Iterable, what: str) -> str:
     "`value` if it is one of `known`; otherwise a `PedarrError` that lists what is known, the nearest name first."
     known = list(known)
     if value in known: return value
-    near = difflib.get_close_matches(str(value), [str(k) for k in known], n=1)
+    said = one_line(value)[:80]
+    near = difflib.get_close_matches(said, [str(k) for k in known], n=1)
     guess = f'did you mean {near[0]!r}? ' if near else ''
-    raise PedarrError(f'unknown {what} {one_line(value)!r}: {guess}use one of {", ".join(map(str, known))}')
+    raise PedarrError(f'unknown {what} {said!r}: {guess}use one of {", ".join(map(str, known))}')
+
+# %% ../nbs/00_core.ipynb #983dc178
+def in_project(path: Path | str) -> str:
+    "`path`; where nothing is there and the working folder lies in the `nbs` of pedarr's clone, the same seen from the clone."
+    import pedarr
+    clone, there = Path(pedarr.__file__).resolve().parents[1], Path(path)
+    if not str(path) or there.is_absolute() or there.exists(): return str(path)
+    return str(clone/there) if clone/'nbs' in [Path.cwd(), *Path.cwd().parents] else str(path)
+
+# %% ../nbs/00_core.ipynb #396af628
+def _stay_while(parent: int) -> None:
+    "End this process soon after its parent has ended."
+    while os.getppid() == parent: time.sleep(.3)
+    os._exit(1)
+
+def _begin_work(parent: int) -> None:
+    "What a worker does first."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_stay_while, args=(parent,), daemon=True).start()
+
+@contextmanager
+def _deaf():
+    "Ignore Ctrl-C for a moment; processes that are started in it ignore it for ever."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try: yield
+    finally: signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+def _environmental(error: Exception) -> Exception:
+    "`error`, or for one of the system or of memory what users are told of it."
+    if isinstance(error, OSError): return from_system(error)
+    if isinstance(error, MemoryError): return PassingError(answer(error)[0])
+    return error
+
+def _portable(error: Exception) -> Exception:
+    "`error` if another process can read it; otherwise a RuntimeError with its words."
+    try: return pickle.loads(pickle.dumps(error))
+    except Exception: return RuntimeError(f'{type(error).__name__}: {one_line(error)}')
+
+# %% ../nbs/00_core.ipynb #3a4526c2
+_ONE_THREAD = dict.fromkeys((f'{library}_NUM_THREADS' for library in ('OMP', 'OPENBLAS', 'MKL', 'BLIS', 'NUMEXPR')), '1')
+
+def _attempts(function: Callable, items: list) -> list[tuple]:
+    "(result, None) or (None, error) for each item, up to the first error."
+    done = []
+    for item in items:
+        try: done.append((function(item), None))
+        except Exception as e:
+            done.append((None, _portable(_environmental(e))))
+            break
+    return done
+
+def _one_by_one(function: Callable, items: list) -> Iterator:
+    "The pairs of `_attempts` for all items, in this process."
+    libraries = ThreadpoolController()
+    for item in items:
+        with libraries.limit(limits=1): pairs = _attempts(function, [item])
+        yield from pairs
+
+_IDLE = {}      # number of processes -> a pool of them that waits for work, at most one
+
+def _pool(jobs: int):
+    "A pool of `jobs` workers: the idle one, or a new one."
+    from joblib.externals.loky import ProcessPoolExecutor
+    if jobs in _IDLE: return _IDLE.pop(jobs)
+    while _IDLE: _IDLE.popitem()[1].shutdown(wait=False)
+    return ProcessPoolExecutor(jobs, timeout=60, initializer=_begin_work, initargs=(os.getpid(),), env=_ONE_THREAD)
+
+def _from_workers(function: Callable, items: list, jobs: int) -> Iterator:
+    "The pairs of `_attempts` for all items, in order, from `jobs` processes."
+    size = max(1, min(64, len(items)//(32*jobs)))
+    chunks = (items[i:i + size] for i in range(0, len(items), size))
+    in_order, unfinished, pool = deque(), set(), _pool(jobs)
+    try:
+        while True:
+            with _deaf(): new = [pool.submit(_attempts, function, c) for c in islice(chunks, 2*jobs - len(unfinished))]
+            in_order.extend(new)
+            unfinished.update(new)
+            if not in_order: break
+            _, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
+            while in_order and in_order[0].done(): yield from in_order.popleft().result()
+    except BaseException as e:
+        if not isinstance(e, GeneratorExit) or not all(f.done() for f in unfinished):
+            pool.shutdown(wait=True, kill_workers=True)
+            raise
+    _IDLE[jobs] = pool
+
+# %% ../nbs/00_core.ipynb #4ac434dd
+def parallel(function: Callable, items: Iterable, jobs: int = 1) -> Iterator:
+    """Yield `function(item)` for each of `items`, in their order, by `jobs` processes with one thread each.
+
+    With one job all happens in this process. The first error in the order of the items is raised; one of the system or of memory as a
+    `PassingError` (or `PedarrError`: see `from_system`). Nothing else is begun after it, and no worker outlives this process."""
+    if isinstance(jobs, bool) or not isinstance(jobs, (int, np.integer)) or not 1 <= jobs <= 1024:
+        raise PedarrError(f'jobs={jobs!r} must be a whole number of processes from 1 to 1024')
+    items = list(items)
+    jobs = min(int(jobs), len(items))
+    pairs = _one_by_one(function, items) if jobs <= 1 else _from_workers(function, items, jobs)
+    try:
+        with closing(pairs):
+            for result, error in pairs:
+                if error is not None: raise error
+                yield result
+    except BrokenProcessPool as e:
+        raise PassingError(f'a worker process was ended from outside, as systems do when memory is short: {_ROOM}') from e
+    except pickle.PicklingError as e:
+        why = str(e.__cause__ or e).strip(' \n"').splitlines()[-1]
+        raise PedarrError(f'the work cannot be sent to other processes ({one_line(why)[:200]}): use --jobs 1') from e

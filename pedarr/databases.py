@@ -6,119 +6,699 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
+import os
 import re
+import stat
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .records import Record, open_record, read_annotations
-from .rhythms import PedarrError, noisy_signal, one_of, parse_episodes, poor_signal
-
 # %% auto #0
-__all__ = ['SUBJECT_COLUMNS', 'LEIPZIG', 'LUDB', 'MITDB', 'IAFDB', 'DATABASES', 'Database', 'natural_key', 'list_records',
-           'parse_age', 'read_rows', 'mark_episodes', 'leipzig_subjects', 'header_episodes', 'whole_record',
-           'comment_subjects', 'mitdb_episodes', 'mitdb_subjects', 'iafdb_episodes', 'iafdb_subjects', 'get_database']
+__all__ = ['OF_OTHERS', 'MOST_ENTRIES', 'MOST_HEADER', 'UNSAID', 'KNOWN', 'SUBJECT_COLUMNS', 'LEIPZIG', 'LUDB', 'MITDB',
+           'DIAGNOSES', 'IAFDB', 'DATABASES', 'Database', 'Search', 'search', 'few', 'record_names', 'Found',
+           'list_records', 'check_episodes', 'check_poor', 'unlabelled_note', 'unknown_notes', 'Labels', 'parse_age',
+           'check_subjects', 'read_rows', 'mark_episodes', 'leipzig_subjects', 'whole_record', 'left_out',
+           'header_episodes', 'comment_subjects', 'mitdb_episodes', 'mitdb_subjects', 'iafdb_episodes',
+           'iafdb_subjects', 'get_database', 'load_database']
+
+# %% ../nbs/01a_databases.ipynb #e2ae7b27
+from .core import (MISTAKES, PassingError, PedarrError, digest, from_system, natural_key, one_line, one_of,
+                         read_bytes, read_text)
+from .records import Record, open_record, read_annotations
+from .rhythms import BEATS, GROUPINGS, RHYTHMS, noisy_signal, parse_episodes, poor_signal
 
 # %% ../nbs/01a_databases.ipynb #de1b6f87
 @dataclass(frozen=True)
 class Database:
-    "What must be known of a database to use it. `read_episodes(record, db)` and `read_subjects(records, folder, db)` hold its habits."
+    "What must be known of a database to use it. `PedarrError` for fields of another kind."
     name: str
     title: str
     grouping: str                       # the default grouping of its rhythms
-    read_episodes: Callable             # (record, db) -> (episodes, poor signal)
+    read_episodes: Callable             # (record, db) -> (episodes, poor signal) or, with notes, three
     read_subjects: Callable             # (record paths, folder, db) -> DataFrame indexed by record
     annotator: str | None = None        # suffix of the annotation files, None where there are none
     aliases: dict = field(default_factory=dict)   # its channel names that differ from ours
     licence: str = ''
     citation: str = ''
+    rate: float | None = None           # Hz of its stores; None: the general default, as for the bands
+    ecg_band: tuple | None = None       # Hz that the filter of the surface leads lets pass
+    iegm_band: tuple | None = None      # Hz, electrograms
 
+    def __post_init__(self): _check_fields(self)
     def open(self, path) -> Record: return open_record(path, self.aliases)
-    def episodes(self, record: Record): return self.read_episodes(record, self)
+
+# %% ../nbs/01a_databases.ipynb #8d148709
+def _number(value: object) -> int | float | None:
+    "A number of whatever type as one of Python; None for all else (True and time spans are no numbers)."
+    if isinstance(value, (bool, np.timedelta64)): return None
+    if isinstance(value, (int, np.integer)): return int(value)
+    return float(value) if isinstance(value, (float, np.floating)) else None
+
+def _show(value: object) -> str:
+    "`value` as an error can show it: one short line."
+    try: return one_line(repr(value))[:60]
+    except Exception: return f'a {type(value).__name__}'
+
+def _is_rate(value: object) -> bool:
+    "Is this a frequency in Hz?"
+    number = _number(value)
+    return number is not None and 0 < number < 1e9
+
+def _is_band(value: object) -> bool:
+    "Are these two frequencies, the lower one first?"
+    two = isinstance(value, (tuple, list, np.ndarray)) and len(value) == 2
+    return two and all(map(_is_rate, value)) and value[0] < value[1]
+
+# %% ../nbs/01a_databases.ipynb #2a85f82d
+def _is_word(value: object) -> bool:
+    "Is this a text that can stand in a line?"
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+def _is_text(value: object) -> bool: return isinstance(value, str)
+def _is_suffix(value: object) -> bool: return _is_word(value) and not set(value) & set('./\\ ')
+
+def _are_words(value: object) -> bool:
+    "Is this a dictionary from text to text?"
+    return isinstance(value, dict) and all(isinstance(x, str) for pair in value.items() for x in pair)
+
+# %% ../nbs/01a_databases.ipynb #70eaae95
+_OPTIONAL_BAND = (lambda v: v is None or _is_band(v)), 'two frequencies in Hz, low and high, or None'
+_KINDS = {
+    'name': (_is_word, 'a word'), 'title': (_is_text, 'text'),
+    'grouping': (_is_word, 'the name of a grouping'),
+    'read_episodes': (callable, 'a function (record, db)'),
+    'read_subjects': (callable, 'a function (paths, folder, db)'),
+    'annotator': (lambda v: v is None or _is_suffix(v), 'a suffix without its dot, such as atr, or None'),
+    'aliases': (_are_words, "a dictionary from the file's channel name to ours"),
+    'licence': (_is_text, 'text'), 'citation': (_is_text, 'text'),
+    'rate': (lambda v: v is None or _is_rate(v), 'a frequency in Hz, or None'),
+    'ecg_band': _OPTIONAL_BAND, 'iegm_band': _OPTIONAL_BAND}
+
+# %% ../nbs/01a_databases.ipynb #3cf3a7fb
+def _check_fields(db: Database) -> None:
+    "`PedarrError` for a field that isn't of its kind. Numbers of numpy become Python's."
+    for name, (fits, kind) in _KINDS.items():
+        value = getattr(db, name)
+        if not fits(value):
+            which = f'description {one_line(db.name)!r}: {name}={_show(value)}'
+            raise PedarrError(f'{which} must be {kind}: correct it')
+    band = lambda b: tuple(map(float, b))
+    plain = {'rate': float, 'ecg_band': band, 'iegm_band': band}
+    for name, convert in plain.items():
+        if getattr(db, name) is not None: object.__setattr__(db, name, convert(getattr(db, name)))
+
+# %% ../nbs/01a_databases.ipynb #9feb1dcd
+def _line_in(error: BaseException, file: str | None) -> str:
+    "' (my.py, line 12)', where in `file` the `error` arose; '' if that isn't known."
+    lines = [n for frame, n in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return f' ({Path(file).name}, line {lines[-1]})' if lines else ''
+
+def _in_one_line(error: BaseException, what: str, file: str | None, asked: object) -> PedarrError:
+    "What is raised instead of an `error` in a user's code. A fault of the system keeps its reason."
+    if isinstance(error, OSError) and error.errno:
+        return from_system(error, error.filename or asked, f'asked for by {what}')
+    said = f'{type(error).__name__}: {one_line(error)[:200]}{_line_in(error, file)}'
+    return PedarrError(f'{what} failed with {said}: correct it')
+
+# %% ../nbs/01a_databases.ipynb #000ca6ff
+def _ask(db: Database, what: str, subject: object, *given: object) -> Any:
+    "What the function `what` of a description returns for a record or folder; `PedarrError` if it fails."
+    function = getattr(db, what)
+    try: return function(*given, db)
+    except (PedarrError, MemoryError): raise
+    except (Exception, SystemExit) as e:
+        which = f'{what} ({getattr(function, "__name__", type(function).__name__)}) of database {db.name!r}'
+        file = getattr(getattr(function, '__code__', None), 'co_filename', None)
+        raise _in_one_line(e, f'{subject}: {which}', file, subject) from e
 
 # %% ../nbs/01a_databases.ipynb #fabcf623
-def natural_key(name: str) -> list:
-    "Sort key under which x002 < x0010 < x100: digits compare as numbers."
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r'(\d{1,18})', name))]
+OF_OTHERS = ('__macosx', '@eadir', '#recycle', '$recycle.bin', 'system volume information', 'lost+found')
+MOST_ENTRIES = 5_000_000     # files and folders that a search looks at
 
-def _check_names(names: list, source) -> list:
-    "`names` of records, if they are relative paths without tricks and each has a last part of its own; otherwise `PedarrError`."
-    seen = {}
-    for n in names:
-        if not n.isprintable() or len(n) > 200 or any(part in ('', '.', '..') for part in n.split('/')):
-            raise PedarrError(f'{source}: {n[:60]!r} cannot be the name of a record: correct the list')
-        if seen.setdefault(n.split('/')[-1], n) != n: raise PedarrError(f'{source}: two records are called {n.split("/")[-1]} ({seen[n.split("/")[-1]]} and {n}): rename one')
+def _foreign(name: str) -> bool:
+    "Is a file or folder of this name hidden, or one that another system keeps for itself?"
+    return name.startswith('.') or name.lower() in OF_OTHERS
+
+def _holds_headers(folder: Path) -> bool:
+    "Does a folder that is not searched look like one of records?"
+    try: return any(n.lower().endswith('.hea') and not n.startswith('.') for n in os.listdir(folder))
+    except OSError: return False
+
+def _entries(folder: Path) -> list:
+    "What lies in `folder`, in natural order; `PassingError` if it can't be listed."
+    try:
+        with os.scandir(folder) as entries: return sorted(entries, key=lambda e: natural_key(e.name))
+    except OSError as e: raise from_system(e, folder, 'cannot be searched for records') from e
+
+# %% ../nbs/01a_databases.ipynb #096ec1a0
+def _is_folder(entry: os.DirEntry) -> bool:
+    "Is this a folder, or a link to one? (A link that leads to itself is neither.)"
+    try: return entry.is_dir()
+    except OSError: return False
+
+# %% ../nbs/01a_databases.ipynb #4bf4e314
+class Search(NamedTuple):
+    "What a search met: paths from the folder searched. `headers` are without '.hea'."
+    headers: list     # what may be records
+    foreign: list     # hidden, or of another system, and looking like records
+    capital: list     # headers but for the case of their suffix
+    again: list       # linked folders that lead to a folder that was searched anyhow
+
+def _sort_file(found: Search, name: str, path: str) -> None:
+    "Enter the file `name` at `path` where it belongs, if it looks like a header."
+    if not name.lower().endswith('.hea'): return
+    if _foreign(name): found.foreign.append(path)
+    elif not name.endswith('.hea'): found.capital.append(path)
+    else: found.headers.append(path[:-4])
+
+# %% ../nbs/01a_databases.ipynb #6e5e0d4e
+def search(root: Path) -> Search:
+    "All headers below `root`, through links too, each folder once. `PassingError` where one can't be read."
+    found, folders, links = Search([], [], [], []), [''], []
+    been, looked = set(), 0
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        place = os.path.realpath(root/folder)
+        if place in been: found.again.append(folder.removesuffix('/'))
+        if place in been: continue
+        been.add(place)
+        for e in _entries(root/folder):
+            looked += 1
+            path = folder + e.name
+            if not _is_folder(e): _sort_file(found, e.name, path)
+            elif not _foreign(e.name): (links if e.is_symlink() else folders).append(path + '/')
+            elif _holds_headers(root/path): found.foreign.append(path + '/')
+        if looked > MOST_ENTRIES:
+            more = f'{root}: more than {MOST_ENTRIES:,} files'
+            raise PedarrError(f'{more}: give the folder that holds the records')
+    return found
+
+# %% ../nbs/01a_databases.ipynb #a37072f3
+def _check_name(name: str, source: object) -> str:
+    "`name`, if it is a relative path without tricks; otherwise `PedarrError`."
+    parts = name.removesuffix('/').split('/')
+    plain = all(p not in ('', '.', '..') and len(p) <= 200 for p in parts)
+    if plain and name.isprintable() and len(name) <= 1000: return name
+    raise PedarrError(f'{source}: {one_line(name[:60])!r} cannot be the name of a record: correct the list')
+
+def _lines(file: Path) -> list[str]:
+    "The names in one file RECORDS."
+    lines = [line.strip() for line in read_text(file, 64 << 20).splitlines()]
+    return [_check_name(line.removeprefix('./').removesuffix('.hea'), file) for line in lines if line]
+
+def _inside(root: Path, below: str) -> list[str]:
+    "What the folder `root/below` holds: the names in its RECORDS, or the headers that are found."
+    folder, found = root/below, []
+    if os.path.lexists(folder/'RECORDS'): found = _lines(folder/'RECORDS')
+    elif os.path.isdir(folder): found = search(folder).headers
+    if found or not below: return found
+    raise PedarrError(f'{root}: RECORDS lists the folder {one_line(below)}, which holds no records: '
+                      'fetch them, or correct the list')
+
+# %% ../nbs/01a_databases.ipynb #e47cfa2c
+def _listed(root: Path) -> Counter:
+    "The records that RECORDS lists, through folders that it names, and how often."
+    names, todo, been = Counter(), [''], set()
+    while todo:
+        below = todo.pop()
+        place = os.path.realpath(root/below)
+        if place in been: continue
+        been.add(place)
+        for name in _inside(root, below):
+            path = below + name
+            alone = os.path.isdir(root/path) and not os.path.lexists(root/f'{path}.hea')
+            if not alone and not name.endswith('/'): names[path] += 1
+            else: todo.append(path.removesuffix('/') + '/')
     return names
 
-def list_records(folder) -> list[Path]:
-    "Header files of the records in `folder`, by `RECORDS` where it exists, in natural order; `PedarrError` if there are none."
-    folder = Path(folder)
-    if not folder.is_dir(): raise PedarrError(f'{folder}: no such folder: give the folder that holds the .hea files')
-    if (folder/'RECORDS').exists():
-        try: names = [line.strip() for line in (folder/'RECORDS').read_text(encoding='utf-8-sig').splitlines() if line.strip()]
-        except (UnicodeError, OSError) as e: raise PedarrError(f'{folder/"RECORDS"}: not readable as text ({type(e).__name__}): fetch it again, or save it as UTF-8') from e
-    else: names = [p.relative_to(folder).with_suffix('').as_posix() for p in folder.rglob('*.hea')]
-    _check_names(names, folder/'RECORDS' if (folder/'RECORDS').exists() else folder)
-    if not names: raise PedarrError(f'{folder}: holds no WFDB records: give the folder that holds the .hea files')
-    return [folder/f'{n}.hea' for n in sorted(set(names), key=natural_key)]
+# %% ../nbs/01a_databases.ipynb #e9c2dd6a
+MOST_HEADER = 16 << 20     # bytes
 
-def _records(self: Database, folder) -> list[Path]: return list_records(folder)
-Database.records = _records
+def few(names: Iterable, most: int = 6) -> str:
+    "The first `most` of `names` and how many more there are: 'a, b, c and 12 more'."
+    names = [n if n.isprintable() else repr(n) for n in map(str, names)]
+    names = [n if len(n) <= 120 else f'{n[:117]}...' for n in names]
+    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
 
-# %% ../nbs/01a_databases.ipynb #87cb4ba3
-SUBJECT_COLUMNS = ['subject', 'cohort', 'age', 'sex']
+def _fault(path: Path) -> str:
+    "Why the header `path` can't be read, '' if it can. `PassingError` for a fault of the machine."
+    if not path.name.isprintable(): return 'its name has characters that cannot be printed'
+    try: found = os.stat(path)
+    except OSError as e:
+        if e.errno not in MISTAKES: raise from_system(e, path, 'cannot be read') from e
+        return 'not there' if e.errno == errno.ENOENT else e.strerror.lower()
+    if not stat.S_ISREG(found.st_mode): return 'no regular file'
+    if found.st_size > MOST_HEADER: return 'far too long'
+    return '' if found.st_size else 'empty'
 
-def _subjects(self: Database, folder) -> pd.DataFrame:
-    "Subjects `[subject, cohort, age, sex]`, indexed by record name; age is NaN and sex '' where unknown."
-    paths = self.records(folder)
-    table = self.read_subjects(paths, Path(folder), self)
-    twice = table.index[table.index.duplicated()]
-    if len(twice): raise PedarrError(f'{folder}: the subject tables have more than one row for record {twice[0]}: keep one')
-    missing = [p.stem for p in paths if p.stem not in table.index]
-    if missing: raise PedarrError(f'{folder}: no subject is given for record {missing[0]}: add it to the subject table or remove it from RECORDS')
-    return table.loc[[p.stem for p in paths], SUBJECT_COLUMNS]
-Database.subjects = _subjects
+# %% ../nbs/01a_databases.ipynb #2890d581
+def _refuse(root: Path, faults: dict, total: int) -> PedarrError:
+    "One error that names all records with a fault (name -> why)."
+    by_reason = {}
+    for name, why in faults.items(): by_reason.setdefault(why, []).append(name)
+    said = '; '.join(f'{why}: {few(names, 200)}' for why, names in by_reason.items())
+    what, mend = 'headers', 'move them elsewhere'
+    if os.path.lexists(root/'RECORDS'): what, mend = 'records in RECORDS', 'take them out of RECORDS'
+    return PedarrError(f'{root}: {len(faults)} of {total} {what} cannot be read ({said}): '
+                       f'fetch them again, or {mend}')
+
+# %% ../nbs/01a_databases.ipynb #b5005896
+def _segments(path: Path) -> list[str]:
+    "The segments that the header of a multi-segment record lists (names in its folder); none for others."
+    text = read_bytes(path, MOST_HEADER).decode('utf-8', 'replace').removeprefix('\ufeff')
+    if '/' not in text: return []
+    lines = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith('#')]
+    if not lines or not re.fullmatch(r'[^/]+/\d+', lines[0][0]): return []
+    return list(dict.fromkeys(first for first, *_ in lines[1:] if first != '~'))     # ~ is a gap
+
+def _all_segments(root: Path, names: list) -> dict:
+    "Multi-segment record -> its segments, for `names` of headers below `root`."
+    parts = {name: found for name in names if (found := _segments(root/f'{name}.hea'))}
+    placed = lambda name: (name[:name.rfind('/') + 1] + part for part in parts[name])
+    return {name: [p for p in placed(name) if p not in parts] for name in parts}
+
+# %% ../nbs/01a_databases.ipynb #9617bcce
+def record_names(paths: Iterable[Path], folder: Path | str) -> list[str]:
+    "A name for each header: its stem where no other of `paths` has it, otherwise its path from `folder`."
+    paths = [Path(p) for p in paths]
+    often = Counter(p.stem for p in paths)
+    from_folder = lambda p: Path(os.path.relpath(p, folder)).with_suffix('').as_posix()
+    return [p.stem if often[p.stem] == 1 else from_folder(p) for p in paths]
+
+# %% ../nbs/01a_databases.ipynb #48973687
+class Found(NamedTuple):
+    "The records of a folder: paths of their headers, a name for each, and sentences on what was passed over."
+    paths: list
+    names: list
+    notes: list
+
+def _root(folder: Path | str) -> Path:
+    "`folder` as a path; `PedarrError` if it is none."
+    try:
+        if stat.S_ISDIR(os.stat(folder).st_mode): return Path(folder)
+    except ValueError: pass                       # a NUL in the name
+    except OSError as e:
+        if e.errno not in MISTAKES: raise from_system(e, folder, 'cannot be searched for records') from e
+    raise PedarrError(f'{one_line(folder)}: no such folder: give the folder that holds the .hea files')
+
+# %% ../nbs/01a_databases.ipynb #39ca2571
+def _none(root: Path, beside: list) -> PedarrError:
+    "What is said of a folder without records."
+    if not beside:
+        return PedarrError(f'{root}: holds no WFDB records: give the folder that holds the .hea files')
+    lie = f'{len(beside)} headers lie beside it ({few(beside)})'
+    return PedarrError(f'{root/"RECORDS"}: lists no record, but {lie}: fetch it again, or remove it')
+
+def list_records(folder: Path | str) -> list[Path]:
+    "Headers of `folder`, by RECORDS if it exists, in natural order; whether they can be read is not asked."
+    root = _root(folder)
+    names = list(_listed(root) if os.path.lexists(root/'RECORDS') else search(root).headers)
+    if not names: raise _none(root, [])
+    return [root/f'{n}.hea' for n in sorted(names, key=natural_key)]
+
+# %% ../nbs/01a_databases.ipynb #af399bb7
+def _around(root: Path, listed: bool) -> tuple[Search, list[str]]:
+    "What lies in a folder, and notes. Where records are `listed`, that a folder can't be searched is a note."
+    try: found = search(root)
+    except PassingError as e:
+        if not listed: raise
+        return Search([], [], [], []), [f'not looked for records beside those in RECORDS ({e})']
+    notes = []
+    if found.foreign: notes.append(f'hidden, or of another system, and left out: {few(found.foreign)}')
+    if found.capital: notes.append(f'left out, since names must end in .hea (rename): {few(found.capital)}')
+    if found.again: notes.append(f'linked folders that lead to where the search had been: {few(found.again)}')
+    return found, notes
+
+def _unlisted(root: Path, headers: list, listed: Iterable) -> list[str]:
+    "Those of the `headers` on disk that `listed` lacks, under whatever path."
+    extra = sorted(set(headers) - set(listed), key=natural_key)
+    if not extra: return []
+    real = lambda name: os.path.realpath(root/f'{name}.hea')
+    known = set(map(real, listed))
+    return [name for name in extra if real(name) not in known]
+
+# %% ../nbs/01a_databases.ipynb #3e9956d9
+def _list_notes(listed: Counter, beside: list, parts: dict, stems: list) -> list[str]:
+    "Sentences on names that stand in RECORDS twice, on headers that do not, and on segments among `stems`."
+    twice = [name for name, n in listed.items() if n > 1]
+    notes = [f'in RECORDS more than once, taken once: {few(twice)}'] if twice else []
+    if beside: notes.append(f'{len(beside)} headers are not in RECORDS and were left out: {few(beside)}')
+    inner = {name: [s for s in found if s in set(stems)] for name, found in parts.items()}
+    return notes + [f'{name}: its segments are no records of their own: {few(s)}'
+                    for name, s in inner.items() if s]
+
+# %% ../nbs/01a_databases.ipynb #415eeeb5
+def _find(self: Database, folder: Path | str, damaged: dict | None = None) -> Found:
+    """The records of `folder` in natural order: those in RECORDS where it exists, otherwise all headers.
+
+    Linked folders are searched too. Headers that are missing, empty or no files are named in one
+    `PedarrError`; given a dict, `damaged` gets them instead (name -> why). `PassingError` where something
+    can't be read at the moment."""
+    root = _root(folder)
+    has_list = os.path.lexists(root/'RECORDS')
+    listed = _listed(root) if has_list else Counter()
+    around, notes = _around(root, has_list)
+    stems = sorted(listed if has_list else around.headers, key=natural_key)
+    faults = {s: why for s in stems if (why := _fault(root/f'{s}.hea'))}
+    if faults and (damaged is None or len(faults) == len(stems)): raise _refuse(root, faults, len(stems))
+    parts = _all_segments(root, [s for s in stems if s not in faults])
+    inner = {s for found in parts.values() for s in found}
+    beside = _unlisted(root, around.headers, {*listed, *inner}) if has_list else []
+    if not stems: raise _none(root, beside)
+    notes += _list_notes(listed, beside, parts, stems)
+    stems = [s for s in stems if s not in inner]
+    names = dict(zip(stems, record_names([root/f'{s}.hea' for s in stems], root)))
+    if damaged is not None: damaged.update({names[s]: why for s, why in faults.items() if s in names})
+    whole = [s for s in stems if s not in faults]
+    return Found([root/f'{s}.hea' for s in whole], [names[s] for s in whole], notes)
+
+# %% ../nbs/01a_databases.ipynb #e5463a07
+def _records(self: Database, folder: Path | str) -> list[Path]:
+    "Headers of the records of `folder`, as `find` has them."
+    return self.find(folder).paths
+
+Database.find, Database.records = _find, _records
+
+# %% ../nbs/01a_databases.ipynb #2f1dec53
+def _is_empty(value: object) -> bool:
+    "Is a cell of a table empty (None, NaN, NA, NaT)?"
+    number = _number(value)
+    return value is None or value is pd.NA or value is pd.NaT or number is not None and number != number
+
+def _is_whole(value: object) -> bool:
+    "Is this a whole number of whatever type?"
+    number = _number(value)
+    return number is not None and abs(number) < 2**62 and int(number) == number
+
+def _whole(value: object, where: str) -> int:
+    "`value` as int if it is a whole number; otherwise `PedarrError`."
+    if _is_whole(value): return int(value)
+    raise PedarrError(f'{where} is {_show(value)}, not a whole number: give sample numbers, not seconds')
+
+# %% ../nbs/01a_databases.ipynb #931355fc
+def _column(table: object, name: str, where: str, otherwise: object = None) -> list:
+    """The cells of a column; `PedarrError` unless there is exactly one of that name.
+
+    `otherwise`: the cells of a column that may be absent."""
+    if not isinstance(table, pd.DataFrame):
+        raise PedarrError(f'{where} is a {type(table).__name__}, not a pandas DataFrame: return a DataFrame')
+    n = list(table.columns).count(name)
+    if not n and otherwise is not None: return [otherwise]*len(table)
+    if n == 1: return table[name].tolist()
+    raise PedarrError(f'{where} has {n or "no"} column{"s" if n else ""} {name!r} where one is needed: '
+                      f'it has {few(map(str, table.columns)) or "none"}')
+
+# %% ../nbs/01a_databases.ipynb #db752ee9
+def _stretches(table: object, sig_len: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+    "Starts and stops (int64) of a table; `PedarrError` for a stretch that isn't within the recording."
+    ends = []
+    for name in ('start', 'stop'):
+        cells = _column(table, name, where)
+        ends.append([_whole(x, f'{where}: {name} in row {i}') for i, x in enumerate(cells)])
+    for i, (a, b) in enumerate(zip(*ends)):
+        if not 0 <= a <= b <= sig_len:
+            why = 'stops before it starts' if a > b else f'lies outside the recording of {sig_len} samples'
+            raise PedarrError(f'{where}: row {i}, [{a}, {b}), {why}: correct it')
+    return tuple(np.array(e, np.int64) for e in ends)
+
+def _rhythms(table: object, where: str) -> list[str]:
+    "The column of rhythms; `PedarrError` for one that isn't text."
+    names = _column(table, 'rhythm', where)
+    for i, name in enumerate(names):
+        if isinstance(name, str) and not re.search('[\ud800-\udfff]', name): continue      # no half characters
+        raise PedarrError(f'{where}: rhythm in row {i} is {_show(name)}, not text: name the rhythm')
+    return [str(name) for name in names]
+
+# %% ../nbs/01a_databases.ipynb #fdcb73a6
+def _counts(table: object, where: str) -> list[int]:
+    "The column of beats, -1 where it is empty or absent."
+    cells = _column(table, 'beats', where, otherwise=-1)
+    counts = [-1 if _is_empty(x) else _whole(x, f'{where}: beats in row {i}') for i, x in enumerate(cells)]
+    if min(counts, default=0) < -1:
+        raise PedarrError(f'{where}: {min(counts)} beats cannot be: give -1 where beats are not annotated')
+    return counts
+
+# %% ../nbs/01a_databases.ipynb #c9168179
+def _check_overlap(e: pd.DataFrame, where: str) -> None:
+    "`PedarrError` if two of the sorted episodes `e` share a sample."
+    both = np.flatnonzero(e.start.to_numpy()[1:] < e.stop.to_numpy()[:-1])
+    if not both.size: return
+    (a, b, one, _), (c, d, two, _) = e.iloc[both[0]], e.iloc[both[0] + 1]
+    said = f'{one_line(one)[:40]} [{a}, {b}) and {one_line(two)[:40]} [{c}, {d}) overlap'
+    raise PedarrError(f'{where}: {said}: a sample has one rhythm, so end the first where the second begins, '
+                      'or return one of them')
+
+def check_episodes(table: object, sig_len: int, where: str = 'episodes') -> tuple[pd.DataFrame, int]:
+    """(episodes `[start, stop, rhythm, beats]` by start, how many empty ones were dropped) from a `table`.
+
+    `PedarrError` for cells of a wrong type, episodes outside a recording of `sig_len` samples, overlap."""
+    start, stop = _stretches(table, sig_len, where)
+    rhythm = pd.array(_rhythms(table, where), dtype='str')
+    beats = np.array(_counts(table, where), np.int64)
+    e = pd.DataFrame({'start': start, 'stop': stop, 'rhythm': rhythm, 'beats': beats})
+    full = e[e.start < e.stop].sort_values('start', kind='stable', ignore_index=True)
+    _check_overlap(full, where)
+    return full, len(e) - len(full)
+
+# %% ../nbs/01a_databases.ipynb #e2a88603
+def check_poor(table: object, sig_len: int, where: str = 'poor signal') -> pd.DataFrame:
+    "Stretches `[start, stop]` of poor signal by start, from a `table` (None: there are none); may overlap."
+    if table is None: table = pd.DataFrame({'start': [], 'stop': []})
+    start, stop = _stretches(table, sig_len, where)
+    return pd.DataFrame({'start': start, 'stop': stop}).sort_values('start', kind='stable', ignore_index=True)
+
+# %% ../nbs/01a_databases.ipynb #2005a2df
+UNSAID = 1.     # s without a rhythm that need no note
+KNOWN = {*RHYTHMS, *(rhythm for grouping in GROUPINGS.values() for rhythm in grouping)}
+
+def unlabelled_note(e: pd.DataFrame, sig_len: int, fs: float) -> str:
+    "'40.0 of 60.0 s belong to no rhythm: before the first mark', or '' where (almost) all of it does."
+    rest = sig_len - int((e.stop - e.start).sum())
+    if rest < UNSAID*fs: return ''
+    before, after = (int(e.start.iloc[0]), sig_len - int(e.stop.iloc[-1])) if len(e) else (0, 0)
+    between = rest - before - after
+    places = {'before the first mark': before, 'between episodes': between, 'after the last episode': after}
+    places = {where: n for where, n in places.items() if n}
+    parts = [where if len(places) == 1 else f'{n/fs:.1f} s {where}' for where, n in places.items()]
+    said = ', '.join(parts) if len(e) else 'no episode is given'
+    return f'{rest/fs:.1f} of {sig_len/fs:.1f} s belong to no rhythm: {said}'
+
+def unknown_notes(e: pd.DataFrame) -> list[str]:
+    "A sentence for each rhythm that no vocabulary and no grouping knows."
+    often = Counter(r for r in e.rhythm if r not in KNOWN)
+    kept = 'is kept under its own name'
+    return [f'unknown rhythm {_show(r)} {kept} ({n} episode{"s"*(n > 1)})' for r, n in sorted(often.items())]
+
+# %% ../nbs/01a_databases.ipynb #64f729c4
+class Labels(NamedTuple):
+    "What is known of one record, checked. Sample numbers; stretches are half-open."
+    episodes: pd.DataFrame        # [start, stop, rhythm, beats] by start, no overlap; beats -1: unknown
+    poor: pd.DataFrame            # [start, stop] of poor signal
+    beats: np.ndarray | None      # sample numbers of beats, sorted; None where they are not annotated
+    notes: list                   # sentences that begin with the record's name
+
+def _read_beats(db: Database, record: Record) -> tuple[np.ndarray | None, list[str]]:
+    "Sample numbers of the annotated beats (None where there are no beat marks), and notes."
+    if db.annotator is None: return None, []
+    marks = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
+    is_beat, late = np.isin(marks.symbol, list(BEATS)), marks.sample == record.sig_len
+    behind = int((late & (marks.symbol != '+')).sum())
+    notes = []
+    if behind: notes = [f'{behind} of its marks lie at the very end, behind the last sample, and are unused']
+    return (marks.sample[is_beat & ~late] if is_beat.any() else None), notes
+
+# %% ../nbs/01a_databases.ipynb #990966d1
+def _told(got: object, where: str) -> tuple:
+    "(episodes, poor, notes) as a description's function returned them; `PedarrError` for anything else."
+    if not isinstance(got, (tuple, list)) or len(got) not in (2, 3):
+        raise PedarrError(f'{where} returned a {type(got).__name__}: '
+                          'return (episodes, poor signal) or (episodes, poor signal, notes)')
+    episodes, poor, notes = [*got, None][:3]
+    notes = [notes] if isinstance(notes, str) else [] if notes is None else notes
+    sentences = isinstance(notes, (tuple, list)) and all(isinstance(n, str) for n in notes)
+    if sentences: return episodes, poor, list(notes)
+    raise PedarrError(f'{where} returned notes that are no list of sentences: return a list of texts')
+
+# %% ../nbs/01a_databases.ipynb #4ef39d27
+def _spoken(self: Database, record: Record) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    "Episodes and poor signal as the description has them, checked, and notes."
+    where = f'{record.path}: read_episodes of database {self.name!r}'
+    episodes, poor, notes = _told(_ask(self, 'read_episodes', record.path, record), where)
+    episodes, empty = check_episodes(episodes, record.sig_len, f'{where}: episodes')
+    poor = check_poor(poor, record.sig_len, f'{where}: poor signal')
+    if empty: notes = [*notes, f'{empty} episode{"s"*(empty > 1)} of no length left out']
+    return episodes, poor, notes
+
+def _episodes(self: Database, record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "(episodes `[start, stop, rhythm, beats]`, poor signal `[start, stop]`) of a record, as in `labels`."
+    return self._spoken(record)[:2]
+
+# %% ../nbs/01a_databases.ipynb #8b1427f6
+def _labels(self: Database, record: Record, name: str | None = None) -> Labels:
+    "All that is known of `record` (called `name` in notes). `PedarrError` for what can't be right."
+    episodes, poor, told = self._spoken(record)
+    beats, more = _read_beats(self, record)
+    rest = unlabelled_note(episodes, record.sig_len, record.fs)
+    if rest and (len(episodes) or not told): more = [*more, rest]
+    said = [one_line(n) for n in (*told, *more, *unknown_notes(episodes))]
+    return Labels(episodes, poor, beats, [f'{name or record.name}: {n}' for n in said])
+
+Database._spoken, Database.episodes, Database.labels = _spoken, _episodes, _labels
 
 # %% ../nbs/01a_databases.ipynb #868e6024
-def parse_age(text) -> float:
-    "Age in years from a table or header: '14.3', '14,3', '.14.3' (a slip in the Leipzig release), '>89'; NaN where unknown, negative or above 130."
-    found = re.fullmatch(r'[<>]?\s*(?:\.(?=\d+\.\d))?(\d{1,9}(?:[.,]\d{0,20})?|\.\d{1,20})\s*(?:y|years?)?', str(text).strip(), re.ASCII)
+_YEARS = r'(\d{1,9}(?:[.,]\d{0,20})?|\.\d{1,20})'
+_AGE = re.compile(rf'[<>]?\s*(?:\.(?=\d+\.\d))?{_YEARS}\s*(?:y|years?)?', re.ASCII)
+
+def parse_age(text: object) -> float:
+    """Age in years from a table or header: '14.3', '14,3', '.14.3' (a slip in the Leipzig release), '>89'.
+
+    NaN where it is unknown, negative or above 130."""
+    found = _AGE.fullmatch(str(text).strip())
     age = float(found[1].replace(',', '.')) if found else np.nan
     return age if age <= 130 else np.nan
 
+# %% ../nbs/01a_databases.ipynb #c94caf21
+SUBJECT_COLUMNS = ['subject', 'cohort', 'age', 'sex']
+_UNKNOWN = {'', '-1', '?', 'na', 'n/a', 'nan', 'none', 'null', 'unknown'}    # as tables write it
+_SEXES = {'m': 'M', 'male': 'M', 'f': 'F', 'female': 'F'}
+
+def _name_in(value: object, where: str) -> str:
+    "A cell as a name: text, or a whole number. `PedarrError` where it is empty or of another kind."
+    if _is_whole(value): return str(int(value))
+    text = value.strip() if isinstance(value, str) else ''
+    if text and text.isprintable(): return text
+    empty = _is_empty(value) or isinstance(value, str) and not text
+    if empty: raise PedarrError(f'{where} is missing: fill it in')
+    raise PedarrError(f'{where} is {_show(value)}, no name: give a text or a whole number')
+
+# %% ../nbs/01a_databases.ipynb #0428220e
+def _age_in(value: object, where: str) -> float:
+    "A cell as an age in years, NaN where it is empty or 'unknown'; `PedarrError` for what is no age."
+    number = _number(value)
+    if _is_empty(value) or number == -1: return np.nan
+    if isinstance(value, str) and value.strip().lower() in _UNKNOWN: return np.nan
+    age = parse_age(value) if isinstance(value, str) else number
+    if age is not None and 0 <= age <= 130: return float(age)
+    raise PedarrError(f'{where} is {_show(value)}, no age: give years (0 to 130), or leave it empty')
+
+def _sex_in(value: object, where: str) -> str:
+    "A cell as 'M', 'F', '' (unknown), or its own word; `PedarrError` for a number, which could mean either."
+    if _is_empty(value): return ''
+    text = value.strip() if isinstance(value, str) else ''
+    if text.isprintable() and isinstance(value, str):
+        return '' if text.lower() in _UNKNOWN else _SEXES.get(text.lower(), text)
+    raise PedarrError(f'{where} is {_show(value)}, no sex: write M or F, or leave it empty')
+
+# %% ../nbs/01a_databases.ipynb #d61368ee
+def _as_name(key: object) -> str:
+    "An entry of an index as text: 101 and 101.0 are '101'."
+    return str(int(key)) if _is_whole(key) else key if isinstance(key, str) else _show(key)
+
+def _keys(name: str, path: Path, root: Path, numbers: bool) -> set[str]:
+    "How a table may call a record: its name, its path, or (among `numbers`) the number that its name is."
+    ways = {name, Path(os.path.relpath(path, root)).with_suffix('').as_posix()}
+    return ways | {str(int(name))} if numbers and re.fullmatch('[0-9]{1,18}', name) else ways
+
+# %% ../nbs/01a_databases.ipynb #5117cd37
+def _rows_of(index: pd.Index, found: Found, root: Path) -> list[int]:
+    "For each record its row's number; `PedarrError` if it has none or several, or two records share one."
+    keys, where = [_as_name(k) for k in index], f'{root}: subject table'
+    if keys == [p.stem for p in found.paths]: return list(range(len(keys)))
+    if isinstance(index, pd.RangeIndex) and index.start == 0 and index.name is None:
+        raise PedarrError(f'{where} has no index but 0, 1, 2, ...: index it by record name (set_index)')
+    places, numbers, owner = {}, pd.api.types.is_numeric_dtype(index), {}
+    for i, key in enumerate(keys): places.setdefault(key, []).append(i)
+    for name, path in zip(found.names, found.paths):
+        mine = [i for way in _keys(name, path, root, numbers) for i in places.get(way, [])]
+        if len(mine) > 1: raise PedarrError(f'{where} has more than one row for record {name}: keep one')
+        if mine and mine[0] in owner:
+            both = f'row {keys[mine[0]]} fits two records, {owner[mine[0]]} and {name}'
+            raise PedarrError(f'{where}: {both}: index it by their names')
+        owner |= {i: name for i in mine}
+    missing = sorted(set(found.names) - set(owner.values()), key=natural_key)
+    if not missing: return list(owner)
+    raise PedarrError(f'{where}: no subject is given for {len(missing)} of {len(found.names)} records '
+                      f'({few(missing, 200)}): add them to the table or remove them from RECORDS; '
+                      f'it is indexed by {few(keys, 3) or "nothing"}')
+
+# %% ../nbs/01a_databases.ipynb #87cb4ba3
+def check_subjects(table: object, found: Found, root: Path) -> pd.DataFrame:
+    "Subjects `[subject, cohort, age, sex]` by record from a `table`; `PedarrError` for what can't be right."
+    where = f'{root}: subject table'
+    columns = {c: _column(table, c, where) for c in SUBJECT_COLUMNS}
+    rows = _rows_of(table.index, found, root)
+    read = {'subject': _name_in, 'cohort': _name_in, 'age': _age_in, 'sex': _sex_in}
+    cell = lambda c, i, name: read[c](columns[c][i], f'{where}: {c} of record {name}')
+    cells = {c: [cell(c, i, name) for i, name in zip(rows, found.names)] for c in columns}
+    text = {c: pd.array(cells[c], dtype='str') for c in ('subject', 'cohort')}
+    out = {**text, 'age': np.array(cells['age'], float), 'sex': pd.array(cells['sex'], dtype='str')}
+    return pd.DataFrame(out, index=pd.Index(found.names, dtype='str', name='record'))
+
+def _subjects(self: Database, folder: Path | str, found: Found | None = None) -> pd.DataFrame:
+    """Subjects `[subject, cohort, age, sex]`, indexed by record name; age is NaN and sex '' where unknown.
+
+    `found`: the records to ask for (None: all that `find` has). `PedarrError` for what can't be right."""
+    found = self.find(folder) if found is None else found
+    table = _ask(self, 'read_subjects', folder, list(found.paths), Path(folder))
+    return check_subjects(table, found, Path(folder))
+
+# %% ../nbs/01a_databases.ipynb #3e7535ff
+Database.subjects = _subjects
+
 # %% ../nbs/01a_databases.ipynb #259a274f
-def read_rows(file, columns) -> pd.DataFrame:
-    "The CSV `file` as text. `PedarrError` unless it has `columns`, once each, and every row as many values as there are columns."
-    broken = lambda why: PedarrError(f'{file}: not a subject table ({why}): fetch it again')
-    try:
-        with open(file, encoding='utf-8-sig', newline='') as f: rows = [[v.strip() for v in r] for r in csv.reader(f, strict=True)]
-    except FileNotFoundError as e: raise PedarrError(f'{file}: the subject table is missing: fetch it with the recordings, or name another database (--database) if these are not Leipzig records') from e
-    except (OSError, UnicodeError, csv.Error) as e: raise broken(f'{type(e).__name__} in reading it') from e
-    head, *rows = [r for r in rows if any(r)] or [[]]
+def _csv_rows(file: Path | str) -> list[list[str]]:
+    "The rows of a CSV file that aren't empty, as text."
+    try: raw = read_bytes(file)
+    except PedarrError as e:
+        if not isinstance(e.__cause__, FileNotFoundError): raise
+        raise PedarrError(f'{file}: the subject table is missing: fetch it with the recordings, or name '
+                          'another database (--database) if these are not Leipzig records') from e
+    try: rows = list(csv.reader(io.StringIO(raw.decode('utf-8-sig'), newline=''), strict=True))
+    except (UnicodeError, csv.Error) as e: raise _no_table(file, f'{type(e).__name__} in reading it') from e
+    return [[v.strip() for v in r] for r in rows if any(v.strip() for v in r)]
+
+def _no_table(file: Path | str, why: str) -> PedarrError:
+    return PedarrError(f'{file}: not a subject table ({why}): fetch it again')
+
+# %% ../nbs/01a_databases.ipynb #d01fda69
+def read_rows(file: Path | str, columns: list) -> pd.DataFrame:
+    "The CSV `file` as text. `PedarrError` unless it has `columns` once each, and rows as long as the head."
+    head, *rows = _csv_rows(file) or [[]]
     for c in columns:
-        if head.count(c) != 1: raise broken(f'{"no" if c not in head else "more than one"} column {c}')
+        if c not in head: raise _no_table(file, f'no column {c}')
+        if head.count(c) > 1: raise _no_table(file, f'more than one column {c}')
     for i, r in enumerate(rows, 1):
-        del r[max(len(head), max(k for k, v in enumerate(r, 1) if v)):]      # commas behind the last column mean nothing
-        if len(r) != len(head): raise broken(f'row {i} has {len(r)} values for {len(head)} columns')
-        if not r[head.index(columns[0])]: raise broken(f'row {i} has no {columns[0]}')
+        del r[max(len(head), max(k for k, v in enumerate(r, 1) if v)):]      # commas at the end mean nothing
+        if len(r) != len(head): raise _no_table(file, f'row {i} has {len(r)} values for {len(head)} columns')
+        if not r[head.index(columns[0])]: raise _no_table(file, f'row {i} has no {columns[0]}')
     return pd.DataFrame({c: pd.array([r[head.index(c)] for r in rows], dtype='str') for c in head})
 
 # %% ../nbs/01a_databases.ipynb #75b0a003
-def mark_episodes(record: Record, db: Database):
+def mark_episodes(record: Record, db: Database) -> tuple:
     "Episodes from rhythm marks, poor signal from pairs of `~`: the Leipzig habit."
     a = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
     source = str(record.path.with_suffix(f'.{db.annotator}'))
-    return parse_episodes(a.sample, a.symbol, a.aux, record.sig_len, source), poor_signal(a.sample, a.symbol, record.sig_len, source)
+    poor = poor_signal(a.sample, a.symbol, record.sig_len, source)
+    return parse_episodes(a.sample, a.symbol, a.aux, record.sig_len, source), poor
 
-def leipzig_subjects(paths, folder: Path, db: Database) -> pd.DataFrame:
+def leipzig_subjects(paths: list, folder: Path, db: Database) -> pd.DataFrame:
     "The two subject tables of a Leipzig-format folder as one; each record is a subject of its own."
     parts = []
     for cohort in ('children', 'adults'):
         t = read_rows(Path(folder)/f'{cohort}-subject-info.csv', ['file_name', 'gender', 'age'])
-        parts.append(pd.DataFrame({'subject': t.file_name, 'cohort': cohort, 'age': t.age.map(parse_age).astype(float), 'sex': t.gender}))
+        age = t.age.map(parse_age).astype(float)
+        parts.append(pd.DataFrame({'subject': t.file_name, 'cohort': cohort, 'age': age, 'sex': t.gender}))
     return pd.concat(parts).set_index('subject', drop=False).rename_axis('record')
 
 # %% ../nbs/01a_databases.ipynb #368a3941
@@ -129,26 +709,45 @@ LEIPZIG = Database(
              '(version 1.0.0), PhysioNet, 2025, doi 10.13026/7a4j-vn37')
 
 # %% ../nbs/01a_databases.ipynb #c6ef177a
-def header_episodes(record: Record, db: Database):
-    "One episode over the whole recording, from the header's comment `Rhythm: ...`; no poor signal. Beats are not counted (-1)."
-    rhythms = [c.removeprefix('Rhythm:').strip().removesuffix('.').strip() for c in record.comments if c.startswith('Rhythm:')]
-    if len(rhythms) != 1 or not rhythms[0]:
-        raise PedarrError(f'{record.path}: {len(rhythms)} comments "Rhythm: ..." in the header where one is needed, with a name behind it: fetch the header again')
-    return whole_record(record, rhythms[0])
-
-def whole_record(record: Record, rhythm: str):
+def whole_record(record: Record, rhythm: str) -> tuple:
     "One episode of `rhythm` from the first sample to the last, beats unknown (-1), and no poor signal."
-    episodes = pd.DataFrame({'start': [0], 'stop': [record.sig_len], 'rhythm': pd.array([rhythm], dtype='str'), 'beats': [-1]})
+    rhythm = pd.array([rhythm], dtype='str')
+    episodes = pd.DataFrame({'start': [0], 'stop': [record.sig_len], 'rhythm': rhythm, 'beats': [-1]})
     return episodes, pd.DataFrame({'start': np.zeros(0, np.int64), 'stop': np.zeros(0, np.int64)})
 
-def comment_subjects(paths, folder: Path, db: Database) -> pd.DataFrame:
+def left_out(record: Record, why: str) -> tuple:
+    "No episode, no poor signal, and a note that says `why`."
+    episodes, poor = whole_record(record, '')
+    return episodes[:0], poor, [f'left out: {why}']
+
+def header_episodes(record: Record, db: Database) -> tuple:
+    "One episode over the whole recording, from the header's comment `Rhythm: ...`; left out if not just one."
+    said = [c.removeprefix('Rhythm:') for c in record.comments if c.startswith('Rhythm:')]
+    # a comment without a name behind it may have lost one, so it counts as a rhythm of its own
+    rhythms = list(dict.fromkeys(s.strip().removesuffix('.').strip() for s in said))
+    if len(rhythms) == 1 and rhythms[0]: return whole_record(record, rhythms[0])
+    why = f'the header has several rhythms ({few(rhythms)})' if any(rhythms) else 'the header names no rhythm'
+    return left_out(record, why)
+
+# %% ../nbs/01a_databases.ipynb #73da8ce1
+def _tag(comments: list, key: str) -> str:
+    "What stands behind `<key>:` in the first comment that has it: 'Atrial Flutter'; '' if none has."
+    found = (re.search(rf'<{key}>:([^<]*)', c) for c in comments)
+    return next((m[1].strip() for m in found if m and m[1].strip()), '')
+
+def comment_subjects(paths: list, folder: Path, db: Database) -> pd.DataFrame:
     "Subjects from comments `<age>: 51` and `<sex>: F` in the headers; each record is a subject of its own."
-    rows = {}
-    for path in paths:
-        text = ' '.join(db.open(path).comments)
-        age, sex = (re.search(rf'<{key}>:\s*([^\s<]+)', text) for key in ('age', 'sex'))
-        rows[path.stem] = (f'{db.name}-{path.stem}', db.name, parse_age(age.group(1)) if age else np.nan, sex.group(1) if sex else '')
-    return pd.DataFrame.from_dict(rows, orient='index', columns=SUBJECT_COLUMNS).rename_axis('record')
+    rows = []
+    for path, name in zip(paths, record_names(paths, folder)):
+        comments = db.open(path).comments
+        age, sex = ((_tag(comments, key).split() or [''])[0] for key in ('age', 'sex'))
+        rows.append((f'{db.name}-{name}', db.name, parse_age(age), sex))
+    return _subject_rows(paths, rows)
+
+def _subject_rows(paths: list, rows: list) -> pd.DataFrame:
+    "A subjects table of `rows` (subject, cohort, age, sex), one for each of `paths`."
+    stems = pd.Index([p.stem for p in paths], dtype='str', name='record')
+    return pd.DataFrame(rows, columns=SUBJECT_COLUMNS, index=stems)
 
 # %% ../nbs/01a_databases.ipynb #397aa6dd
 LUDB = Database(
@@ -157,20 +756,21 @@ LUDB = Database(
     citation='Kalyakulina A, et al. Lobachevsky University Electrocardiography Database (version 1.0.1), PhysioNet, 2021, doi 10.13026/eegm-h675')
 
 # %% ../nbs/01a_databases.ipynb #5b6f5b19
-def mitdb_episodes(record: Record, db: Database):
-    "Episodes from rhythm marks; poor signal where every signal is noisy according to the subtype of the `~` marks."
+def mitdb_episodes(record: Record, db: Database) -> tuple:
+    "Episodes from rhythm marks; poor signal where every signal is noisy by the subtype of the `~` marks."
     a = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
     source = str(record.path.with_suffix(f'.{db.annotator}'))
-    return (parse_episodes(a.sample, a.symbol, a.aux, record.sig_len, source),
-            noisy_signal(a.sample, a.symbol, a.subtype, record.n_sig, record.sig_len, source))
+    poor = noisy_signal(a.sample, a.symbol, a.subtype, record.n_sig, record.sig_len, source)
+    return parse_episodes(a.sample, a.symbol, a.aux, record.sig_len, source), poor
 
-def mitdb_subjects(paths, folder: Path, db: Database) -> pd.DataFrame:
-    "Subjects from the first comment of each header, such as '69 M 1085 1629 x1'."
-    rows = {}
-    for path in paths:
-        age, sex, *_ = (' '.join(db.open(path).comments[:1]) + '  ').split(' ')
-        rows[path.stem] = (f'mitdb-{"201" if path.stem == "202" else path.stem}', 'mitdb', parse_age(age), sex if sex in ('M', 'F') else '')
-    return pd.DataFrame.from_dict(rows, orient='index', columns=SUBJECT_COLUMNS).rename_axis('record')
+def mitdb_subjects(paths: list, folder: Path, db: Database) -> pd.DataFrame:
+    "Subjects from the comment of each header that begins with age and sex, such as '69 M 1085 1629 x1'."
+    rows = []
+    for path, name in zip(paths, record_names(paths, folder)):
+        found = (re.match(r'(-?\d{1,3}) ([MF?])(?: |$)', c) for c in db.open(path).comments)
+        age, sex = next((m.groups() for m in found if m), ('', ''))
+        rows.append((f'mitdb-{"201" if name == "202" else name}', 'mitdb', parse_age(age), sex.strip('?')))
+    return _subject_rows(paths, rows)
 
 # %% ../nbs/01a_databases.ipynb #8124747d
 MITDB = Database(
@@ -179,16 +779,27 @@ MITDB = Database(
     citation='Moody GB, Mark RG. The impact of the MIT-BIH Arrhythmia Database. IEEE Eng in Med and Biol 20(3):45-50, 2001, doi 10.13026/C2F305')
 
 # %% ../nbs/01a_databases.ipynb #ea00aea9
-def iafdb_episodes(record: Record, db: Database):
-    "One episode of atrial fibrillation over the whole recording; `PedarrError` for a record that isn't named as those of iafdb are."
-    if not record.name.startswith('iaf'): raise PedarrError(f'{record.path}: no record of iafdb (their names begin with iaf), so nothing says that it is atrial fibrillation: use another database')
-    return whole_record(record, 'AFIB')
+DIAGNOSES = {r'\bfib': 'AFIB', r'\bflutter': 'AFL'}      # what stands in the diagnosis -> rhythm
 
-def iafdb_subjects(paths, folder: Path, db: Database) -> pd.DataFrame:
-    "As `comment_subjects`, but the four records of one patient (`iaf1_afw`, `iaf1_ivc`, ...) are one subject."
+def iafdb_episodes(record: Record, db: Database) -> tuple:
+    "One episode over the whole recording, from the header's diagnosis; left out if it names none, or two."
+    said = _tag(record.comments, 'diagnosis')
+    rhythms = [rhythm for word, rhythm in DIAGNOSES.items() if re.search(word, said, re.IGNORECASE)]
+    if len(rhythms) == 1: return whole_record(record, rhythms[0])
+    if not said and not record.name.startswith('iaf'):
+        raise PedarrError(f'{record.path}: neither a diagnosis in the header nor a name that begins with iaf, as the '
+                          'records of iafdb have: use another database')
+    if not said: return left_out(record, 'the header has no diagnosis')
+    names = 'several rhythms' if rhythms else 'no rhythm that we know'
+    return left_out(record, f'the diagnosis {said!r} names {names}')
+
+def iafdb_subjects(paths: list, folder: Path, db: Database) -> pd.DataFrame:
+    "As `comment_subjects`, but the records of one patient (`iaf1_afw`, `iaf1_ivc`, ...) are one subject."
     table = comment_subjects(paths, folder, db)
-    return table.assign(subject=['iafdb-' + r.split('_')[0] for r in table.index])
+    patient = (re.match(r'iaf\d+(?=_)', stem) for stem in table.index)
+    return table.assign(subject=[f'iafdb-{m[0]}' if m else own for m, own in zip(patient, table.subject)])
 
+# %% ../nbs/01a_databases.ipynb #90f03a69
 IAFDB = Database(
     name='iafdb', title='Intracardiac Atrial Fibrillation Database', grouping='rhythm8',
     read_episodes=iafdb_episodes, read_subjects=iafdb_subjects, licence='ODC-By 1.0',
@@ -200,3 +811,39 @@ DATABASES = {db.name: db for db in (LEIPZIG, MITDB, LUDB, IAFDB)}
 def get_database(name: str) -> Database:
     "The description called `name`; an unknown name is a `PedarrError` that lists the known ones."
     return DATABASES[one_of(name, DATABASES, 'database')]
+
+# %% ../nbs/01a_databases.ipynb #d005a1aa
+def _run(path: Path) -> ModuleType:
+    "The module that the Python file `path` makes; `PedarrError` in one line for whatever goes wrong in it."
+    text = read_text(path, 16 << 20)
+    module = ModuleType(f'_pedarr_database_{digest([str(path.absolute()), text])[:16]}')
+    module.__file__, sys.modules[module.__name__] = str(path), module
+    try: exec(compile(text, str(path), 'exec'), module.__dict__)
+    except (PedarrError, MemoryError): raise
+    except SyntaxError as e:
+        where = f'{e.filename or path}: not Python (line {e.lineno}: {one_line(e.msg)})'
+        raise PedarrError(f'{where}: correct the file') from e
+    except (Exception, SystemExit) as e: raise _in_one_line(e, str(path), str(path), path) from e
+    return module
+
+def _by_value(module: ModuleType) -> None:
+    "Let joblib's worker processes get what `module` defines with their work, since they can't import it."
+    for name in ('cloudpickle', 'joblib.externals.cloudpickle'):      # newer versions of joblib; older ones
+        try: import_module(name).register_pickle_by_value(module)
+        except ImportError: pass
+
+# %% ../nbs/01a_databases.ipynb #1d2f5769
+def load_database(spec: str) -> Database:
+    "The description `spec`: a built-in name or 'path/to/my.py:NAME'. `PedarrError` for every mistake in it."
+    path, _, name = spec.rpartition(':')
+    if spec.endswith('.py'): raise PedarrError(f'{spec}: say which description in it: {spec}:NAME')
+    if not path.endswith('.py'): return get_database(spec)
+    module = _run(Path(path))
+    own = [n for n, v in vars(module).items() if isinstance(v, Database) and v not in DATABASES.values()]
+    has = f'it has {few(own) or "no Database"}'
+    if not hasattr(module, name): raise PedarrError(f'{path}: there is no {one_line(name)!r} in it: {has}')
+    db = getattr(module, name)
+    if not isinstance(db, Database):
+        raise PedarrError(f'{path}: {name} is a {type(db).__name__}, not a Database: {has}')
+    _by_value(module)
+    return db

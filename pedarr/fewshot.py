@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from .core import PedarrError
 from .metrics import LONE
-from .rhythms import PedarrError
 
 # %% auto #0
 __all__ = ['METHODS', 'GAINS', 'subject_means', 'prior_weight', 'Prototypes', 'fit_prototypes', 'adapt', 'number_episodes',

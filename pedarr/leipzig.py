@@ -5,6 +5,8 @@
 # %% ../nbs/02_leipzig.ipynb #d428fd2e
 from __future__ import annotations
 
+import copy
+import errno
 import hashlib
 import html
 import io
@@ -12,49 +14,65 @@ import os
 import random
 import re
 import shutil
+import ssl
+import stat
+import string
 import tempfile
 import threading
 import time
+import unicodedata
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
+from functools import cache, partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from importlib import resources
+from itertools import compress
 from pathlib import Path, PurePosixPath
-from urllib.error import HTTPError
-from urllib.parse import quote
-from urllib.request import Request, urlopen
+from urllib.parse import quote, urljoin, urlsplit
+from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request, UnknownHandler
 
 import numpy as np
 import pandas as pd
 
-from .databases import LEIPZIG, list_records, natural_key, parse_age, read_rows
-from .records import CHANNELS, ECG_LEADS, FLAT, N_ECG, decode, n_bytes, read_annotations
-from .rhythms import BEATS, LEIPZIG_RHYTHMS, PedarrError, get_grouping, parse_episodes, poor_signal, rhythm_name
+from .core import (PassingError, PedarrError, answer, from_system, locked, natural_key, one_line, one_of,
+                         parallel, read_bytes, sha256, stamp, sync_file, sync_folder, write_whole)
+from .databases import (DATABASES, KNOWN, LEIPZIG, Found, few, get_database, list_records, parse_age,
+                              read_rows)
+from .records import CHANNELS, ECG_LEADS, FLAT, N_ECG, Tape, implausible, read_annotations
+from .rhythms import BEATS, LEIPZIG_RHYTHMS, get_grouping, rhythm_name
 
 # %% auto #0
 __all__ = ['EXTRA_CHANNELS', 'SYMBOLS', 'BEAT_TEXTS', 'PUBLISHED', 'RELEASE_URL', 'MIRROR_URL', 'CHECKSUMS', 'LONGEST_WAIT',
-           'RAIL', 'AT_RAIL', 'FS', 'FORMAT', 'GAIN', 'COMPARED', 'COUNTS', 'RELEASE_RECORDS', 'TITLES', 'FOLDED',
+           'LARGEST', 'LIST_MOST', 'LOCK', 'RAIL', 'AT_RAIL', 'QUALITY', 'FS', 'FORMAT', 'GAIN', 'UNVERIFIED',
+           'UNLISTED', 'COMPARED', 'COUNTS', 'RELEASE_RECORDS', 'TITLES', 'FOLDED', 'MOST_ROWS', 'WIDEST',
            'release_facts', 'parse_duration', 'subject_table', 'missing_channels', 'layout_table', 'unknown_marks',
-           'mark_totals', 'mark_counts', 'rhythm_table', 'class_table', 'safe_name', 'parse_checksums', 'inside',
-           'sha256', 'retry_after', 'pause', 'fetch', 'fetch_list', 'write_whole', 'choose_files', 'Downloaded',
-           'verify_files', 'file_size', 'download', 'ChannelScan', 'scan_samples', 'wrong_sums', 'channel_quality',
-           'stated_scale', 'check_record', 'unknown_channels', 'read_list', 'absent_records', 'file_table',
-           'file_problems', 'some', 'record_counts', 'release_counts', 'compare_record', 'against_release', 'agreement',
-           'release_summary', 'differences', 'subject_notes', 'signal_notes', 'content_notes', 'check_problems',
-           'check_notes', 'subject_view', 'Check', 'check_tables', 'check']
+           'mark_totals', 'mark_counts', 'rhythm_table', 'class_table', 'safe_name', 'parse_checksums',
+           'one_file_elsewhere', 'stands_at', 'inside', 'Patience', 'retry_after', 'part_length', 'open_part',
+           'announced', 'pause', 'fetch', 'largest', 'fetch_list', 'choose_files', 'verify_files', 'Downloaded',
+           'file_size', 'download', 'ChannelScan', 'scan_samples', 'channel_quality', 'stated_scale', 'units_per_mv',
+           'unknown_channels', 'check_record', 'read_list', 'file_table', 'absent_records', 'file_sentences',
+           'record_counts', 'release_counts', 'compare_record', 'against_release', 'agreement', 'release_summary',
+           'differences', 'subject_notes', 'signal_notes', 'amplitude_notes', 'content_notes', 'unclassed_notes',
+           'fold', 'release_problems', 'release_notes', 'subject_view', 'Check', 'check_tables', 'another_database',
+           'check']
 
 # %% ../nbs/02_leipzig.ipynb #b5ee20a8
 def release_facts() -> dict:
     """What the release holds, as three tables that come with the package: `records`, `episodes` and `marks`.
 
-    records: record, subject_id, cohort, sex, age (as released), diagnosis, pathway, duration, channels (blank-separated, in file order).
-    episodes: record, rhythm ('' before the first mark), episodes, beats (`Q` included), median, longest (in beats).
+    records: record, subject_id, cohort, sex, age (as released), diagnosis, pathway, duration,
+             channels (blank-separated, in file order).
+    episodes: record, rhythm ('' before the first mark), episodes, beats (`Q` included),
+              median, longest (in beats).
     marks: record, rhythm of the episode it stands in, symbol, aux, n (all annotations but `+`)."""
-    numbers = {'records': {}, 'episodes': {'episodes': int, 'beats': int, 'median': float, 'longest': int}, 'marks': {'n': int}}
-    read = lambda file: pd.read_csv(io.StringIO(file.read_text(encoding='utf-8')), dtype=str, keep_default_na=False)
-    return {name: read(resources.files('pedarr')/'facts'/f'{name}.csv').astype(types) for name, types in numbers.items()}
+    counts = {'episodes': int, 'beats': int, 'median': float, 'longest': int}
+    numbers = {'records': {}, 'episodes': counts, 'marks': {'n': int}}
+    folder = resources.files('pedarr')/'facts'
+    text = {name: io.StringIO((folder/f'{name}.csv').read_text(encoding='utf-8')) for name in numbers}
+    read = lambda name: pd.read_csv(text[name], dtype=str, keep_default_na=False)
+    return {name: read(name).astype(types) for name, types in numbers.items()}
 
 # %% ../nbs/02_leipzig.ipynb #0d07c7e5
 def parse_duration(text) -> float:
@@ -62,20 +80,25 @@ def parse_duration(text) -> float:
     found = re.fullmatch(r'(\d{1,6}):([0-5]?\d):([0-5]?\d(?:\.\d{1,9})?)', str(text).strip(), re.ASCII)
     return float(found[1])*3600 + float(found[2])*60 + float(found[3]) if found else np.nan
 
+def _cohort_table(folder: Path, cohort: str) -> pd.DataFrame:
+    "One subject table of the release, its columns under our names; only that of the children has a pathway."
+    pathway = ['ap_loacation']*(cohort == 'children')
+    columns = ['file_name', 'gender', 'age', 'diagnosis', 'ecg_duration', *pathway]
+    t = read_rows(folder/f'{cohort}-subject-info.csv', columns).set_index('file_name')
+    return pd.DataFrame({
+        'cohort': cohort, 'sex': t.gender, 'age': t.age.map(parse_age).astype(float), 'diagnosis': t.diagnosis,
+        'pathway': t[pathway[0]] if pathway else '', 'age_text': t.age,
+        'stated_seconds': t.ecg_duration.map(parse_duration).astype(float)})
+
 def subject_table(folder) -> pd.DataFrame:
     """Both subject tables of a Leipzig-format `folder`, indexed by record in natural order.
 
-    Columns: cohort, sex, age (years), diagnosis, pathway ('' where there is none), stated_seconds, age_text (the age as released)."""
-    parts = []
-    for cohort in ('children', 'adults'):
-        file = Path(folder)/f'{cohort}-subject-info.csv'
-        t = read_rows(file, ['file_name', 'gender', 'age', 'diagnosis', 'ecg_duration'] + ['ap_loacation']*(cohort == 'children')).set_index('file_name')
-        pathway = t.ap_loacation if cohort == 'children' else ''      # the adults' table has no such column
-        parts.append(pd.DataFrame({'cohort': cohort, 'sex': t.gender, 'age': t.age.map(parse_age).astype(float), 'diagnosis': t.diagnosis, 'pathway': pathway,
-                                   'stated_seconds': t.ecg_duration.map(parse_duration).astype(float), 'age_text': t.age}))
-    table = pd.concat(parts).rename_axis('record')
+    Columns: cohort, sex, age (years), diagnosis, pathway ('' where there is none), age_text (the age as
+    released), stated_seconds."""
+    table = pd.concat([_cohort_table(Path(folder), c) for c in ('children', 'adults')]).rename_axis('record')
     twice = table.index[table.index.duplicated()]
-    if len(twice): raise PedarrError(f'{folder}: record {twice[0]} stands twice in the subject tables: fetch them again')
+    if len(twice):
+        raise PedarrError(f'{folder}: record {twice[0]} stands twice in the subject tables: fetch them again')
     return table.loc[sorted(table.index, key=natural_key)]
 
 # %% ../nbs/02_leipzig.ipynb #6662fef9
@@ -88,61 +111,86 @@ def missing_channels(names) -> list[str]:
     return [c for c in CHANNELS if c.lower() not in here]
 
 def layout_table(names: dict) -> pd.DataFrame:
-    "Layouts of `names` (record -> channel names), the commonest first: `[layout, channels, electrograms, missing, records]`."
-    groups = {}
+    """Layouts of `names` (record -> channel names), the commonest first.
+
+    Columns: layout, channels, leads, electrograms, missing, n, records."""
+    groups, rows = {}, []
     for record, channels in names.items(): groups.setdefault(tuple(channels), []).append(record)
-    rows = []
     for i, (channels, records) in enumerate(sorted(groups.items(), key=lambda g: -len(g[1]))):
-        rows.append({'layout': i + 1, 'channels': len(channels), 'electrograms': ' '.join(c for c in channels if c.upper() not in _LEADS),
-                     'missing': ' '.join(missing_channels(channels)), 'n': len(records), 'records': ' '.join(records)})
-    return pd.DataFrame(rows, columns=['layout', 'channels', 'electrograms', 'missing', 'n', 'records'])
+        leads = [c for c in channels if c.upper() in _LEADS]
+        others = [c for c in channels if c.upper() not in _LEADS]
+        rows.append((i + 1, len(channels), '12' if len(leads) == 12 else ' '.join(leads), ' '.join(others),
+                     ' '.join(missing_channels(channels)), len(records), ' '.join(records)))
+    columns = ['layout', 'channels', 'leads', 'electrograms', 'missing', 'n', 'records']
+    return pd.DataFrame(rows, columns=columns)
 
 # %% ../nbs/02_leipzig.ipynb #d6abf0b6
-SYMBOLS = ['N', 'X', '/', 'R', 'A', 'V', 'Q', 'J', 'F', 'a', 'f', 'L', 'b', 'j', '+', '~']   # every symbol of the release
+SYMBOLS = list('NX/RAVQJFafLbj+~')        # every symbol of the release
 BEAT_TEXTS = {
-    'N-Prex': 'sinus beat with pre-excitation', 'A-Prex': 'premature atrial beat with pre-excitation', 'AVNRT': 'AVNRT', 'avnrt': 'AVNRT, aberrated',
-    'AVNRT+BII': 'AVNRT with second-degree AV block', 'AVRT': 'AVRT', 'avrt': 'AVRT, aberrated', 'VT': 'ventricular tachycardia', 'AFIB': 'atrial fibrillation',
-    'AFL': 'atrial flutter', 'IVR': 'idioventricular rhythm', 'EAT': 'ectopic atrial tachycardia', '/A': 'paced in the atrium', '/V': 'paced in the ventricle',
-    'BI': 'first-degree AV block'}
+    'N-Prex': 'sinus beat with pre-excitation', 'A-Prex': 'premature atrial beat with pre-excitation',
+    'AVNRT': 'AVNRT', 'avnrt': 'AVNRT, aberrated', 'AVNRT+BII': 'AVNRT with second-degree AV block',
+    'AVRT': 'AVRT', 'avrt': 'AVRT, aberrated', 'VT': 'ventricular tachycardia', 'AFIB': 'atrial fibrillation',
+    'AFL': 'atrial flutter', 'IVR': 'idioventricular rhythm', 'EAT': 'ectopic atrial tachycardia',
+    '/A': 'paced in the atrium', '/V': 'paced in the ventricle', 'BI': 'first-degree AV block'}
 
 def unknown_marks(symbol, aux) -> pd.DataFrame:
-    "What the release's vocabulary lacks, as `[kind, name, n]`: symbols, rhythms of `+` marks, and texts of all other marks."
+    """What the release's vocabulary lacks, as `[kind, name, n]`.
+
+    Kinds are symbol, rhythm (of `+` marks), and text (of all other marks)."""
+    rhythms = [rhythm_name(a) for s, a in zip(symbol, aux) if s == '+']
     found = [('symbol', str(s)) for s in symbol if s not in SYMBOLS]
-    found += [('rhythm', rhythm_name(a)) for s, a in zip(symbol, aux) if s == '+' and rhythm_name(a) not in LEIPZIG_RHYTHMS]
+    found += [('rhythm', r) for r in rhythms if r not in LEIPZIG_RHYTHMS]
     found += [('text', a) for s, a in zip(symbol, aux) if s != '+' and a and a not in BEAT_TEXTS]
-    counts = pd.Series(found, dtype=object).value_counts(sort=False)
-    return pd.DataFrame([(kind, name, int(n)) for (kind, name), n in counts.items()], columns=['kind', 'name', 'n'])
+    rows = [(kind, name, n) for (kind, name), n in Counter(found).items()]
+    return pd.DataFrame(rows, columns=['kind', 'name', 'n'])
 
 # %% ../nbs/02_leipzig.ipynb #6a55c73a
-PUBLISHED = {'records': 39, 'annotations': 118_214, 'beats': 113_924, 'unclassifiable': 1_824, 'rhythm_marks': 2_238, 'quality_marks': 228}
+PUBLISHED = {'records': 39, 'annotations': 118_214, 'beats': 113_924, 'unclassifiable': 1_824,
+             'rhythm_marks': 2_238, 'quality_marks': 228}
 
 def mark_totals(symbol) -> dict:
-    "Counts of a sequence of symbols: annotations as filed; beats as published (without `Q`); `Q`, `+` and `~`."
-    symbol = np.asarray(symbol, dtype=str)
-    return {'annotations': len(symbol), 'beats': int(np.isin(symbol, [s for s in BEATS if s != 'Q']).sum()), 'unclassifiable': int((symbol == 'Q').sum()),
-            'rhythm_marks': int((symbol == '+').sum()), 'quality_marks': int((symbol == '~').sum())}
+    "Counts of symbols: annotations as filed; beats as published (without `Q`); `Q`, `+` and `~`."
+    n = Counter(map(str, symbol))
+    beats = sum(n[s] for s in BEATS if s != 'Q')
+    return {'annotations': len(symbol), 'beats': beats, 'unclassifiable': n['Q'], 'rhythm_marks': n['+'],
+            'quality_marks': n['~']}
 
 def mark_counts(symbol, aux) -> pd.DataFrame:
     "How often each pair of symbol and text occurs: `[symbol, aux, n]`, the commonest first."
     pairs = pd.DataFrame({'symbol': np.asarray(symbol, dtype=str), 'aux': np.asarray(aux, dtype=str)})
-    return pairs.value_counts(sort=False).rename('n').reset_index().sort_values(['n', 'symbol', 'aux'], ascending=[False, True, True], ignore_index=True)
+    counts = pairs.value_counts(sort=False).rename('n').reset_index()
+    return counts.sort_values(['n', 'symbol', 'aux'], ascending=[False, True, True], ignore_index=True)
 
 # %% ../nbs/02_leipzig.ipynb #6fad4023
 def rhythm_table(episodes: pd.DataFrame, grouping: str = 'rhythm8') -> pd.DataFrame:
-    """Episodes `[record, rhythm, beats, seconds]` summed up for each record and rhythm, in order of appearance.
+    """Episodes `[record, rhythm, beats, seconds]` summed up by record and rhythm, in order of appearance.
 
-    Columns: record, rhythm, label (class in `grouping`, '' outside it), episodes, beats, median, longest (in beats), seconds."""
+    Columns: record, rhythm, label (class in `grouping`, '' outside it), episodes, beats, median, longest
+    (in beats; NaN where beats were not annotated), seconds."""
     classes = get_grouping(grouping)
-    t = episodes.groupby(['record', 'rhythm'], sort=False).agg(
-        episodes=('beats', 'size'), beats=('beats', 'sum'), median=('beats', 'median'), longest=('beats', 'max'), seconds=('seconds', 'sum')).reset_index()
+    counted = episodes.assign(beats=episodes.beats.where(episodes.beats >= 0))      # -1: nobody counted them
+    t = counted.groupby(['record', 'rhythm'], sort=False).agg(
+        episodes=('beats', 'size'), beats=('beats', _sum), median=('beats', 'median'),
+        longest=('beats', 'max'), seconds=('seconds', 'sum')).reset_index()
+    if not t.beats.isna().any(): t = t.astype({'beats': int, 'longest': int})
     t.insert(2, 'label', pd.array([classes.get(r, '') for r in t.rhythm], dtype='str'))
     return t
 
+# %% ../nbs/02_leipzig.ipynb #5d47bf02
+def _sum(values: pd.Series) -> float:
+    "Their sum, NaN (not 0) where there is none."
+    return values.sum(min_count=1)
+
+# %% ../nbs/02_leipzig.ipynb #d178da9f
 def class_table(rhythms: pd.DataFrame) -> pd.DataFrame:
-    "A `rhythm_table` summed up for each class: its rhythms, episodes, beats, seconds, records it occurs in, and the share of the richest record."
+    """A `rhythm_table` summed up for each class: its rhythms, episodes, beats, seconds, records it occurs in,
+    and the share of the richest record."""
     by_record = rhythms.groupby(['label', 'record'], sort=False).seconds.sum().groupby('label', sort=False)
-    t = rhythms.groupby('label', sort=False).agg(rhythms=('rhythm', lambda r: ' '.join(r.unique())), episodes=('episodes', 'sum'), beats=('beats', 'sum'), seconds=('seconds', 'sum'), records=('record', 'nunique'))
-    return t.assign(largest_share=by_record.max()/t.seconds).sort_values('seconds', ascending=False).reset_index()
+    t = rhythms.groupby('label', sort=False).agg(
+        rhythms=('rhythm', lambda r: ' '.join(r.unique())), episodes=('episodes', 'sum'),
+        beats=('beats', _sum), seconds=('seconds', 'sum'), records=('record', 'nunique'))
+    t = t.assign(largest_share=by_record.max()/t.seconds)
+    return t.sort_values('seconds', ascending=False).reset_index()
 
 # %% ../nbs/02_leipzig.ipynb #660a633e
 RELEASE_URL = 'https://physionet.org/files/leipzig-heart-center-ecg/1.0.0/'
@@ -150,212 +198,430 @@ MIRROR_URL = 'https://physionet-open.s3.amazonaws.com/leipzig-heart-center-ecg/1
 CHECKSUMS = 'SHA256SUMS.txt'
 
 # %% ../nbs/02_leipzig.ipynb #22df57e4
+_DEVICE = re.compile(r'(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?')      # what Windows takes for a device
+
+def _plain_step(step: str) -> bool:
+    "Can `step` be one step of a path, on every system?"
+    odd = step in ('', '.', '..') or step != step.strip() or step.endswith('.')
+    return not (odd or _DEVICE.fullmatch(step))
+
 def safe_name(name: str, source: str = CHECKSUMS) -> str:
     "`name` if it is a plain relative path that stays inside its folder; otherwise `PedarrError`."
-    parts = name.split('/')
-    bad = (not name.isprintable() or any(c in name for c in '\\:*?"<>|') or any(p in ('', '.', '..') or p != p.strip() or p.endswith('.') for p in parts)
-           or name.endswith('.part') or len(name) > 200 or any(re.fullmatch(r'(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?', p) for p in parts))
-    if bad: raise PedarrError(f'{source}: refuses the file name {name!r}, which could leave the folder or is not portable: take the list from the original release')
+    plain = name.isprintable() and len(name.encode()) <= 200 and not set(name) & set('\\:*?"<>|')
+    if not plain or name.endswith('.part') or not all(map(_plain_step, name.split('/'))):
+        raise PedarrError(f'{source}: refuses the file name {name[:80]!r}, which could leave the folder or '
+                          'is not portable: take the list from the original release')
     return name
 
 # %% ../nbs/02_leipzig.ipynb #9a23c1fc
+_LINE = re.compile(r'([0-9a-fA-F]{64})(?:  | \*|[ \t])(?:\./)?([^\r]+)\r?')
+
 def parse_checksums(text: str, source: str = CHECKSUMS) -> dict:
-    "The files of a checksum list: name -> SHA-256 in lower case. `PedarrError` for any line that is not `HASH NAME` with a safe name."
+    """The files of a checksum list: name -> SHA-256 in lower case.
+
+    `PedarrError` for any line that is not `HASH NAME` with a safe name."""
     sums = {}
-    for i, line in enumerate(text.split('\n'), 1):
+    for i, line in enumerate(text.removeprefix('\ufeff').split('\n'), 1):
         if not line.strip(): continue
-        found = re.fullmatch(r'([0-9a-fA-F]{64})(?:  | \*|[ \t])([^\r]+)\r?', line)
-        if not found: raise PedarrError(f'{source}: line {i} is no checksum line ({line.strip()[:40]!r}): fetch the list again, or check the address')
+        found = _LINE.fullmatch(line)
+        if not found:
+            raise PedarrError(f'{source}: line {i} is no checksum line ({line.strip()[:40]!r}): '
+                              'fetch the list again, or check the address')
         digest, name = found[1].lower(), safe_name(found[2], source)
-        if sums.setdefault(name, digest) != digest: raise PedarrError(f'{source}: two different checksums for {name}: fetch the list again')
+        if sums.setdefault(name, digest) != digest:
+            raise PedarrError(f'{source}: two different checksums for {name}: fetch the list again')
     for name in sums:
-        if any(str(p) in sums for p in PurePosixPath(name).parents): raise PedarrError(f'{source}: {name} lies in what is also a file: fetch the list again')
+        if any(str(p) in sums for p in PurePosixPath(name).parents):
+            raise PedarrError(f'{source}: {name} lies in what is also a file: fetch the list again')
     return {name: digest for name, digest in sums.items() if name != CHECKSUMS}
 
+# %% ../nbs/02_leipzig.ipynb #a45df7e6
+def one_file_elsewhere(names) -> list[tuple[str, str]]:
+    "Pairs of `names` that are one file on a disk which ignores case, or how letters are composed."
+    first, pairs = {}, []
+    for name in names:
+        key = unicodedata.normalize('NFC', name).casefold()
+        if first.setdefault(key, name) != name: pairs.append((first[key], name))
+    return pairs
+
 # %% ../nbs/02_leipzig.ipynb #b1982797
+_KINDS = {stat.S_IFREG: 'a file', stat.S_IFDIR: 'a folder', stat.S_IFLNK: 'a symbolic link',
+          stat.S_IFIFO: 'a named pipe'}
+_FREE = ('nothing', 'a file')       # what may stand where a file is to be written
+
+def _in_the_way(path: Path, kind: str) -> PedarrError:
+    return PedarrError(f'{path}: {kind} stands where the release belongs: move it away')
+
+def stands_at(path: Path) -> str:
+    "What stands at `path` ('nothing', 'a file', 'a folder', 'a symbolic link', ...); links are not followed."
+    try: return _KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), 'a device or socket')
+    except (FileNotFoundError, NotADirectoryError, ValueError): return 'nothing'
+    except OSError as e: raise from_system(e, path, 'cannot be looked at') from e
+
 def inside(folder: Path, name: str) -> Path:
-    "The path of `name` in `folder`; `PedarrError` if a symbolic link on the way leads out of the folder."
+    "The path of `name` in `folder`; `PedarrError` if a link lies on the way, or something in its place."
     path = folder/name
     part = path.with_name(path.name + '.part')
-    if not path.parent.resolve().is_relative_to(folder.resolve()) or part.is_symlink():
-        raise PedarrError(f'{path}: a symbolic link there leads out of {folder}: remove the link')
+    allowed = {step: ('nothing', 'a folder') for step in reversed(path.parents) if folder in step.parents}
+    allowed |= {path: (*_FREE, 'a symbolic link'), part: _FREE}
+    for place, kinds in allowed.items():
+        kind = stands_at(place)
+        if kind not in kinds: raise _in_the_way(place, kind)
     return path
 
-def sha256(path, count=lambda n: None) -> str:
-    "SHA-256 of a file, read by blocks; `count` is told how many bytes were read."
-    h = hashlib.sha256()
-    with open(path, 'rb') as f:
-        while block := f.read(1 << 20): h.update(block); count(len(block))
-    return h.hexdigest()
+# %% ../nbs/02_leipzig.ipynb #ab06dbe2
+@dataclass(frozen=True)
+class Patience:
+    "How long a download waits, and for how little."
+    retries: int = 6          # waits after failures in a row
+    backoff: float = 1.       # s, the first of these waits; each is twice as long as the one before
+    timeout: float = 30.      # s without a byte: a failure
+    slowest: float = 1000.    # bytes/s, on average over `window` s of waiting; less is a failure
+    window: float = 60.       # s
+    longest: float = 86400.   # s that one request may take; what has arrived is kept
 
 # %% ../nbs/02_leipzig.ipynb #16a25a6d
 class _Failed(Exception):
-    "A request that failed: why, the status code, the wait (s) the server asked for, and whether asking again is pointless."
-    def __init__(self, reason, code=0, wait=0., final=False):
-        super().__init__(reason)
-        self.code, self.wait, self.final = code, wait, final
+    """A request that failed: why, the status code, and the wait (s) the server asked for.
+
+    `final`: asking again is pointless; `spoilt`: what has arrived is worthless."""
+    def __init__(self, reason, code: int = 0, wait: float = 0., final: bool = False, spoilt: bool = False):
+        super().__init__(one_line(reason)[:200])
+        self.code, self.wait, self.final, self.spoilt = code, wait, final, spoilt
 
 def retry_after(text: str | None) -> float:
-    "Seconds to wait according to a `Retry-After` header, which holds seconds or a date; 0 where it says nothing usable."
-    try: return max(0., float(int(text)))
-    except (TypeError, ValueError): pass
+    "Seconds to wait according to a `Retry-After` header (seconds or a date); 0 where it says nothing usable."
+    if re.fullmatch(r'\d{1,9}', (text or '').strip(), re.ASCII): return float(text)
     try: return max(0., parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError, IndexError, OverflowError): return 0.
+    except (TypeError, ValueError, IndexError, OverflowError, OSError): return 0.
 
-def _request(url: str, timeout: float, offset: int = 0, method: str = 'GET'):
-    "The response to a request for `url` from byte `offset` on; `_Failed` if there is none."
-    headers = {'User-Agent': 'pedarr', 'Accept-Encoding': 'identity', **({'Range': f'bytes={offset}-'} if offset else {})}
-    try: return urlopen(Request(url, headers=headers, method=method), timeout=timeout)
-    except HTTPError as e:
-        e.close()
-        final = e.code < 500 and e.code not in (408, 416, 425, 429)
-        raise _Failed(f'the server answered {e.code} {e.reason}', e.code, retry_after(e.headers.get('Retry-After')), final) from e
-    except (OSError, HTTPException, ValueError) as e: raise _Failed(f'no answer ({getattr(e, "reason", e)})') from e
+# %% ../nbs/02_leipzig.ipynb #d1c842df
+_HEAD_ROOM = 1 << 20     # bytes that a request may need beside its body
+
+class _Pace:
+    "The bytes of one request as they come in; `_Failed` where they are too many, too slow, or not wanted."
+    def __init__(self, patience: Patience, most: int, stop):
+        self.patience, self.most, self.stop = patience, most, stop
+        self.began, self.total, self.recent, self.waited = time.monotonic(), 0, 0, 0.
+
+    def add(self, n: int, seconds: float) -> None:
+        "Take in `n` bytes that came after `seconds` of waiting."
+        p = self.patience
+        self.total, self.recent, self.waited = self.total + n, self.recent + n, self.waited + seconds
+        if self.stop.is_set(): raise _Failed('interrupted', final=True)
+        if self.total > 2*self.most + _HEAD_ROOM: raise _Failed('the server sends without end', spoilt=True)
+        if time.monotonic() - self.began > p.longest: raise _Failed(f'not finished after {p.longest:g} s')
+        if self.waited < p.window: return
+        if self.recent < p.slowest*self.waited:
+            raise _Failed(f'too slow: {self.recent:,} bytes in {self.waited:.0f} s')
+        self.recent, self.waited = 0, 0.
+
+# %% ../nbs/02_leipzig.ipynb #7306e31f
+class _Bytes(io.RawIOBase):
+    "The bytes of a connection `sock` as a file, counted by a `_Pace`. `raw` is held open as long as this."
+    def __init__(self, sock, pace: _Pace):
+        self.sock, self.raw, self.pace = sock, sock.makefile('rb', buffering=0), pace
+
+    def readable(self): return True
+
+    def readinto(self, buffer) -> int:
+        begun, timeout = time.monotonic(), self.pace.patience.timeout
+        self.sock.settimeout(min(1., timeout))
+        try:
+            while (n := self._receive(buffer)) is None:
+                if time.monotonic() - begun >= timeout: raise TimeoutError('timed out')
+        finally: self.sock.settimeout(timeout)
+        self.pace.add(n, time.monotonic() - begun)
+        return n
+
+    def _receive(self, buffer) -> int | None:
+        "How many bytes came, None if there was a second of silence; `_Failed` if nobody wants them any more."
+        try: return self.sock.recv_into(buffer)
+        except TimeoutError: self.pace.add(0, 0.)
+
+    def close(self):
+        self.raw.close()
+        super().close()
+
+class _Response(HTTPResponse):
+    "A response whose bytes, those of its header included, are counted."
+    def __init__(self, pace: _Pace, sock, *args, **named):
+        super().__init__(sock, *args, **named)
+        uncounted, self.fp = self.fp, io.BufferedReader(_Bytes(sock, pace))
+        uncounted.close()
+
+# %% ../nbs/02_leipzig.ipynb #dbb3278b
+_context = cache(ssl.create_default_context)
+
+def _connect(kind, pace: _Pace, *args, **named):
+    "A connection (`kind`: of plain or secure HTTP) whose responses are counted."
+    connection = kind(*args, **named)
+    connection.response_class = partial(_Response, pace)
+    return connection
+
+class _Plain(HTTPHandler):
+    def http_open(self, request):
+        return self.do_open(partial(_connect, HTTPConnection, request.pace), request)
+
+class _Secure(HTTPSHandler):
+    def https_open(self, request):
+        return self.do_open(partial(_connect, HTTPSConnection, request.pace), request, context=_context())
+
+def _opener() -> OpenerDirector:
+    "What opens http and https addresses, through a proxy if one is set, and nothing else."
+    opener = OpenerDirector()
+    for handler in (ProxyHandler(), UnknownHandler(), _Plain(), _Secure(context=_context())):
+        opener.add_handler(handler)
+    return opener
+
+# %% ../nbs/02_leipzig.ipynb #cd37eba4
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+def _ask(url: str, pace: _Pace, offset: int = 0, method: str = 'GET') -> HTTPResponse:
+    "The response to a request for `url` from byte `offset` on, of any status; `_Failed` if there is none."
+    headers = {'User-Agent': 'pedarr', 'Accept-Encoding': 'identity'}
+    if offset: headers['Range'] = f'bytes={offset}-'
+    try:
+        request = Request(url, headers=headers, method=method)
+        request.pace = pace
+        return _opener().open(request, timeout=pace.patience.timeout)
+    except (OSError, HTTPException, ValueError) as e:
+        why = getattr(e, 'reason', e)
+        if getattr(why, 'errno', None) in _OURS: raise from_system(why, url, 'cannot be asked for') from e
+        raise _Failed(f'no answer ({why})') from e
+
+# %% ../nbs/02_leipzig.ipynb #81239f55
+_MOVED, _MOST_MOVES, _AGAIN = (301, 302, 303, 307, 308), 5, (408, 416, 425, 429)
+
+def _moved_to(url: str, response) -> str:
+    "The address that a redirection from `url` leads to; `_Failed` unless it is as safe as `url`."
+    response.close()
+    try:
+        target = urljoin(url, quote(response.headers.get('Location', ''), safe=string.punctuation))
+        safe = urlsplit(target).scheme in ('https', urlsplit(url).scheme) and target != url
+    except ValueError: target, safe = 'an address that is none', False
+    if not safe: raise _Failed(f'redirected to {target}, where we do not follow', final=True)
+    return target
+
+# %% ../nbs/02_leipzig.ipynb #8a85d0a8
+def _request(url: str, pace: _Pace, offset: int = 0, method: str = 'GET') -> HTTPResponse:
+    "The good response to a request for `url`, redirections followed; `_Failed` if there is none."
+    for _ in range(_MOST_MOVES + 1):
+        response = _ask(url, pace, offset, method)
+        if response.status not in _MOVED: break
+        url = _moved_to(url, response)
+    else: raise _Failed(f'more than {_MOST_MOVES} redirections', final=True)
+    good, coding = response.status in (200, 206), response.headers.get('Content-Encoding', '').strip().lower()
+    if good and coding in ('', 'identity'): return response
+    response.close()
+    if good: raise _Failed(f'the server compressed it ({coding}), although asked not to', final=True)
+    final = response.status < 500 and response.status not in _AGAIN
+    raise _Failed(f'the server answered {response.status} {response.reason}', response.status,
+                  retry_after(response.headers.get('Retry-After')), final)
+
+# %% ../nbs/02_leipzig.ipynb #585645c1
+def part_length(part: Path) -> int:
+    """Bytes that have arrived in `part`, 0 if it isn't there; one with a second name is given up.
+
+    `PedarrError` if it is no file."""
+    kind = stands_at(part)
+    if kind == 'nothing': return 0
+    if kind != 'a file': raise _in_the_way(part, kind)
+    try:
+        found = os.lstat(part)
+        if found.st_nlink < 2: return found.st_size
+        part.unlink()
+    except OSError as e: raise from_system(e, part, 'cannot be used') from e
+    return 0
+
+def open_part(part: Path, offset: int) -> io.BufferedWriter:
+    "`part`, cut at `offset` bytes, open to append to; made if it isn't there. `OSError` for a link or pipe."
+    flags = os.O_WRONLY | os.O_CREAT
+    for name in ('O_NOFOLLOW', 'O_NONBLOCK', 'O_CLOEXEC', 'O_BINARY'): flags |= getattr(os, name, 0)
+    f = os.fdopen(os.open(part, flags, 0o644), 'wb')
+    if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+        f.close()
+        raise OSError(errno.EINVAL, 'no regular file')
+    f.truncate(offset)
+    f.seek(offset)
+    return f
 
 # %% ../nbs/02_leipzig.ipynb #cbd4c56c
-def _body(response, part: Path, offset: int) -> tuple[int, int | None]:
-    "Where the body of `response` begins in the file, and how long the whole file is (None if not said)."
-    length = response.headers.get('Content-Length', '')
-    length = int(length) if length.isdecimal() else None
-    if response.status != 206: return 0, length
-    found = re.match(r'bytes (\d+)-\d+/', response.headers.get('Content-Range', ''))
-    if found and int(found[1]) == offset: return offset, None if length is None else offset + length
-    part.unlink(missing_ok=True)
-    raise _Failed('the server sent another range than the one asked for')
+def announced(response) -> int | None:
+    "The length of a response's body as its header says; None if it does not say."
+    text = response.headers.get('Content-Length', '').strip()
+    return int(text) if re.fullmatch(r'\d{1,18}', text, re.ASCII) else None
 
-def _blocks(response, stop):
-    "Blocks of bytes of a response as they arrive; `_Failed` when the connection breaks, or when `stop` is set."
-    while not stop.is_set():
+def _place(response, offset: int) -> tuple[int, int | None]:
+    "Where the body of `response` begins in the file, and how long the whole file is (None if not said)."
+    length = announced(response)
+    if response.status != 206: return 0, length
+    found = re.match(r'bytes (\d{1,18})-\d+/(\d{1,18})?', response.headers.get('Content-Range', ''), re.ASCII)
+    if not found or int(found[1]) != offset:
+        raise _Failed('the server sent another range than the one asked for', spoilt=True)
+    if found[2]: return offset, int(found[2])
+    return offset, None if length is None else offset + length
+
+def _blocks(response):
+    "Blocks of bytes of a response as they arrive; `_Failed` when the connection breaks."
+    while True:
         try: block = response.read1(1 << 18)
         except (OSError, HTTPException, ValueError) as e: raise _Failed(f'the connection broke ({e})') from e
         if not block: return
         yield block
-    raise _Failed('interrupted', final=True)
 
 # %% ../nbs/02_leipzig.ipynb #9a8263cb
-def _receive(url: str, part: Path, timeout: float, stop, count) -> int | None:
+def _store(blocks, part: Path, start: int, most: int, count) -> None:
+    "Write `blocks` to `part` from byte `start` on; `_Failed` beyond `most` bytes."
+    try:
+        with open_part(part, start) as f:
+            for block in blocks:
+                if f.tell() + len(block) > most:
+                    raise _Failed(f'the server sends more than {most:,} bytes', spoilt=True)
+                f.write(block)
+                count(len(block))
+    except OSError as e: raise from_system(e, part, 'cannot be written') from e
+
+def _receive(url: str, part: Path, pace: _Pace, count) -> int | None:
     "Append to `part` what is missing of `url`; returns the length of the whole file if the server said it."
-    offset = part.stat().st_size if part.exists() else 0
-    try: response = _request(url, timeout, offset)
+    offset = part_length(part)
+    try: response = _request(url, pace, offset)
     except _Failed as e:
-        if e.code == 416 and offset: return offset     # nothing lies beyond: the part is as long as the file, or too long
+        if e.code == 416 and offset: return offset     # nothing lies beyond: the part is whole, or too long
         raise
     with response:
-        start, size = _body(response, part, offset)
+        start, size = _place(response, offset)
+        if size is not None and size > pace.most:
+            raise _Failed(f'the server announces {size:,} bytes where at most {pace.most:,} are expected')
         count(start - offset)                          # starting over takes back what the bar has counted
-        try:
-            with open(part, 'ab' if start else 'wb') as f:
-                for block in _blocks(response, stop): f.write(block); count(len(block))
-        except OSError as e:
-            raise PedarrError(f'{part}: cannot be written ({e.strerror}): make room or choose another folder; the same command then resumes') from e
+        _store(_blocks(response), part, start, pace.most, count)
     return size
 
 # %% ../nbs/02_leipzig.ipynb #48a2adfc
-def _attempt(url: str, part: Path, digest: str | None, timeout: float, stop, count) -> None:
-    "One try to complete `part`. Returns when its SHA-256 is `digest` (None: any complete body will do); otherwise `_Failed`."
-    size = _receive(url, part, timeout, stop, count)
-    have = part.stat().st_size
-    short = size is not None and have < size
-    if (not short) if digest is None else sha256(part) == digest: return
-    if short: raise _Failed(f'the connection ended after {have:,} of {size:,} bytes')
-    part.unlink()
-    count(-have)
-    raise _Failed('its content differs from its checksum')
+def _attempt(url: str, part: Path, digest: str | None, pace: _Pace, count) -> None:
+    "One try to complete `part`: its SHA-256 is `digest` (None: any complete body will do), or `_Failed`."
+    size = _receive(url, part, pace, count)
+    have = part_length(part)
+    if digest is not None and sha256(part) == digest: return
+    if size is not None and have < size:
+        raise _Failed(f'the connection ended after {have:,} of {size:,} bytes')
+    if digest is not None: raise _Failed('its content differs from its checksum', spoilt=True)
 
 # %% ../nbs/02_leipzig.ipynb #151b5914
 LONGEST_WAIT = 300.   # s, whatever Retry-After says
 
 def pause(failures: int, backoff: float, asked: float = 0.) -> float:
-    "Seconds to wait after so many failures in a row: `backoff`, doubled each time, times 0.5 to 1.5 at random; at least what the server asked for."
-    return min(LONGEST_WAIT, max(asked, backoff*2**min(max(failures - 1, 0), 20)*random.uniform(.5, 1.5)))
+    """Seconds to wait after so many failures in a row: `backoff`, doubled each time, times 0.5 to 1.5.
 
-def fetch(url: str, target: Path, digest: str | None, retries: int = 6, backoff: float = 1., timeout: float = 30., stop=None, count=lambda n: None) -> str:
-    """Fetch `url` into `target`, by way of `target`.part, until its SHA-256 is `digest`. Returns '' or why it failed.
+    At least what was `asked` for, at most `LONGEST_WAIT`."""
+    doubled = backoff*2**min(max(failures - 1, 0), 20)
+    return min(LONGEST_WAIT, max(asked, doubled*random.uniform(.5, 1.5)))
 
-    `target` appears whole or not at all. `count` is told of bytes as they come (negative: taken back); `stop` is an event that ends it."""
-    stop, part, failures = stop or threading.Event(), target.with_name(target.name + '.part'), 0
-    length = lambda: part.stat().st_size if part.exists() else 0
-    best = length()
-    count(best)
+class _Progress:
+    "Failures in a row of one file. One that brought the file on, at no less than the slowest speed, is none."
+    def __init__(self, length: int, patience: Patience):
+        self.best, self.patience, self.failures, self.since = length, patience, 0, time.monotonic()
+
+    def failed(self, length: int) -> int:
+        "How many failures in a row, now that `length` bytes have arrived."
+        now = time.monotonic()
+        enough = self.patience.slowest*max(1., now - self.since)
+        self.failures = 0 if length - self.best >= enough else self.failures + 1
+        self.best, self.since = max(self.best, length), now
+        return self.failures
+
+# %% ../nbs/02_leipzig.ipynb #04a2fc11
+def _keep(part: Path, target: Path) -> None:
+    "Give a part that is right its name, when it is safe on the disk."
+    try:
+        sync_file(part)
+        os.replace(part, target)
+    except OSError as e: raise from_system(e, target, 'cannot be written') from e
+
+def _drop(part: Path) -> int:
+    "Remove `part`; returns how many bytes it held."
+    length = part_length(part)
+    try: part.unlink(missing_ok=True)
+    except OSError as e: raise from_system(e, part, 'cannot be removed') from e
+    return length
+
+def fetch(url: str, target: Path, digest: str | None, patience: Patience = Patience(), most: int = 1 << 32,
+          stop=None, count=lambda n: None) -> str:
+    """Fetch at most `most` bytes of `url` into `target`, by way of `target`.part, until its SHA-256 is right.
+
+    `digest`: its SHA-256 (None: any complete body is right). Returns '' or why it failed; `target` appears
+    whole or not at all. `count` is told of bytes as they come (negative: taken back); `stop` is an event that
+    ends it. `PassingError` where the disk fails."""
+    stop, part = stop or threading.Event(), target.with_name(target.name + '.part')
+    progress = _Progress(part_length(part), patience)
+    count(progress.best)
     while not stop.is_set():
         try:
-            _attempt(url, part, digest, timeout, stop, count)
-            os.replace(part, target)
+            _attempt(url, part, digest, _Pace(patience, most, stop), count)
+            _keep(part, target)
             return ''
         except _Failed as e:
-            failures = 0 if length() > best else failures + 1
-            best = max(best, length())
-            if e.final or failures > retries: return str(e)
-            stop.wait(pause(failures, backoff, e.wait))
+            if e.spoilt: count(-_drop(part))
+            failures = progress.failed(part_length(part))
+            if e.final or failures > patience.retries: return str(e)
+            stop.wait(pause(failures, patience.backoff, e.wait))
     return 'interrupted'
 
 # %% ../nbs/02_leipzig.ipynb #5df11fa0
-def fetch_list(folder: Path, base_url: str, retries: int, backoff: float, timeout: float) -> dict:
-    "Fetch the release's checksum list into `folder` and read it. `PedarrError` if the server can't be reached or the list is none."
+LARGEST = {'.dat': 4 << 30, '.atr': 64 << 20, '.hea': 1 << 20, '': 64 << 20}    # bytes, by suffix; '': others
+LIST_MOST = 4 << 20                                                              # bytes of the checksum list
+
+def largest(name: str) -> int:
+    "No file of this kind is longer (bytes)."
+    return LARGEST.get(PurePosixPath(name).suffix, LARGEST[''])
+
+def _fetch_raw_list(base_url: str, patience: Patience) -> tuple[str, bytes]:
+    "Address and bytes of the checksum list at `base_url`; `PedarrError` if the server can't be reached."
     if not re.fullmatch(r'https?://[^/\s]+(/\S*)?', base_url):
-        raise PedarrError(f'{base_url}: not a web address: give one that begins with https://, such as {RELEASE_URL}')
+        raise PedarrError(f'{one_line(base_url)}: not a web address: give one that begins with https://, '
+                          f'such as {RELEASE_URL}')
     url = f'{base_url.rstrip("/")}/{CHECKSUMS}'
+    patience = replace(patience, retries=min(patience.retries, 3), longest=min(patience.longest, 600.))
     with tempfile.TemporaryDirectory() as temporary:
         new = Path(temporary)/CHECKSUMS
-        reason = fetch(url, new, None, min(retries, 3), backoff, timeout)
-        if reason: raise PedarrError(f'{url}: {reason}: check the address and the connection, or give another base URL (the mirror is {MIRROR_URL})')
-        raw = new.read_bytes()
+        reason = fetch(url, new, None, patience, LIST_MOST)
+        if not reason: return url, read_bytes(new, LIST_MOST)
+    raise PedarrError(f'{url}: {reason}: check the address and the connection, or give another base URL '
+                      f'(the mirror is {MIRROR_URL})')
+
+# %% ../nbs/02_leipzig.ipynb #e40cd16f
+def fetch_list(folder: Path, base_url: str, patience: Patience = Patience()) -> dict:
+    "Fetch the release's checksum list into `folder` and read it; `PedarrError` if there is none."
+    url, raw = _fetch_raw_list(base_url, patience)
     sums = parse_checksums(raw.decode('utf-8', errors='replace'), url)
     if not sums: raise PedarrError(f'{url}: the list is empty: check the address')
-    old = folder/CHECKSUMS
-    if not old.exists() or old.read_bytes() != raw: write_whole(old, raw)
+    for a, b in one_file_elsewhere(sums):
+        raise PedarrError(f'{url}: {a} and {b} are one file on some disks: take the original list')
+    old = inside(folder, CHECKSUMS)
+    same = stands_at(old) == 'a file' and _size(old) == len(raw) and read_bytes(old) == raw
+    if not same: write_whole(old, raw)
     return sums
 
-def write_whole(path: Path, raw: bytes) -> None:
-    "Write a file under a temporary name beside it and rename it, so that it is never seen half-written."
-    part = path.with_name(path.name + '.part')
-    try:
-        part.write_bytes(raw)
-        os.replace(part, path)
-    except OSError as e:
-        part.unlink(missing_ok=True)
-        raise PedarrError(f'{path}: cannot be written ({e.strerror}): make room or choose another folder') from e
+def _size(path: Path) -> int:
+    "Length of a file in bytes, 0 if it can't be looked at."
+    try: return os.stat(path).st_size
+    except OSError: return 0
 
 # %% ../nbs/02_leipzig.ipynb #bf35a2cf
 def choose_files(sums: dict, records=None) -> list[str]:
-    "The files of a checksum list to fetch: all, or those of `records` and those of no record. `PedarrError` for a record that is not listed."
+    """The files of a checksum list to fetch: all, or those of `records` and those of no record.
+
+    `PedarrError` for a record that is not listed."""
+    if records is None: return list(sums)
     stems = {name[:-4] for name in sums if name.endswith('.hea')}
     known = {s.split('/')[-1]: s for s in sorted(stems, key=natural_key)}
-    if records is None: return list(sums)
-    unknown = [r for r in records if r not in known]
-    if unknown: raise PedarrError(f'unknown record {unknown[0]!r}: use some of {" ".join(known)}')
-    wanted = {known[r] for r in records}
+    wanted = {known[one_of(r, known, 'record')] for r in records}
     stem = lambda name: name[:len(name) - len(PurePosixPath(name).suffix)]
     return [name for name in sums if stem(name) in wanted or stem(name) not in stems and name != 'RECORDS']
 
-# %% ../nbs/02_leipzig.ipynb #5391f942
-@dataclass
-class Downloaded:
-    "What a download did: files fetched, kept because they were right, replaced because they were wrong, and failed (name -> why)."
-    folder: Path
-    fetched: list = field(default_factory=list)
-    kept: list = field(default_factory=list)
-    replaced: list = field(default_factory=list)
-    failed: dict = field(default_factory=dict)
-    @property
-    def ok(self) -> bool: return not self.failed
-    def text(self) -> str:
-        lines = [f'{self.folder}: {len(self.fetched)} files fetched and verified, {len(self.kept)} were already right, {len(self.failed)} failed']
-        lines += [f'replaced, since it differed from its checksum: {name}' for name in self.replaced]
-        return '\n'.join(lines + [f'failed: {name}: {why}' for name, why in self.failed.items()])
-
-def _set_aside(path: Path) -> bool:
-    "Take a wrong file's name away; what it holds becomes the part, if there is none yet. False if there is no such file."
-    if not path.exists() and not path.is_symlink(): return False
-    if path.is_dir(): raise PedarrError(f'{path}: a folder stands where a file of the release belongs: move it away')
-    part = path.with_name(path.name + '.part')
-    if part.exists() or path.is_symlink(): path.unlink()
-    else: os.replace(path, part)
-    return True
-
 # %% ../nbs/02_leipzig.ipynb #bcca97c8
 def _in_threads(jobs: int, stop, tasks: dict):
-    "Run `tasks` (name -> function) in `jobs` threads; yields (name, result) as they finish. Any error stops all of them."
+    "Run `tasks` (name -> function) in `jobs` threads; yields (name, result). An error stops all."
     with ThreadPoolExecutor(jobs) as pool:
         running = {pool.submit(task): name for name, task in tasks.items()}
         try:
@@ -365,166 +631,278 @@ def _in_threads(jobs: int, stop, tasks: dict):
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
+def _state(path: Path, digest: str, count) -> str | PedarrError:
+    "'ok', 'wrong' or 'missing': a file against its SHA-256. Where it can't be read, the error that says why."
+    try: os.stat(path)
+    except (FileNotFoundError, NotADirectoryError): return 'missing'
+    except OSError as e:
+        if e.errno == errno.ELOOP: return 'missing'          # a link to itself
+        return from_system(e, path, 'cannot be looked at')
+    try: return 'ok' if sha256(path, count) == digest else 'wrong'
+    except PedarrError as e: return e
+
+# %% ../nbs/02_leipzig.ipynb #ce428c3d
 def verify_files(folder: Path, names, sums: dict, jobs: int = 1, progress: bool = True, stop=None) -> dict:
-    "For each of `names`: 'ok', 'wrong' (content differs from its checksum) or 'missing'."
+    "For each of `names`: 'ok', 'wrong', 'missing' (see `sums`), or the error that reading it raised."
     from tqdm import tqdm
-    size = {n: (folder/n).stat().st_size for n in names if (folder/n).is_file()}
-    with tqdm(total=sum(size.values()), desc='verify', unit='B', unit_scale=True, disable=not progress) as bar:
-        lock = threading.Lock()
+    lock, total = threading.Lock(), sum(_size(folder/n) for n in names)
+    with tqdm(total=total, desc='verify', unit='B', unit_scale=True, disable=not progress) as bar:
         def count(n):
             with lock: bar.update(n)
-        tasks = {n: lambda n=n: 'ok' if sha256(folder/n, count) == sums[n] else 'wrong' for n in size}
-        try: found = dict(_in_threads(jobs, stop or threading.Event(), tasks))
-        except OSError as e: raise PedarrError(f'{e.filename or folder}: cannot be read ({e.strerror}): check the disk and the permissions') from e
-    return {n: found.get(n, 'missing') for n in names}
+        tasks = {n: partial(_state, folder/n, sums[n], count) for n in names}
+        found = dict(_in_threads(jobs, stop or threading.Event(), tasks))
+    return {n: found[n] for n in names}
+
+# %% ../nbs/02_leipzig.ipynb #5391f942
+def _set_aside(path: Path) -> bool:
+    "Take a wrong file's name away; what it holds becomes the part, if there is none. False: it isn't there."
+    part, kind = path.with_name(path.name + '.part'), stands_at(path)
+    if kind == 'nothing': return False
+    try:
+        if kind == 'a file' and not part_length(part) and os.lstat(path).st_nlink < 2: os.replace(path, part)
+        else: path.unlink()
+    except OSError as e: raise from_system(e, path, 'cannot be replaced') from e
+    return True
+
+# %% ../nbs/02_leipzig.ipynb #159a753d
+@dataclass
+class Downloaded:
+    "What a download did: files fetched, kept (they were right), replaced (wrong), and failed (name -> why)."
+    folder: Path
+    fetched: list = field(default_factory=list)
+    kept: list = field(default_factory=list)
+    replaced: list = field(default_factory=list)
+    failed: dict = field(default_factory=dict)
+    note: str = ''
+
+    @property
+    def ok(self) -> bool: return not self.failed
+
+    def text(self, most: int = 40) -> str:
+        "The report, lists cut after `most` lines."
+        lines = [f'{self.folder}: {len(self.fetched)} files fetched and verified, '
+                 f'{len(self.kept)} were already right, {len(self.failed)} failed']
+        lines += _cut([f'replaced, since it differed from its checksum: {n}' for n in self.replaced], most)
+        lines += _cut([f'failed: {n}: {why}' for n, why in self.failed.items()], most)
+        if self.note: lines.append(f'note: {self.note}')
+        return '\n'.join(map(one_line, lines))
+
+def _cut(lines, most: int, where: str = '') -> list[str]:
+    "The first `most` lines, and a last one that says how many were left out (and `where` they are)."
+    lines = list(lines)
+    return lines if len(lines) <= most + 1 else [*lines[:most], f'... {len(lines) - most} more{where}']
 
 # %% ../nbs/02_leipzig.ipynb #28b566d7
-def file_size(url: str, timeout: float) -> int:
+def file_size(url: str, patience: Patience = Patience(), stop=None) -> int:
     "Length of the file at `url` in bytes according to the server; 0 if it does not say."
+    pace = _Pace(replace(patience, longest=min(patience.longest, 60.)), 0, stop or threading.Event())
     try:
-        with _request(url, timeout, method='HEAD') as r: return int(r.headers.get('Content-Length') or 0)
-    except (_Failed, ValueError): return 0
+        with _request(url, pace, method='HEAD') as r: return announced(r) or 0
+    except _Failed: return 0
 
-def _check_room(folder: Path, names, sizes: dict) -> None:
+def _check_room(folder: Path, sizes: dict) -> None:
     "`PedarrError` if what is still to come is more than the disk can hold."
-    have = sum(p.stat().st_size for n in names if (p := folder/f'{n}.part').exists())
-    need, free = sum(sizes.values()) - have, shutil.disk_usage(folder).free
-    if need > free: raise PedarrError(f'{folder}: {need/1e9:.1f} GB are still to come and {free/1e9:.1f} GB are free: make room or choose another folder')
+    need = sum(sizes.values()) - sum(part_length(folder/f'{n}.part') for n in sizes)
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise PedarrError(f'{folder}: {need/1e9:.1f} GB are still to come and {free/1e9:.1f} GB are free: '
+                          'make room or choose another folder')
 
-def _fetch_all(folder: Path, names, sums: dict, base_url: str, jobs: int, progress: bool, **options):
+# %% ../nbs/02_leipzig.ipynb #1b0e8313
+def _fetch_all(folder: Path, names, sums: dict, base_url: str, jobs: int, progress: bool, patience: Patience):
     "Fetch files in parallel; yields (name, '' or why it failed)."
     from tqdm import tqdm
     stop, lock = threading.Event(), threading.Lock()
     url = {n: f'{base_url.rstrip("/")}/{quote(n)}' for n in names}
-    sizes = dict(_in_threads(jobs, stop, {n: lambda n=n: file_size(url[n], options['timeout']) for n in names}))
-    _check_room(folder, names, sizes)
-    with tqdm(total=sum(sizes.values()) or None, desc='download', unit='B', unit_scale=True, smoothing=.1, disable=not progress) as bar:
+    sizes = dict(_in_threads(jobs, stop, {n: partial(file_size, url[n], patience, stop) for n in names}))
+    for n in [n for n in names if sizes[n] > largest(n)]:
+        yield n, f'the server announces {sizes.pop(n):,} bytes where at most {largest(n):,} are expected'
+    _check_room(folder, sizes)
+    total = sum(sizes.values()) or None
+    with tqdm(total=total, desc='download', unit='B', unit_scale=True, disable=not progress) as bar:
         def count(n):
             with lock: bar.update(n)
-        yield from _in_threads(jobs, stop, {n: lambda n=n: fetch(url[n], folder/n, sums[n], stop=stop, count=count, **options) for n in names})
+        yield from _in_threads(jobs, stop, {
+            n: partial(fetch, url[n], folder/n, sums[n], patience, size or largest(n), stop, count)
+            for n, size in sizes.items()})
 
 # %% ../nbs/02_leipzig.ipynb #77b9f363
-def download(folder, records=None, base_url: str = RELEASE_URL, jobs: int = 8, progress: bool = True,
-             retries: int = 6, backoff: float = 1., timeout: float = 30.) -> Downloaded:
-    """Fetch the Leipzig database, or some of its `records`, into `folder`: in parallel, resuming, each file verified by its SHA-256.
+LOCK = '.download.lock'
 
-    Files that are right are left alone. The result says which files failed; such a file is not there under its name. `retries` waits
-    (from `backoff` s on, doubling) follow failures without progress; `timeout` s without a byte is a failure.
-    `PedarrError`: unknown record, no list at `base_url`, unsafe names in it, disk full."""
-    folder = Path(folder)
-    if jobs < 1 or retries < 0: raise PedarrError(f'jobs={jobs}, retries={retries}: at least one job and no negative retries')
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise PedarrError(f'{folder}: cannot be made a folder ({e.strerror}): choose another') from e
-    sums = fetch_list(folder, base_url, retries, backoff, timeout)
-    names = choose_files(sums, records)
+# %% ../nbs/02_leipzig.ipynb #012b654c
+def _prepare(folder: Path, names, sums: dict, jobs: int, progress: bool) -> tuple[Downloaded, list[str]]:
+    """The report so far (what is right, what was set aside), and the files to fetch.
+
+    Before anything is touched, all places are looked at."""
     for n in names: inside(folder, n)
-    state, report = verify_files(folder, names, sums, jobs, progress), Downloaded(folder)
+    state = verify_files(folder, names, sums, jobs, progress)
+    for error in state.values():
+        if isinstance(error, PedarrError): raise error
+    wanted, report = [n for n in names if state[n] != 'ok'], Downloaded(folder)
     report.kept = [n for n in names if state[n] == 'ok']
-    wanted = [n for n in names if state[n] != 'ok']
+    report.replaced = [n for n in wanted if _set_aside(folder/n)]
     try:
-        report.replaced = [n for n in wanted if _set_aside(folder/n)]
         for n in wanted: (folder/n).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise PedarrError(f'{e.filename}: cannot be replaced ({e.strerror}): check what stands there') from e
-    for n, why in _fetch_all(folder, wanted, sums, base_url, jobs, progress, retries=retries, backoff=backoff, timeout=timeout) if wanted else ():
-        if why: report.failed[n] = why
-        else: report.fetched.append(n)
+    except OSError as e: raise from_system(e, doing='cannot be made a folder') from e
+    return report, wanted
+
+# %% ../nbs/02_leipzig.ipynb #57a4f81a
+def download(folder, records=None, base_url: str = RELEASE_URL, jobs: int = 8, progress: bool = True,
+             **patience) -> Downloaded:
+    """Fetch the Leipzig database, or some of its `records`, into `folder`, `jobs` files at a time.
+
+    Resumes; each file is verified by its SHA-256. Files that are right are left alone. The result says which
+    files failed; such a file is not there under its name. `patience`: retries, timeout, ... (`Patience`).
+    `PedarrError`: unknown record, no list at `base_url`, unsafe names in it, another download into `folder`;
+    `PassingError`: a full disk, say."""
+    folder, patience = Path(folder), Patience(**patience)
+    if not 1 <= jobs <= 64 or patience.retries < 0:
+        raise PedarrError(f'jobs={jobs}, retries={patience.retries}: give 1 to 64 jobs, 0 or more retries')
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise from_system(e, folder, 'cannot be made a folder') from e
+    except ValueError as e:
+        raise PedarrError(f'{one_line(folder)}: cannot be the name of a folder: correct it') from e
+    with locked(folder/LOCK, 'downloading into this folder') as note:
+        sums = fetch_list(folder, base_url, patience)
+        report, wanted = _prepare(folder, choose_files(sums, records), sums, jobs, progress)
+        report.note = note
+        for n, why in _fetch_all(folder, wanted, sums, base_url, jobs, progress, patience) if wanted else ():
+            if why: report.failed[n] = why
+            else: report.fetched.append(n)
+        sync_folder(folder)
     return report
 
 # %% ../nbs/02_leipzig.ipynb #2fd47f90
 RAIL = 10.24       # mV, the lowest rail of the release
 AT_RAIL = 3        # samples at the extreme that make it a rail
 _EMPTY = np.int64(-2**40)
+_MOST_AT_ONCE = 1 << 22     # samples of all channels in a 'second': a header may claim any rate
 
 class ChannelScan:
-    "What the samples of a record's channels show, from blocks in order: extremes, rails, flat seconds, invalid samples, 16-bit sums."
+    "What the samples of a record's channels show, from blocks in order: extremes, spans, flat parts."
     def __init__(self, record):
         k = record.n_sig
-        self.record, self.second, self.to_mv = record, max(1, round(record.fs)), record.scale[:, 0]/record.gain[:, 0]
-        self.extreme, self.at_extreme = np.array([[_EMPTY]*k, [-_EMPTY]*k]), np.zeros((2, k), np.int64)     # highest, lowest
-        self.flat, self.invalid, self.sums = (np.zeros(k, np.int64) for _ in range(3))
+        self.record, self.to_mv = record, record.scale[:, 0]/record.gain[:, 0]
+        self.second = max(1, min(round(record.fs), _MOST_AT_ONCE//k))
+        self.extreme = np.array([[_EMPTY]*k, [-_EMPTY]*k])            # highest, lowest
+        self.at_extreme = np.zeros((2, k), np.int64)
+        self.flat, self.invalid = np.zeros(k, np.int64), np.zeros(k, np.int64)
+        self.spans = []                       # [channel, second] in mV, NaN where flat or invalid
 
     def add(self, d: np.ndarray):
         "Take in the next digital values `[signal, time]`. Every block but the last holds whole seconds."
         whole = d.shape[1]//self.second*self.second
         for x in (d[:, :whole].reshape(len(d), -1, self.second), d[:, None, whole:]):
             if x.size: self._seconds(x)
-        self.sums += d.sum(axis=1, dtype=np.int32)         # may overflow: right modulo 2^16 all the same, and the header asks for no more
-
-    def _seconds(self, x):
-        top, bottom = x.max(axis=2).astype(np.int64), x.min(axis=2).astype(np.int64)
-        self._leave_out_invalid(x, top, bottom)
-        self.flat += x.shape[2]*((top >= bottom) & ((top - bottom)*np.abs(self.to_mv)[:, None] <= FLAT)).sum(axis=1)
-        for i, (f, ends) in enumerate(((np.maximum, top), (np.minimum, bottom))):
-            edge = f(self.extreme[i], f.reduce(ends, axis=1))
-            self.at_extreme[i][edge != self.extreme[i]] = 0                  # a new extreme: count anew
-            self.extreme[i] = edge
-            for j in np.flatnonzero((ends == edge[:, None]).any(axis=1) & (np.abs(self._mv(edge)) >= RAIL - 1e-9)):
-                self.at_extreme[i, j] += (x[j, ends[j] == edge[j]] == edge[j]).sum()
-
-    def _leave_out_invalid(self, x, top, bottom):
-        "Count invalid samples, and find the extremes of the seconds that hold some without them."
-        at = channel, second = np.nonzero(bottom == self.record.invalid)
-        if not channel.size: return
-        v = x[at]
-        ok = v != self.record.invalid[channel]
-        np.add.at(self.invalid, channel, (~ok).sum(axis=1))
-        top[at], bottom[at] = np.where(ok, v, _EMPTY).max(axis=1), np.where(ok, v, -_EMPTY).min(axis=1)
 
     def _mv(self, digital): return (digital - self.record.baseline[:, 0])*self.to_mv
 
+# %% ../nbs/02_leipzig.ipynb #163770f2
+def _seconds(self: ChannelScan, x: np.ndarray) -> None:
+    "Take in seconds `[signal, second, time]`."
+    top, bottom = x.max(axis=2).astype(np.int64), x.min(axis=2).astype(np.int64)
+    self._leave_out_invalid(x, top, bottom)
+    span = np.where(top >= bottom, (top - bottom)*np.abs(self.to_mv)[:, None], np.nan)
+    self.flat += x.shape[2]*(span <= FLAT).sum(axis=1)
+    self.spans.append(np.where(span > FLAT, span, np.nan).astype(np.float32))
+    for i, (f, ends) in enumerate(((np.maximum, top), (np.minimum, bottom))):
+        edge = f(self.extreme[i], f.reduce(ends, axis=1))
+        self.at_extreme[i][edge != self.extreme[i]] = 0              # a new extreme: count anew
+        self.extreme[i] = edge
+        far = np.abs(self._mv(edge)) >= RAIL - 1e-9
+        for j in np.flatnonzero(far & (ends == edge[:, None]).any(axis=1)):
+            self.at_extreme[i, j] += (x[j, ends[j] == edge[j]] == edge[j]).sum()
+
+def _leave_out_invalid(self: ChannelScan, x, top, bottom) -> None:
+    "Count invalid samples, and find the extremes of the seconds that hold some without them."
+    at = channel, second = np.nonzero(bottom == self.record.invalid)
+    if not channel.size: return
+    v = x[at]
+    ok = v != self.record.invalid[channel]
+    np.add.at(self.invalid, channel, (~ok).sum(axis=1))
+    top[at], bottom[at] = np.where(ok, v, _EMPTY).max(axis=1), np.where(ok, v, -_EMPTY).min(axis=1)
+
+ChannelScan._seconds, ChannelScan._leave_out_invalid = _seconds, _leave_out_invalid
+
 # %% ../nbs/02_leipzig.ipynb #a6da9233
+QUALITY = ['record', 'channel', 'standard', 'low', 'high', 'span', 'flat', 'clipped', 'invalid']
+
+def _typical(spans: list, k: int) -> np.ndarray:
+    "The median of the `spans` of each of `k` channels; NaN where none carries a signal."
+    table = np.concatenate([np.full((k, 1), np.nan, np.float32), *spans], axis=1)
+    carries = np.isfinite(table).any(axis=1)
+    typical = np.full(k, np.nan)
+    typical[carries] = np.nanmedian(table[carries], axis=1)
+    return typical
+
+# %% ../nbs/02_leipzig.ipynb #1cf555a3
+def _standard_names(record) -> list[str]:
+    "For each signal of the file, which of the nineteen `CHANNELS` it is; '' for any other."
+    names = [''] * record.n_sig
+    for channel, row in zip(CHANNELS, record.rows):
+        if row >= 0: names[row] = channel
+    return names
+
 def _quality(self: ChannelScan) -> pd.DataFrame:
-    "Each channel's `[record, channel, low, high]` (mV) and shares of samples or seconds that are `[flat, clipped, invalid]`."
+    "A row of `QUALITY` for each channel: low, high, span in mV; flat, clipped, invalid as shares."
     high, low = np.where(np.abs(self.extreme) == -_EMPTY, np.nan, self._mv(self.extreme))
-    rail = (np.abs([high, low]) >= RAIL - 1e-9) & (self.at_extreme >= AT_RAIL) & (high != low)      # a constant is flat, not clipped
-    n = self.record.sig_len
-    return pd.DataFrame({'record': self.record.name, 'channel': [c or '' for c in self.record.names], 'low': low, 'high': high, 'flat': self.flat/n,
-                         'clipped': np.where(rail, self.at_extreme, 0).sum(axis=0)/n, 'invalid': self.invalid/n})
+    rail = (np.abs([high, low]) >= RAIL - 1e-9) & (self.at_extreme >= AT_RAIL) & (high != low)
+    n, r = self.record.sig_len, self.record
+    return pd.DataFrame(dict(
+        record=r.name, channel=list(r.names), standard=_standard_names(r),
+        low=low, high=high, span=_typical(self.spans, r.n_sig), flat=self.flat/n,
+        clipped=np.where(rail, self.at_extreme, 0).sum(axis=0)/n, invalid=self.invalid/n))[QUALITY]
 ChannelScan.quality = _quality
 
 # %% ../nbs/02_leipzig.ipynb #8e533f59
-def _read_block(io, f, start: int, stop: int) -> bytes:
-    "The bytes of samples `start` to `stop` of the signals of file `f`, from its open file `io`."
-    size = n_bytes(f.fmt, stop*len(f.signals)) - n_bytes(f.fmt, start*len(f.signals))
-    raw = io.read(size)
-    if len(raw) != size: raise PedarrError(f'{f.path}: the file became shorter while it was read: fetch it again')
-    return raw
+_NO_VALUE = -2**62
 
-def _decode_block(raw: bytes, f, out: np.ndarray) -> None:
-    "Decode `raw` into the rows of `out [signal, time]` that file `f` holds."
-    k, n = len(f.signals), out.shape[1]
-    if f.fmt == '24' and k == len(out): np.right_shift(np.ndarray((k, n), '<i4', b'\0' + raw, 0, (3, 3*k)), 8, out=out)    # as `decode`, signal by signal
-    else: out[f.signals] = decode(raw, f.fmt, n*k).reshape(-1, k).T
+def _in_nanovolts(record):
+    "A stand-in for a record of several segments, as if all its samples were whole nanovolts."
+    same, k = copy.copy(record), record.n_sig
+    same.gain, same.baseline, same.scale = np.full((k, 1), 1e6), np.zeros((k, 1)), np.ones((k, 1))
+    same.invalid = np.full((k, 1), _NO_VALUE)
+    return same
 
-def scan_samples(record, seconds: float = 4.) -> tuple[ChannelScan, dict]:
-    "One pass over the signal files of `record`, by blocks of `seconds`: what its channels show, and path -> SHA-256 of each file."
-    scan, hashes, hashing = ChannelScan(record), [hashlib.sha256() for _ in record.files], None
-    block = scan.second*max(2, 2*round(seconds/2))         # an even number of samples, so that no pair of 12-bit ones is torn
-    scratch = np.empty((record.n_sig, block), np.int32)
-    with ThreadPoolExecutor(1) as pool, ExitStack() as opened:
-        files = [opened.enter_context(open(f.path, 'rb', buffering=0)) for f in record.files]
-        update = lambda parts: [h.update(raw) for h, raw in zip(hashes, parts)]
-        update([io.read(f.offset) for io, f in zip(files, record.files)])
-        for start in range(0, record.sig_len, block):
-            d = scratch[:, :min(block, record.sig_len - start)]
-            parts = [_read_block(io, f, start, start + d.shape[1]) for io, f in zip(files, record.files)]
-            if hashing: hashing.result()                   # the thread is never more than one block behind
-            hashing = pool.submit(update, parts)
-            for f, raw in zip(record.files, parts): _decode_block(raw, f, d)
-            scan.add(d)
-        hashing.result()
-        update([io.read() for io in files])
-    return scan, {f.path: h.hexdigest() for f, h in zip(record.files, hashes)}
+def _nanovolts(millivolts: np.ndarray) -> np.ndarray:
+    "mV as whole nV (int64), `_NO_VALUE` for NaN."
+    return np.where(np.isnan(millivolts), _NO_VALUE, np.nan_to_num(np.rint(1e6*millivolts))).astype(np.int64)
 
-# %% ../nbs/02_leipzig.ipynb #0c1ab0c5
-def wrong_sums(record, sums) -> list[str]:
-    "One sentence if the 16-bit sums of the signals are not those that the header promises."
-    bad = [(n, int(have) % 65536, want % 65536) for n, have, want in zip(record.names, sums, record.checksum) if want is not None and (int(have) - want) % 65536]
-    more = f' (and so for {len(bad) - 1} more)' if bad[1:] else ''
-    return [f'{record.path}: checksum of signal {n} is {have}, the header says {want}{more}: the data are damaged; fetch the record again' for n, have, want in bad[:1]]
+def _scan(tape: Tape, record, seconds: float) -> ChannelScan:
+    "All samples of `record`, played by `tape`, in blocks of some `seconds`."
+    several = len(record.parts) > 1
+    scan = ChannelScan(_in_nanovolts(record) if several else record)
+    block = scan.second*max(2, 2*round(seconds/2))           # an even number of whole seconds
+    if not several:
+        for d in tape.blocks(block): scan.add(d)
+        return scan
+    for start in range(0, record.sig_len, block):
+        scan.add(_nanovolts(tape.record.physical(start, min(start + block, record.sig_len), np.float64)))
+    return scan
+
+# %% ../nbs/02_leipzig.ipynb #def87e35
+def scan_samples(record, seconds: float = 4.) -> tuple[ChannelScan, dict, list[str]]:
+    """One pass over the signal files of `record`, by blocks of `seconds`.
+
+    Returns what its channels show, path -> SHA-256 of each file (none if the sums differ), and one sentence
+    if the sums of the signals are not those that the header promises.
+    `PedarrError` for a file that is damaged or changes meanwhile; `PassingError` where it can't be read."""
+    before = {f.path: stamp(f.path) for f in record.files}
+    hashes, problems = {}, []
+    try:
+        with Tape(record) as tape:
+            scan = _scan(tape, record, seconds)
+            try: hashes = {record.path.parent/name: h for name, h in tape.finish().items()}
+            except PassingError: raise
+            except PedarrError as e: problems.append(str(e))
+    except OSError as e: raise from_system(e, record.path, 'its signals cannot be read') from e
+    changed = [p for p, s in before.items() if stamp(p) != s]
+    if changed:
+        raise PedarrError(f'{changed[0]}: changed while it was read: check again when nothing writes to it')
+    return scan, hashes, problems
 
 def channel_quality(record, seconds: float = 4.) -> pd.DataFrame:
-    "Each channel's `[record, channel, low, high]` (mV) and shares of samples or seconds that are `[flat, clipped, invalid]`."
+    "A row of `QUALITY` for each channel of `record`: low, high, span in mV; others are shares."
     return scan_samples(record, seconds)[0].quality()
 
 # %% ../nbs/02_leipzig.ipynb #25e0cc87
@@ -532,84 +910,173 @@ FS, FORMAT, GAIN = 977, '24', 2000.     # Hz, WFDB format, and units per mV of e
 
 def stated_scale(comments) -> float:
     "The scale that a simulated record's header comments state ('scale 0.1'), 1 where they state none."
-    found = [re.search(r'(?i)\bscale\s*[:=]?\s*(\d+(?:\.\d+)?(?:e-?\d+)?)', c) for c in comments]
+    found = [re.search(r'(?i)\bscale\s*[:=]?\s*(\d{1,9}(?:\.\d{1,9})?(?:e-?\d{1,2})?)', c) for c in comments]
     return next((float(m[1]) for m in found if m), 1.)
 
-def check_record(path, grouping: str = 'rhythm8') -> dict:
-    "Everything about one record: `problems` (sentences) and, where they could be read, its row, names, hashes and tables."
-    out = {'record': Path(path).stem, 'problems': []}
-    try: record = LEIPZIG.open(path)
-    except PedarrError as e: return {**out, 'problems': [str(e)]}
-    try: scan, hashes = scan_samples(record)
-    except PedarrError as e: return {**out, 'problems': [str(e)]}
-    out |= {'names': [n or '' for n in record.names], 'quality': scan.quality(), 'hashes': hashes,
-            'simulated': any('simulated' in c.lower() for c in record.comments), 'scale': stated_scale(record.comments),
-            'format': (f'{record.fs:g}', '/'.join(sorted({f.fmt for f in record.files})), '/'.join(sorted({f'{g:g}' for g in record.gain[record.rows[record.rows >= 0], 0]})) or f'{GAIN:g}'),
-            'row': {'seconds': record.duration, 'fs': record.fs, 'channels': record.n_sig}}
-    out['problems'] += wrong_sums(record, scan.sums)
-    try:
-        a = read_annotations(record.path, LEIPZIG.annotator, record.sig_len)
-        source = str(record.path.with_suffix('.atr'))
-        episodes, poor = parse_episodes(a.sample, a.symbol, a.aux, record.sig_len, source), poor_signal(a.sample, a.symbol, record.sig_len, source)
-    except PedarrError as e: return {**out, 'problems': [*out['problems'], str(e)]}
-    episodes = episodes.assign(record=record.name, seconds=(episodes.stop - episodes.start)/record.fs)
-    totals = mark_totals(a.symbol)
-    out['row'] |= {**totals, 'no_episode': totals['beats'] + totals['unclassifiable'] - int(episodes.beats.sum()), 'poor_seconds': float((poor.stop - poor.start).sum())/record.fs}
-    return {**out, 'rhythms': rhythm_table(episodes, grouping).astype({'seconds': float}), 'marks': mark_counts(a.symbol, a.aux).assign(record=record.name),
-            'unknown': pd.concat([unknown_marks(a.symbol, a.aux), unknown_channels(out['names'])]).assign(record=record.name)}
+def units_per_mv(record) -> str:
+    "The gains of its known channels in units per mV, '2000' or '200/2000', whatever the header's unit."
+    known = record.rows[record.rows >= 0]
+    gains = np.unique(record.gain[known, 0]/record.scale[known, 0])
+    return '/'.join(f'{g:g}' for g in gains) or f'{GAIN:g}'
 
-def unknown_channels(names) -> pd.DataFrame:
+def _signals(record, name: str) -> dict:
+    "What header and samples of a record say, for `check_record`."
+    scan, hashes, problems = scan_samples(record)
+    formats = '/'.join(sorted({str(f.fmt) for f in record.files}))
+    return dict(
+        names=list(record.names), standard=_standard_names(record),
+        quality=scan.quality().assign(record=name), hashes=hashes,
+        problems=problems, notes=[f'{name}: {note}' for note in record.notes],
+        simulated=any('simulated' in c.lower() for c in record.comments), scale=stated_scale(record.comments),
+        format=(f'{record.fs:g}', formats, units_per_mv(record)),
+        row=dict(seconds=record.duration, fs=record.fs, channels=record.n_sig))
+
+# %% ../nbs/02_leipzig.ipynb #d286a455
+def _labels(record, name: str, db) -> dict:
+    "What the annotations of a record say, by the reader of its database, for `check_record`."
+    labels = db.labels(record, name)
+    episodes, poor = labels.episodes, labels.poor
+    row = dict(poor_seconds=float((poor.stop - poor.start).sum())/record.fs)
+    seconds = (episodes.stop - episodes.start)/record.fs
+    out = dict(episodes=episodes.assign(record=name, seconds=seconds), notes=list(labels.notes), row=row)
+    if not db.annotator: return out
+    a = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
+    row |= mark_totals(a.symbol)
+    if (episodes.beats >= 0).all():
+        row['no_episode'] = row['beats'] + row['unclassifiable'] - int(episodes.beats.sum())
+    out |= dict(marks=mark_counts(a.symbol, a.aux).assign(record=name))
+    if db.name != LEIPZIG.name: return out
+    words = pd.concat([unknown_marks(a.symbol, a.aux), unknown_channels(record)])
+    return out | dict(unknown=words.assign(record=name))
+
+def unknown_channels(record) -> pd.DataFrame:
     "Channels that neither the nineteen nor the two known extra ones explain, as `[kind, name, n]`."
-    return pd.DataFrame([('channel', n, 1) for n in names if n not in CHANNELS + EXTRA_CHANNELS], columns=['kind', 'name', 'n'])
+    rows = [('channel', n, 1) for n in record.unknown if n not in EXTRA_CHANNELS]
+    return pd.DataFrame(rows, columns=['kind', 'name', 'n'])
+
+# %% ../nbs/02_leipzig.ipynb #0b35e70f
+def check_record(path, name: str, db=LEIPZIG) -> dict:
+    """Everything about one record of database `db` (None: unknown, so that nothing is said of labels).
+
+    `problems` and `notes` (sentences) and, where they could be read, its row, names, hashes and tables."""
+    out = {'record': name, 'problems': [], 'notes': [], 'row': {}}
+    def take(more: dict):
+        for key in ('problems', 'notes'): out[key] += more.pop(key, [])
+        out['row'] |= more.pop('row', {})
+        out.update(more)
+    try:
+        record = (db or LEIPZIG).open(path)
+        take(_signals(record, name))
+        if db is not None: take(_labels(record, name, db))
+    except PedarrError as e: out['problems'].append(str(e))
+    except (OSError, MemoryError) as e: out['problems'].append(f'{path}: {answer(e)[0]}')
+    return out
 
 # %% ../nbs/02_leipzig.ipynb #353bbdb7
-def read_list(folder: Path) -> tuple[dict, list]:
-    "The checksum list of `folder` (name -> SHA-256), empty if it can't be used, and problems."
+UNVERIFIED = 'the checksum list is missing, so that no file could be verified'
+
+def read_list(folder: Path) -> tuple[dict, str]:
+    "The checksum list of `folder` (name -> SHA-256), empty if it can't be used, and why it can't."
     listing = folder/CHECKSUMS
-    try: return parse_checksums(listing.read_text(encoding='utf-8', errors='replace'), str(listing)), []
-    except FileNotFoundError: return {}, [f'{listing}: the checksum list is missing, so that no file could be verified: run pedarr download']
-    except PedarrError as e: return {}, [str(e)]
+    if stands_at(listing) == 'nothing': return {}, f'{listing}: {UNVERIFIED}'
+    try: sums = parse_checksums(read_bytes(listing).decode('utf-8', errors='replace'), str(listing))
+    except PedarrError as e: return {}, str(e)
+    return sums, '' if sums else f'{listing}: the checksum list is empty, so that no file could be verified'
+
+def _files_here(folder: Path) -> tuple[list[str], dict]:
+    "The names of files below `folder` that are not hidden, and of folders that can't be read (name -> why)."
+    names, unreadable = [], {}
+    def skip(error):
+        name = Path(error.filename).relative_to(folder).as_posix()
+        unreadable[f'{name}/'] = str(from_system(error, doing='cannot be read'))
+    for place, folders, files in os.walk(folder, onerror=skip):
+        folders[:] = sorted(f for f in folders if not f.startswith('.'))
+        here = Path(place).relative_to(folder)
+        names += [(here/f).as_posix() for f in sorted(files) if not f.startswith('.')]
+    return names, unreadable
+
+# %% ../nbs/02_leipzig.ipynb #0a2aaf29
+def file_table(folder: Path, sums: dict, known: dict, jobs: int = 1,
+               progress: bool = True) -> tuple[pd.DataFrame, dict]:
+    """Files of `folder` against `sums`: `[file, bytes, status]`, and what can't be read (name -> a sentence).
+
+    `known` holds hashes by path. Status: ok, wrong, missing, unreadable, not listed."""
+    status = {n: 'ok' if known[folder/n] == sums[n] else 'wrong' for n in sums if folder/n in known}
+    found = verify_files(folder, [n for n in sums if n not in status], sums, jobs, progress)
+    here, unreadable = _files_here(folder)
+    unreadable |= {n: str(s) for n, s in found.items() if isinstance(s, PedarrError)}
+    status |= {n: 'unreadable' if n in unreadable else s for n, s in found.items()}
+    extra = sorted((n for n in here if n not in sums and n != CHECKSUMS), key=natural_key)
+    status = {**{n: status[n] for n in sums}, **dict.fromkeys(extra, 'not listed')}
+    rows = [(n, _size(folder/n), s) for n, s in status.items()]
+    return pd.DataFrame(rows, columns=['file', 'bytes', 'status']), unreadable
+
+# %% ../nbs/02_leipzig.ipynb #916ba7f3
+_OF_RECORDS = ('.hea', '.dat', '.atr')
+UNLISTED = 'is not in the checksum list, so that it could not be verified: remove it, or add it to the list'
+
+def _stem(name: str) -> str:
+    "A file's name without its last suffix."
+    return name.rsplit('.', 1)[0]
 
 def absent_records(status: dict) -> list[str]:
     "Records of a checksum list of which every file is missing."
-    stems = sorted((n[:-4] for n in status if n.endswith('.hea')), key=natural_key)
-    return [s for s in stems if all(v == 'missing' for n, v in status.items() if n.rsplit('.', 1)[0] == s)]
+    present = {_stem(n) for n, s in status.items() if s != 'missing'}
+    stems = {n[:-4] for n in status if n.endswith('.hea')}
+    return sorted(stems - present, key=natural_key)
 
-def file_table(folder: Path, sums: dict, known: dict, jobs: int = 1, progress: bool = True) -> pd.DataFrame:
-    "Files of `folder` against `sums`, `[file, bytes, status]` with status ok, wrong, missing or not listed. `known` holds hashes by path."
-    status = {n: 'ok' if known[folder/n] == sums[n] else 'wrong' for n in sums if folder/n in known}
-    status |= verify_files(folder, [n for n in sums if n not in status], sums, jobs, progress)
-    status = {n: status[n] for n in sums}
-    here = [p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file() and p != folder/CHECKSUMS]
-    status |= {n: 'not listed' for n in sorted(here) if n not in sums}
-    return pd.DataFrame([(n, (folder/n).stat().st_size if (folder/n).is_file() else 0, s) for n, s in status.items()], columns=['file', 'bytes', 'status'])
+def _is_data(name: str, stems: set) -> bool:
+    "Does a file belong to a record (by its stem), or is it a folder, list or table of them?"
+    of_record = _stem(name) in stems or name.endswith(_OF_RECORDS)
+    return of_record or name.endswith(('.csv', '/')) or name.split('/')[-1] == 'RECORDS'
 
-def file_problems(folder: Path, files: pd.DataFrame, sums: dict) -> list[str]:
-    "One sentence for every file that is not as the checksum list says."
-    absent, found = absent_records(dict(zip(files.file, files.status))), []
-    for n, s in zip(files.file, files.status):
-        if s == 'wrong': found.append(f'{folder/n}: differs from its checksum: run pedarr download again')
-        elif s == 'missing' and n.rsplit('.', 1)[0] not in absent: found.append(f'{folder/n}: is missing: run pedarr download again')
-        elif n.endswith('.part'): found.append(f'{folder/n}: an unfinished download: run pedarr download again')
-        elif s == 'not listed' and sums and n.endswith(('.hea', '.dat', '.atr')): found.append(f'{folder/n}: is not in the checksum list: remove it, or add it to the list')
-    return found + ([f'{folder}: {len(absent)} records of the release are not here: {some(absent)}'] if absent else [])
+def _said_of_file(name: str, status: str, stems: set, mend: str) -> tuple[str, str]:
+    "(problem, note) on a file that is not as the checksum list says; '' for none."
+    if name.endswith('.part'): return f'an unfinished download: {mend}', ''
+    what = {'wrong': 'differs from its checksum', 'missing': 'is missing'}.get(status)
+    if not what: return '', ''
+    return (f'{what}: {mend}', '') if _is_data(name, stems) else ('', f'{what}; no recording depends on it')
 
-def some(names, most: int = 8) -> str:
-    "The first `most` of `names`, and how many more there are."
-    names = list(names)
-    return ' '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
+# %% ../nbs/02_leipzig.ipynb #164d27fd
+def file_sentences(folder: Path, files: pd.DataFrame, unreadable: dict,
+                   release: bool = True) -> tuple[list[str], list[str]]:
+    """Problems and notes: a sentence for every file that is not as the checksum list says.
+
+    `unreadable`: as of `file_table`. `release`: the list is that of Leipzig."""
+    listed = files[files.status != 'not listed'].set_index('file').status.to_dict()
+    absent, stems = absent_records(listed), {n[:-4] for n in listed if n.endswith('.hea')}
+    unlisted = [n for n in files.file[files.status == 'not listed'] if listed and n.endswith(_OF_RECORDS)]
+    mend = 'run pedarr download again' if release else 'fetch it again'
+    problems, notes = [], []
+    for n, sentence in unreadable.items(): (problems if _is_data(n, stems) else notes).append(sentence)
+    for n, status in zip(files.file, files.status):
+        if _stem(n) in absent or absent and n == 'RECORDS' and status == 'missing': continue
+        for said, sentence in zip((problems, notes), _said_of_file(n, status, stems, mend)):
+            if sentence: said.append(f'{folder/n}: {sentence}')
+    (problems if release else notes).extend(f'{folder/n}: {UNLISTED}' for n in unlisted)
+    if absent:
+        problems.append(f'{folder}: {len(absent)} records of its checksum list are not here: {few(absent)}')
+    for a, b in one_file_elsewhere(listed):
+        notes.append(f'{folder/CHECKSUMS}: {a} and {b} are one file on some disks')
+    return problems, notes
 
 # %% ../nbs/02_leipzig.ipynb #2a17eb19
-COMPARED = {'symbols': 'symbol', 'texts': 'text', 'episodes': 'episodes', 'beats': 'beats', 'episode lengths': 'median longest',
-            'layout': 'layout', 'duration': 'seconds', 'subject': 'cohort sex age diagnosis pathway'}      # what is compared, by the first words of its facts
+COMPARED = {                                              # kind -> first words of its facts
+    'symbols': 'symbol', 'texts': 'text', 'episodes': 'episodes', 'beats': 'beats',
+    'episode lengths': 'median longest', 'layout': 'layout', 'duration': 'seconds',
+    'subject': 'cohort sex age diagnosis pathway'}
 COUNTS = ['symbols', 'texts', 'episodes', 'beats']
-RELEASE_RECORDS = {f'x00{i}' for i in range(1, 30)} | {f'x{i}' for i in range(100, 110)}      # x0010 follows x009: sort by number
+RELEASE_RECORDS = {f'x00{i}' for i in range(1, 30)} | {f'x{i}' for i in range(100, 110)}  # x0010 follows x009
 
 def record_counts(marks: pd.DataFrame, rhythms: pd.DataFrame, before: int = 0) -> dict:
-    "All counts of one record by name, such as 'symbol Q', 'text AVNRT', 'episodes VT'. `before`: beats before the first rhythm mark."
+    """All counts of one record by name, such as 'symbol Q', 'text AVNRT', 'episodes VT'.
+
+    `before`: beats before the first rhythm mark."""
+    texts = marks[marks.symbol != '+'].groupby('aux').n.sum()
     out = {f'symbol {s}': int(n) for s, n in marks.groupby('symbol').n.sum().items()}
-    out |= {f'text {a or "(none)"}': int(n) for a, n in marks[marks.symbol != '+'].groupby('aux').n.sum().items()}
-    for r in rhythms.itertuples(): out |= {f'{what} {r.rhythm}': getattr(r, what) for what in ('episodes', 'beats', 'median', 'longest')}
+    out |= {f'text {a or "(none)"}': int(n) for a, n in texts.items()}
+    for r in rhythms.itertuples():
+        out |= {f'{what} {r.rhythm}': getattr(r, what) for what in ('episodes', 'beats', 'median', 'longest')}
     return {**out, 'beats before the first mark': int(before)}
 
 def release_counts(record: str, facts: dict) -> dict:
@@ -620,84 +1087,177 @@ def release_counts(record: str, facts: dict) -> dict:
     return record_counts(pd.concat([marks, plus]), opened, rhythms[rhythms.rhythm == ''].beats.sum())
 
 # %% ../nbs/02_leipzig.ipynb #142d5abe
+def _compare_counts(r: dict, fact, facts: dict) -> list[tuple]:
+    "Rows `(what, here, release)`: counts of one record."
+    here = record_counts(r['marks'], r['rhythms'], r['row'].get('no_episode', 0))
+    there = release_counts(r['record'], facts)
+    return [(what, here.get(what, 0), there.get(what, 0)) for what in dict.fromkeys([*there, *here])]
+
 def compare_record(r: dict, person, facts: dict) -> list[tuple]:
-    "Rows `(record, what, here, release, agrees)` for one result of `check_record`; `person` is its row of `subject_table`, or None."
-    name, rows = r['record'], []
-    fact = facts['records'].set_index('record').loc[name]
-    if r['scale'] == 1:
-        here, there = record_counts(r['marks'], r['rhythms'], r['row']['no_episode']), release_counts(name, facts)
-        rows += [(what, here.get(what, 0), there.get(what, 0), here.get(what, 0) == there.get(what, 0)) for what in {**there, **here}]
-        seconds, table = r['row']['seconds'], parse_duration(fact.duration)
-        rows.append(('seconds', round(seconds, 3), table, abs(seconds - table) <= (3. if name == 'x005' else 1.)))
-    rows.append(('layout', ' '.join(r['names']), fact.channels, r['names'] == fact.channels.split()))
-    if person is None: return [(name, *x) for x in rows]
-    there = {**fact, 'age': parse_age(fact.age)}
-    return [(name, *x) for x in rows + [(what, person[what], there[what], person[what] == there[what]) for what in COMPARED['subject'].split()]]
+    """Rows `(record, what, here, release, agrees)` for one result of `check_record`.
 
+    `person`: its row of `subject_table`, or None."""
+    fact = facts['records'].set_index('record').loc[r['record']]
+    rows = [('layout', ' '.join(r['names']), fact.channels)]
+    if r['scale'] == 1: rows = _compare_counts(r, fact, facts) + rows
+    if person is not None:
+        there = {**fact, 'age': parse_age(fact.age)}
+        rows += [(what, person[what], there[what]) for what in COMPARED['subject'].split()]
+    rows = [(r['record'], what, here, there, here == there) for what, here, there in rows]
+    if r['scale'] != 1: return rows
+    seconds, table = r['row']['seconds'], parse_duration(fact.duration)
+    near = abs(seconds - table) <= (3. if r['record'] == 'x005' else 1.)
+    return [*rows, (r['record'], 'seconds', round(seconds, 3), table, near)]
+
+# %% ../nbs/02_leipzig.ipynb #61484531
 def against_release(results, subjects: pd.DataFrame) -> pd.DataFrame:
-    """Facts of each record beside the release's: `[record, what, here, release, agrees]`; empty where there is nothing to compare.
+    """Facts of each record beside the release's: `[record, what, here, release, agrees]`.
 
-    Compared are records that have a name of the release. Simulated ones must be all 39 or state their scale: a small simulated database is no twin."""
+    Compared are records that have a name of the release. Simulated ones must be all 39 or state their scale:
+    a small simulated database is no twin."""
     known, facts = [r for r in results if r['record'] in RELEASE_RECORDS], release_facts()
     twin = len(known) == len(RELEASE_RECORDS) or any(r.get('scale', 1) != 1 for r in known)
-    rows = [row for r in known if 'marks' in r and (twin or not r['simulated'])
-            for row in compare_record(r, subjects.loc[r['record']] if r['record'] in subjects.index else None, facts)]
-    return pd.DataFrame(rows, columns=['record', 'what', 'here', 'release', 'agrees']).astype({'here': object, 'release': object, 'agrees': bool})
+    rows = []
+    for r in known:
+        if 'marks' not in r or r['simulated'] and not twin: continue
+        person = subjects.loc[r['record']] if r['record'] in subjects.index else None
+        rows += compare_record(r, person, facts)
+    table = pd.DataFrame(rows, columns=['record', 'what', 'here', 'release', 'agrees'])
+    return table.astype({'here': object, 'release': object, 'agrees': bool})
 
 def agreement(against: pd.DataFrame) -> pd.DataFrame:
     "In how many records everything of a kind agrees: `[what, equal, records]`."
-    kind = against.what.str.split().str[0].map({first: kind for kind, words in COMPARED.items() for first in words.split()})
+    kinds = {first: kind for kind, words in COMPARED.items() for first in words.split()}
+    kind = against.what.str.split().str[0].map(kinds)
     t = against.agrees.groupby([kind, against.record]).all().groupby(level=0).agg(['sum', 'size'])
     t = t.loc[[k for k in COMPARED if k in t.index]].reset_index()
     return t.set_axis(['what', 'equal', 'records'], axis=1).astype({'equal': int, 'records': int})
 
+# %% ../nbs/02_leipzig.ipynb #b21f3861
+def _all_equal(against: pd.DataFrame, kinds) -> int:
+    "In how many records all facts of these `kinds` agree."
+    words = ' '.join(COMPARED[k] for k in kinds).split()
+    return int(against[against.what.str.split().str[0].isin(words)].groupby('record').agrees.all().sum())
+
 def release_summary(against: pd.DataFrame, scale: float = 1.) -> str:
     "One line: in how many of the 39 records the counts equal the release's; '' where nothing was compared."
-    if not len(against): return ''
-    all_equal = lambda kinds: int(against[against.what.str.split().str[0].isin(' '.join(COMPARED[k] for k in kinds).split())].groupby('record').agrees.all().sum())
-    if scale != 1: return f"simulated at scale {scale:g}, so that its counts and lengths are not the release's; layout and subject equal in {all_equal(['layout', 'subject'])} of {len(RELEASE_RECORDS)} records"
-    here = against.record.nunique()
-    return f"counts equal the release's in {all_equal(COUNTS)} of {len(RELEASE_RECORDS)} records" + (f' ({here} here)' if here < len(RELEASE_RECORDS) else '')
+    n, here = len(RELEASE_RECORDS), against.record.nunique()
+    if not here: return ''
+    if scale != 1:
+        return (f"simulated at scale {scale:g}, so that its counts and lengths are not the release's; "
+                f"layout and subject equal in {_all_equal(against, ['layout', 'subject'])} of {n} records")
+    some = f' ({here} here)' if here < n else ''
+    return f"counts equal the release's in {_all_equal(against, COUNTS)} of {n} records{some}"
+
+def _difference(fact) -> str:
+    "A row that doesn't agree, in words."
+    if fact.what == 'layout': return 'other channels, or in another order'
+    return f'{fact.what}: {fact.here} here, {fact.release} there'
 
 def differences(against: pd.DataFrame, most: int = 3) -> list[str]:
     "One sentence for every record that is not as in the release, with the first `most` of its differences."
-    say = lambda x: 'other channels, or in another order' if x.what == 'layout' else f'{x.what}: {x.here} here, {x.release} there'
     sentences = []
     for record, t in against.groupby('record', sort=False):
         off = t[~t.agrees]
+        if not len(off): continue
         more = f'; and {len(off) - most} more' if len(off) > most else ''
-        if len(off): sentences.append(f"{record}: {len(off)} of {len(t)} facts differ from the release's: {'; '.join(map(say, off[:most].itertuples()))}{more}")
+        first = '; '.join(map(_difference, off[:most].itertuples()))
+        sentences.append(f"{record}: {len(off)} of {len(t)} facts differ from the release's: {first}{more}")
     return sentences
 
 # %% ../nbs/02_leipzig.ipynb #8567a3e7
 def subject_notes(subjects: pd.DataFrame, records: pd.DataFrame) -> list[str]:
-    "What a user must know of the subject tables: ages that were mended, and durations that differ from the headers' by over a second."
-    t = subjects.join(records[['seconds']], how='inner') if 'seconds' in records else subjects.assign(seconds=np.nan)
+    "What a user must know of the Leipzig subject tables: mended ages, durations a second off the headers'."
+    seconds = records.get('seconds', pd.Series(dtype=float))
+    t = subjects.join(seconds.rename('seconds'), how='inner' if len(seconds) else 'left')
     number = pd.to_numeric(t.age_text, errors='coerce')
-    notes = [f'{r}: the age is written {x.age_text!r} and was read as {x.age:g}' for r, x in t[number.isna() | (number != t.age)].iterrows()]
+    notes = [f'{r}: the age is written {x.age_text!r} and was read as {x.age:g}'
+             for r, x in t[number.isna() | (number != t.age)].iterrows()]
     late = t[(t.stated_seconds - t.seconds).abs() > 1]
-    return notes + [f'{r}: the subject table says {x.stated_seconds:.1f} s and the header {x.seconds:.1f} s' for r, x in late.iterrows()]
+    return notes + [f'{r}: the subject table says {x.stated_seconds:.1f} s and the header {x.seconds:.1f} s'
+                    for r, x in late.iterrows()]
 
+def _dead_note(record: str, dead: pd.DataFrame) -> str:
+    "The sentence on the channels of a record that carry no signal."
+    if len(dead) > 1: return f'{record}: {" ".join(dead.channel)} carry no signal'
+    value = dead.low.iloc[0]
+    constant = f' (constant at {value:g} mV)' if np.isfinite(value) else ''
+    return f'{record}: {dead.channel.iloc[0]} carries no signal{constant}'
+
+def _share_note(what: str, t: pd.DataFrame, column: str) -> list[str]:
+    "One sentence on the channels `t` of which a share (`column`) is `what`; none if there are none."
+    if not len(t): return []
+    most = f'at most {100*t[column].max():.2g} % of the samples of one'
+    return [f'{few(t.record.unique(), 12)}: {what} ({len(t)} channels, {most})']
+
+# %% ../nbs/02_leipzig.ipynb #5f3b47b8
 def signal_notes(quality: pd.DataFrame) -> list[str]:
-    "What a user must know of the signals: channels without any, leads that clip, invalid samples."
+    "What a user must know of the signals: none at all, clipped or invalid samples, impossible amplitudes."
     dead = quality[(quality.flat == 1) | (quality.invalid == 1)]
-    notes = [f'{x.record}: {x.channel} carries no signal (from {x.low:g} to {x.high:g} mV)' for x in dead.itertuples()]
-    for what, column, where in (('clipped on the surface ECG', 'clipped', quality.channel.isin(ECG_LEADS)), ('clipped on electrograms', 'clipped', ~quality.channel.isin(ECG_LEADS)),
-                                ('some samples are invalid', 'invalid', quality.invalid < 1)):
-        t = quality[where & (quality[column] > 0)]
-        if len(t): notes.append(f'{some(t.record.unique(), 12)}: {what} ({len(t)} channels, at most {100*t[column].max():.2g} % of the samples of one)')
+    notes = [_dead_note(record, t) for record, t in dead.groupby('record', sort=False)]
+    ecg, clipped = quality.standard.isin(ECG_LEADS), quality.clipped > 0
+    notes += _share_note('clipped on the surface ECG', quality[clipped & ecg], 'clipped')
+    notes += _share_note('clipped on other channels', quality[clipped & ~ecg], 'clipped')
+    some = quality[(quality.invalid > 0) & (quality.invalid < 1)]
+    return notes + _share_note('some samples are invalid', some, 'invalid') + amplitude_notes(quality)
+
+# %% ../nbs/02_leipzig.ipynb #49229372
+def amplitude_notes(quality: pd.DataFrame) -> list[str]:
+    "A sentence on all channels whose typical span is too small for a heart, and one on the too large."
+    known = quality[(quality.standard != '') & quality.span.notna()]
+    odd = known[np.array([implausible(c, s) for c, s in zip(known.standard, known.span)], bool)]
+    notes = []
+    for what, t in (('small', odd[odd.span < 1]), ('large', odd[odd.span >= 1])):
+        if not len(t): continue
+        one = t.iloc[0]
+        notes.append(f'{few(t.record.unique(), 12)}: too {what} for a heart on {len(t)} channels '
+                     f'({one.channel} of {one.record} typically spans {one.span:,.3g} mV): '
+                     'look whether gain and unit in the header are right')
     return notes
 
+# %% ../nbs/02_leipzig.ipynb #d8512b66
 def content_notes(records: pd.DataFrame, names: dict) -> list[str]:
-    "What a user must know of channels and annotations: which channels are missing where, and beats or rhythms outside the episodes."
-    missing, lacking = {r: missing_channels(channels) for r, channels in names.items()}, {}
+    "What a user must know: channels that are missing, beats outside the episodes, marks that are not paired."
+    lacking = {}                                            # records -> the channels that just these lack
+    missing = {r: missing_channels(channels) for r, channels in names.items()}
     for c in CHANNELS:
         if without := tuple(r for r in names if c in missing[r]): lacking.setdefault(without, []).append(c)
-    notes = [f'{some(r)}: without {" ".join(c)}' for r, c in lacking.items()]
+    notes = [f'{few(r)}: without {" ".join(c)}' for r, c in lacking.items()]
     if 'no_episode' not in records: return notes
-    notes += [f'{r}: {int(n)} beats before the first rhythm mark belong to no episode' for r, n in records.no_episode.items() if n > 0]
+    outside = records.no_episode[records.no_episode > 0]
+    for r, n in outside.items():
+        notes.append(f'{r}: {n:.0f} beats before the first rhythm mark belong to no episode')
     odd = list(records.index[records.quality_marks % 2 == 1])
-    return notes + ([f'{some(odd)}: an odd number of ~ marks; the last stretch of poor signal runs to the end'] if odd else [])
+    return notes + [f'{few(odd)}: an odd number of ~ marks; the last poor stretch runs to the end']*bool(odd)
+
+def unclassed_notes(rhythms: pd.DataFrame, grouping: str) -> list[str]:
+    "One sentence on known rhythms without a class in the grouping. (Of unknown ones their reader tells.)"
+    outside = rhythms[(rhythms.label == '') & rhythms.rhythm.isin(KNOWN)]
+    n = outside.groupby('rhythm', sort=False).record.nunique()
+    said = [f'{rhythm} ({k} record{"s"*(k > 1)})' for rhythm, k in n.items()]
+    return [f'{grouping}: has no class for {few(said, 12)}'] if said else []
+
+# %% ../nbs/02_leipzig.ipynb #1cf0c7b8
+def _kind(sentence: str) -> str:
+    "A sentence without what differs from record to record."
+    return re.sub(r"'[^']*'|\S*\d\S*", '#', sentence.partition(': ')[2])
+
+def _subject(sentence: str) -> str:
+    "What a sentence is about: a record, or the name of a file."
+    about = sentence.partition(': ')[0]
+    return Path(about).name if os.path.isabs(about) else about
+
+def fold(sentences, most: int = 3) -> list[str]:
+    "`sentences`, each once; of more than `most` of a kind the first, and what the others are about."
+    kinds = {}
+    for s in dict.fromkeys(map(one_line, sentences)): kinds.setdefault(_kind(s) or s, []).append(s)
+    folded = []
+    for group in kinds.values():
+        if len(group) > most:
+            others = dict.fromkeys(map(_subject, group[1:]))
+            group = [f'{group[0]} (and {len(group) - 1} more like it: {few(others, 5)})']
+        folded += group
+    return folded
 
 # %% ../nbs/02_leipzig.ipynb #29efd04e
 def _grouped(rows) -> dict:
@@ -706,184 +1266,366 @@ def _grouped(rows) -> dict:
     for key, record in rows: out.setdefault(key, []).append(record)
     return out
 
-def check_problems(results, tables: dict, subjects: pd.DataFrame) -> list[str]:
-    "One sentence for everything about the records that a right copy of the release does not have."
-    found = [p for r in results for p in r['problems']]
-    for (fs, fmt, gain), records in _grouped((r['format'], r['record']) for r in results if 'format' in r).items():
-        if (fs, fmt, gain) != (f'{FS}', FORMAT, f'{GAIN:g}'):
-            found.append(f'{some(records)}: {fs} Hz, format {fmt}, {gain} units per mV where the release has {FS}, {FORMAT} and {GAIN:g}: check where they come from')
-    if alone := [r['record'] for r in results if len(subjects) and r['record'] not in subjects.index]:
-        found.append(f'{some(alone)}: no row in the subject tables: add one, or remove the record')
-    for (kind, name), t in tables['unknown'].groupby(['kind', 'name'], sort=False):
-        found.append(f'{some(t.record)}: unknown {kind} {name!r} ({t.n.sum()} time{"s"*int(t.n.sum() > 1)}): check it against the vocabulary in chapter 02')
-    real = tables['against'][tables['against'].record.isin([r['record'] for r in results if not r.get('simulated')])]
-    return found + [f'{s}: fetch the record again; if its checksums are right, this is another version of the release' for s in differences(real)]
+def _format_problems(results) -> list[str]:
+    "One sentence for every combination of rate, format and gain that the release doesn't have."
+    groups = _grouped((r['format'], r['record']) for r in results if 'format' in r)
+    groups.pop((f'{FS}', FORMAT, f'{GAIN:g}'), None)
+    return [f'{few(records)}: {fs} Hz, format {fmt}, {gain} units per mV where the release has {FS}, '
+            f'{FORMAT} and {GAIN:g}: check where they come from'
+            for (fs, fmt, gain), records in groups.items()]
 
-def check_notes(results, tables: dict, subjects: pd.DataFrame) -> list[str]:
-    "Known quirks and what else a user of a right copy must know."
-    records = tables['records'].set_index('record')
-    made = [r['record'] for r in results if r.get('simulated')]
-    notes = [f'SIMULATED: {len(made)} of {len(results)} records say in their headers that no patient is behind them'] if made else []
-    notes += subject_notes(subjects, records) if len(subjects) else []
+# %% ../nbs/02_leipzig.ipynb #6345fab7
+def release_problems(results, tables: dict) -> list[str]:
+    "One sentence for everything about the records that a right copy of the release does not have."
+    found = _format_problems(results)
+    for (kind, name), t in tables['unknown'].groupby(['kind', 'name'], sort=False):
+        times = f'{t.n.sum()} time{"s"*int(t.n.sum() > 1)}'
+        found.append(f'{few(t.record)}: unknown {kind} {name!r} ({times}): '
+                     'check it against the vocabulary of the release')
+    real, against = [r['record'] for r in results if not r.get('simulated')], tables['against']
+    mend = 'fetch the record again; if its checksums are right, this is another version of the release'
+    return found + [f'{s}: {mend}' for s in differences(against[against.record.isin(real)])]
+
+def release_notes(results, tables: dict, subjects: pd.DataFrame) -> list[str]:
+    "Known quirks of the release, and what else a user of a right copy must know."
+    records, against = tables['records'].set_index('record'), tables['against']
+    notes = subject_notes(subjects, records) if len(subjects) else []
     alone = [r for r in subjects.index if r not in records.index]
-    if alone: notes.append(f'{len(alone)} subjects of the tables have no record here: {some(alone)}')
-    notes += signal_notes(tables['quality']) + content_notes(records, {r['record']: r['names'] for r in results if 'names' in r})
-    return notes + differences(tables['against'][tables['against'].record.isin(made)])
+    if alone: notes.append(f'{len(alone)} subjects of the tables have no record here: {few(alone)}')
+    if not RELEASE_RECORDS & {r['record'] for r in results}:
+        notes.append(f'none of the {len(results)} records has a name of the release')
+    notes += content_notes(records, {r['record']: r['standard'] for r in results if 'standard' in r})
+    made = [r['record'] for r in results if r.get('simulated')]
+    return notes + differences(against[against.record.isin(made)])
 
 # %% ../nbs/02_leipzig.ipynb #32833257
-TITLES = {'agreement': 'Against the release', 'totals': 'Counts', 'classes': 'Rhythm classes', 'subjects': 'Seconds (episodes) of each class by record, and seconds of poor signal',
-          'layouts': 'Channel layouts', 'channels': 'Channels that are flat, clipped or invalid somewhere (share of the recording)', 'unknown': 'Unknown words',
-          'differing': 'Facts that differ from the release', 'marks': 'Annotations by symbol and text', 'rhythms': 'Episodes by record and rhythm', 'records': 'Records',
-          'files': 'Files'}
-FOLDED = 60        # rows; a longer table is folded on the page, and so are the last five
+TITLES = {
+    'agreement': 'Against the release', 'totals': 'Counts', 'classes': 'Rhythm classes',
+    'subjects': 'Seconds (episodes) of each class by record, and seconds of poor signal',
+    'layouts': 'Channel layouts', 'unknown': 'Unknown words',
+    'differing': 'Facts that differ from the release',
+    'channels': 'Channels that are flat, clipped or invalid somewhere (share of the recording)',
+    'marks': 'Annotations by symbol and text', 'rhythms': 'Episodes by record and rhythm',
+    'records': 'Records', 'files': 'Files', 'sentences': 'Problems and notes, one by one'}
+FOLDED = 60        # rows; a longer table is folded on the page, and so are the last six
+MOST_ROWS = 2000   # of a table on the page
+WIDEST = 200       # characters of a cell
 
 def _short(v) -> str:
-    "A number for the eye; anything else as text."
-    if not isinstance(v, (float, np.floating)): return f'{v:,}' if isinstance(v, (int, np.integer)) and not isinstance(v, bool) else str(v)
-    return '' if np.isnan(v) else f'{v:,.1f}' if abs(v) >= 100 else f'{v:.3g}'
+    "A number for the eye; anything else as one line of text, cut if it is long."
+    if v is None or v is pd.NA or isinstance(v, (float, np.floating)) and np.isnan(v): return ''
+    if isinstance(v, (float, np.floating)): return f'{v:,.1f}' if abs(v) >= 100 else f'{v:.3g}'
+    if isinstance(v, (int, np.integer)) and not isinstance(v, bool): return f'{v:,}'
+    text = one_line(v)
+    return text if len(text) <= WIDEST else text[:WIDEST - 3] + '...'
 
 def _shown(t: pd.DataFrame) -> pd.DataFrame:
     "A table as text for the eye."
     named = t.replace({'label': {'': 'no class'}}) if 'label' in t else t
-    return named.map(_short).rename(columns=lambda c: c.replace('_', ' '))
+    return named.astype(object).map(_short).rename(columns=lambda c: _short(c).replace('_', ' '))
 
-def subject_view(tables: dict) -> pd.DataFrame:
-    "Seconds (episodes) of each class for each record, and the seconds of poor signal, as text."
-    rhythms, poor = tables['rhythms'], tables['records'].set_index('record').get('poor_seconds', pd.Series(dtype=float))
-    if not len(rhythms): return pd.DataFrame()
-    t = rhythms.groupby(['record', 'label'], sort=False)[['seconds', 'episodes']].sum()
-    cells = pd.Series([f'{s:,.0f} ({n})' for s, n in zip(t.seconds, t.episodes)], index=t.index).unstack(fill_value='')
-    cells = cells.reindex(index=poor.index, columns=tables['classes'].label, fill_value='').rename(columns={'': 'no class'})
-    cells.loc['all'] = [f'{s:,.0f} ({n})' for s, n in zip(tables['classes'].seconds, tables['classes'].episodes)]
-    poor = [*poor, poor.sum()]
-    return cells.assign(**{'poor signal': [f'{p:,.0f}' if p > 0 else '' for p in poor]}).rename_axis(columns=None).reset_index()
+# %% ../nbs/02_leipzig.ipynb #32c92524
+def _by_class(tables: dict, column: str) -> pd.DataFrame:
+    "Sums of a column of `rhythms`: a row for each record that could be read and one for all."
+    classes, rhythms = tables['classes'].set_index('label'), tables['rhythms']
+    t = rhythms.groupby(['record', 'label'], sort=False)[column].sum().unstack()
+    t = t.reindex(index=tables['records'].dropna(subset='poor_seconds').record, columns=classes.index)
+    t.loc['all'] = classes[column]
+    return t
+
+# %% ../nbs/02_leipzig.ipynb #9cb29bb3
+def subject_view(tables: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two tables of the same shape, a row for each record and a last one for all.
+
+    The first: seconds (episodes) of each class and seconds of poor signal, as text. The second: which share
+    of the row's seconds each is, NaN where there is none."""
+    if not len(tables['rhythms']): return pd.DataFrame(), pd.DataFrame()
+    seconds, episodes = _by_class(tables, 'seconds'), _by_class(tables, 'episodes')
+    poor = tables['records'].poor_seconds.dropna()
+    text = pd.DataFrame({c: [f'{s:,.0f} ({n:.0f})' if n > 0 else '' for s, n in zip(seconds[c], episodes[c])]
+                         for c in seconds}, index=seconds.index)
+    text['poor signal'] = [f'{p:,.0f}' if p > 0 else '' for p in (*poor, poor.sum())]
+    shares = seconds.div(seconds.sum(axis=1).replace(0, np.nan), axis=0).assign(**{'poor signal': np.nan})
+    def named(t):
+        return t.rename(columns={'': 'no class'}).rename_axis(columns=None, index='record').reset_index()
+    return named(text), named(shares)
 
 # %% ../nbs/02_leipzig.ipynb #61ccb287
-def _cut(lines, most: int) -> list[str]:
-    "The first `most` lines, and a last one that says how many were left out."
-    lines = list(lines)
-    return lines if len(lines) <= most + 1 else [*lines[:most], f'... {len(lines) - most} more, see the page (--html)']
+_PAGE = ', see the page (--html)'
 
 def _text_table(t: pd.DataFrame, most: int) -> list[str]:
     "A table as lines of text, cut after `most` rows and at 160 characters."
     t = t.drop(columns=['records', 'missing'] if 'layout' in t else [])
-    lines = _shown(t).to_string(index=False).split('\n')
-    return _cut([line if len(line) <= 160 else line[:157] + '...' for line in lines], most + 1)
+    head, *rows = _shown(t[:most + 2]).to_string(index=False).split('\n')
+    lines = [line if len(line) <= 160 else line[:157] + '...' for line in (head, *rows)]
+    if len(t) <= most + 1: return lines
+    return [*lines[:most + 1], f'... {len(t) - most} more{_PAGE}']
 
+# %% ../nbs/02_leipzig.ipynb #f1148440
 @dataclass
 class Check:
-    "What `check` found: `tables` (DataFrames by name), `problems` (this copy is not as it should be), `notes` (known quirks), and a one-line `summary` against the release."
+    """What `check` found: `tables` (DataFrames by name), `problems` (this copy is not as it should be),
+    `notes` (known quirks), and a one-line `summary` against the release."""
     folder: Path
     tables: dict
     problems: list
     notes: list
     summary: str = ''
+
     @property
     def ok(self) -> bool: return not self.problems
+
     @property
     def verdict(self) -> str:
         "One line: how many records and hours, how many problems, and the counts against the release."
         records = self.tables['records']
         hours = f', {records.seconds.sum()/3600:.2f} h' if 'seconds' in records else ''
         made = ' (SIMULATED)' if any(n.startswith('SIMULATED') for n in self.notes) else ''
-        return f'{self.folder}: {len(records)} records{made}{hours}, {len(self.problems) or "no"} problem{"s"*(len(self.problems) != 1)}' + (f'; {self.summary}' if self.summary else '')
-    def text(self, most: int = 12) -> str:
-        "The short report: problems, counts against the release, classes, subjects, layouts, notes; lists are cut after `most` lines, subjects after 39."
-        parts = [f'{title}: {len(lines) or "none"}\n' + '\n'.join(_cut(lines, most)) for title, lines in (('Problems', self.problems), ('Notes', self.notes))]
-        tables = ['\n'.join([TITLES[n], *_text_table(self.tables[n], len(RELEASE_RECORDS) + 1 if n == 'subjects' else most)])
-                  for n in ('agreement', 'totals', 'classes', 'subjects', 'layouts') if len(self.tables[n])]
-        return '\n\n'.join(part.rstrip() for part in (str(self.folder), parts[0], *tables, parts[1], self.verdict))
+        problems = f'{len(self.problems) or "no"} problem{"s"*(len(self.problems) != 1)}'
+        said = f'; {self.summary}' if self.summary else ''
+        return one_line(f'{self.folder}: {len(records)} records{made}{hours}, {problems}{said}')
+
+# %% ../nbs/02_leipzig.ipynb #082d12be
+_IN_TEXT = ('agreement', 'totals', 'classes', 'subjects', 'layouts')
+
+def _report_text(self: Check, most: int = 12) -> str:
+    """The short report: problems, counts against the release, classes, subjects, layouts, notes.
+
+    Lists are cut after `most` lines, subjects after the release's 39."""
+    def listed(title, lines):
+        cut = _cut([line[:1000] for line in map(one_line, lines)], most, _PAGE)
+        return '\n'.join([f'{title}: {len(lines) or "none"}', *cut])
+    def table(name, t):
+        whole = name == 'subjects' and len(t) <= len(RELEASE_RECORDS) + 1
+        return '\n'.join([TITLES[name], *_text_table(t, len(t) if whole else most)])
+    tables = [table(n, self.tables[n]) for n in _IN_TEXT if len(self.tables[n])]
+    problems, notes = listed('Problems', self.problems), listed('Notes', self.notes)
+    parts = [one_line(self.folder), problems, *tables, notes, self.verdict]
+    return '\n\n'.join(part.rstrip() for part in parts)
+Check.text = _report_text
 
 # %% ../nbs/02_leipzig.ipynb #7730b164
-_STYLE = """body{font:14px/1.5 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}h1{font-size:1.4em;overflow-wrap:anywhere}h2{font-size:1.1em;margin:1.4em 0 .4em}
-table{border-collapse:collapse;font-size:12px;font-variant-numeric:tabular-nums}th,td{padding:2px 9px;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
-th{color:#555}.n{text-align:right;white-space:nowrap}.bad{border-left:4px solid #a00;padding-left:.8em}.row{display:flex;flex-wrap:wrap;gap:0 3em}
-summary{cursor:pointer;margin:.5em 0}h2+details summary,ul+details summary{margin:0}ul{padding-left:1.3em;margin:.3em 0}.wide{overflow-x:auto}"""
+_STYLE = """body{font:14px/1.5 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}
+h1{font-size:1.4em;overflow-wrap:anywhere}h2{font-size:1.1em;margin:1.4em 0 .4em}
+table{border-collapse:collapse;font-size:12px;font-variant-numeric:tabular-nums}
+th,td{padding:2px 9px;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
+th{color:#555}.n{text-align:right;white-space:nowrap}.bad{border-left:4px solid #a00;padding-left:.8em}
+.row{display:flex;flex-wrap:wrap;gap:0 3em}summary{cursor:pointer;margin:.5em 0}
+h2+details summary,ul+details summary{margin:0}
+ul{padding-left:1.3em;margin:.3em 0}li{overflow-wrap:anywhere}.wide{overflow-x:auto}"""
 
-def _html_table(t: pd.DataFrame, bars: bool = False) -> str:
-    "A table as HTML, columns of numbers flush right. `bars`: behind every '12 (3)', 12 as a share of the sum of its row."
-    cells = _shown(t)
-    right = [cells[c].str.fullmatch(r'[-\d.,() %]*').all() for c in cells]
-    def td(text, r, total):
-        share = 100*float(text.split()[0].replace(',', ''))/total if bars and '(' in text and total else 0
-        return f'<td{" class=n" if r else ""}{f""" style="background:linear-gradient(to left,#bcd9ee {share:.0f}%,transparent 0)" """ if share else ""}>{html.escape(text)}</td>'
-    def row(values):
-        total = sum(float(v.split()[0].replace(',', '')) for v in values if '(' in v) if bars else 0
-        return '<tr>' + ''.join(td(v, r, total) for v, r in zip(values, right)) + '</tr>'
-    head = ''.join(f'<th{" class=n" if r else ""}>{html.escape(c)}</th>' for c, r in zip(cells, right))
-    return f'<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{"".join(map(row, cells.itertuples(index=False)))}</tbody></table></div>'
+def _html_cell(text: str, number: bool, share: float = np.nan) -> str:
+    "A cell; behind its text a bar, if there is a `share`."
+    shown = f'linear-gradient(to left,#bcd9ee {100*share:.0f}%,transparent 0)'
+    bar = f' style="background:{shown}"' if share > 0 else ''
+    return f'<td{" class=n" if number else ""}{bar}>{html.escape(text)}</td>'
 
-def _html_section(name: str, t: pd.DataFrame) -> str:
-    "A titled table, folded if it is long or one of the last five; '' if it is empty."
+# %% ../nbs/02_leipzig.ipynb #3a2112ae
+def _html_table(t: pd.DataFrame, shares: pd.DataFrame | None = None) -> str:
+    "A table as HTML, columns of numbers flush right. `shares`: what bars show, in the same shape."
+    t, numeric = t[:MOST_ROWS], t if shares is None else shares
+    cells, numbers = _shown(t), [pd.api.types.is_numeric_dtype(numeric[c]) for c in t]
+    bars = np.full(t.shape, np.nan)
+    if shares is not None: bars[:, numbers] = shares.loc[t.index].to_numpy()[:, numbers]
+    head = ''.join(f'<th{" class=n" if n else ""}>{html.escape(c)}</th>' for c, n in zip(cells, numbers))
+    rows = zip(cells.itertuples(index=False), bars)
+    body = ''.join(f'<tr>{"".join(map(_html_cell, row, numbers, bar))}</tr>' for row, bar in rows)
+    return f'<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+# %% ../nbs/02_leipzig.ipynb #31c835dc
+def _html_section(name: str, t: pd.DataFrame, shares: pd.DataFrame | None = None) -> str:
+    "A titled table, folded if it is long or one of the last six; '' if it is empty."
     if not len(t): return ''
-    if name in list(TITLES)[-5:] or len(t) > FOLDED: return f'<details><summary>{TITLES[name]} ({len(t)} rows)</summary>{_html_table(t)}</details>'
-    return f'<section><h2>{TITLES[name]}</h2>{_html_table(t, bars=name == "subjects")}</section>'
+    cut = f', the first {MOST_ROWS:,} of them' if len(t) > MOST_ROWS else ''
+    table = _html_table(t, shares)
+    if name not in list(TITLES)[-6:] and len(t) <= FOLDED:
+        return f'<section><h2>{TITLES[name]}</h2>{table}</section>'
+    return f'<details><summary>{TITLES[name]} ({len(t):,} rows{cut})</summary>{table}</details>'
 
 def _html_list(lines, most: int = 20) -> str:
     "Sentences as a list, folded after `most`."
-    items = [f'<li>{html.escape(line)}</li>' for line in lines]
-    more = f'<details><summary>{len(items) - most} more</summary><ul>{"".join(items[most:])}</ul></details>' if len(items) > most else ''
-    return f'<ul>{"".join(items[:most])}</ul>{more}' if items else 'none'
+    items = [f'<li>{html.escape(one_line(line))}</li>' for line in lines[:MOST_ROWS]]
+    if not items: return 'none'
+    first, rest = ''.join(items[:most]), ''.join(items[most:])
+    if not rest: return f'<ul>{first}</ul>'
+    return f'<ul>{first}</ul><details><summary>{len(lines) - most} more</summary><ul>{rest}</ul></details>'
 
+# %% ../nbs/02_leipzig.ipynb #38ee65f2
 def _write_html(self: Check, path) -> Path:
     "Write the whole report as one self-contained page; returns its path."
-    section, title = {n: _html_section(n, self.tables[n]) for n in TITLES}, f'Check of {html.escape(str(self.folder))}'
-    small = [section.pop(n) for n in ('agreement', 'totals', 'classes')]
-    page = [f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1><p>{html.escape(self.verdict)}</p>',
-            f'<h2>Problems: {len(self.problems) or "none"}</h2>', f'<div class=bad>{_html_list(self.problems)}</div>' if self.problems else '',
-            f'<div class=row>{"".join(small)}</div>', section.pop('subjects'), f'<h2>Notes: {len(self.notes) or "none"}</h2>{_html_list(self.notes)}', *section.values(), '</html>\n']
-    write_whole(Path(path), ''.join(page).encode())
-    return Path(path)
+    shares = {'subjects': self.tables['shares']}
+    section = {n: _html_section(n, self.tables[n], shares.get(n)) for n in TITLES}
+    title = html.escape(one_line(f'Check of {self.folder}'))
+    small = ''.join(section.pop(n) for n in ('agreement', 'totals', 'classes'))
+    problems = f'<div class=bad>{_html_list(self.problems)}</div>' if self.problems else ''
+    return write_whole(Path(path), ''.join([
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>',
+        f'<h1>{title}</h1><p>{html.escape(self.verdict)}</p>',
+        f'<h2>Problems: {len(self.problems) or "none"}</h2>{problems}',
+        f'<div class=row>{small}</div>', section.pop('subjects'),
+        f'<h2>Notes: {len(self.notes) or "none"}</h2>{_html_list(self.notes)}',
+        *section.values(), '</html>\n']))
 Check.write_html = _write_html
 
 # %% ../nbs/02_leipzig.ipynb #67157736
-def _stack(results, key, columns) -> pd.DataFrame:
+def _stack(results, key: str, columns: list) -> pd.DataFrame:
     "The tables `key` of all records, one below the other."
     parts = [r[key] for r in results if key in r and len(r[key])]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 def _totals(results, rows: pd.DataFrame) -> pd.DataFrame:
     "Counts of the folder, beside the published ones if its records are the 39 of the release at full scale."
-    here = {'records': len(results), **{k: int(rows[k].sum()) if k in rows else 0 for k in PUBLISHED if k != 'records'}}
+    here = {'records': len(results), **{k: int(rows[k].sum()) for k in PUBLISHED if k in rows}}
     totals = pd.DataFrame({'what': list(here), 'here': list(here.values())})
-    if {r['record'] for r in results} == RELEASE_RECORDS and all(r.get('scale', 1) == 1 for r in results): totals['published'] = [PUBLISHED[k] for k in here]
-    return totals
+    whole = {r['record'] for r in results} == RELEASE_RECORDS and all(r.get('scale', 1) == 1 for r in results)
+    return totals.assign(published=[PUBLISHED[k] for k in here]) if whole else totals
 
-def check_tables(results, subjects: pd.DataFrame, files: pd.DataFrame) -> dict:
-    "The tables of a report from the results of `check_record`."
-    rows = pd.DataFrame.from_dict({r['record']: r['row'] for r in results if 'row' in r}, orient='index').reindex([r['record'] for r in results])
-    records = rows.join(subjects.drop(columns='age_text')) if len(subjects) else rows
-    rhythms = _stack(results, 'rhythms', ['record', 'rhythm', 'label', 'episodes', 'beats', 'median', 'longest', 'seconds'])
-    quality = _stack(results, 'quality', ['record', 'channel', 'low', 'high', 'flat', 'clipped', 'invalid'])
-    marks = _stack(results, 'marks', ['record', 'symbol', 'aux', 'n'])
-    summed = marks.groupby(['symbol', 'aux'], sort=False).agg(n=('n', 'sum'), records=('record', 'nunique')).reset_index().sort_values('n', ascending=False)
-    against = against_release(results, subjects)
-    seconds = rhythms.pivot_table(index='record', columns='label', values='seconds', aggfunc='sum', fill_value=0., sort=False) if len(rhythms) else rhythms
-    tables = {'totals': _totals(results, rows), 'records': records.rename_axis('record').reset_index(), 'classes': class_table(rhythms), 'seconds': seconds.reset_index() if len(rhythms) else seconds,
-              'layouts': layout_table({r['record']: r['names'] for r in results if 'names' in r}), 'channels': quality[(quality.flat > 0) | (quality.clipped > 0) | (quality.invalid > 0)],
-              'marks': summed, 'marks_by_record': marks, 'rhythms': rhythms, 'unknown': _stack(results, 'unknown', ['record', 'kind', 'name', 'n']), 'files': files, 'quality': quality,
-              'against': against, 'differing': against[~against.agrees], 'agreement': agreement(against)}
-    return {**tables, 'subjects': subject_view(tables)}
+def _record_rows(results, subjects: pd.DataFrame) -> pd.DataFrame:
+    "What is known of each record, a row each; those that could not be read have an empty one."
+    known = {r['record']: r['row'] for r in results if r['row']}
+    rows = pd.DataFrame.from_dict(known, orient='index').reindex([r['record'] for r in results])
+    return rows.join(subjects.drop(columns='age_text', errors='ignore')) if len(subjects) else rows
+
+def _mark_sums(marks: pd.DataFrame) -> pd.DataFrame:
+    "Annotations by symbol and text, over all records."
+    t = marks.groupby(['symbol', 'aux'], sort=False).agg(n=('n', 'sum'), records=('record', 'nunique'))
+    return t.reset_index().sort_values('n', ascending=False)
+
+# %% ../nbs/02_leipzig.ipynb #351acacb
+_COLUMNS = {
+    'rhythms': ['record', 'rhythm', 'label', 'episodes', 'beats', 'median', 'longest', 'seconds'],
+    'quality': QUALITY, 'marks': ['record', 'symbol', 'aux', 'n'], 'unknown': ['record', 'kind', 'name', 'n']}
+
+def _layout(r: dict) -> list[str]:
+    "The channels of a record by our names where we have one, otherwise by its own."
+    return [standard or name for name, standard in zip(r['names'], r['standard'])]
+
+def check_tables(results, subjects: pd.DataFrame, files: pd.DataFrame, release: bool = True) -> dict:
+    "The tables of a report from the results of `check_record` (`release`: compared with Leipzig's)."
+    rows, t = _record_rows(results, subjects), {key: _stack(results, key, c) for key, c in _COLUMNS.items()}
+    against, quality = against_release(results if release else [], subjects), t['quality']
+    t |= {'files': files, 'records': rows.rename_axis('record').reset_index(),
+          'totals': _totals(results, rows), 'classes': class_table(t['rhythms']),
+          'marks_by_record': t['marks'], 'marks': _mark_sums(t['marks']),
+          'layouts': layout_table({r['record']: _layout(r) for r in results if 'names' in r}),
+          'channels': quality[(quality[['flat', 'clipped', 'invalid']] > 0).any(axis=1)],
+          'against': against, 'differing': against[~against.agrees], 'agreement': agreement(against)}
+    t['subjects'], t['shares'] = subject_view(t)
+    return t
+
+# %% ../nbs/02_leipzig.ipynb #a9fa0203
+def _fits(db, paths: list) -> bool:
+    "Does the reader of `db` understand one of the first records, and know its rhythm?"
+    for path in paths[:3]:
+        try:
+            if set(db.episodes(db.open(path))[0].rhythm) & set(get_grouping(db.grouping)): return True
+        except (PedarrError, OSError): continue
+    return False
+
+def another_database(folder: Path, paths: list, names: list) -> str:
+    "One sentence if the records in `folder` are plainly none in the Leipzig format, otherwise ''."
+    tables = [stands_at(folder/f'{cohort}-subject-info.csv') for cohort in ('children', 'adults')]
+    if RELEASE_RECORDS & set(names) or tables != ['nothing', 'nothing']: return ''
+    others = [db for db in DATABASES.values() if db.name != LEIPZIG.name]
+    fitting = [db.name for db in sorted(others, key=lambda db: bool(db.annotator)) if _fits(db, paths)]
+    mend = f'name it with --database ({", ".join(DATABASES)}, or a description of your own)'
+    if fitting: mend = f'--database {fitting[0]} seems to fit'
+    return (f'{folder}: this is not the Leipzig database (none of its {len(paths)} records has a name of the '
+            'release, and the subject tables are missing), so annotations and subjects were not looked at: '
+            f'{mend}')
+
+# %% ../nbs/02_leipzig.ipynb #66780ced
+def _read_subjects(db, folder: Path, readable: Found) -> tuple[pd.DataFrame, list[str]]:
+    "The subjects of the `readable` records (empty if they can't be known), and problems."
+    if db is None or not readable.paths: return pd.DataFrame(), []
+    try: table = subject_table(folder) if db.name == LEIPZIG.name else db.subjects(folder, readable)
+    except (PedarrError, OSError) as e: return pd.DataFrame(), [answer(e)[0]]
+    alone = [n for n in readable.names if n not in table.index]
+    mend = 'add one, or remove the record'
+    return table, [f'{few(alone)}: no row in the subject tables: {mend}']*bool(alone)
+
+def _check_one(db, record: tuple) -> dict:
+    "`check_record` of a record (path, name)."
+    return check_record(*record, db)
+
+def _scan_all(found: Found, db, grouping: str, jobs: int, progress: bool) -> list[dict]:
+    "`check_record` of all records, `jobs` at a time, and for each its part of a `rhythm_table`."
+    from tqdm import tqdm
+    runs = parallel(partial(_check_one, db), zip(found.paths, found.names), jobs)
+    results = list(tqdm(runs, total=len(found.paths), desc='check', unit='record', disable=not progress))
+    labelled = [r for r in results if 'episodes' in r]
+    if not labelled: return results
+    table = rhythm_table(pd.concat([r['episodes'] for r in labelled], ignore_index=True), grouping)
+    parts = dict(list(table.groupby('record', sort=False)))
+    for r in labelled: r['rhythms'] = parts.get(r['record'], table[:0])
+    return results
+
+def _only(found: Found, wanted) -> Found:
+    "Those of `found` that are `wanted` (a flag each)."
+    return Found(list(compress(found.paths, wanted)), list(compress(found.names, wanted)), found.notes)
+
+# %% ../nbs/02_leipzig.ipynb #714d14c1
+def _look_for(db, folder: Path, sums: dict) -> tuple[Found, list[str]]:
+    "The records to look at, and problems. Of those in the checksum list that are wholly absent it is silent."
+    damaged = {}
+    found = db.find(folder, damaged)
+    absent = set(absent_records({n: 'missing' if stands_at(folder/n) == 'nothing' else 'here' for n in sums}))
+    stems = [p.relative_to(folder).with_suffix('').as_posix() for p in found.paths]
+    problems = [f'{folder/name}.hea: cannot be used ({why}): fetch it again'
+                for name, why in damaged.items() if name not in absent]
+    return _only(found, [s not in absent for s in stems]), problems
+
+# %% ../nbs/02_leipzig.ipynb #cd33aeb5
+def _once(folder: Path, files: pd.DataFrame, problems: list) -> list[str]:
+    "`problems` without those on files that were called missing or unreadable before."
+    said = {one_line(folder/n) for n in files.file[files.status.isin(['missing', 'unreadable'])]}
+    return [p for p in problems if one_line(p).partition(': ')[0] not in said]
+
+# %% ../nbs/02_leipzig.ipynb #004b42e2
+def _all_notes(results, tables: dict, subjects: pd.DataFrame, grouping: str, release: bool) -> list[str]:
+    "What a user must know of the records."
+    made = sum(bool(r.get('simulated')) for r in results)
+    said = f'SIMULATED: {made} of {len(results)} records say in their headers that no patient is behind them'
+    notes = [said]*bool(made) + [n for r in results for n in r['notes']]
+    owners = _grouped((h, r['record']) for r in results for h in r.get('hashes', {}).values())
+    shared = [records for records in owners.values() if len(set(records)) > 1]
+    notes += [f'{few(records)}: the same signals, byte for byte' for records in shared]
+    notes += signal_notes(tables['quality']) + unclassed_notes(tables['rhythms'], grouping)
+    return notes + (release_notes(results, tables, subjects) if release else [])
+
+def _report(folder: Path, tables: dict, problems: list, notes: list, results: list) -> Check:
+    "The report: sentences of one kind folded, and all of them in a table."
+    rows = [('problem', p) for p in problems] + [('note', n) for n in notes]
+    tables['sentences'] = pd.DataFrame(rows, columns=['kind', 'sentence'])
+    scale = min((r.get('scale', 1) for r in results), default=1)
+    return Check(folder, tables, fold(problems), fold(notes), release_summary(tables['against'], scale))
 
 # %% ../nbs/02_leipzig.ipynb #715f20be
-def check(folder, jobs: int = 1, progress: bool = True, grouping: str = 'rhythm8') -> Check:
-    """Look at every file and sample of a Leipzig-format `folder`: checksums, headers, channels, annotations, rhythms, subjects, the release's counts.
+def check(folder, database='leipzig', jobs: int = 1, progress: bool = True,
+          grouping: str | None = None) -> Check:
+    """Look at every file and sample of a `folder`: checksums, headers, channels, rhythms, subjects.
 
-    Streams by blocks, `jobs` records at a time. Faults of files become sentences in `.problems`; `PedarrError` only where there is nothing to check."""
-    from joblib import Parallel, delayed
-    from tqdm import tqdm
-    folder = Path(folder)
+    `database`: a name or a `Database`; the release's format, vocabulary and counts are compared for 'leipzig'
+    only. Streams by blocks, `jobs` records at a time. Faults of files become sentences in `.problems`;
+    `PedarrError` only where there is nothing to check."""
+    folder, db = Path(folder), get_database(database) if isinstance(database, str) else database
+    grouping = grouping or db.grouping
     get_grouping(grouping)
-    if jobs < 1: raise PedarrError(f'jobs={jobs}: at least one job is needed')
-    paths, (sums, problems) = list_records(folder), read_list(folder)
-    absent = [folder/r for r in absent_records({n: 'here' if (folder/n).is_file() else 'missing' for n in sums})]
-    paths = [p for p in paths if p.with_suffix('') not in absent]
-    runs = Parallel(n_jobs=jobs, return_as='generator')(delayed(check_record)(p, grouping) for p in paths)
-    results = list(tqdm(runs, total=len(paths), desc='check', unit='record', disable=not progress))
-    files = file_table(folder, sums, {p: h for r in results for p, h in r.get('hashes', {}).items()}, jobs, progress)
-    try: subjects = subject_table(folder)
-    except PedarrError as e: subjects, problems = pd.DataFrame(), [*problems, str(e)]
-    tables = check_tables(results, subjects, files)
-    foreign = [] if any(p.stem in RELEASE_RECORDS for p in paths) else [f'{folder}: none of the {len(paths)} records has a name of the release: if this is another database, most of what follows says no more than that']
-    problems = [*foreign, *problems, *file_problems(folder, files, sums), *check_problems(results, tables, subjects)]
-    return Check(folder, tables, problems, check_notes(results, tables, subjects), release_summary(tables['against'], min((r.get('scale', 1) for r in results), default=1)))
+    sums, listing = read_list(folder)
+    found, damaged = _look_for(db, folder, sums)
+    foreign = another_database(folder, found.paths, found.names) if db.name == LEIPZIG.name else ''
+    if foreign: db = None
+    release = db is not None and db.name == LEIPZIG.name
+    results = _scan_all(found, db, grouping, jobs, progress)
+    hashes = {path: h for r in results for path, h in r.get('hashes', {}).items()}
+    files, unreadable = file_table(folder, sums, hashes, jobs, progress)
+    subjects, unknown = _read_subjects(db, folder, _only(found, ['names' in r for r in results]))
+    tables = check_tables(results, subjects, files, release)
+    problems, notes = file_sentences(folder, files, unreadable, release)
+    of_records = unknown + damaged + [p for r in results for p in r['problems']]
+    problems += _once(folder, files, of_records)
+    if release: problems += release_problems(results, tables)
+    notes = _all_notes(results, tables, subjects, grouping, release) + found.notes + notes
+    if foreign: problems.insert(0, foreign)
+    if listing: (notes if listing.endswith(UNVERIFIED) and not release else problems).append(listing)
+    return _report(folder, tables, problems, notes, results)

@@ -6,26 +6,26 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .baselines import prediction_table
+from .baselines import TREES, prediction_table
+from .core import PedarrError, one_of
 from .metrics import METRICS, bootstrap_scores, paired_bootstrap, scores
 from .model import MODALITIES
 from .preprocess import Store
 from .records import CHANNELS, ECG_LEADS, IEGM_CHANNELS
 from .report import run_store
-from .rhythms import PedarrError, one_of
-from .segments import SegmentDataset, make_loader, train_test
-from .train import class_codes, load_model, pick_device, predict, read_json
+from .runs import Run, finished
+from .segments import SegmentDataset, make_loader
+from .train import class_codes, load_model, pick_device, predict, rows_of
 
 # %% auto #0
-__all__ = ['KINDS', 'CASES', 'check_channels', 'without', 'OpenFold', 'open_folds', 'ask', 'predict_without', 'draw_subsets',
-           'Answers', 'missing_answers', 'missing_curve', 'join_answers', 'format_missing', 'plot_missing',
-           'missing_difference']
+__all__ = ['KINDS', 'CASES', 'check_channels', 'without', 'OpenFold', 'with_networks', 'open_folds', 'ask', 'predict_without',
+           'draw_subsets', 'Answers', 'missing_answers', 'missing_curve', 'join_answers', 'format_missing',
+           'plot_missing', 'missing_difference']
 
 # %% ../nbs/11b_missing.ipynb #cc476426
 def check_channels(drop) -> list:
@@ -41,33 +41,36 @@ def without(store: Store, drop) -> Store:
 
 # %% ../nbs/11b_missing.ipynb #272386bc
 class OpenFold(NamedTuple):
-    "A fold of a finished run: its number, network, test segments (rows of the store, and a data set of them) and which channels the network looks at, bool [19]."
+    """A fold of a finished run: its number, network, test segments (rows of the store, and a data set of them) and which
+    channels the network looks at, bool [19]."""
     k: int
     model: object
     rows: np.ndarray
     data: SegmentDataset
     used: np.ndarray
 
-def _weights(run: Path) -> list:
-    "The folds of a run, or `PedarrError` if it has no network for one of them."
-    if not (run/'params.json').is_file(): raise PedarrError(f'{run}: no params.json: give the folder of a finished run')
-    if not (run/'model.json').is_file(): raise PedarrError(f'{run}: has no network to ask again (no model.json; trees have none): give a finished run of a network')
-    folds = read_json(run/'model.json', 'model', 'classes', 'folds', 'normalise')['folds']
-    for k in folds:
-        if not (run/f'model-{k}.safetensors').is_file(): raise PedarrError(f'{run}: model-{k}.safetensors is missing, and with it the network of fold {k}: copy it here, or train again')
-    return folds
+def with_networks(run) -> Run:
+    "A finished run (folder or `Run`) that has a network for each fold, or `PedarrError`."
+    run = finished(run)
+    if run.params.model == TREES:
+        raise PedarrError(f'{run.path}: has no network to ask again (it is a run of trees): give a finished run of a network')
+    for k in run.folds:
+        if not (run.path/f'model-{k}.safetensors').is_file():
+            raise PedarrError(f'{run.path}: model-{k}.safetensors is missing, and with it the network of fold {k}: '
+                              'copy it here, or train again')
+    return run
 
 def open_folds(run, store: Store | None = None, device: str = 'auto'):
-    "Each fold of a finished run as a `OpenFold`, one at a time, with the store that they index; `PedarrError` for a run without networks or with another store."
-    run = Path(run)
-    folds, split = _weights(run), read_json(run/'params.json', 'split')['split']
-    store, fold = run_store(run, store)
-    for k in folds:
-        model, meta = load_model(run, k, store.classes)
-        rows = train_test(store.segments, fold, k, split)[1]
-        modalities = model.config['modalities']
+    """Each fold of a finished run as a `OpenFold`, one at a time, with the store that they index; `PedarrError` for a run
+    without networks or with another store."""
+    run = with_networks(run)
+    store, roles = run_store(run, store)
+    for k in run.folds:
+        model, meta = load_model(run.path, k, store.classes)
+        rows, modalities = rows_of(roles, k, 'test'), model.config['modalities']
         used = np.repeat([m in modalities for m in MODALITIES], list(MODALITIES.values()))
-        yield OpenFold(k, model.to(pick_device(device)), rows, SegmentDataset(store, rows, normalise=meta['normalise']), used), store
+        data = SegmentDataset(store, rows, normalise=meta['normalise'])
+        yield OpenFold(k, model.to(pick_device(device)), rows, data, used), store
 
 # %% ../nbs/11b_missing.ipynb #98b9c565
 def ask(part: OpenFold, store: Store, drop=(), batch_size: int = 256) -> dict:
@@ -76,14 +79,16 @@ def ask(part: OpenFold, store: Store, drop=(), batch_size: int = 256) -> dict:
     return predict(part.model, make_loader(part.data, batch_size, shuffle=False), next(part.model.parameters()).device)
 
 def predict_without(run, drop=(), store: Store | None = None, device: str = 'auto') -> pd.DataFrame:
-    """Predictions of a finished run's test segments with the channels `drop` (names) masked, each by its own fold's network: columns as in predictions.csv,
-    then `removed` and `left`, the channels that each segment lost and has. `store`: where it is now, if it was moved. Raises `PedarrError`."""
+    """Predictions of a finished run's test segments with the channels `drop` (names) masked, each by its own fold's network:
+    columns as in predictions.csv, then `removed` and `left`, the channels that each segment lost and has. `store`: where it is
+    now, if it was moved. Raises `PedarrError`."""
     drop, parts = check_channels(drop), []
     for part, full in open_folds(run, store, device):
         out, less = ask(part, full, drop), without(full, drop)
-        t = prediction_table(less, part.rows, out['prob'], part.k).assign(weight_ecg=out['weights'][:, 0].round(4), weight_iegm=out['weights'][:, 1].round(4))
+        weights = dict(weight_ecg=out['weights'][:, 0].round(4), weight_iegm=out['weights'][:, 1].round(4))
         before, after = (np.asarray(s.mask)[part.rows].sum(1) for s in (full, less))
-        parts.append(t.assign(removed=before - after, left=after))
+        t = prediction_table(less, part.rows, out['prob'], part.k)
+        parts.append(t.assign(**weights, removed=before - after, left=after))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../nbs/11b_missing.ipynb #fecf7202
@@ -137,10 +142,9 @@ def missing_answers(run, numbers=None, kind: str = 'all', draws: int = 5, seed: 
     """Ask the networks of a finished run again with channels missing: `numbers` of them at random (`kind` 'ecg', 'iegm' or 'all'; None: about six numbers), and in `CASES`.
 
     The same seed takes the same channels from every run on the store. Each fold is loaded once and each set of channels asked once. Raises `PedarrError`."""
-    run, parts, counted = Path(run), [], []
-    _weights(run)
-    store, fold = run_store(run, store)
-    conditions = _conditions(kind, numbers, _there(store, fold), draws, seed)
+    run, parts, counted = with_networks(run), [], []
+    store, roles = run_store(run, store)
+    conditions = _conditions(kind, numbers, _there(store, roles[:, run.folds]), draws, seed)
     for part, _ in open_folds(run, store, device):
         unique = {s: None for _, _, sets in conditions for s in sets}
         for s in unique: unique[s] = ask(part, store, s)['prob'].argmax(1)
@@ -153,9 +157,9 @@ def missing_answers(run, numbers=None, kind: str = 'all', draws: int = 5, seed: 
     key = dict(store=store.meta['sha256'], kind=kind, numbers=tuple(table.number.dropna()), draws=draws, seed=seed)
     return Answers(table, predicted, rows, class_codes(store, rows), store.segments.subject.to_numpy()[rows], store.classes, key)
 
-def _there(store: Store, fold) -> list:
-    "The channels that any evaluation segment of a fold has."
-    tested = (fold >= 0) & store.segments['evaluate'].to_numpy(bool)
+def _there(store: Store, roles) -> list:
+    "The channels that any test segment of the folds of `roles` [N, K] has."
+    tested = (roles == 'test').any(1)
     return [c for c, any_has in zip(CHANNELS, np.asarray(store.mask)[tested].any(0)) if any_has]
 
 # %% ../nbs/11b_missing.ipynb #b81b222e

@@ -7,20 +7,29 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
+import os
+import posixpath
 import re
 import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
 from wfdb.io.annotation import ann_label_table
 
-from .rhythms import PedarrError, check_marks, clean_aux
+from .core import PedarrError, from_system, one_line, open_regular, printable, read_bytes
+from .rhythms import check_marks, clean_aux
 
 # %% auto #0
-__all__ = ['ECG_LEADS', 'IEGM_CHANNELS', 'CHANNELS', 'N_ECG', 'FLAT', 'INVALID', 'BLOCK', 'find_channels', 'signal_mask',
-           'n_bytes', 'decode', 'Signal', 'parse_signal', 'Header', 'parse_header', 'Record', 'open_record', 'Tape',
+__all__ = ['ECG_LEADS', 'IEGM_CHANNELS', 'CHANNELS', 'N_ECG', 'FLAT', 'PLAUSIBLE', 'WINDOWED', 'FLAC', 'INVALID', 'MOST_HEADER',
+           'GAP', 'MOST_WHOLE', 'MOST_SAMPLES', 'BLOCK', 'MOST_ANNOTATIONS', 'Matched', 'match_channels',
+           'find_channels', 'signal_mask', 'robust_amplitude', 'implausible', 'n_bytes', 'n_samples', 'decode',
+           'Signal', 'parse_signal', 'Header', 'parse_header', 'Scale', 'Record', 'Whole', 'open_record', 'Tape',
            'decode_marks', 'own_labels', 'Annotations', 'read_annotations']
 
 # %% ../nbs/01_records.ipynb #fab224cb
@@ -29,45 +38,168 @@ IEGM_CHANNELS = ['ABL12', 'RVA12', 'CS12', 'CS34', 'CS56', 'CS78', 'CS90']
 CHANNELS = ECG_LEADS + IEGM_CHANNELS
 N_ECG = len(ECG_LEADS)
 
-# %% ../nbs/01_records.ipynb #80100b45
-def find_channels(names, aliases: dict | None = None, source: str = 'header') -> np.ndarray:
-    "For each of `CHANNELS` its index in `names`, or -1 where it is absent; `PedarrError` where two names mean one channel."
-    known = {c.lower(): i for i, c in enumerate(CHANNELS)}
-    rows = np.full(len(CHANNELS), -1)
-    for i, name in enumerate(names):
-        row = known.get((aliases or {}).get(name, name or '').strip().lower(), -1)      # a header may leave a signal unnamed
-        if row < 0: continue
-        if rows[row] >= 0: raise PedarrError(f'{source}: signals {rows[row]} and {i} are both channel {CHANNELS[row]}: rename one in the header')
-        rows[row] = i
-    return rows
+# %% ../nbs/01_records.ipynb #0b956d1a
+_BLANK, _THEN, _TO = r'[ ._:]*', r'[ ._-]*', r'[ ._,/:-]*'       # behind a prefix, a catheter, an electrode
+_PREFIX = rf'(?:mdc_ecg_(?:lead|elec_potl)_|(?:(?:ecg|ekg)(?:{_BLANK}|-))?(?:lead(?:{_BLANK}|-))?)'
+_DISTAL = rf'{_THEN}(?:d|dist|distal|[1d]{_TO}2)'
+_SPELLINGS = {                                                   # channel -> pattern of a name in lower case
+    **{lead: rf'{_PREFIX}{lead.lower()}' for lead in ('I', 'II', 'III')},
+    **{f'aV{x}': rf'{_PREFIX}a[ ._-]?v[ ._-]?{x.lower()}' for x in 'RLF'},
+    **{f'V{i}': rf'{_PREFIX}[vc][ ._-]?0?{i}' for i in range(1, 7)},
+    'ABL12': rf'(?:abl|map){_DISTAL}',
+    'RVA12': rf'rv(?:a|{_THEN}apex)?{_DISTAL}',
+    'CS12': rf'cs{_DISTAL}',
+    **{f'CS{i}{i + 1}': rf'cs{_THEN}{i}{_TO}{i + 1}' for i in (3, 5, 7)},
+    'CS90': rf'cs{_THEN}9{_TO}(?:10|0)'}
+_BARE = {'RVA12': rf'rv(?:a|{_THEN}apex)'}         # a place without a pair: taken if nothing better is there
+_EEG = set('fp1 fp2 f3 f4 f7 f8 fz cz pz p3 p4 o1 o2 t3 t4 t5 t6 a1 a2 m1 m2'.split())
+
+# %% ../nbs/01_records.ipynb #c44a4ebf
+@lru_cache(maxsize=4096)
+def _by_spelling(name: str) -> tuple[str | None, int]:
+    """(the channel that a name means, the rank of its spelling), or (None, 9).
+
+    Rank 0 is the name itself, 2 a usual spelling of it, 3 a bare place."""
+    lower = name.strip().lower()
+    for channel in CHANNELS:
+        if lower == channel.lower(): return channel, 0
+    for rank, patterns in ((2, _SPELLINGS), (3, _BARE)):
+        for channel, pattern in patterns.items():
+            if re.fullmatch(pattern, lower): return channel, rank
+    return None, 9
+
+def _meaning(name: str | None, aliases: dict, eeg: bool) -> tuple[str | None, int]:
+    "As `_by_spelling`, with a database's own `aliases` (rank 1) before the usual ones."
+    name = name or ''
+    if name in aliases: return aliases[name], 1
+    if eeg and re.fullmatch('c[1-6]', name.strip().lower()): return None, 9
+    return _by_spelling(name)
+
+# %% ../nbs/01_records.ipynb #386a0b54
+def _shown(path: Path | str) -> str:
+    "A path, or the name of a source, on one line and without control characters."
+    return printable(path).replace('\n', '\\n').replace('\t', '\\t')
+
+_AGAIN = 'correct the header, or fetch it again'
+
+def _bad(source: Path | str, why: str, mend: str = _AGAIN) -> PedarrError:
+    return PedarrError(f'{_shown(source)}: {why}: {mend}')
+
+def _some(items: Iterable, most: int = 20) -> str:
+    "The first of `items`, and how many more there are."
+    items = [one_line(item or '?') for item in items]
+    return ', '.join(items[:most]) + (f' and {len(items) - most} more' if len(items) > most else '')
+
+def _called(i: int, name: str | None) -> str:
+    return f'signal {i} ({one_line(name) if name else "without a name"})'
+
+# %% ../nbs/01_records.ipynb #f36669fe
+def _our_aliases(aliases: dict, source: Path | str) -> dict:
+    "`aliases` with our own spelling of the channels; `PedarrError` for one that stands for none of them."
+    ours = {c.lower(): c for c in CHANNELS}
+    for name, channel in aliases.items():
+        if str(channel).lower() not in ours:
+            what = f'the alias {one_line(name)!r} stands for {one_line(channel)!r}'
+            raise _bad(source, f'{what}, none of the nineteen channels ({", ".join(CHANNELS)})',
+                       'correct it in the description of the database')
+    return {name: ours[str(channel).lower()] for name, channel in aliases.items()}
+
+# %% ../nbs/01_records.ipynb #c412b501
+def _choose(meanings: list, names: list, source: Path | str) -> tuple[np.ndarray, list]:
+    """(rows, notes): for each channel the signal of the best rank that means it.
+
+    `PedarrError` if two are equally good."""
+    rows, rank, notes = np.full(len(CHANNELS), -1), {}, []
+    for i in sorted(range(len(names)), key=lambda i: meanings[i][1]):          # the best names first
+        channel, how = meanings[i]
+        if channel is None: continue
+        row = CHANNELS.index(channel)
+        if channel not in rank:
+            rows[row], rank[channel] = i, how
+            continue
+        first, other = (_called(int(k), names[k]) for k in (rows[row], i))
+        if rank[channel] == how:
+            raise _bad(source, f'{first} and {other} are both channel {channel}', 'rename one in the header')
+        notes.append(f'channel {channel} is {first}; {other} is not used')
+    return rows, notes
+
+# %% ../nbs/01_records.ipynb #8406c4a0
+class Matched(NamedTuple):
+    "Where our channels stand: `rows` (index of the signal, -1: absent), names of other signals, and notes."
+    rows: np.ndarray
+    unknown: list
+    notes: list
+
+def match_channels(names: Iterable, aliases: dict | None = None, source: Path | str = 'header') -> Matched:
+    "Find `CHANNELS` among the `names` of signals; `PedarrError` where two mean one channel equally well."
+    names, aliases = list(names), _our_aliases(aliases or {}, source)
+    eeg = any((name or '').strip().lower() in _EEG for name in names)
+    meanings = [_meaning(name, aliases, eeg) for name in names]
+    rows, notes = _choose(meanings, names, source)
+    unknown = [one_line(n) if n else f'(signal {i})' for i, n in enumerate(names) if meanings[i][0] is None]
+    if unknown: notes.append(f'none of the nineteen channels, not used: {_some(unknown)}')
+    return Matched(rows, unknown, notes)
+
+def find_channels(names: Iterable, aliases: dict | None = None, source: Path | str = 'header') -> np.ndarray:
+    "For each of `CHANNELS` its index in `names`, or -1 where it is absent; see `match_channels`."
+    return match_channels(names, aliases, source).rows
 
 # %% ../nbs/01_records.ipynb #c2ab9804
 FLAT = 1e-3  # mV: a channel that spans no more than this within a window is flat
 
 def signal_mask(x: np.ndarray) -> np.ndarray:
-    "True for the channels of `x [..., channel, time]` (mV, NaN where invalid) that carry a signal: not all NaN, not flat."
+    "True for the channels of `x [..., channel, time]` (mV, NaN: invalid) that are not all NaN and not flat."
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', RuntimeWarning)   # an all-NaN channel is an answer here, not an accident
+        warnings.simplefilter('ignore', RuntimeWarning)   # an all-NaN channel is no accident here
         span = np.nanmax(x, axis=-1) - np.nanmin(x, axis=-1)
     return np.nan_to_num(span, nan=0.) > FLAT
 
+# %% ../nbs/01_records.ipynb #1f60fd85
+PLAUSIBLE = {'ecg': (.02, 50.), 'iegm': (.005, 50.)}     # modality -> what a `robust_amplitude` can be (mV)
+
+def robust_amplitude(x: np.ndarray, fs: float) -> np.ndarray:
+    "The median over seconds of the span within a second, for `x [channel, time]` (mV, at `fs` Hz), or NaN."
+    second = max(1, min(round(fs), x.shape[-1]))
+    n = x.shape[-1]//second
+    if not n: return np.full(len(x), np.nan)
+    seconds = x[:, :n*second].reshape(len(x), n, second)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)
+        return np.nanmedian(np.nanmax(seconds, axis=2) - np.nanmin(seconds, axis=2), axis=1)
+
+def implausible(channel: str, amplitude_mv: float) -> bool:
+    "Is `amplitude_mv` one that a `channel` can't have? (A constant, 0, or nothing, NaN, is another matter.)"
+    low, high = PLAUSIBLE['ecg' if channel in ECG_LEADS else 'iegm']
+    return bool(amplitude_mv > 0 and not low <= amplitude_mv <= high)
+
 # %% ../nbs/01_records.ipynb #224c1d1d
-INVALID = {'16': -2**15, '24': -2**23, '212': -2**11}   # the integer that means 'no sample', by format: the lowest that it can hold
+WINDOWED = ('16', '24', '212')            # formats that are read by windows; the others are read whole
+FLAC = ('508', '516', '524')              # compressed; as many bits as 500 less
+_BITS = {'16': 16, '24': 24, '212': 12, '32': 32, '61': 16, '80': 8, '160': 16, '310': 10, '311': 10,
+         '508': 8, '516': 16, '524': 24}
+_BLOCKS = {'8': (1, 1), '16': (1, 2), '24': (1, 3), '32': (1, 4), '61': (1, 2), '80': (1, 1), '160': (1, 2),
+           '212': (2, 3), '310': (3, 4), '311': (3, 4)}     # samples and bytes of a block
+INVALID = {fmt: -2**(bits - 1) for fmt, bits in _BITS.items()}     # the integer that means 'no sample'
+INVALID['8'] = -2**31
 
 def n_bytes(fmt: str, n: int) -> int:
     "Bytes that `n` samples occupy in a signal file of format `fmt`."
-    return {'16': 2*n, '24': 3*n, '212': (3*n + 1)//2}[fmt]
+    samples, size = _BLOCKS[fmt]
+    return -(-n*size//samples) + (fmt == '310' and n % 3 == 2)     # two samples of format 310 need all four
+
+def n_samples(fmt: str, size: int) -> int:
+    "How many whole samples fit into `size` bytes."
+    samples, block = _BLOCKS[fmt]
+    n = size*samples//block
+    return n - (n_bytes(fmt, n) > size)
 
 # %% ../nbs/01_records.ipynb #d40a5a9f
 _PAIR = np.arange(1 << 16)   # every value of two neighbouring bytes, little-endian
-_FIRST = (((_PAIR & 0xfff) ^ 0x800) - 0x800).astype(np.int16)                                  # 12-bit two's complement
+_FIRST = (((_PAIR & 0xfff) ^ 0x800) - 0x800).astype(np.int16)             # 12-bit two's complement
 _SECOND = ((((_PAIR >> 8) | (_PAIR & 0xf0) << 4) ^ 0x800) - 0x800).astype(np.int16)
 
-def decode(raw: bytes, fmt: str, n: int) -> np.ndarray:
-    "The first `n` samples of `raw` (int16 or int32). `raw` starts at an even sample number, which matters for format 212."
-    if fmt == '16': return np.frombuffer(raw, '<i2', n)
-    if fmt == '24':   # read four bytes from one byte before each sample, and shift that byte out again
-        return np.ndarray((n,), '<i4', b'\0' + raw, 0, (3,)) >> 8
+def _decode_212(raw: bytes, n: int) -> np.ndarray:
+    "The first `n` samples of format 212 (int16)."
     pairs = (n + 1)//2
     if len(raw) < 3*pairs: raw = bytes(raw) + b'\0'     # an odd last sample has no third byte
     out = np.empty((pairs, 2), np.int16)
@@ -75,9 +207,34 @@ def decode(raw: bytes, fmt: str, n: int) -> np.ndarray:
     out[:, 1] = _SECOND.take(np.ndarray((pairs,), '<u2', raw, 1, (3,)))
     return out.reshape(-1)[:n]
 
+def _decode_31x(raw: bytes, fmt: str, n: int) -> np.ndarray:
+    "The first `n` samples of format 310 or 311 (int16): three of ten bits in each four bytes."
+    d = np.frombuffer(bytes(raw) + b'\0'*(-len(raw) % 4), '<u4')
+    if fmt == '311': parts = d, d >> 10, d >> 20
+    else: parts = d >> 1, d >> 17, (d >> 11 & 0x1f) | (d >> 27 & 0x1f) << 5
+    ten = (np.stack(parts, 1) & 0x3ff).astype(np.int16)
+    return ((ten ^ 0x200) - 0x200).reshape(-1)[:n]
+
+# %% ../nbs/01_records.ipynb #b075e17d
+_PLAIN = {'16': '<i2', '61': '>i2', '32': '<i4', '8': '<i1'}         # format 8: the differences
+_OFFSET = {'80': ('<u1', 128), '160': ('<u2', 32768)}                # offset binary
+
+def decode(raw: bytes, fmt: str, n: int) -> np.ndarray:
+    "The first `n` samples of `raw` (integers of 8 to 32 bits), which starts with a whole block."
+    if fmt == '24':   # read four bytes from one byte before each sample, and shift that byte out again
+        return np.ndarray((n,), '<i4', b'\0' + raw, 0, (3,)) >> 8
+    if fmt == '212': return _decode_212(raw, n)
+    if fmt in _PLAIN: return np.frombuffer(raw, _PLAIN[fmt], n)
+    if fmt in _OFFSET:
+        kind, zero = _OFFSET[fmt]
+        return np.frombuffer(raw, kind, n).astype(np.int32) - zero
+    return _decode_31x(raw, fmt, n)
+
 # %% ../nbs/01_records.ipynb #27d56273
 class Signal(NamedTuple):
-    "What a header says of one signal. `gain` is in units per `unit`, 0 where it was not measured."
+    """What a header says of one signal. `gain` is in digital values per `unit`; `frame`: samples per frame.
+
+    `initial` is the first value, for format 8; `calibrated` is False where the header gives no gain."""
     file: str
     fmt: str
     offset: int
@@ -86,125 +243,567 @@ class Signal(NamedTuple):
     unit: str
     checksum: int | None
     name: str | None
+    frame: int = 1
+    skew: int = 0
+    initial: int = 0
+    calibrated: bool = True
 
-_COUNT, _INT, _REAL = r'\d{1,15}', r'[-+]?\d{1,15}', r'[-+]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:[eE][-+]?\d{1,3})?'
-_SIGNAL_LINE = re.compile(
-    rf'(?P<file>[^\s/\\]+) +(?P<fmt>{_COUNT})(?:x(?P<frame>{_COUNT}))?(?::(?P<skew>{_COUNT}))?(?:\+(?P<offset>{_COUNT}))?'
-    rf'(?: +(?P<gain>{_REAL})(?:\((?P<baseline>{_INT})\))?(?:/(?P<unit>\S+))?(?: +{_COUNT}(?: +(?P<zero>{_INT})'
-    rf'(?: +{_INT}(?: +(?P<checksum>{_INT})(?: +{_COUNT}(?: +(?P<name>\S.*))?)?)?)?)?)?)?', re.ASCII)
+# %% ../nbs/01_records.ipynb #7a7927e0
+_COUNT, _INT = '[0-9]{1,15}', '[-+]?[0-9]{1,15}'
+_REAL = r'[-+]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][-+]?[0-9]{1,3})?'
+_FORMAT = re.compile(rf'({_COUNT})(?:x({_COUNT}))?(?::({_COUNT}))?(?:\+({_COUNT}))?')
+_GAIN = re.compile(rf'({_REAL})(?:\(({_INT})\))?(?:/([^ ]+))?')
+_CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f]')
+_BLANKS = re.compile('[ \t]+')
+_NUMBERS = {'resolution': _COUNT, 'zero': _INT, 'initial value': _INT, 'checksum': _INT, 'block size': _INT}
 
-def parse_signal(line: str, source: str = 'header') -> Signal:
-    "One signal line of a header; `PedarrError` for what is none, or for what the fast reader would read wrongly."
+def _refuse(source: Path | str, what: str, text: str, why: str) -> PedarrError:
+    return _bad(source, f'{what} {one_line(text)[:40]!r} {why}')
+
+def _number(text: str, pattern: str, what: str, source: Path | str) -> float:
+    "`text` as a number; `PedarrError` unless it fits `pattern`."
+    if not re.fullmatch(pattern, text):
+        raise _refuse(source, what, text, f'is not a {"number" if pattern == _REAL else "whole number"}')
+    return float(text) if pattern == _REAL else int(text)
+
+# %% ../nbs/01_records.ipynb #f242e614
+def _format(text: str, source: Path | str) -> tuple[str, int, int, int]:
+    "'212x2:3+24' -> format, samples per frame, skew, offset."
+    found = _FORMAT.fullmatch(text)
+    if not found: raise _refuse(source, 'format', text, 'is not FORMATxFRAME:SKEW+OFFSET')
+    fmt, frame, skew, offset = found[1], *(int(x) if x else None for x in found.groups()[1:])
+    if fmt not in INVALID and fmt != '0':
+        raise _bad(source, f'signal format {fmt} is none of WFDB ({", ".join(INVALID)})')
+    if frame == 0: raise _refuse(source, 'format', text, 'gives 0 samples per frame')
+    return fmt, frame or 1, skew or 0, offset or 0
+
+def _gain(text: str, source: Path | str) -> tuple[float, int | None, str, bool]:
+    "'2000(-7)/uV' -> gain, baseline (None: not given), unit, whether that is a calibration."
+    found = _GAIN.fullmatch(text)
+    if not found: raise _refuse(source, 'gain', text, 'is not GAIN(BASELINE)/UNIT')
+    gain, baseline = float(found[1]), None if found[2] is None else int(found[2])
+    if gain and not 1e-9 < abs(gain) < 1e15: raise _refuse(source, 'a gain of', found[1], 'cannot be')
+    return gain or 200., baseline, found[3] or 'mV', bool(gain)
+
+# %% ../nbs/01_records.ipynb #0e9055c7
+def parse_signal(line: str, source: Path | str = 'header') -> Signal:
+    "One signal line of a header; `PedarrError` for what is none."
     line = line.replace('\t', ' ')
-    f = _SIGNAL_LINE.fullmatch(line)
-    if not f or not line.isprintable(): raise PedarrError(f'{source}: not a WFDB header (signal line {line[:60]!r}): correct the line, or fetch the file again')
-    if f['fmt'] not in INVALID: raise PedarrError(f'{source}: signal format {f["fmt"]} is not supported ({", ".join(INVALID)} are): convert the record, for example with xform')
-    if int(f['frame'] or 1) != 1: raise PedarrError(f'{source}: several samples per frame are not supported: resample the record, for example with xform')
-    if int(f['skew'] or 0): raise PedarrError(f'{source}: skewed signals are not supported: rewrite the record without skew')
-    gain = 200. if f['gain'] is None else float(f['gain'])
-    if gain and not 1e-9 < abs(gain) < 1e15: raise PedarrError(f'{source}: a gain of {f["gain"]} cannot be: correct it in the header (units per mV)')
-    return Signal(f['file'], f['fmt'], int(f['offset'] or 0), gain, int(f['baseline'] or f['zero'] or 0), f['unit'] or 'mV', None if f['checksum'] is None else int(f['checksum']), f['name'])
+    file, *rest = re.split(' +', line, maxsplit=8)           # the name, behind eight fields, keeps its blanks
+    if _CONTROL.search(line): raise _refuse(source, 'signal line', line, 'holds control characters')
+    if not rest: raise _refuse(source, 'signal line', line, 'has no format')
+    name = printable(rest[7]) if len(rest) > 7 else None
+    where = f'{source}: {one_line(name or file)}'
+    fmt, frame, skew, offset = _format(rest[0], where)
+    gain, baseline, unit, calibrated = _gain(rest[1], where) if len(rest) > 1 else (200., None, 'mV', False)
+    fields = zip(rest[2:7], _NUMBERS.items())
+    numbers = [_number(text, pattern, what, where) for text, (what, pattern) in fields]
+    _, zero, initial, checksum, _ = numbers + [None]*(5 - len(numbers))
+    if baseline is None: baseline = zero or 0
+    if initial is None: initial = zero or 0
+    return Signal(file, fmt, offset, gain, baseline, unit, checksum, name, frame, skew, initial, calibrated)
 
 # %% ../nbs/01_records.ipynb #5689b2f7
 class Header(NamedTuple):
-    "A recording's sampling rate (Hz), length (samples, None where it isn't given), signals and comments."
+    """What a header says: frames per second, frames (None: not given), signals, info strings, the record's
+    name, its segments (name, length) if it has some, the number of signals, and notes on what is odd."""
     fs: float
     sig_len: int | None
     signals: list
     comments: list
+    name: str = ''
+    segments: list | None = None
+    n_sig: int = 0
+    notes: list = []
 
-def _number(text: str, pattern: str, name: str, source: str) -> float:
-    if not re.fullmatch(pattern, text, re.ASCII): raise PedarrError(f'{source}: {name} {text[:40]!r} is not a number: correct the header, or fetch it again')
-    return float(text)
+# %% ../nbs/01_records.ipynb #5c584dd1
+_SEGMENT = re.compile(rf'([^ \t]+)[ \t]+({_COUNT})')
+_CLOCK = re.compile(r'(\d{1,2}:){0,2}\d{1,2}(\.\d{1,9})?( \d{1,2}/\d{1,2}/\d{1,4})?', re.ASCII)
+_RATE = re.compile(rf'({_REAL})(?:/({_REAL})(?:\({_REAL}\))?)?')
 
-def parse_header(text: str, source: str = 'header') -> Header:
-    "The `text` of a header file; `PedarrError` unless every line is understood."
-    lines = [l.strip() for l in text.split('\n') if l.strip()]
-    comments, lines = [l.strip(' \t#') for l in lines if l[0] == '#'], [l for l in lines if l[0] != '#']
-    fields = lines[0].split() if lines else []
-    if len(fields) < 2: raise PedarrError(f'{source}: not a WFDB header (no line with record name, number of signals, sampling rate and length): fetch the file again')
-    if '/' in fields[0]: raise PedarrError(f'{source}: multi-segment records are not supported: open its segments one by one')
-    n = _number(fields[1], _COUNT, 'number of signals', source)
-    if len(fields) < 3: raise PedarrError(f'{source}: the sampling rate is missing from the first line: fetch the file again')
-    fs = _number(fields[2].split('/')[0], _REAL, 'sampling rate', source)
-    sig_len = int(_number(fields[3], _COUNT, 'length', source)) if len(fields) > 3 else None
-    if not n: raise PedarrError(f'{source}: the header describes no signal: fetch the record again')
-    if len(lines) - 1 != n: raise PedarrError(f'{source}: {n:.0f} signals are announced, {len(lines) - 1} are described: fetch the header again')
-    if sig_len == 0: raise PedarrError(f'{source}: the recording holds no samples: leave it out, or fetch it again')
-    if not 50 <= fs <= 1e6: raise PedarrError(f'{source}: a sampling rate of {fs:g} Hz is too {"low" if fs < 50 else "high"} for an ECG (50 Hz is the least accepted): correct the header')
-    return Header(fs, sig_len, [parse_signal(l, source) for l in lines[1:]], comments)
+def _rate(text: str, source: Path | str) -> float:
+    "The sampling rate of 'RATE/COUNTER(BASE)' (Hz)."
+    found = _RATE.fullmatch(text)
+    if not found:
+        _number(text.split('/')[0], _REAL, 'sampling rate', source)
+        raise _refuse(source, 'counter frequency', text.split('/', 1)[1], 'is not FREQUENCY(BASE)')
+    if not float(found[1]) > 0: raise _refuse(source, 'a sampling rate of', found[1], 'is not greater than 0')
+    return float(found[1])
 
-def _read_header(path: Path) -> tuple[Path, Header]:
-    "The header of `path` (with or without `.hea`), or `PedarrError`."
+def _name(word: str, rest: list) -> tuple[str, int | None]:
+    "'multi/3' -> the record's name, its number of segments (None: it has none); `rest`: the lines below."
+    name, _, count = word.rpartition('/')
+    if not re.fullmatch(_COUNT, count) or not name: return word, None
+    if rest and not _SEGMENT.fullmatch(rest[0]): return word, None          # a folder called by a number
+    return name, int(count)
+
+# %% ../nbs/01_records.ipynb #23d1449c
+def _record_line(line: str, rest: list, source: Path | str) -> tuple[Header, int | None]:
+    "(a header without signals, number of segments) from the record line; `rest`: the lines that follow it."
+    word, *fields = _BLANKS.split(line)
+    if not fields:
+        line = 'no line with record name, number of signals, sampling rate and length'
+        raise _bad(source, f'not a WFDB header ({line})', 'fetch the file again')
+    name, segments = _name(word, rest)
+    n = _number(fields[0], _COUNT, 'number of signals', source)
+    fs = _rate(fields[1], source) if len(fields) > 1 else 250.
+    sig_len = _number(fields[2], _COUNT, 'length', source) if len(fields) > 2 else 0
+    clock, notes = ' '.join(fields[3:]), []
+    if len(fields) < 2: notes.append('the header gives no sampling rate: 250 Hz, as WFDB assumes')
+    if clock and not _CLOCK.fullmatch(clock):
+        notes.append(f'{one_line(clock)[:40]!r} in the record line is no time and date of WFDB: not used')
+    return Header(fs, sig_len or None, [], [], name, None, n, notes), segments
+
+# %% ../nbs/01_records.ipynb #29ff5cfc
+def _lines(text: str) -> list:
+    "The lines of a header that are not empty, without the blanks around them."
+    return [line for line in map(str.strip, re.split(r'[\r\n]+', text)) if line]
+
+def _sorted_lines(lines: list, needed: int) -> tuple[list, list, list]:
+    "(comments before the last of the `needed` other lines, the other lines behind it, info strings)."
+    above, extra, info, seen = [], [], [], 0
+    for line in lines:
+        if line[0] == '#': (info if seen >= needed else above).append(line.strip(' \t#'))
+        else:
+            seen += 1
+            if seen > needed: extra.append(line)
+    return above, extra, info
+
+def _quoted(lines: list) -> str:
+    "The first of `lines`, and how many more there are."
+    return repr(one_line(lines[0])[:60]) + (f' and {len(lines) - 1} more' if len(lines) > 1 else '')
+
+# %% ../nbs/01_records.ipynb #bd7f482e
+def _segment_lines(lines: list, source: Path | str) -> list:
+    "The segments (name, length) of a record that has some."
+    found = [_SEGMENT.fullmatch(line) for line in lines]
+    for line, f in zip(lines, found):
+        if not f or _CONTROL.search(line): raise _refuse(source, 'segment line', line, 'is not NAME LENGTH')
+    return [(f[1], int(f[2])) for f in found]
+
+def _signal_lines(lines: list, source: Path | str) -> tuple[list, list]:
+    "(the signals of a header, notes)."
+    signals = [parse_signal(line, source) for line in lines]
+    wild = [s.name or f'signal {i}' for i, s in enumerate(signals) if not s.calibrated]
+    note = f'not calibrated (gain 0 or missing), read at 200 units per mV: {_some(wild)}'
+    return signals, [note] if wild else []
+
+# %% ../nbs/01_records.ipynb #e9dcb1f5
+def _announced(h: Header, segments: int | None, lines: int, source: Path | str) -> tuple[int, str]:
+    "(how many lines must follow the record line, what they are); `PedarrError` unless there are as many."
+    what, n = ('signals', h.n_sig) if segments is None else ('segments', segments)
+    if not h.n_sig:
+        why = 'the header describes no signal (it may stand for annotations alone)'
+        raise _bad(source, why, 'leave the record out')
+    if not n: raise _bad(source, '0 segments are announced')
+    if lines < n:
+        raise _bad(source, f'{n} {what} are announced, {lines} are described', 'fetch the header again')
+    return n, what
+
+# %% ../nbs/01_records.ipynb #f07888a3
+def parse_header(text: str, source: Path | str = 'header') -> Header:
+    "The `text` of a header file; `PedarrError` unless every line that counts is understood."
+    lines = _lines(text)
+    first, *rest = [line for line in lines if line[0] != '#'] or ['-']
+    h, segments = _record_line(first, rest, source)
+    n, what = _announced(h, segments, len(rest), source)
+    above, extra, info = _sorted_lines(lines, n + 1)
+    notes = list(h.notes)
+    if above: notes.append(f'a comment before the last of the {what} is no information: {_quoted(above)}')
+    if extra: notes.append(f'{n} {what} are announced; what follows them is not used: {_quoted(extra)}')
+    h = h._replace(comments=info, notes=notes)
+    if what == 'segments': return h._replace(segments=_segment_lines(rest[:n], source))
+    if h.sig_len is None: notes.append('no length is given: the files have it, checksums are not compared')
+    signals, more = _signal_lines(rest[:n], source)
+    return h._replace(signals=signals, notes=notes + more)
+
+# %% ../nbs/01_records.ipynb #60fb625a
+MOST_HEADER = 1 << 20            # bytes
+_SIDECAR = b'\x00\x05\x16\x07'   # how the files begin in which macOS keeps what another disk can't hold
+
+def _text(raw: bytes, source: Path | str) -> tuple[str, list]:
+    "(the text of a header file, notes); `PedarrError` if it is none."
+    if not raw.strip(b'\0 \t\r\n'):
+        what = ', all zero or blank' if raw else ''
+        raise _bad(source, f'the header file is empty ({len(raw)} bytes{what})', 'fetch it again')
+    if raw.startswith(_SIDECAR):
+        raise _bad(source, 'a sidecar file of macOS (AppleDouble), no WFDB header', 'leave it out')
+    if raw.startswith((b'\xff\xfe', b'\xfe\xff')) or 3*raw.count(0) > len(raw):
+        raise _bad(source, 'not UTF-8 text (UTF-16, it seems)', 'save it as UTF-8, or fetch it again')
+    try: return raw.decode('utf-8-sig'), []
+    except UnicodeDecodeError: return raw.decode('latin-1'), ['the header is not UTF-8: read as Latin-1']
+
+def _absent(error: PedarrError) -> bool: return isinstance(error.__cause__, FileNotFoundError)
+
+# %% ../nbs/01_records.ipynb #b971f9d2
+def _read_header(path: Path) -> tuple[Path, Header, bytes]:
+    "(path, contents, bytes) of the header at `path`, with or without `.hea`; `PedarrError` if it is none."
+    if not path.name: raise _bad(path, 'names no record', 'give the path of its header file')
     hea = path.with_name(path.name.removesuffix('.hea') + '.hea')
-    try: return hea, parse_header(hea.read_text(encoding='utf-8', errors='replace'), str(hea))
-    except FileNotFoundError as e: raise PedarrError(f'{hea}: no such header file: check the folder and record name, or fetch the record again') from e
-    except PermissionError as e: raise PedarrError(f'{hea}: not readable (permission denied): ask for access, or change its permissions') from e
-    except OSError as e: raise PedarrError(f'{hea}: not readable ({e.strerror}): check the folder and record name') from e
+    try: raw = read_bytes(hea, MOST_HEADER)
+    except PedarrError as e:
+        if not _absent(e): raise
+        mend = 'check the folder and record name, or fetch the record again'
+        raise _bad(hea, 'no such header file', mend) from e
+    text, notes = _text(raw, hea)
+    h = parse_header(text, _shown(hea))
+    if h.name != hea.stem: notes.append(f'the header names the record {one_line(h.name)[:40]!r}')
+    return hea, h._replace(notes=notes + h.notes), raw
+
+# %% ../nbs/01_records.ipynb #3695abda
+def _beside(hea: Path, name: str, what: str = 'signal file') -> Path:
+    "The path of a file that header `hea` names; `PedarrError` if it is none, or outside the header's folder."
+    refuse = lambda why, mend: _bad(hea, f'the {what} {one_line(name)[:60]!r} {why}', mend)
+    if name == '-': raise refuse('stands for the standard input', 'write the samples to a file')
+    if name == '~': raise refuse('stands for no samples', 'open the record of segments that this belongs to')
+    if '\\' in name or os.name == 'nt' and PureWindowsPath(name).drive:
+        raise refuse('has a drive or a backslash', 'write folders with /')
+    inside, mend = posixpath.normpath(name), 'put it beside the header, and give its name alone'
+    if inside.startswith('/'): raise refuse('has an absolute path', mend)
+    if inside.split('/')[0] == '..': raise refuse('lies outside the folder of the header', mend)
+    return hea.parent/inside
+
+# %% ../nbs/01_records.ipynb #57d0b80b
+def _size_of(path: Path) -> int:
+    "Bytes of a signal file; `PedarrError` if it is missing, or no regular file."
+    try:
+        with open_regular(path, buffering=0) as f: return f.seek(0, 2)
+    except OSError as e: raise from_system(e, _shown(path), 'cannot be read') from e
+    except PedarrError as e:
+        if not _absent(e): raise
+        raise _bad(path, 'the signal file named by the header is missing', 'fetch it again') from e
 
 # %% ../nbs/01_records.ipynb #3b0c5c50
 class _SignalFile(NamedTuple):
-    "One file of interleaved signals: the signals in it, their format, and where the samples begin."
+    "One file of interleaved signals: which of its header's signals are in it, and how they are stored."
     path: Path
     signals: list
     fmt: str
     offset: int
+    frames: list             # samples per frame, by signal
+    skews: list
+    initial: list
 
-def _signal_files(hea: Path, h: Header) -> list:
-    "The signal files of header `h`, each with the header's signals that it holds, in order."
-    files = {}
-    for i, s in enumerate(h.signals): files.setdefault((s.file, s.fmt, s.offset), []).append(i)
-    if len({name for name, *_ in files}) < len(files): raise PedarrError(f'{hea}: one signal file is described with two formats or offsets: correct the header')
-    return [_SignalFile(hea.with_name(name), signals, fmt, offset) for (name, fmt, offset), signals in files.items()]
+    @property
+    def width(self) -> int: return sum(self.frames)         # samples in a frame, of all signals
 
+# %% ../nbs/01_records.ipynb #9c6704b7
+def _signal_file(hea: Path, path: Path, members: list, signals: list) -> _SignalFile:
+    "The file at `path` that holds `signals`, which are `members` among those of the header."
+    refuse = lambda why: _bad(hea, why, 'correct the header')
+    if len({(s.fmt, s.offset) for s in signals}) > 1:
+        raise refuse('one signal file is described with two formats or offsets')
+    if signals[0].fmt in FLAC and len({s.frame for s in signals}) > 1:
+        raise refuse('the signals of one FLAC file differ in samples per frame, which FLAC can not')
+    columns = zip(*((s.frame, s.skew, s.initial) for s in signals))
+    return _SignalFile(path, members, signals[0].fmt, signals[0].offset, *map(list, columns))
+
+# %% ../nbs/01_records.ipynb #21dd295d
+def _signal_files(hea: Path, signals: list) -> list:
+    "The files in which the `signals` of a header are, each with those that it holds, in order."
+    groups: dict[Path, list] = {}
+    file, path = None, None
+    for i, s in enumerate(signals):
+        if s.fmt == '0': raise _bad(hea, f'signal {i} has format 0, that is, no samples', 'leave it out')
+        if s.file != file:
+            before, file, path = path, s.file, _beside(hea, s.file)
+            if path in groups and path != before:
+                what = f'the signals in {one_line(file)[:60]} do not stand together'
+                raise _bad(hea, what, 'correct the order in the header')
+        groups.setdefault(path, []).append(i)
+    return [_signal_file(hea, path, those, [signals[i] for i in those]) for path, those in groups.items()]
+
+# %% ../nbs/01_records.ipynb #0bc1e472
+def _flac_info(f: _SignalFile) -> tuple[int, int | None]:
+    "(bits, samples of a signal, None: not said) of a FLAC file; `PedarrError` if the header says otherwise."
+    broken = lambda why: _bad(f.path, why, 'fetch header and data again')
+    with open_regular(f.path) as stream:
+        try: raw = stream.read(42)
+        except OSError as e: raise from_system(e, _shown(f.path), 'cannot be read') from e
+    if raw[:4] != b'fLaC': raise broken(f'the header says format {f.fmt}, but this is no FLAC file')
+    if len(raw) < 42 or raw[4] & 127: raise broken('damaged FLAC file (its properties are missing)')
+    word = int.from_bytes(raw[18:26], 'big')                # rate, channels less one, bits less one, samples
+    channels, bits, n = (word >> 41 & 7) + 1, (word >> 36 & 31) + 1, word & (1 << 36) - 1
+    if bits not in (8, 16, 24) or bits > _BITS[f.fmt]:
+        raise broken(f'its samples have {bits} bits, not those of format {f.fmt}')
+    if channels != len(f.signals):
+        raise broken(f'{channels} signals are in it, the header describes {len(f.signals)}')
+    return bits, n or None
+
+# %% ../nbs/01_records.ipynb #b3e1ca27
+def _soundfile(f: _SignalFile):
+    "The library that decodes FLAC."
+    try: import soundfile
+    except (ImportError, OSError) as e:
+        why = f'format {f.fmt} is FLAC and needs the package soundfile ({one_line(e)[:80]})'
+        raise _bad(f.path, why, 'pip install soundfile') from e
+    return soundfile
+
+# %% ../nbs/01_records.ipynb #f672b790
+def _frames_of(f: _SignalFile) -> tuple[int | None, int, str]:
+    "(frames of a signal file, None if it doesn't say; what there is, in a unit; the unit)."
+    size = _size_of(f.path)
+    if not size: raise _bad(f.path, 'the signal file is empty (0 bytes)', 'fetch it again')
+    if f.fmt in FLAC:
+        n = _flac_info(f)[1]
+        n = None if n is None else max(0, n - f.offset)//f.frames[0]
+        return n, n, 'frames'
+    size = max(0, size - f.offset)
+    return n_samples(f.fmt, size)//f.width, size, 'bytes of samples'
+
+# %% ../nbs/01_records.ipynb #d106d6cd
 def _check_size(f: _SignalFile, sig_len: int | None) -> int:
-    "The length in samples of signal file `f`; `PedarrError` if the file is missing or disagrees with the header's `sig_len`."
-    if not f.path.is_file(): raise PedarrError(f'{f.path}: the signal file named by the header is missing: fetch it again')
-    have = f.path.stat().st_size - f.offset
-    if sig_len is None: return int(have*2//3 if f.fmt == '212' else have//n_bytes(f.fmt, 1))//len(f.signals)
-    want = n_bytes(f.fmt, sig_len*len(f.signals))
-    if have < want: raise PedarrError(f'{f.path}: truncated: {have:,} bytes of samples where the header promises {want:,} ({sig_len:,} samples): fetch it again')
-    if have > want + 2: raise PedarrError(f'{f.path}: {have:,} bytes of samples where the header promises {want:,} ({sig_len:,} samples): header and data belong to different versions; fetch both again')
+    "The length in frames of signal file `f`; `PedarrError` if it is absent or contradicts the `sig_len`."
+    n, have, unit = _frames_of(f)
+    if n is None and sig_len is None:
+        raise _bad(f.path, 'neither header nor file says how long it is', 'give the length in the header')
+    if n is None or sig_len is None: return n or sig_len or 0
+    needs = (lambda k: k) if f.fmt in FLAC else (lambda k: n_bytes(f.fmt, k*f.width))
+    promise = f'{have:,} {unit} where the header promises {needs(sig_len):,} ({sig_len:,} samples)'
+    if have < needs(sig_len): raise _bad(f.path, f'truncated: {promise}', 'fetch it again')
+    if have > needs(sig_len + max(f.skews)) + 2*(f.fmt not in FLAC):
+        raise _bad(f.path, f'{promise}: header and data belong to different versions', 'fetch both again')
     return sig_len
 
 # %% ../nbs/01_records.ipynb #76034bcb
-_TO_MV = {'mv': 1., 'uv': 1e-3, '\u00b5v': 1e-3, '\u03bcv': 1e-3, 'nv': 1e-6, 'v': 1e3}    # both micro signs of Unicode
+_TO_MV = {'mv': 1., 'uv': 1e-3, '\u00b5v': 1e-3, '\u03bcv': 1e-3, 'nv': 1e-6, 'v': 1e3,    # both micro signs
+          'millivolt': 1., 'millivolts': 1., 'microvolt': 1e-3, 'microvolts': 1e-3, 'volt': 1e3, 'volts': 1e3}
+GAP = -2**31                 # the digital value of what isn't there
 
-def _check_units(hea: Path, rows, signals) -> None:
-    "A known channel must be a voltage of known gain; what other channels (a pressure) hold doesn't matter."
+class Scale(NamedTuple):
+    "How digital values become mV, one row a signal: (value - baseline)/gain*unit, NaN where it is `invalid`."
+    gain: np.ndarray
+    baseline: np.ndarray
+    unit: np.ndarray
+    invalid: np.ndarray
+    lowest: int              # no value above it is invalid
+    gain32: np.ndarray
+    baseline32: np.ndarray
+    exact32: bool            # float32 is enough: the unit is mV, and nothing needs more than 24 bits
+
+# %% ../nbs/01_records.ipynb #2f5b5b7b
+def _scale(signals: list) -> Scale:
+    "The scale of the `signals` of a header; for None, a signal that is absent, nothing is valid."
+    def column(value, absent, kind=np.float64):
+        return np.array([value(s) if s else absent for s in signals], kind)[:, None]
+    gain, baseline = column(lambda s: s.gain, 1.), column(lambda s: s.baseline, 0.)
+    unit = column(lambda s: _TO_MV.get(s.unit.lower(), 1.), 1.)
+    invalid = column(lambda s: INVALID.get(s.fmt, GAP), GAP, np.int32)
+    gain32, baseline32 = gain.astype(np.float32), baseline.astype(np.float32)
+    exact = (unit == 1).all() and (gain == gain32).all() and (baseline == baseline32).all()
+    short = (abs(baseline) <= 2**23).all() and not any(s and s.fmt in ('8', '32') for s in signals)
+    return Scale(gain, baseline, unit, invalid, int(invalid.max()), gain32, baseline32, bool(exact and short))
+
+def _check_units(hea: Path, rows: np.ndarray, signals: list) -> None:
+    "A known channel must be a voltage; what other channels (a pressure) hold doesn't matter."
     for i in rows[rows >= 0]:
-        if signals[i].unit.lower() not in _TO_MV: raise PedarrError(f'{hea}: signal {i} is in {signals[i].unit!r}, not a voltage: correct its unit in the header (mV, uV or V)')
-        if not signals[i].gain: raise PedarrError(f'{hea}: signal {i} has gain 0, that is, none: give its gain in the header (units per mV)')
+        if signals[i] and signals[i].unit.lower() not in _TO_MV:
+            what = f'{_called(int(i), signals[i].name)} is in {one_line(signals[i].unit)!r}, not a voltage'
+            raise _bad(hea, what, 'correct its unit in the header (mV, uV or V)')
+
+# %% ../nbs/01_records.ipynb #7ca13f56
+class _Part(NamedTuple):
+    "Frames `start:stop` of a record; `columns`: for each of its signals the index in the part, -1 if absent."
+    start: int
+    stop: int
+    columns: list
+    signals: list            # of the part's header
+    files: list
+    hea: Path | None = None
+    raw: bytes = b''         # the header's bytes
+    checked: bool = False    # are the header's checksums to be compared?
+
+# %% ../nbs/01_records.ipynb #02ce4572
+def _has_sums(h: Header) -> bool:
+    "Checksums count if the length is given, and not all of them are 0, a place-holder."
+    return h.sig_len is not None and any(s.checksum for s in h.signals)
+
+def _one_part(hea: Path, h: Header, raw: bytes) -> _Part:
+    "A record, or segment, with signal files of its own; `PedarrError` if they are missing or don't fit."
+    files = _signal_files(hea, h.signals)
+    n = min(_check_size(f, h.sig_len) for f in files)
+    if n < 1: raise _bad(hea, 'the recording holds no samples', 'fetch it again')
+    return _Part(0, n, list(range(len(h.signals))), h.signals, files, hea, raw, _has_sums(h))
+
+# %% ../nbs/01_records.ipynb #f1e402a5
+def _nth(signals: list) -> list:
+    "(name, how many of that name came before) for each signal."
+    seen, out = Counter(), []
+    for s in signals:
+        out.append((s.name, seen[s.name]))
+        seen[s.name] += 1
+    return out
+
+def _columns(signals: list, layout: list) -> list:
+    "For each signal of the `layout` its index among `signals`: the n-th of a name is the n-th there; or -1."
+    places = {key: i for i, key in enumerate(_nth(signals))}
+    return [places.get(key, -1) for key in _nth(layout)]
+
+# %% ../nbs/01_records.ipynb #3f87fa9d
+class _Segments:
+    "The segments that the header `top` at `hea` lists."
+    def __init__(self, hea: Path, top: Header):
+        self.hea, self.top, self.read, self.notes = hea, top, {}, []
+        self.variable = top.segments[0][1] == 0
+        self.listed = top.segments[self.variable:]
+        names = [name for name, _ in top.segments if name != '~']
+        if all(name == '~' for name, _ in self.listed) or self.variable and top.segments[0][0] == '~':
+            raise _bad(hea, 'the recording holds no samples, only gaps', 'leave it out')
+        first = self.header(names[0])[1]
+        self.layout, self.comments = first.signals, top.comments or first.comments
+        if first.n_sig != top.n_sig:
+            raise self.bad(names[0], f'has {first.n_sig} signals, the record {top.n_sig}')
+
+    def bad(self, name: str, why: str) -> PedarrError:
+        mend = 'correct the headers, or fetch them again'
+        return _bad(self.hea, f'segment {one_line(name)[:60]} {why}', mend)
+
+# %% ../nbs/01_records.ipynb #a2258a60
+def _segment_header(self: _Segments, name: str) -> tuple[Path, Header, bytes]:
+    "(path, contents, bytes) of a segment's header; `PedarrError` if it can't be part of the record."
+    if name not in self.read: self.read[name] = _read_header(_beside(self.hea, name, 'segment'))
+    fs, (_, h, _) = self.top.fs, self.read[name]
+    if h.segments is not None: raise self.bad(name, 'consists of segments itself')
+    if abs(h.fs - fs) > 1e-9*fs: raise self.bad(name, f'has {h.fs:g} Hz, the record {fs:g} Hz')
+    return self.read[name]
+
+# %% ../nbs/01_records.ipynb #8fe3c559
+def _part_of(self: _Segments, name: str, length: int) -> _Part:
+    "The part that a segment is, as if it were the first; `PedarrError` unless its header agrees."
+    path, h, raw = self.header(name)
+    if h.sig_len is None: raise self.bad(name, 'gives no length in its own header')
+    if h.sig_len != length:
+        raise self.bad(name, f'has {h.sig_len:,} samples by its own header, {length:,} here')
+    if not self.variable and [s.name for s in h.signals] != [s.name for s in self.layout]:
+        raise self.bad(name, 'has other signals than the first, and no layout says which is which')
+    columns = _columns(h.signals, self.layout)
+    self.comments = self.comments or h.comments
+    self.notes += [f'segment {one_line(name)[:60]}: {note}' for note in h.notes]
+    lost = [s.name for i, s in enumerate(h.signals) if i not in columns]
+    if lost: self.notes.append(f'segment {one_line(name)[:60]}: not in the layout, not used: {_some(lost)}')
+    return _one_part(path, h, raw)._replace(columns=columns)
+
+_Segments.header, _Segments.part = _segment_header, _part_of
+
+# %% ../nbs/01_records.ipynb #f1e80987
+def _several_parts(hea: Path, top: Header) -> tuple[list, list, list, list]:
+    "(signals, parts, info strings, notes) of a record of segments."
+    segments, made, parts, at = _Segments(hea, top), {}, [], 0
+    gap = _Part(0, 0, [-1]*top.n_sig, [], [])
+    for name, length in segments.listed:
+        if name != '~' and (name, length) not in made: made[name, length] = segments.part(name, length)
+        parts.append(made.get((name, length), gap)._replace(start=at, stop=at + length))
+        at += length
+    if top.sig_len not in (None, at):
+        raise _bad(hea, f'the segments hold {at:,} samples, the record line says {top.sig_len:,}')
+    gaps, notes = sum(p.stop - p.start for p in parts if not p.files), segments.notes
+    if gaps: notes.insert(0, f'{gaps:,} of {at:,} samples are gaps between segments')
+    if len(notes) > 20: notes[20:] = [f'and {len(notes) - 20} more notes on segments']
+    return segments.layout, parts, segments.comments, notes
+
+# %% ../nbs/01_records.ipynb #ef789ae6
+def _per_frame(signals: list, rows: np.ndarray, source: Path) -> int:
+    "Samples per frame of the channels that `rows` finds (of all signals the most, if it finds none)."
+    frames = {signals[i].name: signals[i].frame for i in rows[rows >= 0]}
+    if not frames: return max(s.frame for s in signals)
+    few, most = min(frames, key=frames.get), max(frames, key=frames.get)
+    if frames[few] != frames[most]:
+        said = f'{one_line(few)} has {frames[few]}, {one_line(most)} has {frames[most]} samples per frame'
+        raise _bad(source, f'{said}: channels of different rates can not be read side by side',
+                   'bring them to one rate first, for example with xform')
+    return frames[few]
+
+# %% ../nbs/01_records.ipynb #ff283c48
+def _check_rate(fs: float, source: Path) -> None:
+    if not 50 <= fs <= 1e6:
+        why = f'too {"low" if fs < 50 else "high"} for an ECG (50 Hz is the least accepted)'
+        raise _bad(source, f'a sampling rate of {fs:g} Hz is {why}', 'correct the header')
+
+MOST_WHOLE = 4 << 30      # bytes of samples that are held in memory, where a record can't be read by windows
+MOST_SAMPLES = 10**9      # of a signal, gaps between segments included
+
+def _check_memory(record: Record) -> None:
+    "`PedarrError` for a record that can't be read by windows, nor be held."
+    parts = {part.hea: part for part in record.parts}.values()
+    size = 4*record.per_frame*sum((part.stop - part.start)*len(part.signals) for part in parts)
+    if size > MOST_WHOLE:
+        why = f'takes {size/2**30:.1f} GB of memory where {MOST_WHOLE/2**30:.0f} GB are allowed'
+        raise _bad(record.path, f'a record of this format is read whole, which {why}',
+                   'convert it to format 16 or 24, for example with xform')
+    if record.sig_len > MOST_SAMPLES:
+        why = f'{record.sig_len:,} samples where at most {MOST_SAMPLES:,} are expected'
+        raise _bad(record.path, why, 'leave it out')
 
 # %% ../nbs/01_records.ipynb #a4a83c9e
 class Record:
-    "An open WFDB recording. Windows are read from disk when asked for; nothing is kept in memory."
-    def __init__(self, path, aliases: dict | None = None):
-        self.path, h = _read_header(Path(path))
-        self.name, self.fs, self.comments = self.path.stem, h.fs, h.comments
-        self.names, self.units, self.checksum = ([getattr(s, what) for s in h.signals] for what in ('name', 'unit', 'checksum'))
-        self.files, self.open_files = _signal_files(self.path, h), []
-        self.sig_len = min(_check_size(f, h.sig_len) for f in self.files)
-        if self.sig_len < 1: raise PedarrError(f'{self.path}: the recording holds no samples: fetch it again')
-        self.gain, self.baseline = np.array([s.gain or 200. for s in h.signals])[:, None], np.array([s.baseline for s in h.signals], np.float64)[:, None]
-        self.gain32, self.baseline32 = self.gain.astype(np.float32), self.baseline.astype(np.float32)
-        self.invalid = np.array([INVALID[s.fmt] for s in h.signals], np.int32)[:, None]
-        self.lowest = int(self.invalid.max())
-        self.scale = np.array([_TO_MV.get(u.lower(), 1.) for u in self.units])[:, None]
-        self.exact32 = bool((self.scale == 1).all()) and bool((self.gain == self.gain32).all() and (self.baseline == self.baseline32).all())
-        self.rows = find_channels(self.names, aliases, str(self.path))
-        _check_units(self.path, self.rows, h.signals)
+    """An open WFDB recording: `name`, `fs` (Hz), `sig_len`, `names` of signals, `rows` (see `find_channels`),
+    `comments` (info strings), `unknown` (names that are no channel of ours), `notes`, `sources` (files).
 
-    def __getstate__(self): return {**self.__dict__, 'open_files': []}    # a copy in another process opens its own files
-    @property
-    def n_sig(self): return len(self.names)
-    @property
-    def duration(self): return self.sig_len/self.fs   # seconds
-    def __repr__(self): return f'Record({self.name}: {self.n_sig} signals, {self.fs:g} Hz, {self.duration:.1f} s, {int((self.rows >= 0).sum())} of {len(CHANNELS)} channels)'
+    Windows are read from disk when asked for. What can't be read so is read whole at the first window."""
+    def __init__(self, path: Path | str, aliases: dict | None = None):
+        self.path, h, raw = _read_header(Path(path))
+        if h.segments: found = _several_parts(self.path, h)
+        else: found = h.signals, [_one_part(self.path, h, raw)], h.comments, []
+        signals, self.parts, self.comments, notes = found
+        self.name, self.names = self.path.stem, [s.name or '' for s in signals]
+        self.units, self.checksum = [s.unit for s in signals], [s.checksum for s in signals]
+        self.rows, self.unknown, more = match_channels(self.names, aliases, self.path)
+        self.notes = h.notes + notes + more
+        self.per_frame = _per_frame(signals, self.rows, self.path)
+        self.fs, self.sig_len = h.fs*self.per_frame, self.parts[-1].stop*self.per_frame
+        _check_rate(self.fs, self.path)
+        self._prepare(signals)
+
+    n_sig = property(lambda self: len(self.names))
+    duration = property(lambda self: self.sig_len/self.fs)     # seconds
+
+# %% ../nbs/01_records.ipynb #59e29928
+def _getstate(self: Record) -> dict:
+    "What a copy in another process gets: no open files, no samples."
+    return {**self.__dict__, 'open_files': [], 'whole': None}
+
+def _repr(self: Record) -> str:
+    return (f'Record({one_line(self.name)}: {self.n_sig} signals, {self.fs:g} Hz, {self.duration:.1f} s, '
+            f'{int((self.rows >= 0).sum())} of {len(CHANNELS)} channels)')
+
+def _part_scale(record: Record, part: _Part) -> Scale:
+    "How the values of a part become mV; `PedarrError` where a channel is no voltage, or its rate is another."
+    signals = [part.signals[c] if c >= 0 else None for c in part.columns]
+    _check_units(part.hea or record.path, record.rows, signals)
+    for i in record.rows[record.rows >= 0]:
+        if signals[i] and signals[i].frame != record.per_frame:
+            what = f'{one_line(record.names[i])} has {signals[i].frame} samples per frame'
+            raise _bad(part.hea, f'{what}, elsewhere in the record {record.per_frame}', 'correct the headers')
+    return _scale(signals)
+
+Record.__getstate__, Record.__repr__ = _getstate, _repr
+
+# %% ../nbs/01_records.ipynb #36010ae0
+def _prepare(self: Record, signals: list) -> None:
+    "Files, scales, and whether windows can be read: what must be known before the first sample is."
+    made: dict = {}                                         # a segment may stand there twice
+    for part in self.parts:
+        if id(part.signals) not in made: made[id(part.signals)] = _part_scale(self, part)
+    self.scales = [made[id(part.signals)] for part in self.parts]
+    self.starts = np.array([part.start for part in self.parts])*self.per_frame
+    self.gain, self.baseline, self.scale, self.invalid = self.scales[0][:4]      # those of an ordinary record
+    self.files = list({f.path: f for part in self.parts for f in part.files}.values())
+    headers = [part.hea for part in self.parts if part.hea]
+    self.sources = list(dict.fromkeys([self.path, *headers, *(f.path for f in self.files)]))
+    skewed = dict.fromkeys(s.name for part in self.parts for s in part.signals if s.skew)
+    plain = all(f.fmt in WINDOWED and f.width == len(f.signals) for f in self.files)
+    self.windowed, self.open_files, self.whole = plain and len(self.parts) == 1 and not skewed, [], None
+    if not self.windowed: _check_memory(self)
+    slow = [s.name for s in signals if s.frame != self.per_frame]
+    if slow: self.notes.append(f'sampled at another rate than the channels, not read: {_some(slow)}')
+    if skewed: self.notes.append(f'moved by the skew that the header gives: {_some(skewed)}')
+
+Record._prepare = _prepare
 
 # %% ../nbs/01_records.ipynb #8fa8fab1
 class _Work:
-    "Memory for reading block after block: two buffers in turn (one may still be hashed while the other is filled), and a block of digital values."
+    """Memory for reading block after block: two buffers in turn (one may still be hashed while the other is
+    filled), and a block of digital values."""
     def __init__(self, record, n: int):
         self.raw, self.digital = [bytearray(), bytearray()], np.empty((record.n_sig, n), np.int32)
 
@@ -213,62 +812,195 @@ class _Work:
         if len(self.raw[0]) < n: self.raw[0] = bytearray(n)
         return self.raw[0]
 
-def _read_samples(io, f: _SignalFile, start: int, stop: int, work: _Work | None = None) -> np.ndarray:
-    "Digital values `[signal, time]` (int16 or int32) of one signal file, open as `io`; with `work`, they are valid until the next call."
+def _fill(stream, buffer: memoryview, path: Path) -> None:
+    "Fill the `buffer`; `PedarrError` if there are not as many bytes, `PassingError` if the disk fails."
+    at = 0
+    try:
+        while at < len(buffer) and (n := stream.readinto(buffer[at:])): at += n     # a short read is lawful
+    except OSError as e: raise from_system(e, _shown(path), 'cannot be read') from e
+    if at < len(buffer): raise _bad(path, 'the file became shorter while it was read', 'fetch it again')
+
+# %% ../nbs/01_records.ipynb #807e8f90
+def _read_samples(stream, f: _SignalFile, start: int, stop: int, work: _Work | None = None) -> np.ndarray:
+    """Digital values `[signal, time]` (int16 or int32) of one signal file, open as `stream`.
+
+    With `work`, they are valid until the next call."""
     k = len(f.signals)
     first, last = start*k, stop*k
     drop = first % 2 if f.fmt == '212' else 0
     begin = n_bytes(f.fmt, first - drop)
     size = n_bytes(f.fmt, last) - begin
-    io.seek(f.offset + begin)
+    stream.seek(f.offset + begin)
     raw = work.buffer(1 + size) if work else bytearray(1 + size)
     bytes_ = memoryview(raw)[1:1 + size]                   # behind one spare byte
-    if io.readinto(bytes_) != size: raise PedarrError(f'{io.name}: the file became shorter while it was read: fetch it again')
+    _fill(stream, bytes_, f.path)
     if f.fmt != '24': return decode(bytes(bytes_), f.fmt, last - first + drop)[drop:].reshape(-1, k).T
-    out = work.digital[f.signals[0]:f.signals[-1] + 1, :stop - start] if work and f.signals == list(range(f.signals[0], f.signals[-1] + 1)) else np.empty((k, stop - start), np.int32)
-    return np.right_shift(np.ndarray((k, stop - start), '<i4', raw, 0, (3, 3*k)), 8, out=out)      # as in `decode`, with the strides of one signal
+    if work and len(work.digital) == k: out = work.digital[:, :stop - start]
+    else: out = np.empty((k, stop - start), np.int32)
+    four = np.ndarray((k, stop - start), '<i4', raw, 0, (3, 3*k))      # as in `decode`, signal by signal
+    return np.right_shift(four, 8, out=out)
 
+# %% ../nbs/01_records.ipynb #ecf394bf
+class Whole(NamedTuple):
+    """All of a record: samples `[signal of the part, time]` (int32) by header, sums (header, signal, its sum), and
+    SHA-256 by path."""
+    samples: dict
+    sums: list
+    hashes: dict
+
+# %% ../nbs/01_records.ipynb #013e6a10
+def _frame_blocks(f: _SignalFile, n: int, sha) -> Iterator[tuple[int, np.ndarray]]:
+    "Yield (first frame, samples `[frame, sample of all signals]`) for `n` frames of an uncompressed file."
+    step = max(1, 60_000//f.width)*6                        # whole blocks in every format
+    with open_regular(f.path, buffering=0) as stream:
+        def read(size: int) -> bytes:
+            raw = bytearray(size)
+            _fill(stream, memoryview(raw), f.path)
+            sha.update(raw)
+            return bytes(raw)
+        size = stream.seek(0, 2)
+        stream.seek(0)
+        for a in range(0, f.offset, 1 << 20): read(min(1 << 20, f.offset - a))
+        for a in range(0, n, step):
+            b = min(a + step, n)
+            raw = read(n_bytes(f.fmt, b*f.width) - n_bytes(f.fmt, a*f.width))
+            yield a, decode(raw, f.fmt, (b - a)*f.width).reshape(-1, f.width)
+        for a in range(stream.tell(), size, 1 << 20): read(min(1 << 20, size - a))
+
+# %% ../nbs/01_records.ipynb #ed4c2a5e
+def _flac_blocks(f: _SignalFile, n: int, sha) -> Iterator[tuple[int, np.ndarray]]:
+    "As `_frame_blocks`, for a FLAC file."
+    k, frame, (bits, _), library = len(f.signals), f.frames[0], _flac_info(f), _soundfile(f)
+    raw = read_bytes(f.path, MOST_WHOLE)
+    sha.update(raw)
+    try:
+        with library.SoundFile(io.BytesIO(raw)) as sound:
+            sound.seek(f.offset)
+            for a in range(0, n, 1 << 16):
+                want = (min(a + (1 << 16), n) - a)*frame
+                x = sound.read(want, dtype='int32', always_2d=True)
+                if x.shape != (want, k): raise RuntimeError('its samples end too early')
+                x >>= 32 - bits                             # they are read as 32 bits, from the top
+                yield a, x.reshape(-1, frame, k).transpose(0, 2, 1).reshape(-1, k*frame)
+    except RuntimeError as e:
+        raise _bad(f.path, f'damaged FLAC file ({one_line(e)[:80]})', 'fetch it again') from e
+
+# %% ../nbs/01_records.ipynb #80b347d2
+def _place(y: np.ndarray, out: np.ndarray, at: int) -> None:
+    "Copy `y` to place `at` of `out`, as far as it fits."
+    y, at = y[max(0, -at):], max(0, at)
+    out[at:at + len(y)] = y[:max(0, len(out) - at)].astype(np.int32, copy=False)
+
+# %% ../nbs/01_records.ipynb #4a2597ff
+def _read_file(record: Record, part: _Part, f: _SignalFile, out: np.ndarray) -> tuple[list, str]:
+    "Read a signal file of a `part` into `out [signal of the part, time]`; (sums, SHA-256)."
+    sha, sums, last = hashlib.sha256(), [0]*len(f.signals), list(f.initial)
+    ends = np.cumsum([0, *f.frames])
+    blocks = _flac_blocks if f.fmt in FLAC else _frame_blocks
+    for a, x in blocks(f, part.stop - part.start, sha):
+        for k, (i, frame, skew) in enumerate(zip(f.signals, f.frames, f.skews)):
+            y = x[:, ends[k]:ends[k + 1]].reshape(-1)
+            if f.fmt == '8':
+                y = np.cumsum(y, dtype=np.int64) + last[k]
+                last[k] = int(y[-1])
+            sums[k] += int(y.sum(dtype=np.int64))
+            if frame == record.per_frame: _place(y, out[i], (a - skew)*frame)
+    return sums, sha.hexdigest()
+
+# %% ../nbs/01_records.ipynb #b7295529
+def _read_part(record: Record, part: _Part, whole: Whole) -> None:
+    "Read the files of a `part`; its samples, sums and hashes go to `whole`."
+    out = np.empty((len(part.signals), (part.stop - part.start)*record.per_frame), np.int32)
+    for x, s in zip(out, part.signals):
+        if s.skew or s.frame != record.per_frame: x[:] = INVALID[s.fmt]
+    for f in part.files:
+        sums, whole.hashes[f.path] = _read_file(record, part, f, out)
+        whole.sums.extend((part.hea, part.signals[i], s) for i, s in zip(f.signals, sums) if part.checked)
+    whole.samples[part.hea] = out
+
+def _read_whole(self: Record) -> Whole:
+    "Read all samples; `PedarrError` where a file is damaged."
+    whole = Whole({}, [], {})
+    for part in self.parts:
+        if part.hea and part.hea not in whole.samples: _read_part(self, part, whole)
+    return whole
+
+# %% ../nbs/01_records.ipynb #967fa9be
+def _assembled(self: Record, start: int, stop: int) -> np.ndarray:
+    "Digital values `[signal, time]` of a window of a record that is held whole."
+    if self.whole is None: self.whole = self._read_whole()
+    if len(self.parts) == 1: return self.whole.samples[self.path][:, start:stop]
+    out = np.full((self.n_sig, stop - start), GAP, np.int32)
+    for k in range(int(np.searchsorted(self.starts, start, 'right')) - 1, len(self.parts)):
+        part, at = self.parts[k], int(self.starts[k])
+        a, b = max(start, at), min(stop, part.stop*self.per_frame)
+        if at >= stop: break
+        if part.hea is None or b <= a: continue            # a gap
+        here = [i for i, c in enumerate(part.columns) if c >= 0]
+        x = self.whole.samples[part.hea][:, a - at:b - at]
+        out[here, a - start:b - start] = x[[part.columns[i] for i in here]]
+    return out
+
+Record._read_whole, Record._assembled = _read_whole, _assembled
+
+# %% ../nbs/01_records.ipynb #856720f6
 def _stop(self: Record, start: int, stop: int | None) -> int:
     "The end of a window; `PedarrError` if the window isn't within the recording."
     stop = self.sig_len if stop is None else stop
     if not 0 <= start <= stop <= self.sig_len:
-        raise PedarrError(f'{self.path}: window [{start}, {stop}) lies outside the recording of {self.sig_len} samples: ask for a window within it')
+        what = f'window [{start}, {stop}) lies outside the recording of {self.sig_len} samples'
+        raise _bad(self.path, what, 'ask for a window within it')
     return stop
 
 def _raw(self: Record, start: int, stop: int | None, work: _Work | None = None) -> np.ndarray:
-    "Digital values of a window in the smallest integer type that holds them; with `work`, they are valid until the next call."
+    "Digital values in the smallest integer type that holds them; with `work`, valid until the next call."
     stop = self._stop(start, stop)
-    if not self.open_files: self.open_files = [open(f.path, 'rb', buffering=0) for f in self.files]
+    if not self.windowed: return self._assembled(start, stop)
+    if not self.open_files: self.open_files = [open_regular(f.path, buffering=0) for f in self.files]
     if len(self.files) == 1: return _read_samples(self.open_files[0], self.files[0], start, stop, work)
     out = np.empty((self.n_sig, stop - start), np.int32)
-    for io, f in zip(self.open_files, self.files): out[f.signals] = _read_samples(io, f, start, stop)
+    for stream, f in zip(self.open_files, self.files): out[f.signals] = _read_samples(stream, f, start, stop)
     return out
 
+# %% ../nbs/01_records.ipynb #21d3ad2b
 def _digital(self: Record, start: int = 0, stop: int | None = None) -> np.ndarray:
     "Digital values `[signal, time]` (int32) of samples `start` to `stop`, in the header's order."
-    return self._raw(start, stop).astype(np.int32, copy=False)
+    return self._raw(start, stop).astype(np.int32, copy=not self.windowed)
 
 Record._stop, Record._raw, Record.digital = _stop, _raw, _digital
 
 # %% ../nbs/01_records.ipynb #741cc022
 BLOCK = 8192   # samples per signal that are decoded at a time; even, for format 212
 
-def _millivolts(self: Record, d: np.ndarray, out: np.ndarray) -> None:
-    "Write digital values `[signal, time]` to `out` in mV (float32 or float64); NaN where the file says that a sample is invalid."
-    fast = out.dtype == np.float32 and self.exact32
+def _to_mv(scale: Scale, d: np.ndarray, out: np.ndarray) -> None:
+    "Write digital values `[signal, time]` to `out` in mV (float32 or float64), NaN where they are invalid."
+    fast = out.dtype == np.float32 and scale.exact32
     x = out if fast else np.empty(d.shape, np.float64)
     np.copyto(x, d)
-    x -= self.baseline32 if fast else self.baseline
-    x /= self.gain32 if fast else self.gain
-    if not fast: np.copyto(out, np.multiply(x, self.scale, out=x), casting='same_kind')
-    if d.size and d.min() <= self.lowest: out[d == self.invalid] = np.nan
+    x -= scale.baseline32 if fast else scale.baseline
+    x /= scale.gain32 if fast else scale.gain
+    if not fast: np.copyto(out, np.multiply(x, scale.unit, out=x), casting='same_kind')
+    if d.size and d.min() <= scale.lowest: out[d == scale.invalid] = np.nan
 
+# %% ../nbs/01_records.ipynb #789254e3
+def _millivolts(self: Record, d: np.ndarray, out: np.ndarray, start: int) -> None:
+    "Write the digital values `d` of the samples from `start` on to `out` in mV, each part by its own scale."
+    if len(self.scales) == 1: return _to_mv(self.scales[0], d, out)
+    ends = np.append(self.starts[1:], self.sig_len) - start
+    k = int(np.searchsorted(self.starts, start, 'right')) - 1
+    a = 0
+    while a < d.shape[1]:
+        b = min(int(ends[k]), d.shape[1])
+        _to_mv(self.scales[k], d[:, a:b], out[:, a:b])
+        a, k = b, k + 1
+
+# %% ../nbs/01_records.ipynb #7f71af4a
 def _stretch(self: Record, start: int, stop: int, out: np.ndarray) -> None:
-    "Write the signals `start:stop` to `out [signal, time]` in mV, block by block, in memory that is used again."
-    work = _Work(self, min(BLOCK, stop - start))
+    "Write the signals `start:stop` to `out [signal, time]` in mV, block by block, in memory that is reused."
+    work = _Work(self, min(BLOCK, stop - start) if self.windowed else 0)
     for a in range(start, stop, BLOCK):
         b = min(a + BLOCK, stop)
-        self._millivolts(self._raw(a, b, work), out[:, a - start:b - start])
+        self._millivolts(self._raw(a, b, work), out[:, a - start:b - start], a)
 
 def _physical(self: Record, start: int = 0, stop: int | None = None, dtype=np.float32) -> np.ndarray:
     "Signals `[signal, time]` in mV, in the header's order; NaN where the file says that a sample is invalid."
@@ -292,48 +1024,59 @@ def _sort(self: Record, x: np.ndarray, out: np.ndarray) -> None:
     for row in np.flatnonzero(self.rows >= 0): out[row] = x[self.rows[row]]
 
 def _window(self: Record, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    "`(signal [19, time] in mV, mask [19])`: channels that are absent, flat or all NaN are zero and False."
+    "`(signal [19, time] in mV, mask [19])`; channels that are absent, flat or all NaN are zero and False."
     x = self.standard(start, stop)
     mask = signal_mask(x)
     return np.where(mask[:, None], np.nan_to_num(x), np.float32(0)), mask
 
 Record._sort, Record.standard, Record.window = _sort, _standard, _window
 
-def open_record(path, aliases: dict | None = None) -> Record:
+# %% ../nbs/01_records.ipynb #4f5ad5c1
+def open_record(path: Path | str, aliases: dict | None = None) -> Record:
     "Open the recording at `path` (with or without `.hea`). `PedarrError` for whatever can't be read rightly."
     return Record(path, aliases)
 
 # %% ../nbs/01_records.ipynb #cae040e7
 def _sums(d: np.ndarray) -> np.ndarray:
-    "The sum of each signal of a block, right modulo 2^16 (int32 sums may wrap round, and 2^32 is a multiple of it)."
+    "The sum of each signal of a block, right modulo 2^16 (int32 sums wrap round at 2^32, a multiple of it)."
     return d.sum(axis=1, dtype=np.int32).astype(np.int64)
 
-def _compare(self: Record, total: np.ndarray) -> None:
+def _compare(self: Record, sums: list) -> None:
     "`PedarrError` for the first signal whose sum isn't that of the header."
-    for i, (have, want) in enumerate(zip(total, self.checksum)):
-        if want is not None and (int(have) - want) % 65536:
-            raise PedarrError(f'{self.path}: checksum of signal {self.names[i]} is {int(have) % 65536}, the header says {want % 65536}: '
-                              'the data are damaged; fetch the record again')
+    for hea, signal, have in sums:
+        if signal.checksum is not None and (have - signal.checksum) % 65536:
+            what = f'checksum of signal {one_line(signal.name or "?")} is {have % 65536}'
+            raise _bad(hea, f'{what}, the header says {signal.checksum % 65536}',
+                       'the data are damaged; fetch the record again')
 
+def _listed(self: Record, total: np.ndarray) -> list:
+    "The sums `total` of a record that is read by windows, as `_compare` wants them."
+    part = self.parts[0]
+    return [(part.hea, s, int(have)) for s, have in zip(part.signals, total)]*part.checked
+
+Record._compare, Record._listed = _compare, _listed
+
+# %% ../nbs/01_records.ipynb #2e1110e7
 def _verify(self: Record) -> None:
-    "Compare the 16-bit checksum of every signal with the header's; `PedarrError` names the first that differs. Streams."
+    "Compare the checksum of every signal with the header's; `PedarrError` names the first that differs."
+    if not self.windowed: return self._compare((self.whole or self._read_whole()).sums)
     work, total = _Work(self, BLOCK), np.zeros(self.n_sig, np.int64)
     for a in range(0, self.sig_len, BLOCK): total += _sums(self._raw(a, min(a + BLOCK, self.sig_len), work))
-    self._compare(total)
+    self._compare(self._listed(total))
 
-Record._compare, Record.verify = _compare, _verify
+Record.verify = _verify
 
 # %% ../nbs/01_records.ipynb #27fa97a1
 class _HashedFile:
     "A file that is read from its beginning to its end while a thread hashes it."
     def __init__(self, path: Path, pool):
-        self.io, self.name, self.sha, self.at = open(path, 'rb', buffering=0), str(path), hashlib.sha256(), 0
+        self.io, self.path, self.sha, self.at = open_regular(path, buffering=0), path, hashlib.sha256(), 0
         self.pool, self.busy = pool, None
 
     def readinto(self, buffer) -> int:
         n = self.io.readinto(buffer)
         self.at += n
-        if self.busy: self.busy.result()                  # the thread is never more than one read behind, so two buffers are enough
+        if self.busy: self.busy.result()       # never more than one read behind: two buffers are enough
         self.busy = self.pool.submit(self.sha.update, buffer[:n])
         return n
 
@@ -344,100 +1087,176 @@ class _HashedFile:
 
     def close(self) -> str:
         "The SHA-256 of the whole file."
-        while self.readinto(memoryview(bytearray(1 << 20))): pass
+        try:
+            while self.readinto(memoryview(bytearray(1 << 20))): pass
+        except OSError as e: raise from_system(e, _shown(self.path), 'cannot be read') from e
         self.busy.result()
         self.io.close()
         return self.sha.hexdigest()
 
 # %% ../nbs/01_records.ipynb #1232e868
 class Tape:
-    "One pass over `record`: `standard(start, stop)` for starts that never go back, then `finish()`."
+    """One pass over `record`, then `finish()`: either `standard(start, stop)`, for starts that never go back,
+    or `blocks(n)` for all digital values."""
     def __init__(self, record: Record):
-        self.name, self.path, self.fs, self.sig_len, self.rows = record.name, record.path, record.fs, record.sig_len, record.rows
+        self.name, self.path, self.fs = record.name, record.path, record.fs
+        self.sig_len, self.rows = record.sig_len, record.rows
         self.record, self.pool = copy.copy(record), ThreadPoolExecutor(1)
-        self.record.open_files = [_HashedFile(f.path, self.pool) for f in record.files]
+        self.record.open_files = []
         self.first = self.head = 0                        # what is kept: samples first..head
-        self.kept, self.total = np.full((len(CHANNELS), 0), np.nan, np.float32), np.zeros(record.n_sig, np.int64)
-        self.work, self.block = _Work(record, BLOCK), np.empty((record.n_sig, BLOCK), np.float32)
+        self.kept = np.full((len(CHANNELS), 0), np.nan, np.float32)
+        self.total, self.block = np.zeros(record.n_sig, np.int64), np.empty((record.n_sig, BLOCK), np.float32)
+        self.work = _Work(record, BLOCK)
+        try: self._open()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self): return self
     def __exit__(self, *_):
         self.pool.shutdown()
         for f in self.record.open_files: f.io.close()
 
-    def _next(self, wanted: bool) -> None:
-        "Play one block: sum it and, if it is `wanted`, keep it."
-        stop = min(self.head + BLOCK, self.sig_len)
-        x, d = self.block[:, :stop - self.head], self.record._raw(self.head, stop, self.work)
-        self.total += _sums(d)
-        if wanted:
-            self.record._millivolts(d, x)
-            self.record._sort(x, self.kept[:, self.head - self.first:stop - self.first])
-        self.head = stop
+# %% ../nbs/01_records.ipynb #f0751e76
+def _tape_open(self: Tape) -> None:
+    "Open the files, or read them where windows can't be read."
+    if not self.record.windowed: self.record.whole = self.record._read_whole()
+    else:
+        for f in self.record.files: self.record.open_files.append(_HashedFile(f.path, self.pool))
 
-    def _make_room(self, start: int, stop: int) -> None:
-        "Forget what lies before the block of `start`; room up to `stop`."
-        start -= start % BLOCK
-        room, old = stop + BLOCK - start, self.kept[:, max(start - self.first, 0):max(self.head - self.first, 0)]
-        new = self.kept if self.kept.shape[1] >= room else np.full((len(CHANNELS), room + room//4), np.nan, np.float32)
-        new[:, :old.shape[1]] = old
-        self.kept, self.first = new, start
+def _play(self: Tape, stop: int) -> np.ndarray:
+    "The next digital values, up to `stop`, summed; valid until the next call."
+    d = self.record._raw(self.head, stop, self.work)
+    self.total += _sums(d)
+    self.head = stop
+    return d
 
-    def standard(self, start: int, stop: int) -> np.ndarray:
-        "As `Record.standard`, but a view that lasts until the next call."
-        self._make_room(start, stop)
-        while self.head < stop: self._next(wanted=self.head >= self.first)
-        return self.kept[:, start - self.first:stop - self.first]
+# %% ../nbs/01_records.ipynb #8fff98a3
+def _next(self: Tape, wanted: bool) -> None:
+    "Play one block and, if it is `wanted`, keep it."
+    start, stop = self.head, min(self.head + BLOCK, self.sig_len)
+    x, d = self.block[:, :stop - start], self._play(stop)
+    if wanted:
+        self.record._millivolts(d, x, start)
+        self.record._sort(x, self.kept[:, start - self.first:stop - self.first])
 
-    def finish(self) -> dict:
-        "Play the rest; file name -> SHA-256. `PedarrError` if a checksum differs from the header's."
-        while self.head < self.sig_len: self._next(wanted=False)
-        found = {f.path.name: io.close() for f, io in zip(self.record.files, self.record.open_files)}
-        self.record._compare(self.total)
-        return found
+Tape._open, Tape._play, Tape._next = _tape_open, _play, _next
+
+# %% ../nbs/01_records.ipynb #2452e1cd
+def _make_room(self: Tape, start: int, stop: int) -> None:
+    "Forget what lies before the block of `start`; room up to `stop`."
+    start -= start % BLOCK
+    room, old = stop + BLOCK - start, self.kept[:, max(start - self.first, 0):max(self.head - self.first, 0)]
+    new = self.kept
+    if new.shape[1] < room: new = np.full((len(CHANNELS), room + room//4), np.nan, np.float32)
+    new[:, :old.shape[1]] = old
+    self.kept, self.first = new, start
+
+def _tape_standard(self: Tape, start: int, stop: int) -> np.ndarray:
+    "As `Record.standard`, but a view that lasts until the next call."
+    self._make_room(start, stop)
+    while self.head < stop: self._next(wanted=self.head >= self.first)
+    return self.kept[:, start - self.first:stop - self.first]
+
+# %% ../nbs/01_records.ipynb #f5360c1b
+def _tape_blocks(self: Tape, n: int = BLOCK) -> Iterator[np.ndarray]:
+    "All digital values `[signal, time]`, `n` samples (if odd, one more) at a time; each lasts to the next."
+    n += n % 2                                             # format 212 keeps samples in pairs
+    self.work = _Work(self.record, n)
+    while self.head < self.sig_len: yield self._play(min(self.head + n, self.sig_len))
+
+Tape._make_room, Tape.standard, Tape.blocks = _make_room, _tape_standard, _tape_blocks
+
+# %% ../nbs/01_records.ipynb #b11a8298
+def _finish(self: Tape) -> dict:
+    """Play the rest; name (relative to the header's folder) -> SHA-256 of every file but the header.
+
+    `PedarrError` if a checksum differs from the header's."""
+    while self.head < self.sig_len: self._next(wanted=False)
+    record = self.record
+    if record.windowed:
+        hashes = {f.path: stream.close() for f, stream in zip(record.files, record.open_files)}
+        sums = record._listed(self.total)
+    else:
+        hashes = {part.hea: hashlib.sha256(part.raw).hexdigest() for part in record.parts if part.hea}
+        hashes, sums = hashes | record.whole.hashes, record.whole.sums
+    record._compare(sums)
+    hashes.pop(self.path, None)
+    return {path.relative_to(self.path.parent).as_posix(): sha for path, sha in hashes.items()}
+
+Tape.finish = _finish
 
 # %% ../nbs/01_records.ipynb #3ed56dd4
 _NOTE, _SKIP, _SUB, _AUX = 22, 59, 61, 63
 
-def decode_marks(raw: bytes, source: str = 'annotations') -> list:
-    "The marks in the bytes of an annotation file, `[sample, code, subtype, text or None]` each; `PedarrError` where the format is broken."
-    def broken(why): return PedarrError(f'{source}: {why}: fetch it again')
+def _broken(source: Path | str, why: str) -> PedarrError: return _bad(source, why, 'fetch it again')
+
+def _interval(words: list, i: int, source: Path | str) -> int:
+    "The 32 bits at word `i`, the upper half first, with a sign."
+    if i + 2 > len(words): raise _broken(source, 'truncated (it ends in the middle of an interval)')
+    return ((words[i] << 16 | words[i + 1]) ^ 1 << 31) - (1 << 31)
+
+# %% ../nbs/01_records.ipynb #77f0bf24
+def _text_at(marks: list, raw: bytes, i: int, size: int, source: Path | str) -> str:
+    "The `size` bytes of text at word `i`, for the last of the `marks`, which must have none yet."
+    if marks[-1][3] is not None or size > 255:
+        raise _broken(source, f'damaged (annotation {len(marks) - 1} has two texts, or one that is too long)')
+    return raw[2*i:2*i + size].decode('latin-1')
+
+def _check_end(words: list, i: int, odd: bool, source: Path | str) -> None:
+    "`PedarrError` unless word `i` is the zero that ends the file."
+    if odd or i >= len(words):
+        raise _broken(source, 'truncated (the zero word that closes an annotation file is missing)')
+    if any(words[i:]):
+        raise _broken(source, 'damaged (there is more behind the zero word that closes an annotation file)')
+
+# %% ../nbs/01_records.ipynb #41251d14
+def decode_marks(raw: bytes, source: Path | str = 'annotations') -> list:
+    "The marks in an annotation file: `[sample, code, subtype, text or None]`; `PedarrError` if it is broken."
+    if not raw: raise _broken(source, 'the annotation file is empty (0 bytes)')
     words, marks, at, i = np.frombuffer(raw, '<u2', len(raw)//2).tolist(), [], 0, 0
     while i < len(words) and words[i]:
         code, value, i = words[i] >> 10, words[i] & 1023, i + 1
-        if code < _SKIP: at += value; marks.append([at, code, 0, None])
-        elif code == _SKIP:
-            if i + 2 > len(words): raise broken('truncated (it ends in the middle of an interval)')
-            at += ((words[i] << 16 | words[i + 1]) ^ 1 << 31) - (1 << 31); i += 2     # 32 bits, the upper half first, with a sign
-        elif not marks: raise broken('damaged (a text, number or channel before the first annotation)')
+        if code < _SKIP:
+            at += value
+            marks.append([at, code, 0, None])
+        elif code == _SKIP: at, i = at + _interval(words, i, source), i + 2
+        elif not marks:
+            raise _broken(source, 'damaged (a text, number or channel before the first annotation)')
         elif code == _SUB: marks[-1][2] = (value & 255 ^ 128) - 128
         elif code == _AUX:
-            if marks[-1][3] is not None or value > 255: raise broken(f'damaged (annotation {len(marks) - 1} has two texts, or one that is too long)')
-            marks[-1][3] = raw[2*i:2*i + value].decode('latin-1')
+            marks[-1][3] = _text_at(marks, raw, i, value, source)
             i += (value + 1)//2
-    if len(raw) % 2 or i >= len(words): raise broken('truncated (the zero word that closes an annotation file is missing)')
-    if any(words[i:]): raise broken('damaged (there is more behind the zero word that closes an annotation file)')
+    _check_end(words, i, len(raw) % 2, source)
     return [m for m in marks if m[1]]      # code 0 only passes time
 
 # %% ../nbs/01_records.ipynb #65fe4e7d
-_LABELS = dict(zip(ann_label_table.label_store.tolist(), ann_label_table.symbol))     # code -> symbol, as the manual has them
+_LABELS = dict(zip(ann_label_table.label_store.tolist(), ann_label_table.symbol))    # code -> symbol (manual)
+_OWN_LABEL = re.compile(r'(\d{1,2}) (\S+)(?: .*)?', re.ASCII | re.DOTALL)
+_RESOLUTION = re.compile(r'## time resolution: (\d{1,9}(?:\.\d{1,20})?)', re.ASCII)
 
-def own_labels(marks: list, source: str = 'annotations') -> tuple[dict, float | None, list]:
-    "The labels (code -> symbol) that a file defines in notes at sample 0, the rate it counts time in (None: not said), and the marks without these notes."
+def _own_label(text: str, source: Path | str) -> tuple[int, str]:
+    "'42 X Tachycardia beat' -> 42, 'X'. Only rhythm marks may be called +."
+    found = _OWN_LABEL.fullmatch(text)
+    if not found or not 0 < int(found[1]) < 50 or (found[2] == '+') != (found[1] == '28'):
+        raise _bad(source, f'cannot use the label definition {one_line(text)[:40]!r}',
+                   'fetch the file again, or give other labels than + numbers 1 to 49 of their own')
+    return int(found[1]), printable(found[2])
+
+# %% ../nbs/01_records.ipynb #2d44783a
+def own_labels(marks: list, source: Path | str = 'annotations') -> tuple[dict, float | None, list]:
+    """(labels, code -> symbol, that a file defines in notes at sample 0; the rate it counts time in, or None;
+    the marks without these notes)."""
     labels, rate, kept, inside = {}, None, [], False
     for m in marks:
         text = clean_aux(m[3] or '') if m[:2] == [0, _NOTE] else None
         if text is None: kept.append(m)
         elif inside and text.startswith('## end of definitions'): inside = False
-        elif inside:
-            found = re.fullmatch(r'(\d{1,2}) (\S+)(?: .*)?', text, re.ASCII | re.DOTALL)
-            if not found or not 0 < int(found[1]) < 50 or (found[2] == '+') != (found[1] == '28'):
-                raise PedarrError(f'{source}: cannot use the label definition {text[:40]!r}: fetch the file again, or give other labels than + numbers 1 to 49 of their own')
-            labels[int(found[1])] = found[2]
+        elif inside: labels.update([_own_label(text, source)])
         elif text.startswith('## annotation type definitions'): inside = True
-        elif found := re.fullmatch(r'## time resolution: (\d{1,9}(?:\.\d{1,20})?)', text, re.ASCII): rate = float(found[1])
+        elif found := _RESOLUTION.fullmatch(text): rate = float(found[1])
         else: kept.append(m)
-    if inside: raise PedarrError(f'{source}: its label definitions have no end: fetch it again')
+    if inside: raise _broken(source, 'its label definitions have no end')
     return labels, rate, kept
 
 # %% ../nbs/01_records.ipynb #e749cbdc
@@ -448,16 +1267,46 @@ class Annotations(NamedTuple):
     aux: list
     subtype: np.ndarray
 
-def read_annotations(path, annotator: str = 'atr', sig_len: int | None = None, fs: float | None = None) -> Annotations:
-    "Read the annotation file `path`.`annotator`; `PedarrError` if it is missing, damaged, out of order, beyond `sig_len`, or counts time otherwise than in 1/`fs` s."
+MOST_ANNOTATIONS = 16 << 20     # bytes: some eight million marks
+
+def _annotation_bytes(file: Path) -> bytes:
+    try: return read_bytes(file, MOST_ANNOTATIONS)
+    except PedarrError as e:
+        if not _absent(e): raise
+        raise _bad(file, 'no such annotation file', 'fetch it, or choose another database description') from e
+
+# %% ../nbs/01_records.ipynb #864717a1
+def _counted_at(rate: float | None, fs: float | None, hea: Path, source: Path) -> int:
+    """How many samples (at `fs` Hz) a unit of time of an annotation file is that counts at `rate` Hz.
+
+    `rate` None: in the frames of the header `hea`."""
+    if fs is None: return 1
+    if rate is None:
+        try: rate = _read_header(hea)[1].fs
+        except PedarrError: return 1                       # no header: nothing speaks of frames
+    times = round(fs/rate) if rate else 0
+    if times < 1 or abs(times*rate - fs) > 1e-6*fs:
+        why = f'counts time at {rate:g} Hz where the recording has {fs:g} Hz'
+        raise _bad(source, f'{why}: annotation and header files belong to different recordings',
+                   'fetch both again')
+    return times
+
+# %% ../nbs/01_records.ipynb #6bbac937
+def read_annotations(path: Path | str, annotator: str = 'atr', sig_len: int | None = None,
+                     fs: float | None = None) -> Annotations:
+    """Read the annotation file `path`.`annotator` of a record of `sig_len` samples at `fs` Hz.
+
+    `PedarrError` if it is missing, damaged, out of order, beyond `sig_len`, or counts at a rate that does not
+    divide `fs`."""
     path = Path(path)
-    file = path.with_name(f'{path.name.removesuffix(".hea")}.{annotator}')
-    try: raw = file.read_bytes()
-    except FileNotFoundError as e: raise PedarrError(f'{file}: no such annotation file: fetch it, or choose another database description') from e
-    except OSError as e: raise PedarrError(f'{file}: not readable ({e.strerror}): ask for access, or change its permissions') from e
-    labels, rate, marks = own_labels(decode_marks(raw, str(file)), str(file))
-    if rate and fs and abs(rate - fs) > 1e-6*fs: raise PedarrError(f'{file}: counts time at {rate:g} Hz where the recording has {fs:g} Hz: annotation and header files belong to different recordings; fetch both again')
+    if not path.name: raise _bad(path, 'names no record', 'give the path of its header file')
+    stem = path.name.removesuffix('.hea')
+    file = path.with_name(f'{stem}.{annotator}')
+    labels, rate, marks = own_labels(decode_marks(_annotation_bytes(file), file), file)
+    times = _counted_at(rate, fs, path.with_name(f'{stem}.hea'), file)
     sample, code, subtype, text = zip(*marks) if marks else [()]*4
     known = {**_LABELS, **labels}
-    check_marks(sample, sig_len if sig_len is not None else np.iinfo(np.int64).max, str(file))
-    return Annotations(np.array(sample, np.int64), np.array([known.get(c, f'[{c}]') for c in code], dtype=str), [clean_aux(t or '') for t in text], np.array(subtype, np.int64))
+    sample = np.array(sample, np.int64)*times
+    check_marks(sample, sig_len if sig_len is not None else np.iinfo(np.int64).max, _shown(file))
+    symbol = np.array([known.get(c, f'[{c}]') for c in code], dtype=str)
+    return Annotations(sample, symbol, [clean_aux(t or '') for t in text], np.array(subtype, np.int64))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import base64
-import io
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,21 +14,25 @@ import numpy as np
 import pandas as pd
 
 from .baselines import TREES
+from .core import PedarrError, from_system, natural_key, write_whole
 from .fewshot import few_shot, fit_prototypes, number_episodes
 from .losses import describe_loss
-from .metrics import (LONE, METRICS, confusion, macro_table, paired_classes, plot_confusion, plot_reliability, protocol_gap, recall_by_subject,
-                            reliability)
+from .metrics import (LONE, METRICS, confusion, macro_table, paired_classes, plot_confusion,
+                            plot_reliability, protocol_gap, recall_by_subject, reliability)
 from .plots import class_colours, figure_png, plot_segment
 from .preprocess import Store, open_store
-from .rhythms import RHYTHMS, PedarrError, get_grouping
-from .segments import SegmentDataset, make_loader, read_split, train_test
-from .train import (METRIC_KEYS, TREE_LOSS, class_codes, load_model, make_config, own_parameters, pick_device, predict, read_json, read_table, regroup, same_store,
+from .rhythms import RHYTHMS
+from .runs import (TREE_LOSS, Run, carriers, finished, open_finished, own_parameters, prediction_codes,
+                         same_store, scores_of, shown)
+from .segments import SegmentDataset, make_loader, read_roles, take
+from .train import (class_codes, grouping_of, load_model, pick_device, predict, regroup, rows_of,
                           settle_lone_classes)
 
 # %% auto #0
-__all__ = ['percent', 'metrics_table', 'majority', 'class_meanings', 'class_table', 'plot_learning', 'plot_subjects',
-           'prediction_codes', 'plot_recalls', 'plot_weights', 'choose_cases', 'plot_case', 'run_model', 'draw_figures',
-           'describe_model', 'write_report', 'Protocols', 'protocol_table', 'run_store', 'embed', 'run_few_shot']
+__all__ = ['WATCHED', 'percent', 'metrics_table', 'majority', 'class_meanings', 'class_table', 'plot_learning', 'plot_subjects',
+           'plot_recalls', 'plot_weights', 'choose_cases', 'plot_case', 'figure_makers', 'draw_figures',
+           'describe_model', 'macro_rows', 'write_report', 'Protocols', 'protocol_table', 'run_store', 'embed',
+           'run_few_shot']
 
 # %% ../nbs/11a_report.ipynb #2aad8e49
 def percent(row: dict) -> str:
@@ -37,73 +41,90 @@ def percent(row: dict) -> str:
     return f"{100*row['value']:.1f} % [{100*row['low']:.1f}, {100*row['high']:.1f}]"
 
 def metrics_table(metrics: dict) -> pd.DataFrame:
-    "The main table of a run: metric, value with its 95 % interval."
-    return pd.DataFrame([{'metric': METRICS[k], 'value [95 % interval]': percent(v)} for k, v in metrics['overall'].items()])
+    """The main table of a run: metric, value with its 95 % interval. `metrics`: as from `scores_of`, here
+    and below."""
+    rows = [(words, percent(metrics['overall'][k])) for k, words in METRICS.items()]
+    return pd.DataFrame(rows, columns=['metric', 'value [95 % interval]'])
 
 def majority(metrics: dict) -> tuple[str, float]:
-    "The most common class of the test and the top-1 of always answering it: what a result must beat to mean anything."
+    """The most common class of the test and the top-1 of always answering it: what a result must beat to
+    mean anything."""
     t = pd.DataFrame(metrics['per_class'])
     top = t.loc[t.support.idxmax()]
     return top['class'], float(top.support/t.support.sum())
 
-def class_meanings(classes: list, grouping: str) -> pd.DataFrame:
-    "Each class with the rhythms that it stands for, in words."
-    g = get_grouping(grouping)
-    return pd.DataFrame([(c, ', '.join(RHYTHMS.get(r, r) for r in g if g[r] == c)) for c in classes], columns=['class', 'rhythms'])
+def class_meanings(classes: list, grouping: dict) -> pd.DataFrame:
+    "Each class with the rhythms that it stands for, in words; `grouping`: rhythm -> class."
+    words = lambda c: ', '.join(RHYTHMS.get(r, r) for r in grouping if grouping[r] == c)
+    return pd.DataFrame([(c, words(c)) for c in classes], columns=['class', 'rhythms'])
 
 def class_table(metrics: dict) -> pd.DataFrame:
-    "Per class: segments, subjects, recall, precision, F1 and F2 in per cent, and a note where a class stands in one subject."
+    """Per class: segments, subjects, recall, precision, F1 and F2 in per cent, and a note where a class
+    stands in one subject."""
     t = pd.DataFrame(metrics['per_class'])
-    t['note'] = np.select([t.support == 0, t.subjects == 1], ['absent', LONE], '')        # also for runs that were made before tables had notes
-    for k in ('precision', 'recall', 'f1', 'f2'): t[k] = [f'{100*v:.1f}' if v is not None and np.isfinite(v) else '-' for v in t[k].astype(float)]
+    if 'note' not in t: t['note'] = np.select([t.support == 0, t.subjects == 1], ['absent', LONE], '')
+    for k in ('precision', 'recall', 'f1', 'f2'):
+        t[k] = [f'{100*v:.1f}' if v is not None and np.isfinite(v) else '-' for v in t[k].astype(float)]
     return t.rename(columns={'support': 'segments'})
 
 # %% ../nbs/11a_report.ipynb #af3c6496
 def _bare(ax): ax.spines[['top', 'right']].set_visible(False)
 
+WATCHED = {'validation_top1': 'top-1 in validation',
+           'test_top1': 'top-1 on the test fold'}          # in older runs
+
 def plot_learning(history: pd.DataFrame):
-    "Losses (the contrastive one where there is one) and test top-1 (where it was watched) by epoch, a line per fold -> Figure."
+    """Losses (the contrastive one where there is one) and validation top-1 (where there is any) by epoch,
+    a line per fold -> Figure."""
     import matplotlib.pyplot as plt
-    history = history.assign(test_top1=pd.to_numeric(history.test_top1, errors='coerce'))
-    panels = {'classification': 'classification loss', 'contrastive': 'contrastive loss', 'test_top1': 'top-1 on the test fold'}
-    if not history.contrastive.any(): del panels['contrastive']                                # a run without a contrastive loss
+    watched = next(k for k in WATCHED if k in history)
+    panels = {'classification': 'classification loss', 'contrastive': 'contrastive loss',
+              watched: WATCHED[watched]}
+    if not history.contrastive.any(): del panels['contrastive']             # a run without a contrastive loss
     fig, axes = plt.subplots(1, len(panels), figsize=(3*len(panels), 2.6), layout='constrained')
     for ax, (key, label) in zip(axes, panels.items()):
-        for k, h in history.groupby('fold'): ax.plot(h.epoch + 1, h[key], lw=1.2, label=f'fold {k}')
-        ax.set(xlabel='epoch', title=label); _bare(ax)
-    axes[-1].set_ylim(0, 1); axes[0].legend(fontsize=7, frameon=False)
-    if history.test_top1.isna().all(): axes[-1].text(.5, .5, 'not watched', ha='center', va='center', transform=axes[-1].transAxes)
+        for k, h in history.groupby('fold'):
+            ax.plot(h.epoch + 1, h[key].astype(float), lw=1.2, label=f'fold {k}')
+        ax.set(xlabel='epoch', title=label)
+        _bare(ax)
+    axes[-1].set_ylim(0, 1)
+    axes[0].legend(fontsize=7, frameon=False)
+    if history[watched].isna().all():
+        axes[-1].text(.5, .5, 'no validation', ha='center', va='center', transform=axes[-1].transAxes)
     return fig
 
 # %% ../nbs/11a_report.ipynb #ec82c5d7
 def plot_subjects(per_subject: pd.DataFrame):
-    "Top-1 of each subject, sorted, with its number of segments -> Figure."
+    """Top-1 of each subject, the best first (ties in the order of their numbers), with its number of
+    segments -> Figure."""
     import matplotlib.pyplot as plt
-    t = per_subject.sort_values('top1', ascending=False)
+    names = per_subject.subject.tolist()
+    t = per_subject.iloc[sorted(range(len(names)), key=lambda i: natural_key(names[i]))]
+    t = t.sort_values('top1', ascending=False, kind='stable')
     fig, ax = plt.subplots(figsize=(min(9, 2 + .3*len(t)), 2.8), layout='constrained')
     ax.bar(np.arange(len(t)), t.top1, width=.8 if len(t) < 60 else 1., color='#4477aa')
-    if len(t) <= 45: ax.set_xticks(np.arange(len(t)), [f'{s} ({n})' for s, n in zip(t.subject, t.segments)], rotation=90, fontsize=7)
+    names = [f'{s} ({n})' for s, n in zip(t.subject, t.segments)]
+    if len(t) <= 45: ax.set_xticks(np.arange(len(t)), names, rotation=90, fontsize=7)
     else: ax.set_xlabel(f'{len(t)} subjects, sorted')
-    ax.set(ylabel='top-1', ylim=(0, 1), title='each subject (segments)'); _bare(ax)
+    ax.set(ylabel='top-1', ylim=(0, 1), title='each subject (segments)')
+    _bare(ax)
     return fig
 
 # %% ../nbs/11a_report.ipynb #ba43d10e
-def prediction_codes(predictions: pd.DataFrame, classes: list) -> tuple[np.ndarray, np.ndarray]:
-    "(truth, predicted) as class numbers; `PedarrError` for a name that is none of `classes`."
-    code = {c: i for i, c in enumerate(classes)}
-    strange = sorted((set(predictions.label) | set(predictions.predicted)) - set(code))
-    if strange: raise PedarrError(f'predictions: class {strange[0]!r} is none of {", ".join(classes)}: the table is of another run')
-    return predictions.label.map(code).to_numpy(np.int64), predictions.predicted.map(code).to_numpy(np.int64)
-
-def plot_recalls(predictions: pd.DataFrame, classes: list):
-    "Recall of each class in each subject, a cell for each -> Figure."
+def plot_recalls(predictions: pd.DataFrame, classes: list, of: dict | None = None):
+    """Recall of each class in each subject, a cell for each -> Figure. `of`: class -> subjects of the
+    whole store (default: those tested)."""
     import matplotlib.pyplot as plt
     t = recall_by_subject(*prediction_codes(predictions, classes), predictions.subject.to_numpy(), classes)
+    t, n = t.loc[sorted(t.index, key=natural_key)], t.notna().sum()
+    lone = [c for c in classes if (of or {}).get(c, n[c]) == 1]
     fig, ax = plt.subplots(figsize=(1.8 + .55*len(classes), min(12, 1.2 + .19*len(t))), layout='constrained')
     image = ax.imshow(100*t.to_numpy(), cmap='cividis', vmin=0, vmax=100, aspect='auto')
-    ax.set_xticks(range(len(classes)), [f'{c}\n{n}' + ('\nuntestable' if n == 1 else '') for c, n in zip(classes, t.notna().sum())], fontsize=8)
+    heads = [f'{c}\n{n[c]}' + ('\nuntestable' if c in lone else '') for c in classes]
+    ax.set_xticks(range(len(classes)), heads, fontsize=8)
     ax.set_yticks(range(len(t)) if len(t) <= 60 else [], t.index if len(t) <= 60 else [], fontsize=7)
-    ax.set(xlabel='class, and its subjects', ylabel='subject'); fig.colorbar(image, ax=ax, label='recall (%)')
+    ax.set(xlabel='class, and its subjects', ylabel='subject')
+    fig.colorbar(image, ax=ax, label='recall (%)')
     return fig
 
 # %% ../nbs/11a_report.ipynb #6e553b45
@@ -112,59 +133,67 @@ def plot_weights(predictions: pd.DataFrame, classes: list):
     import matplotlib.pyplot as plt
     present = [c for c in classes if (predictions.label == c).any()]
     fig, ax = plt.subplots(figsize=(1.5 + .8*len(present), 2.8), layout='constrained')
-    boxes = ax.boxplot([predictions.weight_iegm[predictions.label == c] for c in present], patch_artist=True, widths=.6, flierprops=dict(markersize=2),
+    weights = [predictions.weight_iegm[predictions.label == c] for c in present]
+    boxes = ax.boxplot(weights, patch_artist=True, widths=.6, flierprops=dict(markersize=2),
                        medianprops=dict(color='black'))
     for box, c in zip(boxes['boxes'], present): box.set_facecolor(class_colours(classes)[c])
     ax.set_xticks(np.arange(1, len(present) + 1), present)
-    ax.set(ylabel='weight of the electrograms', ylim=(-.05, 1.05)); _bare(ax)
+    ax.set(ylabel='weight of the electrograms', ylim=(-.05, 1.05))
+    _bare(ax)
     return fig
 
 # %% ../nbs/11a_report.ipynb #a726be48
 def choose_cases(predictions: pd.DataFrame, classes: list, right: int = 3, wrong: int = 3) -> pd.DataFrame:
-    "Typical right cases (median probability, one per class, rare classes first) and the most confident wrong ones (one per confusion)."
-    p = predictions.assign(probability=predictions[[f'p_{c}' for c in classes]].max(axis=1), right=predictions.label == predictions.predicted)
+    """Typical right cases (median probability, one per class, rare classes first) and the most confident
+    wrong ones (one per confusion)."""
+    p = predictions.assign(probability=predictions[[f'p_{c}' for c in classes]].max(axis=1),
+                           right=predictions.label == predictions.predicted)
     good, cases = p[p.right], []
-    for c in good.label.value_counts(ascending=True).index[:right]:
+    n = good.label.value_counts()
+    for c in sorted(n.index, key=lambda c: (n[c], classes.index(c)))[:right]:
         g = good[good.label == c].sort_values(['probability', 'segment'])
         cases.append(g.iloc[[(len(g) - 1)//2]])
-    bad = p[~p.right].sort_values(['probability', 'segment'], ascending=[False, True]).drop_duplicates(['label', 'predicted'])
+    bad = p[~p.right].sort_values(['probability', 'segment'], ascending=[False, True])
+    bad = bad.drop_duplicates(['label', 'predicted'])
     return pd.concat(cases + [bad.head(wrong)]) if cases or len(bad) else p.head(0)
 
 # %% ../nbs/11a_report.ipynb #6b877a3c
 def plot_case(store: Store, case) -> 'Figure':
     "One segment of `choose_cases` on paper, with what was true and what was said."
     i = int(case.segment)
-    seconds = case.start/store.meta['records'][case.record]['fs'] if case.record in store.meta.get('records', {}) else None
-    when = f' at {seconds:.1f} s' if seconds is not None else ''
-    verdict = 'right' if case.right else 'WRONG'
-    title = f'{verdict}: annotated {case.label} ({case.rhythm}), predicted {case.predicted} with {case.probability:.2f}; {case.record}{when}'
-    iegm = np.asarray(store.iegm[i], np.float32) if store.mask[i][12:].any() else None
-    return plot_segment(np.asarray(store.ecg[i], np.float32), iegm, np.asarray(store.mask[i]), store.fs, title=title)
+    fs = store.meta.get('records', {}).get(case.record, {}).get('fs')
+    when = f' at {case.start/fs:.1f} s' if fs else ''
+    said = f'annotated {case.label} ({case.rhythm}), predicted {case.predicted} with {case.probability:.2f}'
+    ecg, iegm = (x[0].astype(np.float32) for x in take(store, [i]))
+    title = f'{"right" if case.right else "WRONG"}: {said}; {case.record}{when}'
+    mask = np.asarray(store.mask[i])
+    return plot_segment(ecg, iegm if mask[12:].any() else None, mask, store.fs, title=title)
 
 # %% ../nbs/11a_report.ipynb #7908f35b
-def run_model(run: Path) -> str:
-    "The model's name in params.json; runs from before it was written had `pedarrnet`."
-    return read_json(Path(run)/'params.json').get('model', 'pedarrnet')
+def figure_makers(run: Run, store: Store) -> dict:
+    "name -> function that draws a figure which this run has."
+    p, classes, of = run.predictions, run.classes, carriers(run.split)
+    truth, predicted = prediction_codes(p, classes)
+    shares = p[[f'p_{c}' for c in classes]].to_numpy()
+    makers = {'confusion': lambda: plot_confusion(confusion(truth, predicted, len(classes)), classes),
+              'reliability': lambda: plot_reliability(*reliability(shares, truth)),
+              'subjects': lambda: plot_subjects(pd.DataFrame(run.scores['per_subject'])),
+              'recalls': lambda: plot_recalls(p, classes, of)}
+    if run.params.model != TREES: makers['learning'] = lambda: plot_learning(run.history)
+    if run.params.model == 'pedarrnet': makers['weights'] = lambda: plot_weights(p, classes)
+    for i, case in enumerate(choose_cases(p, classes).itertuples()):
+        makers[f'case-{i+1}'] = lambda case=case: plot_case(store, case)
+    return makers
 
-def draw_figures(run: Path, store: Store, dpi: int = 100) -> dict:
-    "Draw the figures that a run has into `run`/figures as PNG: name -> path."
-    metrics, folder = read_json(run/'metrics.json', *METRIC_KEYS), run/'figures'
-    classes, model = metrics['classes'], run_model(run)
-    p = read_table(run/'predictions.csv', 'segment', 'label', 'predicted', 'weight_iegm', *(f'p_{c}' for c in classes))
-    if len(p) != metrics['segments']: raise PedarrError(f'{run}/predictions.csv: {len(p)} rows where metrics.json counts {metrics["segments"]}: delete the run folder and run again')
-    truth, pred = prediction_codes(p, classes)
-    folder.mkdir(exist_ok=True)
-    makers = {'confusion': lambda: plot_confusion(confusion(truth, pred, len(classes)), classes),
-              'reliability': lambda: plot_reliability(*reliability(p[[f'p_{c}' for c in classes]].to_numpy(), truth)),
-              'subjects': lambda: plot_subjects(pd.DataFrame(metrics['per_subject'])),
-              'recalls': lambda: plot_recalls(p, classes)}
-    if model != TREES: makers['learning'] = lambda: plot_learning(read_table(run/'history.csv', 'fold', 'epoch', 'test_top1'))
-    if model == 'pedarrnet': makers['weights'] = lambda: plot_weights(p, classes)
-    for i, case in enumerate(choose_cases(p, classes).itertuples()): makers[f'case-{i+1}'] = lambda case=case: plot_case(store, case)
-    paths = {}
-    for name, make in makers.items():
-        paths[name] = folder/f'{name}.png'
-        paths[name].write_bytes(figure_png(make(), dpi=dpi, colours=256))
+def draw_figures(run, store: Store, dpi: int = 100) -> dict:
+    """Draw the figures that a finished run (folder or `Run`) has into its folder `figures` as PNG: name ->
+    path."""
+    run = finished(run)
+    folder, paths = run.path/'figures', {}
+    try: folder.mkdir(exist_ok=True)
+    except OSError as e: raise from_system(e, folder, 'cannot be made') from e
+    for name, make in figure_makers(run, store).items():
+        paths[name] = write_whole(folder/f'{name}.png', figure_png(make(), dpi=dpi, colours=256))
     return paths
 
 # %% ../nbs/11a_report.ipynb #c6664ad8
@@ -191,14 +220,15 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>pedarr: {
 {% if simulated %}<p class="banner"><b>Simulated data.</b> These recordings were made by pedarr's simulator. Nothing on this page is a result on patients.</p>{% endif %}
 <h2>What was tested</h2>
 <p>{{ metrics.segments }} test segments of {{ window }} s from {{ metrics.subjects }} subjects of {% if simulated %}a simulated database in the format of{% else %}the database{% endif %}
-<i>{{ database }}</i>, {{ metrics.classes|length }} rhythm classes. <b>{{ metrics.notes[0]|capitalize }}.</b> {{ what }}, {{ folds }} fold(s), seed {{ params.seed }}.</p>{{ table(meanings) }}
-<h2>How well</h2>{{ table(main) }}<p><small>Always answering {{ majority[0] }} would give {{ '%.1f'|format(100*majority[1]) }} % top-1. Macro means over the classes present in the truth. Intervals: 95 %, bootstrap clustered by subject, {{ params.resamples }} resamples.</small></p>
+<i>{{ database }}</i>, {{ metrics.classes|length }} rhythm classes. <b>{{ metrics.notes[0]|capitalize }}.</b> {{ what }}, {{ folds }}, seed {{ params.seed }}.</p>{{ table(meanings) }}
+<h2>How well</h2>{{ table(main) }}<p><small>Always answering {{ majority[0] }} would give {{ '%.1f'|format(100*majority[1]) }} % top-1. Macro means over the classes present in the truth. Intervals: 95 %, bootstrap clustered by subject, {{ params.resamples }} resamples.
+All numbers were computed from predictions.csv when this page was written.</small></p>
 {{ table(classes) }}
 {% if macro|length > 1 %}<p><small>A class that stands in one subject says nothing about the next one; macro means with and without it:</small></p>{{ table(macro) }}{% endif %}
 <h2>What is confused with what</h2>{{ image('confusion') }}
 <h2>Each subject</h2>{{ image('subjects') }}{{ image('recalls') }}
 <h2>Are the probabilities honest?</h2>{{ image('reliability') }}
-{% if 'learning' in figures %}<h2>Learning curves</h2>{{ image('learning') }}<p><small>The test curve chose nothing: the last epoch counts.</small></p>
+{% if 'learning' in figures %}<h2>Learning curves</h2>{{ image('learning') }}<p><small>{{ curve }} The last epoch counts.</small></p>
 {% else %}<p><small>Boosted trees have no epochs, so no learning curves are shown: their settings were chosen beforehand, and the last round of boosting counts.</small></p>{% endif %}
 {% if 'weights' in figures %}<h2>How the modalities were weighed</h2>{{ image('weights') }}<p><small>The weight that the semantic attention gave the electrograms. It is no explanation: on toy data it did not
 reliably show which modality carried the information.</small></p>{% else %}<p><small>This model does not weigh the modalities, so no weights are shown.</small></p>{% endif %}
@@ -216,112 +246,179 @@ def describe_model(params: dict) -> str:
 
 # %% ../nbs/11a_report.ipynb #372db894
 def _embed(path: Path) -> str:
-    return f'<img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+    "A figure as an HTML image that holds its bytes."
+    text = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{path.stem}" src="data:image/png;base64,{text}">'
+
+def macro_rows(run: Run) -> pd.DataFrame:
+    "Macro means over all classes and, where some stand in one subject of the store, without them."
+    p = run.predictions
+    rows = macro_table(*prediction_codes(p, run.classes), p.subject.to_numpy(), run.classes,
+                       n_resamples=run.params.resamples, seed=run.params.seed)
+    tested, of = p.groupby('label').subject.nunique(), carriers(run.split)
+    return rows if all(of[c] == 1 for c in tested.index[tested == 1]) else rows.head(1)
+
+def _folds(run: Run) -> str:
+    "Which folds were run, in words."
+    n = int(run.split.fold.max()) + 1
+    return f'{n} folds' if len(run.folds) == n else f'fold {", ".join(map(str, run.folds))} of {n} alone'
+
+def _curve(run: Run) -> str:
+    "What the last learning curve is of."
+    if 'validation_top1' not in run.history:
+        return "This run is from before there was validation; its curve is the test's, and chose nothing."
+    if run.history.validation_top1.isna().all(): return 'No subjects were set aside for validation.'
+    return 'Validation segments were neither learnt from nor tested.'
+
+# %% ../nbs/11a_report.ipynb #5ff9d706
+def _contents(run: Run, store: Store) -> dict:
+    "What the page shows, its figures aside."
+    params, scores, trees = dataclasses.asdict(run.params), scores_of(run), run.params.model == TREES
+    tables = own_parameters(params), run.environment.model_dump()
+    facts = pd.DataFrame([(k, str(v)) for d in tables for k, v in d.items()], columns=['name', 'value'])
+    simulated, name = run.environment.simulated, run.path.resolve()
+    if simulated is None: simulated = bool(store.meta.get('simulated'))                    # an older run
+    return dict(title=f'{name.parent.name}/{name.name}', metrics=scores, params=params, env=run.environment,
+                simulated=simulated, database=store.meta['database'], window=f'{store.config.window:g}',
+                folds=_folds(run), main=metrics_table(scores), macro=macro_rows(run), facts=facts,
+                what=describe_model(params), classes=class_table(scores), majority=majority(scores),
+                waiting='measuring the segments' if trees else 'waiting for data',
+                curve='' if trees else _curve(run),
+                meanings=class_meanings(run.classes, run.card.grouping or grouping_of(store, params['grouping'])))
 
 def write_report(run, store: Store | None = None) -> Path:
-    "Write `run`/report.html, one self-contained page, and the figures it shows; `PedarrError` if `run` is not finished."
+    """Write `run`/report.html, one self-contained page, and the figures it shows; `PedarrError` if `run`
+    is not finished, or the store another."""
     from jinja2 import Environment
-    run = Path(run)
-    if not (run/'metrics.json').exists(): raise PedarrError(f'{run}: no metrics.json: this is not a finished run; run the training again to finish it')
-    metrics, params = read_json(run/'metrics.json', *METRIC_KEYS), read_json(run/'params.json', 'store', 'grouping', 'loss', 'epochs', 'gamma', 'logit_adjust', 'resamples', 'seed')
-    env = read_json(run/'environment.json', 'store_sha256')
-    if store is None: store, _ = regroup(open_store(params['store'], verify=False), params['grouping'])
-    same_store(run, store)
-    figures = draw_figures(run, store)
-    j = Environment(autoescape=True)
     from markupsafe import Markup
-    p = read_table(run/'predictions.csv', 'label', 'predicted', 'subject')
-    macro = macro_table(*prediction_codes(p, metrics['classes']), p.subject.to_numpy(), metrics['classes'], n_resamples=params['resamples'], seed=params['seed'])
-    facts = pd.DataFrame([(k, str(v)) for d in (own_parameters(params), env) for k, v in d.items()], columns=['name', 'value'])
-    html = j.from_string(_PAGE).render(
-        title=run.resolve().parent.name + '/' + run.name, style=Markup(_STYLE), metrics=metrics, params=params, env=env, figures=figures, database=store.meta['database'],
-        simulated=bool(store.meta.get('simulated')), window=f'{store.config.window:g}', folds=len(read_json(run/'model.json', 'folds')['folds']), main=metrics_table(metrics), macro=macro,
-        what=describe_model(params), waiting='measuring the segments' if params.get('model') == TREES else 'waiting for data',
-        classes=class_table(metrics), facts=facts, majority=majority(metrics), meanings=class_meanings(metrics['classes'], params['grouping'] or store.meta['grouping']), table=lambda t: Markup(t.to_html(index=False, border=0)), image=lambda n: Markup(_embed(figures[n])))
-    page = run/'report.html'
-    page.write_text(html, encoding='utf-8')
-    return page
+    run = finished(run)
+    if store is None: store = open_store(run.params.store)
+    same_store(run.path, store)
+    figures = draw_figures(run, store)
+    page = Environment(autoescape=True).from_string(_PAGE)
+    html = page.render(**_contents(run, store), figures=figures, style=Markup(_STYLE),
+                       image=lambda n: Markup(_embed(figures[n])),
+                       table=lambda t: Markup(t.to_html(index=False, border=0)))
+    return write_whole(run.path/'report.html', html)
 
 # %% ../nbs/11a_report.ipynb #3440eb88
 class Protocols(NamedTuple):
-    "`overall`: see `metrics.protocol_gap`; `classes`: recall of each class under both, and the gap; `notes`: what a reader must know."
+    """`overall`: see `metrics.protocol_gap`; `classes`: recall of each class under both, and the gap;
+    `notes`: what a reader must know."""
     overall: pd.DataFrame
     classes: pd.DataFrame
     notes: list
 
-_OWN = ('watch', 'run', 'store', 'split', 'n_folds', 'fold', 'split_seed', 'lone_classes', 'device', 'workers', 'resamples')     # may differ between two protocols
+_OWN = ('run', 'store', 'split', 'n_folds', 'fold', 'split_seed', 'lone_classes', 'device', 'workers',
+        'resamples')     # may differ between two protocols
 
-def _same_training(a: Path, b: Path) -> None:
+def _same_training(a: Run, b: Run) -> None:
     "`PedarrError` unless runs `a` (by patient) and `b` (by segment) differ in the split alone."
-    p, q = (own_parameters(read_json(r/'params.json', 'split', 'grouping', 'seed')) for r in (a, b))
-    if p['split'] == 'segment' or q['split'] != 'segment': raise PedarrError(f"{a} is split by {p['split']}, {b} by {q['split']}: give runs by patient (or loso) first, then those by segment")
-    x, y = (read_json(r/'environment.json', 'store_sha256')['store_sha256'] for r in (a, b))
-    if x != y: raise PedarrError(f'{a} and {b} were trained on different stores: compare runs of one store')
-    differ = [k for k in sorted({*p, *q}) if k not in _OWN and p.get(k) != q.get(k)]
-    if differ: raise PedarrError(f'{a} and {b} differ in {differ[0]} ({p.get(differ[0])!r}, {q.get(differ[0])!r}): compare runs that differ in the split alone')
+    if a.params.split == 'segment' or b.params.split != 'segment':
+        raise PedarrError(f'{a.path} is split by {a.params.split}, {b.path} by {b.params.split}: '
+                          'give runs by patient (or loso) first, then those by segment')
+    if a.environment.store_sha256 != b.environment.store_sha256:
+        raise PedarrError(f'{a.path} and {b.path} were trained on different stores: '
+                          'compare runs of one store')
+    p, q = (own_parameters(dataclasses.asdict(r.params)) for r in (a, b))
+    differ = [k for k in dict.fromkeys([*p, *q]) if k not in _OWN and p.get(k) != q.get(k)]
+    if differ:
+        said = ', '.join(f'{k} ({shown(p.get(k))}, {shown(q.get(k))})' for k in differ)
+        raise PedarrError(f'{a.path} and {b.path} differ in {said}: compare runs that differ in the split '
+                          'alone')
 
 # %% ../nbs/11a_report.ipynb #17ef8394
-def _same_segments(a: Path, b: Path) -> tuple[pd.DataFrame, set]:
-    "One table of the segments that both runs tested (`label`, `subject`, `patient`, `segment`), and the labels of those that only one did."
-    p, q = (read_table(r/'predictions.csv', 'segment', 'subject', 'label', 'predicted').set_index('segment') for r in (a, b))
+def _same_segments(a: Run, b: Run) -> tuple[pd.DataFrame, set]:
+    """One table of the segments that both runs tested (`label subject predicted other`), and the labels of
+    those that only one did."""
+    p, q = (r.predictions.set_index('segment') for r in (a, b))
     both = p.index.intersection(q.index)
-    if not len(both) or (p.label[both] != q.label[both]).any(): raise PedarrError(f'{a} and {b} tested no common segments, or under other labels: compare runs of one store and grouping')
+    if not len(both) or (p.label[both] != q.label[both]).any():
+        raise PedarrError(f'{a.path} and {b.path} tested no common segments, or under other labels: '
+                          'compare runs of one store and grouping')
     left = set(p.label.drop(both)) | set(q.label.drop(both))
-    return pd.DataFrame(dict(label=p.label[both], subject=p.subject[both], predicted=p.predicted[both], other=q.predicted[both])), left
+    columns = dict(label=p.label, subject=p.subject, predicted=p.predicted, other=q.predicted)
+    return pd.DataFrame({name: column[both] for name, column in columns.items()}), left
 
+def _opened(runs) -> list[Run]:
+    "A run or several, as `Run`s."
+    return [finished(r) for r in ([runs] if isinstance(runs, (str, Path, Run)) else runs)]
+
+# %% ../nbs/11a_report.ipynb #8da0f501
 def protocol_table(patient, segment, n_resamples: int = 10_000, seed: int = 0) -> Protocols:
-    "Runs split by patient beside runs split by segment (a folder, or as many for both), pooled. `PedarrError` unless they differ in the split alone."
-    patient, segment = ([Path(r) for r in ([x] if isinstance(x, (str, Path)) else x)] for x in (patient, segment))
-    if len(patient) != len(segment) or not patient: raise PedarrError(f'{len(patient)} runs by patient and {len(segment)} by segment: give equally many, in the same order of seeds')
+    """Runs split by patient beside runs split by segment (a folder, or as many for both), pooled.
+    `PedarrError` unless they differ in the split alone."""
+    patient, segment = _opened(patient), _opened(segment)
+    if len(patient) != len(segment) or not patient:
+        raise PedarrError(f'{len(patient)} runs by patient and {len(segment)} by segment: give equally many, '
+                          'in the same order of seeds')
     for a, b in zip(patient, segment): _same_training(a, b)
     tables, left = zip(*(_same_segments(a, b) for a, b in zip(patient, segment)))
     t, left = pd.concat(tables), sorted(set().union(*left))
-    known = [read_json(r/'metrics.json', *METRIC_KEYS)['classes'] for r in (patient[0], segment[0])]
-    classes = known[0] + [c for c in known[1] if c not in known[0]]
+    classes = list(dict.fromkeys(patient[0].classes + segment[0].classes))
     truth, by_patient = prediction_codes(t, classes)
     by_segment, who = prediction_codes(t.assign(predicted=t.other), classes)[1], t.subject.to_numpy()
-    overall = protocol_gap(truth, by_patient, by_segment, who, len(classes), n_resamples=n_resamples, seed=seed)
-    each = paired_classes(truth, by_segment, by_patient, who, classes, n_resamples=n_resamples, seed=seed)
-    each = each[each.support > 0].rename(columns={'a': 'segment', 'b': 'patient', 'value': 'gap'})[['class', 'support', 'subjects', 'patient', 'segment', 'gap', 'low', 'high', 'note']]
-    notes = ['split by segment: the same subjects are in training and test; the gap is what that is worth'] + [f'{c} was tested by one of the two only, and is left out' for c in left if c not in set(t.label)]
+    options = dict(n_resamples=n_resamples, seed=seed)
+    each = paired_classes(truth, by_segment, by_patient, who, classes, **options)
+    each = each[each.support > 0].rename(columns={'a': 'segment', 'b': 'patient', 'value': 'gap'})
+    each = each[['class', 'support', 'subjects', 'patient', 'segment', 'gap', 'low', 'high', 'note']]
+    notes = ['split by segment: the same subjects are in training and test; the gap is what that is worth']
+    left = [c for c in left if c not in set(t.label)]
+    notes += [f'{c} was tested by one of the two only, and is left out' for c in left]
+    overall = protocol_gap(truth, by_patient, by_segment, who, len(classes), **options)
     return Protocols(overall, each.assign(support=each.support//len(patient)).reset_index(drop=True), notes)
 
 # %% ../nbs/11a_report.ipynb #92b3da0e
 def run_store(run, store: Store | None = None) -> tuple[Store, np.ndarray]:
-    "The store of a finished run as its training saw it (classes, labels), and the checked fold of each row. `store`: where it is now, if it was moved."
-    run = Path(run)
-    known = make_config().__dict__
-    c = make_config(**{k: v for k, v in read_json(run/'params.json', 'store', 'grouping', 'split').items() if k in known})
-    store, _ = regroup(store if store is not None else open_store(c.store, verify=False), c.grouping)
-    same_store(run, store)
-    store, _ = settle_lone_classes(store, c)
-    return store, read_split(run/'split.csv', store.segments, c.split)
+    """The store of a finished run as its training saw it (classes, labels), and the checked role of each row
+    in each fold [N, K].
+    `store`: where it is now, if it was moved."""
+    run = finished(run)
+    store = store if store is not None else open_store(run.params.store)
+    store, _ = regroup(store, run.params.grouping, run.card.grouping)
+    same_store(run.path, store)
+    store, _ = settle_lone_classes(store, run.params)
+    if store.classes != run.classes:
+        raise PedarrError(f'{run.path}: knows the classes {", ".join(run.classes)}, but this store and '
+                          'grouping have '
+                          f'{", ".join(store.classes)}: the grouping was changed since; train again')
+    return store, read_roles(run.path/'split.csv', store.segments, run.params.split)
 
 def embed(run, k: int, store: Store, rows, device: str = 'auto', batch_size: int = 256) -> np.ndarray:
     "Embeddings f32 [len(rows), d] of segments `rows` by the network of fold `k` of a run."
-    model, meta = load_model(run, k, store.classes)
+    model, meta = load_model(run.path if isinstance(run, Run) else run, k, store.classes)
     loader = make_loader(SegmentDataset(store, rows, normalise=meta['normalise']), batch_size, shuffle=False)
     return predict(model.to(pick_device(device)), loader, pick_device(device))['embedding']
 
 # %% ../nbs/11a_report.ipynb #0d359e1b
-def run_few_shot(run, store: Store | None = None, device: str = 'auto', **options) -> tuple[pd.DataFrame, list]:
-    "`fewshot.few_shot` on the test subjects of every fold of a finished run: (its table, class names). `options`: shots, apart, draws, min_classes, seed. `PedarrError` for a run split by segment."
-    run = Path(run)
-    if run_model(run) == TREES: load_model(run)                                             # says that there is no network
-    if (split := read_json(run/'params.json', 'split')['split']) == 'segment': raise PedarrError(f'{run}: is split by segment, so no subject is new to it: few shots need a run by patient')
-    folds = read_json(run/'model.json', 'folds')['folds']
-    store, fold = run_store(run, store)
-    evaluate, parts, prototypes = store.segments['evaluate'].to_numpy(bool), [], {}
-    for k in folds:
-        train, test = train_test(store.segments, fold, k, split)
-        train = train[evaluate[train]]                                                  # overlapping windows would count twice
-        x = embed(run, k, store, np.concatenate([train, test]), device)
-        prototypes[k] = fit_prototypes(x[:len(train)], class_codes(store, train), store.segments.subject.iloc[train], len(store.classes))
-        parts.append((test, x[len(train):], np.full(len(test), k)))
+def _fold_embeddings(run: Run, k: int, store: Store, roles, device: str):
+    "(prototypes of the training segments, test rows, their embeddings) of fold `k`."
+    train, test = rows_of(roles, k, 'train'), rows_of(roles, k, 'test')
+    train = train[store.segments['evaluate'].to_numpy(bool)[train]]    # overlapping windows would count twice
+    x = embed(run, k, store, np.concatenate([train, test]), device)
+    n, who = len(train), store.segments.subject.iloc[train]
+    return fit_prototypes(x[:n], class_codes(store, train), who, len(store.classes)), test, x[n:]
+
+def run_few_shot(run, store: Store | None = None, device: str = 'auto',
+                 **options) -> tuple[pd.DataFrame, list]:
+    """`fewshot.few_shot` on the test subjects of every fold of a finished run: (its table, class names).
+    `options`: shots, apart,
+    draws, min_classes, seed. `PedarrError` for a run split by segment."""
+    run = finished(run)
+    if run.params.model == TREES: load_model(run.path)                        # says that there is no network
+    if run.params.split == 'segment':
+        raise PedarrError(f'{run.path}: is split by segment, so no subject is new to it: few shots need a '
+                          'run by patient')
+    store, roles = run_store(run, store)
+    parts, prototypes = [], {}
+    for k in run.folds:
+        prototypes[k], test, x = _fold_embeddings(run, k, store, roles, device)
+        parts.append((test, x, np.full(len(test), k)))
     rows, x, fold = (np.concatenate(p) for p in zip(*parts))
-    t = store.segments.iloc[rows]
+    t, label = store.segments.iloc[rows], class_codes(store, rows)
     fs = t.record.map({r: v['fs'] for r, v in store.meta['records'].items()}).to_numpy(float)
-    start, stop, label = t.start.to_numpy()/fs, t.stop.to_numpy()/fs, class_codes(store, rows)
-    found = few_shot(x, label, t.subject.to_numpy(), start, stop, prototypes, fold=fold, record=t.record.to_numpy(),
-                     episode=number_episodes(t.record, start, stop, label), **options)
+    start, stop = t.start.to_numpy()/fs, t.stop.to_numpy()/fs
+    episode = number_episodes(t.record, start, stop, label)
+    found = few_shot(x, label, t.subject.to_numpy(), start, stop, prototypes, fold=fold,
+                     record=t.record.to_numpy(), episode=episode, **options)
     return found, store.classes

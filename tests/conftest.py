@@ -16,11 +16,12 @@ REAL = Path(os.environ.get('PEDARR_REAL_DATA') or ROOT/'../shared/data')
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'bench: a benchmark that prints ratios; run by `make bench` (pytest -m bench)')
+    config.addinivalue_line('markers', 'long: takes too long for every change; run by `make long` (pytest -m long)')
 
 
 def pytest_collection_modifyitems(config, items):
     if config.option.markexpr: return
-    slow = [i for i in items if i.get_closest_marker('bench')]
+    slow = [i for i in items if i.get_closest_marker('bench') or i.get_closest_marker('long')]
     config.hook.pytest_deselected(items=slow)
     items[:] = [i for i in items if i not in slow]
 

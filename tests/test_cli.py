@@ -1,99 +1,55 @@
-"""The command, as a user runs it: each kind of bad input gives one line, status 2, and leaves nothing half-written."""
+"""The command's answers: each kind of bad input gives one line and status 2, and leaves nothing half-written.
+
+Most commands run in this process; what needs one of its own (signals, memory) is in test_process.py."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pytest
 import wfdb
+from click.testing import CliRunner
 
 from conftest import ROOT, real
-from pedarr.cli import find_notebook
+from pedarr.cli import execute, find_notebook, main, no_notebook, parse_value, with_parameters
 
+SMALL = dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200)
+BARS = re.compile(r'(annotations|segments|verify|check|simulate|compare|training|fold \d)\b')
+
+
+def pairs(**params): return [x for name, value in params.items() for x in ('-p', name, value)]
 
 
 def pedarr(*args, ok=False):
-    p = subprocess.run([sys.executable, '-c', 'from pedarr.cli import main; main()', *map(str, args)], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '2'})
-    if ok: assert p.returncode == 0, p.stderr[-2000:]
-    return p
+    "The command, called in this process."
+    r = CliRunner().invoke(main, [str(a) for a in args])
+    if ok: assert r.exit_code == 0, r.stderr[-2000:]
+    return SimpleNamespace(returncode=r.exit_code, stdout=r.stdout, stderr=r.stderr)
 
 
 def refused(*args):
-    "The one line of an expected refusal (progress bars end in carriage returns and don't count)."
+    "The one line of an expected refusal (progress does not count)."
     p = pedarr(*args)
-    lines = [l for l in p.stderr.replace('\r', '\n').splitlines() if l.strip() and not l.startswith(('annotations:', 'segments:', 'training:'))]
-    assert p.returncode == 2 and len(lines) == 1 and lines[0].startswith('pedarr: '), (p.returncode, p.stderr[-1500:])
+    lines = [l for l in p.stderr.replace('\r', '\n').splitlines() if l.strip() and not BARS.match(l)]
+    assert p.returncode == 2 and len(lines) == 1, (p.returncode, p.stderr[-1500:])
+    assert lines[0].startswith('pedarr: ') and lines[0].isprintable() and 'a defect' not in lines[0], lines
+    assert not p.stdout
     return lines[0]
 
 
 @pytest.fixture
-def db(simulated, tmp_path): return Path(shutil.copytree(simulated, tmp_path/'db'))
-
-
-def record(db): return sorted(db.glob('*.hea'))[0].with_suffix('')
-
-
-def refused_build(db, *args):
-    before = {p: p.read_bytes() for p in db.iterdir()}
-    line = refused('preprocess', db, db.parent/'store', *args)
-    assert not (db.parent/'store').exists(), 'nothing half-written under the final name'
-    assert {p: p.read_bytes() for p in db.iterdir()} == before, 'and the recordings are untouched'
-    return line
-
-
-def harm_dat(db): p = record(db).with_suffix('.dat'); p.write_bytes(p.read_bytes()[:-999])
-def lose_dat(db): record(db).with_suffix('.dat').unlink()
-def flip_bit(db): p = record(db).with_suffix('.dat'); b = bytearray(p.read_bytes()); b[30] ^= 1; p.write_bytes(b)
-def lengthen(db):
-    p = record(db).with_suffix('.hea'); first, *rest = p.read_text().splitlines()
-    name, n, fs, length = first.split()[:4]; p.write_text('\n'.join([f'{name} {n} {fs} {int(length) + 5000}', *rest]) + '\n')
-def marks(db, sample, symbol=None):
-    wfdb.wrann(record(db).name, 'atr', np.array(sample), symbol=symbol or ['+']*len(sample), aux_note=['(N']*len(sample), write_dir=str(db))
-def late(db): marks(db, [10, 10_000_000])
-def disorder(db):
-    p = record(db).with_suffix('.atr')
-    word = lambda code, step: (code << 10 | step).to_bytes(2, 'little')
-    p.write_bytes(word(1, 500) + word(59, 0) + (0xffff).to_bytes(2, 'little') + (0xff00).to_bytes(2, 'little') + word(1, 0) + bytes(2))   # N at 500, then SKIP -256, N
-def no_channel(db):
-    p = record(db).with_suffix('.hea'); lines = p.read_text().splitlines()
-    p.write_text('\n'.join([lines[0], *[l.rsplit(' ', 1)[0] + f' ch{i}' if not l.startswith('#') else l for i, l in enumerate(lines[1:])]]) + '\n')
-def no_table(db): (db/'children-subject-info.csv').unlink()
-def all_short(db):
-    for hea in db.glob('*.hea'):
-        n = int(hea.read_text().split()[3])
-        wfdb.wrann(hea.stem, 'atr', np.arange(0, n, 900), symbol=['+']*len(range(0, n, 900)), aux_note=['(N', '(VT']*(len(range(0, n, 900))//2) + ['(N']*(len(range(0, n, 900)) % 2), write_dir=str(db))
-
-
-@pytest.mark.parametrize('harm, say', [(lose_dat, 'missing: fetch'), (harm_dat, 'truncated'), (flip_bit, 'damaged'), (lengthen, 'truncated'), (late, 'outside the recording'), (disorder, 'comes before|outside the recording'),
-                                       (no_channel, 'none of its channels'), (no_table, 'subject table is missing'), (all_short, 'segment')])
-def test_bad_recordings(db, harm, say):
-    harm(db)
-    line = refused_build(db)
-    import re
-    assert re.search(say, line), line
-    if harm in (lose_dat, harm_dat, flip_bit, lengthen, late, disorder, no_channel): assert record(db).name in line, 'the line names the file'
-
-
-def test_unknown_names(db):
-    assert 'use one of leipzig, mitdb, ludb, iafdb' in refused_build(db, '--database', 'mimic')
-    assert 'use one of rhythm8' in refused_build(db, '--grouping', 'mine')
-    assert 'no such folder' in refused('preprocess', db/'no', db.parent/'store')
-
-
-def test_flat_and_nan_channels_are_masked_and_reported(db, tmp_path):
-    rec = record(db); r = wfdb.rdrecord(str(rec), physical=False)
-    d = r.d_signal.copy(); d[:, 0] = 100; d[:, 1] = -2**23
-    wfdb.wrsamp(rec.name, fs=r.fs, units=r.units, sig_name=r.sig_name, d_signal=d, fmt=r.fmt, adc_gain=r.adc_gain, baseline=r.baseline, write_dir=str(db))
-    p = pedarr('preprocess', db, tmp_path/'store', ok=True)
-    assert f'{rec.name}: channel I is flat or invalid' in p.stderr and f'{rec.name}: channel II is flat or invalid' in p.stderr
-    from pedarr.preprocess import open_store
-    s = open_store(tmp_path/'store'); mine = (s.segments.record == rec.name).to_numpy()
-    assert not s.mask[mine, :2].any() and not s.ecg[mine, :2].any() and s.mask[~mine, :2].all()
+def db(simulated, tmp_path):
+    "A database whose files may be harmed: without the list of checksums, which would know."
+    path = Path(shutil.copytree(simulated, tmp_path/'db'))
+    (path/'SHA256SUMS.txt').unlink()
+    return path
 
 
 @pytest.fixture(scope='module')
@@ -103,148 +59,130 @@ def store(simulated, tmp_path_factory):
     return path
 
 
-def test_damaged_stores(store, tmp_path):
-    for name, harm, say in [('ecg.npy', lambda b: b[:-1] + bytes([b[-1] ^ 1]), 'ecg.npy'), ('mask.npy', lambda b: b[:-1], 'mask.npy'),
-                            ('store.json', lambda b: b.replace(b'"store_version": 1', b'"store_version": 99'), 'version'), ('store.json', lambda b: b'{', 'store.json')]:
-        bad = shutil.copytree(store, tmp_path/name, dirs_exist_ok=True)
-        (bad/name).write_bytes(harm((store/name).read_bytes()))
-        line = refused('train', bad, '--run', tmp_path/'run')
-        assert say in line and not (tmp_path/'run'/'metrics.json').exists(), line
-        shutil.rmtree(bad); shutil.rmtree(tmp_path/'run', ignore_errors=True)
+@pytest.fixture(scope='module')
+def finished(store, tmp_path_factory):
+    "A finished run with its notebook: (folder, what the command said)."
+    run = tmp_path_factory.mktemp('cli')/'run'
+    return run, pedarr('train', store, '--run', run, *pairs(**SMALL), ok=True)
 
 
-@pytest.mark.parametrize('pair, say', [(('epohcs', '3'), "unknown parameter 'epohcs'"), (('epochs', 'ten'), 'whole number'), (('loss', 'hinge'), 'use one of none, agcacl'),
-                                       (('split', 'random'), 'use one of'), (('lr', '0'), 'positive')])
-def test_bad_parameters_leave_no_run(store, tmp_path, pair, say):
-    assert say in refused('train', store, '--run', tmp_path/'run', '-p', *pair)
-    assert not (tmp_path/'run').exists()
+def record(db): return sorted(db.glob('*.hea'))[0].with_suffix('')
 
 
-def test_a_class_with_one_subject(store, tmp_path):
-    "Refused by name under a patient split; kept or dropped when told so, and then said in the notes."
-    import pandas as pd
-    from pedarr.preprocess import open_store
-    from pedarr.train import make_config, run_training
-    odd = shutil.copytree(store, tmp_path/'odd')
-    t = open_store(odd).segments
-    first = t.subject[t.label == 'VT'].iloc[0]
-    t.loc[(t.label == 'VT') & (t.subject != first), 'label'] = 'SR'
-    t.to_csv(odd/'segments.csv', index=False, lineterminator='\n')
-    import hashlib
-    meta = json.loads((odd/'store.json').read_text()); meta['sha256']['segments.csv'] = hashlib.sha256((odd/'segments.csv').read_bytes()).hexdigest()
-    (odd/'store.json').write_text(json.dumps(meta))
-    line = refused('train', odd, '--run', tmp_path/'run')
-    assert f'class VT stands in 1 subject ({first})' in line and 'lone_classes' in line and not (tmp_path/'run').exists()
-    small = dict(store=odd, epochs=1, n_folds=2, dim=32, depth=1, heads=2, resamples=200)
-    kept = json.loads((run_training(make_config(run=tmp_path/'k', lone_classes='keep', **small), progress=False)/'metrics.json').read_text())
-    assert any('VT stands in 1 subject: untestable' in n for n in kept['notes'])
-    left = json.loads((run_training(make_config(run=tmp_path/'d', lone_classes='drop', **small), progress=False)/'metrics.json').read_text())
-    assert 'VT' not in left['classes'] and any('VT stands in 1 subject and was left out' in n for n in left['notes'])
-    assert left['segments'] == kept['segments'] - int(((t.label == 'VT') & t.evaluate).sum())
+# --- Recordings ---------------------------------------------------------------
+
+def refused_build(db, *args):
+    before = {p: p.read_bytes() for p in db.iterdir()}
+    line = refused('preprocess', db, db.parent/'store', *args)
+    assert not (db.parent/'store').exists(), 'nothing half-written under the final name'
+    assert {p: p.read_bytes() for p in db.iterdir()} == before, 'and the recordings are untouched'
+    return line
 
 
-def test_train_leaves_an_executed_notebook_and_a_report(store, tmp_path):
-    run = tmp_path/'run'
-    p = pedarr('train', store, '--run', run, *sum([['-p', k, v] for k, v in dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200).items()], []), ok=True)
-    assert 'top-1' in p.stdout and '[' in p.stdout and str(run/'report.html') in p.stdout
-    nb = nbformat.read(run/'train.ipynb', 4)
-    injected = [c for c in nb.cells if 'injected-parameters' in c.metadata.get('tags', [])]
-    assert len(injected) == 1 and 'epochs = 1' in injected[0].source
-    assert sum(any('image/png' in o.get('data', {}) for o in c.get('outputs', [])) for c in nb.cells) >= 6
-    assert json.loads((run/'params.json').read_text())['epochs'] == 1
-    again = pedarr('train', store, '--run', run, *sum([['-p', k, v] for k, v in dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200).items()], []), ok=True)
-    assert again.stdout == p.stdout, 'a finished run is not repeated'
-    assert 'holds a run with' in refused('train', store, '--run', run, '-p', 'epochs', '2')
-    shots = pedarr('fewshot', run, '--shots', 1, '--draws', 2, ok=True).stdout
-    assert 'support' in shots and 'points' in shots
-    assert 'give runs by patient' in refused('protocols', '-a', run, '-b', run)
-    same = pedarr('compare', '-a', run, '-b', run, ok=True).stdout
-    assert 'same parameters as the other' in same and '+0.0 points' in same
+def harm_dat(db):
+    p = record(db).with_suffix('.dat')
+    p.write_bytes(p.read_bytes()[:-999])
 
 
-def test_papermill_itself_refuses_a_wrong_name(store, tmp_path):
-    import papermill
-    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'epohcs'"):
-        papermill.execute_notebook(str(find_notebook()), str(tmp_path/'out.ipynb'), parameters=dict(store=str(store), run=str(tmp_path/'run'), epohcs=3), progress_bar=False, kernel_name='python3')
-    assert not (tmp_path/'run').exists()
+def lose_dat(db): record(db).with_suffix('.dat').unlink()
 
 
-def test_parameters_tags_survive_cleaning():
-    "nbdev_clean would delete papermill's tag, and papermill would then ignore every parameter, if settings.ini did not allow it."
-    for path in (ROOT/'nbs'/'experiments').glob('*.ipynb'):
-        tagged = [c for c in nbformat.read(path, 4).cells if 'parameters' in c.metadata.get('tags', [])]
-        assert len(tagged) == 1, path
+def flip_bit(db):
+    p = record(db).with_suffix('.dat')
+    raw = bytearray(p.read_bytes())
+    raw[30] ^= 1
+    p.write_bytes(raw)
 
 
-def test_nbdev_clean_keeps_the_tag(tmp_path):
-    shutil.copytree(ROOT/'nbs'/'experiments', tmp_path/'nbs'/'experiments')
-    for name in ('settings.ini',): shutil.copy(ROOT/name, tmp_path/name)
-    (tmp_path/'pedarr').mkdir(); (tmp_path/'pedarr'/'__init__.py').write_text('')
-    subprocess.run([Path(sys.executable).parent/'nbdev_clean'], cwd=tmp_path, check=True)
-    nb = nbformat.read(tmp_path/'nbs'/'experiments'/'train.ipynb', 4)
-    assert sum('parameters' in c.metadata.get('tags', []) for c in nb.cells) == 1
+def lengthen(db):
+    p = record(db).with_suffix('.hea')
+    first, *rest = p.read_text().splitlines()
+    name, n, fs, length = first.split()[:4]
+    p.write_text('\n'.join([f'{name} {n} {fs} {int(length) + 5000}', *rest]) + '\n')
 
 
-def test_notebook_parameters_are_those_of_the_configuration():
-    import ast
-    from dataclasses import asdict
-    from pedarr.train import TrainConfig
-    cell = next(c for c in nbformat.read(find_notebook(), 4).cells if 'parameters' in c.metadata.get('tags', []))
-    given = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cell.source).body}
-    assert given == asdict(TrainConfig())
+def annotate(db, name, sample, notes):
+    wfdb.wrann(name, 'atr', np.array(sample), symbol=['+']*len(sample), aux_note=notes, write_dir=str(db))
 
 
-def test_import_is_light():
-    "pedarr imports in under 3 s and needs neither nbdev nor IPython (blocked here)."
-    code = '''
-import sys, time
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('nbdev', 'IPython', 'fastcore', 'jupyter_client', 'papermill'): raise ImportError('blocked: ' + name)
-sys.meta_path.insert(0, Block())
-import pedarr, pkgutil, importlib
-for m in pkgutil.iter_modules(pedarr.__path__):
-    if not m.name.startswith('_'): importlib.import_module('pedarr.' + m.name)
-print('ok')
-'''
-    p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert p.stdout.strip() == 'ok', p.stderr
+def late(db): annotate(db, record(db).name, [10, 10_000_000], ['(N', '(N'])
 
 
-@pytest.mark.bench
-def test_bench_import():
-    times = []
-    for _ in range(5):
-        t = time.perf_counter(); subprocess.run([sys.executable, '-c', 'import pedarr'], check=True); times.append(time.perf_counter() - t)
-        t = time.perf_counter(); subprocess.run([sys.executable, '-c', 'import torch'], check=True); times[-1] = (times[-1], time.perf_counter() - t)
-    print(f'\nimport pedarr: {np.median([a for a, _ in times]):.2f} s; import torch alone: {np.median([b for _, b in times]):.2f} s')
+def disorder(db):
+    "A beat at sample 500, then one 256 samples before it."
+    word = lambda code, step: (code << 10 | step).to_bytes(2, 'little')
+    skip = word(59, 0) + (0xffff).to_bytes(2, 'little') + (0xff00).to_bytes(2, 'little')
+    record(db).with_suffix('.atr').write_bytes(word(1, 500) + skip + word(1, 0) + bytes(2))
 
 
-def test_ludb_end_to_end(tmp_path):
-    "Real recordings through the command: 12 leads, no electrograms."
-    folder = real('ludb')
-    db = tmp_path/'ludb'; (db/'data').mkdir(parents=True)
-    names = [f'data/{i}' for i in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 34, 38, 42, 45, 51, 54, 56, 67)]
-    for n in names:
-        for suffix in ('.hea', '.dat'): shutil.copy(folder/f'{n}{suffix}', db/f'{n}{suffix}')
-    (db/'RECORDS').write_text('\n'.join(names) + '\n')
-    out = pedarr('preprocess', db, tmp_path/'store', '--database', 'ludb', '--rate', 250, '--iegm-band', 30, 110, ok=True).stdout
-    assert 'SR' in out
-    from pedarr.train import make_config, read_json, run_training
-    run = run_training(make_config(store=tmp_path/'store', run=tmp_path/'run', epochs=1, n_folds=2, dim=32, depth=1, heads=2, resamples=200, lone_classes='keep'), progress=False)
-    m = read_json(run/'metrics.json')
-    assert m['subjects'] == 20 and m['segments'] == 60
+def no_table(db): (db/'children-subject-info.csv').unlink()
+
+
+def all_short(db):
+    for hea in db.glob('*.hea'):
+        marks = np.arange(0, int(hea.read_text().split()[3]), 900)
+        annotate(db, hea.stem, marks, [('(N', '(VT')[i % 2] for i in range(len(marks))])
+
+
+@pytest.mark.parametrize('harm, say', [
+    (lose_dat, 'missing: fetch'), (harm_dat, 'truncated'), (flip_bit, 'damaged'), (lengthen, 'truncated'),
+    (late, 'outside the recording'), (disorder, 'comes before|outside the recording'),
+    (no_table, 'subject table is missing'), (all_short, 'segment')])
+def test_bad_recordings(db, harm, say):
+    harm(db)
+    line = refused_build(db)
+    assert re.search(say, line), line
+    if harm not in (no_table, all_short): assert record(db).name in line, 'the line names the file'
+
+
+def test_damaged_recordings_can_be_left_out(db, tmp_path):
+    harm_dat(db)
+    name = record(db).name
+    assert '--skip-damaged' in refused_build(db)
+    for _ in range(2):           # built, and opened again
+        p = pedarr('preprocess', db, tmp_path/'s', '--skip-damaged')
+        assert p.returncode == 1 and 'for evaluation' in p.stdout
+        assert f'left out: 1 of 8 recordings ({name})' in p.stderr
+        assert f'{name}: left out' in p.stderr, 'the notes say why'
+
+
+def test_files_that_changed_are_refused_or_accepted(simulated, tmp_path):
+    db = shutil.copytree(simulated, tmp_path/'db')
+    table = db/'children-subject-info.csv'
+    rows = table.read_text().splitlines()
+    cells = rows[1].split(',')
+    cells[3] = '55.5'
+    table.write_text('\n'.join([rows[0], ','.join(cells), *rows[2:]]) + '\n')
+    assert '--accept-changed' in refused('preprocess', db, tmp_path/'s') and not (tmp_path/'s').exists()
+    p = pedarr('preprocess', db, tmp_path/'s', '--accept-changed', ok=True)
+    assert table.name in p.stderr, 'the notes say it'
 
 
 def test_a_changed_subject_table_is_no_longer_the_same_store(db, tmp_path):
-    small = ('--rate', 250, '--iegm-band', 30, 110)
-    pedarr('preprocess', db, tmp_path/'s', *small, ok=True)
+    pedarr('preprocess', db, tmp_path/'s', ok=True)
     table = db/'children-subject-info.csv'
-    lines = table.read_text().splitlines(); row = lines[1].split(','); row[3] = '55.5'; lines[1] = ','.join(row)
-    table.write_text('\n'.join(lines) + '\n')
-    assert 'other subjects' in refused('preprocess', db, tmp_path/'s', *small)
-    table.write_text('\n'.join([*lines, lines[1]]) + '\n')
-    assert 'more than one row for record' in refused('preprocess', db, tmp_path/'t', *small)
+    rows = table.read_text().splitlines()
+    cells = rows[1].split(',')
+    cells[3] = '55.5'
+    table.write_text('\n'.join([rows[0], ','.join(cells), *rows[2:]]) + '\n')
+    assert 'subject' in refused('preprocess', db, tmp_path/'s')
+    table.write_text('\n'.join([*rows, rows[1]]) + '\n')
+    assert rows[1].split(',')[0] in refused('preprocess', db, tmp_path/'t')
+
+
+def test_flat_and_nan_channels_are_masked_and_reported(db, tmp_path):
+    from pedarr.preprocess import open_store
+    rec = record(db)
+    r = wfdb.rdrecord(str(rec), physical=False)
+    d = r.d_signal.copy()
+    d[:, 0], d[:, 1] = 100, -2**23
+    same = {k: getattr(r, k) for k in ('fs', 'units', 'sig_name', 'fmt', 'adc_gain', 'baseline')}
+    wfdb.wrsamp(rec.name, d_signal=d, write_dir=str(db), **same)
+    p = pedarr('preprocess', db, tmp_path/'store', ok=True)
+    for lead in ('I', 'II'): assert f'{rec.name}: channel {lead} is flat or invalid' in p.stderr
+    s = open_store(tmp_path/'store')
+    mine = (s.segments.record == rec.name).to_numpy()
+    assert not s.mask[mine, :2].any() and not s.ecg[mine, :2].any() and s.mask[~mine, :2].all()
 
 
 def test_two_builds_of_one_store_do_not_mix(db, tmp_path):
@@ -252,43 +190,309 @@ def test_two_builds_of_one_store_do_not_mix(db, tmp_path):
     (tmp_path/'s.part').mkdir()
     with open(tmp_path/'s.part'/'lock', 'w') as f:
         fcntl.flock(f, fcntl.LOCK_EX)
-        assert 'another process is building this store' in refused('preprocess', db, tmp_path/'s')
+        assert 'build' in refused('preprocess', db, tmp_path/'s')
 
 
-def test_odd_places_and_options(db, store, tmp_path):
-    (tmp_path/'file').write_text('x')
-    assert 'no store can be written here' in refused('preprocess', db, tmp_path/'file'/'s')
-    assert 'no run can be written here' in refused('train', store, '--run', tmp_path/'file'/'r')
-    assert 'iaf' in refused('preprocess', db, tmp_path/'s', '--database', 'iafdb')
-    assert pedarr('preprocess', db, tmp_path/'s', '--jobs', 0).returncode == 2
-    assert '-p run' in refused('train', store, '--run', tmp_path/'r', '-p', 'run', 'other')
-    assert 'at most' in refused('train', store, '--run', tmp_path/'r', '-p', 'seed', str(10**20))
-    assert (tmp_path/'file').read_text() == 'x' and not (tmp_path/'r').exists()
+def test_a_description_of_ones_own(tmp_path):
+    "A database, its rate and its bands come from a file of the user: for preprocess and check."
+    for i in range(4):
+        x = np.random.default_rng(i).normal(size=(10_000, 2)).cumsum(0)*.01
+        (tmp_path/'db').mkdir(exist_ok=True)
+        wfdb.wrsamp(f'r{i}', fs=500, units=['mV']*2, sig_name=['I', 'II'], p_signal=x, fmt=['16']*2,
+                    write_dir=str(tmp_path/'db'))
+    (tmp_path/'mine.py').write_text('''
+import pandas as pd
+from pedarr.databases import Database, whole_record
+def subjects(paths, folder, db):
+    names = [p.stem for p in paths]
+    return pd.DataFrame(dict(subject=names, cohort='c', age=None, sex=''), index=names)
+def rhythms(record, db): return whole_record(record, ['N', 'VT'][int(record.name[1:]) % 2])
+DB = Database('mine', 'Mine', 'rhythm8', rhythms, subjects, rate=125., ecg_band=(.5, 40.))
+''')
+    mine = ['--database', f'{tmp_path}/mine.py:DB']
+    out = pedarr('preprocess', tmp_path/'db', tmp_path/'s', *mine, ok=True).stdout
+    assert 'SR' in out and 'VT' in out
+    config = json.loads((tmp_path/'s'/'store.json').read_text())['config']
+    assert (config['rate'], config['ecg_band']) == (125, [.5, 40])
+    pedarr('preprocess', tmp_path/'db', tmp_path/'t', *mine, '--rate', 100, ok=True)
+    assert json.loads((tmp_path/'t'/'store.json').read_text())['config']['rate'] == 100
+    assert 'no problems' in pedarr('check', tmp_path/'db', *mine, ok=True).stdout
+    assert "no 'DC' in it" in refused('check', tmp_path/'db', '--database', f'{tmp_path}/mine.py:DC')
 
 
-@pytest.mark.parametrize('name, text', [('metrics.json', '{}'), ('params.json', '[]'), ('model.json', '{}'), ('environment.json', '[]'), ('predictions.csv', ''), ('predictions.csv', 'a,b\n1,2\n'), ('history.csv', '')])
-def test_damaged_run_folders(store, tmp_path_factory, name, text):
+def test_ludb_end_to_end(tmp_path):
+    "Real recordings through the command: 12 leads, no electrograms, whose band need not fit the rate."
     from pedarr.train import make_config, run_training
-    base = tmp_path_factory.getbasetemp()/'whole-run'
-    if not (base/'metrics.json').exists(): run_training(make_config(store=store, run=base, epochs=1, n_folds=2, dim=32, depth=1, heads=2, resamples=200), progress=False)
-    bad = shutil.copytree(base, tmp_path_factory.mktemp('bad')/'run')
+    folder = real('ludb')
+    db = tmp_path/'ludb'
+    (db/'data').mkdir(parents=True)
+    names = [f'data/{i}' for i in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 34, 38, 42, 45, 51, 54, 56, 67)]
+    for n in names:
+        for suffix in ('.hea', '.dat'): shutil.copy(folder/f'{n}{suffix}', db/f'{n}{suffix}')
+    (db/'RECORDS').write_text('\n'.join(names) + '\n')
+    out = pedarr('preprocess', db, tmp_path/'store', '--database', 'ludb', '--rate', 250, ok=True).stdout
+    assert 'SR' in out
+    c = make_config(store=tmp_path/'store', run=tmp_path/'run', lone_classes='keep', **SMALL)
+    m = json.loads((run_training(c, progress=False)/'metrics.json').read_text())
+    assert m['subjects'] == 20 and m['segments'] == 60
+
+
+def test_check_speaks_of_the_database_that_was_asked_for(simulated, tmp_path):
+    assert 'no problems' in pedarr('check', simulated, '--html', tmp_path/'a.html', ok=True).stdout
+    assert (tmp_path/'a.html').read_text().startswith('<!doctype')
+    bad = shutil.copytree(simulated, tmp_path/'bad')
+    harm_dat(bad)
+    assert pedarr('check', bad).returncode == 1, 'finished, and the answer is no'
+    ludb = pedarr('check', real('ludb'), '--database', 'ludb')
+    assert 'Leipzig' not in ludb.stdout and 'download' not in ludb.stdout, ludb.stdout
+
+
+# --- Stores and runs ----------------------------------------------------------
+
+def test_damaged_stores(store, tmp_path):
+    flip = lambda b: b[:-1] + bytes([b[-1] ^ 1])
+    other = lambda b: re.sub(rb'"store_version": \d+', b'"store_version": 99', b)
+    for name, harm, say in [('ecg.npy', flip, 'ecg.npy'), ('mask.npy', lambda b: b[:-1], 'mask.npy'),
+                            ('store.json', other, 'version'), ('store.json', lambda b: b'{', 'store.json')]:
+        bad = shutil.copytree(store, tmp_path/name, dirs_exist_ok=True)
+        (bad/name).write_bytes(harm((store/name).read_bytes()))
+        assert say in refused('train', bad, '--run', tmp_path/'run') and not (tmp_path/'run').exists()
+        shutil.rmtree(bad)
+
+
+@pytest.mark.parametrize('pair, say', [
+    (('epohcs', '3'), "unknown parameter 'epohcs'"), (('epochs', 'ten'), 'whole number'),
+    (('loss', 'hinge'), 'use one of none, agcacl'), (('split', 'random'), 'use one of'), (('lr', '0'), 'lr'),
+    (('run', 'other'), '-p run'), (('seed', str(10**20)), 'at most'), (('epochs', '('*5000), 'whole number'),
+    (('lr', '9'*5000), 'number'), (('\x1b[31m', '1'), 'unknown parameter')])
+def test_bad_parameters_leave_no_run(store, tmp_path, pair, say):
+    assert re.search(say, refused('train', store, '--run', tmp_path/'run', '-p', *pair))
+    assert not (tmp_path/'run').exists()
+
+
+@pytest.mark.parametrize('params, say', [
+    (dict(epochs=3), 'epochs'), (dict(model_options="{'depth': 3}"), 'use one of max_iter'),
+    (dict(model_options="{'max_iter': 0}"), 'max_iter'),
+    (dict(model_options="{'beats': 'nowhere'}"), 'nowhere')])
+def test_bad_parameters_of_trees_leave_no_run(store, tmp_path, params, say):
+    assert say in refused('train', store, '--run', tmp_path/'run', *pairs(model='trees', **params))
+    assert not (tmp_path/'run').exists()
+
+
+def test_numbers_as_they_are_typed():
+    values = {'3': 3, '1e-3': 1e-3, '1E3': 1e3, '.5': .5, '+2': 2, '-1': -1, 'true': True, 'False': False,
+              "{'a': 1}": {'a': 1}, 'ten': 'ten', '007': '007', '': '', '('*5000: '('*5000}
+    for text, value in values.items():
+        assert parse_value(text) == value and type(parse_value(text)) is type(value)
+
+
+def test_a_class_with_one_subject(store, tmp_path):
+    "Refused by name under a patient split; kept or dropped when told so, and then said in the notes."
+    import hashlib
+    from pedarr.preprocess import open_store
+    from pedarr.train import make_config, run_training
+    odd = shutil.copytree(store, tmp_path/'odd')
+    t = open_store(odd).segments
+    first = t.subject[t.label == 'VT'].iloc[0]
+    t.loc[(t.label == 'VT') & (t.subject != first), 'label'] = 'SR'
+    t.to_csv(odd/'segments.csv', index=False, lineterminator='\n')
+    meta = json.loads((odd/'store.json').read_text())
+    meta['sha256']['segments.csv'] = hashlib.sha256((odd/'segments.csv').read_bytes()).hexdigest()
+    (odd/'store.json').write_text(json.dumps(meta))
+    line = refused('train', odd, '--run', tmp_path/'run')
+    assert f'class VT stands in 1 subject ({first})' in line and 'lone_classes' in line
+    assert not (tmp_path/'run').exists()
+    made = {}
+    for what in ('keep', 'drop'):
+        c = make_config(store=odd, run=tmp_path/what, lone_classes=what, **SMALL)
+        made[what] = json.loads((run_training(c, progress=False)/'metrics.json').read_text())
+    assert any('VT stands in 1 subject: untestable' in n for n in made['keep']['notes'])
+    assert any('VT stands in 1 subject and was left out' in n for n in made['drop']['notes'])
+    assert 'VT' not in made['drop']['classes']
+    assert made['drop']['segments'] == made['keep']['segments'] - int(((t.label == 'VT') & t.evaluate).sum())
+
+
+def test_train_leaves_an_executed_notebook_and_a_report(store, finished):
+    run, p = finished
+    assert 'top-1' in p.stdout and '[' in p.stdout and str(run/'report.html') in p.stdout
+    assert 'note of the store: ' in p.stderr, 'what was left out of the store is left out of every result'
+    nb = nbformat.read(run/'train.ipynb', 4)
+    nbformat.validate(nb)
+    injected = [c for c in nb.cells if 'injected-parameters' in c.metadata.get('tags', [])]
+    assert len(injected) == 1 and 'epochs = 1' in injected[0].source
+    shown = [o for c in nb.cells if c.cell_type == 'code' for o in c.outputs]
+    assert sum('image/png' in o.get('data', {}) for o in shown) >= 6
+    assert not any(o.output_type == 'error' for o in shown)
+    assert json.loads((run/'params.json').read_text())['epochs'] == 1
+    names = {x.name for x in run.iterdir()}
+    assert not [n for n in names if n.startswith('.') or n.endswith('.part')] and 'lock' not in names
+    again = pedarr('train', store, '--run', run, *pairs(**SMALL), ok=True)
+    assert again.stdout == p.stdout and 'already finished' in again.stderr
+    assert 'epochs=1' in refused('train', store, '--run', run, *pairs(**{**SMALL, 'epochs': 2}))
+    shots = pedarr('fewshot', run, '--shots', 1, '--draws', 2, ok=True).stdout
+    assert 'support' in shots and 'points' in shots
+    assert 'give runs by patient' in refused('protocols', '-a', run, '-b', run)
+    same = pedarr('compare', '-a', run, '-b', run, ok=True).stdout
+    assert 'same parameters as the other' in same and '+0.0 points' in same
+
+
+def test_missing_channels_are_drawn(finished, tmp_path):
+    run, _ = finished
+    out = pedarr('missing', run, '--draws', 1, '--kind', 'iegm', '--figure', tmp_path/'m.SVG', ok=True).stdout
+    assert str(run) in out and '<svg' in (tmp_path/'m.SVG').read_text() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_trees_are_a_run_like_any_other(store, finished, tmp_path):
+    "Trained, compared with a network, set side by side under both splits, reported; they embed nothing."
+    from pedarr.train import make_config, open_run, run_training
+    trees = dict(model='trees', n_folds=2, resamples=200, model_options={'max_iter': 5})
+    r = {k: tmp_path/k for k in ('patient', 'segment')} | {'net': finished[0]}
+    out = pedarr('train', store, '--run', r['patient'], *pairs(**trees), ok=True).stdout
+    assert 'loss log loss of boosting' in out and 'rounds of boosting/s' in out and 'agcacl' not in out
+    names = {p.name for p in r['patient'].iterdir()}
+    assert {'train.ipynb', 'report.html', 'metrics.json', 'features.csv'} <= names
+    assert not {'learning.png', 'weights.png'} & {p.name for p in (r['patient']/'figures').iterdir()}
+    c = make_config(store=store, run=r['segment'], split='segment', **trees)
+    (open_run(c.run, c)/'features.csv').write_bytes((r['patient']/'features.csv').read_bytes())
+    run_training(c, progress=False)
+    said = pedarr('compare', '-a', r['patient'], '-b', r['net'], ok=True).stdout
+    a, b = (next(l for l in said.splitlines() if l.startswith(f'{x}: ')) for x in 'ab')
+    assert "model='trees'" in a and 'loss=' not in a and 'epochs=' not in a
+    assert "loss='none'" in b and "model='pedarrnet'" in b
+    assert 'gap' in pedarr('protocols', '-a', r['patient'], '-b', r['segment'], ok=True).stdout.lower()
+    assert 'no network and no embeddings' in refused('fewshot', r['patient'])
+    pedarr('report', r['patient'], ok=True)
+
+
+@pytest.mark.parametrize('name, text', [
+    ('metrics.json', '{}'), ('params.json', '[]'), ('model.json', '{}'), ('environment.json', '[]'),
+    ('predictions.csv', ''), ('predictions.csv', 'a,b\n1,2\n'), ('history.csv', '')])
+def test_damaged_run_folders(finished, tmp_path, name, text):
+    bad = shutil.copytree(finished[0], tmp_path/'run')
     (bad/name).write_text(text)
     assert name in refused('report', bad)
+
+
+def test_parameters_are_listed():
+    out = pedarr('train', '--params', ok=True).stdout
+    assert re.search(r'epochs +25', out) and 'none is cross-entropy alone' in out
+
+
+# --- The notebook of a training -----------------------------------------------
+
+@pytest.mark.parametrize('name', ['fold{0}', '-width-{dim} { it\'s 100 % of "#1"\té心 $HOME %s'])
+def test_odd_names_of_runs(store, tmp_path, name):
+    "A name is a name: braces, blanks, quotes and whatever else stands in it."
+    few = dict(model='trees', model_options={'max_iter': 2}, n_folds=2, resamples=200)
+    p = pedarr('train', store, *pairs(**few), '--run', tmp_path/name, ok=True)
+    assert (tmp_path/name/'train.ipynb').exists() and 'top-1' in p.stdout
+    assert [x.name for x in tmp_path.iterdir()] == [name]
+
+
+def test_paths_are_those_of_the_working_folder(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(store.parent)
+    run = os.path.relpath(tmp_path/'r', store.parent)
+    pedarr('train', store.name, '--run', run, *pairs(**SMALL), ok=True)
+    assert (tmp_path/'r'/'report.html').exists()
+
+
+def toy(tmp_path, *sources):
+    "A notebook of these cells, the first with the parameters."
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
+    nb.cells[0].metadata['tags'] = ['parameters']
+    (tmp_path/'in.ipynb').write_text(nbformat.writes(nb))
+    return tmp_path/'in.ipynb'
+
+
+def test_cells_show_what_they_show_in_jupyter(tmp_path):
+    source = toy(tmp_path, 'a = 1', 'print(1)\ndisplay(2)\nprint(3)\na', 'a;',
+                 'import pandas as pd\npd.DataFrame({"x": [a]})', 'len(In), In[1]',
+                 'print("lost")\nfrom IPython.display import clear_output\nclear_output()', '%time 1')
+    before = sys.modules['__main__'], sys.displayhook, sys.stdout, sorted(tmp_path.iterdir())
+    execute(source, tmp_path/'out.ipynb', dict(a='it\'s {0} "x" \udcff'))
+    cells = nbformat.read(tmp_path/'out.ipynb', 4).cells
+    nbformat.validate(nbformat.read(tmp_path/'out.ipynb', 4))
+    outputs = [[(o.output_type, o.get('text') or o.data['text/plain']) for o in c.outputs] for c in cells]
+    assert outputs[2] == [('stream', '1\n'), ('display_data', '2'), ('stream', '3\n'),
+                          ('execute_result', repr('it\'s {0} "x" \udcff'))]
+    assert outputs[3] == [] and outputs[6] == [] and 'text/html' in cells[4].outputs[0].data
+    assert outputs[5] == [('execute_result', "(7, 'a = 1')")] and 'Wall time' in outputs[7][0][1]
+    assert [c.execution_count for c in cells] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert before == (sys.modules['__main__'], sys.displayhook, sys.stdout, [tmp_path/'in.ipynb'])
+    assert {x.name for x in tmp_path.iterdir()} == {'in.ipynb', 'out.ipynb'} and not no_notebook()
+
+
+RAISED = ['PedarrError("a: b")', 'KeyboardInterrupt', 'MemoryError', 'SystemExit(3)', 'OSError(5, "x")']
+
+
+@pytest.mark.parametrize('raised', RAISED)
+def test_what_a_cell_raises_is_raised(tmp_path, raised, capsys):
+    source = toy(tmp_path, 'from pedarr.core import PedarrError', f'raise {raised}', 'print("never")')
+    with pytest.raises(BaseException) as e: execute(source, tmp_path/'out.ipynb', {})
+    assert type(e.value).__name__ == raised.split('(')[0]
+    assert [x.name for x in tmp_path.iterdir()] == ['in.ipynb']
+    assert capsys.readouterr() == ('', '') and not no_notebook()
+
+
+def test_a_cell_that_is_no_python(tmp_path):
+    with pytest.raises(SyntaxError): execute(toy(tmp_path, 'a ='), tmp_path/'out.ipynb', {})
+
+
+def test_injected_parameters_replace_earlier_ones(tmp_path):
+    nb = with_parameters(nbformat.read(toy(tmp_path, 'a = 1', 'b'), 4), dict(a=2))
+    nb = with_parameters(nb, dict(a=3))
+    assert [c.source for c in nb.cells] == ['a = 1', '# Parameters\na = 3', 'b']
+
+
+@pytest.mark.parametrize('block', ['IPython', 'nbformat'])
+def test_training_without_a_notebook(store, tmp_path, monkeypatch, block):
+    "A library of notebooks is missing: the training does not need it."
+    for name in [n for n in sys.modules if n.split('.')[0] == block]: monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, block, None)
+    p = pedarr('train', store, '--run', tmp_path/'r', *pairs(**SMALL), ok=True)
+    assert 'training without it' in p.stderr and block in p.stderr
+    assert (tmp_path/'r'/'report.html').exists() and not (tmp_path/'r'/'train.ipynb').exists()
+
+
+def test_papermill_itself_refuses_a_wrong_name(store, tmp_path):
+    import papermill
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'epohcs'"):
+        papermill.execute_notebook(str(find_notebook()), str(tmp_path/'out.ipynb'), dict(epohcs=3),
+                                   progress_bar=False, kernel_name='python3')
+    assert not (tmp_path/'run').exists()
 
 
 def test_papermill_as_the_readme_has_it(store, tmp_path):
     "The notebook may be written into the run folder itself."
     import papermill
     (tmp_path/'run').mkdir()
-    papermill.execute_notebook(str(find_notebook()), str(tmp_path/'run'/'train.ipynb'), progress_bar=False, kernel_name='python3',
-                               parameters=dict(store=str(store), run=str(tmp_path/'run'), epochs=1, n_folds=2, fold=0, dim=32, depth=1, heads=2, resamples=200, precision='bf16'))
-    assert (tmp_path/'run'/'report.html').exists() and (tmp_path/'run'/'model-0.safetensors').stat().st_mode & 0o044
+    params = dict(store=str(store), run=str(tmp_path/'run'), **SMALL, fold=0, precision='bf16')
+    papermill.execute_notebook(str(find_notebook()), str(tmp_path/'run'/'train.ipynb'), params,
+                               progress_bar=False, kernel_name='python3')
+    assert (tmp_path/'run'/'report.html').exists()
+    assert (tmp_path/'run'/'model-0.safetensors').stat().st_mode & 0o044
 
 
-def test_parameters_are_listed():
-    out = pedarr('train', '--params', ok=True).stdout
-    assert 'epochs             25' in out and 'none is cross-entropy alone' in out
+def test_paths_in_jupyterlab_are_seen_from_the_clone(tmp_path, monkeypatch):
+    from pedarr.core import in_project
+    monkeypatch.chdir(ROOT/'nbs'/'experiments')
+    assert in_project('stores/none') == str(ROOT/'stores'/'none') and in_project('') == ''
+    assert in_project('train.ipynb') == 'train.ipynb' and in_project('/stores/x') == '/stores/x'
+    monkeypatch.chdir(tmp_path)
+    assert in_project('stores/none') == 'stores/none'
 
+
+def test_notebook_parameters_are_those_of_the_configuration():
+    import ast
+    from dataclasses import asdict
+    from pedarr.train import TrainConfig
+    cells = nbformat.read(find_notebook(), 4).cells
+    cell = next(c for c in cells if 'parameters' in c.metadata.get('tags', []))
+    given = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cell.source).body}
+    assert given == asdict(TrainConfig())
+
+
+# --- Simulation and demonstration ---------------------------------------------
 
 def test_simulate_a_twin_and_a_small_cohort(tmp_path):
     said = pedarr('simulate', tmp_path/'twin', '--scale', .003, '--seed', 2, '--jobs', 2, ok=True).stdout
@@ -300,37 +504,152 @@ def test_simulate_a_twin_and_a_small_cohort(tmp_path):
     assert wfdb.rdann(str(tmp_path/'scripted'/'x0027'), 'atr').symbol == ['+', *'N'*9]
 
 
-@pytest.mark.parametrize('options, words', [(['--scale', 2], 'scale=2'), (['--scale', .1, '--minutes', 2], 'choose one'), (['--scale', .1, '--script', 's.csv'], 'leave out'),
-                                            (['--script', 'missing.csv'], 'missing.csv'), (['--minutes', 1e9], 'minutes='), (['--scale', .01, '--seed', -1], 'seed=-1')])
-def test_simulate_refuses(tmp_path, options, words):
-    assert words in refused('simulate', tmp_path/'db', *options) and not list(tmp_path.iterdir())
+def test_a_demonstration_is_resumed_and_not_mixed(tmp_path, monkeypatch):
+    "Stopped after each of its parts, it goes on where it was; other numbers are refused before any work."
+    import pedarr.cli as cli
+    few = ['demo', tmp_path/'d', '--subjects', 6, '--minutes', 1, '--epochs', 1]
+    def stop(*args, **kwargs): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr('pedarr.preprocess.build_store', stop)
+        p = pedarr(*few)
+        assert p.returncode == 130 and 'the same command resumes' in p.stderr
+        assert {x.name for x in (tmp_path/'d').iterdir()} == {'demo.json', 'database'}
+    line = refused('demo', tmp_path/'d', '--subjects', 8, '--minutes', 2, '--epochs', 1)
+    assert 'subjects=6, not 8' in line and 'minutes=1.0, not 2.0' in line
+    whole = {f: f.stat().st_mtime_ns for f in (tmp_path/'d'/'database').iterdir()}
+    with monkeypatch.context() as m:
+        m.setattr(cli, 'train_run', stop)
+        assert pedarr(*few).returncode == 130
+    p = pedarr(*few, ok=True)
+    assert whole == {f: f.stat().st_mtime_ns for f in (tmp_path/'d'/'database').iterdir()}
+    assert 'top-1' in p.stdout
+    again = pedarr(*few, ok=True)
+    assert again.stdout == p.stdout and 'already finished' in again.stderr
+    (tmp_path/'d'/'demo.json').write_text('{"subjects": "six"}')
+    assert 'demo.json' in refused(*few)
 
 
-def test_trees_are_a_run_like_any_other(store, tmp_path):
-    "Trained, compared with a network, set side by side under both splits, reported; refused where there is nothing to embed."
-    trees = ['-p', 'model', 'trees', '-p', 'n_folds', 2, '-p', 'resamples', 200, '-p', 'model_options', "{'max_iter': 5}"]
-    r = {k: tmp_path/k for k in ('net', 'patient', 'segment')}
-    out = pedarr('train', store, '--run', r['patient'], *trees, ok=True).stdout
-    assert 'loss log loss of boosting' in out and 'rounds of boosting/s' in out and 'agcacl' not in out
-    assert {'train.ipynb', 'report.html', 'metrics.json', 'features.csv'} <= {p.name for p in r['patient'].iterdir()}
-    assert not {'learning.png', 'weights.png'} & {p.name for p in (r['patient']/'figures').iterdir()}
-    nb = nbformat.read(r['patient']/'train.ipynb', 4)
-    assert not [o for c in nb.cells if c.cell_type == 'code' for o in c.outputs if o.output_type == 'error']
-    from pedarr.train import make_config, open_run, run_training
-    c = make_config(store=store, run=r['segment'], model='trees', n_folds=2, resamples=200, split='segment', model_options={'max_iter': 5})
-    (open_run(c.run, c)/'features.csv').write_bytes((r['patient']/'features.csv').read_bytes())
-    run_training(c, progress=False)
-    run_training(make_config(store=store, run=r['net'], epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200, loss='none'), progress=False)
-    said = pedarr('compare', '-a', r['patient'], '-b', r['net'], ok=True).stdout
-    a, b = (next(l for l in said.splitlines() if l.startswith(f'{x}: ')) for x in 'ab')
-    assert "model='trees'" in a and 'loss=' not in a and 'epochs=' not in a and "loss='none'" in b and "model='pedarrnet'" in b
-    assert 'gap' in pedarr('protocols', '-a', r['patient'], '-b', r['segment'], ok=True).stdout.lower()
-    assert 'no network and no embeddings' in refused('fewshot', r['patient'])
-    pedarr('report', r['patient'], ok=True)
+# --- Wrong invocations --------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    "A folder of odd things."
+    p = tmp_path_factory.mktemp('odd')
+    (p/'file').write_text('x')
+    (p/'folder').mkdir()
+    (p/'folder'/'x').write_text('y')
+    (p/'empty').mkdir()
+    (p/'red\x1b[31m\n').mkdir()
+    (p/'loop').symlink_to(p/'loop')
+    os.mkdir(os.fsencode(p) + b'/\xff')
+    if hasattr(os, 'mkfifo'): os.mkfifo(p/'pipe')
+    return p
 
 
-@pytest.mark.parametrize('pairs, say', [((('epochs', 3),), 'epochs means nothing to model trees'), ((('model_options', "{'depth': 3}"),), 'use one of max_iter'), ((('model_options', "{'max_iter': 0}"),), 'no trees can be grown'),
-                                        ((('model_options', "{'beats': 'nowhere'}"),), 'nowhere')])
-def test_bad_parameters_of_trees_leave_no_run(store, tmp_path, pairs, say):
-    assert say in refused('train', store, '--run', tmp_path/'run', '-p', 'model', 'trees', *sum([['-p', *p] for p in pairs], []))
-    assert not (tmp_path/'run').exists()
+THINGS = ['nowhere', 'file', 'folder', 'empty', 'red\x1b[31m\n', 'loop', '\udcff', 'pipe', 'a'*300]
+WRONG = [
+    *[['preprocess', f'@/{x}', '@/new'] for x in THINGS], *[['check', f'@/{x}'] for x in THINGS],
+    *[['train', f'@/{x}', '--run', '@/new'] for x in THINGS], *[['report', f'@/{x}'] for x in THINGS],
+    *[['missing', f'@/{x}'] for x in THINGS], *[['fewshot', f'@/{x}'] for x in THINGS],
+    *[['preprocess', '@db', f'@/{x}'] for x in ('file', 'folder', 'file/new', 'loop', 'pipe', 'a'*300)],
+    *[['train', '@store', '--run', f'@/{x}'] for x in ('file', 'folder', 'file/new', 'loop', 'pipe')],
+    ['train', '@store', '--run', '@/' + 'a'*300],
+    *[['demo', f'@/{x}'] for x in ('file', 'folder', 'file/new', 'loop', 'pipe', 'a'*300)],
+    *[['simulate', f'@/{x}', '--minutes', '.5'] for x in ('file', 'folder', 'file/new', 'a'*300)],
+    *[[c, ''] for c in ('check', 'simulate', 'demo', 'report', 'fewshot', 'missing', 'download')],
+    ['preprocess', '', '@/new'], ['preprocess', '@db', ''],
+    ['train', '', '--run', '@/new'], ['train', '@store', '--run', ''],
+    *[['preprocess', '@db', '@/new', o, v] for o, v in [
+        ('--rate', 'nan'), ('--rate', 'inf'), ('--rate', '-1'), ('--rate', '1e99'), ('--rate', 'x'),
+        ('--window', '0'), ('--window', 'nan'), ('--guard', '-1'), ('--guard', '1e9'),
+        ('--notch', '0'), ('--notch', '1e4'), ('--notch', '260'), ('--dtype', 'int8'),
+        ('--jobs', '0'), ('--jobs', '9'*6000), ('--jobs', '1.5'), ('--grouping', 'x\x1b[31m'),
+        ('--database', 'x'), ('--database', ''), ('--database', '@/no.py:DB'), ('--database', '@/file.py'),
+        ('--ecg-band', '1')]],
+    ['preprocess', '@db', '@/new', '--ecg-band', 'nan', '1'],
+    ['preprocess', '@db', '@/new', '--ecg-band', '100', '1'],
+    ['preprocess', '@db', '@/new', '--iegm-band', '1', '9000'],
+    *[['simulate', '@/new', *o] for o in [
+        ('--scale', '2'), ('--scale', '0'), ('--scale', 'nan'), ('--subjects', '3'), ('--subjects', '1'*10),
+        ('--minutes', '1e9'), ('--minutes', 'nan'), ('--scale', '.01', '--seed', '-1'),
+        ('--scale', '.1', '--minutes', '2'), ('--scale', '.1', '--script', 's.csv'),
+        ('--script', '@/nowhere'), ('--script', '@/folder')]],
+    *[['demo', '@/new', *o] for o in [
+        ('--subjects', '1'*10), ('--minutes', 'nan'), ('--epochs', '0'), ('--epochs', '1e9'),
+        ('--seed', '-1')]],
+    ['check', '@db', '--html', '@/folder'], ['check', '@db', '--html', '@/nowhere/x.html'],
+    ['check', '@db', '--jobs', 'x'],
+    ['fewshot', '@/folder', '--shots', '0'], ['fewshot', '@/folder', '--shots', '1000000000'], ['missing'],
+    ['missing', '@/folder', '--kind', 'x'], ['missing', '@/folder', '--metric', 'x'],
+    ['missing', '@/folder', '--figure', '@/x.txt'], ['missing', '@/folder', '--figure', '@/nowhere/x.png'],
+    ['compare'], ['compare', '-a', '@/folder'], ['compare', '-a', '@/nowhere', '-b', '@/file'],
+    ['protocols', '-a', '@/nowhere', '-b', '@/file'], ['report', '@/x', '@/y'],
+    ['trian'], ['--trian'], ['\x1b[31m'], ['train', '@store', '--run', '@/new', '--epochs', '3'],
+    ['train', '@store', '--run', '@/new', '-p', 'epochs'], ['preprocess', '@db'], ['train', '@store']]
+
+
+def test_wrong_invocations(simulated, store, place):
+    "One line, status 2, at once, and nothing is made."
+    assert len(WRONG) > 120
+    before, given = sorted(place.rglob('*')), {'@store': store, '@db': simulated, '@/': f'{place}/'}
+    for args in WRONG:
+        begun = time.monotonic()
+        line = refused(*(re.sub('@(store|db|/)', lambda m: str(given[m[0]]), a) for a in args))
+        assert len(line) < 900 and time.monotonic() - begun < 30 and sorted(place.rglob('*')) == before, args
+
+
+HELP = [['-h'], ['--help'], ['-V'], ['--version'], [], *[[name, '-h'] for name in main.commands]]
+
+
+@pytest.mark.parametrize('args', HELP)
+def test_help_and_version(args):
+    p = pedarr(*args, ok=True)
+    assert p.stdout and not p.stderr
+    assert ('Usage: pedarr' in p.stdout) == (args not in (['-V'], ['--version']))
+
+
+# --- The package --------------------------------------------------------------
+
+def test_parameters_tags_survive_cleaning():
+    "nbdev_clean would delete papermill's tag, if settings.ini did not allow it, and parameters be ignored."
+    for path in (ROOT/'nbs'/'experiments').glob('*.ipynb'):
+        tagged = [c for c in nbformat.read(path, 4).cells if 'parameters' in c.metadata.get('tags', [])]
+        assert len(tagged) == 1, path
+
+
+def test_nbdev_clean_keeps_the_tag(tmp_path):
+    shutil.copytree(ROOT/'nbs'/'experiments', tmp_path/'nbs'/'experiments')
+    shutil.copy(ROOT/'settings.ini', tmp_path/'settings.ini')
+    (tmp_path/'pedarr').mkdir()
+    (tmp_path/'pedarr'/'__init__.py').write_text('')
+    subprocess.run([Path(sys.executable).parent/'nbdev_clean'], cwd=tmp_path, check=True)
+    nb = nbformat.read(tmp_path/'nbs'/'experiments'/'train.ipynb', 4)
+    assert sum('parameters' in c.metadata.get('tags', []) for c in nb.cells) == 1
+
+
+def test_import_is_light():
+    "All of pedarr can be imported without nbdev, IPython and Jupyter (blocked here)."
+    code = '''
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('nbdev', 'IPython', 'fastcore', 'jupyter_client', 'papermill', 'nbformat'):
+            raise ImportError('blocked: ' + name)
+sys.meta_path.insert(0, Block())
+import pedarr, pkgutil, importlib
+for m in pkgutil.iter_modules(pedarr.__path__):
+    if m.name != '_modidx': importlib.import_module('pedarr.' + m.name)
+print('ok')
+'''
+    p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert p.stdout.strip() == 'ok', p.stderr
+
+
+@pytest.mark.bench
+def test_bench_import():
+    times = {}
+    for code in ['import pedarr', 'import torch']*5:
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, '-c', code], check=True)
+        times.setdefault(code, []).append(time.perf_counter() - begun)
+    print('\n' + '; '.join(f'{code}: {np.median(t):.2f} s' for code, t in times.items()))

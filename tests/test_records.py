@@ -1,6 +1,7 @@
 """Window reads against wfdb to the last bit, on made and real recordings; faults; the benchmark."""
+import gc
+import os
 import pickle
-import shutil
 from timeit import timeit
 
 import numpy as np
@@ -9,7 +10,7 @@ import wfdb
 from hypothesis import given, settings, strategies as st
 
 from conftest import real
-from pedarr.records import CHANNELS, ECG_LEADS, INVALID, decode, n_bytes, open_record, read_annotations, signal_mask
+from pedarr.records import CHANNELS, ECG_LEADS, INVALID, Tape, decode, n_bytes, open_record, read_annotations, signal_mask
 from pedarr.rhythms import PedarrError
 
 RANGE = {'16': (-2**15 + 1, 2**15 - 1), '24': (-2**23 + 1, 2**23 - 1), '212': (-2**11 + 1, 2**11 - 1)}
@@ -97,13 +98,13 @@ def test_mask_of_flat_nan_and_absent_channels(tmp_path):
     (lambda p: p.with_suffix('.dat').write_bytes(p.with_suffix('.dat').read_bytes()[:-10]), 'truncated'),
     (lambda p: p.with_suffix('.dat').write_bytes(p.with_suffix('.dat').read_bytes() + b'123456'), 'different versions'),
     (lambda p: p.with_suffix('.hea').write_text(p.with_suffix('.hea').read_text().replace(' 1000', ' 2000', 1)), 'truncated'),
-    (lambda p: p.with_suffix('.hea').write_text(p.with_suffix('.hea').read_text().replace(' 24 ', ' 310 ')), 'format 310 is not supported'),
-    (lambda p: p.with_suffix('.hea').write_text('what is this'), 'not a WFDB header|no signal|not a number'),
-    (lambda p: p.with_suffix('.hea').write_text(''), 'not a WFDB header'),
-    (lambda p: p.with_suffix('.hea').write_bytes(b'\xff\xfe\x00'), 'not a WFDB header'),
+    (lambda p: p.with_suffix('.hea').write_text(p.with_suffix('.hea').read_text().replace(' 24 ', ' 310 ')), 'different versions'),
+    (lambda p: p.with_suffix('.hea').write_text('what is this'), "number of signals 'is' is not a whole number"),
+    (lambda p: p.with_suffix('.hea').write_text(''), 'header file is empty'),
+    (lambda p: p.with_suffix('.hea').write_bytes(b'\xff\xfe\x00'), 'not UTF-8 text'),
     (lambda p: p.with_suffix('.hea').unlink(), 'no such header'),
     (lambda p: p.with_suffix('.hea').write_text(p.with_suffix('.hea').read_text().replace(' I\n', ' II\n')), 'both channel II'),
-    (lambda p: p.with_suffix('.hea').write_text(p.with_suffix('.hea').read_text().replace(' 977 ', ' 0 ')), 'sampling rate|not a WFDB header'),
+    (lambda p: p.with_suffix('.hea').write_text(p.with_suffix('.hea').read_text().replace(' 977 ', ' 0 ')), 'a sampling rate of .0. is not greater than 0'),
 ])
 def test_damaged_records_are_refused_in_one_line(tmp_path, harm, say):
     path = write(tmp_path, '24', 3, 1000)
@@ -149,7 +150,7 @@ def test_bench_window_reads(tmp_path):
 
 
 @pytest.mark.parametrize('old, new, say', [(' 977 ', ' abc ', "sampling rate 'abc' is not a number"), (' 977 ', ' 1 ', 'too low'), (' 1000\n', ' -5\n', 'length'), ('/mV', '/mmHg', "'mmHg', not a voltage"),
-                                           ('200.0(7)/mV', '0(7)/mV', 'gain 0'), ('r 3 ', 'r 4 ', 'announced|not a WFDB header')])
+                                           ('200.0(7)/mV', '2_00.0(7)/mV', 'gain'), ('r 3 ', 'r 4 ', '4 signals are announced, 3 are described')])
 def test_headers_that_wfdb_would_guess_at_are_refused(tmp_path, old, new, say):
     path = write(tmp_path, '24', 3, 1000); hea = path.with_suffix('.hea')
     assert old in hea.read_text(), hea.read_text()
@@ -157,7 +158,7 @@ def test_headers_that_wfdb_would_guess_at_are_refused(tmp_path, old, new, say):
     with pytest.raises(PedarrError, match=say): open_record(path)
 
 
-@pytest.mark.parametrize('unit, factor', [('uV', 1e-3), ('uv', 1e-3), ('µV', 1e-3), ('nV', 1e-6), ('V', 1e3), ('MV', 1)])
+@pytest.mark.parametrize('unit, factor', [('uV', 1e-3), ('uv', 1e-3), ('µV', 1e-3), ('\u03bcV', 1e-3), ('nV', 1e-6), ('V', 1e3), ('MV', 1), ('millivolts', 1), ('microvolt', 1e-3)])
 def test_units_are_brought_to_millivolts(tmp_path, unit, factor):
     path = write(tmp_path, '16', 2, 100); x = open_record(path).physical(0, 100, np.float64)
     hea = path.with_suffix('.hea'); hea.write_text(hea.read_text().replace('/mV', f'/{unit}'), encoding='utf-8')
@@ -173,3 +174,23 @@ def test_every_cut_of_an_annotation_file_is_noticed(tmp_path):
         try: a = read_annotations(tmp_path/'a', sig_len=1000)
         except PedarrError as e: assert 'a.atr' in str(e)
         else: assert len(a.sample) == 4 or whole[n:].strip(b'\0') == b'', f'cut at byte {n} was read in silence'
+
+
+@pytest.mark.parametrize('fmt', RANGE)
+@pytest.mark.parametrize('gain, baseline', [(200., 2**23 + 1), (2000., 10**9), (0.25, -2**25)])
+def test_float32_is_float64_rounded_once_also_for_huge_baselines(tmp_path, fmt, gain, baseline):
+    path = write(tmp_path, fmt, 2, 500, gain=gain, baseline=baseline)
+    agrees(path, 0, 500)
+
+
+def test_a_record_can_be_read_by_many_windows_and_many_records_at_once(tmp_path):
+    "Opening a record keeps no file open; reading does, until the record is gone."
+    paths = [write(tmp_path, '16', 2, 50, name=f'r{i}') for i in range(30)]
+    before = len(os.listdir('/proc/self/fd')) if os.path.isdir('/proc/self/fd') else None
+    records = [open_record(p) for p in paths]
+    if before is not None: assert len(os.listdir('/proc/self/fd')) == before
+    for r in records: r.physical(), r.verify()
+    with Tape(records[0]) as tape: tape.standard(0, 50)
+    records.clear(); del r, tape
+    gc.collect()
+    if before is not None: assert len(os.listdir('/proc/self/fd')) == before

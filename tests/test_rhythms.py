@@ -20,7 +20,8 @@ def test_episodes_tile_what_follows_the_first_mark(items):
     assert (e.start.to_numpy()[1:] == e.stop.to_numpy()[:-1]).all() and (e.stop >= e.start).all()
     if at:
         assert e.stop.iloc[-1] == 1000 and e.start.iloc[0] == sample[at[0]]
-        assert e.beats.sum() == sum(s in BEATS for s in symbol[at[0]:]), 'every beat after the first mark is counted once'
+        beats, known = sum(s in BEATS for s in symbol[at[0]:]), any(s in BEATS for s in symbol)
+        assert e.beats.sum() == beats if known else (e.beats == -1).all(), 'every beat after the first mark is counted once'
 
 
 @given(marks)
@@ -31,7 +32,7 @@ def test_poor_signal_comes_in_pairs(items):
     assert (p.stop >= p.start).all() and (p.start.to_numpy()[1:] >= p.stop.to_numpy()[:-1]).all()
 
 
-@pytest.mark.parametrize('sample, say', [([5, 1000], 'outside the recording'), ([-1, 3], 'outside the recording'), ([5, 4], 'comes before')])
+@pytest.mark.parametrize('sample, say', [([5, 1001], 'outside the recording'), ([-1, 3], 'outside the recording'), ([5, 4], 'comes before')])
 def test_impossible_marks_are_refused_in_one_line(sample, say):
     with pytest.raises(PedarrError, match=say) as e: check_marks(sample, 1000, 'x001.atr')
     assert 'x001.atr' in str(e.value) and '\n' not in str(e.value)
@@ -40,6 +41,42 @@ def test_impossible_marks_are_refused_in_one_line(sample, say):
 def test_a_mark_on_the_last_sample_is_kept():
     e = parse_episodes([0, 999], ['+', '+'], ['(N', '(VT'], 1000)
     assert e[['start', 'stop']].values.tolist() == [[0, 999], [999, 1000]]
+
+
+def test_a_mark_at_the_end_closes_and_opens_nothing():      # as in data_101_6 of CPSC 2021: 22355 samples, last mark at 22355
+    e = parse_episodes([10, 2500, 5000], ['+', '+', '+'], ['(N', '(AFIB', '(N'], 5000)
+    assert e[['start', 'stop', 'rhythm']].values.tolist() == [[10, 2500, 'N'], [2500, 5000, 'AFIB']]
+    assert len(parse_episodes([5000], ['+'], ['(N'], 5000)) == 0
+
+
+@pytest.mark.parametrize('symbol', ['N', '~', '|', '"'])
+def test_other_marks_at_the_end_do_no_harm(symbol):
+    with_it = parse_episodes([10, 20, 5000], ['+', 'N', symbol], ['(N', '', ''], 5000)
+    assert with_it.values.tolist() == [[10, 5000, 'N', 1]], 'a beat behind the last sample is in no episode'
+    poor = poor_signal([10, 20, 5000], ['+', 'N', symbol], 5000)
+    assert (poor.stop - poor.start).sum() == 0
+
+
+def test_what_lies_beyond_the_end_is_refused_with_its_sample():
+    with pytest.raises(PedarrError, match='x.atr: annotation 1 is at sample 5001, outside the recording of 5000 samples'):
+        parse_episodes([10, 5001], ['+', '+'], ['(N', '(N'], 5000, 'x.atr')
+
+
+@given(marks)
+def test_a_closing_mark_changes_nothing(items):
+    items = sorted(items, key=lambda m: m[0])
+    columns = [[m[0] for m in items], [m[1] for m in items], [f'({m[2]}' if m[1] == '+' else '' for m in items]]
+    closed = [[*c, x] for c, x in zip(columns, (1000, '+', '(N'))]
+    assert parse_episodes(*columns, 1000).equals(parse_episodes(*closed, 1000))
+
+
+@given(marks)
+def test_no_beat_marks_are_not_zero_beats(items):
+    items = sorted((m for m in items if m[1] not in BEATS), key=lambda m: m[0])
+    columns = [[m[0] for m in items], [m[1] for m in items], ['(N' if m[1] == '+' else '' for m in items]]
+    assert (parse_episodes(*columns, 1000).beats == -1).all(), 'nobody annotated beats'
+    first = [[0, *columns[0]], ['N', *columns[1]], ['', *columns[2]]]
+    assert (parse_episodes(*first, 1000).beats == 0).all(), 'beats were annotated, and these episodes have none'
 
 
 def test_an_annotation_file_without_marks_gives_an_empty_table():
