@@ -6,26 +6,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from .rhythms import PedarrError
+from .core import PedarrError
 
 # %% auto #0
-__all__ = ['unit', 'full_precision', 'batch_means', 'update_prototypes', 'frequency_weights', 'hardness', 'alignment',
-           'separation', 'check_batch', 'AGCACL']
+__all__ = ['unit_vectors', 'at_least_float32', 'sum_over_processes', 'batch_means', 'update_prototypes', 'check_counts',
+           'frequency_weights', 'log_hard_class_weights', 'alignment_term', 'separation_term', 'check_loss_inputs',
+           'AGCACL']
 
 # %% ../nbs/08_agcacl.ipynb #9275d632
-def unit(v: torch.Tensor, eps: float = 1e-6) -> tuple[torch.Tensor, torch.Tensor]:
-    "Rows of `v` [..., d] scaled to length one, and a mask [...] of those that have a direction (longer than `eps`, not NaN)."
+def unit_vectors(v: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    "Rows of `v` [..., d] scaled to length one; which [...] have a direction (longer than `eps`, not NaN)."
     norm = v.norm(dim=-1, keepdim=True)
     ok = norm > eps
     return v / torch.where(ok, norm, 1), ok.squeeze(-1)
 
-# %% ../nbs/08_agcacl.ipynb #5cf294ca
-def full_precision(x: torch.Tensor) -> torch.Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     "`x` in float32, or as it is when it is float64."
     return x if x.dtype == torch.float64 else x.float()
 
@@ -33,118 +35,147 @@ def full_precision(x: torch.Tensor) -> torch.Tensor:
 class _SumOverProcesses(torch.autograd.Function):
     "The sum over all processes of a tensor; on the way back, the sum over all processes of the gradient."
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone()
         torch.distributed.all_reduce(total)
         return total
 
     backward = forward
 
-def _sum_over_processes(x):
+def sum_over_processes(x: Tensor) -> Tensor:
     "Sum of `x` over all processes, gradient-aware; `x` itself where there is only one."
     dist = torch.distributed
     many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     return _SumOverProcesses.apply(x) if many else x
 
-def batch_means(z: torch.Tensor, label: torch.Tensor, n_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    "Unit mean direction [C, d] of each class among embeddings `z` [B, d], and which classes [C] have one."
+# %% ../nbs/08_agcacl.ipynb #67fcc3ce
+def batch_means(z: Tensor, label: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    "Unit mean direction [C, d] of each class in embeddings `z` [B, d]; which classes, bool [C], have one."
     one_hot = F.one_hot(label, n_classes).to(z.dtype)
-    return unit(_sum_over_processes(one_hot.T @ z))
+    return unit_vectors(sum_over_processes(one_hot.T @ z))
 
 # %% ../nbs/08_agcacl.ipynb #d8baa0b3
-def update_prototypes(old, seen, means, present, momentum: float) -> tuple[torch.Tensor, torch.Tensor]:
-    "Prototypes [C, d] moved towards the batch `means` of the classes `present`, and the classes [C] seen so far."
+def update_prototypes(old: Tensor, seen: Tensor, means: Tensor, present: Tensor,
+                      momentum: float) -> tuple[Tensor, Tensor]:
+    """Prototypes `old` [C, d], moved towards the batch `means` [C, d] of the classes `present` bool [C].
+
+    Also which classes were seen so far, bool [C]: `seen`, and those that are new now."""
     blend = torch.where(seen[:, None], momentum * old + (1-momentum) * means, means)
-    moved, ok = unit(blend)
+    moved, ok = unit_vectors(blend)
     present = present & ok
     return torch.where(present[:, None], moved, old), seen | present
 
 # %% ../nbs/08_agcacl.ipynb #28a28b79
-def frequency_weights(class_counts, beta: float = 0.999) -> torch.Tensor:
-    """Weight phi [C] (float64) of a sample of each class: the inverse effective number of samples (Cui et al. 2019, arXiv 1901.05555),
-    scaled so that sum n_c phi_c = sum n_c. Raises `PedarrError` for counts that aren't counts and for `beta` outside [0, 1)."""
+def check_counts(class_counts: Sequence[float] | Tensor) -> Tensor:
+    "`class_counts` as a float64 tensor [C]; `PedarrError` unless they are counts, and one is positive."
     n = torch.as_tensor(class_counts, dtype=torch.float64)
-    if n.ndim != 1 or not bool((n.isfinite() & (n >= 0)).all()) or not n.sum() > 0:
-        raise PedarrError(f'class_counts must be a list of counts, none negative and at least one positive, not {n.tolist()}')
-    if not 0 <= beta < 1: raise PedarrError(f'beta must lie in [0, 1), not {beta}: 0 weights all classes alike, 0.999 is the default')
+    if n.ndim == 1 and bool((n.isfinite() & (n >= 0)).all()) and n.sum() > 0: return n
+    raise PedarrError('class_counts must be a list of counts, none negative and at least one positive, '
+                      f'not {n.tolist()}')
+
+def frequency_weights(class_counts: Sequence[float] | Tensor, beta: float = 0.999) -> Tensor:
+    """Weight phi [C] (float64) of a sample of each class: the inverse effective number of samples.
+
+    Scaled so that sum n_c phi_c = sum n_c. Cui et al. 2019, arXiv 1901.05555. `PedarrError` for `beta`
+    outside [0, 1)."""
+    n = check_counts(class_counts)
+    if not 0 <= beta < 1:
+        raise PedarrError(f'beta must lie in [0, 1), not {beta}: 0 weights all classes alike, 0.999 is usual')
     phi = 1 / -torch.expm1(n.clamp(min=1) * math.log(beta)) if beta > 0 else torch.ones_like(n)
     return phi * n.sum() / (n * phi).sum()
 
 # %% ../nbs/08_agcacl.ipynb #4371ec94
-def hardness(S: torch.Tensor, tau_s: float) -> torch.Tensor:
-    "log psi [A, A] from class similarities `S` [A, A], two classes or more; psi averages one over the other classes of a row."
+def log_hard_class_weights(S: Tensor, tau_s: float) -> Tensor:
+    "log psi [A, A] from similarities `S` [A, A] of two classes or more; a row of psi averages one."
     n = len(S)
     own = torch.eye(n, dtype=torch.bool, device=S.device)
     others = (S.detach() / tau_s).masked_fill(own, -math.inf)
     return (others.log_softmax(dim=1) + math.log(n-1)).masked_fill(own, 0)
 
 # %% ../nbs/08_agcacl.ipynb #a465b735
-def alignment(z, label, prototypes, log_psi, phi, tau: float) -> torch.Tensor:
-    "Step 5: samples `z` [B, d] with labels (rows of `prototypes` [A, d]), pair margins `log_psi` [A, A], sample weights `phi` [B]."
+def alignment_term(z: Tensor, label: Tensor, prototypes: Tensor, log_psi: Tensor, phi: Tensor,
+                   tau: float) -> Tensor:
+    """Step 5: scalar loss of samples `z` [B, d] whose `label` [B] are rows of `prototypes` [A, d].
+
+    `log_psi` [A, A]: margins of pairs of classes; `phi` [B]: weights of the samples; `tau`: temperature."""
     logits = z @ prototypes.detach().T / tau + log_psi[label]
     loss = F.cross_entropy(logits, label, reduction='none')
     return (phi * loss).sum() / max(len(label), 1)
 
 # %% ../nbs/08_agcacl.ipynb #bcd59adb
-def separation(S: torch.Tensor, log_psi: torch.Tensor, tau: float) -> torch.Tensor:
-    "Step 6: mean soft maximum of each class's similarity `S` [A, A] to the other classes, two or more, weighted by psi."
+def separation_term(S: Tensor, log_psi: Tensor, tau: float) -> Tensor:
+    "Step 6: mean soft maximum of the similarities `S` [A, A] of each class to the others, weighted by psi."
     own = torch.eye(len(S), dtype=torch.bool, device=S.device)
     others = (S / tau + log_psi).masked_fill(own, -math.inf)
     return tau * (others.logsumexp(dim=1).mean() - math.log(len(S)-1))
 
 # %% ../nbs/08_agcacl.ipynb #8502975c
-def _check_options(dim, tau, tau_s, momentum, separation) -> None:
-    "Raise `PedarrError` for options that no loss can be made of (`frequency_weights` checks the counts and beta)."
+def _check_options(dim: int, tau: float, tau_s: float, momentum: float, separation: float) -> None:
+    "`PedarrError` for options that no loss can be made of (`frequency_weights` checks the counts and beta)."
     for name, value in dict(tau=tau, tau_s=tau_s).items():
-        if not 0 < value < math.inf: raise PedarrError(f'{name} must be positive, not {value}: it divides cosines, 0.1 is usual')
-    if not 0 <= momentum < 1: raise PedarrError(f'momentum must lie in [0, 1), not {momentum}: at 1 no prototype would ever move')
-    if not 0 <= separation < math.inf: raise PedarrError(f'separation must be 0 (off) or positive, not {separation}')
+        if not 0 < value < math.inf:
+            raise PedarrError(f'{name} must be positive, not {value}: it divides cosines, 0.1 is usual')
+    if not 0 <= momentum < 1:
+        raise PedarrError(f'momentum must lie in [0, 1), not {momentum}: at 1 no prototype would ever move')
+    if not 0 <= separation < math.inf:
+        raise PedarrError(f'separation must be 0 (off) or positive, not {separation}')
     if dim < 1: raise PedarrError(f'dim must be at least 1, not {dim}: it is the length of an embedding')
 
 # %% ../nbs/08_agcacl.ipynb #536b541f
-def check_batch(embedding: torch.Tensor, label: torch.Tensor, n_classes: float, dim: int | None = None) -> None:
-    "Raise `PedarrError` unless `embedding` is [B, dim] and `label` [B] whole numbers in 0..n_classes-1, B at least 1."
-    if embedding.ndim != 2 or not len(embedding) or dim not in (None, embedding.shape[1]):
-        raise PedarrError(f'embedding must have shape [batch, {dim or "dim"}] with at least one row, not {list(embedding.shape)}')
-    if label.shape != embedding.shape[:1] or label.is_floating_point():
-        raise PedarrError(f'label must be {len(embedding)} whole numbers, not {list(label.shape)} of {label.dtype}')
+def check_loss_inputs(rows: Tensor, label: Tensor, n_classes: float, dim: int | None = None) -> None:
+    "`PedarrError` unless `rows` are [B, dim], B at least 1, and `label` [B] whole numbers below `n_classes`."
+    if rows.ndim != 2 or not len(rows) or dim not in (None, rows.shape[1]):
+        raise PedarrError(f'embedding must have shape [batch, {dim or "dim"}] with at least one row, '
+                          f'not {list(rows.shape)}')
+    if label.shape != rows.shape[:1] or label.is_floating_point():
+        raise PedarrError(f'label must be {len(rows)} whole numbers, not {list(label.shape)} '
+                          f'of {label.dtype}')
     low, high = int(label.min()), int(label.max())
     if low < 0 or high >= n_classes:
-        raise PedarrError(f'label {low if low < 0 else high} is outside 0..{n_classes-1}: the loss was made for {n_classes} classes')
+        raise PedarrError(f'label {low if low < 0 else high} is outside 0..{n_classes-1}: '
+                          f'the loss was made for {n_classes} classes')
 
 # %% ../nbs/08_agcacl.ipynb #c05c5acd
 class AGCACL(nn.Module):
-    """Adaptive Global Class-Aware Contrastive Loss: a reconstruction from the public description of arXiv 2509.19315.
+    """Adaptive Global Class-Aware Contrastive Loss: a reconstruction from what arXiv 2509.19315 says of it.
 
-    `class_counts` [C]: training samples per class (zeros allowed). `dim`: length of an embedding. `tau`, `tau_s`: temperatures of the loss and of psi.
-    `momentum` of the prototypes. `beta` of the effective number of samples. `separation`: weight of the class-class term. `phi`, `psi`: False
-    switches the frequency weights, the hard-class weights off. Impossible values raise `PedarrError`."""
-    def __init__(self, class_counts, dim, tau=0.1, tau_s=0.2, momentum=0.9, beta=0.999, separation=0.5, phi=True, psi=True):
+    `class_counts` [C]: training samples per class (zeros allowed). `dim`: length of an embedding. `tau`,
+    `tau_s`: temperatures of the loss and of psi. `momentum` of the prototypes. `beta` of the effective number
+    of samples. `separation`: weight of the class-class term. `phi`, `psi`: False switches the frequency
+    weights, the hard-class weights off. Impossible values raise `PedarrError`."""
+    def __init__(self, class_counts: Sequence[float] | Tensor, dim: int, tau: float = 0.1, tau_s: float = 0.2,
+                 momentum: float = 0.9, beta: float = 0.999, separation: float = 0.5, phi: bool = True,
+                 psi: bool = True):
         super().__init__()
         _check_options(dim, tau, tau_s, momentum, separation)
         weight = frequency_weights(class_counts, beta)
-        self.dim, self.tau, self.tau_s, self.momentum, self.separation, self.psi = dim, tau, tau_s, momentum, separation, psi
+        self.dim, self.tau, self.tau_s = dim, tau, tau_s
+        self.momentum, self.separation, self.psi = momentum, separation, psi
         self.register_buffer('phi', weight if phi else torch.ones_like(weight), persistent=False)
         self.register_buffer('prototypes', torch.zeros(len(weight), dim))
         self.register_buffer('seen', torch.zeros(len(weight), dtype=torch.bool))
 
-    def current_prototypes(self, z, label):
-        "Prototypes [C, d] and classes seen [C]; in training mode after the update by this batch, which is also stored."
-        if not self.training: return self.prototypes.to(z.dtype), self.seen
-        p, seen = update_prototypes(self.prototypes.to(z.dtype), self.seen, *batch_means(z, label, len(self.seen)), self.momentum)
+    def current_prototypes(self, z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        "Prototypes [C, d] and classes seen, bool [C]; in training, updated by this batch and stored."
+        old = self.prototypes.to(z.dtype)
+        if not self.training: return old, self.seen
+        p, seen = update_prototypes(old, self.seen, *batch_means(z, label, len(self.seen)), self.momentum)
         self.prototypes, self.seen = p.detach().to(self.prototypes.dtype), seen
         return p, seen
 
-    def forward(self, embedding, label):
+    def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
         "Scalar loss of embeddings [B, dim] (any length; normalised here) with labels [B]."
-        check_batch(embedding, label, len(self.seen), self.dim)
+        check_loss_inputs(embedding, label, len(self.seen), self.dim)
         label = label.long()
         with torch.autocast(embedding.device.type, enabled=False):
-            z, _ = unit(full_precision(embedding))
+            z, _ = unit_vectors(at_least_float32(embedding))
             p, seen = self.current_prototypes(z, label)
             if seen.sum() < 2: return z.sum() * 0
             P, S, row, known = p[seen], p[seen] @ p[seen].T, (seen.cumsum(0)-1)[label], seen[label]
-            log_psi = hardness(S, self.tau_s) if self.psi else torch.zeros_like(S)
-            if not known.all(): z, row, label = z[known], row[known], label[known]      # in training they nearly always are: no copy
-            loss = alignment(z, row, P, log_psi, self.phi[label].to(z.dtype), self.tau)
-            return loss + self.separation * separation(S, log_psi, self.tau)
+            log_psi = log_hard_class_weights(S, self.tau_s) if self.psi else torch.zeros_like(S)
+            if not known.all(): z, row, label = z[known], row[known], label[known]      # rare: no copy
+            loss = alignment_term(z, row, P, log_psi, self.phi[label].to(z.dtype), self.tau)
+            return loss + self.separation * separation_term(S, log_psi, self.tau)
+
+# %% ../nbs/08_agcacl.ipynb #1ad31c47
+unit, hardness = unit_vectors, log_hard_class_weights      # former names, which the experiments still say

@@ -209,14 +209,15 @@ def read_json(path: Path | str, contents: type[Contents] | None = None, most: in
 # %% ../nbs/00_core.ipynb #baae6bd1
 _WORDS = {str: 'text', int: 'a whole number', float: 'a number', bool: 'True or False'}
 
+_NUMBER = r' *[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)? *'
+
 def _as_numbers(text: pd.Series, kind: type) -> tuple[pd.Series, np.ndarray]:
     "(the column as numbers, which of its cells are none). An empty cell is NaN among numbers."
     if kind is int:
         whole = text.str.fullmatch(r'[-+]?[0-9]{1,18}').to_numpy(bool)
         return text.where(whole, '0').astype('int64'), ~whole
-    empty = (text == '').to_numpy()
-    number = np.isfinite(pd.to_numeric(text.where(~empty), errors='coerce').to_numpy(float))
-    return text.where(number, 'nan').astype(float), ~empty & ~number      # Python's own float: what was written, to the bit
+    number = text.where(text.str.fullmatch(_NUMBER), 'nan').astype(float)      # Python's own float: what was written, to the bit
+    return number, (text != '').to_numpy() & ~np.isfinite(number.to_numpy())
 
 def _convert(text: pd.Series, kind: type) -> tuple[pd.Series, np.ndarray]:
     "(a column of text as `kind`, which of its cells are none)."
@@ -411,9 +412,10 @@ def one_of(value: str, known: Iterable, what: str) -> str:
     "`value` if it is one of `known`; otherwise a `PedarrError` that lists what is known, the nearest name first."
     known = list(known)
     if value in known: return value
-    near = difflib.get_close_matches(str(value), [str(k) for k in known], n=1)
+    said = one_line(value)[:80]
+    near = difflib.get_close_matches(said, [str(k) for k in known], n=1)
     guess = f'did you mean {near[0]!r}? ' if near else ''
-    raise PedarrError(f'unknown {what} {one_line(value)!r}: {guess}use one of {", ".join(map(str, known))}')
+    raise PedarrError(f'unknown {what} {said!r}: {guess}use one of {", ".join(map(str, known))}')
 
 # %% ../nbs/00_core.ipynb #983dc178
 def in_project(path: Path | str) -> str:

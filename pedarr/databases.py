@@ -24,11 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .core import (MISTAKES, PassingError, PedarrError, digest, from_system, natural_key, one_line, one_of,
-                         read_bytes, read_text)
-from .records import Record, open_record, read_annotations
-from .rhythms import BEATS, GROUPINGS, RHYTHMS, noisy_signal, parse_episodes, poor_signal
-
 # %% auto #0
 __all__ = ['OF_OTHERS', 'MOST_ENTRIES', 'MOST_HEADER', 'UNSAID', 'KNOWN', 'SUBJECT_COLUMNS', 'LEIPZIG', 'LUDB', 'MITDB',
            'DIAGNOSES', 'IAFDB', 'DATABASES', 'Database', 'Search', 'search', 'few', 'record_names', 'Found',
@@ -37,6 +32,12 @@ __all__ = ['OF_OTHERS', 'MOST_ENTRIES', 'MOST_HEADER', 'UNSAID', 'KNOWN', 'SUBJE
            'header_episodes', 'comment_subjects', 'mitdb_episodes', 'mitdb_subjects', 'iafdb_episodes',
            'iafdb_subjects', 'get_database', 'load_database']
 
+# %% ../nbs/01a_databases.ipynb #e2ae7b27
+from .core import (MISTAKES, PassingError, PedarrError, digest, from_system, natural_key, one_line, one_of,
+                         read_bytes, read_text)
+from .records import Record, open_record, read_annotations
+from .rhythms import BEATS, GROUPINGS, RHYTHMS, noisy_signal, parse_episodes, poor_signal
+
 # %% ../nbs/01a_databases.ipynb #de1b6f87
 @dataclass(frozen=True)
 class Database:
@@ -44,76 +45,102 @@ class Database:
     name: str
     title: str
     grouping: str                       # the default grouping of its rhythms
-    read_episodes: Callable             # (record, db) -> (episodes, poor signal) or (episodes, poor signal, notes)
+    read_episodes: Callable             # (record, db) -> (episodes, poor signal) or, with notes, three
     read_subjects: Callable             # (record paths, folder, db) -> DataFrame indexed by record
     annotator: str | None = None        # suffix of the annotation files, None where there are none
     aliases: dict = field(default_factory=dict)   # its channel names that differ from ours
     licence: str = ''
     citation: str = ''
-    rate: float | None = None           # Hz of a store made from it; None: the general default, as for the bands
+    rate: float | None = None           # Hz of its stores; None: the general default, as for the bands
     ecg_band: tuple | None = None       # Hz that the filter of the surface leads lets pass
     iegm_band: tuple | None = None      # Hz, electrograms
 
     def __post_init__(self): _check_fields(self)
     def open(self, path) -> Record: return open_record(path, self.aliases)
 
-# %% ../nbs/01a_databases.ipynb #c93f6170
-def _is_number(value: object) -> bool:
-    "Is `value` a number (of Python or numpy) that can be a frequency?"
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return number and 0 < value < 1e9
+# %% ../nbs/01a_databases.ipynb #8d148709
+def _number(value: object) -> int | float | None:
+    "A number of whatever type as one of Python; None for all else (True and time spans are no numbers)."
+    if isinstance(value, (bool, np.timedelta64)): return None
+    if isinstance(value, (int, np.integer)): return int(value)
+    return float(value) if isinstance(value, (float, np.floating)) else None
+
+def _show(value: object) -> str:
+    "`value` as an error can show it: one short line."
+    try: return one_line(repr(value))[:60]
+    except Exception: return f'a {type(value).__name__}'
+
+def _is_rate(value: object) -> bool:
+    "Is this a frequency in Hz?"
+    number = _number(value)
+    return number is not None and 0 < number < 1e9
 
 def _is_band(value: object) -> bool:
     "Are these two frequencies, the lower one first?"
     two = isinstance(value, (tuple, list, np.ndarray)) and len(value) == 2
-    return two and all(map(_is_number, value)) and value[0] < value[1]
+    return two and all(map(_is_rate, value)) and value[0] < value[1]
 
+# %% ../nbs/01a_databases.ipynb #2a85f82d
 def _is_word(value: object) -> bool:
     "Is this a text that can stand in a line?"
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+def _is_text(value: object) -> bool: return isinstance(value, str)
+def _is_suffix(value: object) -> bool: return _is_word(value) and not set(value) & set('./\\ ')
 
 def _are_words(value: object) -> bool:
     "Is this a dictionary from text to text?"
     return isinstance(value, dict) and all(isinstance(x, str) for pair in value.items() for x in pair)
 
-# %% ../nbs/01a_databases.ipynb #7a260bb3
+# %% ../nbs/01a_databases.ipynb #70eaae95
+_OPTIONAL_BAND = (lambda v: v is None or _is_band(v)), 'two frequencies in Hz, low and high, or None'
 _KINDS = {
-    'name': (_is_word, 'a word'), 'title': (lambda v: isinstance(v, str), 'text'), 'grouping': (_is_word, 'the name of a grouping'),
-    'read_episodes': (callable, 'a function (record, db)'), 'read_subjects': (callable, 'a function (paths, folder, db)'),
-    'annotator': (lambda v: v is None or _is_word(v) and not set(v) & set('./\\ '), 'a suffix without its dot, such as atr, or None'),
+    'name': (_is_word, 'a word'), 'title': (_is_text, 'text'),
+    'grouping': (_is_word, 'the name of a grouping'),
+    'read_episodes': (callable, 'a function (record, db)'),
+    'read_subjects': (callable, 'a function (paths, folder, db)'),
+    'annotator': (lambda v: v is None or _is_suffix(v), 'a suffix without its dot, such as atr, or None'),
     'aliases': (_are_words, "a dictionary from the file's channel name to ours"),
-    'licence': (lambda v: isinstance(v, str), 'text'), 'citation': (lambda v: isinstance(v, str), 'text'),
-    'rate': (lambda v: v is None or _is_number(v), 'a frequency in Hz, or None'),
-    'ecg_band': (lambda v: v is None or _is_band(v), 'two frequencies in Hz, low and high, or None'),
-    'iegm_band': (lambda v: v is None or _is_band(v), 'two frequencies in Hz, low and high, or None')}
+    'licence': (_is_text, 'text'), 'citation': (_is_text, 'text'),
+    'rate': (lambda v: v is None or _is_rate(v), 'a frequency in Hz, or None'),
+    'ecg_band': _OPTIONAL_BAND, 'iegm_band': _OPTIONAL_BAND}
 
+# %% ../nbs/01a_databases.ipynb #3cf3a7fb
 def _check_fields(db: Database) -> None:
     "`PedarrError` for a field that isn't of its kind. Numbers of numpy become Python's."
     for name, (fits, kind) in _KINDS.items():
         value = getattr(db, name)
         if not fits(value):
-            raise PedarrError(f'description {one_line(db.name)!r}: {name}={one_line(repr(value))[:60]} must be {kind}: correct it')
-    plain = {'rate': float, 'ecg_band': lambda b: tuple(map(float, b)), 'iegm_band': lambda b: tuple(map(float, b))}
+            which = f'description {one_line(db.name)!r}: {name}={_show(value)}'
+            raise PedarrError(f'{which} must be {kind}: correct it')
+    band = lambda b: tuple(map(float, b))
+    plain = {'rate': float, 'ecg_band': band, 'iegm_band': band}
     for name, convert in plain.items():
         if getattr(db, name) is not None: object.__setattr__(db, name, convert(getattr(db, name)))
 
-# %% ../nbs/01a_databases.ipynb #23448a9a
-def _line_of(error: BaseException, function: Callable) -> str:
-    "' (my.py, line 12)', where in the function's own file `error` arose; '' if that isn't known."
-    file = getattr(getattr(function, '__code__', None), 'co_filename', None)
+# %% ../nbs/01a_databases.ipynb #9feb1dcd
+def _line_in(error: BaseException, file: str | None) -> str:
+    "' (my.py, line 12)', where in `file` the `error` arose; '' if that isn't known."
     lines = [n for frame, n in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
     return f' ({Path(file).name}, line {lines[-1]})' if lines else ''
 
+def _in_one_line(error: BaseException, what: str, file: str | None, asked: object) -> PedarrError:
+    "What is raised instead of an `error` in a user's code. A fault of the system keeps its reason."
+    if isinstance(error, OSError) and error.errno:
+        return from_system(error, error.filename or asked, f'asked for by {what}')
+    said = f'{type(error).__name__}: {one_line(error)[:200]}{_line_in(error, file)}'
+    return PedarrError(f'{what} failed with {said}: correct it')
+
+# %% ../nbs/01a_databases.ipynb #000ca6ff
 def _ask(db: Database, what: str, subject: object, *given: object) -> Any:
-    "What the function `what` of a description returns; `PedarrError` if it fails. `subject` is the record or folder asked for."
+    "What the function `what` of a description returns for a record or folder; `PedarrError` if it fails."
     function = getattr(db, what)
     try: return function(*given, db)
     except (PedarrError, MemoryError): raise
     except (Exception, SystemExit) as e:
-        if isinstance(e, OSError) and e.errno: raise from_system(e, e.filename or subject, f'asked for by {what}') from e
-        name = getattr(function, '__name__', type(function).__name__)
-        raise PedarrError(f'{subject}: {what} ({name}) of database {db.name!r} failed with {type(e).__name__}: '
-                          f'{one_line(e)[:200]}{_line_of(e, function)}: mend the description') from e
+        which = f'{what} ({getattr(function, "__name__", type(function).__name__)}) of database {db.name!r}'
+        file = getattr(getattr(function, '__code__', None), 'co_filename', None)
+        raise _in_one_line(e, f'{subject}: {which}', file, subject) from e
 
 # %% ../nbs/01a_databases.ipynb #fabcf623
 OF_OTHERS = ('__macosx', '@eadir', '#recycle', '$recycle.bin', 'system volume information', 'lost+found')
@@ -134,12 +161,13 @@ def _entries(folder: Path) -> list:
         with os.scandir(folder) as entries: return sorted(entries, key=lambda e: natural_key(e.name))
     except OSError as e: raise from_system(e, folder, 'cannot be searched for records') from e
 
+# %% ../nbs/01a_databases.ipynb #096ec1a0
 def _is_folder(entry: os.DirEntry) -> bool:
     "Is this a folder, or a link to one? (A link that leads to itself is neither.)"
     try: return entry.is_dir()
     except OSError: return False
 
-# %% ../nbs/01a_databases.ipynb #bde2a5a1
+# %% ../nbs/01a_databases.ipynb #4bf4e314
 class Search(NamedTuple):
     "What a search met: paths from the folder searched. `headers` are without '.hea'."
     headers: list     # what may be records
@@ -154,31 +182,34 @@ def _sort_file(found: Search, name: str, path: str) -> None:
     elif not name.endswith('.hea'): found.capital.append(path)
     else: found.headers.append(path[:-4])
 
-# %% ../nbs/01a_databases.ipynb #5bb43703
+# %% ../nbs/01a_databases.ipynb #6e5e0d4e
 def search(root: Path) -> Search:
-    "All headers below `root`, through links too, each folder once. `PassingError` for a folder that can't be read."
-    found, folders, links, been, looked = Search([], [], [], []), [root], [], set(), 0
+    "All headers below `root`, through links too, each folder once. `PassingError` where one can't be read."
+    found, folders, links = Search([], [], [], []), [''], []
+    been, looked = set(), 0
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
-        place, below = os.path.realpath(folder), folder.relative_to(root).as_posix()
-        if place in been: found.again.append(below)
+        place = os.path.realpath(root/folder)
+        if place in been: found.again.append(folder.removesuffix('/'))
         if place in been: continue
         been.add(place)
-        for e in _entries(folder):
+        for e in _entries(root/folder):
             looked += 1
-            path = (folder/e.name).relative_to(root).as_posix()
+            path = folder + e.name
             if not _is_folder(e): _sort_file(found, e.name, path)
-            elif not _foreign(e.name): (links if e.is_symlink() else folders).append(folder/e.name)
-            elif _holds_headers(folder/e.name): found.foreign.append(path + '/')
+            elif not _foreign(e.name): (links if e.is_symlink() else folders).append(path + '/')
+            elif _holds_headers(root/path): found.foreign.append(path + '/')
         if looked > MOST_ENTRIES:
-            raise PedarrError(f'{root}: more than {MOST_ENTRIES:,} files: give the folder that holds the records')
+            more = f'{root}: more than {MOST_ENTRIES:,} files'
+            raise PedarrError(f'{more}: give the folder that holds the records')
     return found
 
-# %% ../nbs/01a_databases.ipynb #0cf6d881
+# %% ../nbs/01a_databases.ipynb #a37072f3
 def _check_name(name: str, source: object) -> str:
     "`name`, if it is a relative path without tricks; otherwise `PedarrError`."
     parts = name.removesuffix('/').split('/')
-    if name.isprintable() and len(name) <= 1000 and all(p not in ('', '.', '..') and len(p) <= 200 for p in parts): return name
+    plain = all(p not in ('', '.', '..') and len(p) <= 200 for p in parts)
+    if plain and name.isprintable() and len(name) <= 1000: return name
     raise PedarrError(f'{source}: {one_line(name[:60])!r} cannot be the name of a record: correct the list')
 
 def _lines(file: Path) -> list[str]:
@@ -195,6 +226,7 @@ def _inside(root: Path, below: str) -> list[str]:
     raise PedarrError(f'{root}: RECORDS lists the folder {one_line(below)}, which holds no records: '
                       'fetch them, or correct the list')
 
+# %% ../nbs/01a_databases.ipynb #e47cfa2c
 def _listed(root: Path) -> Counter:
     "The records that RECORDS lists, through folders that it names, and how often."
     names, todo, been = Counter(), [''], set()
@@ -205,17 +237,18 @@ def _listed(root: Path) -> Counter:
         been.add(place)
         for name in _inside(root, below):
             path = below + name
-            alone = not name.endswith('/') and not os.path.lexists(root/f'{path}.hea') and os.path.isdir(root/path)
-            if alone or name.endswith('/'): todo.append(path.removesuffix('/') + '/')
-            else: names[path] += 1
+            alone = os.path.isdir(root/path) and not os.path.lexists(root/f'{path}.hea')
+            if not alone and not name.endswith('/'): names[path] += 1
+            else: todo.append(path.removesuffix('/') + '/')
     return names
 
-# %% ../nbs/01a_databases.ipynb #a2ecbddc
+# %% ../nbs/01a_databases.ipynb #e9c2dd6a
 MOST_HEADER = 16 << 20     # bytes
 
 def few(names: Iterable, most: int = 6) -> str:
     "The first `most` of `names` and how many more there are: 'a, b, c and 12 more'."
     names = [n if n.isprintable() else repr(n) for n in map(str, names)]
+    names = [n if len(n) <= 120 else f'{n[:117]}...' for n in names]
     return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
 
 def _fault(path: Path) -> str:
@@ -229,19 +262,22 @@ def _fault(path: Path) -> str:
     if found.st_size > MOST_HEADER: return 'far too long'
     return '' if found.st_size else 'empty'
 
+# %% ../nbs/01a_databases.ipynb #2890d581
 def _refuse(root: Path, faults: dict, total: int) -> PedarrError:
     "One error that names all records with a fault (name -> why)."
     by_reason = {}
     for name, why in faults.items(): by_reason.setdefault(why, []).append(name)
     said = '; '.join(f'{why}: {few(names, 200)}' for why, names in by_reason.items())
-    listed = os.path.lexists(root/'RECORDS')
-    return PedarrError(f'{root}: {len(faults)} of {total} {"records in RECORDS" if listed else "headers"} cannot be read ({said}): '
-                       f'fetch them again, or {"take them out of RECORDS" if listed else "move them elsewhere"}')
+    what, mend = 'headers', 'move them elsewhere'
+    if os.path.lexists(root/'RECORDS'): what, mend = 'records in RECORDS', 'take them out of RECORDS'
+    return PedarrError(f'{root}: {len(faults)} of {total} {what} cannot be read ({said}): '
+                       f'fetch them again, or {mend}')
 
-# %% ../nbs/01a_databases.ipynb #4e75bc67
+# %% ../nbs/01a_databases.ipynb #b5005896
 def _segments(path: Path) -> list[str]:
-    "The segments that the header `path` lists (names, from its folder); none unless it is that of a multi-segment record."
+    "The segments that the header of a multi-segment record lists (names in its folder); none for others."
     text = read_bytes(path, MOST_HEADER).decode('utf-8', 'replace').removeprefix('\ufeff')
+    if '/' not in text: return []
     lines = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith('#')]
     if not lines or not re.fullmatch(r'[^/]+/\d+', lines[0][0]): return []
     return list(dict.fromkeys(first for first, *_ in lines[1:] if first != '~'))     # ~ is a gap
@@ -249,18 +285,18 @@ def _segments(path: Path) -> list[str]:
 def _all_segments(root: Path, names: list) -> dict:
     "Multi-segment record -> its segments, for `names` of headers below `root`."
     parts = {name: found for name in names if (found := _segments(root/f'{name}.hea'))}
-    place = lambda name, part: name[:name.rfind('/') + 1] + part
-    return {name: [p for p in (place(name, part) for part in found) if p not in parts] for name, found in parts.items()}
+    placed = lambda name: (name[:name.rfind('/') + 1] + part for part in parts[name])
+    return {name: [p for p in placed(name) if p not in parts] for name in parts}
 
-# %% ../nbs/01a_databases.ipynb #9ddf8a14
+# %% ../nbs/01a_databases.ipynb #9617bcce
 def record_names(paths: Iterable[Path], folder: Path | str) -> list[str]:
-    "A name for each header: its stem where that is unique among `paths`, otherwise its path from `folder`, without suffix."
+    "A name for each header: its stem where no other of `paths` has it, otherwise its path from `folder`."
     paths = [Path(p) for p in paths]
     often = Counter(p.stem for p in paths)
     from_folder = lambda p: Path(os.path.relpath(p, folder)).with_suffix('').as_posix()
     return [p.stem if often[p.stem] == 1 else from_folder(p) for p in paths]
 
-# %% ../nbs/01a_databases.ipynb #cc42ddbf
+# %% ../nbs/01a_databases.ipynb #48973687
 class Found(NamedTuple):
     "The records of a folder: paths of their headers, a name for each, and sentences on what was passed over."
     paths: list
@@ -276,29 +312,31 @@ def _root(folder: Path | str) -> Path:
         if e.errno not in MISTAKES: raise from_system(e, folder, 'cannot be searched for records') from e
     raise PedarrError(f'{one_line(folder)}: no such folder: give the folder that holds the .hea files')
 
+# %% ../nbs/01a_databases.ipynb #39ca2571
 def _none(root: Path, beside: list) -> PedarrError:
     "What is said of a folder without records."
-    if not beside: return PedarrError(f'{root}: holds no WFDB records: give the folder that holds the .hea files')
-    return PedarrError(f'{root/"RECORDS"}: lists no record, but {len(beside)} headers lie beside it ({few(beside)}): '
-                       'fetch it again, or remove it')
+    if not beside:
+        return PedarrError(f'{root}: holds no WFDB records: give the folder that holds the .hea files')
+    lie = f'{len(beside)} headers lie beside it ({few(beside)})'
+    return PedarrError(f'{root/"RECORDS"}: lists no record, but {lie}: fetch it again, or remove it')
 
 def list_records(folder: Path | str) -> list[Path]:
-    "Headers of the records of `folder`, by RECORDS where it exists, in natural order; whether they can be read is not asked."
+    "Headers of `folder`, by RECORDS if it exists, in natural order; whether they can be read is not asked."
     root = _root(folder)
     names = list(_listed(root) if os.path.lexists(root/'RECORDS') else search(root).headers)
     if not names: raise _none(root, [])
     return [root/f'{n}.hea' for n in sorted(names, key=natural_key)]
 
-# %% ../nbs/01a_databases.ipynb #2fdd0718
+# %% ../nbs/01a_databases.ipynb #af399bb7
 def _around(root: Path, listed: bool) -> tuple[Search, list[str]]:
-    "What lies in a folder, and notes. Where RECORDS lists the records, a folder that can't be searched is a note only."
+    "What lies in a folder, and notes. Where records are `listed`, that a folder can't be searched is a note."
     try: found = search(root)
     except PassingError as e:
         if not listed: raise
         return Search([], [], [], []), [f'not looked for records beside those in RECORDS ({e})']
     notes = []
     if found.foreign: notes.append(f'hidden, or of another system, and left out: {few(found.foreign)}')
-    if found.capital: notes.append(f'left out, since a header must end in .hea (rename them): {few(found.capital)}')
+    if found.capital: notes.append(f'left out, since names must end in .hea (rename): {few(found.capital)}')
     if found.again: notes.append(f'linked folders that lead to where the search had been: {few(found.again)}')
     return found, notes
 
@@ -310,20 +348,23 @@ def _unlisted(root: Path, headers: list, listed: Iterable) -> list[str]:
     known = set(map(real, listed))
     return [name for name in extra if real(name) not in known]
 
+# %% ../nbs/01a_databases.ipynb #3e9956d9
 def _list_notes(listed: Counter, beside: list, parts: dict, stems: list) -> list[str]:
     "Sentences on names that stand in RECORDS twice, on headers that do not, and on segments among `stems`."
     twice = [name for name, n in listed.items() if n > 1]
     notes = [f'in RECORDS more than once, taken once: {few(twice)}'] if twice else []
     if beside: notes.append(f'{len(beside)} headers are not in RECORDS and were left out: {few(beside)}')
     inner = {name: [s for s in found if s in set(stems)] for name, found in parts.items()}
-    return notes + [f'{name}: its segments are no records of their own: {few(s)}' for name, s in inner.items() if s]
+    return notes + [f'{name}: its segments are no records of their own: {few(s)}'
+                    for name, s in inner.items() if s]
 
-# %% ../nbs/01a_databases.ipynb #66567214
+# %% ../nbs/01a_databases.ipynb #415eeeb5
 def _find(self: Database, folder: Path | str, damaged: dict | None = None) -> Found:
-    """The records of `folder` in natural order: those in RECORDS where it exists, otherwise all headers, linked folders included.
+    """The records of `folder` in natural order: those in RECORDS where it exists, otherwise all headers.
 
-    Headers that are missing, empty or no files are named in one `PedarrError`; given a dict, `damaged` gets them
-    instead (name -> why). `PassingError` where a folder or header can't be read at the moment."""
+    Linked folders are searched too. Headers that are missing, empty or no files are named in one
+    `PedarrError`; given a dict, `damaged` gets them instead (name -> why). `PassingError` where something
+    can't be read at the moment."""
     root = _root(folder)
     has_list = os.path.lexists(root/'RECORDS')
     listed = _listed(root) if has_list else Counter()
@@ -342,25 +383,34 @@ def _find(self: Database, folder: Path | str, damaged: dict | None = None) -> Fo
     whole = [s for s in stems if s not in faults]
     return Found([root/f'{s}.hea' for s in whole], [names[s] for s in whole], notes)
 
+# %% ../nbs/01a_databases.ipynb #e5463a07
 def _records(self: Database, folder: Path | str) -> list[Path]:
     "Headers of the records of `folder`, as `find` has them."
     return self.find(folder).paths
 
 Database.find, Database.records = _find, _records
 
-# %% ../nbs/01a_databases.ipynb #6ef300dd
+# %% ../nbs/01a_databases.ipynb #2f1dec53
 def _is_empty(value: object) -> bool:
     "Is a cell of a table empty (None, NaN, NA, NaT)?"
-    return value is None or value is pd.NA or value is pd.NaT or isinstance(value, (float, np.floating)) and value != value
+    number = _number(value)
+    return value is None or value is pd.NA or value is pd.NaT or number is not None and number != number
+
+def _is_whole(value: object) -> bool:
+    "Is this a whole number of whatever type?"
+    number = _number(value)
+    return number is not None and abs(number) < 2**62 and int(number) == number
 
 def _whole(value: object, where: str) -> int:
-    "`value` as int if it is a whole number of whatever type; otherwise `PedarrError`."
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
-    if number and value == value and abs(value) < 2**62 and int(value) == value: return int(value)
-    raise PedarrError(f'{where} is {one_line(repr(value))[:40]}, not a whole number: give sample numbers, not seconds')
+    "`value` as int if it is a whole number; otherwise `PedarrError`."
+    if _is_whole(value): return int(value)
+    raise PedarrError(f'{where} is {_show(value)}, not a whole number: give sample numbers, not seconds')
 
+# %% ../nbs/01a_databases.ipynb #931355fc
 def _column(table: object, name: str, where: str, otherwise: object = None) -> list:
-    "The cells of a column; `PedarrError` unless there is exactly one of that name. (`otherwise`: the cell of a column that may be absent.)"
+    """The cells of a column; `PedarrError` unless there is exactly one of that name.
+
+    `otherwise`: the cells of a column that may be absent."""
     if not isinstance(table, pd.DataFrame):
         raise PedarrError(f'{where} is a {type(table).__name__}, not a pandas DataFrame: return a DataFrame')
     n = list(table.columns).count(name)
@@ -369,9 +419,9 @@ def _column(table: object, name: str, where: str, otherwise: object = None) -> l
     raise PedarrError(f'{where} has {n or "no"} column{"s" if n else ""} {name!r} where one is needed: '
                       f'it has {few(map(str, table.columns)) or "none"}')
 
-# %% ../nbs/01a_databases.ipynb #f9e2f919
+# %% ../nbs/01a_databases.ipynb #db752ee9
 def _stretches(table: object, sig_len: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-    "Starts and stops (int64) of a table; `PedarrError` for one that doesn't lie in order within the recording."
+    "Starts and stops (int64) of a table; `PedarrError` for a stretch that isn't within the recording."
     ends = []
     for name in ('start', 'stop'):
         cells = _column(table, name, where)
@@ -386,30 +436,33 @@ def _rhythms(table: object, where: str) -> list[str]:
     "The column of rhythms; `PedarrError` for one that isn't text."
     names = _column(table, 'rhythm', where)
     for i, name in enumerate(names):
-        if not isinstance(name, str):
-            raise PedarrError(f'{where}: rhythm in row {i} is {one_line(repr(name))[:40]}, not text: give the name of the rhythm')
+        if isinstance(name, str) and not re.search('[\ud800-\udfff]', name): continue      # no half characters
+        raise PedarrError(f'{where}: rhythm in row {i} is {_show(name)}, not text: name the rhythm')
     return [str(name) for name in names]
 
+# %% ../nbs/01a_databases.ipynb #fdcb73a6
 def _counts(table: object, where: str) -> list[int]:
     "The column of beats, -1 where it is empty or absent."
     cells = _column(table, 'beats', where, otherwise=-1)
     counts = [-1 if _is_empty(x) else _whole(x, f'{where}: beats in row {i}') for i, x in enumerate(cells)]
-    if min(counts, default=0) < -1: raise PedarrError(f'{where}: {min(counts)} beats cannot be: give -1 where beats are not annotated')
+    if min(counts, default=0) < -1:
+        raise PedarrError(f'{where}: {min(counts)} beats cannot be: give -1 where beats are not annotated')
     return counts
 
-# %% ../nbs/01a_databases.ipynb #44c2be9b
+# %% ../nbs/01a_databases.ipynb #c9168179
 def _check_overlap(e: pd.DataFrame, where: str) -> None:
     "`PedarrError` if two of the sorted episodes `e` share a sample."
     both = np.flatnonzero(e.start.to_numpy()[1:] < e.stop.to_numpy()[:-1])
     if not both.size: return
     (a, b, one, _), (c, d, two, _) = e.iloc[both[0]], e.iloc[both[0] + 1]
-    raise PedarrError(f'{where}: {one_line(one)[:40]} [{a}, {b}) and {one_line(two)[:40]} [{c}, {d}) overlap: a sample has '
-                      'one rhythm, so end the first where the second begins, or return one of them')
+    said = f'{one_line(one)[:40]} [{a}, {b}) and {one_line(two)[:40]} [{c}, {d}) overlap'
+    raise PedarrError(f'{where}: {said}: a sample has one rhythm, so end the first where the second begins, '
+                      'or return one of them')
 
 def check_episodes(table: object, sig_len: int, where: str = 'episodes') -> tuple[pd.DataFrame, int]:
-    """(episodes `[start, stop, rhythm, beats]` by start, how many empty ones were dropped) from a description's table.
+    """(episodes `[start, stop, rhythm, beats]` by start, how many empty ones were dropped) from a `table`.
 
-    `PedarrError` for cells of a wrong type, for episodes outside a recording of `sig_len` samples, and for two that overlap."""
+    `PedarrError` for cells of a wrong type, episodes outside a recording of `sig_len` samples, overlap."""
     start, stop = _stretches(table, sig_len, where)
     rhythm = pd.array(_rhythms(table, where), dtype='str')
     beats = np.array(_counts(table, where), np.int64)
@@ -418,21 +471,24 @@ def check_episodes(table: object, sig_len: int, where: str = 'episodes') -> tupl
     _check_overlap(full, where)
     return full, len(e) - len(full)
 
+# %% ../nbs/01a_databases.ipynb #e2a88603
 def check_poor(table: object, sig_len: int, where: str = 'poor signal') -> pd.DataFrame:
-    "Stretches `[start, stop]` of poor signal by start, from a description's table (None: there are none); they may overlap."
-    start, stop = _stretches(pd.DataFrame({'start': [], 'stop': []}) if table is None else table, sig_len, where)
+    "Stretches `[start, stop]` of poor signal by start, from a `table` (None: there are none); may overlap."
+    if table is None: table = pd.DataFrame({'start': [], 'stop': []})
+    start, stop = _stretches(table, sig_len, where)
     return pd.DataFrame({'start': start, 'stop': stop}).sort_values('start', kind='stable', ignore_index=True)
 
-# %% ../nbs/01a_databases.ipynb #b52a50c1
+# %% ../nbs/01a_databases.ipynb #2005a2df
 UNSAID = 1.     # s without a rhythm that need no note
 KNOWN = {*RHYTHMS, *(rhythm for grouping in GROUPINGS.values() for rhythm in grouping)}
 
 def unlabelled_note(e: pd.DataFrame, sig_len: int, fs: float) -> str:
-    "'40.0 of 60.0 s belong to no rhythm: before the first mark', or '' where (almost) all of a recording does."
+    "'40.0 of 60.0 s belong to no rhythm: before the first mark', or '' where (almost) all of it does."
     rest = sig_len - int((e.stop - e.start).sum())
     if rest < UNSAID*fs: return ''
     before, after = (int(e.start.iloc[0]), sig_len - int(e.stop.iloc[-1])) if len(e) else (0, 0)
-    places = {'before the first mark': before, 'between episodes': rest - before - after, 'after the last episode': after}
+    between = rest - before - after
+    places = {'before the first mark': before, 'between episodes': between, 'after the last episode': after}
     places = {where: n for where, n in places.items() if n}
     parts = [where if len(places) == 1 else f'{n/fs:.1f} s {where}' for where, n in places.items()]
     said = ', '.join(parts) if len(e) else 'no episode is given'
@@ -441,12 +497,13 @@ def unlabelled_note(e: pd.DataFrame, sig_len: int, fs: float) -> str:
 def unknown_notes(e: pd.DataFrame) -> list[str]:
     "A sentence for each rhythm that no vocabulary and no grouping knows."
     often = Counter(r for r in e.rhythm if r not in KNOWN)
-    return [f'unknown rhythm {one_line(repr(r))[:40]} is kept under its own name ({n} episode{"s"*(n > 1)})' for r, n in sorted(often.items())]
+    kept = 'is kept under its own name'
+    return [f'unknown rhythm {_show(r)} {kept} ({n} episode{"s"*(n > 1)})' for r, n in sorted(often.items())]
 
-# %% ../nbs/01a_databases.ipynb #45f99947
+# %% ../nbs/01a_databases.ipynb #64f729c4
 class Labels(NamedTuple):
     "What is known of one record, checked. Sample numbers; stretches are half-open."
-    episodes: pd.DataFrame        # [start, stop, rhythm, beats], by start, no two overlap; beats is -1 where not annotated
+    episodes: pd.DataFrame        # [start, stop, rhythm, beats] by start, no overlap; beats -1: unknown
     poor: pd.DataFrame            # [start, stop] of poor signal
     beats: np.ndarray | None      # sample numbers of beats, sorted; None where they are not annotated
     notes: list                   # sentences that begin with the record's name
@@ -457,19 +514,23 @@ def _read_beats(db: Database, record: Record) -> tuple[np.ndarray | None, list[s
     marks = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
     is_beat, late = np.isin(marks.symbol, list(BEATS)), marks.sample == record.sig_len
     behind = int((late & (marks.symbol != '+')).sum())
-    notes = [f'{behind} of its marks lie at the very end, behind the last sample, and are not used'] if behind else []
+    notes = []
+    if behind: notes = [f'{behind} of its marks lie at the very end, behind the last sample, and are unused']
     return (marks.sample[is_beat & ~late] if is_beat.any() else None), notes
 
+# %% ../nbs/01a_databases.ipynb #990966d1
 def _told(got: object, where: str) -> tuple:
     "(episodes, poor, notes) as a description's function returned them; `PedarrError` for anything else."
     if not isinstance(got, (tuple, list)) or len(got) not in (2, 3):
-        raise PedarrError(f'{where} returned a {type(got).__name__}: return (episodes, poor signal) or (episodes, poor signal, notes)')
+        raise PedarrError(f'{where} returned a {type(got).__name__}: '
+                          'return (episodes, poor signal) or (episodes, poor signal, notes)')
     episodes, poor, notes = [*got, None][:3]
     notes = [notes] if isinstance(notes, str) else [] if notes is None else notes
-    if isinstance(notes, (tuple, list)) and all(isinstance(n, str) for n in notes): return episodes, poor, list(notes)
+    sentences = isinstance(notes, (tuple, list)) and all(isinstance(n, str) for n in notes)
+    if sentences: return episodes, poor, list(notes)
     raise PedarrError(f'{where} returned notes that are no list of sentences: return a list of texts')
 
-# %% ../nbs/01a_databases.ipynb #94773832
+# %% ../nbs/01a_databases.ipynb #4ef39d27
 def _spoken(self: Database, record: Record) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     "Episodes and poor signal as the description has them, checked, and notes."
     where = f'{record.path}: read_episodes of database {self.name!r}'
@@ -480,11 +541,12 @@ def _spoken(self: Database, record: Record) -> tuple[pd.DataFrame, pd.DataFrame,
     return episodes, poor, notes
 
 def _episodes(self: Database, record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
-    "(episodes `[start, stop, rhythm, beats]`, poor signal `[start, stop]`) of a record, checked; see `labels`."
+    "(episodes `[start, stop, rhythm, beats]`, poor signal `[start, stop]`) of a record, as in `labels`."
     return self._spoken(record)[:2]
 
+# %% ../nbs/01a_databases.ipynb #8b1427f6
 def _labels(self: Database, record: Record, name: str | None = None) -> Labels:
-    "All that is known of `record` (called `name` in notes). `PedarrError` if the description returns what can't be right."
+    "All that is known of `record` (called `name` in notes). `PedarrError` for what can't be right."
     episodes, poor, told = self._spoken(record)
     beats, more = _read_beats(self, record)
     rest = unlabelled_note(episodes, record.sig_len, record.fs)
@@ -495,7 +557,8 @@ def _labels(self: Database, record: Record, name: str | None = None) -> Labels:
 Database._spoken, Database.episodes, Database.labels = _spoken, _episodes, _labels
 
 # %% ../nbs/01a_databases.ipynb #868e6024
-_AGE = re.compile(r'[<>]?\s*(?:\.(?=\d+\.\d))?(\d{1,9}(?:[.,]\d{0,20})?|\.\d{1,20})\s*(?:y|years?)?', re.ASCII)
+_YEARS = r'(\d{1,9}(?:[.,]\d{0,20})?|\.\d{1,20})'
+_AGE = re.compile(rf'[<>]?\s*(?:\.(?=\d+\.\d))?{_YEARS}\s*(?:y|years?)?', re.ASCII)
 
 def parse_age(text: object) -> float:
     """Age in years from a table or header: '14.3', '14,3', '.14.3' (a slip in the Leipzig release), '>89'.
@@ -505,73 +568,79 @@ def parse_age(text: object) -> float:
     age = float(found[1].replace(',', '.')) if found else np.nan
     return age if age <= 130 else np.nan
 
-# %% ../nbs/01a_databases.ipynb #b4fe47b7
+# %% ../nbs/01a_databases.ipynb #c94caf21
 SUBJECT_COLUMNS = ['subject', 'cohort', 'age', 'sex']
-_UNKNOWN = {'', '-1', '?', 'na', 'n/a', 'nan', 'none', 'null', 'unknown'}    # what tables write where they know nothing
+_UNKNOWN = {'', '-1', '?', 'na', 'n/a', 'nan', 'none', 'null', 'unknown'}    # as tables write it
 _SEXES = {'m': 'M', 'male': 'M', 'f': 'F', 'female': 'F'}
 
 def _name_in(value: object, where: str) -> str:
     "A cell as a name: text, or a whole number. `PedarrError` where it is empty or of another kind."
-    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool) and value == value:
-        if abs(value) < 2**62 and int(value) == value: return str(int(value))
-    if isinstance(value, str) and value.strip().isprintable() and value.strip(): return value.strip()
-    if _is_empty(value) or value == '': raise PedarrError(f'{where} is missing: fill it in')
-    raise PedarrError(f'{where} is {one_line(repr(value))[:40]}, no name: give a text or a whole number')
+    if _is_whole(value): return str(int(value))
+    text = value.strip() if isinstance(value, str) else ''
+    if text and text.isprintable(): return text
+    empty = _is_empty(value) or isinstance(value, str) and not text
+    if empty: raise PedarrError(f'{where} is missing: fill it in')
+    raise PedarrError(f'{where} is {_show(value)}, no name: give a text or a whole number')
 
+# %% ../nbs/01a_databases.ipynb #0428220e
 def _age_in(value: object, where: str) -> float:
-    "A cell as an age in years, NaN where it is empty or says that it isn't known; `PedarrError` for what is no age."
-    if _is_empty(value) or str(value).strip().lower() in _UNKNOWN: return np.nan
-    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-        age = float(value) if 0 <= value <= 130 else -1. if value == -1 else np.nan
-    else: age = parse_age(value) if isinstance(value, str) else np.nan
-    if age == age: return age if age >= 0 else np.nan
-    raise PedarrError(f'{where} is {one_line(repr(value))[:40]}, no age: give years (0 to 130), or leave it empty where unknown')
+    "A cell as an age in years, NaN where it is empty or 'unknown'; `PedarrError` for what is no age."
+    number = _number(value)
+    if _is_empty(value) or number == -1: return np.nan
+    if isinstance(value, str) and value.strip().lower() in _UNKNOWN: return np.nan
+    age = parse_age(value) if isinstance(value, str) else number
+    if age is not None and 0 <= age <= 130: return float(age)
+    raise PedarrError(f'{where} is {_show(value)}, no age: give years (0 to 130), or leave it empty')
 
 def _sex_in(value: object, where: str) -> str:
-    "A cell as 'M', 'F', '' (unknown), or the word that it has; `PedarrError` for a number, which could mean either."
+    "A cell as 'M', 'F', '' (unknown), or its own word; `PedarrError` for a number, which could mean either."
     if _is_empty(value): return ''
     text = value.strip() if isinstance(value, str) else ''
     if text.isprintable() and isinstance(value, str):
         return '' if text.lower() in _UNKNOWN else _SEXES.get(text.lower(), text)
-    raise PedarrError(f'{where} is {one_line(repr(value))[:40]}, no sex: write M or F, or leave it empty where unknown')
+    raise PedarrError(f'{where} is {_show(value)}, no sex: write M or F, or leave it empty')
 
-# %% ../nbs/01a_databases.ipynb #db37df8b
+# %% ../nbs/01a_databases.ipynb #d61368ee
 def _as_name(key: object) -> str:
     "An entry of an index as text: 101 and 101.0 are '101'."
-    is_whole = isinstance(key, (float, np.floating)) and key == key and abs(key) < 2**62 and int(key) == key
-    return str(int(key)) if is_whole else str(key)
+    return str(int(key)) if _is_whole(key) else key if isinstance(key, str) else _show(key)
 
 def _keys(name: str, path: Path, root: Path, numbers: bool) -> set[str]:
-    "How a table may call a record: its name, its path, or, in an index of numbers, the number that its name is."
+    "How a table may call a record: its name, its path, or (among `numbers`) the number that its name is."
     ways = {name, Path(os.path.relpath(path, root)).with_suffix('').as_posix()}
     return ways | {str(int(name))} if numbers and re.fullmatch('[0-9]{1,18}', name) else ways
 
+# %% ../nbs/01a_databases.ipynb #5117cd37
 def _rows_of(index: pd.Index, found: Found, root: Path) -> list[int]:
-    "For each record the number of its row; `PedarrError` if one has none or several, or two records share one."
+    "For each record its row's number; `PedarrError` if it has none or several, or two records share one."
     keys, where = [_as_name(k) for k in index], f'{root}: subject table'
     if keys == [p.stem for p in found.paths]: return list(range(len(keys)))
     if isinstance(index, pd.RangeIndex) and index.start == 0 and index.name is None:
         raise PedarrError(f'{where} has no index but 0, 1, 2, ...: index it by record name (set_index)')
-    numbers, rows, missing = pd.api.types.is_numeric_dtype(index), [], []
+    places, numbers, owner = {}, pd.api.types.is_numeric_dtype(index), {}
+    for i, key in enumerate(keys): places.setdefault(key, []).append(i)
     for name, path in zip(found.names, found.paths):
-        ways = _keys(name, path, root, numbers)
-        mine = [i for i, k in enumerate(keys) if k in ways]
+        mine = [i for way in _keys(name, path, root, numbers) for i in places.get(way, [])]
         if len(mine) > 1: raise PedarrError(f'{where} has more than one row for record {name}: keep one')
-        if mine and mine[0] in rows: raise PedarrError(f'{where}: row {keys[mine[0]]} fits several records, {name} too: index it by their names')
-        rows += mine
-        missing += [name]*(not mine)
-    if not missing: return rows
-    raise PedarrError(f'{where}: no subject is given for {len(missing)} of {len(found.names)} records ({few(missing, 200)}): add them '
-                      f'to the table or remove them from RECORDS; it is indexed by {few(keys, 3) or "nothing"}')
+        if mine and mine[0] in owner:
+            both = f'row {keys[mine[0]]} fits two records, {owner[mine[0]]} and {name}'
+            raise PedarrError(f'{where}: {both}: index it by their names')
+        owner |= {i: name for i in mine}
+    missing = sorted(set(found.names) - set(owner.values()), key=natural_key)
+    if not missing: return list(owner)
+    raise PedarrError(f'{where}: no subject is given for {len(missing)} of {len(found.names)} records '
+                      f'({few(missing, 200)}): add them to the table or remove them from RECORDS; '
+                      f'it is indexed by {few(keys, 3) or "nothing"}')
 
 # %% ../nbs/01a_databases.ipynb #87cb4ba3
 def check_subjects(table: object, found: Found, root: Path) -> pd.DataFrame:
-    "Subjects `[subject, cohort, age, sex]` by record name from a description's table; `PedarrError` for what can't be right."
+    "Subjects `[subject, cohort, age, sex]` by record from a `table`; `PedarrError` for what can't be right."
     where = f'{root}: subject table'
     columns = {c: _column(table, c, where) for c in SUBJECT_COLUMNS}
     rows = _rows_of(table.index, found, root)
     read = {'subject': _name_in, 'cohort': _name_in, 'age': _age_in, 'sex': _sex_in}
-    cells = {c: [read[c](columns[c][i], f'{where}: {c} of record {name}') for i, name in zip(rows, found.names)] for c in columns}
+    cell = lambda c, i, name: read[c](columns[c][i], f'{where}: {c} of record {name}')
+    cells = {c: [cell(c, i, name) for i, name in zip(rows, found.names)] for c in columns}
     text = {c: pd.array(cells[c], dtype='str') for c in ('subject', 'cohort')}
     out = {**text, 'age': np.array(cells['age'], float), 'sex': pd.array(cells['sex'], dtype='str')}
     return pd.DataFrame(out, index=pd.Index(found.names, dtype='str', name='record'))
@@ -579,10 +648,12 @@ def check_subjects(table: object, found: Found, root: Path) -> pd.DataFrame:
 def _subjects(self: Database, folder: Path | str, found: Found | None = None) -> pd.DataFrame:
     """Subjects `[subject, cohort, age, sex]`, indexed by record name; age is NaN and sex '' where unknown.
 
-    `found`: the records to ask for (None: all that `find` has). `PedarrError` for a table that can't be right."""
+    `found`: the records to ask for (None: all that `find` has). `PedarrError` for what can't be right."""
     found = self.find(folder) if found is None else found
-    return check_subjects(_ask(self, 'read_subjects', folder, list(found.paths), Path(folder)), found, Path(folder))
+    table = _ask(self, 'read_subjects', folder, list(found.paths), Path(folder))
+    return check_subjects(table, found, Path(folder))
 
+# %% ../nbs/01a_databases.ipynb #3e7535ff
 Database.subjects = _subjects
 
 # %% ../nbs/01a_databases.ipynb #259a274f
@@ -591,21 +662,24 @@ def _csv_rows(file: Path | str) -> list[list[str]]:
     try: raw = read_bytes(file)
     except PedarrError as e:
         if not isinstance(e.__cause__, FileNotFoundError): raise
-        raise PedarrError(f'{file}: the subject table is missing: fetch it with the recordings, or name another database '
-                          '(--database) if these are not Leipzig records') from e
+        raise PedarrError(f'{file}: the subject table is missing: fetch it with the recordings, or name '
+                          'another database (--database) if these are not Leipzig records') from e
     try: rows = list(csv.reader(io.StringIO(raw.decode('utf-8-sig'), newline=''), strict=True))
     except (UnicodeError, csv.Error) as e: raise _no_table(file, f'{type(e).__name__} in reading it') from e
     return [[v.strip() for v in r] for r in rows if any(v.strip() for v in r)]
 
-def _no_table(file: Path | str, why: str) -> PedarrError: return PedarrError(f'{file}: not a subject table ({why}): fetch it again')
+def _no_table(file: Path | str, why: str) -> PedarrError:
+    return PedarrError(f'{file}: not a subject table ({why}): fetch it again')
 
+# %% ../nbs/01a_databases.ipynb #d01fda69
 def read_rows(file: Path | str, columns: list) -> pd.DataFrame:
-    "The CSV `file` as text. `PedarrError` unless it has `columns`, once each, and every row as many values as there are columns."
+    "The CSV `file` as text. `PedarrError` unless it has `columns` once each, and rows as long as the head."
     head, *rows = _csv_rows(file) or [[]]
     for c in columns:
-        if head.count(c) != 1: raise _no_table(file, f'{"no" if c not in head else "more than one"} column {c}')
+        if c not in head: raise _no_table(file, f'no column {c}')
+        if head.count(c) > 1: raise _no_table(file, f'more than one column {c}')
     for i, r in enumerate(rows, 1):
-        del r[max(len(head), max(k for k, v in enumerate(r, 1) if v)):]      # commas behind the last column mean nothing
+        del r[max(len(head), max(k for k, v in enumerate(r, 1) if v)):]      # commas at the end mean nothing
         if len(r) != len(head): raise _no_table(file, f'row {i} has {len(r)} values for {len(head)} columns')
         if not r[head.index(columns[0])]: raise _no_table(file, f'row {i} has no {columns[0]}')
     return pd.DataFrame({c: pd.array([r[head.index(c)] for r in rows], dtype='str') for c in head})
@@ -647,14 +721,15 @@ def left_out(record: Record, why: str) -> tuple:
     return episodes[:0], poor, [f'left out: {why}']
 
 def header_episodes(record: Record, db: Database) -> tuple:
-    "One episode over the whole recording, from the header's comment `Rhythm: ...`; left out where there isn't just one rhythm."
-    said = [c.removeprefix('Rhythm:').strip().removesuffix('.').strip() for c in record.comments if c.startswith('Rhythm:')]
-    rhythms = list(dict.fromkeys(said))       # a comment without a name behind it may have lost one
+    "One episode over the whole recording, from the header's comment `Rhythm: ...`; left out if not just one."
+    said = [c.removeprefix('Rhythm:') for c in record.comments if c.startswith('Rhythm:')]
+    # a comment without a name behind it may have lost one, so it counts as a rhythm of its own
+    rhythms = list(dict.fromkeys(s.strip().removesuffix('.').strip() for s in said))
     if len(rhythms) == 1 and rhythms[0]: return whole_record(record, rhythms[0])
-    named = [r for r in rhythms if r]
-    return left_out(record, f'the header has several rhythms ({few(rhythms)})' if named else 'the header names no rhythm')
+    why = f'the header has several rhythms ({few(rhythms)})' if any(rhythms) else 'the header names no rhythm'
+    return left_out(record, why)
 
-# %% ../nbs/01a_databases.ipynb #301c167c
+# %% ../nbs/01a_databases.ipynb #73da8ce1
 def _tag(comments: list, key: str) -> str:
     "What stands behind `<key>:` in the first comment that has it: 'Atrial Flutter'; '' if none has."
     found = (re.search(rf'<{key}>:([^<]*)', c) for c in comments)
@@ -671,7 +746,8 @@ def comment_subjects(paths: list, folder: Path, db: Database) -> pd.DataFrame:
 
 def _subject_rows(paths: list, rows: list) -> pd.DataFrame:
     "A subjects table of `rows` (subject, cohort, age, sex), one for each of `paths`."
-    return pd.DataFrame(rows, columns=SUBJECT_COLUMNS, index=pd.Index([p.stem for p in paths], dtype='str', name='record'))
+    stems = pd.Index([p.stem for p in paths], dtype='str', name='record')
+    return pd.DataFrame(rows, columns=SUBJECT_COLUMNS, index=stems)
 
 # %% ../nbs/01a_databases.ipynb #397aa6dd
 LUDB = Database(
@@ -681,7 +757,7 @@ LUDB = Database(
 
 # %% ../nbs/01a_databases.ipynb #5b6f5b19
 def mitdb_episodes(record: Record, db: Database) -> tuple:
-    "Episodes from rhythm marks; poor signal where every signal is noisy according to the subtype of the `~` marks."
+    "Episodes from rhythm marks; poor signal where every signal is noisy by the subtype of the `~` marks."
     a = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
     source = str(record.path.with_suffix(f'.{db.annotator}'))
     poor = noisy_signal(a.sample, a.symbol, a.subtype, record.n_sig, record.sig_len, source)
@@ -706,12 +782,16 @@ MITDB = Database(
 DIAGNOSES = {r'\bfib': 'AFIB', r'\bflutter': 'AFL'}      # what stands in the diagnosis -> rhythm
 
 def iafdb_episodes(record: Record, db: Database) -> tuple:
-    "One episode over the whole recording, from the diagnosis in the header; left out where that names no rhythm, or two."
+    "One episode over the whole recording, from the header's diagnosis; left out if it names none, or two."
     said = _tag(record.comments, 'diagnosis')
     rhythms = [rhythm for word, rhythm in DIAGNOSES.items() if re.search(word, said, re.IGNORECASE)]
     if len(rhythms) == 1: return whole_record(record, rhythms[0])
+    if not said and not record.name.startswith('iaf'):
+        raise PedarrError(f'{record.path}: neither a diagnosis in the header nor a name that begins with iaf, as the '
+                          'records of iafdb have: use another database')
     if not said: return left_out(record, 'the header has no diagnosis')
-    return left_out(record, f'the diagnosis {said!r} names {"several rhythms" if rhythms else "no rhythm that we know"}')
+    names = 'several rhythms' if rhythms else 'no rhythm that we know'
+    return left_out(record, f'the diagnosis {said!r} names {names}')
 
 def iafdb_subjects(paths: list, folder: Path, db: Database) -> pd.DataFrame:
     "As `comment_subjects`, but the records of one patient (`iaf1_afw`, `iaf1_ivc`, ...) are one subject."
@@ -719,6 +799,7 @@ def iafdb_subjects(paths: list, folder: Path, db: Database) -> pd.DataFrame:
     patient = (re.match(r'iaf\d+(?=_)', stem) for stem in table.index)
     return table.assign(subject=[f'iafdb-{m[0]}' if m else own for m, own in zip(patient, table.subject)])
 
+# %% ../nbs/01a_databases.ipynb #90f03a69
 IAFDB = Database(
     name='iafdb', title='Intracardiac Atrial Fibrillation Database', grouping='rhythm8',
     read_episodes=iafdb_episodes, read_subjects=iafdb_subjects, licence='ODC-By 1.0',
@@ -728,10 +809,10 @@ IAFDB = Database(
 DATABASES = {db.name: db for db in (LEIPZIG, MITDB, LUDB, IAFDB)}
 
 def get_database(name: str) -> Database:
-    "The description called `name`; an unknown name is a `PedarrError` that lists the known ones, the nearest first."
+    "The description called `name`; an unknown name is a `PedarrError` that lists the known ones."
     return DATABASES[one_of(name, DATABASES, 'database')]
 
-# %% ../nbs/01a_databases.ipynb #4cd86daf
+# %% ../nbs/01a_databases.ipynb #d005a1aa
 def _run(path: Path) -> ModuleType:
     "The module that the Python file `path` makes; `PedarrError` in one line for whatever goes wrong in it."
     text = read_text(path, 16 << 20)
@@ -740,33 +821,29 @@ def _run(path: Path) -> ModuleType:
     try: exec(compile(text, str(path), 'exec'), module.__dict__)
     except (PedarrError, MemoryError): raise
     except SyntaxError as e:
-        raise PedarrError(f'{e.filename or path}: not Python (line {e.lineno}: {one_line(e.msg)}): correct the file') from e
-    except (Exception, SystemExit) as e:
-        if isinstance(e, OSError) and e.errno: raise from_system(e, e.filename or path, f'asked for by {path.name}') from e
-        lines = [n for frame, n in traceback.walk_tb(e.__traceback__) if frame.f_code.co_filename == str(path)]
-        at = f' (line {lines[-1]})' if lines else ''
-        raise PedarrError(f'{path}: stopped with {type(e).__name__}: {one_line(e)[:200]}{at}: correct the file') from e
+        where = f'{e.filename or path}: not Python (line {e.lineno}: {one_line(e.msg)})'
+        raise PedarrError(f'{where}: correct the file') from e
+    except (Exception, SystemExit) as e: raise _in_one_line(e, str(path), str(path), path) from e
     return module
 
 def _by_value(module: ModuleType) -> None:
     "Let joblib's worker processes get what `module` defines with their work, since they can't import it."
-    for name in ('cloudpickle', 'joblib.externals.cloudpickle'):          # newer versions of joblib; older ones
+    for name in ('cloudpickle', 'joblib.externals.cloudpickle'):      # newer versions of joblib; older ones
         try: import_module(name).register_pickle_by_value(module)
         except ImportError: pass
 
-# %% ../nbs/01a_databases.ipynb #2bcad97c
+# %% ../nbs/01a_databases.ipynb #1d2f5769
 def load_database(spec: str) -> Database:
-    "The description `spec`: the name of a built-in one, or 'path/to/my.py:NAME'. `PedarrError` in one line for every mistake."
+    "The description `spec`: a built-in name or 'path/to/my.py:NAME'. `PedarrError` for every mistake in it."
     path, _, name = spec.rpartition(':')
-    if not path.endswith('.py'):
-        if spec.endswith('.py'): raise PedarrError(f'{spec}: say which description in it: {spec}:NAME')
-        return get_database(spec)
+    if spec.endswith('.py'): raise PedarrError(f'{spec}: say which description in it: {spec}:NAME')
+    if not path.endswith('.py'): return get_database(spec)
     module = _run(Path(path))
-    known = [n for n, v in vars(module).items() if isinstance(v, Database) and v not in DATABASES.values()]
-    if not hasattr(module, name):
-        raise PedarrError(f'{path}: there is no {one_line(name)!r} in it: it has {few(known) or "no Database"}')
+    own = [n for n, v in vars(module).items() if isinstance(v, Database) and v not in DATABASES.values()]
+    has = f'it has {few(own) or "no Database"}'
+    if not hasattr(module, name): raise PedarrError(f'{path}: there is no {one_line(name)!r} in it: {has}')
     db = getattr(module, name)
     if not isinstance(db, Database):
-        raise PedarrError(f'{path}: {name} is a {type(db).__name__}, not a Database: it has {few(known) or "none"}')
+        raise PedarrError(f'{path}: {name} is a {type(db).__name__}, not a Database: {has}')
     _by_value(module)
     return db

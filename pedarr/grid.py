@@ -21,11 +21,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .core import Checked, PedarrError, answer as said_of, from_system, one_line, one_of, read_json, read_table, write_json, write_table
+from .core import (Checked, PedarrError, answer as said_of, from_system, one_line, one_of, read_json,
+                         read_table, write_json, write_table)
 from .metrics import METRICS, _cell, bootstrap_scores, holm, paired_scores, per_class
 from .model import VARIANTS
 from .preprocess import open_store
-from .runs import NETWORK_ONLY, Run, check_same, finished, make_config, open_finished, prediction_codes, same_store
+from .runs import (GONE, NETWORK_ONLY, Run, check_same, finished, make_config, open_finished,
+                         prediction_codes, same_store)
 
 # %% auto #0
 __all__ = ['LOSS_NAMES', 'CENTRED', 'QUESTIONS', 'KEYS', 'COLUMNS', 'SPLIT_NAMES', 'Job', 'slug', 'plan', 'work', 'run_job',
@@ -73,26 +75,33 @@ def _key(params: dict) -> str:
     return json.dumps(c, sort_keys=True)
 
 def plan(questions: dict, out, splits=('patient', 'segment'), seeds: int = 3, **common) -> list[Job]:
-    """The jobs of `questions` (question -> system -> parameters) in folders under `out`: every system, split and seed, seeds first.
+    """The jobs of `questions` (question -> system -> parameters) in folders under `out`: every system, split
+    and seed, seeds first.
 
-    `common`: parameters of all runs (trees take those that they have). A run that two questions need has one folder. Raises
+    `common`: parameters of all runs (trees take those that they have). A run that two questions need has one
+    folder. Raises
     `PedarrError` for names and values that training doesn't know."""
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise PedarrError(f'seeds={seeds!r}: say how many, at least 1')
     jobs, folders = [], {}
     for seed, split, (question, systems) in product(range(seeds), splits, questions.items()):
         for system, own in systems.items():
-            shared = common if own.get('model') != 'trees' else {k: v for k, v in common.items() if k not in NETWORK_ONLY}
+            grown = own.get('model') == 'trees'
+            shared = {k: v for k, v in common.items() if not grown or k not in NETWORK_ONLY}
             params = {**shared, **own, 'split': split, 'seed': seed, 'split_seed': seed}
             name = folders.setdefault(_key(params), f'{slug(system)}-{split}-{seed}')
-            jobs.append(Job(question, system, split, seed, str(Path(out)/name), params | {'run': str(Path(out)/name)}))
+            place = str(Path(out)/name)
+            jobs.append(Job(question, system, split, seed, place, params | {'run': place}))
     twice = [n for n, k in Counter(folders.values()).items() if k > 1]
-    if twice: raise PedarrError(f'two systems with other parameters would share the folder {twice[0]}: give one of them another name')
+    if twice:
+        raise PedarrError(f'two systems with other parameters would share the folder {twice[0]}: give one of '
+                          'them another name')
     return jobs
 
 # %% ../nbs/11c_grid.ipynb #a3c1f449
 def work() -> None:
-    "What the process of a job does: read its parameters (JSON) from standard input, and train. An error becomes one line and its exit status."
+    """What the process of a job does: read its parameters (JSON) from standard input, and train. An error
+    becomes one line and its exit status."""
     from pedarr.train import run_training
     try: run_training(make_config(**json.load(sys.stdin)), progress=False)
     except (Exception, KeyboardInterrupt) as e:
@@ -101,18 +110,21 @@ def work() -> None:
         sys.exit(status)
 
 def _command(job: Job, notebook: bool) -> tuple[list, str]:
-    "The command of a job, and what it gets on standard input. With `notebook` it leaves the executed training notebook and a report, too."
+    """The command of a job, and what it gets on standard input. With `notebook` it leaves the executed
+    training notebook and a report, too."""
     python = [sys.executable, '-W', 'ignore', '-c']
     if not notebook: return [*python, 'from pedarr.grid import work; work()'], json.dumps(job.params)
     pairs = [x for k, v in job.params.items() if k not in ('store', 'run') for x in ('-p', k, str(v))]
-    return [*python, 'from pedarr.cli import main; main()', 'train', job.params['store'], '--run', job.run, *pairs], ''
+    own = ['train', job.params['store'], '--run', job.run, *pairs]
+    return [*python, 'from pedarr.cli import main; main()', *own], ''
 
-# %% ../nbs/11c_grid.ipynb #ad3d932a
+# %% ../nbs/11c_grid.ipynb #e603f4a5
 def _start(job: Job, threads: int, notebook: bool, limit: float | None) -> tuple[str, str]:
     "Train one job in a process of its own: (status, why it failed)."
     command, text = _command(job, notebook)
     environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
-    try: p = subprocess.run(command, input=text, capture_output=True, text=True, timeout=limit, env=environment)
+    settings = dict(capture_output=True, text=True, timeout=limit, env=environment)
+    try: p = subprocess.run(command, input=text, **settings)
     except subprocess.TimeoutExpired: return 'failed', f'took longer than {limit:g} s'
     except OSError as e: return 'failed', str(from_system(e, doing='no process could be started'))
     if p.returncode == 0: return 'done', ''
@@ -120,7 +132,8 @@ def _start(job: Job, threads: int, notebook: bool, limit: float | None) -> tuple
     return 'failed', one_line(last) + ('' if p.returncode == 2 else f' (exit status {p.returncode})')
 
 def run_job(job: Job, threads: int = 1, notebook: bool = False, limit: float | None = None) -> dict:
-    "Run one job in its own process (at most `limit` seconds): run, status (done, already or failed), seconds, and why it failed."
+    """Run one job in its own process (at most `limit` seconds): run, status (done, already or failed),
+    seconds, and why it failed."""
     began = time.perf_counter()
     try: status, why = ('already', '') if finished_run(job) else _start(job, threads, notebook, limit)
     except PedarrError as e: status, why = 'failed', str(e)
@@ -135,18 +148,21 @@ def finished_run(job: Job) -> bool:
     same_store(run, open_store(c.store, verify=False))
     return (run/'metrics.json').exists()
 
-def run_grid(jobs: list[Job], processes: int = 2, threads: int | None = None, notebook: bool = False, limit: float | None = None,
-             progress: bool = True) -> pd.DataFrame:
-    """Run all jobs, `processes` at a time, each run once: a table `run status seconds why`, a row for each run. A failed run does
+def run_grid(jobs: list[Job], processes: int = 2, threads: int | None = None, notebook: bool = False,
+             limit: float | None = None, progress: bool = True) -> pd.DataFrame:
+    """Run all jobs, `processes` at a time, each run once: a table `run status seconds why`, a row for each
+    run. A failed run does
     not end the others.
 
-    `threads` of each process: by default its share of the cores. The plan is kept beside the runs (`plan.json`), joined with
+    `threads` of each process: by default its share of the cores. The plan is kept beside the runs
+    (`plan.json`), joined with
     what was planned there before."""
     once = list({j.run: j for j in jobs}.values())
     save_plan(jobs)
     threads = threads or max(1, (os.cpu_count() or 1)//processes)
     run = joblib.delayed(run_job)
-    done = joblib.Parallel(processes, prefer='threads', return_as='generator')(run(j, threads, notebook, limit) for j in once)
+    several = joblib.Parallel(processes, prefer='threads', return_as='generator')
+    done = several(run(j, threads, notebook, limit) for j in once)
     return pd.DataFrame(tqdm(done, total=len(once), desc='runs', disable=not progress, mininterval=1.))
 
 # %% ../nbs/11c_grid.ipynb #400c8a21
@@ -163,6 +179,11 @@ class Plan(Checked):
     "plan.json."
     jobs: list[PlannedJob]
 
+def _bare(job: Job) -> dict:
+    "A job without the path of its folder."
+    own = {k: v for k, v in job.params.items() if k != 'run'}
+    return job._asdict() | {'run': Path(job.run).name, 'params': own}
+
 def save_plan(jobs: list[Job]) -> None:
     "Write `plan.json` into the folder of the runs; what was planned there before stays."
     for out in {Path(j.run).parent: None for j in jobs}:
@@ -170,33 +191,38 @@ def save_plan(jobs: list[Job]) -> None:
         except OSError as e: raise from_system(e, out, 'cannot be made') from e
         old = load_plan(out) if (out/'plan.json').exists() else []
         both = {j[:4]: j for j in [*old, *(j for j in jobs if Path(j.run).parent == out)]}
-        bare = lambda j: j._asdict() | {'run': Path(j.run).name, 'params': {k: v for k, v in j.params.items() if k != 'run'}}
-        write_json(out/'plan.json', {'jobs': [bare(j) for j in both.values()]})
+        write_json(out/'plan.json', {'jobs': [_bare(j) for j in both.values()]})
 
 def load_plan(out) -> list[Job]:
-    "The jobs of `plan.json` in the folder `out`, wherever it lies now. `PedarrError` where there is none, or it is damaged."
+    """The jobs of `plan.json` in the folder `out`, wherever it lies now. `PedarrError` where there is
+    none, or it is damaged."""
     out, jobs = Path(out), []
     for j in read_json(out/'plan.json', Plan).jobs:
         if Path(j.run).name != j.run or j.run in ('', '..'):
-            raise PedarrError(f'{out}/plan.json: damaged, {one_line(j.run)!r} is no name of a folder: run the grid again; what is finished is not repeated')
+            raise PedarrError(f'{out}/plan.json: damaged, {one_line(j.run)!r} is no name of a folder: run '
+                              'the grid again; what is finished is not repeated')
         place = str(out/j.run)
-        jobs.append(Job(j.question, j.system, j.split, j.seed, place, j.params | {'run': place}))
+        params = {k: v for k, v in j.params.items() if k not in GONE} | {'run': place}
+        jobs.append(Job(j.question, j.system, j.split, j.seed, place, params))
     return jobs
 
 # %% ../nbs/11c_grid.ipynb #83374f50
 KEYS = ['segment', 'record', 'start', 'label']
 
 def pool(runs) -> pd.DataFrame:
-    "Predictions of finished runs (folders or `Run`s), seed after seed, each in the order of the segments. `PedarrError` if they tested different segments."
+    """Predictions of finished runs (folders or `Run`s), seed after seed, each in the order of the
+    segments. `PedarrError` if they tested different segments."""
     runs = [finished(r) for r in runs]
     tables = [r.predictions.sort_values('segment', kind='stable') for r in runs]
     for r, t in zip(runs, tables):
         if len(t) != len(tables[0]) or (t[KEYS].to_numpy() != tables[0][KEYS].to_numpy()).any():
-            raise PedarrError(f'{runs[0].path} and {r.path} tested other segments: compare runs of one store and grouping')
+            raise PedarrError(f'{runs[0].path} and {r.path} tested other segments: compare runs of one store '
+                              'and grouping')
     return pd.concat(tables, ignore_index=True)
 
 def paired_table(runs_a, runs_b, n_resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
-    """Scores of the pooled runs a minus those of b: interval by bootstrap, p by permutation, both over subjects; both must have
+    """Scores of the pooled runs a minus those of b: interval by bootstrap, p by permutation, both over
+    subjects; both must have
     tested the same segments in the same folds."""
     runs_a, runs_b = ([finished(r) for r in runs] for runs in (runs_a, runs_b))
     a, b = pool(runs_a), pool(runs_b)
@@ -215,15 +241,16 @@ def _open(job: Job, opened: dict) -> Run | None:
     return opened[job.run]
 
 def _groups(jobs: list[Job]) -> tuple[dict, list]:
-    """(question, split) -> system -> its runs, seed after seed; systems with a run that isn't finished, or can't be read, are left
+    """(question, split) -> system -> its runs, seed after seed; systems with a run that isn't finished, or
+    can't be read, are left
     out and named in the notes."""
     groups, notes, opened, bad = {}, [], {}, {}
     for j in jobs:
         runs = groups.setdefault((j.question, j.split), {}).setdefault(j.system, [])
-        try: runs.append(_open(j, opened))
-        except PedarrError as e: bad.setdefault((j.question, j.split, j.system), str(e))
-        else:
-            if runs[-1] is None: bad.setdefault((j.question, j.split, j.system), f'not finished: {Path(j.run).name}')
+        try: why = '' if _open(j, opened) else f'not finished: {Path(j.run).name}'
+        except PedarrError as e: why = str(e)
+        if why: bad.setdefault((j.question, j.split, j.system), why)
+        else: runs.append(opened[j.run])
     for (question, split, system), why in bad.items():
         notes.append(f'{question}, {split}: {system} is left out, {why}')
         del groups[question, split][system]
@@ -236,38 +263,46 @@ def _score_rows(runs, first, n_resamples) -> pd.DataFrame:
     if first is not None:
         gain = {'value': 'gain', 'low': 'gain_low', 'high': 'gain_high'}
         table = table.join(paired_table(runs, first, n_resamples).rename(columns=gain))
-    return table.assign(seeds=len(runs), segments=len(t)//len(runs), subjects=t.subject.nunique()).reset_index()
+    n = len(runs)
+    return table.assign(seeds=n, segments=len(t)//n, subjects=t.subject.nunique()).reset_index()
 
-# %% ../nbs/11c_grid.ipynb #dd0e97b2
-COLUMNS = ['question', 'split', 'system', 'metric', 'value', 'low', 'high', 'gain', 'gain_low', 'gain_high', 'p', 'smallest',
-           'holm', 'seeds', 'segments', 'subjects']
+# %% ../nbs/11c_grid.ipynb #cc1f59c6
+COLUMNS = ['question', 'split', 'system', 'metric', 'value', 'low', 'high', 'gain', 'gain_low', 'gain_high',
+           'p', 'smallest', 'holm', 'seeds', 'segments', 'subjects']
 
 def answer(jobs: list[Job], n_resamples: int = 10_000) -> tuple[pd.DataFrame, list]:
-    """(scores, notes) of the finished runs of `jobs`: a row for each question, split, system and metric, with interval, and the
-    gain over the first system of its question with interval, p (permutation over subjects) and its Holm correction over the
+    """(scores, notes) of the finished runs of `jobs`: a row for each question, split, system and metric, with
+    interval, and the
+    gain over the first system of its question with interval, p (permutation over subjects) and its Holm
+    correction over the
     systems of the question."""
     groups, notes = _groups(jobs)
     parts = []
     for (question, split), systems in groups.items():
         first = next(j.system for j in jobs if (j.question, j.split) == (question, split))
         for name, runs in systems.items():
-            rows = _score_rows(runs, systems[first] if name != first and first in systems else None, n_resamples)
+            base = systems[first] if name != first and first in systems else None
+            rows = _score_rows(runs, base, n_resamples)
             parts.append(rows.assign(question=question, split=split, system=name))
-    if not parts: raise PedarrError('; '.join(['no system of the grid can be scored: run it first', *notes[:3]]))
+    if not parts:
+        raise PedarrError('; '.join(['no system of the grid can be scored: run it first', *notes[:3]]))
     table = pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
     table['holm'] = table.groupby(['question', 'split', 'metric']).p.transform(holm)
     return table, notes
 
 # %% ../nbs/11c_grid.ipynb #c1ef969e
 def recalls(jobs: list[Job]) -> pd.DataFrame:
-    "Precision and recall of each class, for each question, split and system whose runs are finished (seeds pooled)."
+    """Precision and recall of each class, for each question, split and system whose runs are finished
+    (seeds pooled)."""
     parts = []
     for (question, split), systems in _groups(jobs)[0].items():
         for name, runs in systems.items():
             t, classes = pool(runs), runs[0].classes
             each = per_class(*prediction_codes(t, classes), t.subject.to_numpy(), classes)
-            parts.append(each.assign(question=question, split=split, system=name, support=each.support//len(runs)))
-    columns = ['question', 'split', 'system', 'class', 'support', 'subjects', 'precision', 'recall', 'f1', 'note']
+            each['support'] //= len(runs)
+            parts.append(each.assign(question=question, split=split, system=name))
+    columns = ['question', 'split', 'system', 'class', 'support', 'subjects', 'precision', 'recall', 'f1',
+               'note']
     return pd.concat(parts, ignore_index=True)[columns]
 
 # %% ../nbs/11c_grid.ipynb #ad81499e
@@ -279,7 +314,8 @@ def _text(row, paired: bool) -> str:
     return '' if np.isnan(row['value']) else _cell(row[['value', 'low', 'high']], paired)
 
 def question_table(scores: pd.DataFrame, question: str, metrics=('top1', 'f1'), splits=('patient', 'segment')) -> pd.DataFrame:
-    "The answer to one question as text: a row for each system; for each split its metrics, and under the first split the gain of the last metric over the first system with Holm's p."
+    """The answer to one question as text: a row for each system; for each split its metrics, and under the
+    first split the gain of the last metric over the first system with Holm's p."""
     t = scores[scores.question == one_of(question, list(dict.fromkeys(scores.question)), 'question')]
     table = pd.DataFrame(index=pd.Index(list(dict.fromkeys(t.system)), name='system'))
     for split in [s for s in splits if s in set(t.split)]:
@@ -292,7 +328,8 @@ def question_table(scores: pd.DataFrame, question: str, metrics=('top1', 'f1'), 
 
 # %% ../nbs/11c_grid.ipynb #4c1d8d2f
 def plot_question(scores: pd.DataFrame, question: str, metric: str = 'f1', baseline: float | None = None):
-    "The systems of a question, best for new patients on top: `metric` (%) with its interval under each protocol -> matplotlib Figure. `baseline`: a value to mark (0..1)."
+    """The systems of a question, best for new patients on top: `metric` (%) with its interval under each
+    protocol -> matplotlib Figure. `baseline`: a value to mark (0..1)."""
     from matplotlib.figure import Figure
     t = scores[(scores.question == one_of(question, list(dict.fromkeys(scores.question)), 'question')) & (scores.metric == metric)]
     order = t[t.split != 'segment'].sort_values('value').system.tolist() or t.sort_values('value').system.tolist()
@@ -311,11 +348,12 @@ def plot_question(scores: pd.DataFrame, question: str, metric: str = 'f1', basel
     return fig
 
 # %% ../nbs/11c_grid.ipynb #7a0ee831
-_VARY = ('store', 'run', 'split', 'seed', 'split_seed')           # parameters that differ between the runs of one system
+_VARY = ('store', 'run', 'split', 'seed', 'split_seed')           # differ between the runs of one system
 
 def _asked(jobs: list[Job]) -> tuple[dict, dict]:
     "(parameters that all runs of networks share, question -> system -> its own)."
-    params = [{k: v for k, v in j.params.items() if k not in _VARY} for j in jobs if j.params.get('model') != 'trees']
+    networks = [j.params for j in jobs if j.params.get('model') != 'trees']
+    params = [{k: v for k, v in p.items() if k not in _VARY} for p in networks]
     shared = {k: v for k, v in params[0].items() if all(p.get(k) == v for p in params)} if params else {}
     systems = {}
     for j in jobs:
@@ -324,26 +362,31 @@ def _asked(jobs: list[Job]) -> tuple[dict, dict]:
     return shared, systems
 
 def made(store, jobs: list[Job], notes: list) -> dict:
-    """What made a table of results: the database, the store's hash, parameters that all runs share, seeds, versions and commits
+    """What made a table of results: the database, the store's hash, parameters that all runs share, seeds,
+    versions and commits
     (from the runs' own files)."""
     envs = [r.environment for r in map(_readable, dict.fromkeys(j.run for j in jobs)) if r is not None]
     shared, systems = _asked(jobs)
-    versions = {k: sorted({getattr(e, k) for e in envs}) for k in ('python', 'torch', 'numpy', 'sklearn', 'device')}
-    return dict(database=store.meta['database'], simulated=bool(store.meta.get('simulated')), store_sha256=store.meta['sha256'],
-                preprocess=store.meta['config'], shared=shared, seeds=1 + max(j.seed for j in jobs), runs=len(envs), systems=systems,
-                notes=notes, commits=sorted({str(e.commit) for e in envs}), changed=any(e.changed for e in envs), versions=versions)
+    names = 'python', 'torch', 'numpy', 'sklearn', 'device'
+    return dict(database=store.meta['database'], simulated=bool(store.meta.get('simulated')),
+                store_sha256=store.meta['sha256'], preprocess=store.meta['config'], shared=shared,
+                seeds=1 + max(j.seed for j in jobs), runs=len(envs), systems=systems, notes=notes,
+                commits=sorted({str(e.commit) for e in envs}), changed=any(e.changed for e in envs),
+                versions={k: sorted({getattr(e, k) for e in envs}) for k in names})
 
 def _readable(folder: str) -> Run | None:
     "A finished run, or None where it isn't finished or can't be read."
     try: return open_finished(folder)
     except PedarrError: return None
 
-# %% ../nbs/11c_grid.ipynb #dbb4e108
-def keep(folder, store, jobs: list[Job], scores: pd.DataFrame, classes: pd.DataFrame, notes=(), metric: str = 'f1') -> Path:
+# %% ../nbs/11c_grid.ipynb #52eed92a
+def keep(folder, store, jobs: list[Job], scores: pd.DataFrame, classes: pd.DataFrame, notes=(),
+         metric: str = 'f1') -> Path:
     "Write scores.csv, classes.csv, made.json and a figure (SVG) of each question into `folder`; returns it."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, table in dict(scores=scores, classes=classes).items(): write_table(folder/f'{name}.csv', table.round(5))
+    write_table(folder/'scores.csv', scores.round(5))
+    write_table(folder/'classes.csv', classes.round(5))
     write_json(folder/'made.json', made(store, jobs, list(notes)))
     for q in dict.fromkeys(scores.question):
         plot_question(scores, q, metric).savefig(folder/f'{slug(q)}.svg', metadata={'Date': None})
@@ -356,9 +399,11 @@ class Made(Checked):
 
 def kept(folder) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     "(scores, classes, made) as `keep` wrote them. `PedarrError` where something is missing or damaged."
-    folder, numbers = Path(folder), lambda kind, names: dict.fromkeys(names.split(), kind)
-    counts, texts = numbers(int, 'seeds segments subjects'), numbers(str, 'question split system metric')
-    scores = read_table(folder/'scores.csv', counts | texts | numbers(float, 'value low high gain gain_low gain_high p smallest holm'))
-    classes = read_table(folder/'classes.csv', numbers(int, 'support subjects') | numbers(float, 'precision recall f1')
-                         | numbers(str, 'question split system class note'))
+    folder, typed = Path(folder), lambda kind, names: dict.fromkeys(names.split(), kind)
+    texts = typed(str, 'question split system')
+    intervals = typed(float, 'value low high gain gain_low gain_high')
+    scores = read_table(folder/'scores.csv', texts | typed(str, 'metric') | intervals
+                        | typed(float, 'p smallest holm') | typed(int, 'seeds segments subjects'))
+    classes = read_table(folder/'classes.csv', texts | typed(str, 'class note')
+                         | typed(float, 'precision recall f1') | typed(int, 'support subjects'))
     return scores, classes, read_json(folder/'made.json', Made).model_dump()

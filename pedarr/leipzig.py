@@ -28,6 +28,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from importlib import resources
+from itertools import compress
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urljoin, urlsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request, UnknownHandler
@@ -45,16 +46,17 @@ from .rhythms import BEATS, LEIPZIG_RHYTHMS, get_grouping, rhythm_name
 # %% auto #0
 __all__ = ['EXTRA_CHANNELS', 'SYMBOLS', 'BEAT_TEXTS', 'PUBLISHED', 'RELEASE_URL', 'MIRROR_URL', 'CHECKSUMS', 'LONGEST_WAIT',
            'LARGEST', 'LIST_MOST', 'LOCK', 'RAIL', 'AT_RAIL', 'QUALITY', 'FS', 'FORMAT', 'GAIN', 'UNVERIFIED',
-           'COMPARED', 'COUNTS', 'RELEASE_RECORDS', 'TITLES', 'FOLDED', 'MOST_ROWS', 'WIDEST', 'release_facts',
-           'parse_duration', 'subject_table', 'missing_channels', 'layout_table', 'unknown_marks', 'mark_totals',
-           'mark_counts', 'rhythm_table', 'class_table', 'safe_name', 'parse_checksums', 'one_file_elsewhere',
-           'stands_at', 'inside', 'Patience', 'retry_after', 'part_length', 'open_part', 'announced', 'pause', 'fetch',
-           'largest', 'fetch_list', 'choose_files', 'verify_files', 'Downloaded', 'file_size', 'download',
-           'ChannelScan', 'scan_samples', 'channel_quality', 'stated_scale', 'units_per_mv', 'unknown_channels',
-           'check_record', 'read_list', 'file_table', 'absent_records', 'file_sentences', 'record_counts',
-           'release_counts', 'compare_record', 'against_release', 'agreement', 'release_summary', 'differences',
-           'subject_notes', 'signal_notes', 'amplitude_notes', 'content_notes', 'unclassed_notes', 'fold',
-           'release_problems', 'release_notes', 'subject_view', 'Check', 'check_tables', 'another_database', 'check']
+           'UNLISTED', 'COMPARED', 'COUNTS', 'RELEASE_RECORDS', 'TITLES', 'FOLDED', 'MOST_ROWS', 'WIDEST',
+           'release_facts', 'parse_duration', 'subject_table', 'missing_channels', 'layout_table', 'unknown_marks',
+           'mark_totals', 'mark_counts', 'rhythm_table', 'class_table', 'safe_name', 'parse_checksums',
+           'one_file_elsewhere', 'stands_at', 'inside', 'Patience', 'retry_after', 'part_length', 'open_part',
+           'announced', 'pause', 'fetch', 'largest', 'fetch_list', 'choose_files', 'verify_files', 'Downloaded',
+           'file_size', 'download', 'ChannelScan', 'scan_samples', 'channel_quality', 'stated_scale', 'units_per_mv',
+           'unknown_channels', 'check_record', 'read_list', 'file_table', 'absent_records', 'file_sentences',
+           'record_counts', 'release_counts', 'compare_record', 'against_release', 'agreement', 'release_summary',
+           'differences', 'subject_notes', 'signal_notes', 'amplitude_notes', 'content_notes', 'unclassed_notes',
+           'fold', 'release_problems', 'release_notes', 'subject_view', 'Check', 'check_tables', 'another_database',
+           'check']
 
 # %% ../nbs/02_leipzig.ipynb #b5ee20a8
 def release_facts() -> dict:
@@ -149,8 +151,9 @@ PUBLISHED = {'records': 39, 'annotations': 118_214, 'beats': 113_924, 'unclassif
 def mark_totals(symbol) -> dict:
     "Counts of symbols: annotations as filed; beats as published (without `Q`); `Q`, `+` and `~`."
     n = Counter(map(str, symbol))
-    return {'annotations': len(symbol), 'beats': sum(n[s] for s in BEATS if s != 'Q'), 'unclassifiable': n['Q'],
-            'rhythm_marks': n['+'], 'quality_marks': n['~']}
+    beats = sum(n[s] for s in BEATS if s != 'Q')
+    return {'annotations': len(symbol), 'beats': beats, 'unclassifiable': n['Q'], 'rhythm_marks': n['+'],
+            'quality_marks': n['~']}
 
 def mark_counts(symbol, aux) -> pd.DataFrame:
     "How often each pair of symbol and text occurs: `[symbol, aux, n]`, the commonest first."
@@ -173,13 +176,15 @@ def rhythm_table(episodes: pd.DataFrame, grouping: str = 'rhythm8') -> pd.DataFr
     t.insert(2, 'label', pd.array([classes.get(r, '') for r in t.rhythm], dtype='str'))
     return t
 
+# %% ../nbs/02_leipzig.ipynb #5d47bf02
 def _sum(values: pd.Series) -> float:
     "Their sum, NaN (not 0) where there is none."
     return values.sum(min_count=1)
 
+# %% ../nbs/02_leipzig.ipynb #d178da9f
 def class_table(rhythms: pd.DataFrame) -> pd.DataFrame:
-    """A `rhythm_table` summed up for each class: its rhythms, episodes, beats, seconds, records it occurs in, and
-    the share of the richest record."""
+    """A `rhythm_table` summed up for each class: its rhythms, episodes, beats, seconds, records it occurs in,
+    and the share of the richest record."""
     by_record = rhythms.groupby(['label', 'record'], sort=False).seconds.sum().groupby('label', sort=False)
     t = rhythms.groupby('label', sort=False).agg(
         rhythms=('rhythm', lambda r: ' '.join(r.unique())), episodes=('episodes', 'sum'),
@@ -204,8 +209,8 @@ def safe_name(name: str, source: str = CHECKSUMS) -> str:
     "`name` if it is a plain relative path that stays inside its folder; otherwise `PedarrError`."
     plain = name.isprintable() and len(name.encode()) <= 200 and not set(name) & set('\\:*?"<>|')
     if not plain or name.endswith('.part') or not all(map(_plain_step, name.split('/'))):
-        raise PedarrError(f'{source}: refuses the file name {name[:80]!r}, which could leave the folder or is not '
-                          'portable: take the list from the original release')
+        raise PedarrError(f'{source}: refuses the file name {name[:80]!r}, which could leave the folder or '
+                          'is not portable: take the list from the original release')
     return name
 
 # %% ../nbs/02_leipzig.ipynb #9a23c1fc
@@ -313,17 +318,26 @@ class _Pace:
 
 # %% ../nbs/02_leipzig.ipynb #7306e31f
 class _Bytes(io.RawIOBase):
-    "A connection's bytes as a file, counted by a `_Pace`."
-    def __init__(self, raw, pace: _Pace):
-        self.raw, self.pace = raw, pace
+    "The bytes of a connection `sock` as a file, counted by a `_Pace`. `raw` is held open as long as this."
+    def __init__(self, sock, pace: _Pace):
+        self.sock, self.raw, self.pace = sock, sock.makefile('rb', buffering=0), pace
 
     def readable(self): return True
 
     def readinto(self, buffer) -> int:
-        begun = time.monotonic()
-        n = self.raw.readinto(buffer)
-        self.pace.add(n or 0, time.monotonic() - begun)
+        begun, timeout = time.monotonic(), self.pace.patience.timeout
+        self.sock.settimeout(min(1., timeout))
+        try:
+            while (n := self._receive(buffer)) is None:
+                if time.monotonic() - begun >= timeout: raise TimeoutError('timed out')
+        finally: self.sock.settimeout(timeout)
+        self.pace.add(n, time.monotonic() - begun)
         return n
+
+    def _receive(self, buffer) -> int | None:
+        "How many bytes came, None if there was a second of silence; `_Failed` if nobody wants them any more."
+        try: return self.sock.recv_into(buffer)
+        except TimeoutError: self.pace.add(0, 0.)
 
     def close(self):
         self.raw.close()
@@ -333,7 +347,7 @@ class _Response(HTTPResponse):
     "A response whose bytes, those of its header included, are counted."
     def __init__(self, pace: _Pace, sock, *args, **named):
         super().__init__(sock, *args, **named)
-        uncounted, self.fp = self.fp, io.BufferedReader(_Bytes(sock.makefile('rb', buffering=0), pace))
+        uncounted, self.fp = self.fp, io.BufferedReader(_Bytes(sock, pace))
         uncounted.close()
 
 # %% ../nbs/02_leipzig.ipynb #dbb3278b
@@ -389,6 +403,7 @@ def _moved_to(url: str, response) -> str:
     if not safe: raise _Failed(f'redirected to {target}, where we do not follow', final=True)
     return target
 
+# %% ../nbs/02_leipzig.ipynb #8a85d0a8
 def _request(url: str, pace: _Pace, offset: int = 0, method: str = 'GET') -> HTTPResponse:
     "The good response to a request for `url`, redirections followed; `_Failed` if there is none."
     for _ in range(_MOST_MOVES + 1):
@@ -534,8 +549,9 @@ def fetch(url: str, target: Path, digest: str | None, patience: Patience = Patie
           stop=None, count=lambda n: None) -> str:
     """Fetch at most `most` bytes of `url` into `target`, by way of `target`.part, until its SHA-256 is right.
 
-    `digest`: its SHA-256 (None: any complete body is right). Returns '' or why it failed; `target` appears whole or not at all. `count` is told of bytes as they come
-    (negative: taken back); `stop` is an event that ends it. `PassingError` where the disk fails."""
+    `digest`: its SHA-256 (None: any complete body is right). Returns '' or why it failed; `target` appears
+    whole or not at all. `count` is told of bytes as they come (negative: taken back); `stop` is an event that
+    ends it. `PassingError` where the disk fails."""
     stop, part = stop or threading.Event(), target.with_name(target.name + '.part')
     progress = _Progress(part_length(part), patience)
     count(progress.best)
@@ -552,7 +568,7 @@ def fetch(url: str, target: Path, digest: str | None, patience: Patience = Patie
     return 'interrupted'
 
 # %% ../nbs/02_leipzig.ipynb #5df11fa0
-LARGEST = {'.dat': 4 << 30, '.atr': 64 << 20, '.hea': 1 << 20, '': 64 << 20}     # bytes by suffix; '': all others
+LARGEST = {'.dat': 4 << 30, '.atr': 64 << 20, '.hea': 1 << 20, '': 64 << 20}    # bytes, by suffix; '': others
 LIST_MOST = 4 << 20                                                              # bytes of the checksum list
 
 def largest(name: str) -> int:
@@ -575,7 +591,7 @@ def _fetch_raw_list(base_url: str, patience: Patience) -> tuple[str, bytes]:
 
 # %% ../nbs/02_leipzig.ipynb #e40cd16f
 def fetch_list(folder: Path, base_url: str, patience: Patience = Patience()) -> dict:
-    "Fetch the release's checksum list into `folder` and read it; `PedarrError` if it can't be had, or is none."
+    "Fetch the release's checksum list into `folder` and read it; `PedarrError` if there is none."
     url, raw = _fetch_raw_list(base_url, patience)
     sums = parse_checksums(raw.decode('utf-8', errors='replace'), url)
     if not sums: raise PedarrError(f'{url}: the list is empty: check the address')
@@ -605,7 +621,7 @@ def choose_files(sums: dict, records=None) -> list[str]:
 
 # %% ../nbs/02_leipzig.ipynb #bcca97c8
 def _in_threads(jobs: int, stop, tasks: dict):
-    "Run `tasks` (name -> function) in `jobs` threads; yields (name, result) as they finish. An error stops all."
+    "Run `tasks` (name -> function) in `jobs` threads; yields (name, result). An error stops all."
     with ThreadPoolExecutor(jobs) as pool:
         running = {pool.submit(task): name for name, task in tasks.items()}
         try:
@@ -639,7 +655,7 @@ def verify_files(folder: Path, names, sums: dict, jobs: int = 1, progress: bool 
 
 # %% ../nbs/02_leipzig.ipynb #5391f942
 def _set_aside(path: Path) -> bool:
-    "Take a wrong file's name away; what it holds becomes the part, if there is none yet. False if it isn't there."
+    "Take a wrong file's name away; what it holds becomes the part, if there is none. False: it isn't there."
     part, kind = path.with_name(path.name + '.part'), stands_at(path)
     if kind == 'nothing': return False
     try:
@@ -648,6 +664,7 @@ def _set_aside(path: Path) -> bool:
     except OSError as e: raise from_system(e, path, 'cannot be replaced') from e
     return True
 
+# %% ../nbs/02_leipzig.ipynb #159a753d
 @dataclass
 class Downloaded:
     "What a download did: files fetched, kept (they were right), replaced (wrong), and failed (name -> why)."
@@ -663,8 +680,8 @@ class Downloaded:
 
     def text(self, most: int = 40) -> str:
         "The report, lists cut after `most` lines."
-        lines = [f'{self.folder}: {len(self.fetched)} files fetched and verified, {len(self.kept)} were already right, '
-                 f'{len(self.failed)} failed']
+        lines = [f'{self.folder}: {len(self.fetched)} files fetched and verified, '
+                 f'{len(self.kept)} were already right, {len(self.failed)} failed']
         lines += _cut([f'replaced, since it differed from its checksum: {n}' for n in self.replaced], most)
         lines += _cut([f'failed: {n}: {why}' for n, why in self.failed.items()], most)
         if self.note: lines.append(f'note: {self.note}')
@@ -701,8 +718,8 @@ def _fetch_all(folder: Path, names, sums: dict, base_url: str, jobs: int, progre
     for n in [n for n in names if sizes[n] > largest(n)]:
         yield n, f'the server announces {sizes.pop(n):,} bytes where at most {largest(n):,} are expected'
     _check_room(folder, sizes)
-    total, shown = sum(sizes.values()) or None, dict(unit='B', unit_scale=True, smoothing=.1, disable=not progress)
-    with tqdm(total=total, desc='download', **shown) as bar:
+    total = sum(sizes.values()) or None
+    with tqdm(total=total, desc='download', unit='B', unit_scale=True, disable=not progress) as bar:
         def count(n):
             with lock: bar.update(n)
         yield from _in_threads(jobs, stop, {
@@ -712,6 +729,7 @@ def _fetch_all(folder: Path, names, sums: dict, base_url: str, jobs: int, progre
 # %% ../nbs/02_leipzig.ipynb #77b9f363
 LOCK = '.download.lock'
 
+# %% ../nbs/02_leipzig.ipynb #012b654c
 def _prepare(folder: Path, names, sums: dict, jobs: int, progress: bool) -> tuple[Downloaded, list[str]]:
     """The report so far (what is right, what was set aside), and the files to fetch.
 
@@ -729,18 +747,21 @@ def _prepare(folder: Path, names, sums: dict, jobs: int, progress: bool) -> tupl
     return report, wanted
 
 # %% ../nbs/02_leipzig.ipynb #57a4f81a
-def download(folder, records=None, base_url: str = RELEASE_URL, jobs: int = 8, progress: bool = True, **patience) -> Downloaded:
-    """Fetch the Leipzig database, or some of its `records`, into `folder`: in parallel, resuming, each file verified by its SHA-256.
+def download(folder, records=None, base_url: str = RELEASE_URL, jobs: int = 8, progress: bool = True,
+             **patience) -> Downloaded:
+    """Fetch the Leipzig database, or some of its `records`, into `folder`, `jobs` files at a time.
 
-    Files that are right are left alone. The result says which files failed; such a file is not there under its name.
-    `patience`: retries, timeout and so on, see `Patience`. `PedarrError`: unknown record, no list at `base_url`,
-    unsafe names in it, another download into `folder`; `PassingError`: a full disk, say."""
+    Resumes; each file is verified by its SHA-256. Files that are right are left alone. The result says which
+    files failed; such a file is not there under its name. `patience`: retries, timeout, ... (`Patience`).
+    `PedarrError`: unknown record, no list at `base_url`, unsafe names in it, another download into `folder`;
+    `PassingError`: a full disk, say."""
     folder, patience = Path(folder), Patience(**patience)
     if not 1 <= jobs <= 64 or patience.retries < 0:
-        raise PedarrError(f'jobs={jobs}, retries={patience.retries}: from 1 to 64 jobs and no negative retries are possible')
+        raise PedarrError(f'jobs={jobs}, retries={patience.retries}: give 1 to 64 jobs, 0 or more retries')
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise from_system(e, folder, 'cannot be made a folder') from e
-    except ValueError as e: raise PedarrError(f'{one_line(folder)}: cannot be the name of a folder: correct it') from e
+    except ValueError as e:
+        raise PedarrError(f'{one_line(folder)}: cannot be the name of a folder: correct it') from e
     with locked(folder/LOCK, 'downloading into this folder') as note:
         sums = fetch_list(folder, base_url, patience)
         report, wanted = _prepare(folder, choose_files(sums, records), sums, jobs, progress)
@@ -758,7 +779,7 @@ _EMPTY = np.int64(-2**40)
 _MOST_AT_ONCE = 1 << 22     # samples of all channels in a 'second': a header may claim any rate
 
 class ChannelScan:
-    "What the samples of a record's channels show, from blocks in order: extremes, rails, spans, flat seconds, invalid samples."
+    "What the samples of a record's channels show, from blocks in order: extremes, spans, flat parts."
     def __init__(self, record):
         k = record.n_sig
         self.record, self.to_mv = record, record.scale[:, 0]/record.gain[:, 0]
@@ -766,7 +787,7 @@ class ChannelScan:
         self.extreme = np.array([[_EMPTY]*k, [-_EMPTY]*k])            # highest, lowest
         self.at_extreme = np.zeros((2, k), np.int64)
         self.flat, self.invalid = np.zeros(k, np.int64), np.zeros(k, np.int64)
-        self.spans = []                                               # [channel, second] in mV, NaN where flat or invalid
+        self.spans = []                       # [channel, second] in mV, NaN where flat or invalid
 
     def add(self, d: np.ndarray):
         "Take in the next digital values `[signal, time]`. Every block but the last holds whole seconds."
@@ -788,7 +809,8 @@ def _seconds(self: ChannelScan, x: np.ndarray) -> None:
         edge = f(self.extreme[i], f.reduce(ends, axis=1))
         self.at_extreme[i][edge != self.extreme[i]] = 0              # a new extreme: count anew
         self.extreme[i] = edge
-        for j in np.flatnonzero((ends == edge[:, None]).any(axis=1) & (np.abs(self._mv(edge)) >= RAIL - 1e-9)):
+        far = np.abs(self._mv(edge)) >= RAIL - 1e-9
+        for j in np.flatnonzero(far & (ends == edge[:, None]).any(axis=1)):
             self.at_extreme[i, j] += (x[j, ends[j] == edge[j]] == edge[j]).sum()
 
 def _leave_out_invalid(self: ChannelScan, x, top, bottom) -> None:
@@ -813,6 +835,7 @@ def _typical(spans: list, k: int) -> np.ndarray:
     typical[carries] = np.nanmedian(table[carries], axis=1)
     return typical
 
+# %% ../nbs/02_leipzig.ipynb #1cf555a3
 def _standard_names(record) -> list[str]:
     "For each signal of the file, which of the nineteen `CHANNELS` it is; '' for any other."
     names = [''] * record.n_sig
@@ -821,7 +844,7 @@ def _standard_names(record) -> list[str]:
     return names
 
 def _quality(self: ChannelScan) -> pd.DataFrame:
-    "A row of `QUALITY` for each channel: `low`, `high` and `span` in mV; `flat`, `clipped` and `invalid` as shares of its samples."
+    "A row of `QUALITY` for each channel: low, high, span in mV; flat, clipped, invalid as shares."
     high, low = np.where(np.abs(self.extreme) == -_EMPTY, np.nan, self._mv(self.extreme))
     rail = (np.abs([high, low]) >= RAIL - 1e-9) & (self.at_extreme >= AT_RAIL) & (high != low)
     n, r = self.record.sig_len, self.record
@@ -859,9 +882,10 @@ def _scan(tape: Tape, record, seconds: float) -> ChannelScan:
 
 # %% ../nbs/02_leipzig.ipynb #def87e35
 def scan_samples(record, seconds: float = 4.) -> tuple[ChannelScan, dict, list[str]]:
-    """One pass over the signal files of `record`, by blocks of `seconds`: what its channels show, path -> SHA-256 of each file
-    (none if the sums differ), and one sentence if the sums of the signals are not those that the header promises.
+    """One pass over the signal files of `record`, by blocks of `seconds`.
 
+    Returns what its channels show, path -> SHA-256 of each file (none if the sums differ), and one sentence
+    if the sums of the signals are not those that the header promises.
     `PedarrError` for a file that is damaged or changes meanwhile; `PassingError` where it can't be read."""
     before = {f.path: stamp(f.path) for f in record.files}
     hashes, problems = {}, []
@@ -873,11 +897,12 @@ def scan_samples(record, seconds: float = 4.) -> tuple[ChannelScan, dict, list[s
             except PedarrError as e: problems.append(str(e))
     except OSError as e: raise from_system(e, record.path, 'its signals cannot be read') from e
     changed = [p for p, s in before.items() if stamp(p) != s]
-    if changed: raise PedarrError(f'{changed[0]}: was changed while it was read: check again when nothing writes to it')
+    if changed:
+        raise PedarrError(f'{changed[0]}: changed while it was read: check again when nothing writes to it')
     return scan, hashes, problems
 
 def channel_quality(record, seconds: float = 4.) -> pd.DataFrame:
-    "A row of `QUALITY` for each channel of `record`: millivolts, and shares of the recording that are flat, clipped or invalid."
+    "A row of `QUALITY` for each channel of `record`: low, high, span in mV; others are shares."
     return scan_samples(record, seconds)[0].quality()
 
 # %% ../nbs/02_leipzig.ipynb #25e0cc87
@@ -889,7 +914,7 @@ def stated_scale(comments) -> float:
     return next((float(m[1]) for m in found if m), 1.)
 
 def units_per_mv(record) -> str:
-    "The different gains of its known channels as '2000' or '200/2000' units per mV, whatever unit the header gives."
+    "The gains of its known channels in units per mV, '2000' or '200/2000', whatever the header's unit."
     known = record.rows[record.rows >= 0]
     gains = np.unique(record.gain[known, 0]/record.scale[known, 0])
     return '/'.join(f'{g:g}' for g in gains) or f'{GAIN:g}'
@@ -899,37 +924,38 @@ def _signals(record, name: str) -> dict:
     scan, hashes, problems = scan_samples(record)
     formats = '/'.join(sorted({str(f.fmt) for f in record.files}))
     return dict(
-        names=list(record.names), standard=_standard_names(record), quality=scan.quality().assign(record=name),
-        hashes=hashes, problems=problems, notes=[f'{name}: {note}' for note in record.notes],
+        names=list(record.names), standard=_standard_names(record),
+        quality=scan.quality().assign(record=name), hashes=hashes,
+        problems=problems, notes=[f'{name}: {note}' for note in record.notes],
         simulated=any('simulated' in c.lower() for c in record.comments), scale=stated_scale(record.comments),
         format=(f'{record.fs:g}', formats, units_per_mv(record)),
         row=dict(seconds=record.duration, fs=record.fs, channels=record.n_sig))
 
 # %% ../nbs/02_leipzig.ipynb #d286a455
-def _labels(record, name: str, db, grouping: str) -> dict:
+def _labels(record, name: str, db) -> dict:
     "What the annotations of a record say, by the reader of its database, for `check_record`."
     labels = db.labels(record, name)
     episodes, poor = labels.episodes, labels.poor
-    rhythms = rhythm_table(episodes.assign(record=name, seconds=(episodes.stop - episodes.start)/record.fs), grouping)
     row = dict(poor_seconds=float((poor.stop - poor.start).sum())/record.fs)
-    out = dict(rhythms=rhythms.astype({'seconds': float}), notes=list(labels.notes))
-    if db.annotator:
-        a = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
-        totals = mark_totals(a.symbol)
-        outside = totals['beats'] + totals['unclassifiable'] - int(episodes.beats.sum())
-        row |= {**totals, **({'no_episode': outside} if (episodes.beats >= 0).all() else {})}
-        out |= dict(marks=mark_counts(a.symbol, a.aux).assign(record=name))
-        if db.name == LEIPZIG.name:
-            words = pd.concat([unknown_marks(a.symbol, a.aux), unknown_channels(record)])
-            out |= dict(unknown=words.assign(record=name))
-    return out | dict(row=row)
+    seconds = (episodes.stop - episodes.start)/record.fs
+    out = dict(episodes=episodes.assign(record=name, seconds=seconds), notes=list(labels.notes), row=row)
+    if not db.annotator: return out
+    a = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
+    row |= mark_totals(a.symbol)
+    if (episodes.beats >= 0).all():
+        row['no_episode'] = row['beats'] + row['unclassifiable'] - int(episodes.beats.sum())
+    out |= dict(marks=mark_counts(a.symbol, a.aux).assign(record=name))
+    if db.name != LEIPZIG.name: return out
+    words = pd.concat([unknown_marks(a.symbol, a.aux), unknown_channels(record)])
+    return out | dict(unknown=words.assign(record=name))
 
 def unknown_channels(record) -> pd.DataFrame:
     "Channels that neither the nineteen nor the two known extra ones explain, as `[kind, name, n]`."
-    return pd.DataFrame([('channel', n, 1) for n in record.unknown if n not in EXTRA_CHANNELS], columns=['kind', 'name', 'n'])
+    rows = [('channel', n, 1) for n in record.unknown if n not in EXTRA_CHANNELS]
+    return pd.DataFrame(rows, columns=['kind', 'name', 'n'])
 
 # %% ../nbs/02_leipzig.ipynb #0b35e70f
-def check_record(path, name: str, db=LEIPZIG, grouping: str = 'rhythm8') -> dict:
+def check_record(path, name: str, db=LEIPZIG) -> dict:
     """Everything about one record of database `db` (None: unknown, so that nothing is said of labels).
 
     `problems` and `notes` (sentences) and, where they could be read, its row, names, hashes and tables."""
@@ -941,7 +967,7 @@ def check_record(path, name: str, db=LEIPZIG, grouping: str = 'rhythm8') -> dict
     try:
         record = (db or LEIPZIG).open(path)
         take(_signals(record, name))
-        if db is not None: take(_labels(record, name, db, grouping))
+        if db is not None: take(_labels(record, name, db))
     except PedarrError as e: out['problems'].append(str(e))
     except (OSError, MemoryError) as e: out['problems'].append(f'{path}: {answer(e)[0]}')
     return out
@@ -950,37 +976,45 @@ def check_record(path, name: str, db=LEIPZIG, grouping: str = 'rhythm8') -> dict
 UNVERIFIED = 'the checksum list is missing, so that no file could be verified'
 
 def read_list(folder: Path) -> tuple[dict, str]:
-    "The checksum list of `folder` (name -> SHA-256), empty if it can't be used, and then one sentence that says why."
+    "The checksum list of `folder` (name -> SHA-256), empty if it can't be used, and why it can't."
     listing = folder/CHECKSUMS
     if stands_at(listing) == 'nothing': return {}, f'{listing}: {UNVERIFIED}'
     try: sums = parse_checksums(read_bytes(listing).decode('utf-8', errors='replace'), str(listing))
     except PedarrError as e: return {}, str(e)
     return sums, '' if sums else f'{listing}: the checksum list is empty, so that no file could be verified'
 
-def _files_here(folder: Path) -> tuple[list[str], list[str]]:
-    "The names of all files below `folder` that are not hidden, and a sentence for each folder that can't be read."
-    names, problems = [], []
-    def skip(error): problems.append(str(from_system(error, doing='cannot be read')))
+def _files_here(folder: Path) -> tuple[list[str], dict]:
+    "The names of files below `folder` that are not hidden, and of folders that can't be read (name -> why)."
+    names, unreadable = [], {}
+    def skip(error):
+        name = Path(error.filename).relative_to(folder).as_posix()
+        unreadable[f'{name}/'] = str(from_system(error, doing='cannot be read'))
     for place, folders, files in os.walk(folder, onerror=skip):
         folders[:] = sorted(f for f in folders if not f.startswith('.'))
-        names += [(Path(place)/f).relative_to(folder).as_posix() for f in sorted(files) if not f.startswith('.')]
-    return names, problems
+        here = Path(place).relative_to(folder)
+        names += [(here/f).as_posix() for f in sorted(files) if not f.startswith('.')]
+    return names, unreadable
 
-def file_table(folder: Path, sums: dict, known: dict, jobs: int = 1, progress: bool = True) -> tuple[pd.DataFrame, list[str]]:
-    """Files of `folder` against `sums`: `[file, bytes, status]` (ok, wrong, missing, unreadable, not listed), and problems in reading.
+# %% ../nbs/02_leipzig.ipynb #0a2aaf29
+def file_table(folder: Path, sums: dict, known: dict, jobs: int = 1,
+               progress: bool = True) -> tuple[pd.DataFrame, dict]:
+    """Files of `folder` against `sums`: `[file, bytes, status]`, and what can't be read (name -> a sentence).
 
-    `known` holds hashes by path."""
+    `known` holds hashes by path. Status: ok, wrong, missing, unreadable, not listed."""
     status = {n: 'ok' if known[folder/n] == sums[n] else 'wrong' for n in sums if folder/n in known}
     found = verify_files(folder, [n for n in sums if n not in status], sums, jobs, progress)
-    here, problems = _files_here(folder)
-    problems += [str(s) for s in found.values() if isinstance(s, PedarrError)]
-    status |= {n: 'unreadable' if isinstance(s, PedarrError) else s for n, s in found.items()}
-    listed = {n: status[n] for n in sums}
-    extra = {n: 'not listed' for n in sorted(here, key=natural_key) if n not in sums and n != CHECKSUMS}
-    rows = [(n, _size(folder/n), s) for n, s in {**listed, **extra}.items()]
-    return pd.DataFrame(rows, columns=['file', 'bytes', 'status']), problems
+    here, unreadable = _files_here(folder)
+    unreadable |= {n: str(s) for n, s in found.items() if isinstance(s, PedarrError)}
+    status |= {n: 'unreadable' if n in unreadable else s for n, s in found.items()}
+    extra = sorted((n for n in here if n not in sums and n != CHECKSUMS), key=natural_key)
+    status = {**{n: status[n] for n in sums}, **dict.fromkeys(extra, 'not listed')}
+    rows = [(n, _size(folder/n), s) for n, s in status.items()]
+    return pd.DataFrame(rows, columns=['file', 'bytes', 'status']), unreadable
 
 # %% ../nbs/02_leipzig.ipynb #916ba7f3
+_OF_RECORDS = ('.hea', '.dat', '.atr')
+UNLISTED = 'is not in the checksum list, so that it could not be verified: remove it, or add it to the list'
+
 def _stem(name: str) -> str:
     "A file's name without its last suffix."
     return name.rsplit('.', 1)[0]
@@ -992,42 +1026,55 @@ def absent_records(status: dict) -> list[str]:
     return sorted(stems - present, key=natural_key)
 
 def _is_data(name: str, stems: set) -> bool:
-    "Does a file belong to a record (by its stem), or is it a list or table of them?"
-    return _stem(name) in stems or name.endswith(('.csv', '.hea', '.dat', '.atr')) or name.split('/')[-1] == 'RECORDS'
+    "Does a file belong to a record (by its stem), or is it a folder, list or table of them?"
+    of_record = _stem(name) in stems or name.endswith(_OF_RECORDS)
+    return of_record or name.endswith(('.csv', '/')) or name.split('/')[-1] == 'RECORDS'
 
-def file_sentences(folder: Path, files: pd.DataFrame, release: bool = True) -> tuple[list[str], list[str]]:
-    "Problems and notes: one sentence for every file that is not as the checksum list says (`release`: of Leipzig)."
-    status = dict(zip(files.file, files.status))
-    listed = {n: s for n, s in status.items() if s != 'not listed'}
+def _said_of_file(name: str, status: str, stems: set, mend: str) -> tuple[str, str]:
+    "(problem, note) on a file that is not as the checksum list says; '' for none."
+    if name.endswith('.part'): return f'an unfinished download: {mend}', ''
+    what = {'wrong': 'differs from its checksum', 'missing': 'is missing'}.get(status)
+    if not what: return '', ''
+    return (f'{what}: {mend}', '') if _is_data(name, stems) else ('', f'{what}; no recording depends on it')
+
+# %% ../nbs/02_leipzig.ipynb #164d27fd
+def file_sentences(folder: Path, files: pd.DataFrame, unreadable: dict,
+                   release: bool = True) -> tuple[list[str], list[str]]:
+    """Problems and notes: a sentence for every file that is not as the checksum list says.
+
+    `unreadable`: as of `file_table`. `release`: the list is that of Leipzig."""
+    listed = files[files.status != 'not listed'].set_index('file').status.to_dict()
     absent, stems = absent_records(listed), {n[:-4] for n in listed if n.endswith('.hea')}
+    unlisted = [n for n in files.file[files.status == 'not listed'] if listed and n.endswith(_OF_RECORDS)]
     mend = 'run pedarr download again' if release else 'fetch it again'
-    say = {'wrong': f'differs from its checksum: {mend}', 'missing': f'is missing: {mend}'}
     problems, notes = [], []
-    for n, s in status.items():
-        if n.endswith('.part'): problems.append(f'{folder/n}: an unfinished download: {mend}')
-        elif s == 'not listed': (problems if release else notes).extend(_unlisted(folder, n) if listed else [])
-        elif s not in say or _stem(n) in absent or absent and n == 'RECORDS' and s == 'missing': continue
-        elif _is_data(n, stems): problems.append(f'{folder/n}: {say[s]}')
-        else: notes.append(f'{folder/n}: {say[s].partition(":")[0]}; no recording depends on it')
-    if absent: problems.append(f'{folder}: {len(absent)} records of its checksum list are not here: {few(absent, 8)}')
-    twins = [f'{folder/CHECKSUMS}: {a} and {b} are one file on some disks' for a, b in one_file_elsewhere(listed)]
-    return problems, notes + twins
-
-def _unlisted(folder: Path, name: str) -> list[str]:
-    "What is said of a file that the checksum list lacks, if it is one of a record."
-    if not name.endswith(('.hea', '.dat', '.atr')): return []
-    return [f'{folder/name}: is not in the checksum list, so that it could not be verified: remove it, or add it to the list']
+    for n, sentence in unreadable.items(): (problems if _is_data(n, stems) else notes).append(sentence)
+    for n, status in zip(files.file, files.status):
+        if _stem(n) in absent or absent and n == 'RECORDS' and status == 'missing': continue
+        for said, sentence in zip((problems, notes), _said_of_file(n, status, stems, mend)):
+            if sentence: said.append(f'{folder/n}: {sentence}')
+    (problems if release else notes).extend(f'{folder/n}: {UNLISTED}' for n in unlisted)
+    if absent:
+        problems.append(f'{folder}: {len(absent)} records of its checksum list are not here: {few(absent)}')
+    for a, b in one_file_elsewhere(listed):
+        notes.append(f'{folder/CHECKSUMS}: {a} and {b} are one file on some disks')
+    return problems, notes
 
 # %% ../nbs/02_leipzig.ipynb #2a17eb19
-COMPARED = {'symbols': 'symbol', 'texts': 'text', 'episodes': 'episodes', 'beats': 'beats', 'episode lengths': 'median longest',
-            'layout': 'layout', 'duration': 'seconds', 'subject': 'cohort sex age diagnosis pathway'}      # kind -> first words of its facts
+COMPARED = {                                              # kind -> first words of its facts
+    'symbols': 'symbol', 'texts': 'text', 'episodes': 'episodes', 'beats': 'beats',
+    'episode lengths': 'median longest', 'layout': 'layout', 'duration': 'seconds',
+    'subject': 'cohort sex age diagnosis pathway'}
 COUNTS = ['symbols', 'texts', 'episodes', 'beats']
-RELEASE_RECORDS = {f'x00{i}' for i in range(1, 30)} | {f'x{i}' for i in range(100, 110)}      # x0010 follows x009: sort by number
+RELEASE_RECORDS = {f'x00{i}' for i in range(1, 30)} | {f'x{i}' for i in range(100, 110)}  # x0010 follows x009
 
 def record_counts(marks: pd.DataFrame, rhythms: pd.DataFrame, before: int = 0) -> dict:
-    "All counts of one record by name, such as 'symbol Q', 'text AVNRT', 'episodes VT'. `before`: beats before the first rhythm mark."
+    """All counts of one record by name, such as 'symbol Q', 'text AVNRT', 'episodes VT'.
+
+    `before`: beats before the first rhythm mark."""
+    texts = marks[marks.symbol != '+'].groupby('aux').n.sum()
     out = {f'symbol {s}': int(n) for s, n in marks.groupby('symbol').n.sum().items()}
-    out |= {f'text {a or "(none)"}': int(n) for a, n in marks[marks.symbol != '+'].groupby('aux').n.sum().items()}
+    out |= {f'text {a or "(none)"}': int(n) for a, n in texts.items()}
     for r in rhythms.itertuples():
         out |= {f'{what} {r.rhythm}': getattr(r, what) for what in ('episodes', 'beats', 'median', 'longest')}
     return {**out, 'beats before the first mark': int(before)}
@@ -1041,35 +1088,40 @@ def release_counts(record: str, facts: dict) -> dict:
 
 # %% ../nbs/02_leipzig.ipynb #142d5abe
 def _compare_counts(r: dict, fact, facts: dict) -> list[tuple]:
-    "Rows `(what, here, release, agrees)`: counts and length of one record."
-    here, there = record_counts(r['marks'], r['rhythms'], r['row'].get('no_episode', 0)), release_counts(r['record'], facts)
-    names = dict.fromkeys([*there, *here])
-    rows = [(what, here.get(what, 0), there.get(what, 0), here.get(what, 0) == there.get(what, 0)) for what in names]
-    seconds, table = r['row']['seconds'], parse_duration(fact.duration)
-    near = abs(seconds - table) <= (3. if r['record'] == 'x005' else 1.)
-    return [*rows, ('seconds', round(seconds, 3), table, near)]
+    "Rows `(what, here, release)`: counts of one record."
+    here = record_counts(r['marks'], r['rhythms'], r['row'].get('no_episode', 0))
+    there = release_counts(r['record'], facts)
+    return [(what, here.get(what, 0), there.get(what, 0)) for what in dict.fromkeys([*there, *here])]
 
 def compare_record(r: dict, person, facts: dict) -> list[tuple]:
-    "Rows `(record, what, here, release, agrees)` for one result of `check_record`; `person` is its row of `subject_table`, or None."
+    """Rows `(record, what, here, release, agrees)` for one result of `check_record`.
+
+    `person`: its row of `subject_table`, or None."""
     fact = facts['records'].set_index('record').loc[r['record']]
-    rows = _compare_counts(r, fact, facts) if r['scale'] == 1 else []
-    rows.append(('layout', ' '.join(r['names']), fact.channels, r['names'] == fact.channels.split()))
+    rows = [('layout', ' '.join(r['names']), fact.channels)]
+    if r['scale'] == 1: rows = _compare_counts(r, fact, facts) + rows
     if person is not None:
         there = {**fact, 'age': parse_age(fact.age)}
-        rows += [(what, person[what], there[what], person[what] == there[what]) for what in COMPARED['subject'].split()]
-    return [(r['record'], *x) for x in rows]
+        rows += [(what, person[what], there[what]) for what in COMPARED['subject'].split()]
+    rows = [(r['record'], what, here, there, here == there) for what, here, there in rows]
+    if r['scale'] != 1: return rows
+    seconds, table = r['row']['seconds'], parse_duration(fact.duration)
+    near = abs(seconds - table) <= (3. if r['record'] == 'x005' else 1.)
+    return [*rows, (r['record'], 'seconds', round(seconds, 3), table, near)]
 
 # %% ../nbs/02_leipzig.ipynb #61484531
 def against_release(results, subjects: pd.DataFrame) -> pd.DataFrame:
-    """Facts of each record beside the release's: `[record, what, here, release, agrees]`; empty where there is nothing to compare.
+    """Facts of each record beside the release's: `[record, what, here, release, agrees]`.
 
-    Compared are records that have a name of the release. Simulated ones must be all 39 or state their scale: a small simulated database is no twin."""
+    Compared are records that have a name of the release. Simulated ones must be all 39 or state their scale:
+    a small simulated database is no twin."""
     known, facts = [r for r in results if r['record'] in RELEASE_RECORDS], release_facts()
     twin = len(known) == len(RELEASE_RECORDS) or any(r.get('scale', 1) != 1 for r in known)
     rows = []
     for r in known:
         if 'marks' not in r or r['simulated'] and not twin: continue
-        rows += compare_record(r, subjects.loc[r['record']] if r['record'] in subjects.index else None, facts)
+        person = subjects.loc[r['record']] if r['record'] in subjects.index else None
+        rows += compare_record(r, person, facts)
     table = pd.DataFrame(rows, columns=['record', 'what', 'here', 'release', 'agrees'])
     return table.astype({'here': object, 'release': object, 'agrees': bool})
 
@@ -1094,76 +1146,95 @@ def release_summary(against: pd.DataFrame, scale: float = 1.) -> str:
     if scale != 1:
         return (f"simulated at scale {scale:g}, so that its counts and lengths are not the release's; "
                 f"layout and subject equal in {_all_equal(against, ['layout', 'subject'])} of {n} records")
-    return f"counts equal the release's in {_all_equal(against, COUNTS)} of {n} records" + (f' ({here} here)' if here < n else '')
+    some = f' ({here} here)' if here < n else ''
+    return f"counts equal the release's in {_all_equal(against, COUNTS)} of {n} records{some}"
+
+def _difference(fact) -> str:
+    "A row that doesn't agree, in words."
+    if fact.what == 'layout': return 'other channels, or in another order'
+    return f'{fact.what}: {fact.here} here, {fact.release} there'
 
 def differences(against: pd.DataFrame, most: int = 3) -> list[str]:
     "One sentence for every record that is not as in the release, with the first `most` of its differences."
-    say = lambda x: 'other channels, or in another order' if x.what == 'layout' else f'{x.what}: {x.here} here, {x.release} there'
     sentences = []
     for record, t in against.groupby('record', sort=False):
         off = t[~t.agrees]
         if not len(off): continue
         more = f'; and {len(off) - most} more' if len(off) > most else ''
-        first = '; '.join(map(say, off[:most].itertuples()))
+        first = '; '.join(map(_difference, off[:most].itertuples()))
         sentences.append(f"{record}: {len(off)} of {len(t)} facts differ from the release's: {first}{more}")
     return sentences
 
 # %% ../nbs/02_leipzig.ipynb #8567a3e7
 def subject_notes(subjects: pd.DataFrame, records: pd.DataFrame) -> list[str]:
-    "What a user must know of the Leipzig subject tables: mended ages, and durations that differ from the headers' by over a second."
-    t = subjects.join(records[['seconds']], how='inner') if 'seconds' in records else subjects.assign(seconds=np.nan)
+    "What a user must know of the Leipzig subject tables: mended ages, durations a second off the headers'."
+    seconds = records.get('seconds', pd.Series(dtype=float))
+    t = subjects.join(seconds.rename('seconds'), how='inner' if len(seconds) else 'left')
     number = pd.to_numeric(t.age_text, errors='coerce')
-    mended = t[number.isna() | (number != t.age)]
-    notes = [f'{r}: the age is written {x.age_text!r} and was read as {x.age:g}' for r, x in mended.iterrows()]
+    notes = [f'{r}: the age is written {x.age_text!r} and was read as {x.age:g}'
+             for r, x in t[number.isna() | (number != t.age)].iterrows()]
     late = t[(t.stated_seconds - t.seconds).abs() > 1]
-    return notes + [f'{r}: the subject table says {x.stated_seconds:.1f} s and the header {x.seconds:.1f} s' for r, x in late.iterrows()]
+    return notes + [f'{r}: the subject table says {x.stated_seconds:.1f} s and the header {x.seconds:.1f} s'
+                    for r, x in late.iterrows()]
 
 def _dead_note(record: str, dead: pd.DataFrame) -> str:
     "The sentence on the channels of a record that carry no signal."
-    values = f' (constant at {dead.low.iloc[0]:g} mV)' if len(dead) == 1 and np.isfinite(dead.low.iloc[0]) else ''
-    return f'{record}: {" ".join(dead.channel)} carr{"ies" if len(dead) == 1 else "y"} no signal{values}'
+    if len(dead) > 1: return f'{record}: {" ".join(dead.channel)} carry no signal'
+    value = dead.low.iloc[0]
+    constant = f' (constant at {value:g} mV)' if np.isfinite(value) else ''
+    return f'{record}: {dead.channel.iloc[0]} carries no signal{constant}'
 
+def _share_note(what: str, t: pd.DataFrame, column: str) -> list[str]:
+    "One sentence on the channels `t` of which a share (`column`) is `what`; none if there are none."
+    if not len(t): return []
+    most = f'at most {100*t[column].max():.2g} % of the samples of one'
+    return [f'{few(t.record.unique(), 12)}: {what} ({len(t)} channels, {most})']
+
+# %% ../nbs/02_leipzig.ipynb #5f3b47b8
 def signal_notes(quality: pd.DataFrame) -> list[str]:
-    "What a user must know of the signals: channels without any, channels that clip, invalid samples, amplitudes that can't be."
+    "What a user must know of the signals: none at all, clipped or invalid samples, impossible amplitudes."
     dead = quality[(quality.flat == 1) | (quality.invalid == 1)]
     notes = [_dead_note(record, t) for record, t in dead.groupby('record', sort=False)]
-    ecg = quality.standard.isin(ECG_LEADS)
-    for what, column, where in (('clipped on the surface ECG', 'clipped', ecg), ('clipped on other channels', 'clipped', ~ecg),
-                                ('some samples are invalid', 'invalid', quality.invalid < 1)):
-        t = quality[where & (quality[column] > 0)]
-        share = 100*t[column].max()
-        if len(t): notes.append(f'{few(t.record.unique(), 12)}: {what} ({len(t)} channels, at most {share:.2g} % of the samples of one)')
-    return notes + amplitude_notes(quality)
+    ecg, clipped = quality.standard.isin(ECG_LEADS), quality.clipped > 0
+    notes += _share_note('clipped on the surface ECG', quality[clipped & ecg], 'clipped')
+    notes += _share_note('clipped on other channels', quality[clipped & ~ecg], 'clipped')
+    some = quality[(quality.invalid > 0) & (quality.invalid < 1)]
+    return notes + _share_note('some samples are invalid', some, 'invalid') + amplitude_notes(quality)
 
 # %% ../nbs/02_leipzig.ipynb #49229372
 def amplitude_notes(quality: pd.DataFrame) -> list[str]:
-    "One sentence for all channels whose typical span in a second is too small, and one for all that are too large, for a heart."
+    "A sentence on all channels whose typical span is too small for a heart, and one on the too large."
     known = quality[(quality.standard != '') & quality.span.notna()]
     odd = known[np.array([implausible(c, s) for c, s in zip(known.standard, known.span)], bool)]
     notes = []
     for what, t in (('small', odd[odd.span < 1]), ('large', odd[odd.span >= 1])):
         if not len(t): continue
-        example = t.iloc[0]
-        notes.append(f'{few(t.record.unique(), 12)}: too {what} for a heart on {len(t)} channels ({example.channel} of {example.record} '
-                     f'typically spans {example.span:,.3g} mV): look whether gain and unit in the header are right')
+        one = t.iloc[0]
+        notes.append(f'{few(t.record.unique(), 12)}: too {what} for a heart on {len(t)} channels '
+                     f'({one.channel} of {one.record} typically spans {one.span:,.3g} mV): '
+                     'look whether gain and unit in the header are right')
     return notes
 
 # %% ../nbs/02_leipzig.ipynb #d8512b66
 def content_notes(records: pd.DataFrame, names: dict) -> list[str]:
-    "What a user must know of channels and annotations: which channels are missing where, and beats or rhythms outside the episodes."
-    missing, lacking = {r: missing_channels(channels) for r, channels in names.items()}, {}
+    "What a user must know: channels that are missing, beats outside the episodes, marks that are not paired."
+    lacking = {}                                            # records -> the channels that just these lack
+    missing = {r: missing_channels(channels) for r, channels in names.items()}
     for c in CHANNELS:
         if without := tuple(r for r in names if c in missing[r]): lacking.setdefault(without, []).append(c)
     notes = [f'{few(r)}: without {" ".join(c)}' for r, c in lacking.items()]
     if 'no_episode' not in records: return notes
-    notes += [f'{r}: {int(n)} beats before the first rhythm mark belong to no episode' for r, n in records.no_episode.items() if n > 0]
+    outside = records.no_episode[records.no_episode > 0]
+    for r, n in outside.items():
+        notes.append(f'{r}: {n:.0f} beats before the first rhythm mark belong to no episode')
     odd = list(records.index[records.quality_marks % 2 == 1])
-    return notes + ([f'{few(odd)}: an odd number of ~ marks; the last stretch of poor signal runs to the end'] if odd else [])
+    return notes + [f'{few(odd)}: an odd number of ~ marks; the last poor stretch runs to the end']*bool(odd)
 
 def unclassed_notes(rhythms: pd.DataFrame, grouping: str) -> list[str]:
-    "One sentence on the known rhythms that have no class in the grouping. (Unknown ones are told when they are read.)"
-    outside = rhythms[(rhythms.label == '') & rhythms.rhythm.isin(KNOWN)].groupby('rhythm', sort=False).record.nunique()
-    said = [f'{name} ({n} record{"s"*(n > 1)})' for name, n in outside.items()]
+    "One sentence on known rhythms without a class in the grouping. (Of unknown ones their reader tells.)"
+    outside = rhythms[(rhythms.label == '') & rhythms.rhythm.isin(KNOWN)]
+    n = outside.groupby('rhythm', sort=False).record.nunique()
+    said = [f'{rhythm} ({k} record{"s"*(k > 1)})' for rhythm, k in n.items()]
     return [f'{grouping}: has no class for {few(said, 12)}'] if said else []
 
 # %% ../nbs/02_leipzig.ipynb #1cf0c7b8
@@ -1177,13 +1248,15 @@ def _subject(sentence: str) -> str:
     return Path(about).name if os.path.isabs(about) else about
 
 def fold(sentences, most: int = 3) -> list[str]:
-    "`sentences`, each once; where there are more than `most` of a kind, the first of them and the names of some others."
+    "`sentences`, each once; of more than `most` of a kind the first, and what the others are about."
     kinds = {}
     for s in dict.fromkeys(map(one_line, sentences)): kinds.setdefault(_kind(s) or s, []).append(s)
     folded = []
     for group in kinds.values():
-        if len(group) <= most: folded += group
-        else: folded.append(f'{group[0]} (and {len(group) - 1} more like it: {few(dict.fromkeys(map(_subject, group[1:])), 5)})')
+        if len(group) > most:
+            others = dict.fromkeys(map(_subject, group[1:]))
+            group = [f'{group[0]} (and {len(group) - 1} more like it: {few(others, 5)})']
+        folded += group
     return folded
 
 # %% ../nbs/02_leipzig.ipynb #29efd04e
@@ -1193,36 +1266,47 @@ def _grouped(rows) -> dict:
     for key, record in rows: out.setdefault(key, []).append(record)
     return out
 
+def _format_problems(results) -> list[str]:
+    "One sentence for every combination of rate, format and gain that the release doesn't have."
+    groups = _grouped((r['format'], r['record']) for r in results if 'format' in r)
+    groups.pop((f'{FS}', FORMAT, f'{GAIN:g}'), None)
+    return [f'{few(records)}: {fs} Hz, format {fmt}, {gain} units per mV where the release has {FS}, '
+            f'{FORMAT} and {GAIN:g}: check where they come from'
+            for (fs, fmt, gain), records in groups.items()]
+
+# %% ../nbs/02_leipzig.ipynb #6345fab7
 def release_problems(results, tables: dict) -> list[str]:
     "One sentence for everything about the records that a right copy of the release does not have."
-    found, right = [], (f'{FS}', FORMAT, f'{GAIN:g}')
-    for (fs, fmt, gain), records in _grouped((r['format'], r['record']) for r in results if 'format' in r).items():
-        if (fs, fmt, gain) != right:
-            found.append(f'{few(records)}: {fs} Hz, format {fmt}, {gain} units per mV where the release has {FS}, {FORMAT} and {GAIN:g}: '
-                         'check where they come from')
+    found = _format_problems(results)
     for (kind, name), t in tables['unknown'].groupby(['kind', 'name'], sort=False):
         times = f'{t.n.sum()} time{"s"*int(t.n.sum() > 1)}'
-        found.append(f'{few(t.record)}: unknown {kind} {name!r} ({times}): check it against the vocabulary in the chapter on the Leipzig database')
-    real = tables['against'][tables['against'].record.isin([r['record'] for r in results if not r.get('simulated')])]
-    return found + [f'{s}: fetch the record again; if its checksums are right, this is another version of the release' for s in differences(real)]
+        found.append(f'{few(t.record)}: unknown {kind} {name!r} ({times}): '
+                     'check it against the vocabulary of the release')
+    real, against = [r['record'] for r in results if not r.get('simulated')], tables['against']
+    mend = 'fetch the record again; if its checksums are right, this is another version of the release'
+    return found + [f'{s}: {mend}' for s in differences(against[against.record.isin(real)])]
 
 def release_notes(results, tables: dict, subjects: pd.DataFrame) -> list[str]:
     "Known quirks of the release, and what else a user of a right copy must know."
-    records = tables['records'].set_index('record')
+    records, against = tables['records'].set_index('record'), tables['against']
     notes = subject_notes(subjects, records) if len(subjects) else []
     alone = [r for r in subjects.index if r not in records.index]
     if alone: notes.append(f'{len(alone)} subjects of the tables have no record here: {few(alone)}')
-    if not any(r['record'] in RELEASE_RECORDS for r in results): notes.append(f'none of the {len(results)} records has a name of the release')
+    if not RELEASE_RECORDS & {r['record'] for r in results}:
+        notes.append(f'none of the {len(results)} records has a name of the release')
     notes += content_notes(records, {r['record']: r['standard'] for r in results if 'standard' in r})
     made = [r['record'] for r in results if r.get('simulated')]
-    return notes + differences(tables['against'][tables['against'].record.isin(made)])
+    return notes + differences(against[against.record.isin(made)])
 
 # %% ../nbs/02_leipzig.ipynb #32833257
-TITLES = {'agreement': 'Against the release', 'totals': 'Counts', 'classes': 'Rhythm classes',
-          'subjects': 'Seconds (episodes) of each class by record, and seconds of poor signal', 'layouts': 'Channel layouts',
-          'channels': 'Channels that are flat, clipped or invalid somewhere (share of the recording)', 'unknown': 'Unknown words',
-          'differing': 'Facts that differ from the release', 'marks': 'Annotations by symbol and text',
-          'rhythms': 'Episodes by record and rhythm', 'records': 'Records', 'files': 'Files', 'sentences': 'Problems and notes, one by one'}
+TITLES = {
+    'agreement': 'Against the release', 'totals': 'Counts', 'classes': 'Rhythm classes',
+    'subjects': 'Seconds (episodes) of each class by record, and seconds of poor signal',
+    'layouts': 'Channel layouts', 'unknown': 'Unknown words',
+    'differing': 'Facts that differ from the release',
+    'channels': 'Channels that are flat, clipped or invalid somewhere (share of the recording)',
+    'marks': 'Annotations by symbol and text', 'rhythms': 'Episodes by record and rhythm',
+    'records': 'Records', 'files': 'Files', 'sentences': 'Problems and notes, one by one'}
 FOLDED = 60        # rows; a longer table is folded on the page, and so are the last six
 MOST_ROWS = 2000   # of a table on the page
 WIDEST = 200       # characters of a cell
@@ -1241,35 +1325,47 @@ def _shown(t: pd.DataFrame) -> pd.DataFrame:
     return named.astype(object).map(_short).rename(columns=lambda c: _short(c).replace('_', ' '))
 
 # %% ../nbs/02_leipzig.ipynb #32c92524
+def _by_class(tables: dict, column: str) -> pd.DataFrame:
+    "Sums of a column of `rhythms`: a row for each record that could be read and one for all."
+    classes, rhythms = tables['classes'].set_index('label'), tables['rhythms']
+    t = rhythms.groupby(['record', 'label'], sort=False)[column].sum().unstack()
+    t = t.reindex(index=tables['records'].dropna(subset='poor_seconds').record, columns=classes.index)
+    t.loc['all'] = classes[column]
+    return t
+
+# %% ../nbs/02_leipzig.ipynb #9cb29bb3
 def subject_view(tables: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Two tables of the same shape, a row for each record and a last one for all.
 
-    The first: seconds (episodes) of each class and seconds of poor signal, as text. The second: shares of the row's seconds, NaN where there are none."""
-    rhythms, poor = tables['rhythms'], tables['records'].set_index('record').get('poor_seconds', pd.Series(dtype=float))
-    if not len(rhythms): return pd.DataFrame(), pd.DataFrame()
-    t = rhythms.groupby(['record', 'label'], sort=False)[['seconds', 'episodes']].sum()
-    seconds, episodes = (t[c].unstack().reindex(index=poor.index, columns=tables['classes'].label) for c in ('seconds', 'episodes'))
-    seconds.loc['all'], episodes.loc['all'] = tables['classes'].seconds.to_numpy(), tables['classes'].episodes.to_numpy()
-    text = seconds.astype(object)
-    for c in text: text[c] = [f'{s:,.0f} ({n:.0f})' if n > 0 else '' for s, n in zip(seconds[c], episodes[c])]
+    The first: seconds (episodes) of each class and seconds of poor signal, as text. The second: which share
+    of the row's seconds each is, NaN where there is none."""
+    if not len(tables['rhythms']): return pd.DataFrame(), pd.DataFrame()
+    seconds, episodes = _by_class(tables, 'seconds'), _by_class(tables, 'episodes')
+    poor = tables['records'].poor_seconds.dropna()
+    text = pd.DataFrame({c: [f'{s:,.0f} ({n:.0f})' if n > 0 else '' for s, n in zip(seconds[c], episodes[c])]
+                         for c in seconds}, index=seconds.index)
     text['poor signal'] = [f'{p:,.0f}' if p > 0 else '' for p in (*poor, poor.sum())]
     shares = seconds.div(seconds.sum(axis=1).replace(0, np.nan), axis=0).assign(**{'poor signal': np.nan})
-    named = lambda t: t.rename(columns={'': 'no class'}).rename_axis(columns=None, index='record').reset_index()
+    def named(t):
+        return t.rename(columns={'': 'no class'}).rename_axis(columns=None, index='record').reset_index()
     return named(text), named(shares)
 
 # %% ../nbs/02_leipzig.ipynb #61ccb287
+_PAGE = ', see the page (--html)'
+
 def _text_table(t: pd.DataFrame, most: int) -> list[str]:
     "A table as lines of text, cut after `most` rows and at 160 characters."
     t = t.drop(columns=['records', 'missing'] if 'layout' in t else [])
     head, *rows = _shown(t[:most + 2]).to_string(index=False).split('\n')
     lines = [line if len(line) <= 160 else line[:157] + '...' for line in (head, *rows)]
     if len(t) <= most + 1: return lines
-    return [*lines[:most + 1], f'... {len(t) - most} more, see the page (--html)']
+    return [*lines[:most + 1], f'... {len(t) - most} more{_PAGE}']
 
+# %% ../nbs/02_leipzig.ipynb #f1148440
 @dataclass
 class Check:
-    """What `check` found: `tables` (DataFrames by name), `problems` (this copy is not as it should be), `notes` (known quirks),
-    and a one-line `summary` against the release."""
+    """What `check` found: `tables` (DataFrames by name), `problems` (this copy is not as it should be),
+    `notes` (known quirks), and a one-line `summary` against the release."""
     folder: Path
     tables: dict
     problems: list
@@ -1290,16 +1386,21 @@ class Check:
         return one_line(f'{self.folder}: {len(records)} records{made}{hours}, {problems}{said}')
 
 # %% ../nbs/02_leipzig.ipynb #082d12be
+_IN_TEXT = ('agreement', 'totals', 'classes', 'subjects', 'layouts')
+
 def _report_text(self: Check, most: int = 12) -> str:
-    "The short report: problems, counts against the release, classes, subjects, layouts, notes; lists are cut after `most` lines, subjects after 39."
+    """The short report: problems, counts against the release, classes, subjects, layouts, notes.
+
+    Lists are cut after `most` lines, subjects after the release's 39."""
     def listed(title, lines):
-        cut = _cut([line[:1000] for line in map(one_line, lines)], most, ', see the page (--html)')
+        cut = _cut([line[:1000] for line in map(one_line, lines)], most, _PAGE)
         return '\n'.join([f'{title}: {len(lines) or "none"}', *cut])
-    def table(name):
-        rows = len(RELEASE_RECORDS) + 1 if name == 'subjects' and len(self.tables[name]) <= len(RELEASE_RECORDS) + 1 else most
-        return '\n'.join([TITLES[name], *_text_table(self.tables[name], rows)])
-    tables = [table(n) for n in ('agreement', 'totals', 'classes', 'subjects', 'layouts') if len(self.tables[n])]
-    parts = [one_line(self.folder), listed('Problems', self.problems), *tables, listed('Notes', self.notes), self.verdict]
+    def table(name, t):
+        whole = name == 'subjects' and len(t) <= len(RELEASE_RECORDS) + 1
+        return '\n'.join([TITLES[name], *_text_table(t, len(t) if whole else most)])
+    tables = [table(n, self.tables[n]) for n in _IN_TEXT if len(self.tables[n])]
+    problems, notes = listed('Problems', self.problems), listed('Notes', self.notes)
+    parts = [one_line(self.folder), problems, *tables, notes, self.verdict]
     return '\n\n'.join(part.rstrip() for part in parts)
 Check.text = _report_text
 
@@ -1309,52 +1410,61 @@ h1{font-size:1.4em;overflow-wrap:anywhere}h2{font-size:1.1em;margin:1.4em 0 .4em
 table{border-collapse:collapse;font-size:12px;font-variant-numeric:tabular-nums}
 th,td{padding:2px 9px;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
 th{color:#555}.n{text-align:right;white-space:nowrap}.bad{border-left:4px solid #a00;padding-left:.8em}
-.row{display:flex;flex-wrap:wrap;gap:0 3em}summary{cursor:pointer;margin:.5em 0}h2+details summary,ul+details summary{margin:0}
+.row{display:flex;flex-wrap:wrap;gap:0 3em}summary{cursor:pointer;margin:.5em 0}
+h2+details summary,ul+details summary{margin:0}
 ul{padding-left:1.3em;margin:.3em 0}li{overflow-wrap:anywhere}.wide{overflow-x:auto}"""
 
 def _html_cell(text: str, number: bool, share: float = np.nan) -> str:
     "A cell; behind its text a bar, if there is a `share`."
-    bar = f' style="background:linear-gradient(to left,#bcd9ee {100*share:.0f}%,transparent 0)"' if share > 0 else ''
+    shown = f'linear-gradient(to left,#bcd9ee {100*share:.0f}%,transparent 0)'
+    bar = f' style="background:{shown}"' if share > 0 else ''
     return f'<td{" class=n" if number else ""}{bar}>{html.escape(text)}</td>'
 
+# %% ../nbs/02_leipzig.ipynb #3a2112ae
 def _html_table(t: pd.DataFrame, shares: pd.DataFrame | None = None) -> str:
-    "A table as HTML, columns of numbers flush right. `shares`: a table of the same shape with what the bars show."
-    cells, numbers = _shown(t[:MOST_ROWS]), [pd.api.types.is_numeric_dtype(t[c]) for c in t]
-    if shares is not None: numbers = [pd.api.types.is_numeric_dtype(shares[c]) for c in t]
-    bars = [[v if n else np.nan for v, n in zip(row, numbers)] for row in (t if shares is None else shares).to_numpy()]
+    "A table as HTML, columns of numbers flush right. `shares`: what bars show, in the same shape."
+    t, numeric = t[:MOST_ROWS], t if shares is None else shares
+    cells, numbers = _shown(t), [pd.api.types.is_numeric_dtype(numeric[c]) for c in t]
+    bars = np.full(t.shape, np.nan)
+    if shares is not None: bars[:, numbers] = shares.loc[t.index].to_numpy()[:, numbers]
     head = ''.join(f'<th{" class=n" if n else ""}>{html.escape(c)}</th>' for c, n in zip(cells, numbers))
-    rows = [''.join(map(_html_cell, row, numbers, bar if shares is not None else [np.nan]*len(numbers)))
-            for row, bar in zip(cells.itertuples(index=False), bars)]
-    body = ''.join(f'<tr>{row}</tr>' for row in rows)
-    more = f'<p>... {len(t) - MOST_ROWS:,} more rows</p>' if len(t) > MOST_ROWS else ''
-    return f'<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}</div>'
+    rows = zip(cells.itertuples(index=False), bars)
+    body = ''.join(f'<tr>{"".join(map(_html_cell, row, numbers, bar))}</tr>' for row, bar in rows)
+    return f'<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 # %% ../nbs/02_leipzig.ipynb #31c835dc
 def _html_section(name: str, t: pd.DataFrame, shares: pd.DataFrame | None = None) -> str:
     "A titled table, folded if it is long or one of the last six; '' if it is empty."
     if not len(t): return ''
-    if name in list(TITLES)[-6:] or len(t) > FOLDED:
-        return f'<details><summary>{TITLES[name]} ({len(t)} rows)</summary>{_html_table(t, shares)}</details>'
-    return f'<section><h2>{TITLES[name]}</h2>{_html_table(t, shares)}</section>'
+    cut = f', the first {MOST_ROWS:,} of them' if len(t) > MOST_ROWS else ''
+    table = _html_table(t, shares)
+    if name not in list(TITLES)[-6:] and len(t) <= FOLDED:
+        return f'<section><h2>{TITLES[name]}</h2>{table}</section>'
+    return f'<details><summary>{TITLES[name]} ({len(t):,} rows{cut})</summary>{table}</details>'
 
 def _html_list(lines, most: int = 20) -> str:
     "Sentences as a list, folded after `most`."
     items = [f'<li>{html.escape(one_line(line))}</li>' for line in lines[:MOST_ROWS]]
     if not items: return 'none'
-    more = f'<details><summary>{len(lines) - most} more</summary><ul>{"".join(items[most:])}</ul></details>' if len(items) > most else ''
-    return f'<ul>{"".join(items[:most])}</ul>{more}'
+    first, rest = ''.join(items[:most]), ''.join(items[most:])
+    if not rest: return f'<ul>{first}</ul>'
+    return f'<ul>{first}</ul><details><summary>{len(lines) - most} more</summary><ul>{rest}</ul></details>'
 
+# %% ../nbs/02_leipzig.ipynb #38ee65f2
 def _write_html(self: Check, path) -> Path:
     "Write the whole report as one self-contained page; returns its path."
-    section = {n: _html_section(n, self.tables[n], self.tables['shares'] if n == 'subjects' else None) for n in TITLES}
+    shares = {'subjects': self.tables['shares']}
+    section = {n: _html_section(n, self.tables[n], shares.get(n)) for n in TITLES}
     title = html.escape(one_line(f'Check of {self.folder}'))
     small = ''.join(section.pop(n) for n in ('agreement', 'totals', 'classes'))
     problems = f'<div class=bad>{_html_list(self.problems)}</div>' if self.problems else ''
     return write_whole(Path(path), ''.join([
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>',
-        f'<h1>{title}</h1><p>{html.escape(self.verdict)}</p><h2>Problems: {len(self.problems) or "none"}</h2>{problems}',
+        f'<h1>{title}</h1><p>{html.escape(self.verdict)}</p>',
+        f'<h2>Problems: {len(self.problems) or "none"}</h2>{problems}',
         f'<div class=row>{small}</div>', section.pop('subjects'),
-        f'<h2>Notes: {len(self.notes) or "none"}</h2>{_html_list(self.notes)}', *section.values(), '</html>\n']))
+        f'<h2>Notes: {len(self.notes) or "none"}</h2>{_html_list(self.notes)}',
+        *section.values(), '</html>\n']))
 Check.write_html = _write_html
 
 # %% ../nbs/02_leipzig.ipynb #67157736
@@ -1372,7 +1482,8 @@ def _totals(results, rows: pd.DataFrame) -> pd.DataFrame:
 
 def _record_rows(results, subjects: pd.DataFrame) -> pd.DataFrame:
     "What is known of each record, a row each; those that could not be read have an empty one."
-    rows = pd.DataFrame.from_dict({r['record']: r['row'] for r in results if r['row']}, orient='index').reindex([r['record'] for r in results])
+    known = {r['record']: r['row'] for r in results if r['row']}
+    rows = pd.DataFrame.from_dict(known, orient='index').reindex([r['record'] for r in results])
     return rows.join(subjects.drop(columns='age_text', errors='ignore')) if len(subjects) else rows
 
 def _mark_sums(marks: pd.DataFrame) -> pd.DataFrame:
@@ -1380,31 +1491,27 @@ def _mark_sums(marks: pd.DataFrame) -> pd.DataFrame:
     t = marks.groupby(['symbol', 'aux'], sort=False).agg(n=('n', 'sum'), records=('record', 'nunique'))
     return t.reset_index().sort_values('n', ascending=False)
 
-# %% ../nbs/02_leipzig.ipynb #fa5ca54b
-def check_tables(results, subjects: pd.DataFrame, files: pd.DataFrame, release: bool = True) -> dict:
-    "The tables of a report from the results of `check_record` (`release`: compared with Leipzig's)."
-    rows = _record_rows(results, subjects)
-    rhythms = _stack(results, 'rhythms', ['record', 'rhythm', 'label', 'episodes', 'beats', 'median', 'longest', 'seconds'])
-    quality, marks = _stack(results, 'quality', QUALITY), _stack(results, 'marks', ['record', 'symbol', 'aux', 'n'])
-    against = against_release(results if release else [], subjects)
-    seconds = _class_seconds(rhythms)
-    tables = {
-        'totals': _totals(results, rows), 'records': rows.rename_axis('record').reset_index(), 'classes': class_table(rhythms),
-        'seconds': seconds, 'layouts': layout_table({r['record']: _layout(r) for r in results if 'names' in r}),
-        'channels': quality[(quality[['flat', 'clipped', 'invalid']] > 0).any(axis=1)], 'marks': _mark_sums(marks),
-        'marks_by_record': marks, 'rhythms': rhythms, 'unknown': _stack(results, 'unknown', ['record', 'kind', 'name', 'n']),
-        'files': files, 'quality': quality, 'against': against, 'differing': against[~against.agrees], 'agreement': agreement(against)}
-    tables['subjects'], tables['shares'] = subject_view(tables)
-    return tables
-
-def _class_seconds(rhythms: pd.DataFrame) -> pd.DataFrame:
-    "Seconds of each class by record; empty where there is no rhythm."
-    if not len(rhythms): return rhythms
-    return rhythms.pivot_table(index='record', columns='label', values='seconds', aggfunc='sum', fill_value=0., sort=False).reset_index()
+# %% ../nbs/02_leipzig.ipynb #351acacb
+_COLUMNS = {
+    'rhythms': ['record', 'rhythm', 'label', 'episodes', 'beats', 'median', 'longest', 'seconds'],
+    'quality': QUALITY, 'marks': ['record', 'symbol', 'aux', 'n'], 'unknown': ['record', 'kind', 'name', 'n']}
 
 def _layout(r: dict) -> list[str]:
     "The channels of a record by our names where we have one, otherwise by its own."
     return [standard or name for name, standard in zip(r['names'], r['standard'])]
+
+def check_tables(results, subjects: pd.DataFrame, files: pd.DataFrame, release: bool = True) -> dict:
+    "The tables of a report from the results of `check_record` (`release`: compared with Leipzig's)."
+    rows, t = _record_rows(results, subjects), {key: _stack(results, key, c) for key, c in _COLUMNS.items()}
+    against, quality = against_release(results if release else [], subjects), t['quality']
+    t |= {'files': files, 'records': rows.rename_axis('record').reset_index(),
+          'totals': _totals(results, rows), 'classes': class_table(t['rhythms']),
+          'marks_by_record': t['marks'], 'marks': _mark_sums(t['marks']),
+          'layouts': layout_table({r['record']: _layout(r) for r in results if 'names' in r}),
+          'channels': quality[(quality[['flat', 'clipped', 'invalid']] > 0).any(axis=1)],
+          'against': against, 'differing': against[~against.agrees], 'agreement': agreement(against)}
+    t['subjects'], t['shares'] = subject_view(t)
+    return t
 
 # %% ../nbs/02_leipzig.ipynb #a9fa0203
 def _fits(db, paths: list) -> bool:
@@ -1421,9 +1528,11 @@ def another_database(folder: Path, paths: list, names: list) -> str:
     if RELEASE_RECORDS & set(names) or tables != ['nothing', 'nothing']: return ''
     others = [db for db in DATABASES.values() if db.name != LEIPZIG.name]
     fitting = [db.name for db in sorted(others, key=lambda db: bool(db.annotator)) if _fits(db, paths)]
-    mend = f'--database {fitting[0]} seems to fit' if fitting else f'name it with --database ({", ".join(DATABASES)}, or a description of your own)'
-    return (f'{folder}: this is not the Leipzig database (none of its {len(paths)} records has a name of the release, '
-            f'and the subject tables are missing), so annotations and subjects were not looked at: {mend}')
+    mend = f'name it with --database ({", ".join(DATABASES)}, or a description of your own)'
+    if fitting: mend = f'--database {fitting[0]} seems to fit'
+    return (f'{folder}: this is not the Leipzig database (none of its {len(paths)} records has a name of the '
+            'release, and the subject tables are missing), so annotations and subjects were not looked at: '
+            f'{mend}')
 
 # %% ../nbs/02_leipzig.ipynb #66780ced
 def _read_subjects(db, folder: Path, readable: Found) -> tuple[pd.DataFrame, list[str]]:
@@ -1432,44 +1541,55 @@ def _read_subjects(db, folder: Path, readable: Found) -> tuple[pd.DataFrame, lis
     try: table = subject_table(folder) if db.name == LEIPZIG.name else db.subjects(folder, readable)
     except (PedarrError, OSError) as e: return pd.DataFrame(), [answer(e)[0]]
     alone = [n for n in readable.names if n not in table.index]
-    return table, [f'{few(alone)}: no row in the subject tables: add one, or remove the record'] if alone else []
+    mend = 'add one, or remove the record'
+    return table, [f'{few(alone)}: no row in the subject tables: {mend}']*bool(alone)
 
-def _check_one(db, grouping: str, record: tuple) -> dict:
+def _check_one(db, record: tuple) -> dict:
     "`check_record` of a record (path, name)."
-    return check_record(*record, db, grouping)
+    return check_record(*record, db)
 
 def _scan_all(found: Found, db, grouping: str, jobs: int, progress: bool) -> list[dict]:
-    "`check_record` of all records, `jobs` at a time."
+    "`check_record` of all records, `jobs` at a time, and for each its part of a `rhythm_table`."
     from tqdm import tqdm
-    runs = parallel(partial(_check_one, db, grouping), zip(found.paths, found.names), jobs)
-    return list(tqdm(runs, total=len(found.paths), desc='check', unit='record', disable=not progress))
+    runs = parallel(partial(_check_one, db), zip(found.paths, found.names), jobs)
+    results = list(tqdm(runs, total=len(found.paths), desc='check', unit='record', disable=not progress))
+    labelled = [r for r in results if 'episodes' in r]
+    if not labelled: return results
+    table = rhythm_table(pd.concat([r['episodes'] for r in labelled], ignore_index=True), grouping)
+    parts = dict(list(table.groupby('record', sort=False)))
+    for r in labelled: r['rhythms'] = parts.get(r['record'], table[:0])
+    return results
 
 def _only(found: Found, wanted) -> Found:
-    "Those of `found` for which `wanted` (a flag each) is true."
-    return Found([p for p, w in zip(found.paths, wanted) if w], [n for n, w in zip(found.names, wanted) if w], found.notes)
+    "Those of `found` that are `wanted` (a flag each)."
+    return Found(list(compress(found.paths, wanted)), list(compress(found.names, wanted)), found.notes)
 
+# %% ../nbs/02_leipzig.ipynb #714d14c1
 def _look_for(db, folder: Path, sums: dict) -> tuple[Found, list[str]]:
-    "The records to look at, and problems. Of those of the checksum list that are wholly absent nothing is said here."
+    "The records to look at, and problems. Of those in the checksum list that are wholly absent it is silent."
     damaged = {}
     found = db.find(folder, damaged)
     absent = set(absent_records({n: 'missing' if stands_at(folder/n) == 'nothing' else 'here' for n in sums}))
     stems = [p.relative_to(folder).with_suffix('').as_posix() for p in found.paths]
-    problems = [f'{folder/name}.hea: cannot be used ({why}): fetch it again' for name, why in damaged.items() if name not in absent]
+    problems = [f'{folder/name}.hea: cannot be used ({why}): fetch it again'
+                for name, why in damaged.items() if name not in absent]
     return _only(found, [s not in absent for s in stems]), problems
 
 # %% ../nbs/02_leipzig.ipynb #cd33aeb5
 def _once(folder: Path, files: pd.DataFrame, problems: list) -> list[str]:
-    "`problems` without those on files of which it was said already that they are missing or can't be read."
+    "`problems` without those on files that were called missing or unreadable before."
     said = {one_line(folder/n) for n in files.file[files.status.isin(['missing', 'unreadable'])]}
     return [p for p in problems if one_line(p).partition(': ')[0] not in said]
 
+# %% ../nbs/02_leipzig.ipynb #004b42e2
 def _all_notes(results, tables: dict, subjects: pd.DataFrame, grouping: str, release: bool) -> list[str]:
     "What a user must know of the records."
     made = sum(bool(r.get('simulated')) for r in results)
-    notes = [f'SIMULATED: {made} of {len(results)} records say in their headers that no patient is behind them'] if made else []
-    for r in results: notes += r['notes']
+    said = f'SIMULATED: {made} of {len(results)} records say in their headers that no patient is behind them'
+    notes = [said]*bool(made) + [n for r in results for n in r['notes']]
     owners = _grouped((h, r['record']) for r in results for h in r.get('hashes', {}).values())
-    notes += [f'{few(records)}: the same signals, byte for byte' for records in owners.values() if len(set(records)) > 1]
+    shared = [records for records in owners.values() if len(set(records)) > 1]
+    notes += [f'{few(records)}: the same signals, byte for byte' for records in shared]
     notes += signal_notes(tables['quality']) + unclassed_notes(tables['rhythms'], grouping)
     return notes + (release_notes(results, tables, subjects) if release else [])
 
@@ -1481,12 +1601,13 @@ def _report(folder: Path, tables: dict, problems: list, notes: list, results: li
     return Check(folder, tables, fold(problems), fold(notes), release_summary(tables['against'], scale))
 
 # %% ../nbs/02_leipzig.ipynb #715f20be
-def check(folder, database='leipzig', jobs: int = 1, progress: bool = True, grouping: str | None = None) -> Check:
-    """Look at every file and sample of a `folder`: checksums, headers, channels, annotations, rhythms, subjects.
+def check(folder, database='leipzig', jobs: int = 1, progress: bool = True,
+          grouping: str | None = None) -> Check:
+    """Look at every file and sample of a `folder`: checksums, headers, channels, rhythms, subjects.
 
-    `database`: a name or a `Database`; the release's format, vocabulary and counts are compared for 'leipzig' only.
-    Streams by blocks, `jobs` records at a time. Faults of files become sentences in `.problems`; `PedarrError` only where
-    there is nothing to check."""
+    `database`: a name or a `Database`; the release's format, vocabulary and counts are compared for 'leipzig'
+    only. Streams by blocks, `jobs` records at a time. Faults of files become sentences in `.problems`;
+    `PedarrError` only where there is nothing to check."""
     folder, db = Path(folder), get_database(database) if isinstance(database, str) else database
     grouping = grouping or db.grouping
     get_grouping(grouping)
@@ -1496,12 +1617,14 @@ def check(folder, database='leipzig', jobs: int = 1, progress: bool = True, grou
     if foreign: db = None
     release = db is not None and db.name == LEIPZIG.name
     results = _scan_all(found, db, grouping, jobs, progress)
-    files, problems = file_table(folder, sums, {p: h for r in results for p, h in r.get('hashes', {}).items()}, jobs, progress)
+    hashes = {path: h for r in results for path, h in r.get('hashes', {}).items()}
+    files, unreadable = file_table(folder, sums, hashes, jobs, progress)
     subjects, unknown = _read_subjects(db, folder, _only(found, ['names' in r for r in results]))
     tables = check_tables(results, subjects, files, release)
-    wrong, notes = file_sentences(folder, files, release)
+    problems, notes = file_sentences(folder, files, unreadable, release)
     of_records = unknown + damaged + [p for r in results for p in r['problems']]
-    problems += wrong + _once(folder, files, of_records) + (release_problems(results, tables) if release else [])
+    problems += _once(folder, files, of_records)
+    if release: problems += release_problems(results, tables)
     notes = _all_notes(results, tables, subjects, grouping, release) + found.notes + notes
     if foreign: problems.insert(0, foreign)
     if listing: (notes if listing.endswith(UNVERIFIED) and not release else problems).append(listing)

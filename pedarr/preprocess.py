@@ -33,22 +33,22 @@ from scipy.signal import butter, firwin, iirnotch, sosfreqz, tf2sos
 from tqdm import tqdm
 
 import pedarr
-from .core import (Checked, PassingError, PedarrError, digest, from_system, in_words, locked, natural_key,
-                         one_line, open_regular, parallel, parse_json, plain, read_bytes, read_json, read_table,
-                         read_text, sha256, stamp, sync_file, sync_folder, write_json, write_table, write_whole)
-from .databases import Database, Found, get_database
+from .core import (Checked, PassingError, PedarrError, digest, from_system, in_words, locked,
+                         natural_key, one_line, one_of, open_regular, parallel, parse_json, plain, read_bytes,
+                         read_json, read_table, read_text, sha256, stamp, sync_file, sync_folder,
+                         write_json, write_table, write_whole)
+from .databases import Database, Found, few, get_database
 from .leipzig import CHECKSUMS, parse_checksums
 from .records import CHANNELS, FLAT, N_ECG, PLAUSIBLE, Record, Tape, implausible, robust_amplitude
 from .rhythms import classes_of, get_grouping
 
 # %% auto #0
-__all__ = ['LIMITS', 'OPTIONAL', 'PER_BLOCK', 'LONGEST_PERIOD', 'MOST_DRIFT', 'TILE', 'MAX_MISSING', 'STORE_VERSION', 'SIGNALS',
-           'ARRAYS', 'FILES', 'TYPES', 'COLUMNS', 'Name', 'Hash', 'TABLES', 'SMALLEST_PART', 'PROBED', 'MIN_SCALE',
-           'NORMALISE', 'settling', 'PreprocessConfig', 'default_config', 'gain', 'zero_phase', 'Scratch', 'bandpass',
-           'ratio', 'deviation', 'taps', 'drift', 'resample', 'store_length', 'filtered', 'stream', 'clear_stretches',
-           'segment_table', 'unlabelled', 'cut_windows', 'RecordMeta', 'StoreMeta', 'Store', 'open_store', 'LeftOut',
-           'Plan', 'some', 'grouped', 'Comparison', 'Survey', 'present_classes', 'PartRecord', 'PartMeta', 'Part',
-           'build_store', 'normalise']
+__all__ = ['LIMITS', 'PER_BLOCK', 'LONGEST_PERIOD', 'MOST_DRIFT', 'TILE', 'MAX_MISSING', 'STORE_VERSION', 'SIGNALS', 'ARRAYS',
+           'FILES', 'TYPES', 'COLUMNS', 'SMALLEST_PART', 'MIN_SCALE', 'NORMALISE', 'settling', 'PreprocessConfig',
+           'default_config', 'gain', 'zero_phase', 'Scratch', 'bandpass', 'ratio', 'deviation', 'taps', 'drift',
+           'resample', 'store_length', 'filtered', 'stream', 'clear_stretches', 'segment_table', 'unlabelled',
+           'cut_windows', 'RecordMeta', 'StoreMeta', 'Store', 'open_store', 'LeftOut', 'Plan', 'grouped', 'Comparison',
+           'Survey', 'present_classes', 'PartRecord', 'PartMeta', 'Part', 'build_store', 'normalise']
 
 # %% ../nbs/05_preprocess.ipynb #df9819ea
 def _number(name: str, value: Any, low: float, high: float) -> float:
@@ -72,19 +72,20 @@ def _no_room(config: PreprocessConfig, band: tuple) -> PedarrError:
     name = 'ecg_band' if band == config.ecg_band else 'iegm_band'
     (low, high), room = band, round(.44*config.rate, 2)
     offer = f'use --{name.replace("_", "-")} {low:g} {room:g}, or ' if low < room/2 else ''
-    return PedarrError(f'preprocess: {name}=({low:g}, {high:g}) Hz must end below half the rate, {config.rate/2:g} Hz: '
-                       f'{offer}choose a rate above {2*high:g} Hz')
+    return PedarrError(f'preprocess: {name}=({low:g}, {high:g}) Hz must end below half the rate, '
+                       f'{config.rate/2:g} Hz: {offer}choose a rate above {2*high:g} Hz')
 
 def _sections(config: PreprocessConfig, band: tuple) -> np.ndarray:
-    "Second-order sections of the filter for one modality, at the store's rate; `PedarrError` if the rate is too low for it."
+    "Second-order sections of a modality's filter, at the store's rate; `PedarrError` if the rate is too low."
     if not band[1] < config.rate/2: raise _no_room(config, band)
     sos = butter(config.order, band, 'bandpass', fs=config.rate, output='sos')
-    return sos if config.notch is None else np.vstack([sos, tf2sos(*iirnotch(config.notch, 30., fs=config.rate))])
+    if config.notch is None: return sos
+    return np.vstack([sos, tf2sos(*iirnotch(config.notch, 30., fs=config.rate))])
 
 # %% ../nbs/05_preprocess.ipynb #af61e8ab
 @lru_cache(maxsize=64)
 def settling(config: PreprocessConfig) -> float:
-    "Seconds after which the slower filter's impulse response has decayed by 1e-7: the context of a chunk on each side."
+    "Seconds until the slower filter's impulse response has decayed by 1e-7: a chunk's context on each side."
     fit = [band for band in (config.ecg_band, config.iegm_band) if band[1] < config.rate/2]
     if not fit: raise _no_room(config, config.ecg_band)
     poles = np.concatenate([np.roots(s[3:]) for band in fit for s in _sections(config, band)])
@@ -95,17 +96,19 @@ def _pad(config: PreprocessConfig) -> float:
     return settling(config) if config.pad is None else config.pad
 
 # %% ../nbs/05_preprocess.ipynb #4d42e9dc
-LIMITS = dict(rate=(1, 10_000), window=(.05, 600), guard=(0, 3600), notch=(.1, 5000), stride=(.05, 3600), order=(1, 6),
-              rare_stride=(.05, 3600), rare_below=(0, 1), chunk=(.05, 1e6), pad=(.05, 3600))   # lowest and highest value
-OPTIONAL = ('notch', 'stride', 'rare_stride', 'pad')     # may be None
+LIMITS = dict(rate=(1, 10_000), window=(.05, 600), guard=(0, 3600), order=(1, 6), notch=(.1, 5000),
+              stride=(.05, 3600), rare_stride=(.05, 3600), rare_below=(0, 1), chunk=(.05, 1e6),
+              pad=(.05, 3600))           # lowest and highest value
+_OPTIONAL = ('notch', 'stride', 'rare_stride', 'pad')     # may be None
 
+# %% ../nbs/05_preprocess.ipynb #ee15015a
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """What decides the bytes of a store. Times in seconds, frequencies in Hz. `PedarrError` for values that make no sense.
+    """What decides the bytes of a store, in seconds and Hz. `PedarrError` for values that make no sense.
 
-    `stride`: distance of training windows (None: as long as the window, no overlap). `rare_stride`: the same for classes
-    that have fewer than a share `rare_below` of all evaluation windows (None: no extra windows). `pad`: context on each
-    side of a chunk (None: from the filter's own decay)."""
+    `stride`: distance of training windows (None: as long as the window, no overlap). `rare_stride`: the same
+    for classes that have fewer than a share `rare_below` of all evaluation windows (None: no extra windows).
+    `pad`: context on each side of a chunk (None: from the filter's own decay)."""
     rate: float = 500.
     window: float = 3.
     guard: float = .25
@@ -123,9 +126,10 @@ class PreprocessConfig:
     def __post_init__(self):
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
-            if value is not None or name not in OPTIONAL: self._set(name, _number(name, value, low, high))
+            if value is not None or name not in _OPTIONAL: self._set(name, _number(name, value, low, high))
         for name in ('ecg_band', 'iegm_band'): self._set(name, _band(name, getattr(self, name)))
-        if self.order != int(self.order): raise PedarrError(f'preprocess: order={self.order:g} must be a whole number from 1 to 6')
+        if self.order != int(self.order):
+            raise PedarrError(f'preprocess: order={self.order:g} must be a whole number from 1 to 6')
         self._set('order', int(self.order))
         self._check()
 
@@ -140,27 +144,30 @@ def _check(self: PreprocessConfig) -> None:
     if self.dtype not in ('float16', 'float32'):
         raise PedarrError(f'preprocess: unknown dtype {self.dtype!r}: use one of float16, float32')
     if self.notch is not None and self.notch >= self.rate/2:
-        raise PedarrError(f'preprocess: notch={self.notch:g} Hz must lie below half the rate, {self.rate/2:g} Hz')
+        raise PedarrError(f'preprocess: notch={self.notch:g} Hz must lie below half the rate, '
+                          f'{self.rate/2:g} Hz')
     if not self.samples:
-        raise PedarrError(f'preprocess: window={self.window:g} s holds no sample at a rate of {self.rate:g} Hz')
+        raise PedarrError(f'preprocess: window={self.window:g} s holds no sample at {self.rate:g} Hz')
     if self.chunk < self.window:
-        raise PedarrError(f'preprocess: chunk={self.chunk:g} s must be at least as long as the window, {self.window:g} s')
+        raise PedarrError(f'preprocess: chunk={self.chunk:g} s must be at least as long as the window, '
+                          f'{self.window:g} s')
     if not settling(self) <= 600:
-        raise PedarrError('preprocess: ecg_band, iegm_band or notch make a filter that rings for more than 600 s: '
-                          'move the lower corner up, or the corners apart')
+        raise PedarrError('preprocess: ecg_band, iegm_band or notch make a filter that rings for more than '
+                          '600 s: move the lower corner up, or the corners apart')
 
 PreprocessConfig._check = _check
 
 # %% ../nbs/05_preprocess.ipynb #fcf0de0d
 def default_config(database: Database, **given) -> PreprocessConfig:
-    "The settings for `database`: those `given` (None: not given), then those of its description, then the usual ones."
+    """The settings for `database`: those `given` (None: not given), then its description's, then the
+    usual ones."""
     own = {name: getattr(database, name, None) for name in ('rate', 'ecg_band', 'iegm_band')}
     asked = {name: value for name, value in given.items() if value is not None}
     return PreprocessConfig(**{name: value for name, value in {**own, **asked}.items() if value is not None})
 
 # %% ../nbs/05_preprocess.ipynb #3b05ee91
 def gain(config: PreprocessConfig, band: tuple, f: np.ndarray) -> np.ndarray:
-    "The zero-phase amplitude response |H(f)|^2 of a band-pass (and notch, if asked for) at frequencies `f` in Hz."
+    "The zero-phase amplitude response |H(f)|^2 of a band-pass (and notch, if asked for) at `f` Hz."
     return np.abs(sosfreqz(_sections(config, band), worN=np.asarray(f, float), fs=config.rate)[1])**2
 
 # %% ../nbs/05_preprocess.ipynb #42a36c1f
@@ -179,7 +186,8 @@ def _root(W: np.ndarray) -> np.ndarray:
     return v*np.sqrt(np.maximum(w, 0))
 
 def zero_phase(sos: np.ndarray):
-    "(r0, A, K, C): the filter run forwards and backwards has the weights r_0 = r0 and r_k = r_-k = C A^(k-1) K. In balanced coordinates."
+    """(r0, A, K, C), balanced: run forwards and backwards, the filter has the weights r0 and r_k = C
+    A^(k-1) K."""
     A, B, C, D = _state_space(sos)
     P = solve_discrete_lyapunov(A, B@B.T)
     r0, K = (C@P@C.T + D@D.T).item(), A@P@C.T + B@D.T
@@ -194,29 +202,37 @@ PER_BLOCK = 64
 
 @lru_cache(maxsize=16)
 def _matrices(config: PreprocessConfig, band: tuple):
-    "For blocks of `PER_BLOCK` samples: weights (samples, states) -> samples, samples -> states, and A^64, A^128, ... until they vanish."
+    """For blocks: weights (samples, states) -> samples, samples -> states, and A^64, A^128, ... until
+    they vanish."""
     r0, A, K, C = zero_phase(_sections(config, band))
     f = np.geomspace(band[0]/10, config.rate/2, 300)
     z = np.exp(2j*np.pi*f/config.rate)[:, None, None]
-    response = r0 + 2*(C@np.linalg.solve(z*np.eye(len(A)) - A, np.broadcast_to(K, (len(f), *K.shape)))).real.ravel()
-    if not np.abs(response - gain(config, band, f)).max() < 1e-5:
-        raise PedarrError(f'preprocess: a band of {band[0]:g}-{band[1]:g} Hz with order={config.order} can\'t be computed exactly at {config.rate:g} Hz: lower the order or the rate, or move the corners apart')
+    solved = np.linalg.solve(z*np.eye(len(A)) - A, np.broadcast_to(K, (len(f), *K.shape)))
+    if not np.abs(r0 + 2*(C@solved).real.ravel() - gain(config, band, f)).max() < 1e-5:
+        low, high = band
+        raise PedarrError(f'preprocess: a band of {low:g}-{high:g} Hz with order={config.order} can\'t '
+                          f'be computed exactly at {config.rate:g} Hz: lower the order or the rate, or move '
+                          'the corners apart')
     power = [np.eye(len(A))]
     for _ in range(PER_BLOCK): power.append(A@power[-1])
     r = np.r_[r0, [(C@p@K).item() for p in power[:PER_BLOCK - 1]]]
-    gather = np.stack([(p@K)[:, 0] for p in power[PER_BLOCK - 1::-1]])             # [64, m]: the last sample of a block counts most
-    spread = np.concatenate([C@p for p in power[:PER_BLOCK]]).T                    # [m, 64]
+    gather = np.stack([(p@K)[:, 0] for p in power[PER_BLOCK - 1::-1]])  # [64, m]: the last sample counts most
+    spread = np.concatenate([C@p for p in power[:PER_BLOCK]]).T         # [m, 64]
     within = r[np.abs(np.arange(PER_BLOCK)[:, None] - np.arange(PER_BLOCK))]
     steps, M = [], power[-1].T
-    while np.abs(M).max() > 1e-9: steps.append(M.astype(np.float32)); M = M@M
-    return np.vstack([within, spread, spread[:, ::-1]]).astype(np.float32), np.hstack([gather, gather[::-1]]).astype(np.float32), steps
+    while np.abs(M).max() > 1e-9:
+        steps.append(M.astype(np.float32))
+        M = M@M
+    outputs, states = np.vstack([within, spread, spread[:, ::-1]]), np.hstack([gather, gather[::-1]])
+    return outputs.astype(np.float32), states.astype(np.float32), steps
 
 # %% ../nbs/05_preprocess.ipynb #baf0e3eb
 class Scratch(dict):
     "Working memory that is used again: arrays by name, made larger where needed, never cleared."
     def __call__(self, name: str, shape: tuple, dtype=np.float32) -> np.ndarray:
         n = math.prod(shape)
-        if name not in self or len(self[name]) < n or self[name].dtype != dtype: self[name] = np.empty(n, dtype)
+        old = self.get(name)
+        if old is None or len(old) < n or old.dtype != dtype: self[name] = np.empty(n, dtype)
         return self[name][:n].reshape(shape)
 
 def _run(states: np.ndarray, steps: list) -> None:
@@ -224,22 +240,29 @@ def _run(states: np.ndarray, steps: list) -> None:
     for i, M in enumerate(steps):
         if 1 << i < states.shape[1]: states[:, 1 << i:] += states[:, :-(1 << i)]@M
 
+# %% ../nbs/05_preprocess.ipynb #a003a2b2
 def _filter(x: np.ndarray, matrices, out: np.ndarray, new: Scratch) -> None:
     "Filter `x [channel, time]` into `out [channel, blocks, 64]`; zeros are assumed beyond the ends."
     weights, gather, steps = matrices
     (c, n), (_, blocks, q), m = x.shape, out.shape, gather.shape[1]//2
     z, whole = new('blocks', (c, blocks, q + 2*m)), n//q
     z[:, :whole, :q] = x[:, :whole*q].reshape(c, whole, q)
-    if whole < blocks: z[:, -1, :q] = 0; z[:, -1, :n - whole*q] = x[:, whole*q:]
-    added, states = np.matmul(z[..., :q], gather, out=new('added', (c, blocks, 2*m))), new('states', (2, c, blocks, m))
+    if whole < blocks:
+        z[:, -1, :q] = 0
+        z[:, -1, :n - whole*q] = x[:, whole*q:]
+    added = np.matmul(z[..., :q], gather, out=new('added', (c, blocks, 2*m)))
+    states = new('states', (2, c, blocks, m))
     states[:, :, 0] = 0
-    states[0, :, 1:], states[1, :, 1:] = added[:, :-1, :m], added[:, :0:-1, m:]      # before each block; after each block, backwards
+    states[0, :, 1:] = added[:, :-1, :m]           # of what lies before each block
+    states[1, :, 1:] = added[:, :0:-1, m:]         # of what lies after it, backwards
     _run(states.reshape(2*c, blocks, m), steps)
     z[..., q:q + m], z[..., q + m:] = states[0], states[1, :, ::-1]
     np.matmul(z.reshape(c*blocks, -1), weights, out=out.reshape(c*blocks, q))
 
+# %% ../nbs/05_preprocess.ipynb #7e34b1b0
 def bandpass(x: np.ndarray, rows, config: PreprocessConfig, new: Scratch | None = None) -> np.ndarray:
-    "Zero-phase band-pass of `x [channel, time]` (float32, at `config.rate`) whose channels are the standard `rows`, in rising order. With `new`, the result lies in it."
+    """Zero-phase band-pass of `x [channel, time]` (float32, at `config.rate`) whose channels are the standard
+    `rows`, in rising order. With `new`, the result lies in it."""
     new, c, n = Scratch() if new is None else new, *x.shape
     out, ecg = new('filtered', (c, -(-n//PER_BLOCK), PER_BLOCK)), int((np.asarray(rows) < N_ECG).sum())
     for part, band in ((slice(0, ecg), config.ecg_band), (slice(ecg, c), config.iegm_band)):
@@ -252,12 +275,13 @@ MOST_DRIFT = .1            # s, over a whole recording
 
 @lru_cache(maxsize=64)
 def ratio(fs: float, rate: float) -> tuple[int, int]:
-    "(up, down), whole numbers of at most `LONGEST_PERIOD` with rate = fs*up/down, or as near to it as such numbers come."
+    "(up, down), at most `LONGEST_PERIOD`, with rate = fs*up/down, or as near to it as such numbers come."
     wanted = Fraction(repr(float(rate)))/Fraction(repr(float(fs)))
     if wanted > 1: r = 1/(1/wanted).limit_denominator(LONGEST_PERIOD)
     else: r = wanted.limit_denominator(LONGEST_PERIOD)
     if not abs(r/wanted - 1) < Fraction(1, 1000):
-        raise PedarrError(f'rate={rate:g} and a recording at {fs:g} Hz are too far apart: choose a rate nearer to {fs:g} Hz')
+        raise PedarrError(f'rate={rate:g} and a recording at {fs:g} Hz are too far apart: '
+                          'choose a nearer rate')
     return r.numerator, r.denominator
 
 def deviation(fs: float, rate: float) -> float:
@@ -266,7 +290,8 @@ def deviation(fs: float, rate: float) -> float:
     return float(Fraction(up, down)*Fraction(repr(float(fs)))/Fraction(repr(float(rate))) - 1)
 
 def taps(up: int, down: int) -> np.ndarray:
-    "The low-pass of the resampler at `up` times the input rate, as in scipy.signal.resample_poly, but each phase sums to exactly 1."
+    """The low-pass of the resampler at `up` times the input rate, as resample_poly's, but each phase sums
+    to 1."""
     half = 10*max(up, down)
     h = firwin(2*half + 1, 1/max(up, down), window=('kaiser', 5.))
     phase = np.arange(len(h)) % up
@@ -274,7 +299,8 @@ def taps(up: int, down: int) -> np.ndarray:
 
 # %% ../nbs/05_preprocess.ipynb #d050ecd0
 def drift(record, rate: float) -> float:
-    "Seconds by which the end of `record` is early (or, if negative, late) in a store of that rate; 0 where the ratio is exact."
+    """Seconds by which the end of `record` is late (negative: early) in a store of that rate; 0 for an
+    exact ratio."""
     return deviation(record.fs, rate)*record.sig_len/record.fs
 
 def _check_drift(records: list, rate: float) -> list[str]:
@@ -284,11 +310,12 @@ def _check_drift(records: list, rate: float) -> list[str]:
         worst = max((abs(drift(r, rate)), r.name) for r in records if r.fs == fs)
         (up, down), off = ratio(fs, rate), deviation(fs, rate)
         if worst[0] > MOST_DRIFT:
-            raise PedarrError(f'{worst[1]}: at rate={rate:g} its {fs:g} Hz would drift by {worst[0]:.2g} s, more than {MOST_DRIFT:g} s: '
-                              f'use --rate {float(Fraction(up, down)*Fraction(repr(float(fs)))):.12g}, which has an exact ratio')
+            works = float(Fraction(up, down)*Fraction(repr(float(fs))))
+            raise PedarrError(f'{worst[1]}: at rate={rate:g} its {fs:g} Hz would drift by {worst[0]:.2g} s, '
+                              f'more than {MOST_DRIFT:g} s: use --rate {works:.12g}, whose ratio is exact')
         if off:
-            notes.append(f'{fs:g} Hz is resampled by {up}/{down}, so that the rate is {rate:g} Hz but for {off:.1e} of it; '
-                         f'the longest such recording drifts by {1e3*worst[0]:.2g} ms')
+            notes.append(f'{fs:g} Hz is resampled by {up}/{down}, so that the rate is {rate:g} Hz but for '
+                         f'{off:.1e} of it; the longest such recording drifts by {1e3*worst[0]:.2g} ms')
     return notes
 
 # %% ../nbs/05_preprocess.ipynb #f2dcb7bf
@@ -296,19 +323,23 @@ TILE = 16   # outputs
 
 @lru_cache(maxsize=8)
 def _tiles(up: int, down: int):
-    "The resampler as matrices: (outputs, inputs) of one period, reach, and for each tile (first output, first input, weights [inputs, outputs])."
+    """The resampler as matrices: (outputs, inputs) of one period, reach, and for each tile (first output,
+    first input, weights [inputs, outputs])."""
     half, k = 10*max(up, down), TILE//math.gcd(up, TILE) if up < 1000 else 1
     up_k, down_k, reach = up*k, down*k, half//up + 1
-    h = np.r_[taps(up, down), 0.]                                               # the last one for 'out of reach'
+    h = np.r_[taps(up, down), 0.]                                            # the last one for 'out of reach'
     tiles = []
     for j in np.split(np.arange(up_k), np.arange(TILE, up_k, TILE)):
-        i = np.arange((j[0]*down - half)//up, (j[-1]*down + half)//up + 1)           # inputs that these outputs touch
+        i = np.arange((j[0]*down - half)//up, (j[-1]*down + half)//up + 1)   # inputs that these outputs touch
         lag = j[None]*down - i[:, None]*up + half
-        tiles.append((int(j[0]), int(i[0]) + reach, h[np.where((lag < 0) | (lag > 2*half), -1, lag)].astype(np.float32)))
+        weights = h[np.where((lag < 0) | (lag > 2*half), -1, lag)]
+        tiles.append((int(j[0]), int(i[0]) + reach, weights.astype(np.float32)))
     return up_k, down_k, reach, tiles
 
+# %% ../nbs/05_preprocess.ipynb #196a7d34
 def _frame(c: int, n: int, up: int, down: int, new: Scratch) -> tuple[np.ndarray, np.ndarray]:
-    "Room for `c` channels of `n` samples, one behind the other, with zeros between them: (all of it, the part `[c, n]` for the samples)."
+    """Room for `c` channels of `n` samples, zeros between them: (all of it, the part `[c, n]` for the
+    samples)."""
     up_k, down_k, reach, tiles = _tiles(up, down)
     periods = max(-(-(-(-n*up//down))//up_k), -(-(n + reach)//down_k))
     flat = new('frame', (c*periods*down_k + max(i + len(w) for _, i, w in tiles),))
@@ -326,8 +357,10 @@ def _tiled(flat: np.ndarray, c: int, n: int, up: int, down: int, new: Scratch) -
         np.matmul(w.T, columns, out=out[:, j:j + w.shape[1]].T)
     return out.reshape(c, -1)[:, :n_out]
 
+# %% ../nbs/05_preprocess.ipynb #eb7baac2
 def resample(x: np.ndarray, up: int, down: int) -> np.ndarray:
-    "Polyphase resampling of `x [channel, time]` (float32) by up/down; zeros are assumed beyond the ends. Length ceil(time*up/down)."
+    """Polyphase resampling of `x [channel, time]` (float32) by up/down to ceil(time*up/down); beyond the
+    ends: zeros."""
     if up == down: return x
     new, (c, n) = Scratch(), x.shape
     flat, room = _frame(c, n, up, down, new)
@@ -336,7 +369,8 @@ def resample(x: np.ndarray, up: int, down: int) -> np.ndarray:
 
 # %% ../nbs/05_preprocess.ipynb #8b7fcb81
 def _bridge(x: np.ndarray) -> np.ndarray:
-    "Fill NaNs of `x [channel, time]` in place by straight lines (zero where a channel has no sample); True where they were."
+    """Fill NaNs of `x [channel, time]` in place by lines (zero where a channel has no sample); where they
+    were."""
     gap = np.isnan(x)
     t = np.arange(x.shape[1])
     for row, g in zip(x, gap):
@@ -345,24 +379,31 @@ def _bridge(x: np.ndarray) -> np.ndarray:
     return gap
 
 def _reflect(room: np.ndarray, before: int, after: int) -> None:
-    "Continue each channel of `room` by point reflection over the first `before` and the last `after` samples, in place."
+    "Continue `room` by point reflection over its first `before` and last `after` samples, in place."
     n = room.shape[1] - before - after
-    if before or after: room[:] = np.pad(room[:, before:before + n], ((0, 0), (before, after)), 'reflect', reflect_type='odd')
+    if not before and not after: return
+    room[:] = np.pad(room[:, before:before + n], ((0, 0), (before, after)), 'reflect', reflect_type='odd')
 
+# %% ../nbs/05_preprocess.ipynb #c8cb09a7
 def _block(record, k0: int, k1: int, config: PreprocessConfig, new: Scratch):
-    """Store samples `k0:k1` of a recording: (filtered [n_present, k1-k0], rows, raw [19, ...], gap or None, first raw sample).
+    """Store samples `k0:k1`: (filtered [n_present, k1-k0], rows, raw [19, ...], gap or None, first raw
+    sample).
 
-    `rows` are the standard channels that the recording has; `raw` (mV, gaps bridged) and `gap` are at the recording's own rate. Arrays are valid until the next call."""
+    `rows` are the standard channels that the recording has; `raw` (mV, gaps bridged) and `gap` are at the
+    recording's own rate. Arrays are valid until the next call."""
     up, down = ratio(record.fs, config.rate)
     pad = round(_pad(config)*config.rate)
-    p0, p1 = (k0 - pad)//up, -(-(k1 + pad)//up)                # in periods of `down` samples in, `up` samples out
+    p0, p1 = (k0 - pad)//up, -(-(k1 + pad)//up)                # in periods of `down` in, `up` out
     first, last = max(p0*down, 0), min(p1*down, record.sig_len)
     rows, raw, gap = np.flatnonzero(record.rows >= 0), record.standard(first, last), None
     mean = raw.mean(1)                                         # NaN where a sample is
-    if np.isnan(mean[rows]).any(): raw = raw.copy(); gap = _bridge(raw); mean = raw.mean(1)
+    if np.isnan(mean[rows]).any():
+        raw = raw.copy()
+        gap, mean = _bridge(raw), raw.mean(1)
     before, n = first - p0*down, (p1 - p0)*down
     flat, room = _frame(len(rows), n, up, down, new) if up != down else (None, new('frame', (len(rows), n)))
-    for i, space in zip(rows, room): np.subtract(raw[i], mean[i], out=space[before:before + last - first])      # an offset of 10 mV would cost float32 digits
+    for i, space in zip(rows, room):                           # an offset of 10 mV would cost float32 digits
+        np.subtract(raw[i], mean[i], out=space[before:before + last - first])
     _reflect(room, before, n - before - (last - first))
     y = bandpass(room if flat is None else _tiled(flat, len(rows), n, up, down, new), rows, config, new)
     return y[:, k0 - p0*up:k1 - p0*up], rows, raw, gap, first
@@ -384,16 +425,23 @@ def _standard_block(record, k0: int, k1: int, config: PreprocessConfig, new: Scr
         out[gap[:, nearest]] = np.nan
     return out
 
-def filtered(record: Record, start: int, stop: int, config: PreprocessConfig = PreprocessConfig()) -> np.ndarray:
-    "Samples `start:stop` of `record` (counted at its own rate), filtered and resampled: `[19, time]` in mV at `config.rate`, NaN where absent or invalid."
-    if not 0 <= start < stop <= record.sig_len: raise PedarrError(f'{record.name}: window [{start}, {stop}) lies outside the recording of {record.sig_len} samples')
+_USUAL = PreprocessConfig()
+
+# %% ../nbs/05_preprocess.ipynb #e351928d
+def filtered(record: Record, start: int, stop: int, config: PreprocessConfig = _USUAL) -> np.ndarray:
+    """Samples `start:stop` of `record` (counted at its own rate), filtered and resampled: `[19, time]` in mV
+    at `config.rate`, NaN where absent or invalid."""
+    if not 0 <= start < stop <= record.sig_len:
+        raise PedarrError(f'{record.name}: window [{start}, {stop}) lies outside the recording of '
+                          f'{record.sig_len} samples: ask for a window within it')
     up, down = ratio(record.fs, config.rate)
     k0 = (2*start*up + down)//(2*down)
     n = max(1, min(round((stop - start)*up/down), store_length(record, config) - k0))
     return _standard_block(record, k0, k0 + n, config, Scratch())
 
-def stream(record: Record, config: PreprocessConfig = PreprocessConfig()):
-    "The whole recording in chunks: yields (first store sample, filtered `[19, time]` in mV). Memory does not depend on the recording's length."
+def stream(record: Record, config: PreprocessConfig = _USUAL):
+    """The whole recording in chunks: yields (first store sample, filtered `[19, time]` in mV). Memory does
+    not depend on the recording's length."""
     n, step, new = store_length(record, config), max(1, round(config.chunk*config.rate)), Scratch()
     for k0 in range(0, n, step): yield k0, _standard_block(record, k0, min(k0 + step, n), config, new)
 
@@ -414,12 +462,14 @@ def _starts(a: int, b: int, width: int, stride: int) -> dict:
     starts = {s: False for s in range(a, b - width + 1, stride)}
     return dict(sorted((starts | {s: True for s in range(a, b - width + 1, width)}).items()))
 
-def segment_table(episodes: pd.DataFrame, poor: pd.DataFrame, fs: float, sig_len: int, config: PreprocessConfig, grouping: dict,
-                  rare=(), beats=None) -> pd.DataFrame:
-    """The windows of one recording: DataFrame `[start, stop, rhythm, label, beats, evaluate]`, in samples of the recording, by start.
+# %% ../nbs/05_preprocess.ipynb #1474f40d
+def segment_table(episodes: pd.DataFrame, poor: pd.DataFrame, fs: float, sig_len: int,
+                  config: PreprocessConfig, grouping: dict, rare=(), beats=None) -> pd.DataFrame:
+    """The windows of a recording: `[start, stop, rhythm, label, beats, evaluate]`, in its samples, by start.
 
-    `grouping` maps rhythm to class; a rhythm that it lacks gives no window (`unlabelled` counts those). Classes in `rare` get extra windows at `config.rare_stride`.
-    `beats`: sample numbers of the beats, sorted (None: unknown, -1 in the table)."""
+    `grouping` maps rhythm to class; a rhythm that it lacks gives no window (`unlabelled` counts those).
+    Classes in `rare` get extra windows at `config.rare_stride`. `beats`: sample numbers of the beats,
+    sorted (None: unknown, -1 in the table)."""
     width, guard = round(config.window*fs), math.ceil(config.guard*fs)
     rows = []
     for e in episodes.itertuples():
@@ -429,11 +479,13 @@ def segment_table(episodes: pd.DataFrame, poor: pd.DataFrame, fs: float, sig_len
         stride = width if stride is None else max(1, round(stride*fs))
         for a, b in clear_stretches(max(e.start, 0) + guard, min(e.stop, sig_len) - guard, poor):
             rows += [(s, s + width, e.rhythm, label, ev) for s, ev in _starts(a, b, width, stride).items()]
-    table = pd.DataFrame(rows, columns=['start', 'stop', 'rhythm', 'label', 'evaluate']).astype({'start': 'int64', 'stop': 'int64', 'evaluate': bool})
-    count = -1 if beats is None else np.searchsorted(beats, table['stop']) - np.searchsorted(beats, table['start'])
-    table.insert(4, 'beats', count)
+    table = pd.DataFrame(rows, columns=['start', 'stop', 'rhythm', 'label', 'evaluate'])
+    table = table.astype({'start': 'int64', 'stop': 'int64', 'evaluate': bool})
+    before = lambda edge: np.searchsorted(beats, table[edge])
+    table.insert(4, 'beats', -1 if beats is None else before('stop') - before('start'))
     return table.sort_values('start', kind='stable', ignore_index=True)
 
+# %% ../nbs/05_preprocess.ipynb #f174f0f2
 def unlabelled(episodes: pd.DataFrame, grouping: dict) -> Counter:
     "Rhythms without a class in `grouping`: how many episodes of each."
     return Counter(r for r in episodes['rhythm'] if r not in grouping)
@@ -450,11 +502,13 @@ def _groups(start: np.ndarray, stop: np.ndarray, span: int):
             i = j
 
 def _alive(part: np.ndarray) -> np.ndarray:
-    "True for the channels of `part [channel, time]` that span more than `FLAT`. Most show it in their first 256 samples."
+    """True for the channels of `part [channel, time]` that span more than `FLAT`. Most do in their first
+    256 samples."""
     ok = np.ptp(part[:, :256], axis=1) > FLAT
     for i in np.flatnonzero(~ok): ok[i] = np.ptp(part[i]) > FLAT
     return ok
 
+# %% ../nbs/05_preprocess.ipynb #b9565b34
 def _cast(y: np.ndarray, dtype: str, new: Scratch) -> tuple[np.ndarray, bool]:
     "`y` in another precision, in working memory; True if all values fit. Those that don't become infinite."
     if y.dtype == dtype: return y, True
@@ -467,11 +521,14 @@ def _cast(y: np.ndarray, dtype: str, new: Scratch) -> tuple[np.ndarray, bool]:
         return out, False
 
 # %% ../nbs/05_preprocess.ipynb #b8bd0584
-def cut_windows(record: Record, start, stop, config: PreprocessConfig, dtype='float32', reuse: bool = False, probe=None):
-    """Yield `(x [n, 19, samples] mV, mask [n, 19])` for the windows `start:stop` (sorted, in samples of the recording), a group at a time.
+def cut_windows(record: Record, start, stop, config: PreprocessConfig, dtype='float32', reuse: bool = False,
+                probe=None):
+    """Yield `(x [n, 19, samples] mV, mask [n, 19])` for the windows `start:stop` (sorted, in samples of the
+    recording), a group at a time.
 
-    With `reuse`, the next group overwrites the one before it. `probe(window, raw [19, time] mV, mask [19])` is shown the
-    recorded signal of each window. `PedarrError` for an amplitude that `dtype` can't hold."""
+    With `reuse`, the next group overwrites the one before it. `probe(window, raw [19, time] mV, mask
+    [19])` is shown the recorded signal of each window. `PedarrError` for an amplitude that `dtype` can't
+    hold."""
     up, down = ratio(record.fs, config.rate)
     n, total, new = config.samples, store_length(record, config), Scratch()
     start, stop = np.asarray(start, np.int64), np.asarray(stop, np.int64)
@@ -489,12 +546,14 @@ def cut_windows(record: Record, start, stop, config: PreprocessConfig, dtype='fl
             x[w - i, slice(None) if len(rows) == len(CHANNELS) else rows] = piece
             x[w - i, ~ok], mask[w - i] = 0, ok
         if not fits and np.isinf(x).any():
-            raise PedarrError(f'{record.name}: amplitudes too large for {dtype}: correct the gain and unit in its header, '
-                              'or use --dtype float32')
+            raise PedarrError(f'{record.name}: amplitudes too large for {dtype}: correct the gain and unit '
+                              'in its header, or use --dtype float32')
         yield x, mask
 
-def _without_gap(ok: np.ndarray, piece: np.ndarray, gap: np.ndarray, rows: np.ndarray, up: int, down: int) -> tuple:
-    "(channels that are present, their samples) of a window of which the recorded samples `gap [19, time]` are missing."
+# %% ../nbs/05_preprocess.ipynb #3e5aeaef
+def _without_gap(ok, piece: np.ndarray, gap: np.ndarray, rows, up: int, down: int) -> tuple:
+    """(channels that are present, their samples) of a window whose recorded samples `gap [19, time]` are
+    missing."""
     nearest = np.minimum((np.arange(piece.shape[1])*down + up//2)//up, gap.shape[1] - 1)
     return ok & (gap.mean(1) <= MAX_MISSING), np.where(gap[rows][:, nearest], piece.dtype.type(0), piece)
 
@@ -503,39 +562,40 @@ STORE_VERSION = 2
 SIGNALS = {'ecg.npy': N_ECG, 'iegm.npy': len(CHANNELS) - N_ECG}    # channels
 ARRAYS = (*SIGNALS, 'mask.npy')
 FILES = (*ARRAYS, 'segments.csv')                                  # what store.json vouches for
-TYPES = dict(segment=int, record=str, subject=str, cohort=str, age=float, sex=str, start=int, stop=int, rhythm=str,
-             label=str, beats=int, evaluate=bool)
+TYPES = dict(segment=int, record=str, subject=str, cohort=str, age=float, sex=str, start=int, stop=int,
+             rhythm=str, label=str, beats=int, evaluate=bool)
 COLUMNS = list(TYPES)                                              # of segments.csv
 
 # %% ../nbs/05_preprocess.ipynb #46b6ef50
-Name = Annotated[str, Field(min_length=1)]
-Hash = Annotated[str, Field(pattern='^[0-9a-f]{64}$')]
+_Name = Annotated[str, Field(min_length=1)]
+_Hash = Annotated[str, Field(pattern='^[0-9a-f]{64}$')]
 
 class RecordMeta(Checked):
     "A recording that a store was made from: its rate (Hz) and length (samples)."
     fs: Annotated[float, Field(gt=0, le=1e6)]
     sig_len: Annotated[int, Field(ge=1, le=10**12)]
 
+# %% ../nbs/05_preprocess.ipynb #8ef933bc
 class StoreMeta(Checked):
     "The contents of store.json. From `versions` to `sources`: all that decides the bytes of the store."
     store_version: Literal[2]
     versions: dict[str, str]
     config: dict[str, Any]
-    database: Name
-    grouping: Name
-    mapping: dict[str, Name]                # rhythm -> class
-    subjects: Hash
-    records: dict[Name, RecordMeta]
-    channels: dict[Name, list[str]]
-    signals: dict[Name, list[int]]          # which signals of the file these channels are
-    labels: dict[Name, Hash]                # of episodes, poor signal and beats
-    sources: dict[Name, dict[str, Hash]]    # header, annotation and signal files
-    classes: Annotated[list[Name], Field(min_length=1)]
-    rare: list[Name]
+    database: _Name
+    grouping: _Name
+    mapping: dict[str, _Name]                # rhythm -> class
+    subjects: _Hash
+    records: dict[_Name, RecordMeta]
+    channels: dict[_Name, list[str]]
+    signals: dict[_Name, list[int]]          # which signals of the file these channels are
+    labels: dict[_Name, _Hash]                # of episodes, poor signal and beats
+    sources: dict[_Name, dict[str, _Hash]]    # header, annotation and signal files
+    classes: Annotated[list[_Name], Field(min_length=1)]
+    rare: list[_Name]
     unit: Literal['mV']
     simulated: bool
     segments: Annotated[int, Field(ge=1, le=10**9)]
-    sha256: dict[str, Hash]
+    sha256: dict[str, _Hash]
     skipped: list[str]                      # records that were left out
     notes: list[str]
 
@@ -549,12 +609,13 @@ def _read_meta(path: Path) -> tuple[dict, str]:
     try: raw = read_bytes(file)
     except PedarrError as e:
         if not isinstance(e.__cause__, (FileNotFoundError, NotADirectoryError)): raise
-        raise PedarrError(f'{path}: not a store (no store.json in it): make one with `pedarr preprocess`') from e
+        why = 'not a store (no store.json in it): make one with `pedarr preprocess`'
+        raise PedarrError(f'{path}: {why}') from e
     found = parse_json(raw, file)
     version = found.get('store_version') if isinstance(found, dict) else None
     if version != STORE_VERSION:
-        raise PedarrError(f'{path}: the store has version {one_line(version)[:20]}, this pedarr reads version {STORE_VERSION}: '
-                          'preprocess again')
+        raise PedarrError(f'{path}: the store has version {one_line(version)[:20]}, this pedarr reads '
+                          f'version {STORE_VERSION}: preprocess again')
     try: meta = StoreMeta.model_validate_json(raw)
     except ValidationError as e: raise _damaged(file, in_words(e)) from e
     if len(set(meta.classes)) < len(meta.classes): raise _damaged(file, 'a class stands there twice')
@@ -591,7 +652,8 @@ def _map_array(file: Path, shape: tuple, dtype: str) -> tuple:
     f, header = open_regular(file, buffering=0), _header(shape, dtype)
     try:
         have, want = os.fstat(f.fileno()).st_size, len(header) + math.prod(shape)*np.dtype(dtype).itemsize
-        if have != want: raise _damaged(file, f'{have:,} bytes where segments.csv and store.json make {want:,}')
+        if have != want:
+            raise _damaged(file, f'{have:,} bytes where segments.csv and store.json make {want:,}')
         if f.read(len(header)) != header: raise _damaged(file, f'it holds no {dtype} of shape {shape}')
         return np.memmap(f, dtype, 'r', len(header), shape), f
     except BaseException as e:
@@ -602,9 +664,10 @@ def _map_array(file: Path, shape: tuple, dtype: str) -> tuple:
 # %% ../nbs/05_preprocess.ipynb #c3eedc06
 @dataclass
 class Store:
-    """An opened store: arrays as read-only memory maps (mV), `segments`, `classes`, and `meta`, the contents of store.json.
+    """An opened store: arrays as read-only memory maps (mV), `segments`, `classes`, and `meta` (store.json).
 
-    `seal` is the SHA-256 of store.json itself, and so of everything: it holds the hashes of all other files."""
+    `seal` is the SHA-256 of store.json itself, and so of everything: it holds the hashes of the other
+    files."""
     path: Path
     config: PreprocessConfig
     classes: list
@@ -621,8 +684,9 @@ class Store:
     def fs(self) -> float: return self.config.rate
     def __len__(self) -> int: return len(self.segments)
     def __repr__(self) -> str:
-        return (f'Store({self.path.name}: {len(self)} segments of {self.config.window:g} s at {self.fs:g} Hz, '
-                f'{self.segments["record"].nunique()} records, classes {", ".join(self.classes)})')
+        records = self.segments['record'].nunique()
+        return (f'Store({self.path.name}: {len(self)} segments of {self.config.window:g} s at {self.fs:g} Hz'
+                f', {records} records, classes {", ".join(self.classes)})')
     def __reduce__(self):      # another process maps the files again
         return _reopen, (self.path, self.seal, self.classes, self.segments, self.mask)
 
@@ -646,15 +710,14 @@ def _stamps(path: Path) -> dict:
 
 # %% ../nbs/05_preprocess.ipynb #9edcafdb
 def open_store(path, verify: bool = True) -> Store:
-    """Open the store at `path`. Raises `PedarrError` if it is none, is of another version, lacks a file, or holds what can't be;
-    with `verify` also if a file's SHA-256 differs (each file is hashed once in a process)."""
+    """Open the store at `path`. `PedarrError` if it is none, is of another version, lacks a file, or holds
+    what can't be; with `verify` also if a file's SHA-256 differs (each file is hashed once in a process)."""
     path = Path(path)
     meta, seal = _read_meta(path)
     stamps = _stamps(path)
     if verify:
         for name in FILES: _verify(path/name, stamps[name], meta['sha256'][name])
-    try: config = PreprocessConfig(**meta['config'])
-    except (TypeError, PedarrError) as e: raise _damaged(path/'store.json', f'its config is none of this version: {e}') from e
+    config = _config_of(path, meta)
     segments = _read_segments(path/'segments.csv', meta)
     n, maps, files = len(segments), [], {}
     for name, channels in SIGNALS.items():
@@ -664,24 +727,35 @@ def open_store(path, verify: bool = True) -> Store:
     with f: mask = np.array(mask)
     return Store(path, config, meta['classes'], segments, *maps, mask, meta, seal, stamps, files)
 
+# %% ../nbs/05_preprocess.ipynb #eda59fcd
+def _config_of(path: Path, meta: dict) -> PreprocessConfig:
+    "The settings in store.json; `PedarrError` if they are none."
+    try: return PreprocessConfig(**meta['config'])
+    except (TypeError, PedarrError) as e:
+        raise _damaged(path/'store.json', f'its config is none of this version: {e}') from e
+
 def _reopen(path: Path, seal: str, classes: list, segments: pd.DataFrame, mask: np.ndarray) -> Store:
     "The same store in another process; `PedarrError` if another one stands there now."
     store = open_store(path, verify=False)
-    if store.seal != seal: raise PedarrError(f'{path}: another store took the place of the one in use: start again')
+    if store.seal != seal:
+        raise PedarrError(f'{path}: another store took the place of the one in use: start again')
     return replace(store, classes=classes, segments=segments, mask=mask)
 
 # %% ../nbs/05_preprocess.ipynb #aff5b7f8
 def _read_at(f, n: int, offset: int) -> bytes:
-    "`n` bytes of an open file from `offset`, fewer at its end; doesn't disturb other readers where the system can do that."
+    """`n` bytes of an open file from `offset`, fewer at its end; other readers aren't disturbed (but on
+    Windows)."""
     if hasattr(os, 'pread'): return os.pread(f.fileno(), n, offset)
     f.seek(offset)
     return f.read(n)
 
 def _take(self: Store, rows) -> list[np.ndarray]:
-    "`[ecg, iegm]` of some rows (numbers, a slice or a mask) as arrays in memory; `PedarrError` if a file can't give them any more."
+    "`[ecg, iegm]` of some rows (numbers, a slice, a mask) in memory; `PedarrError` if a file lacks them now."
     rows = np.atleast_1d(np.arange(len(self.ecg))[rows])
-    return [_take_rows(x, self.files.get(name), self.path/name, rows) for name, x in zip(SIGNALS, (self.ecg, self.iegm))]
+    arrays = zip(SIGNALS, (self.ecg, self.iegm))
+    return [_take_rows(x, self.files.get(name), self.path/name, rows) for name, x in arrays]
 
+# %% ../nbs/05_preprocess.ipynb #2123cee3
 def _take_rows(x: np.ndarray, f, file: Path, rows: np.ndarray) -> np.ndarray:
     "Rows of the memory map `x`, read from the open file behind it."
     if f is None or not isinstance(x, np.memmap): return np.asarray(x[rows])
@@ -690,12 +764,13 @@ def _take_rows(x: np.ndarray, f, file: Path, rows: np.ndarray) -> np.ndarray:
         try: raw = _read_at(f, size, x.offset + row*size)
         except OSError as e: raise from_system(e, file, 'cannot be read') from e
         if len(raw) < size:
-            raise PedarrError(f'{file}: became shorter while it was used: preprocess again, and repeat the work')
+            raise PedarrError(f'{file}: became shorter while it was used: preprocess again, and repeat all')
         out[i] = np.frombuffer(raw, x.dtype).reshape(x.shape[1:])
     return out
 
 def _unchanged(self: Store) -> None:
-    "`PedarrError` if a file of the store holds other bytes than when it was opened. Files that were not touched are not read."
+    """`PedarrError` if a file holds other bytes than when the store was opened. What was not touched is
+    not read."""
     for name, before in self.stamps.items():
         file, want = self.path/name, self.meta['sha256'].get(name, self.seal)
         now = stamp(file)
@@ -704,6 +779,7 @@ def _unchanged(self: Store) -> None:
             raise PedarrError(f'{file}: was changed while it was used: preprocess again, and repeat the work')
         self.stamps[name] = now
 
+# %% ../nbs/05_preprocess.ipynb #fcb29e4d
 Store.take, Store.unchanged = _take, _unchanged
 
 # %% ../nbs/05_preprocess.ipynb #258a57aa
@@ -714,9 +790,10 @@ class LeftOut(NamedTuple):
     damaged: bool = False
     notes: tuple = ()
 
+# %% ../nbs/05_preprocess.ipynb #71d78e3f
 @dataclass
 class Plan:
-    "What is known of one record before its samples are read. `small`: header and annotation files with their SHA-256."
+    "What is known of a record before its samples are read. `small`: SHA-256 of header and annotation file."
     name: str
     record: Record
     episodes: pd.DataFrame
@@ -748,8 +825,18 @@ def _small_files(database: Database, path: Path) -> dict:
     if database.annotator is not None: files.append(path.with_name(f'{stem}.{database.annotator}'))
     return {f.name: sha256(f) for f in files if f.is_file()}
 
-_EMPTY = re.compile('holds no samples|describes no signal')
+def _says_zero(path: Path) -> bool:
+    "Does the record line of a header give a length of 0?"
+    lines = [line.split() for line in read_text(path).splitlines()]
+    first = next((words for words in lines if words and words[0][0] != '#'), [])
+    return first[3:4] == ['0']
 
+def _holds_nothing(path: Path, error: PedarrError) -> bool:
+    "Could a record not be opened because there is nothing in it, by its own header?"
+    if re.search('holds no samples|describes no signal', str(error)): return True
+    return 'empty (0 bytes)' in str(error) and _says_zero(path)
+
+# %% ../nbs/05_preprocess.ipynb #ba4c4dbc
 def _plan(task: tuple) -> Plan | LeftOut:
     "What the header and the annotations of a record say, for (database, path, name)."
     database, path, name = task
@@ -758,33 +845,32 @@ def _plan(task: tuple) -> Plan | LeftOut:
         record = database.open(path)
         labels = database.labels(record, name)
     except PassingError: raise
-    except PedarrError as e: return LeftOut(name, str(e), damaged=not _EMPTY.search(str(e)))
+    except PedarrError as e:
+        if _holds_nothing(path, e): return LeftOut(name, 'it holds no samples')
+        return LeftOut(name, str(e), damaged=True)
     if not (record.rows >= 0).any():
         heard = ', '.join(record.names)
-        return LeftOut(name, f'none of its channels ({one_line(heard)[:200]}) is a known one: give the database aliases for them')
+        return LeftOut(name, f'none of its channels ({one_line(heard)[:200]}) is a known one: '
+                             'give the database aliases for them')
     notes = [*record.notes, *(n.removeprefix(f'{name}: ') for n in labels.notes)]
     if not len(labels.episodes): return LeftOut(name, 'it has no episode', notes=tuple(notes))
     return Plan(name, record, labels.episodes, labels.poor, labels.beats, small, notes)
 
 # %% ../nbs/05_preprocess.ipynb #96ce71fd
-def some(names: Iterable[str], most: int = 3) -> str:
-    "The first of some names: 'a, b, c and 4 more'."
-    names = list(names)
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + more
-
 def grouped(said: Iterable[tuple[str, str]]) -> list[str]:
-    "Sentences on single records, (record, sentence) each, as one line a kind; those that differ in numbers only are one kind."
+    """Sentences on records, (record, sentence) each, one line a kind: what differs only in numbers is one
+    kind."""
     kinds: dict[str, list] = {}
     for name, sentence in said:
-        kind = re.sub(r'\d+(?:[.,]\d+)*', '#', sentence.replace(name, '@'))
+        varying = rf'(?<=/){re.escape(name)}(?=\.\w)|\d+(?:[.,]\d+)*'      # its path, and numbers
+        kind = re.sub(varying, '#', sentence)
         kinds.setdefault(kind, []).append((name, sentence))
     lines = []
     for same in kinds.values():
         (first, sentence), names = same[0], list(dict.fromkeys(name for name, _ in same))
         if len(names) == 1: lines += [f'{name}: {s}' for name, s in dict.fromkeys(same)]
-        elif len({s for _, s in same}) == 1: lines.append(f'{some(names)}: {sentence}')
-        else: lines.append(f'{first}: {sentence}; likewise {some(names[1:])}')
+        elif len({s for _, s in same}) == 1: lines.append(f'{few(names)}: {sentence}')
+        else: lines.append(f'{first}: {sentence}; likewise {few(names[1:])}')
     return lines
 
 # %% ../nbs/05_preprocess.ipynb #9c757c79
@@ -792,24 +878,28 @@ def _refuse_damaged(folder: Path, left_out: list[LeftOut], total: int) -> Pedarr
     "What is said of damaged records: all of them at once."
     bad = [x for x in left_out if x.damaged]
     if len(bad) == 1: return PedarrError(f'{bad[0].why}; or leave {bad[0].name} out with --skip-damaged')
-    return PedarrError(f'{folder}: {len(bad)} of {total} records are damaged ({some((x.name for x in bad), 10)}). The first: {bad[0].why}. '
-                       f'The second: {bad[1].why}. Mend them, or leave them out with --skip-damaged')
+    names = few((x.name for x in bad), 10)
+    return PedarrError(f'{folder}: {len(bad)} of {total} records cannot be used ({names}). '
+                       f'The first: {bad[0].why}. The second: {bad[1].why}. '
+                       'Mend them, or leave them out with --skip-damaged')
 
 def _nothing_left(folder: Path, left_out: list[LeftOut]) -> PedarrError:
     "What is said where no record can be used."
     first = '; '.join(f'{x.name}: {x.why}' for x in left_out[:2])
-    return PedarrError(f'{folder}: none of the {len(left_out)} records can be used ({first}): give other records, or another description')
+    return PedarrError(f'{folder}: none of the {len(left_out)} records can be used ({first}): '
+                       'give other records, or another description')
 
 # %% ../nbs/05_preprocess.ipynb #a33f5005
-TABLES = ('.csv', '.tsv', '.json', '.xls', '.xlsx')     # a description may read these
+_TABLES = ('.csv', '.tsv', '.json', '.xls', '.xlsx')     # a description may read these
+_SMALL = 1 << 20     # bytes: a text up to this size is looked at, although nobody reads it
 
 def _listed(folder: Path) -> dict:
     "File name -> SHA-256 by the checksum list in `folder`; {} where there is none."
     file = folder/CHECKSUMS
     if not os.path.lexists(file): return {}
-    text = re.sub(r'(?m)^([0-9a-fA-F]{64}[ \t]+\*?)(?:\./)+', r'\1', read_text(file))     # './x001.dat' is x001.dat
-    return parse_checksums(text, str(file))
+    return parse_checksums(read_text(file), str(file))
 
+# %% ../nbs/05_preprocess.ipynb #fc6c3c65
 class Comparison:
     "Compares files that are read with the checksum list of their folder."
     def __init__(self, folder: Path, listed: dict):
@@ -826,8 +916,9 @@ class Comparison:
     def refuse(self) -> None:
         "`PedarrError` if what was read differs from the list."
         if not self.changed: return
-        raise PedarrError(f'{self.folder}: {some(self.changed, 10)} differ{"s"*(len(self.changed) == 1)} from {CHECKSUMS}: fetch again what differs, '
-                          'or go on with --accept-changed if the change is meant')
+        differs = 'differs' if len(self.changed) == 1 else 'differ'
+        raise PedarrError(f'{self.folder}: {few(self.changed, 10)} {differs} from {CHECKSUMS}: fetch again '
+                          'what differs, or go on with --accept-changed if the change is meant')
 
 # %% ../nbs/05_preprocess.ipynb #4531b255
 def _of_no_record(listed: dict) -> list[str]:
@@ -836,13 +927,15 @@ def _of_no_record(listed: dict) -> list[str]:
     return [name for name in listed if name.rsplit('.', 1)[0] not in stems]
 
 def _see_tables(check: Comparison) -> None:
-    "Compare what belongs to no record: tables and RECORDS count as read, of others it is only noted that they differ."
+    """Compare what belongs to no record. Tables and RECORDS count as read; of others it is noted if they
+    differ."""
     for name in _of_no_record(check.listed):
         path = check.folder/name
-        is_table = path.suffix.lower() in TABLES or path.name == 'RECORDS'
+        is_table = path.suffix.lower() in _TABLES or path.name == 'RECORDS'
         if not path.is_file(): check.others.append(f'{name} is missing')
         elif is_table: check.see(path, sha256(path))
-        elif path.stat().st_size <= 1 << 20 and sha256(path) != check.listed[name]: check.others.append(f'{name} differs')
+        elif path.stat().st_size > _SMALL: continue
+        elif sha256(path) != check.listed[name]: check.others.append(f'{name} differs')
 
 def _check_notes(check: Comparison) -> list[str]:
     "Sentences on what differs from the checksum list or is not in it."
@@ -851,12 +944,12 @@ def _check_notes(check: Comparison) -> list[str]:
             'read, but not in the list, and so not verified': check.unlisted,
             'not read, and of no weight': check.others,
             'records of the list that are not here': sorted(absent, key=natural_key)}
-    return [f'{CHECKSUMS}: {some(what)} ({why})' for why, what in said.items() if what]
+    return [f'{CHECKSUMS}: {few(what)} ({why})' for why, what in said.items() if what]
 
 # %% ../nbs/05_preprocess.ipynb #e53277fe
 @dataclass
 class Survey:
-    "All that is known before a sample is read: the records that are used, their windows, and what is said of them."
+    "All that is known before a sample is read: which records are used, their windows, what is said of them."
     folder: Path
     config: PreprocessConfig
     mapping: dict                # rhythm -> class
@@ -882,22 +975,25 @@ def _versions() -> dict: return {m.__name__: m.__version__ for m in (pedarr, np,
 def _tables(plans: list, grouping: dict, config: PreprocessConfig) -> tuple[list, list]:
     "One segment table per plan, and the rare classes, which are decided over all of them."
     def cut(p, rare=()):
-        return segment_table(p.episodes, p.poor, p.record.fs, p.record.sig_len, config, grouping, rare, p.beats)
+        where = p.record.fs, p.record.sig_len
+        return segment_table(p.episodes, p.poor, *where, config, grouping, rare, p.beats)
     tables = [cut(p) for p in plans]
     counts = Counter(label for t in tables for label in t.loc[t['evaluate'], 'label'])
     rare = [c for c in classes_of(grouping) if 0 < counts[c] < config.rare_below*sum(counts.values())]
     again = lambda t: config.rare_stride and t['label'].isin(rare).any()
     return [cut(p, rare) if again(t) else t for p, t in zip(plans, tables)], rare
 
-def _meta(database: Database, grouping: str, mapping: dict, config: PreprocessConfig, plans: list, who: pd.DataFrame) -> dict:
+def _meta(database: Database, config: PreprocessConfig, plans: list, who: pd.DataFrame, **more) -> dict:
     "What store.json says of how the store was made, but for the hashes of the signal files."
     simulated = any('simulated' in c.lower() for p in plans for c in p.record.comments)
     each = lambda what: {p.name: what(p) for p in plans}
     return plain(dict(
-        store_version=STORE_VERSION, versions=_versions(), config=asdict(config), database=database.name,
-        grouping=grouping, mapping=mapping, subjects=digest(who.to_csv()), unit='mV', simulated=simulated,
-        records=each(lambda p: dict(fs=p.record.fs, sig_len=p.record.sig_len)), channels=each(lambda p: p.channels),
-        signals=each(lambda p: [r for r in p.record.rows if r >= 0]), labels=each(lambda p: p.labels())))
+        **more, store_version=STORE_VERSION, versions=_versions(), config=asdict(config),
+        database=database.name, subjects=digest(who.to_csv()), unit='mV', simulated=simulated,
+        records=each(lambda p: dict(fs=p.record.fs, sig_len=p.record.sig_len)),
+        channels=each(lambda p: p.channels),
+        signals=each(lambda p: [r for r in p.record.rows if r >= 0]),
+        labels=each(lambda p: p.labels())))
 
 # %% ../nbs/05_preprocess.ipynb #3ce0a5cd
 def _mapping(grouping: str) -> dict:
@@ -905,7 +1001,8 @@ def _mapping(grouping: str) -> dict:
     mapping = get_grouping(grouping)
     for rhythm, c in mapping.items():
         if not (isinstance(rhythm, str) and isinstance(c, str) and c):
-            raise PedarrError(f'grouping {grouping!r}: {one_line(rhythm)!r}: {one_line(c)!r} must be two names, rhythm and class')
+            raise PedarrError(f'grouping {grouping!r}: {one_line(rhythm)!r}: {one_line(c)!r} must be two '
+                              'names, rhythm and class')
     return dict(mapping)
 
 def _plans(database: Database, found: Found, jobs: int, progress: bool) -> tuple[list, list]:
@@ -914,6 +1011,7 @@ def _plans(database: Database, found: Found, jobs: int, progress: bool) -> tuple
     seen = list(_each(_plan, tasks, jobs, 'annotations', progress))
     return [p for p in seen if isinstance(p, Plan)], [p for p in seen if isinstance(p, LeftOut)]
 
+# %% ../nbs/05_preprocess.ipynb #a35ac545
 def _compare(folder: Path, plans: list, accept_changed: bool) -> tuple[Comparison, list]:
     "(what the checksum list says of headers, annotations and tables, notes); `PedarrError` if it says no."
     try: check, notes = Comparison(folder, _listed(folder)), []
@@ -928,29 +1026,45 @@ def _compare(folder: Path, plans: list, accept_changed: bool) -> tuple[Compariso
     return check, notes
 
 # %% ../nbs/05_preprocess.ipynb #5727a44b
-def _survey(folder: Path, database: Database, grouping: str, config: PreprocessConfig, jobs: int, progress: bool,
-            skip_damaged: bool, accept_changed: bool) -> Survey:
-    "Read all that can be read before the samples, and refuse what can be refused. `PedarrError`"
-    mapping, faults = _mapping(grouping), {}
+def _records(folder: Path, database: Database, jobs: int, progress: bool, skip_damaged: bool) -> tuple:
+    """(plans, records that are left out, notes); `PedarrError` for damaged records, unless they are to be
+    skipped."""
+    faults: dict = {}
     found = database.find(folder, faults)
     plans, left_out = _plans(database, found, jobs, progress)
-    left_out += [LeftOut(name, f'{folder}: the header of record {name} cannot be read ({why})', True) for name, why in faults.items()]
-    if not skip_damaged and any(x.damaged for x in left_out): raise _refuse_damaged(folder, left_out, len(found.names) + len(faults))
+    for name, why in faults.items():
+        left_out.append(LeftOut(name, f'{folder}: the header of record {name} cannot be read ({why})', True))
+    if not skip_damaged and any(x.damaged for x in left_out):
+        raise _refuse_damaged(folder, left_out, len(plans) + len(left_out))
     if not plans: raise _nothing_left(folder, left_out)
-    check, notes = _compare(folder, plans, accept_changed)
-    notes = [*found.notes, *notes, *_check_drift([p.record for p in plans], config.rate)]
+    return plans, left_out, found.notes
+
+def _check_bands(plans: list, config: PreprocessConfig) -> None:
+    "`PedarrError` for a band that can't be had at the store's rate, if a record has channels that need it."
     for band, rows in ((config.ecg_band, slice(0, N_ECG)), (config.iegm_band, slice(N_ECG, None))):
         if any((p.record.rows[rows] >= 0).any() for p in plans): _matrices(config, band)
-    who = database.subjects(folder, Found([p.record.path for p in plans], [p.name for p in plans], []))
+
+# %% ../nbs/05_preprocess.ipynb #4f1c76ee
+def _survey(folder: Path, database: Database, grouping: str, config: PreprocessConfig, jobs: int,
+            progress: bool, skip_damaged: bool, accept_changed: bool) -> Survey:
+    "Read all that can be read before the samples; `PedarrError` for all that can be refused before them."
+    mapping = _mapping(grouping)
+    plans, left_out, notes = _records(folder, database, jobs, progress, skip_damaged)
+    check, more = _compare(folder, plans, accept_changed)
+    notes = [*notes, *more, *_check_drift([p.record for p in plans], config.rate)]
+    _check_bands(plans, config)
+    used = Found([p.record.path for p in plans], [p.name for p in plans], [])
+    who = database.subjects(folder, used)
     tables, rare = _tables(plans, mapping, config)
     if not sum(map(len, tables)): raise _no_segments(plans, mapping, config)
-    meta = _meta(database, grouping, mapping, config, plans, who) | dict(rare=rare)
+    meta = _meta(database, config, plans, who, grouping=grouping, mapping=mapping, rare=rare)
     said = [(x.name, note) for x in [*plans, *left_out] for note in x.notes]
-    return Survey(folder, config, mapping, plans, tables, who, left_out, check, meta, skip_damaged, accept_changed, said, notes)
+    return Survey(folder, config, mapping, plans, tables, who, left_out, check, meta, skip_damaged,
+                  accept_changed, said, notes)
 
 # %% ../nbs/05_preprocess.ipynb #9771847b
 def present_classes(tables, grouping) -> list[str]:
-    "The classes of a grouping that have a segment, in the grouping's order: the outputs that a model can learn."
+    "The classes of a grouping that have a segment, in the grouping's order: what a model can learn."
     found = {label for t in tables for label in t['label']}
     return [c for c in classes_of(grouping) if c in found]
 
@@ -958,9 +1072,12 @@ def _plan_notes(survey: Survey) -> list[str]:
     "Sentences on rhythms without a class, classes that are too short, and records that give no window."
     plans, tables, grouping = survey.plans, survey.tables, survey.mapping
     missing = sum((unlabelled(p.episodes, grouping) for p in plans), Counter())
-    notes = [f'rhythm {r!r} has no class in this grouping: {n} episodes give no segment' for r, n in sorted(missing.items())]
-    notes += [f'class {c}: episodes last up to {s:.1f} s, too short for a window, no segment' for c, s in _too_short(plans, tables, grouping)]
-    return notes + grouped((p.name, 'no window fits, no segment') for p, t in zip(plans, tables) if not len(t))
+    notes = [f'rhythm {r!r} has no class in this grouping: {n} episodes give no segment'
+             for r, n in sorted(missing.items())]
+    notes += [f'class {c}: episodes last up to {s:.1f} s, too short for a window, no segment'
+              for c, s in _too_short(plans, tables, grouping)]
+    without = [p.name for p, t in zip(plans, tables) if not len(t)]
+    return notes + grouped((name, 'no window fits, no segment') for name in without)
 
 # %% ../nbs/05_preprocess.ipynb #16e63bf3
 def _longest(plans: list, grouping: dict) -> Counter:
@@ -981,25 +1098,28 @@ def _no_segments(plans: list, grouping: dict, config: PreprocessConfig) -> Pedar
     "What is said where no window fits anywhere."
     longest = max(_longest(plans, grouping).values(), default=None)
     if longest is None:
-        found = sorted({r for p in plans for r in p.episodes['rhythm']})
-        return PedarrError(f'no segment: no rhythm found ({one_line(", ".join(found))[:300] or "none at all"}) has a class in this grouping: choose another grouping')
-    return PedarrError(f'no segment: a window with its guards needs {config.window + 2*config.guard:g} s, the longest episode lasts '
+        found = one_line(', '.join(sorted({r for p in plans for r in p.episodes['rhythm']})))
+        return PedarrError(f'no segment: no rhythm found ({found[:300]}) has a class in this grouping: '
+                           'choose another grouping')
+    need = config.window + 2*config.guard
+    return PedarrError(f'no segment: a window with its guards needs {need:g} s, the longest episode lasts '
                        f'{longest:.2f} s (and may hold poor signal): choose a shorter window')
 
 # %% ../nbs/05_preprocess.ipynb #2e34f9de
 class PartRecord(Checked):
-    "One recording in a finished part. `mask` is `[windows, 19]` packed; `amplitude` in mV, by channel (None: unknown)."
+    "One recording in a finished part. `mask`: `[windows, 19]`, packed; `amplitude`: mV by channel, or None."
     mask: Annotated[str, Field(pattern='^([0-9a-f]{2})*$')]
-    sha256: dict[str, Hash]             # array name -> of the recording's windows
-    sources: dict[str, Hash]            # signal file -> of the file
+    sha256: dict[str, _Hash]             # array name -> of the recording's windows
+    sources: dict[str, _Hash]            # signal file -> of the file
     amplitude: list[float | None]
 
 class PartMeta(Checked):
     "What the file of a finished part says."
     records: list[PartRecord]
 
+# %% ../nbs/05_preprocess.ipynb #96ae13d1
 class Part(NamedTuple):
-    "The work on some recordings: they fill the windows from `at` on of arrays of `n` windows in `place/store`."
+    "The work on some recordings, which begin at the windows `at` of arrays of `n` windows in `place/store`."
     file: Path
     place: Path
     config: PreprocessConfig
@@ -1010,31 +1130,35 @@ class Part(NamedTuple):
 
     def offset(self, name: str, window: int) -> int:
         "Where a window begins in the array `name`."
-        return len(_header((self.n, SIGNALS[name], self.config.samples), self.config.dtype)) + window*_window_bytes(name, self.config)
+        shape = self.n, SIGNALS[name], self.config.samples
+        return len(_header(shape, self.config.dtype)) + window*_window_bytes(name, self.config)
 
 def _window_bytes(name: str, config: PreprocessConfig) -> int:
     return SIGNALS[name]*config.samples*np.dtype(config.dtype).itemsize
 
 SMALLEST_PART = 64     # windows
 
+# %% ../nbs/05_preprocess.ipynb #da2afebc
 def _parts(place: Path, survey: Survey) -> list[Part]:
-    "The work cut into parts of records in a row: at most about a hundred, so that none is much to lose or too small to be worth a file."
+    """The work in parts of some records in a row: about a hundred, neither much to lose nor too small for
+    a file."""
     sizes = [len(t) for t in survey.tables]
     at, n = np.cumsum([0] + sizes).tolist(), sum(sizes)
     parts, i = [], 0
     for j in range(1, len(sizes) + 1):
         if at[j] - at[i] < max(SMALLEST_PART, n/100) and j < len(sizes): continue
-        parts.append(Part(place/f'part-{len(parts):05d}.json', place, survey.config, n, at[i:j], survey.plans[i:j], survey.tables[i:j]))
+        file, some = place/f'part-{len(parts):05d}.json', slice(i, j)
+        parts.append(Part(file, place, survey.config, n, at[some], survey.plans[some], survey.tables[some]))
         i = j
     return parts
 
 # %% ../nbs/05_preprocess.ipynb #69ac34fb
-PROBED = 9       # windows of a recording
+_PROBED = 9       # windows of a recording
 
 class _Amplitude:
     "A probe for `cut_windows` that measures the robust amplitude of each channel."
     def __init__(self, windows: int, fs: float):
-        self.wanted = set(np.linspace(0, windows - 1, min(windows, PROBED)).round().astype(int).tolist())
+        self.wanted = set(np.linspace(0, windows - 1, min(windows, _PROBED)).round().astype(int).tolist())
         self.fs, self.seen = fs, []
 
     def __call__(self, window: int, raw: np.ndarray, ok: np.ndarray) -> None:
@@ -1042,8 +1166,8 @@ class _Amplitude:
 
     def result(self) -> list:
         "By channel, in mV; None where it was never seen."
-        found = [np.median(x[np.isfinite(x)]) if np.isfinite(x).any() else None for x in np.array(self.seen).T]
-        return [None if x is None else float(f'{x:.4g}') for x in found]
+        channels = [x[np.isfinite(x)] for x in np.array(self.seen).T]
+        return [float(f'{np.median(x):.4g}') if len(x) else None for x in channels]
 
 # %% ../nbs/05_preprocess.ipynb #1fda8749
 class _Sink:
@@ -1067,11 +1191,13 @@ class _Sink:
     def __enter__(self): return self
     def __exit__(self, *_): self.out.close()
 
-def _write_windows(plan: Plan, table: pd.DataFrame, config: PreprocessConfig, ecg: _Sink, iegm: _Sink) -> PartRecord:
-    "Filter and cut one record; `PedarrError` if it is damaged."
+# %% ../nbs/05_preprocess.ipynb #8d0bd993
+def _write_windows(plan: Plan, table: pd.DataFrame, config: PreprocessConfig, ecg: _Sink, iegm: _Sink):
+    "Filter and cut one record: its `PartRecord`. `PedarrError` if it is damaged."
     masks, probe = [], _Amplitude(len(table), plan.record.fs)
     with Tape(plan.record) as tape:
-        for x, mask in cut_windows(tape, table['start'], table['stop'], config, config.dtype, reuse=True, probe=probe):
+        windows = cut_windows(tape, table['start'], table['stop'], config, config.dtype, True, probe)
+        for x, mask in windows:
             masks.append(mask)
             for window in x:
                 ecg.write(window[:N_ECG])
@@ -1095,7 +1221,7 @@ def _write_record(part: Part, plan: Plan, table: pd.DataFrame, at: int) -> PartR
         except PedarrError as e: return LeftOut(plan.name, str(e), damaged=True)
 
 def _write_part(part: Part) -> tuple[list, bool]:
-    "(what is said of each recording of a part, was it there but wrong?). What is already there and right stays."
+    "(what is said of each recording of a part, was it there but wrong?). What is there and right stays."
     records = _finished(part)
     if records is not None: return records, False
     again = part.file.exists()
@@ -1123,9 +1249,11 @@ def _holds(part: Part, said: PartRecord, plan: Plan, table: pd.DataFrame, at: in
     bits = len(table)*len(CHANNELS)
     if len(said.mask) != 2*(-(-bits//8)) or set(said.sha256) != set(SIGNALS): return False
     if len(said.amplitude) != len(CHANNELS)*bool(len(table)): return False
-    if any(_slice_sha256(part, name, at, len(table)) != want for name, want in said.sha256.items()): return False
+    for name, want in said.sha256.items():
+        if _slice_sha256(part, name, at, len(table)) != want: return False
     return said.sources == {name: sha256(path) for name, path in plan.files.items()}
 
+# %% ../nbs/05_preprocess.ipynb #486bf393
 def _finished(part: Part) -> list | None:
     "What the file of a finished part says, if there is one and it is true; otherwise None."
     try: said = read_json(part.file, PartMeta).records
@@ -1155,6 +1283,9 @@ def _lay_out(place: Path, parts: list[Part]) -> None:
     sync_folder(place)
 
 # %% ../nbs/05_preprocess.ipynb #2b14240d
+_CHECK_DISK = 'check the disk, then run the same command again'
+
+# %% ../nbs/05_preprocess.ipynb #037791b5
 class _Follower:
     "Hashes the array files of a build from their beginning, as far as they are finished."
     def __init__(self, part: Part):
@@ -1168,7 +1299,7 @@ class _Follower:
                 f.seek(self.at[name])
                 while self.at[name] < stop:
                     block = f.read(min(1 << 20, stop - self.at[name]))
-                    if not block: raise PassingError(f'{f.name}: became shorter while it was written: check the disk, then run the same command again')
+                    if not block: raise PassingError(f'{f.name}: became shorter meanwhile: {_CHECK_DISK}')
                     sha.update(block)
                     self.at[name] += len(block)
 
@@ -1195,7 +1326,7 @@ def _masks(survey: Survey, said: list) -> list[np.ndarray]:
     return masks
 
 def _without(place: Path, keep: np.ndarray, config: PreprocessConfig) -> tuple[Path, dict]:
-    "The arrays of `place/store` with the windows `keep` only, in a folder of their own: (folder, file name -> SHA-256)."
+    "The arrays of `place/store` with the windows `keep` only, elsewhere: (folder, file name -> SHA-256)."
     folder = place/'kept'
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -1209,38 +1340,46 @@ def _without(place: Path, keep: np.ndarray, config: PreprocessConfig) -> tuple[P
 # %% ../nbs/05_preprocess.ipynb #6d7eb117
 def _whole_table(survey: Survey) -> pd.DataFrame:
     "All segment tables below each other, with record and subject columns."
-    rows = [t.assign(record=p.name, **survey.who.loc[p.name]) for p, t in zip(survey.plans, survey.tables) if len(t)]
-    return pd.concat(rows, ignore_index=True)
+    pairs = [(p.name, t) for p, t in zip(survey.plans, survey.tables) if len(t)]
+    return pd.concat([t.assign(record=name, **survey.who.loc[name]) for name, t in pairs], ignore_index=True)
 
-def _seal(place: Path, survey: Survey, said: list, sha: dict, notes: list) -> Path:
-    "Write all that a store needs beside its arrays, and force it to the disk; the folder that is the store now."
-    masks = _masks(survey, said)
-    flat = [LeftOut(p.name, 'every channel is flat or invalid') for p, m in zip(survey.plans, masks) if len(m) and not m.any()]
+def _gone(survey: Survey, said: list, masks: list) -> list[LeftOut]:
+    "The recordings that turned out to be damaged or flat."
     gone = [x for x in said if isinstance(x, LeftOut)]
-    gone += [x for x in flat if x.name not in {y.name for y in gone}]
-    mask, table, folder = np.concatenate(masks), _whole_table(survey), place/'store'
-    keep = mask.any(1)
+    known = {x.name for x in gone}
+    flat = [p.name for p, m in zip(survey.plans, masks) if len(m) and not m.any() and p.name not in known]
+    return gone + [LeftOut(name, 'every channel is flat or invalid') for name in flat]
+
+# %% ../nbs/05_preprocess.ipynb #17a5f4b3
+def _seal(place: Path, survey: Survey, said: list, sha: dict, notes: list) -> Path:
+    "Write what a store needs beside its arrays, and force it to the disk; the folder that is the store now."
+    masks = _masks(survey, said)
+    gone, mask = _gone(survey, said, masks), np.concatenate(masks)
+    table, folder, keep = _whole_table(survey), place/'store', mask.any(1)
     if not keep.any(): raise _nothing_left(survey.folder, [*survey.left_out, *gone])
     if not keep.all(): folder, sha = _without(place, keep, survey.config)
     lost = int((~keep & ~table['record'].isin([x.name for x in gone])).sum())
     table = table[keep].reset_index(drop=True)
     table.insert(0, 'segment', np.arange(len(table)))
-    notes = _all_notes(survey, said, gone, table, mask[keep], lost, notes)
-    _write_rest(folder, survey, said, gone, table[COLUMNS], mask[keep], sha, notes)
+    notes = [*notes, *_all_notes(survey, said, gone), *_mask_notes(survey, table, mask[keep], lost)]
+    write_whole(folder/'mask.npy', _header(mask[keep].shape, 'bool') + mask[keep].tobytes())
+    write_table(folder/'segments.csv', table[COLUMNS])
+    for name in SIGNALS: sync_file(folder/name)
+    sha = {name: sha256(folder/name) for name in ('mask.npy', 'segments.csv')} | sha
+    write_json(folder/'store.json', _final_meta(survey, said, gone, table, sha, notes))
     return folder
 
-def _write_rest(folder: Path, survey: Survey, said: list, gone: list, table: pd.DataFrame, mask: np.ndarray, sha: dict, notes: list) -> None:
-    "Write mask, table and store.json, and force all files of the store to the disk."
-    write_whole(folder/'mask.npy', _header(mask.shape, 'bool') + mask.tobytes())
-    write_table(folder/'segments.csv', table)
-    sha = {name: sha256(folder/name) for name in ('mask.npy', 'segments.csv')} | sha
+# %% ../nbs/05_preprocess.ipynb #c3a91249
+def _final_meta(survey: Survey, said: list, gone: list, table: pd.DataFrame, sha: dict, notes: list) -> dict:
+    "The contents of store.json, held against what a reader of it expects."
     classes = present_classes([table], survey.mapping)
-    skipped = sorted({x.name for x in [*survey.left_out, *gone]}, key=natural_key)
-    sources = {p.name: dict(sorted((p.small | s).items())) for p, s in zip(survey.plans, _signal_sources(survey, said))}
-    rare = [c for c in survey.meta['rare'] if c in classes]
-    meta = survey.meta | dict(rare=rare, sources=sources, classes=classes, segments=len(table), sha256=sha, skipped=skipped, notes=notes)
-    for name in SIGNALS: sync_file(folder/name)
-    write_json(folder/'store.json', StoreMeta.model_validate(plain(meta)).model_dump())
+    signals = _signal_sources(survey, said)
+    made = dict(
+        classes=classes, rare=[c for c in survey.meta['rare'] if c in classes],
+        segments=len(table), sha256=sha,
+        sources={p.name: dict(sorted((p.small | s).items())) for p, s in zip(survey.plans, signals)},
+        skipped=sorted({x.name for x in [*survey.left_out, *gone]}, key=natural_key), notes=notes)
+    return StoreMeta.model_validate(plain(survey.meta | made)).model_dump()
 
 def _signal_sources(survey: Survey, said: list) -> list[dict]:
     "The hashes of the signal files of each recording, as they were read; of damaged ones, as they are."
@@ -1249,12 +1388,14 @@ def _signal_sources(survey: Survey, said: list) -> list[dict]:
 
 # %% ../nbs/05_preprocess.ipynb #3c6b2d7d
 def _mask_notes(survey: Survey, table: pd.DataFrame, mask: np.ndarray, lost: int) -> list[str]:
-    "Sentences on channels that a recording has but that were masked in some of its windows, and on windows dropped for lack of any."
+    """Sentences on channels that were masked in some windows of a recording, and on windows without any
+    channel."""
     said, channels = [], survey.meta['channels']
     for name, index in table.groupby('record', sort=False).indices.items():
         for channel in channels[name]:
             dead = int((~mask[index, CHANNELS.index(channel)]).sum())
-            if dead: said.append((name, f'channel {channel} is flat or invalid, and masked, in {dead} of {len(index)} windows'))
+            where = f'in {dead} of {len(index)} windows'
+            if dead: said.append((name, f'channel {channel} is flat or invalid, and masked, {where}'))
     dropped = [f'{lost} windows have no usable channel and were left out'] if lost else []
     return dropped + grouped(said)
 
@@ -1266,55 +1407,71 @@ def _twins(survey: Survey, said: list) -> list[str]:
     notes = []
     for names in same.values():
         if len(names) < 2: continue
-        people = list(dict.fromkeys(survey.who.loc[names, 'subject']))
-        whose = f'although they stand for {len(people)} subjects ({some(people)}): one recording may be in training and in test' if len(people) > 1 else 'of one subject'
-        notes.append(f'{some(names)} have the same signal files, {whose}')
+        people, whose = list(dict.fromkeys(survey.who.loc[names, 'subject'])), 'of one subject'
+        if len(people) > 1:
+            whose = f'although they stand for {len(people)} subjects ({few(people)}): ' \
+                    'one recording may be in training and in test'
+        notes.append(f'{few(names)} have the same signal files, {whose}')
     return notes
 
 # %% ../nbs/05_preprocess.ipynb #c3b6c90b
-def _amplitude_notes(survey: Survey, said: list) -> list[str]:
-    "Sentences on channels whose robust amplitude can't be that of a heart, one for all channels of the same records."
+def _odd_amplitudes(survey: Survey, said: list) -> dict:
+    "Channel -> record -> its robust amplitude (mV), where that can't be that of a heart."
     odd: dict = {}
     for plan, one in zip(survey.plans, said):
         found = [] if isinstance(one, LeftOut) else zip(CHANNELS, one.amplitude)
         for channel, mv in found:
             if mv is not None and implausible(channel, mv): odd.setdefault(channel, {})[plan.name] = mv
+    return odd
+
+# %% ../nbs/05_preprocess.ipynb #eaf9c8fa
+def _amplitude_notes(survey: Survey, said: list) -> list[str]:
+    "Sentences on odd amplitudes, one for all channels of the same records."
     together: dict = {}
-    for channel, by_record in odd.items():
-        key = CHANNELS.index(channel) >= N_ECG, tuple(by_record)
-        together.setdefault(key, {})[channel] = np.median(list(by_record.values()))
+    for channel, by_record in _odd_amplitudes(survey, said).items():
+        kind = 'lead' if channel in CHANNELS[:N_ECG] else 'channel'
+        together.setdefault((kind, tuple(by_record)), {})[channel] = np.median(list(by_record.values()))
     notes = []
-    for (is_iegm, records), amplitudes in together.items():
-        low, high = list(PLAUSIBLE.values())[is_iegm]
-        of = records[0] if len(records) == 1 else f'{len(records)} records ({some(records)})'
-        notes.append(f'{"lead" if not is_iegm else "channel"}{"s"*(len(amplitudes) > 1)} {", ".join(amplitudes)} of {of}: amplitude '
-                     f'{np.median(list(amplitudes.values())):.3g} mV, outside {low:g} to {high:g} mV: check gain and unit in the header')
+    for (kind, records), amplitudes in together.items():
+        low, high = PLAUSIBLE['ecg' if kind == 'lead' else 'iegm']
+        of = records[0] if len(records) == 1 else f'{len(records)} records ({few(records)})'
+        mv = np.median(list(amplitudes.values()))
+        kind += 's' if len(amplitudes) > 1 else ''
+        notes.append(f'{kind} {", ".join(amplitudes)} of {of}: amplitude {mv:.4g} mV, outside {low:g} to '
+                     f'{high:g} mV: check gain and unit in the header')
     return notes
 
-def _all_notes(survey: Survey, said: list, gone: list, table: pd.DataFrame, mask: np.ndarray, lost: int, notes: list) -> list[str]:
-    "All that a reader should know of a store, in plain sentences."
-    left_out = [(x.name, f'left out, {x.why}') for x in sorted([*survey.left_out, *gone], key=lambda x: natural_key(x.name))]
-    return [*notes, *survey.notes, *_check_notes(survey.check), *grouped(left_out), *grouped(survey.said), *_plan_notes(survey),
-            *_amplitude_notes(survey, said), *_twins(survey, said), *_mask_notes(survey, table, mask, lost)]
+def _all_notes(survey: Survey, said: list, gone: list) -> list[str]:
+    "What a reader should know of a store, in plain sentences, but for what `_mask_notes` says."
+    left_out = sorted([*survey.left_out, *gone], key=lambda x: natural_key(x.name))
+    return [*survey.notes, *_check_notes(survey.check),
+            *grouped((x.name, f'left out, {x.why}') for x in left_out), *grouped(survey.said),
+            *_plan_notes(survey), *_amplitude_notes(survey, said), *_twins(survey, said)]
 
 # %% ../nbs/05_preprocess.ipynb #97bb9a4a
 def _each(function, items: list, jobs: int, text: str, progress: bool, delay: float = 0) -> Iterator:
-    "Yield `function(item)` for each of `items`, in their order, by `jobs` processes, with a progress bar on standard error after `delay` seconds."
+    "As `parallel`, with a progress bar on standard error after `delay` seconds."
     unit = 'part' if text == 'segments' else 'record'
-    yield from tqdm(parallel(function, items, jobs), total=len(items), desc=text, unit=unit, disable=not progress, file=sys.stderr, delay=delay)
+    yield from tqdm(parallel(function, items, jobs), total=len(items), desc=text, unit=unit,
+                    disable=not progress, file=sys.stderr, delay=delay)
 
 # %% ../nbs/05_preprocess.ipynb #e6fba97c
 def _check_place(store: Path) -> Path:
-    "The folder in which a store grows. A store needs a name, and a parent that is (or can become) a folder in which one may write."
-    above, part = next(p for p in store.parents if p.exists()), store.with_name(store.name + '.part') if store.name else store
-    if not store.name or store.is_symlink() or part.is_symlink() or not above.is_dir() or not os.access(above, os.W_OK):
-        raise PedarrError(f'{store}: no store can be written here ({above} is not a folder with write permission, or the name is a link): '
-                          'choose another path')
+    """The folder in which the store grows. A store needs a name, and a parent that is (or can become) a
+    folder in which one may write."""
+    above = next(p for p in store.parents if p.exists())
+    part = store.with_name(store.name + '.part') if store.name else store
+    linked = store.is_symlink() or part.is_symlink()
+    if not store.name or linked or not above.is_dir() or not os.access(above, os.W_OK):
+        raise PedarrError(f'{store}: no store can be written here ({above} is not a folder with write '
+                          'permission, or the name is a link): choose another path')
     return part
 
+# %% ../nbs/05_preprocess.ipynb #30ad89c1
 @contextmanager
 def _growing(part: Path) -> Iterator[str]:
-    "Hold the folder in which a store grows; yields '' or a note on locks. It is removed at the end, unless a finished part of a failed build is in it."
+    """Hold the folder in which a store grows; yields '' or a note on locks. It is removed at the end, unless
+    a finished part of a build that failed is in it."""
     part.mkdir(parents=True, exist_ok=True)
     try:
         with locked(part/'lock', 'building this store') as note:
@@ -1332,6 +1489,7 @@ def _clear(part: Path) -> None:
     for old in part.iterdir():
         if old.is_dir(): shutil.rmtree(old, ignore_errors=True)
 
+# %% ../nbs/05_preprocess.ipynb #ba09d76a
 def _sweep(part: Path) -> None:
     "Remove what a build left that was killed just after its end."
     if not part.is_dir(): return
@@ -1343,44 +1501,60 @@ def _check_disk(part: Path, need: int) -> None:
     "`PassingError` if the disk has less than `need` bytes left."
     free = shutil.disk_usage(part).free
     if free >= need: return
-    old = f' (or remove parts of older settings in {part.name})' if any(p.is_dir() for p in part.iterdir()) else ''
-    raise PassingError(f'{part.with_suffix("")}: the disk is full: the store needs {need/1e9:.2g} GB, {free/1e9:.2g} GB are free: '
-                       f'make room{old}, or choose another place')
+    older = any(p.is_dir() for p in part.iterdir())
+    old = f' (or remove parts of older settings in {part.name})' if older else ''
+    raise PassingError(f'{part.with_suffix("")}: the disk is full: the store needs {need/1e9:.2g} GB, '
+                       f'{free/1e9:.2g} GB are free: make room{old}, or choose another place')
 
 # %% ../nbs/05_preprocess.ipynb #7de400d6
+_EACH = dict(records='records:', channels='channels of record', signals='channels of record',
+             labels='labels of record', sources='files of record')       # what is said record by record
+
+def _short(value: Any) -> str: return one_line(f'{value:g}' if isinstance(value, float) else value)[:40]
+
 def _differences(old: dict, new: dict) -> list[str]:
     "What differs in how two stores were made, from their `meta`."
-    said = [f'made by {k} {one_line(old["versions"].get(k))} (this is {v})' for k, v in new['versions'].items() if old['versions'].get(k) != v]
-    said += [f'{k} {_short(old["config"].get(k))} (asked for: {_short(v)})' for k, v in new['config'].items() if old['config'].get(k) != v]
+    def changed(key):
+        names = [k for k in new[key] if old[key].get(k) != new[key][k]]
+        return [(k, _short(old[key].get(k)), _short(new[key][k])) for k in names]
+    said = [f'made by {name} {was} (this is {now})' for name, was, now in changed('versions')]
+    said += [f'{name} {was} (asked for: {now})' for name, was, now in changed('config')]
     if old['database'] != new['database']: said.append(f'another database ({old["database"]})')
     if old['grouping'] != new['grouping']: said.append(f'another grouping ({old["grouping"]})')
     elif old['mapping'] != new['mapping']: said.append(f'another content of grouping {new["grouping"]}')
     if old['subjects'] != new['subjects']: said.append('other subjects')
-    for key, words in (('records', 'other records:'), ('channels', 'other channels of record'), ('signals', 'other channels of record'),
-                       ('labels', 'other labels of record'), ('sources', 'other files of record')):
+    for key, words in _EACH.items():
         names = [n for n in dict.fromkeys([*old[key], *new[key]]) if old[key].get(n) != new[key].get(n)]
-        if names: return [*said, f'{words} {some(names)}']
+        if names: return [*said, f'other {words} {few(names)}']
     return said
 
-def _short(value: Any) -> str: return one_line(f'{value:g}' if isinstance(value, float) else value)[:40]
+# %% ../nbs/05_preprocess.ipynb #f242cf48
+def _hash_files(files: dict) -> dict:
+    return {name: sha256(path) for name, path in files.items() if path.is_file()}
+
+def _compare_files(old: dict, survey: Survey, jobs: int, progress: bool) -> list[str]:
+    "What differs in the files of the records since a store was made; `PedarrError` as in a build."
+    files = list(_each(_hash_files, [p.files for p in survey.plans], jobs, 'compare', progress, delay=2))
+    for p, hashes in zip(survey.plans, files): _see_signals(survey, p, hashes)
+    if not survey.accept_changed: survey.check.refuse()
+    sources = {p.name: dict(sorted((p.small | f).items())) for p, f in zip(survey.plans, files)}
+    return _differences(old, survey.meta | dict(sources=sources))
 
 def _existing(store: Path, survey: Survey, jobs: int, progress: bool) -> Store | None:
-    "The store that is already at `store`, if all that decides its bytes is the same; `PedarrError` if something else is there."
+    """The store at `store`, if all that decides its bytes is the same; `PedarrError` if something else is
+    there."""
     if not os.path.lexists(store): return None
     old, _ = _read_meta(store)
+    said = _differences(old, survey.meta | dict(sources=old['sources']))
     left_out = {x.name for x in survey.left_out} ^ (set(old['skipped']) - set(old['records']))
-    new = survey.meta | dict(sources=old['sources'])
-    said = _differences(old, new) + [f'other records left out: {some(sorted(left_out))}']*bool(left_out)
-    if not said:
-        files = list(_each(_hash_files, [p.files for p in survey.plans], jobs, 'compare', progress, delay=2))
-        new['sources'] = {p.name: dict(sorted((p.small | f).items())) for p, f in zip(survey.plans, files)}
-        said = _differences(old, new)
-    if said: raise PedarrError(f'{store}: a store that differs stands here ({"; ".join(said)}): delete it, or choose another name')
+    if left_out: said.append(f'other records left out: {few(sorted(left_out))}')
+    if not said: said = _compare_files(old, survey, jobs, progress)
+    if said:
+        raise PedarrError(f'{store}: a store that differs stands here ({"; ".join(said)}): delete it, '
+                          'or choose another name')
     found = open_store(store)
     if progress: print(f'{store}: already built from the same sources and settings', file=sys.stderr)
     return found
-
-def _hash_files(files: dict) -> dict: return {name: sha256(path) for name, path in files.items() if path.is_file()}
 
 # %% ../nbs/05_preprocess.ipynb #a0a10574
 def _write_parts(parts: list[Part], survey: Survey, jobs: int, progress: bool) -> tuple[list, dict]:
@@ -1392,24 +1566,32 @@ def _write_parts(parts: list[Part], survey: Survey, jobs: int, progress: bool) -
             redone += again
             follower.finished(part.at[-1] + len(part.tables[-1]))
         sha = follower.result()
-    if redone and progress: print(f'{redone} finished parts of an interrupted build were damaged, and made again', file=sys.stderr)
+    if redone and progress:
+        words = 'finished parts of an interrupted build were damaged, and made again'
+        print(f'{redone} {words}', file=sys.stderr)
     return said, sha
 
+def _see_signals(survey: Survey, plan: Plan, hashes: dict) -> None:
+    for name, found in hashes.items(): survey.check.see(plan.files[name], found)
+
+# %% ../nbs/05_preprocess.ipynb #cecdf797
 def _judge(survey: Survey, said: list) -> None:
-    "`PedarrError` if recordings turned out to be damaged, or other than those of the checksum list, and that was not asked for."
+    "`PedarrError` if recordings turned out to be damaged, or not as the checksum list has them, unasked."
     bad = [x for x in said if isinstance(x, LeftOut)]
-    if bad and not survey.skip_damaged: raise _refuse_damaged(survey.folder, bad, len(survey.plans) + len(survey.left_out))
+    total = len(survey.plans) + len(survey.left_out)
+    if bad and not survey.skip_damaged: raise _refuse_damaged(survey.folder, bad, total)
     for plan, one in zip(survey.plans, said):
-        if isinstance(one, LeftOut): continue
-        for name, found in one.sources.items(): survey.check.see(plan.files[name], found)
+        if not isinstance(one, LeftOut): _see_signals(survey, plan, one.sources)
     if not survey.accept_changed: survey.check.refuse()
 
+# %% ../nbs/05_preprocess.ipynb #98634ffc
 def _build(store: Path, part: Path, survey: Survey, jobs: int, progress: bool) -> None:
     "Write the parts in the folder `part`, seal them, and give the store its name."
     with _growing(part) as note:
         place = part/survey.key()[:16]
         parts = _parts(place, survey)
-        if not place.is_dir(): _check_disk(part, parts[0].n*sum(_window_bytes(name, survey.config) for name in SIGNALS))
+        need = sum(parts[0].offset(name, parts[0].n) for name in SIGNALS)
+        if not place.is_dir(): _check_disk(part, need)
         _lay_out(place, parts)
         said, sha = _write_parts(parts, survey, jobs, progress)
         _judge(survey, said)
@@ -1419,32 +1601,40 @@ def _build(store: Path, part: Path, survey: Survey, jobs: int, progress: bool) -
         sync_folder(store.parent)
 
 # %% ../nbs/05_preprocess.ipynb #fb4578da
-def build_store(folder, store, database, grouping: str | None = None, config: PreprocessConfig | None = None, jobs: int = 1,
-                progress: bool = True, skip_damaged: bool = False, accept_changed: bool = False) -> Store:
+def build_store(folder, store, database, grouping: str | None = None, config: PreprocessConfig | None = None,
+                jobs: int = 1, progress: bool = True, skip_damaged: bool = False,
+                accept_changed: bool = False) -> Store:
     """Filter, resample and cut all records of `folder` into a new store at the path `store`, and open it.
 
-    `database`: a `Database` or the name of one; `grouping`: name of a label set (None: the database's own); `config`: None takes
-    `default_config(database)`. Bytes do not depend on `jobs`. If the same store is already there it is opened; an interrupted
-    build goes on where it was. `skip_damaged` leaves damaged records out (`store.meta['skipped']`) instead of refusing them,
-    `accept_changed` goes on although files differ from the checksum list; both are noted in the store.
+    `database`: a `Database` or the name of one; `grouping`: name of a label set (None: the database's
+    own); `config`: None takes `default_config(database)`. Bytes do not depend on `jobs`. If the same
+    store is already there it is opened; an interrupted build goes on where it was. `skip_damaged` leaves
+    damaged records out (`store.meta['skipped']`) instead of refusing them, `accept_changed` goes on
+    although files differ from the checksum list; both are noted in the store.
 
-    Raises `PedarrError` for unusable input or another store in the way, `PassingError` for a full disk and the like, after which
-    finished parts are kept; nothing half-written ever bears the name `store`."""
+    `PedarrError` for unusable input or another store in the way, `PassingError` for a full disk and the
+    like, after which finished parts are kept; nothing half-written ever bears the name `store`."""
     folder, store = Path(folder), Path(store).absolute()
     database = get_database(database) if isinstance(database, str) else database
     config = default_config(database) if config is None else config
+    how = database, grouping or database.grouping, config, jobs, progress, skip_damaged, accept_changed
     try:
-        if os.path.lexists(store): _read_meta(store)                  # something else of that name: say so before any work
+        if os.path.lexists(store): _read_meta(store)     # something else of that name: say so before any work
         part = _check_place(store)
-        survey = _survey(folder, database, grouping or database.grouping, config, jobs, progress, skip_damaged, accept_changed)
-        found = _existing(store, survey, jobs, progress)
-        if found is not None:
-            _sweep(part)
-            return found
-        _build(store, part, survey, jobs, progress)
-        found = open_store(store, verify=False)
+        return _open_or_build(store, part, _survey(folder, *how), jobs, progress)
     except OSError as e: raise from_system(e, e.filename or store) from e
-    if progress: print('\n'.join([repr(found), *(f'note: {n}' for n in found.meta['notes'])]), file=sys.stderr)
+
+# %% ../nbs/05_preprocess.ipynb #b0cd8f9b
+def _open_or_build(store: Path, part: Path, survey: Survey, jobs: int, progress: bool) -> Store:
+    "The store that is already there, or a new one."
+    found = _existing(store, survey, jobs, progress)
+    if found is not None:
+        _sweep(part)
+        return found
+    _build(store, part, survey, jobs, progress)
+    found = open_store(store, verify=False)
+    notes = [f'note: {n}' for n in found.meta['notes']]
+    if progress: print('\n'.join([repr(found), *notes]), file=sys.stderr)
     return found
 
 # %% ../nbs/05_preprocess.ipynb #8da13959
@@ -1452,16 +1642,20 @@ MIN_SCALE = .01    # mV: what is smaller than this is noise, and is not blown up
 NORMALISE = ('none', 'modality')
 
 def normalise(ecg, iegm, mask, how: str = 'modality'):
-    """Scale a batch: ecg `[B, 12, T]`, iegm `[B, 7, T]` (torch tensors, mV), mask `[B, 19]` bool -> (ecg, iegm). Masked channels become exactly zero.
+    """Scale a batch: ecg `[B, 12, T]`, iegm `[B, 7, T]` (torch tensors, mV), mask `[B, 19]` bool -> (ecg,
+    iegm).
 
-    'modality': one robust scale for all present ECG leads of a segment, one per electrogram (absolute voltage is lost); 'none': millivolts as they are."""
+    Masked channels become exactly zero. 'modality': one robust scale for all present ECG leads of a
+    segment, one per electrogram (absolute voltage is lost); 'none': millivolts as they are."""
     import torch
-    if how not in NORMALISE: raise PedarrError(f'unknown normalisation {how!r}: use one of {", ".join(NORMALISE)}')
-    x = torch.where(mask[..., None], torch.cat([ecg, iegm], dim=1), 0.)      # not by multiplication: whatever stands in a masked channel is gone, NaN too
+    one_of(how, NORMALISE, 'normalisation')
+    # not by multiplication: whatever stands in a masked channel is gone, NaN too
+    x = torch.where(mask[..., None], torch.cat([ecg, iegm], dim=1), 0.)
     mask = mask.to(x.dtype)
     if how == 'modality':
-        few = x.detach()[..., ::2].abs()
-        size = few.topk(max(1, few.shape[-1]//100), dim=-1).values[..., -1]*mask    # the amplitude exceeded by 1 % of the samples
+        half = x.detach()[..., ::2].abs()
+        highest = half.topk(max(1, half.shape[-1]//100), dim=-1).values
+        size = highest[..., -1]*mask                                    # exceeded by 1 % of the samples
         lead = size[:, :N_ECG].sum(1, keepdim=True)/mask[:, :N_ECG].sum(1, keepdim=True).clamp(min=1)
         scale = torch.cat([lead.expand(-1, N_ECG), size[:, N_ECG:]], dim=1).clamp(min=MIN_SCALE)
         x = x/scale[..., None]

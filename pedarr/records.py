@@ -27,10 +27,10 @@ from .rhythms import check_marks, clean_aux
 
 # %% auto #0
 __all__ = ['ECG_LEADS', 'IEGM_CHANNELS', 'CHANNELS', 'N_ECG', 'FLAT', 'PLAUSIBLE', 'WINDOWED', 'FLAC', 'INVALID', 'MOST_HEADER',
-           'GAP', 'MOST_WHOLE', 'BLOCK', 'MOST_ANNOTATIONS', 'Found', 'match_channels', 'find_channels', 'signal_mask',
-           'robust_amplitude', 'implausible', 'n_bytes', 'n_samples', 'decode', 'Signal', 'parse_signal', 'Header',
-           'parse_header', 'Scale', 'Record', 'Whole', 'open_record', 'Tape', 'decode_marks', 'own_labels',
-           'Annotations', 'read_annotations']
+           'GAP', 'MOST_WHOLE', 'MOST_SAMPLES', 'BLOCK', 'MOST_ANNOTATIONS', 'Matched', 'match_channels',
+           'find_channels', 'signal_mask', 'robust_amplitude', 'implausible', 'n_bytes', 'n_samples', 'decode',
+           'Signal', 'parse_signal', 'Header', 'parse_header', 'Scale', 'Record', 'Whole', 'open_record', 'Tape',
+           'decode_marks', 'own_labels', 'Annotations', 'read_annotations']
 
 # %% ../nbs/01_records.ipynb #fab224cb
 ECG_LEADS = ['I', 'II', 'III', 'aVR', 'aVL', 'aVF', 'V1', 'V2', 'V3', 'V4', 'V5', 'V6']
@@ -38,7 +38,7 @@ IEGM_CHANNELS = ['ABL12', 'RVA12', 'CS12', 'CS34', 'CS56', 'CS78', 'CS90']
 CHANNELS = ECG_LEADS + IEGM_CHANNELS
 N_ECG = len(ECG_LEADS)
 
-# %% ../nbs/01_records.ipynb #b9d6c826
+# %% ../nbs/01_records.ipynb #0b956d1a
 _BLANK, _THEN, _TO = r'[ ._:]*', r'[ ._-]*', r'[ ._,/:-]*'       # behind a prefix, a catheter, an electrode
 _PREFIX = rf'(?:mdc_ecg_(?:lead|elec_potl)_|(?:(?:ecg|ekg)(?:{_BLANK}|-))?(?:lead(?:{_BLANK}|-))?)'
 _DISTAL = rf'{_THEN}(?:d|dist|distal|[1d]{_TO}2)'
@@ -54,7 +54,7 @@ _SPELLINGS = {                                                   # channel -> pa
 _BARE = {'RVA12': rf'rv(?:a|{_THEN}apex)'}         # a place without a pair: taken if nothing better is there
 _EEG = set('fp1 fp2 f3 f4 f7 f8 fz cz pz p3 p4 o1 o2 t3 t4 t5 t6 a1 a2 m1 m2'.split())
 
-# %% ../nbs/01_records.ipynb #2d63e593
+# %% ../nbs/01_records.ipynb #c44a4ebf
 @lru_cache(maxsize=4096)
 def _by_spelling(name: str) -> tuple[str | None, int]:
     """(the channel that a name means, the rank of its spelling), or (None, 9).
@@ -75,7 +75,7 @@ def _meaning(name: str | None, aliases: dict, eeg: bool) -> tuple[str | None, in
     if eeg and re.fullmatch('c[1-6]', name.strip().lower()): return None, 9
     return _by_spelling(name)
 
-# %% ../nbs/01_records.ipynb #200a0573
+# %% ../nbs/01_records.ipynb #386a0b54
 def _shown(path: Path | str) -> str:
     "A path, or the name of a source, on one line and without control characters."
     return printable(path).replace('\n', '\\n').replace('\t', '\\t')
@@ -93,7 +93,7 @@ def _some(items: Iterable, most: int = 20) -> str:
 def _called(i: int, name: str | None) -> str:
     return f'signal {i} ({one_line(name) if name else "without a name"})'
 
-# %% ../nbs/01_records.ipynb #ed38067f
+# %% ../nbs/01_records.ipynb #f36669fe
 def _our_aliases(aliases: dict, source: Path | str) -> dict:
     "`aliases` with our own spelling of the channels; `PedarrError` for one that stands for none of them."
     ours = {c.lower(): c for c in CHANNELS}
@@ -104,7 +104,7 @@ def _our_aliases(aliases: dict, source: Path | str) -> dict:
                        'correct it in the description of the database')
     return {name: ours[str(channel).lower()] for name, channel in aliases.items()}
 
-# %% ../nbs/01_records.ipynb #b78768b4
+# %% ../nbs/01_records.ipynb #c412b501
 def _choose(meanings: list, names: list, source: Path | str) -> tuple[np.ndarray, list]:
     """(rows, notes): for each channel the signal of the best rank that means it.
 
@@ -123,14 +123,14 @@ def _choose(meanings: list, names: list, source: Path | str) -> tuple[np.ndarray
         notes.append(f'channel {channel} is {first}; {other} is not used')
     return rows, notes
 
-# %% ../nbs/01_records.ipynb #754b97e5
-class Found(NamedTuple):
+# %% ../nbs/01_records.ipynb #8406c4a0
+class Matched(NamedTuple):
     "Where our channels stand: `rows` (index of the signal, -1: absent), names of other signals, and notes."
     rows: np.ndarray
     unknown: list
     notes: list
 
-def match_channels(names: Iterable, aliases: dict | None = None, source: Path | str = 'header') -> Found:
+def match_channels(names: Iterable, aliases: dict | None = None, source: Path | str = 'header') -> Matched:
     "Find `CHANNELS` among the `names` of signals; `PedarrError` where two mean one channel equally well."
     names, aliases = list(names), _our_aliases(aliases or {}, source)
     eeg = any((name or '').strip().lower() in _EEG for name in names)
@@ -138,7 +138,7 @@ def match_channels(names: Iterable, aliases: dict | None = None, source: Path | 
     rows, notes = _choose(meanings, names, source)
     unknown = [one_line(n) if n else f'(signal {i})' for i, n in enumerate(names) if meanings[i][0] is None]
     if unknown: notes.append(f'none of the nineteen channels, not used: {_some(unknown)}')
-    return Found(rows, unknown, notes)
+    return Matched(rows, unknown, notes)
 
 def find_channels(names: Iterable, aliases: dict | None = None, source: Path | str = 'header') -> np.ndarray:
     "For each of `CHANNELS` its index in `names`, or -1 where it is absent; see `match_channels`."
@@ -154,7 +154,7 @@ def signal_mask(x: np.ndarray) -> np.ndarray:
         span = np.nanmax(x, axis=-1) - np.nanmin(x, axis=-1)
     return np.nan_to_num(span, nan=0.) > FLAT
 
-# %% ../nbs/01_records.ipynb #5463a03e
+# %% ../nbs/01_records.ipynb #1f60fd85
 PLAUSIBLE = {'ecg': (.02, 50.), 'iegm': (.005, 50.)}     # modality -> what a `robust_amplitude` can be (mV)
 
 def robust_amplitude(x: np.ndarray, fs: float) -> np.ndarray:
@@ -215,7 +215,7 @@ def _decode_31x(raw: bytes, fmt: str, n: int) -> np.ndarray:
     ten = (np.stack(parts, 1) & 0x3ff).astype(np.int16)
     return ((ten ^ 0x200) - 0x200).reshape(-1)[:n]
 
-# %% ../nbs/01_records.ipynb #5414a5e2
+# %% ../nbs/01_records.ipynb #b075e17d
 _PLAIN = {'16': '<i2', '61': '>i2', '32': '<i4', '8': '<i1'}         # format 8: the differences
 _OFFSET = {'80': ('<u1', 128), '160': ('<u2', 32768)}                # offset binary
 
@@ -248,7 +248,7 @@ class Signal(NamedTuple):
     initial: int = 0
     calibrated: bool = True
 
-# %% ../nbs/01_records.ipynb #c901b145
+# %% ../nbs/01_records.ipynb #7a7927e0
 _COUNT, _INT = '[0-9]{1,15}', '[-+]?[0-9]{1,15}'
 _REAL = r'[-+]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][-+]?[0-9]{1,3})?'
 _FORMAT = re.compile(rf'({_COUNT})(?:x({_COUNT}))?(?::({_COUNT}))?(?:\+({_COUNT}))?')
@@ -266,7 +266,7 @@ def _number(text: str, pattern: str, what: str, source: Path | str) -> float:
         raise _refuse(source, what, text, f'is not a {"number" if pattern == _REAL else "whole number"}')
     return float(text) if pattern == _REAL else int(text)
 
-# %% ../nbs/01_records.ipynb #933dbcce
+# %% ../nbs/01_records.ipynb #f242e614
 def _format(text: str, source: Path | str) -> tuple[str, int, int, int]:
     "'212x2:3+24' -> format, samples per frame, skew, offset."
     found = _FORMAT.fullmatch(text)
@@ -285,7 +285,7 @@ def _gain(text: str, source: Path | str) -> tuple[float, int | None, str, bool]:
     if gain and not 1e-9 < abs(gain) < 1e15: raise _refuse(source, 'a gain of', found[1], 'cannot be')
     return gain or 200., baseline, found[3] or 'mV', bool(gain)
 
-# %% ../nbs/01_records.ipynb #e6d0b6af
+# %% ../nbs/01_records.ipynb #0e9055c7
 def parse_signal(line: str, source: Path | str = 'header') -> Signal:
     "One signal line of a header; `PedarrError` for what is none."
     line = line.replace('\t', ' ')
@@ -316,7 +316,7 @@ class Header(NamedTuple):
     n_sig: int = 0
     notes: list = []
 
-# %% ../nbs/01_records.ipynb #12ba965b
+# %% ../nbs/01_records.ipynb #5c584dd1
 _SEGMENT = re.compile(rf'([^ \t]+)[ \t]+({_COUNT})')
 _CLOCK = re.compile(r'(\d{1,2}:){0,2}\d{1,2}(\.\d{1,9})?( \d{1,2}/\d{1,2}/\d{1,4})?', re.ASCII)
 _RATE = re.compile(rf'({_REAL})(?:/({_REAL})(?:\({_REAL}\))?)?')
@@ -337,7 +337,7 @@ def _name(word: str, rest: list) -> tuple[str, int | None]:
     if rest and not _SEGMENT.fullmatch(rest[0]): return word, None          # a folder called by a number
     return name, int(count)
 
-# %% ../nbs/01_records.ipynb #5a60b437
+# %% ../nbs/01_records.ipynb #23d1449c
 def _record_line(line: str, rest: list, source: Path | str) -> tuple[Header, int | None]:
     "(a header without signals, number of segments) from the record line; `rest`: the lines that follow it."
     word, *fields = _BLANKS.split(line)
@@ -354,7 +354,7 @@ def _record_line(line: str, rest: list, source: Path | str) -> tuple[Header, int
         notes.append(f'{one_line(clock)[:40]!r} in the record line is no time and date of WFDB: not used')
     return Header(fs, sig_len or None, [], [], name, None, n, notes), segments
 
-# %% ../nbs/01_records.ipynb #79307063
+# %% ../nbs/01_records.ipynb #29ff5cfc
 def _lines(text: str) -> list:
     "The lines of a header that are not empty, without the blanks around them."
     return [line for line in map(str.strip, re.split(r'[\r\n]+', text)) if line]
@@ -373,7 +373,7 @@ def _quoted(lines: list) -> str:
     "The first of `lines`, and how many more there are."
     return repr(one_line(lines[0])[:60]) + (f' and {len(lines) - 1} more' if len(lines) > 1 else '')
 
-# %% ../nbs/01_records.ipynb #1c282648
+# %% ../nbs/01_records.ipynb #bd7f482e
 def _segment_lines(lines: list, source: Path | str) -> list:
     "The segments (name, length) of a record that has some."
     found = [_SEGMENT.fullmatch(line) for line in lines]
@@ -388,7 +388,7 @@ def _signal_lines(lines: list, source: Path | str) -> tuple[list, list]:
     note = f'not calibrated (gain 0 or missing), read at 200 units per mV: {_some(wild)}'
     return signals, [note] if wild else []
 
-# %% ../nbs/01_records.ipynb #e1544459
+# %% ../nbs/01_records.ipynb #e9dcb1f5
 def _announced(h: Header, segments: int | None, lines: int, source: Path | str) -> tuple[int, str]:
     "(how many lines must follow the record line, what they are); `PedarrError` unless there are as many."
     what, n = ('signals', h.n_sig) if segments is None else ('segments', segments)
@@ -400,7 +400,7 @@ def _announced(h: Header, segments: int | None, lines: int, source: Path | str) 
         raise _bad(source, f'{n} {what} are announced, {lines} are described', 'fetch the header again')
     return n, what
 
-# %% ../nbs/01_records.ipynb #08ed48e3
+# %% ../nbs/01_records.ipynb #f07888a3
 def parse_header(text: str, source: Path | str = 'header') -> Header:
     "The `text` of a header file; `PedarrError` unless every line that counts is understood."
     lines = _lines(text)
@@ -417,7 +417,7 @@ def parse_header(text: str, source: Path | str = 'header') -> Header:
     signals, more = _signal_lines(rest[:n], source)
     return h._replace(signals=signals, notes=notes + more)
 
-# %% ../nbs/01_records.ipynb #b6e888b8
+# %% ../nbs/01_records.ipynb #60fb625a
 MOST_HEADER = 1 << 20            # bytes
 _SIDECAR = b'\x00\x05\x16\x07'   # how the files begin in which macOS keeps what another disk can't hold
 
@@ -435,7 +435,7 @@ def _text(raw: bytes, source: Path | str) -> tuple[str, list]:
 
 def _absent(error: PedarrError) -> bool: return isinstance(error.__cause__, FileNotFoundError)
 
-# %% ../nbs/01_records.ipynb #26d6bd50
+# %% ../nbs/01_records.ipynb #b971f9d2
 def _read_header(path: Path) -> tuple[Path, Header, bytes]:
     "(path, contents, bytes) of the header at `path`, with or without `.hea`; `PedarrError` if it is none."
     if not path.name: raise _bad(path, 'names no record', 'give the path of its header file')
@@ -450,7 +450,7 @@ def _read_header(path: Path) -> tuple[Path, Header, bytes]:
     if h.name != hea.stem: notes.append(f'the header names the record {one_line(h.name)[:40]!r}')
     return hea, h._replace(notes=notes + h.notes), raw
 
-# %% ../nbs/01_records.ipynb #a24607ed
+# %% ../nbs/01_records.ipynb #3695abda
 def _beside(hea: Path, name: str, what: str = 'signal file') -> Path:
     "The path of a file that header `hea` names; `PedarrError` if it is none, or outside the header's folder."
     refuse = lambda why, mend: _bad(hea, f'the {what} {one_line(name)[:60]!r} {why}', mend)
@@ -463,7 +463,7 @@ def _beside(hea: Path, name: str, what: str = 'signal file') -> Path:
     if inside.split('/')[0] == '..': raise refuse('lies outside the folder of the header', mend)
     return hea.parent/inside
 
-# %% ../nbs/01_records.ipynb #b8e2ce87
+# %% ../nbs/01_records.ipynb #57d0b80b
 def _size_of(path: Path) -> int:
     "Bytes of a signal file; `PedarrError` if it is missing, or no regular file."
     try:
@@ -487,7 +487,7 @@ class _SignalFile(NamedTuple):
     @property
     def width(self) -> int: return sum(self.frames)         # samples in a frame, of all signals
 
-# %% ../nbs/01_records.ipynb #a4ba4c26
+# %% ../nbs/01_records.ipynb #9c6704b7
 def _signal_file(hea: Path, path: Path, members: list, signals: list) -> _SignalFile:
     "The file at `path` that holds `signals`, which are `members` among those of the header."
     refuse = lambda why: _bad(hea, why, 'correct the header')
@@ -498,7 +498,7 @@ def _signal_file(hea: Path, path: Path, members: list, signals: list) -> _Signal
     columns = zip(*((s.frame, s.skew, s.initial) for s in signals))
     return _SignalFile(path, members, signals[0].fmt, signals[0].offset, *map(list, columns))
 
-# %% ../nbs/01_records.ipynb #97059f8f
+# %% ../nbs/01_records.ipynb #21dd295d
 def _signal_files(hea: Path, signals: list) -> list:
     "The files in which the `signals` of a header are, each with those that it holds, in order."
     groups: dict[Path, list] = {}
@@ -513,47 +513,45 @@ def _signal_files(hea: Path, signals: list) -> list:
         groups.setdefault(path, []).append(i)
     return [_signal_file(hea, path, those, [signals[i] for i in those]) for path, those in groups.items()]
 
-# %% ../nbs/01_records.ipynb #aa4a9480
+# %% ../nbs/01_records.ipynb #0bc1e472
+def _flac_info(f: _SignalFile) -> tuple[int, int | None]:
+    "(bits, samples of a signal, None: not said) of a FLAC file; `PedarrError` if the header says otherwise."
+    broken = lambda why: _bad(f.path, why, 'fetch header and data again')
+    with open_regular(f.path) as stream:
+        try: raw = stream.read(42)
+        except OSError as e: raise from_system(e, _shown(f.path), 'cannot be read') from e
+    if raw[:4] != b'fLaC': raise broken(f'the header says format {f.fmt}, but this is no FLAC file')
+    if len(raw) < 42 or raw[4] & 127: raise broken('damaged FLAC file (its properties are missing)')
+    word = int.from_bytes(raw[18:26], 'big')                # rate, channels less one, bits less one, samples
+    channels, bits, n = (word >> 41 & 7) + 1, (word >> 36 & 31) + 1, word & (1 << 36) - 1
+    if bits not in (8, 16, 24) or bits > _BITS[f.fmt]:
+        raise broken(f'its samples have {bits} bits, not those of format {f.fmt}')
+    if channels != len(f.signals):
+        raise broken(f'{channels} signals are in it, the header describes {len(f.signals)}')
+    return bits, n or None
+
+# %% ../nbs/01_records.ipynb #b3e1ca27
 def _soundfile(f: _SignalFile):
-    "The library that reads FLAC."
+    "The library that decodes FLAC."
     try: import soundfile
     except (ImportError, OSError) as e:
         why = f'format {f.fmt} is FLAC and needs the package soundfile ({one_line(e)[:80]})'
         raise _bad(f.path, why, 'pip install soundfile') from e
     return soundfile
 
-# %% ../nbs/01_records.ipynb #709e3a36
-def _flac(stream, f: _SignalFile):
-    "The FLAC stream of signal file `f` in `stream`; `PedarrError` if it isn't as the header says."
-    broken = lambda why: _bad(f.path, why, 'fetch header and data again')
-    library = _soundfile(f)
-    if stream.read(4) != b'fLaC': raise broken(f'the header says format {f.fmt}, but this is no FLAC file')
-    stream.seek(0)
-    try: sound = library.SoundFile(stream)
-    except RuntimeError as e: raise broken(f'damaged FLAC file ({one_line(e)[:80]})') from e
-    bits = {'PCM_S8': 8, 'PCM_16': 16, 'PCM_24': 24}.get(sound.subtype, 99)
-    if bits > _BITS[f.fmt]: raise broken(f'its samples are {sound.subtype}, too wide for format {f.fmt}')
-    if sound.channels != len(f.signals):
-        raise broken(f'{sound.channels} signals are in it, the header describes {len(f.signals)}')
-    return sound
-
-def _flac_frames(f: _SignalFile) -> int | None:
-    "How many frames a FLAC file holds behind its offset; None where it doesn't say."
-    with open_regular(f.path) as stream, _flac(stream, f) as sound:
-        return None if sound.frames >= 1 << 48 else max(0, sound.frames - f.offset)//f.frames[0]
-
-# %% ../nbs/01_records.ipynb #0b13fad7
+# %% ../nbs/01_records.ipynb #f672b790
 def _frames_of(f: _SignalFile) -> tuple[int | None, int, str]:
     "(frames of a signal file, None if it doesn't say; what there is, in a unit; the unit)."
     size = _size_of(f.path)
     if not size: raise _bad(f.path, 'the signal file is empty (0 bytes)', 'fetch it again')
     if f.fmt in FLAC:
-        n = _flac_frames(f)
+        n = _flac_info(f)[1]
+        n = None if n is None else max(0, n - f.offset)//f.frames[0]
         return n, n, 'frames'
     size = max(0, size - f.offset)
     return n_samples(f.fmt, size)//f.width, size, 'bytes of samples'
 
-# %% ../nbs/01_records.ipynb #1d63b06a
+# %% ../nbs/01_records.ipynb #d106d6cd
 def _check_size(f: _SignalFile, sig_len: int | None) -> int:
     "The length in frames of signal file `f`; `PedarrError` if it is absent or contradicts the `sig_len`."
     n, have, unit = _frames_of(f)
@@ -583,7 +581,7 @@ class Scale(NamedTuple):
     baseline32: np.ndarray
     exact32: bool            # float32 is enough: the unit is mV, and nothing needs more than 24 bits
 
-# %% ../nbs/01_records.ipynb #e5786ba0
+# %% ../nbs/01_records.ipynb #2f5b5b7b
 def _scale(signals: list) -> Scale:
     "The scale of the `signals` of a header; for None, a signal that is absent, nothing is valid."
     def column(value, absent, kind=np.float64):
@@ -603,7 +601,7 @@ def _check_units(hea: Path, rows: np.ndarray, signals: list) -> None:
             what = f'{_called(int(i), signals[i].name)} is in {one_line(signals[i].unit)!r}, not a voltage'
             raise _bad(hea, what, 'correct its unit in the header (mV, uV or V)')
 
-# %% ../nbs/01_records.ipynb #c647b7f8
+# %% ../nbs/01_records.ipynb #7ca13f56
 class _Part(NamedTuple):
     "Frames `start:stop` of a record; `columns`: for each of its signals the index in the part, -1 if absent."
     start: int
@@ -615,7 +613,7 @@ class _Part(NamedTuple):
     raw: bytes = b''         # the header's bytes
     checked: bool = False    # are the header's checksums to be compared?
 
-# %% ../nbs/01_records.ipynb #07cb4866
+# %% ../nbs/01_records.ipynb #02ce4572
 def _has_sums(h: Header) -> bool:
     "Checksums count if the length is given, and not all of them are 0, a place-holder."
     return h.sig_len is not None and any(s.checksum for s in h.signals)
@@ -627,7 +625,7 @@ def _one_part(hea: Path, h: Header, raw: bytes) -> _Part:
     if n < 1: raise _bad(hea, 'the recording holds no samples', 'fetch it again')
     return _Part(0, n, list(range(len(h.signals))), h.signals, files, hea, raw, _has_sums(h))
 
-# %% ../nbs/01_records.ipynb #6c24c103
+# %% ../nbs/01_records.ipynb #f1e402a5
 def _nth(signals: list) -> list:
     "(name, how many of that name came before) for each signal."
     seen, out = Counter(), []
@@ -641,7 +639,7 @@ def _columns(signals: list, layout: list) -> list:
     places = {key: i for i, key in enumerate(_nth(signals))}
     return [places.get(key, -1) for key in _nth(layout)]
 
-# %% ../nbs/01_records.ipynb #d8296cbd
+# %% ../nbs/01_records.ipynb #3f87fa9d
 class _Segments:
     "The segments that the header `top` at `hea` lists."
     def __init__(self, hea: Path, top: Header):
@@ -660,7 +658,7 @@ class _Segments:
         mend = 'correct the headers, or fetch them again'
         return _bad(self.hea, f'segment {one_line(name)[:60]} {why}', mend)
 
-# %% ../nbs/01_records.ipynb #1b417941
+# %% ../nbs/01_records.ipynb #a2258a60
 def _segment_header(self: _Segments, name: str) -> tuple[Path, Header, bytes]:
     "(path, contents, bytes) of a segment's header; `PedarrError` if it can't be part of the record."
     if name not in self.read: self.read[name] = _read_header(_beside(self.hea, name, 'segment'))
@@ -669,7 +667,7 @@ def _segment_header(self: _Segments, name: str) -> tuple[Path, Header, bytes]:
     if abs(h.fs - fs) > 1e-9*fs: raise self.bad(name, f'has {h.fs:g} Hz, the record {fs:g} Hz')
     return self.read[name]
 
-# %% ../nbs/01_records.ipynb #7c16c19d
+# %% ../nbs/01_records.ipynb #8fe3c559
 def _part_of(self: _Segments, name: str, length: int) -> _Part:
     "The part that a segment is, as if it were the first; `PedarrError` unless its header agrees."
     path, h, raw = self.header(name)
@@ -687,7 +685,7 @@ def _part_of(self: _Segments, name: str, length: int) -> _Part:
 
 _Segments.header, _Segments.part = _segment_header, _part_of
 
-# %% ../nbs/01_records.ipynb #1e9b50cb
+# %% ../nbs/01_records.ipynb #f1e80987
 def _several_parts(hea: Path, top: Header) -> tuple[list, list, list, list]:
     "(signals, parts, info strings, notes) of a record of segments."
     segments, made, parts, at = _Segments(hea, top), {}, [], 0
@@ -703,7 +701,7 @@ def _several_parts(hea: Path, top: Header) -> tuple[list, list, list, list]:
     if len(notes) > 20: notes[20:] = [f'and {len(notes) - 20} more notes on segments']
     return segments.layout, parts, segments.comments, notes
 
-# %% ../nbs/01_records.ipynb #1c34bb0e
+# %% ../nbs/01_records.ipynb #ef789ae6
 def _per_frame(signals: list, rows: np.ndarray, source: Path) -> int:
     "Samples per frame of the channels that `rows` finds (of all signals the most, if it finds none)."
     frames = {signals[i].name: signals[i].frame for i in rows[rows >= 0]}
@@ -715,20 +713,26 @@ def _per_frame(signals: list, rows: np.ndarray, source: Path) -> int:
                    'bring them to one rate first, for example with xform')
     return frames[few]
 
-# %% ../nbs/01_records.ipynb #efd4d40c
+# %% ../nbs/01_records.ipynb #ff283c48
 def _check_rate(fs: float, source: Path) -> None:
     if not 50 <= fs <= 1e6:
         why = f'too {"low" if fs < 50 else "high"} for an ECG (50 Hz is the least accepted)'
         raise _bad(source, f'a sampling rate of {fs:g} Hz is {why}', 'correct the header')
 
 MOST_WHOLE = 4 << 30      # bytes of samples that are held in memory, where a record can't be read by windows
+MOST_SAMPLES = 10**9      # of a signal, gaps between segments included
 
 def _check_memory(record: Record) -> None:
-    size = 4*record.n_sig*record.sig_len
+    "`PedarrError` for a record that can't be read by windows, nor be held."
+    parts = {part.hea: part for part in record.parts}.values()
+    size = 4*record.per_frame*sum((part.stop - part.start)*len(part.signals) for part in parts)
     if size > MOST_WHOLE:
         why = f'takes {size/2**30:.1f} GB of memory where {MOST_WHOLE/2**30:.0f} GB are allowed'
         raise _bad(record.path, f'a record of this format is read whole, which {why}',
                    'convert it to format 16 or 24, for example with xform')
+    if record.sig_len > MOST_SAMPLES:
+        why = f'{record.sig_len:,} samples where at most {MOST_SAMPLES:,} are expected'
+        raise _bad(record.path, why, 'leave it out')
 
 # %% ../nbs/01_records.ipynb #a4a83c9e
 class Record:
@@ -753,7 +757,7 @@ class Record:
     n_sig = property(lambda self: len(self.names))
     duration = property(lambda self: self.sig_len/self.fs)     # seconds
 
-# %% ../nbs/01_records.ipynb #ba727787
+# %% ../nbs/01_records.ipynb #59e29928
 def _getstate(self: Record) -> dict:
     "What a copy in another process gets: no open files, no samples."
     return {**self.__dict__, 'open_files': [], 'whole': None}
@@ -774,7 +778,7 @@ def _part_scale(record: Record, part: _Part) -> Scale:
 
 Record.__getstate__, Record.__repr__ = _getstate, _repr
 
-# %% ../nbs/01_records.ipynb #ecee584b
+# %% ../nbs/01_records.ipynb #36010ae0
 def _prepare(self: Record, signals: list) -> None:
     "Files, scales, and whether windows can be read: what must be known before the first sample is."
     made: dict = {}                                         # a segment may stand there twice
@@ -816,7 +820,7 @@ def _fill(stream, buffer: memoryview, path: Path) -> None:
     except OSError as e: raise from_system(e, _shown(path), 'cannot be read') from e
     if at < len(buffer): raise _bad(path, 'the file became shorter while it was read', 'fetch it again')
 
-# %% ../nbs/01_records.ipynb #e3b4ff42
+# %% ../nbs/01_records.ipynb #807e8f90
 def _read_samples(stream, f: _SignalFile, start: int, stop: int, work: _Work | None = None) -> np.ndarray:
     """Digital values `[signal, time]` (int16 or int32) of one signal file, open as `stream`.
 
@@ -836,14 +840,15 @@ def _read_samples(stream, f: _SignalFile, start: int, stop: int, work: _Work | N
     four = np.ndarray((k, stop - start), '<i4', raw, 0, (3, 3*k))      # as in `decode`, signal by signal
     return np.right_shift(four, 8, out=out)
 
-# %% ../nbs/01_records.ipynb #96604244
+# %% ../nbs/01_records.ipynb #ecf394bf
 class Whole(NamedTuple):
-    "All samples of a record, `digital [signal, time]` (int32); sums (header, signal, sum); SHA-256 by path."
-    digital: np.ndarray
+    """All of a record: samples `[signal of the part, time]` (int32) by header, sums (header, signal, its sum), and
+    SHA-256 by path."""
+    samples: dict
     sums: list
     hashes: dict
 
-# %% ../nbs/01_records.ipynb #c0a3fd71
+# %% ../nbs/01_records.ipynb #013e6a10
 def _frame_blocks(f: _SignalFile, n: int, sha) -> Iterator[tuple[int, np.ndarray]]:
     "Yield (first frame, samples `[frame, sample of all signals]`) for `n` frames of an uncompressed file."
     step = max(1, 60_000//f.width)*6                        # whole blocks in every format
@@ -862,33 +867,34 @@ def _frame_blocks(f: _SignalFile, n: int, sha) -> Iterator[tuple[int, np.ndarray
             yield a, decode(raw, f.fmt, (b - a)*f.width).reshape(-1, f.width)
         for a in range(stream.tell(), size, 1 << 20): read(min(1 << 20, size - a))
 
-# %% ../nbs/01_records.ipynb #50245808
+# %% ../nbs/01_records.ipynb #ed4c2a5e
 def _flac_blocks(f: _SignalFile, n: int, sha) -> Iterator[tuple[int, np.ndarray]]:
     "As `_frame_blocks`, for a FLAC file."
-    raw, k, frame = read_bytes(f.path, MOST_WHOLE), len(f.signals), f.frames[0]
+    k, frame, (bits, _), library = len(f.signals), f.frames[0], _flac_info(f), _soundfile(f)
+    raw = read_bytes(f.path, MOST_WHOLE)
     sha.update(raw)
-    with _flac(io.BytesIO(raw), f) as sound:
-        shift = {'PCM_S8': 24, 'PCM_16': 16}.get(sound.subtype, 8)      # read as 32 bits, from the top
-        try:
+    try:
+        with library.SoundFile(io.BytesIO(raw)) as sound:
             sound.seek(f.offset)
             for a in range(0, n, 1 << 16):
                 want = (min(a + (1 << 16), n) - a)*frame
                 x = sound.read(want, dtype='int32', always_2d=True)
-                if len(x) != want: raise RuntimeError('its samples end too early')
-                yield a, (x >> shift).reshape(-1, frame, k).transpose(0, 2, 1).reshape(-1, k*frame)
-        except RuntimeError as e:
-            raise _bad(f.path, f'damaged FLAC file ({one_line(e)[:80]})', 'fetch it again') from e
+                if x.shape != (want, k): raise RuntimeError('its samples end too early')
+                x >>= 32 - bits                             # they are read as 32 bits, from the top
+                yield a, x.reshape(-1, frame, k).transpose(0, 2, 1).reshape(-1, k*frame)
+    except RuntimeError as e:
+        raise _bad(f.path, f'damaged FLAC file ({one_line(e)[:80]})', 'fetch it again') from e
 
+# %% ../nbs/01_records.ipynb #80b347d2
 def _place(y: np.ndarray, out: np.ndarray, at: int) -> None:
     "Copy `y` to place `at` of `out`, as far as it fits."
     y, at = y[max(0, -at):], max(0, at)
     out[at:at + len(y)] = y[:max(0, len(out) - at)].astype(np.int32, copy=False)
 
-# %% ../nbs/01_records.ipynb #e576ce79
+# %% ../nbs/01_records.ipynb #4a2597ff
 def _read_file(record: Record, part: _Part, f: _SignalFile, out: np.ndarray) -> tuple[list, str]:
-    "Read a signal file of a `part` into `out [signal, time]`, the part's stretch of a record; (sums, hash)."
+    "Read a signal file of a `part` into `out [signal of the part, time]`; (sums, SHA-256)."
     sha, sums, last = hashlib.sha256(), [0]*len(f.signals), list(f.initial)
-    row = {column: i for i, column in enumerate(part.columns)}
     ends = np.cumsum([0, *f.frames])
     blocks = _flac_blocks if f.fmt in FLAC else _frame_blocks
     for a, x in blocks(f, part.stop - part.start, sha):
@@ -898,29 +904,46 @@ def _read_file(record: Record, part: _Part, f: _SignalFile, out: np.ndarray) -> 
                 y = np.cumsum(y, dtype=np.int64) + last[k]
                 last[k] = int(y[-1])
             sums[k] += int(y.sum(dtype=np.int64))
-            if frame == record.per_frame and i in row: _place(y, out[row[i]], (a - skew)*frame)
+            if frame == record.per_frame: _place(y, out[i], (a - skew)*frame)
     return sums, sha.hexdigest()
 
-# %% ../nbs/01_records.ipynb #dd05eb7d
+# %% ../nbs/01_records.ipynb #b7295529
+def _read_part(record: Record, part: _Part, whole: Whole) -> None:
+    "Read the files of a `part`; its samples, sums and hashes go to `whole`."
+    out = np.empty((len(part.signals), (part.stop - part.start)*record.per_frame), np.int32)
+    for x, s in zip(out, part.signals):
+        if s.skew or s.frame != record.per_frame: x[:] = INVALID[s.fmt]
+    for f in part.files:
+        sums, whole.hashes[f.path] = _read_file(record, part, f, out)
+        whole.sums.extend((part.hea, part.signals[i], s) for i, s in zip(f.signals, sums) if part.checked)
+    whole.samples[part.hea] = out
+
 def _read_whole(self: Record) -> Whole:
     "Read all samples; `PedarrError` where a file is damaged."
-    digital, sums, hashes, done = np.full((self.n_sig, self.sig_len), GAP, np.int32), [], {}, {}
-    for part, scale in zip(self.parts, self.scales):
-        if part.hea is None: continue                      # a gap
-        a, b = part.start*self.per_frame, part.stop*self.per_frame
-        first = done.setdefault(part.hea, a)
-        if first < a:                                      # a segment that was there before
-            digital[:, a:b] = digital[:, first:first + b - a]
-            continue
-        digital[:, a:b] = scale.invalid
-        for f in part.files:
-            found, hashes[f.path] = _read_file(self, part, f, digital[:, a:b])
-            sums += [(part.hea, part.signals[i], s) for i, s in zip(f.signals, found) if part.checked]
-    return Whole(digital, sums, hashes)
+    whole = Whole({}, [], {})
+    for part in self.parts:
+        if part.hea and part.hea not in whole.samples: _read_part(self, part, whole)
+    return whole
 
-Record._read_whole = _read_whole
+# %% ../nbs/01_records.ipynb #967fa9be
+def _assembled(self: Record, start: int, stop: int) -> np.ndarray:
+    "Digital values `[signal, time]` of a window of a record that is held whole."
+    if self.whole is None: self.whole = self._read_whole()
+    if len(self.parts) == 1: return self.whole.samples[self.path][:, start:stop]
+    out = np.full((self.n_sig, stop - start), GAP, np.int32)
+    for k in range(int(np.searchsorted(self.starts, start, 'right')) - 1, len(self.parts)):
+        part, at = self.parts[k], int(self.starts[k])
+        a, b = max(start, at), min(stop, part.stop*self.per_frame)
+        if at >= stop: break
+        if part.hea is None or b <= a: continue            # a gap
+        here = [i for i, c in enumerate(part.columns) if c >= 0]
+        x = self.whole.samples[part.hea][:, a - at:b - at]
+        out[here, a - start:b - start] = x[[part.columns[i] for i in here]]
+    return out
 
-# %% ../nbs/01_records.ipynb #eed21a34
+Record._read_whole, Record._assembled = _read_whole, _assembled
+
+# %% ../nbs/01_records.ipynb #856720f6
 def _stop(self: Record, start: int, stop: int | None) -> int:
     "The end of a window; `PedarrError` if the window isn't within the recording."
     stop = self.sig_len if stop is None else stop
@@ -932,16 +955,14 @@ def _stop(self: Record, start: int, stop: int | None) -> int:
 def _raw(self: Record, start: int, stop: int | None, work: _Work | None = None) -> np.ndarray:
     "Digital values in the smallest integer type that holds them; with `work`, valid until the next call."
     stop = self._stop(start, stop)
-    if not self.windowed:
-        if self.whole is None: self.whole = self._read_whole()
-        return self.whole.digital[:, start:stop]
+    if not self.windowed: return self._assembled(start, stop)
     if not self.open_files: self.open_files = [open_regular(f.path, buffering=0) for f in self.files]
     if len(self.files) == 1: return _read_samples(self.open_files[0], self.files[0], start, stop, work)
     out = np.empty((self.n_sig, stop - start), np.int32)
     for stream, f in zip(self.open_files, self.files): out[f.signals] = _read_samples(stream, f, start, stop)
     return out
 
-# %% ../nbs/01_records.ipynb #ec1e923c
+# %% ../nbs/01_records.ipynb #21d3ad2b
 def _digital(self: Record, start: int = 0, stop: int | None = None) -> np.ndarray:
     "Digital values `[signal, time]` (int32) of samples `start` to `stop`, in the header's order."
     return self._raw(start, stop).astype(np.int32, copy=not self.windowed)
@@ -961,7 +982,7 @@ def _to_mv(scale: Scale, d: np.ndarray, out: np.ndarray) -> None:
     if not fast: np.copyto(out, np.multiply(x, scale.unit, out=x), casting='same_kind')
     if d.size and d.min() <= scale.lowest: out[d == scale.invalid] = np.nan
 
-# %% ../nbs/01_records.ipynb #bd6f83ef
+# %% ../nbs/01_records.ipynb #789254e3
 def _millivolts(self: Record, d: np.ndarray, out: np.ndarray, start: int) -> None:
     "Write the digital values `d` of the samples from `start` on to `out` in mV, each part by its own scale."
     if len(self.scales) == 1: return _to_mv(self.scales[0], d, out)
@@ -973,7 +994,7 @@ def _millivolts(self: Record, d: np.ndarray, out: np.ndarray, start: int) -> Non
         _to_mv(self.scales[k], d[:, a:b], out[:, a:b])
         a, k = b, k + 1
 
-# %% ../nbs/01_records.ipynb #f44bbd5b
+# %% ../nbs/01_records.ipynb #7f71af4a
 def _stretch(self: Record, start: int, stop: int, out: np.ndarray) -> None:
     "Write the signals `start:stop` to `out [signal, time]` in mV, block by block, in memory that is reused."
     work = _Work(self, min(BLOCK, stop - start) if self.windowed else 0)
@@ -1010,7 +1031,7 @@ def _window(self: Record, start: int, stop: int) -> tuple[np.ndarray, np.ndarray
 
 Record._sort, Record.standard, Record.window = _sort, _standard, _window
 
-# %% ../nbs/01_records.ipynb #79f6a830
+# %% ../nbs/01_records.ipynb #4f5ad5c1
 def open_record(path: Path | str, aliases: dict | None = None) -> Record:
     "Open the recording at `path` (with or without `.hea`). `PedarrError` for whatever can't be read rightly."
     return Record(path, aliases)
@@ -1035,7 +1056,7 @@ def _listed(self: Record, total: np.ndarray) -> list:
 
 Record._compare, Record._listed = _compare, _listed
 
-# %% ../nbs/01_records.ipynb #7430d368
+# %% ../nbs/01_records.ipynb #2e1110e7
 def _verify(self: Record) -> None:
     "Compare the checksum of every signal with the header's; `PedarrError` names the first that differs."
     if not self.windowed: return self._compare((self.whole or self._read_whole()).sums)
@@ -1096,7 +1117,7 @@ class Tape:
         self.pool.shutdown()
         for f in self.record.open_files: f.io.close()
 
-# %% ../nbs/01_records.ipynb #2dd49f63
+# %% ../nbs/01_records.ipynb #f0751e76
 def _tape_open(self: Tape) -> None:
     "Open the files, or read them where windows can't be read."
     if not self.record.windowed: self.record.whole = self.record._read_whole()
@@ -1110,7 +1131,7 @@ def _play(self: Tape, stop: int) -> np.ndarray:
     self.head = stop
     return d
 
-# %% ../nbs/01_records.ipynb #b3372c7e
+# %% ../nbs/01_records.ipynb #8fff98a3
 def _next(self: Tape, wanted: bool) -> None:
     "Play one block and, if it is `wanted`, keep it."
     start, stop = self.head, min(self.head + BLOCK, self.sig_len)
@@ -1121,7 +1142,7 @@ def _next(self: Tape, wanted: bool) -> None:
 
 Tape._open, Tape._play, Tape._next = _tape_open, _play, _next
 
-# %% ../nbs/01_records.ipynb #1d1486e6
+# %% ../nbs/01_records.ipynb #2452e1cd
 def _make_room(self: Tape, start: int, stop: int) -> None:
     "Forget what lies before the block of `start`; room up to `stop`."
     start -= start % BLOCK
@@ -1137,7 +1158,7 @@ def _tape_standard(self: Tape, start: int, stop: int) -> np.ndarray:
     while self.head < stop: self._next(wanted=self.head >= self.first)
     return self.kept[:, start - self.first:stop - self.first]
 
-# %% ../nbs/01_records.ipynb #0c14a3bc
+# %% ../nbs/01_records.ipynb #f5360c1b
 def _tape_blocks(self: Tape, n: int = BLOCK) -> Iterator[np.ndarray]:
     "All digital values `[signal, time]`, `n` samples (if odd, one more) at a time; each lasts to the next."
     n += n % 2                                             # format 212 keeps samples in pairs
@@ -1146,7 +1167,7 @@ def _tape_blocks(self: Tape, n: int = BLOCK) -> Iterator[np.ndarray]:
 
 Tape._make_room, Tape.standard, Tape.blocks = _make_room, _tape_standard, _tape_blocks
 
-# %% ../nbs/01_records.ipynb #0aed0d00
+# %% ../nbs/01_records.ipynb #b11a8298
 def _finish(self: Tape) -> dict:
     """Play the rest; name (relative to the header's folder) -> SHA-256 of every file but the header.
 
@@ -1175,7 +1196,7 @@ def _interval(words: list, i: int, source: Path | str) -> int:
     if i + 2 > len(words): raise _broken(source, 'truncated (it ends in the middle of an interval)')
     return ((words[i] << 16 | words[i + 1]) ^ 1 << 31) - (1 << 31)
 
-# %% ../nbs/01_records.ipynb #352d0152
+# %% ../nbs/01_records.ipynb #77f0bf24
 def _text_at(marks: list, raw: bytes, i: int, size: int, source: Path | str) -> str:
     "The `size` bytes of text at word `i`, for the last of the `marks`, which must have none yet."
     if marks[-1][3] is not None or size > 255:
@@ -1189,9 +1210,9 @@ def _check_end(words: list, i: int, odd: bool, source: Path | str) -> None:
     if any(words[i:]):
         raise _broken(source, 'damaged (there is more behind the zero word that closes an annotation file)')
 
-# %% ../nbs/01_records.ipynb #52ea899f
+# %% ../nbs/01_records.ipynb #41251d14
 def decode_marks(raw: bytes, source: Path | str = 'annotations') -> list:
-    "The marks in an annotation file, `[sample, code, subtype, text or None]`, or `PedarrError` if it is damaged."
+    "The marks in an annotation file: `[sample, code, subtype, text or None]`; `PedarrError` if it is broken."
     if not raw: raise _broken(source, 'the annotation file is empty (0 bytes)')
     words, marks, at, i = np.frombuffer(raw, '<u2', len(raw)//2).tolist(), [], 0, 0
     while i < len(words) and words[i]:
@@ -1222,7 +1243,7 @@ def _own_label(text: str, source: Path | str) -> tuple[int, str]:
                    'fetch the file again, or give other labels than + numbers 1 to 49 of their own')
     return int(found[1]), printable(found[2])
 
-# %% ../nbs/01_records.ipynb #bfc8b71f
+# %% ../nbs/01_records.ipynb #2d44783a
 def own_labels(marks: list, source: Path | str = 'annotations') -> tuple[dict, float | None, list]:
     """(labels, code -> symbol, that a file defines in notes at sample 0; the rate it counts time in, or None;
     the marks without these notes)."""
@@ -1254,7 +1275,7 @@ def _annotation_bytes(file: Path) -> bytes:
         if not _absent(e): raise
         raise _bad(file, 'no such annotation file', 'fetch it, or choose another database description') from e
 
-# %% ../nbs/01_records.ipynb #eac8d1f2
+# %% ../nbs/01_records.ipynb #864717a1
 def _counted_at(rate: float | None, fs: float | None, hea: Path, source: Path) -> int:
     """How many samples (at `fs` Hz) a unit of time of an annotation file is that counts at `rate` Hz.
 
@@ -1270,7 +1291,7 @@ def _counted_at(rate: float | None, fs: float | None, hea: Path, source: Path) -
                    'fetch both again')
     return times
 
-# %% ../nbs/01_records.ipynb #5f57f838
+# %% ../nbs/01_records.ipynb #6bbac937
 def read_annotations(path: Path | str, annotator: str = 'atr', sig_len: int | None = None,
                      fs: float | None = None) -> Annotations:
     """Read the annotation file `path`.`annotator` of a record of `sig_len` samples at `fs` Hz.

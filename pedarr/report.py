@@ -17,15 +17,16 @@ from .baselines import TREES
 from .core import PedarrError, from_system, natural_key, write_whole
 from .fewshot import few_shot, fit_prototypes, number_episodes
 from .losses import describe_loss
-from .metrics import (LONE, METRICS, confusion, macro_table, paired_classes, plot_confusion, plot_reliability, protocol_gap,
-                            recall_by_subject, reliability)
+from .metrics import (LONE, METRICS, confusion, macro_table, paired_classes, plot_confusion,
+                            plot_reliability, protocol_gap, recall_by_subject, reliability)
 from .plots import class_colours, figure_png, plot_segment
 from .preprocess import Store, open_store
 from .rhythms import RHYTHMS
-from .runs import (TREE_LOSS, Run, carriers, finished, open_finished, own_parameters, prediction_codes, same_store, scores_of,
-                         shown)
+from .runs import (TREE_LOSS, Run, carriers, finished, open_finished, own_parameters, prediction_codes,
+                         same_store, scores_of, shown)
 from .segments import SegmentDataset, make_loader, read_roles, take
-from .train import class_codes, grouping_of, load_model, pick_device, predict, regroup, rows_of, settle_lone_classes
+from .train import (class_codes, grouping_of, load_model, pick_device, predict, regroup, rows_of,
+                          settle_lone_classes)
 
 # %% auto #0
 __all__ = ['WATCHED', 'percent', 'metrics_table', 'majority', 'class_meanings', 'class_table', 'plot_learning', 'plot_subjects',
@@ -40,12 +41,14 @@ def percent(row: dict) -> str:
     return f"{100*row['value']:.1f} % [{100*row['low']:.1f}, {100*row['high']:.1f}]"
 
 def metrics_table(metrics: dict) -> pd.DataFrame:
-    "The main table of a run: metric, value with its 95 % interval. `metrics`: as from `scores_of`, here and below."
-    rows = [{'metric': words, 'value [95 % interval]': percent(metrics['overall'][k])} for k, words in METRICS.items()]
-    return pd.DataFrame(rows)
+    """The main table of a run: metric, value with its 95 % interval. `metrics`: as from `scores_of`, here
+    and below."""
+    rows = [(words, percent(metrics['overall'][k])) for k, words in METRICS.items()]
+    return pd.DataFrame(rows, columns=['metric', 'value [95 % interval]'])
 
 def majority(metrics: dict) -> tuple[str, float]:
-    "The most common class of the test and the top-1 of always answering it: what a result must beat to mean anything."
+    """The most common class of the test and the top-1 of always answering it: what a result must beat to
+    mean anything."""
     t = pd.DataFrame(metrics['per_class'])
     top = t.loc[t.support.idxmax()]
     return top['class'], float(top.support/t.support.sum())
@@ -56,7 +59,8 @@ def class_meanings(classes: list, grouping: dict) -> pd.DataFrame:
     return pd.DataFrame([(c, words(c)) for c in classes], columns=['class', 'rhythms'])
 
 def class_table(metrics: dict) -> pd.DataFrame:
-    "Per class: segments, subjects, recall, precision, F1 and F2 in per cent, and a note where a class stands in one subject."
+    """Per class: segments, subjects, recall, precision, F1 and F2 in per cent, and a note where a class
+    stands in one subject."""
     t = pd.DataFrame(metrics['per_class'])
     if 'note' not in t: t['note'] = np.select([t.support == 0, t.subjects == 1], ['absent', LONE], '')
     for k in ('precision', 'recall', 'f1', 'f2'):
@@ -66,29 +70,36 @@ def class_table(metrics: dict) -> pd.DataFrame:
 # %% ../nbs/11a_report.ipynb #af3c6496
 def _bare(ax): ax.spines[['top', 'right']].set_visible(False)
 
-WATCHED = {'validation_top1': 'top-1 in validation', 'test_top1': 'top-1 on the test fold'}     # the second in older runs
+WATCHED = {'validation_top1': 'top-1 in validation',
+           'test_top1': 'top-1 on the test fold'}          # in older runs
 
 def plot_learning(history: pd.DataFrame):
-    "Losses (the contrastive one where there is one) and validation top-1 (where there is any) by epoch, a line per fold -> Figure."
+    """Losses (the contrastive one where there is one) and validation top-1 (where there is any) by epoch,
+    a line per fold -> Figure."""
     import matplotlib.pyplot as plt
     watched = next(k for k in WATCHED if k in history)
-    panels = {'classification': 'classification loss', 'contrastive': 'contrastive loss', watched: WATCHED[watched]}
-    if not history.contrastive.any(): del panels['contrastive']                                # a run without a contrastive loss
+    panels = {'classification': 'classification loss', 'contrastive': 'contrastive loss',
+              watched: WATCHED[watched]}
+    if not history.contrastive.any(): del panels['contrastive']             # a run without a contrastive loss
     fig, axes = plt.subplots(1, len(panels), figsize=(3*len(panels), 2.6), layout='constrained')
     for ax, (key, label) in zip(axes, panels.items()):
-        for k, h in history.groupby('fold'): ax.plot(h.epoch + 1, h[key].astype(float), lw=1.2, label=f'fold {k}')
+        for k, h in history.groupby('fold'):
+            ax.plot(h.epoch + 1, h[key].astype(float), lw=1.2, label=f'fold {k}')
         ax.set(xlabel='epoch', title=label)
         _bare(ax)
     axes[-1].set_ylim(0, 1)
     axes[0].legend(fontsize=7, frameon=False)
-    if history[watched].isna().all(): axes[-1].text(.5, .5, 'no validation', ha='center', va='center', transform=axes[-1].transAxes)
+    if history[watched].isna().all():
+        axes[-1].text(.5, .5, 'no validation', ha='center', va='center', transform=axes[-1].transAxes)
     return fig
 
 # %% ../nbs/11a_report.ipynb #ec82c5d7
 def plot_subjects(per_subject: pd.DataFrame):
-    "Top-1 of each subject, the best first (ties in the order of their numbers), with its number of segments -> Figure."
+    """Top-1 of each subject, the best first (ties in the order of their numbers), with its number of
+    segments -> Figure."""
     import matplotlib.pyplot as plt
-    t = per_subject.iloc[sorted(range(len(per_subject)), key=lambda i: natural_key(per_subject.subject.iloc[i]))]
+    names = per_subject.subject.tolist()
+    t = per_subject.iloc[sorted(range(len(names)), key=lambda i: natural_key(names[i]))]
     t = t.sort_values('top1', ascending=False, kind='stable')
     fig, ax = plt.subplots(figsize=(min(9, 2 + .3*len(t)), 2.8), layout='constrained')
     ax.bar(np.arange(len(t)), t.top1, width=.8 if len(t) < 60 else 1., color='#4477aa')
@@ -101,7 +112,8 @@ def plot_subjects(per_subject: pd.DataFrame):
 
 # %% ../nbs/11a_report.ipynb #ba43d10e
 def plot_recalls(predictions: pd.DataFrame, classes: list, of: dict | None = None):
-    "Recall of each class in each subject, a cell for each -> Figure. `of`: class -> subjects of the whole store (default: those tested)."
+    """Recall of each class in each subject, a cell for each -> Figure. `of`: class -> subjects of the
+    whole store (default: those tested)."""
     import matplotlib.pyplot as plt
     t = recall_by_subject(*prediction_codes(predictions, classes), predictions.subject.to_numpy(), classes)
     t, n = t.loc[sorted(t.index, key=natural_key)], t.notna().sum()
@@ -122,7 +134,8 @@ def plot_weights(predictions: pd.DataFrame, classes: list):
     present = [c for c in classes if (predictions.label == c).any()]
     fig, ax = plt.subplots(figsize=(1.5 + .8*len(present), 2.8), layout='constrained')
     weights = [predictions.weight_iegm[predictions.label == c] for c in present]
-    boxes = ax.boxplot(weights, patch_artist=True, widths=.6, flierprops=dict(markersize=2), medianprops=dict(color='black'))
+    boxes = ax.boxplot(weights, patch_artist=True, widths=.6, flierprops=dict(markersize=2),
+                       medianprops=dict(color='black'))
     for box, c in zip(boxes['boxes'], present): box.set_facecolor(class_colours(classes)[c])
     ax.set_xticks(np.arange(1, len(present) + 1), present)
     ax.set(ylabel='weight of the electrograms', ylim=(-.05, 1.05))
@@ -131,14 +144,17 @@ def plot_weights(predictions: pd.DataFrame, classes: list):
 
 # %% ../nbs/11a_report.ipynb #a726be48
 def choose_cases(predictions: pd.DataFrame, classes: list, right: int = 3, wrong: int = 3) -> pd.DataFrame:
-    "Typical right cases (median probability, one per class, rare classes first) and the most confident wrong ones (one per confusion)."
-    p = predictions.assign(probability=predictions[[f'p_{c}' for c in classes]].max(axis=1), right=predictions.label == predictions.predicted)
+    """Typical right cases (median probability, one per class, rare classes first) and the most confident
+    wrong ones (one per confusion)."""
+    p = predictions.assign(probability=predictions[[f'p_{c}' for c in classes]].max(axis=1),
+                           right=predictions.label == predictions.predicted)
     good, cases = p[p.right], []
     n = good.label.value_counts()
     for c in sorted(n.index, key=lambda c: (n[c], classes.index(c)))[:right]:
         g = good[good.label == c].sort_values(['probability', 'segment'])
         cases.append(g.iloc[[(len(g) - 1)//2]])
-    bad = p[~p.right].sort_values(['probability', 'segment'], ascending=[False, True]).drop_duplicates(['label', 'predicted'])
+    bad = p[~p.right].sort_values(['probability', 'segment'], ascending=[False, True])
+    bad = bad.drop_duplicates(['label', 'predicted'])
     return pd.concat(cases + [bad.head(wrong)]) if cases or len(bad) else p.head(0)
 
 # %% ../nbs/11a_report.ipynb #6b877a3c
@@ -150,24 +166,28 @@ def plot_case(store: Store, case) -> 'Figure':
     said = f'annotated {case.label} ({case.rhythm}), predicted {case.predicted} with {case.probability:.2f}'
     ecg, iegm = (x[0].astype(np.float32) for x in take(store, [i]))
     title = f'{"right" if case.right else "WRONG"}: {said}; {case.record}{when}'
-    return plot_segment(ecg, iegm if store.mask[i][12:].any() else None, np.asarray(store.mask[i]), store.fs, title=title)
+    mask = np.asarray(store.mask[i])
+    return plot_segment(ecg, iegm if mask[12:].any() else None, mask, store.fs, title=title)
 
 # %% ../nbs/11a_report.ipynb #7908f35b
 def figure_makers(run: Run, store: Store) -> dict:
     "name -> function that draws a figure which this run has."
     p, classes, of = run.predictions, run.classes, carriers(run.split)
     truth, predicted = prediction_codes(p, classes)
+    shares = p[[f'p_{c}' for c in classes]].to_numpy()
     makers = {'confusion': lambda: plot_confusion(confusion(truth, predicted, len(classes)), classes),
-              'reliability': lambda: plot_reliability(*reliability(p[[f'p_{c}' for c in classes]].to_numpy(), truth)),
+              'reliability': lambda: plot_reliability(*reliability(shares, truth)),
               'subjects': lambda: plot_subjects(pd.DataFrame(run.scores['per_subject'])),
               'recalls': lambda: plot_recalls(p, classes, of)}
     if run.params.model != TREES: makers['learning'] = lambda: plot_learning(run.history)
     if run.params.model == 'pedarrnet': makers['weights'] = lambda: plot_weights(p, classes)
-    for i, case in enumerate(choose_cases(p, classes).itertuples()): makers[f'case-{i+1}'] = lambda case=case: plot_case(store, case)
+    for i, case in enumerate(choose_cases(p, classes).itertuples()):
+        makers[f'case-{i+1}'] = lambda case=case: plot_case(store, case)
     return makers
 
 def draw_figures(run, store: Store, dpi: int = 100) -> dict:
-    "Draw the figures that a finished run (folder or `Run`) has into its folder `figures` as PNG: name -> path."
+    """Draw the figures that a finished run (folder or `Run`) has into its folder `figures` as PNG: name ->
+    path."""
     run = finished(run)
     folder, paths = run.path/'figures', {}
     try: folder.mkdir(exist_ok=True)
@@ -227,7 +247,8 @@ def describe_model(params: dict) -> str:
 # %% ../nbs/11a_report.ipynb #372db894
 def _embed(path: Path) -> str:
     "A figure as an HTML image that holds its bytes."
-    return f'<img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+    text = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{path.stem}" src="data:image/png;base64,{text}">'
 
 def macro_rows(run: Run) -> pd.DataFrame:
     "Macro means over all classes and, where some stand in one subject of the store, without them."
@@ -244,7 +265,8 @@ def _folds(run: Run) -> str:
 
 def _curve(run: Run) -> str:
     "What the last learning curve is of."
-    if 'validation_top1' not in run.history: return 'This run is from before there was validation; its curve is the test\'s, and chose nothing.'
+    if 'validation_top1' not in run.history:
+        return "This run is from before there was validation; its curve is the test's, and chose nothing."
     if run.history.validation_top1.isna().all(): return 'No subjects were set aside for validation.'
     return 'Validation segments were neither learnt from nor tested.'
 
@@ -252,32 +274,37 @@ def _curve(run: Run) -> str:
 def _contents(run: Run, store: Store) -> dict:
     "What the page shows, its figures aside."
     params, scores, trees = dataclasses.asdict(run.params), scores_of(run), run.params.model == TREES
-    facts = [(k, str(v)) for d in (own_parameters(params), run.environment.model_dump()) for k, v in d.items()]
-    simulated = run.environment.simulated if run.environment.simulated is not None else bool(store.meta.get('simulated'))
-    name = run.path.resolve()
-    return dict(title=f'{name.parent.name}/{name.name}', metrics=scores, params=params, env=run.environment, simulated=simulated,
-                database=store.meta['database'], window=f'{store.config.window:g}', folds=_folds(run), main=metrics_table(scores),
-                macro=macro_rows(run), what=describe_model(params), classes=class_table(scores), majority=majority(scores),
-                waiting='measuring the segments' if trees else 'waiting for data', curve='' if trees else _curve(run),
-                meanings=class_meanings(run.classes, grouping_of(store, params['grouping'])),
-                facts=pd.DataFrame(facts, columns=['name', 'value']))
+    tables = own_parameters(params), run.environment.model_dump()
+    facts = pd.DataFrame([(k, str(v)) for d in tables for k, v in d.items()], columns=['name', 'value'])
+    simulated, name = run.environment.simulated, run.path.resolve()
+    if simulated is None: simulated = bool(store.meta.get('simulated'))                    # an older run
+    return dict(title=f'{name.parent.name}/{name.name}', metrics=scores, params=params, env=run.environment,
+                simulated=simulated, database=store.meta['database'], window=f'{store.config.window:g}',
+                folds=_folds(run), main=metrics_table(scores), macro=macro_rows(run), facts=facts,
+                what=describe_model(params), classes=class_table(scores), majority=majority(scores),
+                waiting='measuring the segments' if trees else 'waiting for data',
+                curve='' if trees else _curve(run),
+                meanings=class_meanings(run.classes, run.card.grouping or grouping_of(store, params['grouping'])))
 
 def write_report(run, store: Store | None = None) -> Path:
-    "Write `run`/report.html, one self-contained page, and the figures it shows; `PedarrError` if `run` is not finished, or the store another."
+    """Write `run`/report.html, one self-contained page, and the figures it shows; `PedarrError` if `run`
+    is not finished, or the store another."""
     from jinja2 import Environment
     from markupsafe import Markup
     run = finished(run)
-    if store is None: store, _ = regroup(open_store(run.params.store), run.params.grouping)
+    if store is None: store = open_store(run.params.store)
     same_store(run.path, store)
     figures = draw_figures(run, store)
     page = Environment(autoescape=True).from_string(_PAGE)
-    html = page.render(**_contents(run, store), figures=figures, style=Markup(_STYLE), image=lambda n: Markup(_embed(figures[n])),
+    html = page.render(**_contents(run, store), figures=figures, style=Markup(_STYLE),
+                       image=lambda n: Markup(_embed(figures[n])),
                        table=lambda t: Markup(t.to_html(index=False, border=0)))
     return write_whole(run.path/'report.html', html)
 
 # %% ../nbs/11a_report.ipynb #3440eb88
 class Protocols(NamedTuple):
-    "`overall`: see `metrics.protocol_gap`; `classes`: recall of each class under both, and the gap; `notes`: what a reader must know."
+    """`overall`: see `metrics.protocol_gap`; `classes`: recall of each class under both, and the gap;
+    `notes`: what a reader must know."""
     overall: pd.DataFrame
     classes: pd.DataFrame
     notes: list
@@ -291,23 +318,27 @@ def _same_training(a: Run, b: Run) -> None:
         raise PedarrError(f'{a.path} is split by {a.params.split}, {b.path} by {b.params.split}: '
                           'give runs by patient (or loso) first, then those by segment')
     if a.environment.store_sha256 != b.environment.store_sha256:
-        raise PedarrError(f'{a.path} and {b.path} were trained on different stores: compare runs of one store')
+        raise PedarrError(f'{a.path} and {b.path} were trained on different stores: '
+                          'compare runs of one store')
     p, q = (own_parameters(dataclasses.asdict(r.params)) for r in (a, b))
     differ = [k for k in dict.fromkeys([*p, *q]) if k not in _OWN and p.get(k) != q.get(k)]
     if differ:
         said = ', '.join(f'{k} ({shown(p.get(k))}, {shown(q.get(k))})' for k in differ)
-        raise PedarrError(f'{a.path} and {b.path} differ in {said}: compare runs that differ in the split alone')
+        raise PedarrError(f'{a.path} and {b.path} differ in {said}: compare runs that differ in the split '
+                          'alone')
 
 # %% ../nbs/11a_report.ipynb #17ef8394
 def _same_segments(a: Run, b: Run) -> tuple[pd.DataFrame, set]:
-    "One table of the segments that both runs tested (`label subject predicted other`), and the labels of those that only one did."
+    """One table of the segments that both runs tested (`label subject predicted other`), and the labels of
+    those that only one did."""
     p, q = (r.predictions.set_index('segment') for r in (a, b))
     both = p.index.intersection(q.index)
     if not len(both) or (p.label[both] != q.label[both]).any():
         raise PedarrError(f'{a.path} and {b.path} tested no common segments, or under other labels: '
                           'compare runs of one store and grouping')
     left = set(p.label.drop(both)) | set(q.label.drop(both))
-    return pd.DataFrame(dict(label=p.label[both], subject=p.subject[both], predicted=p.predicted[both], other=q.predicted[both])), left
+    columns = dict(label=p.label, subject=p.subject, predicted=p.predicted, other=q.predicted)
+    return pd.DataFrame({name: column[both] for name, column in columns.items()}), left
 
 def _opened(runs) -> list[Run]:
     "A run or several, as `Run`s."
@@ -315,10 +346,12 @@ def _opened(runs) -> list[Run]:
 
 # %% ../nbs/11a_report.ipynb #8da0f501
 def protocol_table(patient, segment, n_resamples: int = 10_000, seed: int = 0) -> Protocols:
-    "Runs split by patient beside runs split by segment (a folder, or as many for both), pooled. `PedarrError` unless they differ in the split alone."
+    """Runs split by patient beside runs split by segment (a folder, or as many for both), pooled.
+    `PedarrError` unless they differ in the split alone."""
     patient, segment = _opened(patient), _opened(segment)
     if len(patient) != len(segment) or not patient:
-        raise PedarrError(f'{len(patient)} runs by patient and {len(segment)} by segment: give equally many, in the same order of seeds')
+        raise PedarrError(f'{len(patient)} runs by patient and {len(segment)} by segment: give equally many, '
+                          'in the same order of seeds')
     for a, b in zip(patient, segment): _same_training(a, b)
     tables, left = zip(*(_same_segments(a, b) for a, b in zip(patient, segment)))
     t, left = pd.concat(tables), sorted(set().union(*left))
@@ -330,20 +363,24 @@ def protocol_table(patient, segment, n_resamples: int = 10_000, seed: int = 0) -
     each = each[each.support > 0].rename(columns={'a': 'segment', 'b': 'patient', 'value': 'gap'})
     each = each[['class', 'support', 'subjects', 'patient', 'segment', 'gap', 'low', 'high', 'note']]
     notes = ['split by segment: the same subjects are in training and test; the gap is what that is worth']
-    notes += [f'{c} was tested by one of the two only, and is left out' for c in left if c not in set(t.label)]
+    left = [c for c in left if c not in set(t.label)]
+    notes += [f'{c} was tested by one of the two only, and is left out' for c in left]
     overall = protocol_gap(truth, by_patient, by_segment, who, len(classes), **options)
     return Protocols(overall, each.assign(support=each.support//len(patient)).reset_index(drop=True), notes)
 
 # %% ../nbs/11a_report.ipynb #92b3da0e
 def run_store(run, store: Store | None = None) -> tuple[Store, np.ndarray]:
-    """The store of a finished run as its training saw it (classes, labels), and the checked role of each row in each fold [N, K].
+    """The store of a finished run as its training saw it (classes, labels), and the checked role of each row
+    in each fold [N, K].
     `store`: where it is now, if it was moved."""
     run = finished(run)
-    store, _ = regroup(store if store is not None else open_store(run.params.store), run.params.grouping)
+    store = store if store is not None else open_store(run.params.store)
+    store, _ = regroup(store, run.params.grouping, run.card.grouping)
     same_store(run.path, store)
     store, _ = settle_lone_classes(store, run.params)
     if store.classes != run.classes:
-        raise PedarrError(f'{run.path}: knows the classes {", ".join(run.classes)}, but this store and grouping have '
+        raise PedarrError(f'{run.path}: knows the classes {", ".join(run.classes)}, but this store and '
+                          'grouping have '
                           f'{", ".join(store.classes)}: the grouping was changed since; train again')
     return store, read_roles(run.path/'split.csv', store.segments, run.params.split)
 
@@ -357,18 +394,21 @@ def embed(run, k: int, store: Store, rows, device: str = 'auto', batch_size: int
 def _fold_embeddings(run: Run, k: int, store: Store, roles, device: str):
     "(prototypes of the training segments, test rows, their embeddings) of fold `k`."
     train, test = rows_of(roles, k, 'train'), rows_of(roles, k, 'test')
-    train = train[store.segments['evaluate'].to_numpy(bool)[train]]                       # overlapping windows would count twice
+    train = train[store.segments['evaluate'].to_numpy(bool)[train]]    # overlapping windows would count twice
     x = embed(run, k, store, np.concatenate([train, test]), device)
-    who = store.segments.subject.iloc[train]
-    return fit_prototypes(x[:len(train)], class_codes(store, train), who, len(store.classes)), test, x[len(train):]
+    n, who = len(train), store.segments.subject.iloc[train]
+    return fit_prototypes(x[:n], class_codes(store, train), who, len(store.classes)), test, x[n:]
 
-def run_few_shot(run, store: Store | None = None, device: str = 'auto', **options) -> tuple[pd.DataFrame, list]:
-    """`fewshot.few_shot` on the test subjects of every fold of a finished run: (its table, class names). `options`: shots, apart,
+def run_few_shot(run, store: Store | None = None, device: str = 'auto',
+                 **options) -> tuple[pd.DataFrame, list]:
+    """`fewshot.few_shot` on the test subjects of every fold of a finished run: (its table, class names).
+    `options`: shots, apart,
     draws, min_classes, seed. `PedarrError` for a run split by segment."""
     run = finished(run)
-    if run.params.model == TREES: load_model(run.path)                                      # says that there is no network
+    if run.params.model == TREES: load_model(run.path)                        # says that there is no network
     if run.params.split == 'segment':
-        raise PedarrError(f'{run.path}: is split by segment, so no subject is new to it: few shots need a run by patient')
+        raise PedarrError(f'{run.path}: is split by segment, so no subject is new to it: few shots need a '
+                          'run by patient')
     store, roles = run_store(run, store)
     parts, prototypes = [], {}
     for k in run.folds:
@@ -378,6 +418,7 @@ def run_few_shot(run, store: Store | None = None, device: str = 'auto', **option
     t, label = store.segments.iloc[rows], class_codes(store, rows)
     fs = t.record.map({r: v['fs'] for r, v in store.meta['records'].items()}).to_numpy(float)
     start, stop = t.start.to_numpy()/fs, t.stop.to_numpy()/fs
-    found = few_shot(x, label, t.subject.to_numpy(), start, stop, prototypes, fold=fold, record=t.record.to_numpy(),
-                     episode=number_episodes(t.record, start, stop, label), **options)
+    episode = number_episodes(t.record, start, stop, label)
+    found = few_shot(x, label, t.subject.to_numpy(), start, stop, prototypes, fold=fold,
+                     record=t.record.to_numpy(), episode=episode, **options)
     return found, store.classes

@@ -37,7 +37,7 @@ BEATS = {
 
 # %% ../nbs/00_rhythms.ipynb #8a6400cb
 def check_marks(sample, sig_len: int, source: str = 'annotations') -> np.ndarray:
-    """`sample` as int64, if these are sample numbers from 0 to `sig_len` (the recording's end) in rising order.
+    """`sample` as int64, if these are numbers from 0 to `sig_len` (the recording's end) in rising order.
 
     `PedarrError` if they are not whole numbers, out of order, or lie outside the recording."""
     sample = np.asarray(sample) if len(sample) else np.zeros(0, np.int64)
@@ -47,14 +47,15 @@ def check_marks(sample, sig_len: int, source: str = 'annotations') -> np.ndarray
     late = np.flatnonzero((sample < 0) | (sample > sig_len))
     if late.size:
         i = late[0]
-        raise PedarrError(f'{source}: annotation {i} is at sample {sample[i]}, outside the recording of {sig_len} samples: '
-                          'annotation and header files belong to different recordings, or one is damaged; fetch both again')
+        raise PedarrError(f'{source}: annotation {i} is at sample {sample[i]}, outside the recording of {sig_len} '
+                          'samples: annotation and header files belong to different recordings, or one is damaged; '
+                          'fetch both again')
     sample = sample.astype(np.int64)
     back = np.flatnonzero(np.diff(sample) < 0)
     if back.size:
         i = back[0] + 1
-        raise PedarrError(f'{source}: annotation {i} (sample {sample[i]}) comes before the one it follows '
-                          f'(sample {sample[i-1]}): sort the annotation file by time, for example with sortann')
+        raise PedarrError(f'{source}: annotation {i} (sample {sample[i]}) comes before the one it follows (sample '
+                          f'{sample[i-1]}): sort the annotation file by time, for example with sortann')
     return sample
 
 def check_lengths(source: str = 'annotations', **columns) -> None:
@@ -78,8 +79,8 @@ def rhythm_name(aux: str) -> str:
 def parse_episodes(sample, symbol, aux, sig_len: int, source: str = 'annotations') -> pd.DataFrame:
     """Rhythm episodes `[start, stop, rhythm, beats]` (samples, half-open) from the marks of one recording.
 
-    A rhythm mark (`+`) opens an episode and the next one closes it; one at `sig_len` only closes; what precedes the first mark is no
-    episode. Unknown rhythms keep their own name. `beats` is -1 where the marks hold no beat at all.
+    A rhythm mark (`+`) opens an episode and the next one closes it; one at `sig_len` only closes; what precedes
+    the first mark is no episode. Unknown rhythms keep their own name. `beats` is -1 where no beat is marked.
     Raises `PedarrError` for marks out of order or beyond `sig_len`."""
     check_lengths(source, sample=sample, symbol=symbol, text=aux)
     sample, symbol = check_marks(sample, sig_len, source), np.asarray(symbol, dtype=str)
@@ -88,7 +89,7 @@ def parse_episodes(sample, symbol, aux, sig_len: int, source: str = 'annotations
     start = sample[at]
     stop = np.append(start[1:], sig_len)[:len(start)]
     rhythm = [rhythm_name(aux[i]) for i in at]
-    owner = np.searchsorted(at, beat) - 1     # by place in the file, not by time: a mark and a beat may share a sample
+    owner = np.searchsorted(at, beat) - 1     # by place in the file: a mark and a beat may share a sample
     counted = np.bincount(owner[owner >= 0], minlength=len(at))
     beats = counted if is_beat.any() else np.full(len(at), -1)
     return pd.DataFrame({'start': start, 'stop': stop, 'rhythm': pd.array(rhythm, dtype='str'),

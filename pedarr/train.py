@@ -5,6 +5,7 @@
 # %% ../nbs/11_train.ipynb #9c13f538
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -23,16 +24,19 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from .baselines import TREES, annotated_beats, grower, make_model, segment_features, tree_fold
-from .core import (Checked, PassingError, PedarrError, in_words, one_line, one_of, parse_json, plain, read_json, read_table, write_json,
-                         write_table, write_whole)
+from .core import (Checked, PassingError, PedarrError, in_words, one_line, one_of, parse_json, plain,
+                         read_json, read_table, write_json, write_table, write_whole)
 from .losses import CosineHead, make_losses
 from .preprocess import NORMALISE, Store, open_store
 from .rhythms import GROUPINGS, classes_of, get_grouping
-from .runs import (METRIC_KEYS, MODALITY_SETS, NETWORK_ONLY, TREE_LOSS, Count, ModelCard, Run, Share, TrainConfig, carriers, check_parameters,
-                         check_place, check_same, environment, finished, make_config, open_finished, open_run, own_parameters, read_history,
-                         read_params, read_predictions, read_tensors, same_store, scores_of, seal, split_warning, summarise, training_speed,
+from .runs import (METRIC_KEYS, MODALITY_SETS, NETWORK_ONLY, TREE_LOSS, Count, Metrics, ModelCard, Run,
+                         Share, TrainConfig, carriers, check_files, check_parameters, check_place, check_same,
+                         environment, file_hashes, finished, make_config, open_finished, open_run,
+                         own_parameters, read_history, read_params, read_predictions, read_tensors,
+                         same_store, scores_of, seal, shown, split_warning, summarise, training_speed,
                          tree_options, unchanged, write_environment, writing)
-from .segments import Augment, SegmentDataset, all_roles, make_loader, make_split, read_roles, read_split, split_notes, split_table
+from .segments import (Augment, SegmentDataset, all_roles, make_loader, make_split, read_roles,
+                             read_split, split_notes, split_table)
 
 # %% auto #0
 __all__ = ['DEVICES', 'LARGEST', 'grouping_of', 'regroup', 'learning_rate', 'make_optimizer', 'pick_device', 'objective', 'ahead',
@@ -40,27 +44,33 @@ __all__ = ['DEVICES', 'LARGEST', 'grouping_of', 'regroup', 'learning_rate', 'mak
            'fold_losses', 'save_checkpoint', 'EpochRow', 'Progress', 'load_checkpoint', 'fit_fold', 'on_terminal',
            'say', 'Follower', 'rows_of', 'run_fold', 'settle_lone_classes', 'plan_split', 'plan_roles', 'role_notes',
            'memory_left', 'check_memory', 'kept_bytes', 'check_network', 'tree_beats', 'check_measurable', 'folds_of',
-           'prepare', 'model_card', 'remove_parts', 'finish_run', 'read_features', 'run_features', 'run_trees',
-           'all_networks', 'all_trees', 'same_split', 'run_training', 'load_model']
+           'prepare', 'model_card', 'parts_of', 'remove_parts', 'finish_run', 'read_features', 'run_features',
+           'run_trees', 'all_networks', 'all_trees', 'same_split', 'run_training', 'load_model']
 
 # %% ../nbs/11_train.ipynb #4817fc9e
 def grouping_of(store: Store, name: str = '') -> dict:
-    "rhythm -> class of the grouping `name`; '' or the store's own: as the store has it, registered here or not."
-    if name and name != store.meta['grouping']: return get_grouping(one_of(name, [*GROUPINGS, store.meta['grouping']], 'grouping'))
-    pairs = store.segments[['rhythm', 'label']].drop_duplicates()
-    return store.meta.get('grouping_content') or dict(zip(pairs.rhythm, pairs.label))
+    """rhythm -> class of the grouping `name`; '' or the store's own: as the store has it, registered here
+    or not."""
+    own = store.meta['grouping']
+    if name and name != own: return get_grouping(one_of(name, [*GROUPINGS, own], 'grouping'))
+    pairs = store.segments.loc[store.segments.label != '', ['rhythm', 'label']].drop_duplicates()
+    return store.meta.get('mapping') or dict(zip(pairs.rhythm, pairs.label))
 
-def regroup(store: Store, grouping: str) -> tuple[Store, list]:
-    "The store with labels of `grouping` ('' keeps its own; rows outside the grouping get an empty label), and notes on what was left out."
+def regroup(store: Store, grouping: str, mapping: dict | None = None) -> tuple[Store, list]:
+    """The store with labels of `grouping` ('' keeps its own; rows outside the grouping get an empty label),
+    and notes
+    on what was left out. `mapping`: the rhythm -> class of that grouping, where a run has kept it."""
     if not grouping or grouping == store.meta['grouping']: return store, []
-    mapping = grouping_of(store, grouping)
+    mapping = mapping or grouping_of(store, grouping)
     label = store.segments.rhythm.map(mapping).fillna('')
     classes = [c for c in classes_of(mapping) if (label == c).any()]
     if len(classes) < 2:
-        raise PedarrError(f'{store.path}: grouping {grouping!r} finds {len(classes)} of its classes in this store, two are needed: '
+        raise PedarrError(f'{store.path}: grouping {grouping!r} finds {len(classes)} of its classes in this '
+                          'store, two are needed: '
                           'choose another grouping')
     lost = store.segments.rhythm[label == ''].value_counts()
-    notes = [f'{n} segments of rhythm {r} are in no class of {grouping} and left out' for r, n in lost.items()]
+    words = f'are in no class of {grouping} and left out'
+    notes = [f'{n} segments of rhythm {r} {words}' for r, n in lost.items()]
     return dataclasses.replace(store, segments=store.segments.assign(label=label), classes=classes), notes
 
 # %% ../nbs/11_train.ipynb #5946ef14
@@ -74,7 +84,8 @@ def make_optimizer(modules, c: TrainConfig) -> torch.optim.AdamW:
     "AdamW over all parameters of `modules`, the network first; only its matrices and kernels decay."
     network, *others = [[p for p in m.parameters() if p.requires_grad] for m in modules if m is not None]
     decay = [p for p in network if p.ndim > 1]
-    free = [p for p in network if p.ndim <= 1] + [p for o in others for p in o]      # a loss's own parameters lie on a sphere
+    free = [p for p in network if p.ndim <= 1]
+    free += [p for o in others for p in o]                      # a loss's own parameters lie on a sphere
     groups = [{'params': decay, 'weight_decay': c.weight_decay}, {'params': free, 'weight_decay': 0.}]
     return torch.optim.AdamW(groups, lr=c.lr, fused=True)
 
@@ -88,16 +99,20 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise PedarrError(f'device {name!r} is not available here ({(str(e).splitlines() or [""])[0]}): use auto or cpu') from e
+        raise PedarrError(f'device {name!r} is not available here ({(str(e).splitlines() or [""])[0]}): use '
+                          'auto or cpu') from e
     one_of(device.type, DEVICES, 'device')
     return device
 
-def _inputs(batch, device): return [x.to(device, non_blocking=True) for x in (batch.ecg, batch.iegm, batch.mask)]
+def _inputs(batch, device):
+    "What a network takes of a batch, on the device."
+    return [x.to(device, non_blocking=True) for x in (batch.ecg, batch.iegm, batch.mask)]
 
 def objective(out, label, classify, contrastive) -> tuple[torch.Tensor, torch.Tensor]:
     "(classification loss, contrastive loss) of one batch's `Output`."
-    nothing = torch.zeros((), device=label.device)
-    return classify(out.logits, label), contrastive(out.embedding, label) if contrastive is not None else nothing
+    classification = classify(out.logits, label)
+    if contrastive is None: return classification, torch.zeros((), device=label.device)
+    return classification, contrastive(out.embedding, label)
 
 # %% ../nbs/11_train.ipynb #398e447a
 def _own_words(error: PedarrError) -> PedarrError:
@@ -125,7 +140,8 @@ def _step(model, classify, contrastive, batch, optimizer, c: TrainConfig, device
         losses = objective(model(*_inputs(batch, device)), label, classify, contrastive)
     optimizer.zero_grad(set_to_none=True)
     (losses[0] + c.gamma*losses[1]).backward()
-    torch.nn.utils.clip_grad_norm_([p for m in (model, contrastive) if m is not None for p in m.parameters()], c.clip)
+    weights = [p for m in (model, contrastive) if m is not None for p in m.parameters()]
+    torch.nn.utils.clip_grad_norm_(weights, c.clip)
     optimizer.step()
     return torch.stack([x.detach() for x in losses])
 
@@ -134,7 +150,7 @@ def train_epoch(model, classify, contrastive, loader, optimizer, epoch: int, c: 
     for part in (model, contrastive): part is not None and part.train()
     for loss in (classify, contrastive):
         if hasattr(loss, 'start_epoch'): loss.start_epoch(epoch, c.epochs)
-    torch.manual_seed((c.seed*10_007 + epoch)*101)      # dropout; by epoch, so that a resumed run draws the same
+    torch.manual_seed((c.seed*10_007 + epoch)*101)      # dropout; a resumed run draws the same
     loader.dataset.set_epoch(epoch)
     total, n, waited, begun = torch.zeros(2, dtype=torch.float64, device=device), 0, 0., time.perf_counter()
     tick = begun
@@ -148,8 +164,10 @@ def train_epoch(model, classify, contrastive, loader, optimizer, epoch: int, c: 
     total = total.cpu()                                  # waits for a GPU to finish
     seconds = time.perf_counter() - begun
     if not (torch.isfinite(total).all() and all(torch.isfinite(p).all() for p in model.parameters())):
-        raise PedarrError(f'the loss or a weight is not finite in epoch {epoch}: lower lr (now {c.lr:g}) or use precision float32')
-    return dict(classification=float(total[0])/n, contrastive=float(total[1])/n, seconds=seconds, segments=n, wait_share=waited/seconds)
+        raise PedarrError(f'the loss or a weight is not finite in epoch {epoch}: lower lr (now {c.lr:g}) or '
+                          'use precision float32')
+    return dict(classification=float(total[0])/n, contrastive=float(total[1])/n, seconds=seconds, segments=n,
+                wait_share=waited/seconds)
 
 # %% ../nbs/11_train.ipynb #b6c12925
 @torch.inference_mode()
@@ -163,18 +181,20 @@ def predict(model, loader, device) -> dict:
         parts.append((batch.index.numpy(), *(x.cpu().numpy() for x in said)))
     index, prob, weights, embedding = (np.concatenate(x) for x in zip(*parts))
     if not np.isfinite(prob).all():
-        raise PedarrError('the network gives no finite probabilities: it diverged in training; lower lr, and train again')
+        raise PedarrError('the network gives no finite probabilities: it diverged in training; lower lr, '
+                          'and train again')
     return dict(index=index, prob=prob, weights=weights, embedding=embedding)
 
-# %% ../nbs/11_train.ipynb #9917ec60
+# %% ../nbs/11_train.ipynb #f10f1be2
 def validate(model, loader, truth, device) -> dict:
     "`validation_top1` and `validation_loss` of class numbers `truth` [N]; NaN without a loader."
     if loader is None: return dict(validation_top1=math.nan, validation_loss=math.nan)
     prob = predict(model, loader, device)['prob']
     right, p = prob.argmax(1) == truth, prob[np.arange(len(truth)), truth]
-    return dict(validation_top1=float(right.mean()), validation_loss=float(-np.log(np.maximum(p, 1e-12)).mean()))
+    loss = -np.log(np.maximum(p, 1e-12)).mean()
+    return dict(validation_top1=float(right.mean()), validation_loss=float(loss))
 
-# %% ../nbs/11_train.ipynb #3fc87094
+# %% ../nbs/11_train.ipynb #116ee551
 LARGEST = 65_536       # no number among a network's options may be larger
 
 def _check_numbers(options: dict, what: str) -> None:
@@ -182,18 +202,23 @@ def _check_numbers(options: dict, what: str) -> None:
     for name, v in options.items():
         for x in v if isinstance(v, list) else [v]:
             if isinstance(x, (int, float)) and not abs(x) <= LARGEST:
-                raise PedarrError(f'{what}: {name}={one_line(x)[:40]} is out of range: the largest is {LARGEST}')
-    if isinstance(options.get('depth'), int) and options['depth'] > 256: raise PedarrError(f'{what}: depth is at most 256')
+                raise PedarrError(f'{what}: {name}={one_line(x)[:40]} is out of range: the largest is '
+                                  f'{LARGEST}')
+    if isinstance(options.get('depth'), int) and options['depth'] > 256:
+        raise PedarrError(f'{what}: depth is at most 256')
 
-def network(name: str, n_classes: int, options: dict, scale: float | None, what: str, device: str | None = None) -> torch.nn.Module:
-    "The network `name`, with a cosine head of `scale` unless that is None; `device` 'meta': its shapes alone. `PedarrError` names `what`."
+def network(name: str, n_classes: int, options: dict, scale: float | None, what: str,
+            device: str | None = None) -> torch.nn.Module:
+    """The network `name`, with a cosine head of `scale` unless that is None; `device` 'meta': its shapes
+    alone. `PedarrError` names `what`."""
     _check_numbers(options, what)
     try:
         with torch.device(device or 'cpu'): return with_head(make_model(name, n_classes, **options), scale)
-    except PedarrError as e: raise PedarrError(f'{what}: {e}') from e
+    except PedarrError as e: raise PedarrError(f'{what}: {str(e)[:300]}') from e
     except (TypeError, ValueError, RuntimeError, AttributeError) as e:
         why = (str(e).splitlines() or [type(e).__name__])[0]
-        raise PedarrError(f'{what} {options}: no network can be built from these ({why}): correct them') from e
+        why = f'no network can be built from these ({why})'
+        raise PedarrError(f'{what} {shown(options)}: {why}: correct them') from e
 
 def with_head(model, scale: float | None):
     "`model`, its last layer replaced by a `CosineHead` of `scale`, unless that is None."
@@ -206,20 +231,24 @@ def head_scale(c: TrainConfig, n_classes: int) -> float | None:
     return getattr(make_losses(c.loss, [1]*n_classes, 1, c.logit_adjust, **c.loss_options)[0], 'scale', None)
 
 def build_model(c: TrainConfig, n_classes: int, device: str | None = None) -> torch.nn.Module:
-    "The network of a run, initialised from its seed (`device` 'meta': its shapes alone). `PedarrError` for options it can't be built from."
+    """The network of a run, initialised from its seed (`device` 'meta': its shapes alone). `PedarrError`
+    for options it can't be built from."""
     size = dict(dim=c.dim, depth=c.depth, heads=c.heads, encoder=c.encoder) if c.model == 'pedarrnet' else {}
     lost = c.modality_dropout if c.modalities == 'both' else 0.
-    options = dict(**size, dropout=c.dropout, modalities=list(MODALITY_SETS[c.modalities]), modality_dropout=lost, **c.model_options)
+    options = dict(**size, dropout=c.dropout, modalities=list(MODALITY_SETS[c.modalities]),
+                   modality_dropout=lost, **c.model_options)
     scale = head_scale(c, n_classes)                  # a loss may draw numbers, too: first
     torch.manual_seed(c.seed)
     return network(c.model, n_classes, options, scale, 'model_options', device)
 
 def class_codes(store: Store, index) -> np.ndarray:
     "Class numbers of the segments `index`."
-    return store.segments.label.iloc[index].map({c: i for i, c in enumerate(store.classes)}).to_numpy(np.int64)
+    code = {c: i for i, c in enumerate(store.classes)}
+    return store.segments.label.iloc[index].map(code).to_numpy(np.int64)
 
 def fold_losses(store: Store, train, dim: int, c: TrainConfig) -> tuple:
-    "(classification loss, contrastive loss or None) for the class counts of the segments `train` and embeddings of length `dim`."
+    """(classification loss, contrastive loss or None) for the class counts of the segments `train` and
+    embeddings of length `dim`."""
     counts = np.bincount(class_codes(store, train), minlength=len(store.classes))
     return make_losses(c.loss, counts, dim, c.logit_adjust, **c.loss_options)
 
@@ -228,7 +257,8 @@ def _tensors(model, contrastive, optimizer) -> dict:
     "All state as named tensors."
     out = {f'model.{k}': v for k, v in model.state_dict().items()}
     if contrastive is not None: out |= {f'loss.{k}': v for k, v in contrastive.state_dict().items()}
-    for i, state in optimizer.state_dict()['state'].items(): out |= {f'optim.{i}.{k}': torch.as_tensor(v) for k, v in state.items()}
+    for i, state in optimizer.state_dict()['state'].items():
+        out |= {f'optim.{i}.{k}': torch.as_tensor(v) for k, v in state.items()}
     return {k: v.detach().cpu().clone().contiguous() for k, v in out.items()}
 
 def save_checkpoint(path: Path, model, contrastive, optimizer, epoch: int, history: list) -> None:
@@ -236,7 +266,7 @@ def save_checkpoint(path: Path, model, contrastive, optimizer, epoch: int, histo
     meta = {'state': json.dumps(plain(dict(epoch=epoch, history=history)))}
     write_whole(path, save(_tensors(model, contrastive, optimizer), metadata=meta))
 
-# %% ../nbs/11_train.ipynb #650ce77b
+# %% ../nbs/11_train.ipynb #f2743bd8
 class EpochRow(Checked):
     "A row of history.csv, without its fold; validation is None where there is none."
     epoch: Count
@@ -256,36 +286,44 @@ class Progress(Checked):
 def _progress(meta: dict, path: Path, epochs: int) -> Progress:
     "What the header of a checkpoint says; `PedarrError` unless it fits a run of `epochs` epochs."
     try: p = Progress.model_validate_json(json.dumps(parse_json(meta.get('state', ''), path)))
-    except ValidationError as e: raise PedarrError(f'{path}: damaged ({one_line(in_words(e))}): delete it') from e
+    except ValidationError as e:
+        raise PedarrError(f'{path}: damaged ({one_line(in_words(e))}): delete it') from e
     if not [row.epoch for row in p.history] == list(range(p.epoch)) or not 0 < p.epoch <= epochs:
         raise PedarrError(f'{path}: damaged, its history does not fit its epoch: delete it')
     return p
 
 def _moments(optimizer) -> dict:
     "name -> tensor of the shape that the optimiser's state has for each parameter."
-    params = [p for group in optimizer.param_groups for p in group['params']]
-    return {f'optim.{i}.{name}': p if name != 'step' else torch.zeros(()) for i, p in enumerate(params) for name in ('step', 'exp_avg', 'exp_avg_sq')}
+    out = {}
+    for i, p in enumerate(p for group in optimizer.param_groups for p in group['params']):
+        out |= {f'optim.{i}.step': torch.zeros(()), f'optim.{i}.exp_avg': p, f'optim.{i}.exp_avg_sq': p}
+    return out
 
-# %% ../nbs/11_train.ipynb #bace2ec6
+# %% ../nbs/11_train.ipynb #cc61285d
 def _read_checkpoint(path: Path, expected: dict, moments: dict, epochs: int) -> tuple[dict, Progress]:
     "(tensors, progress) of a checkpoint, checked; `PedarrError`."
     try:
         t, meta = read_tensors(path, expected, sum(4*m.numel() + 1000 for m in moments.values()))
         progress = _progress(meta, path, epochs)
-        strange = [k for k in t.keys() - expected.keys() if k not in moments or t[k].shape != moments[k].shape]
+        extra = t.keys() - expected.keys()
+        strange = [k for k in extra if k not in moments or t[k].shape != moments[k].shape]
         if strange: raise PedarrError(f'{path}: {one_line(min(strange))[:60]} is no part of it: delete it')
         return t, progress
     except PassingError: raise
     except PedarrError as e:
         why = str(e).removeprefix(f'{path}: ').rpartition(': ')[0]
-        raise PedarrError(f'{path}: not a checkpoint of this run ({why}): delete it and run again; the fold begins anew') from e
+        raise PedarrError(f'{path}: not a checkpoint of this run ({why}): delete it and run again; the fold '
+                          'begins anew') from e
 
 def load_checkpoint(path: Path, model, contrastive, optimizer, epochs: int = 100_000) -> tuple[int, list]:
-    "Put the state back; (epochs done, history so far). `PedarrError` if the file is damaged or of another model."
-    expected = {k: v for k, v in _tensors(model, contrastive, optimizer).items() if not k.startswith('optim.')}
+    """Put the state back; (epochs done, history so far). `PedarrError` if the file is damaged or of
+    another model."""
+    mine = _tensors(model, contrastive, optimizer)
+    expected = {k: v for k, v in mine.items() if not k.startswith('optim.')}
     t, progress = _read_checkpoint(path, expected, _moments(optimizer), epochs)
-    model.load_state_dict({k[6:]: v for k, v in t.items() if k.startswith('model.')})
-    if contrastive is not None: contrastive.load_state_dict({k[5:]: v for k, v in t.items() if k.startswith('loss.')})
+    part = lambda prefix: {k.removeprefix(prefix): v for k, v in t.items() if k.startswith(prefix)}
+    model.load_state_dict(part('model.'))
+    if contrastive is not None: contrastive.load_state_dict(part('loss.'))
     state = optimizer.state_dict()
     for key in t.keys() - expected.keys():
         _, i, name = key.split('.', 2)
@@ -294,23 +332,28 @@ def load_checkpoint(path: Path, model, contrastive, optimizer, epochs: int = 100
     rows = [row.model_dump() for row in progress.history]
     return progress.epoch, [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
 
-# %% ../nbs/11_train.ipynb #637d3336
+# %% ../nbs/11_train.ipynb #be240a57
 def _loader(store: Store, index, c: TrainConfig, train: bool = False):
-    """Batches for training (shuffled, disturbed; order and disturbance depend on seed and epoch only, so a resumed run sees
+    """Batches for training (shuffled, disturbed; order and disturbance depend on seed and epoch only, so a
+    resumed run sees
     the same), or to be answered."""
+    augment = Augment() if c.augment and train else None
     where = 'cpu' if c.workers else pick_device(c.device)
-    if not train: return make_loader(SegmentDataset(store, index, normalise=c.normalise, device=where), 4*c.batch_size, shuffle=False)
-    augment = Augment() if c.augment else None
     data = SegmentDataset(store, index, augment=augment, normalise=c.normalise, seed=c.seed, device=where)
-    return make_loader(data, c.batch_size, shuffle=True, balanced=c.balanced, seed=c.seed, drop_last=len(index) > c.batch_size,
-                       workers=c.workers)
+    if not train: return make_loader(data, 4*c.batch_size, shuffle=False)
+    return make_loader(data, c.batch_size, shuffle=True, balanced=c.balanced, seed=c.seed,
+                       drop_last=len(index) > c.batch_size, workers=c.workers)
 
 # %% ../nbs/11_train.ipynb #fccb3165
-def fit_fold(store: Store, train, validation, c: TrainConfig, checkpoint: Path | None = None, after_epoch=lambda row: None):
-    """Train on segments `train`, answer `validation` (may be empty) after every epoch: (model, contrastive loss, history).
+def fit_fold(store: Store, train, validation, c: TrainConfig, checkpoint: Path | None = None,
+             after_epoch=lambda row: None):
+    """Train on segments `train`, answer `validation` (may be empty) after every epoch: (model, contrastive
+    loss, history).
 
-    Resumes from `checkpoint` where it exists; `after_epoch` gets each row of the history, those from before too. Raises
-    `PedarrError` for a device that isn't there, a damaged checkpoint, a store that changed, and a loss that isn't finite any more."""
+    Resumes from `checkpoint` where it exists; `after_epoch` gets each row of the history, those from before
+    too. Raises
+    `PedarrError` for a device that isn't there, a damaged checkpoint, a store that changed, and a loss that
+    isn't finite any more."""
     device = pick_device(c.device)
     model = build_model(c, len(store.classes)).to(device)
     losses = fold_losses(store, train, model.config['proj_dim'], c)
@@ -320,18 +363,21 @@ def fit_fold(store: Store, train, validation, c: TrainConfig, checkpoint: Path |
         first, history = load_checkpoint(checkpoint, model, contrastive, optimizer, c.epochs)
     for row in history: after_epoch(row)
     loader = _loader(store, train, c, train=True)
-    watched, truth = _loader(store, validation, c) if len(validation) else None, class_codes(store, validation)
+    watched = _loader(store, validation, c) if len(validation) else None
+    truth = class_codes(store, validation)
     for epoch in range(first, c.epochs):
         row = train_epoch(model, classify, contrastive, loader, optimizer, epoch, c, device)
         history.append(row | dict(epoch=epoch) | validate(model, watched, truth, device))
         unchanged(store)
-        if checkpoint is not None: save_checkpoint(checkpoint, model, contrastive, optimizer, epoch + 1, history)
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, model, contrastive, optimizer, epoch + 1, history)
         after_epoch(history[-1])
     return model, contrastive, history
 
-# %% ../nbs/11_train.ipynb #a4d41de6
+# %% ../nbs/11_train.ipynb #5085e030
 def on_terminal() -> bool:
-    "Does somebody watch? Standard error is a terminal, or the command says so for the process that it has started."
+    """Does somebody watch? Standard error is a terminal, or the command says so for the process that it
+    has started."""
     return os.environ.get('PEDARR_TERMINAL') == '1' or sys.stderr.isatty()
 
 def say(text: str) -> None:
@@ -341,22 +387,21 @@ def say(text: str) -> None:
 class Follower:
     "Shows how the folds of a run go: a bar on a terminal, a line an epoch elsewhere, nothing without `show`."
     def __init__(self, n_folds: int, steps: int, show: bool = True, unit: str = 'epoch'):
-        self.n_folds, self.show, self.last = n_folds, show, None
-        self.bar = tqdm(total=steps, desc='training', unit=unit, mininterval=1.) if show and on_terminal() else None
+        self.n_folds, self.show, self.bar = n_folds, show, None
+        if show and on_terminal(): self.bar = tqdm(total=steps, desc='training', unit=unit, mininterval=1.)
 
     def fold(self, k: int, epochs: int):
         "A function that shows the rows of fold `k` (from 0), one after the other."
         def follow(row):
-            text = f"loss {row['classification']:.2f}" + self._validation(row)
+            where, text = f'fold {k + 1} of {self.n_folds}', f"loss {row['classification']:.2f}"
+            top1 = row['validation_top1']
+            if not math.isnan(top1): text += f', validation top-1 {top1:.2f}'
             if self.bar is not None:
-                self.bar.set_description(f'fold {k + 1} of {self.n_folds}')
+                self.bar.set_description(where)
                 self.bar.set_postfix_str(text)
                 self.bar.update()
-            elif self.show: say(f"fold {k + 1} of {self.n_folds}, epoch {int(row['epoch']) + 1} of {epochs}: {text}")
+            elif self.show: say(f"{where}, epoch {int(row['epoch']) + 1} of {epochs}: {text}")
         return follow
-
-    def _validation(self, row) -> str:
-        return '' if math.isnan(row['validation_top1']) else f", validation top-1 {row['validation_top1']:.2f}"
 
     def skip(self, steps: int) -> None:
         "So many steps were made before."
@@ -398,23 +443,27 @@ def run_fold(store: Store, roles, k: int, c: TrainConfig, run: Path, follower: F
 
 # %% ../nbs/11_train.ipynb #ba921c7e
 def settle_lone_classes(store: Store, c: TrainConfig) -> tuple[Store, list]:
-    "The store and notes after `c.lone_classes` was applied; `PedarrError` names a class with one subject where it says 'error'."
+    """The store and notes after `c.lone_classes` was applied; `PedarrError` names a class with one subject
+    where it says 'error'."""
     t = store.segments[store.segments.label != '']
     subjects = t.groupby('label').subject.agg(['nunique', 'first'])
     lone = [k for k in store.classes if subjects['nunique'].get(k) == 1]
     if c.split == 'segment' or not lone or c.lone_classes == 'keep': return store, []
     if c.lone_classes == 'error':
-        raise PedarrError(f'{store.path}: class {lone[0]} stands in 1 subject ({subjects["first"][lone[0]]}), so it can never be in '
-                          'training and test at once: set lone_classes to drop (leave it out) or keep (it counts as missed), or '
-                          'choose another grouping')
+        raise PedarrError(f'{store.path}: class {lone[0]} stands in 1 subject '
+                          f'({subjects["first"][lone[0]]}), so it '
+                          'can never be in training and test at once: set lone_classes to drop (leave it '
+                          'out) or keep (it counts as missed), or choose another grouping')
     label = store.segments.label.where(~store.segments.label.isin(lone), '')
-    notes = [f'class {k} stands in 1 subject and was left out ({int((t.label == k).sum())} segments)' for k in lone]
+    n = t.label.value_counts()
+    notes = [f'class {k} stands in 1 subject and was left out ({n[k]} segments)' for k in lone]
     kept = [k for k in store.classes if k not in lone]
     return dataclasses.replace(store, segments=store.segments.assign(label=label), classes=kept), notes
 
 # %% ../nbs/11_train.ipynb #dde85a4a
 def plan_split(store: Store, c: TrainConfig) -> tuple[np.ndarray, list]:
-    "Fold of each segment (-1: of none) and the notes of the split. Segments without a label belong to no fold."
+    """Fold of each segment (-1: of none) and the notes of the split. Segments without a label belong to no
+    fold."""
     labelled = (store.segments.label != '').to_numpy()
     table = store.segments[labelled].reset_index(drop=True)
     fold = np.full(len(store.segments), -1)
@@ -424,21 +473,27 @@ def plan_split(store: Store, c: TrainConfig) -> tuple[np.ndarray, list]:
 def plan_roles(store: Store, fold, c: TrainConfig) -> np.ndarray:
     "The role of each segment in each fold, text [N, K]."
     if len(fold)*(int(fold.max()) + 1) > 10**9:
-        raise PedarrError(f'split {c.split}: {fold.max() + 1} folds of {len(fold)} segments are more than can be trained: use split patient')
+        raise PedarrError(f'split {c.split}: {fold.max() + 1} folds of {len(fold)} segments are more than '
+                          'can be trained: use split patient')
     return all_roles(store.segments, fold, c.split, c.validation, c.split_seed)
 
 def role_notes(store: Store, roles, folds, c: TrainConfig) -> list:
-    "What must be said of the training and validation sides; `PedarrError` for a training side that a network can't be fitted on."
+    """What must be said of the training and validation sides; `PedarrError` for a training side that a
+    network can't be fitted on."""
     notes = []
     for k in folds:
         label = store.segments.label.to_numpy()[rows_of(roles, k, 'train')]
-        if len(label) < 2: raise PedarrError(f'{store.path}: fold {k} has 1 training segment: use fewer folds or validation 0')
-        if len(set(label)) == 1: notes.append(f'fold {k} trains on one class only ({label[0]}), and can learn nothing')
+        if len(label) < 2:
+            raise PedarrError(f'{store.path}: fold {k} has 1 training segment: use fewer folds or validation '
+                              '0')
+        if len(set(label)) == 1:
+            notes.append(f'fold {k} trains on one class only ({label[0]}), and can learn nothing')
         if c.validation and not len(rows_of(roles, k, 'validation')):
-            notes.append(f'fold {k} has no validation: too few subjects train, or each is the only one with some class')
+            notes.append(f'fold {k} has no validation: too few subjects train, '
+                         'or each is the only one with some class')
     return notes
 
-# %% ../nbs/11_train.ipynb #bc96aa58
+# %% ../nbs/11_train.ipynb #90bf5bcb
 def _numbers(path: str) -> dict:
     "First word -> last number of each line of a small system file ('' for a line that is a number alone)."
     try: lines = Path(path).read_text().splitlines()
@@ -447,15 +502,17 @@ def _numbers(path: str) -> dict:
     return {m[1]: int(m[2]) for m in found if m}
 
 def memory_left(device: torch.device = torch.device('cpu')) -> float:
-    "Bytes that may still be taken: of the GPU, or of this machine within the limits of the process and its container; inf where unknown."
+    """Bytes that may still be taken: of the GPU, or of this machine within the limits of the process and
+    its container; inf where unknown."""
     if device.type == 'cuda': return torch.cuda.mem_get_info(device)[0]
     left = [1024*_numbers('/proc/meminfo').get('MemAvailable', math.inf)]
-    group = '/sys/fs/cgroup/memory.'
-    if '' in _numbers(group + 'max'): left.append(_numbers(group + 'max')[''] - _numbers(group + 'stat').get('anon', 0))
+    limit, used = (_numbers(f'/sys/fs/cgroup/memory.{name}') for name in ('max', 'stat'))
+    if '' in limit: left.append(limit[''] - used.get('anon', 0))
     try:
         import resource
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit != resource.RLIM_INFINITY: left.append(limit - 1024*_numbers('/proc/self/status').get('VmSize', 0))
+        own = resource.getrlimit(resource.RLIMIT_AS)[0]
+        taken = 1024*_numbers('/proc/self/status').get('VmSize', 0)
+        if own != resource.RLIM_INFINITY: left.append(own - taken)
     except ImportError: pass
     return max(0, min(left))
 
@@ -463,7 +520,8 @@ def check_memory(need: float, what: str, device: torch.device = torch.device('cp
     "`PedarrError` if `what` needs more bytes than are left."
     left = memory_left(device)
     if need <= left: return
-    raise PedarrError(f'{what} needs about {need/2**30:.3g} GiB of memory, and {left/2**30:.3g} GiB are free: '
+    raise PedarrError(f'{what} needs about {need/2**30:.3g} GiB of memory, and {left/2**30:.3g} GiB are '
+                      'free: '
                       'choose a smaller one, or a machine with more memory')
 
 def _size_of(c: TrainConfig) -> str:
@@ -471,7 +529,7 @@ def _size_of(c: TrainConfig) -> str:
     own = f'dim {c.dim}, depth {c.depth}' if c.model == 'pedarrnet' else f'{c.model} {c.model_options}'
     return f'training a network ({own}) with batch_size {c.batch_size}'
 
-# %% ../nbs/11_train.ipynb #f4cd70aa
+# %% ../nbs/11_train.ipynb #06dc04f7
 def kept_bytes(model, losses, batch, c: TrainConfig) -> int:
     "Bytes that autograd keeps of one forward pass of `batch`, the weights aside."
     own, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
@@ -484,7 +542,8 @@ def kept_bytes(model, losses, batch, c: TrainConfig) -> int:
     return sum(size for place, size in kept.items() if place not in own)
 
 def check_network(store: Store, roles, folds, c: TrainConfig, device: torch.device) -> None:
-    "`PedarrError` unless the network and losses of a run can be built, take the store's windows, and have the memory that they need."
+    """`PedarrError` unless the network and losses of a run can be built, take the store's windows, and
+    have the memory that they need."""
     shapes = build_model(c, len(store.classes), 'meta')
     weights = 16*sum(p.numel() for p in shapes.parameters())          # float32: weight, gradient, two moments
     check_memory(weights, _size_of(c), device)
@@ -495,12 +554,14 @@ def check_network(store: Store, roles, folds, c: TrainConfig, device: torch.devi
     except PedarrError: raise
     except (RuntimeError, ValueError, TypeError, IndexError) as e:
         why = (str(e).splitlines() or [''])[0]
-        raise PedarrError(f'{store.path}: this network can\'t be run on windows of {store.ecg.shape[-1]} samples ({why}): change its options') from e
+        raise PedarrError(f'{store.path}: this network can\'t be run on windows of {store.ecg.shape[-1]} '
+                          f'samples ({why}): change its options') from e
     check_memory(weights + kept*min(c.batch_size, len(rows))/2, _size_of(c), device)
 
 # %% ../nbs/11_train.ipynb #72da4802
 def tree_beats(store: Store, c: TrainConfig) -> list | None:
-    """Annotated beats of the store's segments where the options of the trees name a database (`beats`), otherwise None: beats
+    """Annotated beats of the store's segments where the options of the trees name a database (`beats`),
+    otherwise None: beats
     are found in the signals."""
     return annotated_beats(store, c.model_options['beats']) if 'beats' in c.model_options else None
 
@@ -509,41 +570,53 @@ def check_measurable(store: Store, c: TrainConfig) -> list:
     used = MODALITY_SETS[c.modalities]
     has = dict(ecg=store.mask[:, :12].any(), iegm=store.mask[:, 12:].any())
     if not any(has[m] for m in used):
-        raise PedarrError(f'{store.path}: holds no channel of modalities {c.modalities!r}, nothing can be measured: choose other modalities')
+        raise PedarrError(f'{store.path}: holds no channel of modalities {c.modalities!r}, nothing can be '
+                          'measured: choose other modalities')
     segment_features(store, tree_beats(store, c), used, rows=[0])
-    return ['beat times were taken from annotations, which nobody has made for a new patient'] if 'beats' in c.model_options else []
+    if 'beats' not in c.model_options: return []
+    return ['beat times were taken from annotations, which nobody has made for a new patient']
 
-# %% ../nbs/11_train.ipynb #825fb7e1
+# %% ../nbs/11_train.ipynb #861fd8cc
 def _check_store(store: Store, c: TrainConfig) -> None:
     "`PedarrError` for a store that nothing can be learnt from, or whose names can't stand in a table."
     if len(store.classes) < 2:
-        raise PedarrError(f'{store.path}: holds one class only ({store.classes[0]}), there is nothing to tell apart: '
+        raise PedarrError(f'{store.path}: holds one class only ({store.classes[0]}), there is nothing to '
+                          'tell apart: '
                           'use a store with more rhythms')
     odd = [name for name in store.classes if not name.isprintable()]
-    if odd: raise PedarrError(f'{store.path}: a class is called {odd[0]!r}: choose a name without line breaks and control characters')
+    if odd:
+        raise PedarrError(f'{store.path}: a class is called {odd[0]!r}: choose a name without line breaks '
+                          'and control characters')
     one_of(c.normalise, NORMALISE, 'normalisation')
     if c.workers > (os.cpu_count() or 1):
-        raise PedarrError(f'parameter workers must be at most {os.cpu_count()}, not {c.workers}: this machine has no more cores')
+        raise PedarrError(f'parameter workers must be at most {os.cpu_count()}, not {c.workers}: this '
+                          'machine has no more cores')
 
 def _check_disk(store: Store, folds, c: TrainConfig) -> None:
     "`PedarrError` if the disk has no room for the weights of the folds, a checkpoint and the predictions."
-    weights = 4*sum(p.numel() for p in build_model(c, len(store.classes), 'meta').parameters()) if c.model != TREES else 0
+    shapes = build_model(c, len(store.classes), 'meta').parameters() if c.model != TREES else []
+    weights = 4*sum(p.numel() for p in shapes)
     need = weights*(len(folds) + 4) + 200*len(store.segments)*(len(store.classes) + 8)
     above = next(p for p in [Path(c.run), *Path(c.run).absolute().parents] if p.exists())
     free = shutil.disk_usage(above).free
-    if free < need: raise PedarrError(f'{c.run}: the disk has {free/2**20:,.0f} MiB left and the run needs {need/2**20:,.0f}: make room, or choose another place')
+    if free < need:
+        raise PedarrError(f'{c.run}: the disk has {free/2**20:,.0f} MiB left and the run needs '
+                          f'{need/2**20:,.0f}: make room, or choose another place')
 
 def folds_of(fold, c: TrainConfig) -> list:
     "The folds that a run trains; `PedarrError` for one that the split does not have."
     every = list(range(int(fold.max()) + 1))
     if c.fold == 'all': return every
-    if c.fold not in every: raise PedarrError(f'parameter fold is {c.fold}, but the split has folds 0 to {every[-1]}: correct it')
+    if c.fold not in every:
+        raise PedarrError(f'parameter fold is {c.fold}, but the split has folds 0 to {every[-1]}: correct it')
     return [c.fold]
 
 # %% ../nbs/11_train.ipynb #662388a6
 def prepare(c: TrainConfig) -> tuple[Store, np.ndarray, list, torch.device]:
-    "(store, fold of each segment, notes, device) of a run, or `PedarrError` for whatever can be known before; writes nothing."
-    if not c.run: raise PedarrError('parameter run is empty: name the folder that the run shall be written to')
+    """(store, fold of each segment, notes, device) of a run, or `PedarrError` for whatever can be known
+    before; writes nothing."""
+    if not c.run:
+        raise PedarrError('parameter run is empty: name the folder that the run shall be written to')
     check_place(Path(c.run))
     check_same(Path(c.run), c)
     device = pick_device(c.device) if c.model != TREES else torch.device('cpu')
@@ -562,33 +635,39 @@ def prepare(c: TrainConfig) -> tuple[Store, np.ndarray, list, torch.device]:
 # %% ../nbs/11_train.ipynb #7de14228
 def model_card(store: Store, folds, c: TrainConfig) -> dict:
     "The contents of model.json: what rebuilds the networks of a run, or grows its trees again."
-    if c.model == TREES: model, scale = {**grower(**tree_options(c)).get_params(), 'features': 'features.csv'}, None
-    else: model, scale = build_model(c, len(store.classes), 'meta').config, head_scale(c, len(store.classes))
-    return dict(network=c.model, model=model, cosine_head=scale, classes=store.classes, normalise=c.normalise, folds=list(folds),
-                preprocess=store.meta['config'])
+    n, scale = len(store.classes), None
+    if c.model == TREES: model = grower(**tree_options(c)).get_params() | {'features': 'features.csv'}
+    else: model, scale = build_model(c, n, 'meta').config, head_scale(c, n)
+    return dict(network=c.model, model=model, cosine_head=scale, classes=store.classes, normalise=c.normalise,
+                folds=list(folds), preprocess=store.meta['config'],
+                grouping={r: k for r, k in grouping_of(store, c.grouping).items() if k in store.classes})
 
 _PARTS = re.compile(r'(fold|history)-\d+\.csv|checkpoint-\d+\.safetensors|.*\.part')
 
+def parts_of(run: Path) -> list:
+    "The files in a run folder that only an unfinished run needs."
+    return [p for p in run.iterdir() if _PARTS.fullmatch(p.name)]
+
 def remove_parts(run: Path) -> None:
-    "Remove from a finished run what only an unfinished one needs."
-    for p in run.iterdir():
-        if _PARTS.fullmatch(p.name): p.unlink(missing_ok=True)
+    "Remove what a finished run does not need any more."
+    for p in parts_of(run): p.unlink(missing_ok=True)
 
 def finish_run(run: Path, store: Store, folds, c: TrainConfig, notes: list) -> None:
     "Join the folds' tables, and write metrics.json last."
-    predictions = pd.concat([read_predictions(run/f'fold-{k}.csv', store.classes, [k]) for k in folds], ignore_index=True)
-    history = pd.concat([read_history(run/f'history-{k}.csv', [k]) for k in folds], ignore_index=True)
+    predictions = pd.concat([read_predictions(run/f'fold-{k}.csv', store.classes, [k]) for k in folds])
+    history = pd.concat([read_history(run/f'history-{k}.csv', [k]) for k in folds])
     write_table(run/'predictions.csv', predictions)
     write_table(run/'history.csv', history)
     write_json(run/'model.json', model_card(store, folds, c))
-    of = carriers(store.segments)
     unchanged(store)
-    write_json(run/'metrics.json', summarise(predictions, store.classes, c, notes, of) | dict(speed=training_speed(history)))
+    metrics = summarise(predictions, store.classes, c, notes, carriers(store.segments))
+    write_json(run/'metrics.json', metrics | dict(speed=training_speed(history), files=file_hashes(run)))
     remove_parts(run)
 
 # %% ../nbs/11_train.ipynb #55b9a82a
 def read_features(file: Path, store: Store, beats, modalities) -> tuple[pd.DataFrame, float]:
-    """The features in `file`, and the seconds that they took; `PedarrError` if it is damaged, or if a few segments of the store
+    """The features in `file`, and the seconds that they took; `PedarrError` if it is damaged, or if a few
+    segments of the store
     measure otherwise."""
     rows = sorted({0, len(store)//2, len(store) - 1})
     again = segment_features(store, beats, modalities, rows=rows)
@@ -596,32 +675,39 @@ def read_features(file: Path, store: Store, beats, modalities) -> tuple[pd.DataF
     t = read_table(file, {'segment': int} | dict.fromkeys(['seconds', *names], float))
     whole = len(t) == len(store) and set(t) == {'segment', 'seconds', *names} and (t.seconds >= 0).all()
     if not whole or not np.allclose(t[names].iloc[rows], again, rtol=1e-6, equal_nan=True):
-        raise PedarrError(f'{file}: damaged, or measured in other segments than those of {store.path}: delete it and run again')
+        raise PedarrError(f'{file}: damaged, or measured in other segments than those of {store.path}: '
+                          'delete it and run again')
     return t[names].astype(float), float(t.seconds.sum())
 
-def run_features(store: Store, c: TrainConfig, run: Path, progress: bool = True) -> tuple[pd.DataFrame, float]:
-    """The features of all segments, and the seconds that they took: measured once, kept in `run`/features.csv. `c.workers`
+def run_features(store: Store, c: TrainConfig, run: Path,
+                 progress: bool = True) -> tuple[pd.DataFrame, float]:
+    """The features of all segments, and the seconds that they took: measured once, kept in
+    `run`/features.csv. `c.workers`
     processes, if it is above 0."""
     file, beats, used = run/'features.csv', tree_beats(store, c), MODALITY_SETS[c.modalities]
     if not file.exists():
-        if progress and not on_terminal(): say(f'measuring {len(store)} segments')
-        begun = time.perf_counter()
-        table = segment_features(store, beats, used, jobs=max(1, c.workers), progress=progress and on_terminal())
+        watched, begun = progress and on_terminal(), time.perf_counter()
+        if progress and not watched: say(f'measuring {len(store)} segments')
+        table = segment_features(store, beats, used, jobs=max(1, c.workers), progress=watched)
         took = pd.DataFrame(dict(segment=range(len(table)), seconds=(time.perf_counter() - begun)/len(table)))
         unchanged(store)
         write_table(file, pd.concat([took, table], axis=1))
     return read_features(file, store, beats, used)
 
 # %% ../nbs/11_train.ipynb #37a26cea
-def run_trees(store: Store, features: pd.DataFrame, measured: float, roles, k: int, c: TrainConfig, run: Path) -> dict:
-    """Grow and test the trees of fold `k` into `run`; a fold that is already there is left alone. Its row of the history.
+def run_trees(store: Store, features: pd.DataFrame, measured: float, roles, k: int, c: TrainConfig,
+              run: Path) -> dict:
+    """Grow and test the trees of fold `k` into `run`; a fold that is already there is left alone. Its row of
+    the history.
     `measured`: this fold's share of the seconds that the features took."""
     if (run/f'fold-{k}.csv').exists(): return read_history(run/f'history-{k}.csv', [k]).iloc[-1].to_dict()
-    rows, grown = tree_fold(store, features, roles[:, k], k, modalities=MODALITY_SETS[c.modalities], **tree_options(c))
+    used, options = MODALITY_SETS[c.modalities], tree_options(c)
+    rows, grown = tree_fold(store, features, roles[:, k], k, modalities=used, **options)
     unchanged(store)
-    seconds = grown['seconds'] + measured
-    row = dict(classification=grown['loss'], contrastive=0., seconds=seconds, segments=grown['segments']*grown['rounds'],
-               wait_share=measured/seconds, epoch=grown['rounds'] - 1, validation_top1=grown['validation_top1'],
+    seconds, rounds = grown['seconds'] + measured, grown['rounds']
+    row = dict(classification=grown['loss'], contrastive=0., seconds=seconds,
+               segments=grown['segments']*rounds, wait_share=measured/seconds, epoch=rounds - 1,
+               validation_top1=grown['validation_top1'],
                validation_loss=grown['validation_loss'], fold=k)
     write_table(run/f'history-{k}.csv', pd.DataFrame([row]))
     write_table(run/f'fold-{k}.csv', rows)
@@ -648,28 +734,37 @@ def all_trees(store: Store, roles, folds, c: TrainConfig, run: Path, progress: b
 def same_split(run: Path, store: Store, fold, roles, kind: str) -> None:
     "`PedarrError` if the run was begun with other folds or roles."
     file = run/'split.csv'
-    if file.exists() and not ((read_split(file, store.segments, kind) == fold).all() and (read_roles(file, store.segments, kind) == roles).all()):
-        raise PedarrError(f'{file}: this run was begun with another split (another version of scikit-learn, perhaps): '
+    if not file.exists(): return
+    same = (read_split(file, store.segments, kind) == fold).all()
+    if not same or (read_roles(file, store.segments, kind) != roles).any():
+        raise PedarrError(f'{file}: this run was begun with another split (another version of scikit-learn, '
+                          'perhaps): '
                           'choose another run folder')
 
-# %% ../nbs/11_train.ipynb #9391ba09
-def _already(run: Path, progress: bool) -> bool:
-    "Is the run finished? Then it is said where it is."
+# %% ../nbs/11_train.ipynb #46967fb9
+def _already(run: Path, c: TrainConfig, progress: bool) -> bool:
+    "Is the run finished? Then it is said where it is, and what a killed process may have left is removed."
     if not (run/'metrics.json').exists(): return False
+    if parts_of(run):
+        with contextlib.suppress(PedarrError):           # its own process is about to do so, or nobody may
+            with writing(run, c): remove_parts(run)
     if progress: say(f'already finished: {run}')
     return True
 
 def run_training(c: TrainConfig, progress: bool = True) -> Path:
-    """Train and test the fold(s) of `c` into the folder `c.run`; returns it. Resumes an interrupted run; a finished one is left alone.
+    """Train and test the fold(s) of `c` into the folder `c.run`; returns it. Resumes an interrupted run; a
+    finished one is left alone.
 
-    Raises `PedarrError` for whatever `prepare` finds, for a folder that another process trains into, and a store that changes."""
+    Raises `PedarrError` for whatever `prepare` finds, for a folder that another process trains into, and a
+    store that changes."""
     store, fold, notes, device = prepare(c)
     run, folds, roles = Path(c.run), folds_of(fold, c), plan_roles(store, fold, c)
-    if _already(run, progress): return run
+    if _already(run, c, progress): return run
     with writing(run, c) as note:
         if note and progress: say(f'note: {note}')
-        if _already(run, progress):                      # by another process, while we prepared
+        if (run/'metrics.json').exists():                # by another process, while this one prepared
             remove_parts(run)
+            if progress: say(f'already finished: {run}')
             return run
         same_store(run, store)
         same_split(run, store, fold, roles, c.split)
@@ -684,24 +779,36 @@ def _card_network(run: Path, card: ModelCard, device: str | None = None) -> torc
     "The network that model.json describes, with weights of chance."
     options = dict(card.model)
     n = options.pop('n_classes', len(card.classes))
-    if n != len(card.classes): raise PedarrError(f'{run}/model.json: damaged, {one_line(n)[:20]} classes where {len(card.classes)} are named: restore it')
+    if n != len(card.classes):
+        raise PedarrError(f'{run}/model.json: damaged, {one_line(n)[:20]} classes where {len(card.classes)} '
+                          'are named: restore it')
     return network(card.network, n, options, card.cosine_head, f'{run}/model.json', device)
 
+def _weights(run: Path, card: ModelCard, name: str) -> torch.nn.Module:
+    """The network of model.json with the weights in the file `name`, or `PedarrError`; no memory is taken
+    before that is sure."""
+    if (run/'metrics.json').exists():
+        check_files(run, read_json(run/'metrics.json', Metrics), ['model.json', name])
+    shapes = _card_network(run, card, 'meta')
+    tensors, _ = read_tensors(run/name, shapes.state_dict())
+    check_memory(4*sum(p.numel() for p in shapes.parameters()), f'the network of {run}')
+    model = _card_network(run, card)
+    model.load_state_dict({k: tensors[k] for k in shapes.state_dict()})
+    return model
+
 def load_model(run, fold: int | None = None, classes: list | None = None) -> tuple[torch.nn.Module, dict]:
-    "The network of a run's `fold` (default: its first) and the contents of model.json; `PedarrError` if `classes` differ from the run's."
+    """The network of a run's `fold` (default: its first) and the contents of model.json; `PedarrError` if
+    `classes` differ from the run's."""
     run = Path(run)
     card = read_json(run/'model.json', ModelCard)
     if classes is not None and list(classes) != card.classes:
-        raise PedarrError(f'{run}: this model knows the classes {", ".join(card.classes)}, not {", ".join(classes)}: '
+        raise PedarrError(f'{run}: this model knows the classes {", ".join(card.classes)}, not '
+                          f'{", ".join(classes)}: '
                           'use a store with the same grouping, or train again')
     if card.network == TREES:
         raise PedarrError(f'{run}: is a run of boosted trees, which has no network and no embeddings: '
                           'use predictions.csv, or a run of a network')
     fold = card.folds[0] if fold is None else fold
-    if fold not in card.folds: raise PedarrError(f'{run}: has no fold {fold}: it has {", ".join(map(str, card.folds))}')
-    shapes = _card_network(run, card, 'meta')
-    tensors, _ = read_tensors(run/f'model-{fold}.safetensors', shapes.state_dict())
-    check_memory(4*sum(p.numel() for p in shapes.parameters()), f'the network of {run}')
-    model = _card_network(run, card)
-    model.load_state_dict({k: tensors[k] for k in shapes.state_dict()})
-    return model.eval(), card.model_dump()
+    if fold not in card.folds:
+        raise PedarrError(f'{run}: has no fold {fold}: it has {", ".join(map(str, card.folds))}')
+    return _weights(run, card, f'model-{fold}.safetensors').eval(), card.model_dump()

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
-from pedarr.agcacl import AGCACL, alignment, batch_means, frequency_weights, hardness, separation, unit
-from pedarr.losses import ProCo
-from pedarr.rhythms import PedarrError
+from pedarr.agcacl import (
+    AGCACL, alignment_term, batch_means, frequency_weights, log_hard_class_weights, separation_term,
+    unit_vectors)
+from pedarr.contrastive import ProCo
+from pedarr.core import PedarrError
 
 COUNTS = (30, 12, 5, 1)
 
@@ -41,17 +43,20 @@ class Slow:
 
         def psi(c, d):
             if c == d or not self.psi: return 1.
-            return (len(A)-1) * math.exp(S[c, d]/self.tau_s) / sum(math.exp(S[c, k]/self.tau_s) for k in A if k != c)
+            row = sum(math.exp(S[c, k]/self.tau_s) for k in A if k != c)
+            return (len(A)-1) * math.exp(S[c, d]/self.tau_s) / row
         L_a = 0.
         for v, c in zip(z, y.tolist()):
             below = sum(psi(c, d) * math.exp(v @ self.p[d] / self.tau) for d in A)
             L_a -= self.phi[c] * math.log(math.exp(v @ self.p[c] / self.tau) / below) / len(z)
-        rows = [math.log(sum(psi(c, d) * math.exp(S[c, d]/self.tau) for d in A if d != c) / (len(A)-1)) for c in A]
+        def mean(c): return sum(psi(c, d) * math.exp(S[c, d]/self.tau) for d in A if d != c) / (len(A)-1)
+        rows = [math.log(mean(c)) for c in A]
         return L_a + self.lam * self.tau * np.mean(rows)
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), tau=st.floats(.05, 2), tau_s=st.floats(.05, 2), mu=st.floats(0, .99), beta=st.floats(0, .9999),
+@given(seed=st.integers(0, 10**6), tau=st.floats(.05, 2), tau_s=st.floats(.05, 2), mu=st.floats(0, .99),
+       beta=st.floats(0, .9999),
        lam=st.floats(0, 3), phi=st.booleans(), psi=st.booleans())
 def test_equals_the_slow_reading_over_several_batches(seed, tau, tau_s, mu, beta, lam, phi, psi):
     fast = AGCACL(COUNTS, 6, tau, tau_s, mu, beta, lam, phi, psi).double()
@@ -62,11 +67,14 @@ def test_equals_the_slow_reading_over_several_batches(seed, tau, tau_s, mu, beta
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), n=st.integers(2, 9), dim=st.integers(2, 8), tau=st.floats(.03, 3), tau_s=st.floats(.03, 3))
+@given(seed=st.integers(0, 10**6), n=st.integers(2, 9), dim=st.integers(2, 8), tau=st.floats(.03, 3),
+       tau_s=st.floats(.03, 3))
 def test_separation_has_its_floor_and_psi_only_raises_it(seed, n, dim, tau, tau_s):
-    P = unit(torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))[0]
+    g = torch.Generator().manual_seed(seed)
+    P = unit_vectors(torch.randn(n, dim, generator=g, dtype=torch.float64))[0]
     S = P @ P.T
-    with_psi, plain = separation(S, hardness(S, tau_s), tau), separation(S, torch.zeros_like(S), tau)
+    with_psi = separation_term(S, log_hard_class_weights(S, tau_s), tau)
+    plain = separation_term(S, torch.zeros_like(S), tau)
     assert with_psi >= plain - 1e-12 and plain >= -1/(n-1) - 1e-12
 
 
@@ -82,7 +90,7 @@ def test_phi_keeps_the_total_and_never_favours_the_common(counts, beta):
 
 def test_psi_rows_average_one_over_the_other_classes():
     S = torch.rand(5, 5, dtype=torch.float64)
-    psi = hardness(S, .2).exp()
+    psi = log_hard_class_weights(S, .2).exp()
     assert torch.allclose(psi.sum(1) - psi.diagonal(), torch.full((5,), 4., dtype=torch.float64))
     assert torch.equal(psi.diagonal(), torch.ones(5, dtype=torch.float64))
 
@@ -91,13 +99,16 @@ def test_psi_rows_average_one_over_the_other_classes():
 @given(st.integers(0, 10**6), st.permutations(range(4)))
 def test_rotation_renaming_order_and_length_change_nothing(seed, new_name):
     new_name = torch.tensor(new_name)
-    turn = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))[0]
-    counts = torch.zeros(4, dtype=torch.float64).index_put((new_name,), torch.tensor(COUNTS, dtype=torch.float64))
+    g = torch.Generator().manual_seed(seed)
+    turn = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=g))[0]
+    counts = torch.zeros(4, dtype=torch.float64)
+    counts[new_name] = torch.tensor(COUNTS, dtype=torch.float64)
     a, b = AGCACL(COUNTS, 6).double(), AGCACL(counts, 6).double()
     for k in range(3):
         e, y = batch(seed+k)
         order = torch.randperm(len(y))
-        assert a(e, y).item() == pytest.approx(b((e @ turn * 3.7)[order], new_name[y][order]).item(), abs=1e-10)
+        turned = b((e @ turn * 3.7)[order], new_name[y][order])
+        assert a(e, y).item() == pytest.approx(turned.item(), abs=1e-10)
     assert torch.allclose(a.prototypes @ turn, b.prototypes[new_name], atol=1e-10)
 
 
@@ -109,17 +120,18 @@ def test_gradcheck_of_every_step_and_of_the_module_in_evaluation():
     x = e.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda v: loss(v, y), x)
     assert torch.autograd.gradcheck(lambda v: batch_means(v, y, 4)[0], x)
-    P = unit(torch.randn(4, 6, dtype=torch.float64))[0].requires_grad_()
-    lp = hardness(P.detach() @ P.detach().T, .2)
-    assert torch.autograd.gradcheck(lambda p: separation(p @ p.T, lp, .1), P)
-    assert torch.autograd.gradcheck(lambda v: alignment(unit(v)[0], y, P, lp, loss.phi[y], .1), x)
+    P = unit_vectors(torch.randn(4, 6, dtype=torch.float64))[0].requires_grad_()
+    lp = log_hard_class_weights(P.detach() @ P.detach().T, .2)
+    assert torch.autograd.gradcheck(lambda p: separation_term(p @ p.T, lp, .1), P)
+    def aligned(v): return alignment_term(unit_vectors(v)[0], y, P, lp, loss.phi[y], .1)
+    assert torch.autograd.gradcheck(aligned, x)
 
 
 def test_alignment_and_psi_give_the_prototypes_no_gradient():
-    P = unit(torch.randn(4, 6))[0].requires_grad_()
+    P = unit_vectors(torch.randn(4, 6))[0].requires_grad_()
     e, y = batch(dtype=torch.float32)
-    assert not alignment(e, y, P, torch.zeros(4, 4), torch.ones(len(y)), .1).requires_grad
-    assert not hardness(P @ P.T, .2).requires_grad
+    assert not alignment_term(e, y, P, torch.zeros(4, 4), torch.ones(len(y)), .1).requires_grad
+    assert not log_hard_class_weights(P @ P.T, .2).requires_grad
 
 
 def test_gradients_reach_a_prototype_through_the_batch_mean_only():
@@ -127,9 +139,9 @@ def test_gradients_reach_a_prototype_through_the_batch_mean_only():
     loss(*batch(1))
     e, y = batch(2, classes=2)
     e.requires_grad_()
-    p, _ = loss.current_prototypes(unit(e)[0], y)
+    p, _ = loss.current_prototypes(unit_vectors(e)[0], y)
     assert torch.autograd.grad(p[:2].sum(), e, retain_graph=True)[0].abs().max() > 0
-    assert torch.autograd.grad(p[2:].sum(), e)[0].abs().max() == 0      # classes that aren't in the batch are constants
+    assert torch.autograd.grad(p[2:].sum(), e)[0].abs().max() == 0      # not in the batch: constants
 
 
 def test_evaluation_reads_and_does_not_update():
@@ -141,7 +153,8 @@ def test_evaluation_reads_and_does_not_update():
     y[0] = 3
     value = loss(e, y)
     assert all(torch.equal(before[k], v) for k, v in loss.state_dict().items())
-    assert value.item() == pytest.approx(loss(e[y < 3], y[y < 3]).item(), rel=1e-6)     # class 3 has no prototype: left out
+    known = loss(e[y < 3], y[y < 3]).item()                       # class 3 has no prototype: left out
+    assert value.item() == pytest.approx(known, rel=1e-6)
     only = e[y == 3].requires_grad_()
     rest = loss(only, y[y == 3])
     rest.backward()
@@ -153,7 +166,9 @@ def test_a_checkpoint_carries_the_prototypes_and_a_resumed_run_goes_on_to_the_bi
     for k in range(3): a(*batch(k, dtype=torch.float32))
     assert set(a.state_dict()) == {'prototypes', 'seen'}
     b.load_state_dict(a.state_dict())
-    for k in range(3, 6): assert torch.equal(a(*batch(k, dtype=torch.float32)), b(*batch(k, dtype=torch.float32)))
+    for k in range(3, 6):
+        more = batch(k, dtype=torch.float32)
+        assert torch.equal(a(*more), b(*more))
     assert torch.equal(a.prototypes, b.prototypes)
 
 
@@ -223,10 +238,14 @@ def test_extreme_temperatures_stay_finite():
 
 
 @pytest.mark.parametrize('kw, says', [
-    (dict(tau=0), 'tau must be positive'), (dict(tau=-1), 'tau'), (dict(tau=math.nan), 'tau'), (dict(tau_s=0), 'tau_s must be positive'),
-    (dict(momentum=1), r'momentum must lie in \[0, 1\)'), (dict(momentum=-.1), 'momentum'), (dict(beta=1), r'beta must lie in \[0, 1\)'),
-    (dict(beta=-.1), 'beta'), (dict(separation=-1), 'separation'), (dict(separation=math.inf), 'separation'), (dict(dim=0), 'dim must be'),
-    (dict(class_counts=[0, 0]), 'at least one positive'), (dict(class_counts=[3, -1]), 'none negative'), (dict(class_counts=[]), 'list of counts'),
+    (dict(tau=0), 'tau must be positive'), (dict(tau=-1), 'tau'), (dict(tau=math.nan), 'tau'),
+    (dict(tau_s=0), 'tau_s must be positive'),
+    (dict(momentum=1), r'momentum must lie in \[0, 1\)'), (dict(momentum=-.1), 'momentum'),
+    (dict(beta=1), r'beta must lie in \[0, 1\)'),
+    (dict(beta=-.1), 'beta'), (dict(separation=-1), 'separation'), (dict(separation=math.inf), 'separation'),
+    (dict(dim=0), 'dim must be'),
+    (dict(class_counts=[0, 0]), 'at least one positive'), (dict(class_counts=[3, -1]), 'none negative'),
+    (dict(class_counts=[]), 'list of counts'),
     (dict(class_counts=[math.nan, 1]), 'list of counts'), (dict(class_counts=[[1, 2]]), 'list of counts')])
 def test_impossible_arguments(kw, says):
     with pytest.raises(PedarrError, match=says) as error: AGCACL(**{'class_counts': [3, 1], 'dim': 4, **kw})
@@ -234,9 +253,12 @@ def test_impossible_arguments(kw, says):
 
 
 @pytest.mark.parametrize('e, y, says', [
-    (torch.ones(2, 6), torch.tensor([0, 4]), 'label 4 is outside 0..3'), (torch.ones(2, 6), torch.tensor([-1, 0]), 'label -1 is outside'),
-    (torch.ones(2, 5), torch.tensor([0, 1]), r'\[batch, 6\]'), (torch.ones(6), torch.tensor([0]), r'\[batch, 6\]'),
-    (torch.ones(0, 6), torch.zeros(0, dtype=torch.long), 'at least one row'), (torch.ones(2, 6), torch.tensor([0]), '2 whole numbers'),
+    (torch.ones(2, 6), torch.tensor([0, 4]), 'label 4 is outside 0..3'),
+    (torch.ones(2, 6), torch.tensor([-1, 0]), 'label -1 is outside'),
+    (torch.ones(2, 5), torch.tensor([0, 1]), r'\[batch, 6\]'),
+    (torch.ones(6), torch.tensor([0]), r'\[batch, 6\]'),
+    (torch.ones(0, 6), torch.zeros(0, dtype=torch.long), 'at least one row'),
+    (torch.ones(2, 6), torch.tensor([0]), '2 whole numbers'),
     (torch.ones(2, 6), torch.tensor([0., 1.]), 'whole numbers')])
 def test_impossible_batches(e, y, says):
     loss = AGCACL(COUNTS, 6)
@@ -253,7 +275,8 @@ def test_label_of_a_class_without_training_samples_is_learned_as_a_rare_one():
 
 def _worker(rank, folder, world):
     torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world)
+    meet = f'file://{folder}/meet'
+    torch.distributed.init_process_group('gloo', init_method=meet, rank=rank, world_size=world)
     net = torch.nn.Linear(6, 6, bias=False, dtype=torch.float64)
     net.load_state_dict(torch.load(f'{folder}/net.pt', weights_only=True))
     loss, means = AGCACL(COUNTS, 6, separation=2.).double(), ProCo(COUNTS, 6).double()
@@ -265,16 +288,18 @@ def _worker(rank, folder, world):
         value.backward()
         means(e[part], y[part])
     for p in net.parameters():
-        torch.distributed.all_reduce(p.grad)              # what a data-parallel wrapper does: average over processes
+        torch.distributed.all_reduce(p.grad)     # a data-parallel wrapper averages over processes
         p.grad /= world
     torch.distributed.all_reduce(value.detach_())
-    torch.save({'grad': net.weight.grad, 'value': value/world, 'prototypes': loss.prototypes, 'means': means.total}, f'{folder}/{rank}.pt')
+    torch.save({'grad': net.weight.grad, 'value': value/world, 'prototypes': loss.prototypes,
+                'means': means.total}, f'{folder}/{rank}.pt')
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_give_the_gradient_of_one(tmp_path):
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available(): pytest.skip('this torch has no gloo')
+    dist = torch.distributed
+    if not dist.is_available() or not dist.is_gloo_available(): pytest.skip('this torch has no gloo')
     net = torch.nn.Linear(6, 6, bias=False, dtype=torch.float64)
     torch.save(net.state_dict(), tmp_path/'net.pt')
     torch.multiprocessing.spawn(_worker, args=(str(tmp_path), 2), nprocs=2)
@@ -308,7 +333,7 @@ def test_a_few_steps_of_training_pull_classes_apart():
         value = loss(e, y)
         e = (e - 2.*torch.autograd.grad(value, e)[0]).detach()
         values.append(value.item())
-    z = unit(e)[0]
+    z = unit_vectors(e)[0]
     assert values[-1] < .3*values[0] and bool(((z @ loss.prototypes.T).argmax(1) == y).all())
 
 
@@ -322,11 +347,14 @@ def test_a_batch_mean_opposite_to_its_prototype_leaves_it_where_it_is():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(1, 40), min_size=2, max_size=7), st.integers(0, 10**6), st.floats(.1, 1), st.floats(.1, 1))
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=7), st.integers(0, 10**6), st.floats(.1, 1),
+       st.floats(.1, 1))
 def test_samples_on_a_simplex_rest_whatever_the_class_sizes(counts, seed, tau, tau_s):
     n = len(counts)
-    turn = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))[0]
-    P = unit(torch.eye(n, 8, dtype=torch.float64) - F.pad(torch.full((n, n), 1/n, dtype=torch.float64), (0, 8-n)))[0] @ turn
+    g = torch.Generator().manual_seed(seed)
+    turn = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64, generator=g))[0]
+    mean = F.pad(torch.full((n, n), 1/n, dtype=torch.float64), (0, 8-n))
+    P = unit_vectors(torch.eye(n, 8, dtype=torch.float64) - mean)[0] @ turn
     y = torch.repeat_interleave(torch.arange(n), torch.tensor(counts))
     loss, e = AGCACL(counts, 8, tau, tau_s).double(), P[y].clone().requires_grad_()
     for _ in range(2): assert torch.autograd.grad(loss(e, y), e)[0].abs().max() < 1e-12

@@ -13,8 +13,8 @@ from pedarr.baselines import (MODELS, InceptionTime, XResNet1d, annotated_beats,
                               segment_features, shape_features)
 from pedarr.model import PedArrNet, VARIANTS, count_multiply_adds
 from pedarr.preprocess import build_store
-from pedarr.rhythms import PedarrError
-from pedarr.segments import make_split
+from pedarr.core import PedarrError
+from pedarr.segments import make_roles, make_split
 
 RIVALS = ['xresnet1d', 'inceptiontime']
 
@@ -247,9 +247,23 @@ def test_a_fold_alone_is_that_fold_of_all(store, features):
     from pedarr.baselines import tree_fold
     fold = make_split(store.segments, 'patient', n_folds=2)
     whole = boosted_trees(store, features, fold, max_iter=5)
-    part, grown = tree_fold(store, features, fold, 1, max_iter=5)
+    part, grown = tree_fold(store, features, make_roles(store.segments, fold, 1, validation=0), 1, max_iter=5)
     pd.testing.assert_frame_equal(part, whole[whole.fold == 1].reset_index(drop=True))
+    assert np.isnan(grown['validation_top1']) and np.isnan(grown['validation_loss'])
     assert grown['rounds'] == 5 and grown['segments'] == ((fold != 1) & (fold >= 0)).sum() and 0 < grown['loss'] < np.log(len(store.classes))
+
+
+def test_validation_segments_are_answered_and_not_learnt_from(store, features):
+    from pedarr.baselines import tree_fold
+    fold = make_split(store.segments, 'patient', n_folds=2)
+    roles = make_roles(store.segments, fold, 1)
+    validation = np.flatnonzero(roles == 'validation')
+    part, grown = tree_fold(store, features, roles, 1, max_iter=5)
+    assert grown['segments'] == (roles == 'train').sum() and 0 <= grown['validation_top1'] <= 1 and grown['validation_loss'] > 0
+    noise = features.copy()
+    noise.iloc[validation] = np.random.default_rng(0).standard_normal((len(validation), features.shape[1]))
+    other, _ = tree_fold(store, noise, roles, 1, max_iter=5)
+    pd.testing.assert_frame_equal(part, other)
 
 
 def test_one_class_in_training_is_always_answered(store, features):
@@ -263,6 +277,6 @@ def test_rows_alone_measure_the_same(store, features):
     pd.testing.assert_frame_equal(segment_features(store, rows=rows), features.iloc[rows].reset_index(drop=True))
 
 
-@pytest.mark.parametrize('options, says', [(dict(max_iter=0), 'max_iter'), (dict(depth=3), 'depth'), (dict(early_stopping=True, validation_fraction=.0001), 'no trees can be grown')])
+@pytest.mark.parametrize('options, says', [(dict(max_iter=0), 'max_iter'), (dict(max_iter=10**9), 'at most 100,000'), (dict(depth=3), 'depth'), (dict(early_stopping=True, validation_fraction=.0001), 'no trees can be grown')])
 def test_options_that_trees_do_not_take(store, features, options, says):
     with pytest.raises(PedarrError, match=says): boosted_trees(store, features, make_split(store.segments, 'patient', n_folds=2), **options)

@@ -38,7 +38,7 @@ def database(tmp_path_factory):
 
 def read(path): LEIPZIG.open(path).physical()
 def read_wfdb(path): wfdb.rdrecord(str(path.with_suffix('')))
-def sha256(path): P._sources(LEIPZIG.open(path))
+def sha256(path): [P.sha256(f) for f in (*LEIPZIG.open(path).sources, path.with_suffix('.atr'))]
 
 
 def plain(path):

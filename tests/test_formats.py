@@ -2,8 +2,12 @@
 import hashlib
 import os
 import pickle
+import random
+import resource
 import socket
 import struct
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -287,7 +291,7 @@ def test_units_may_change_between_segments(tmp_path):
     ('m/1 3 250 40\na 40\n', 'segment a has 2 signals, the record 3'), ('m/2 2 250 80\na 40\n', '2 segments are announced, 1 are described'),
     ('m/1 2 250 40\n~ 40\n', 'only gaps'), ('m/2 2 250 40\n~ 0\na 40\n', 'only gaps'), ('m/1 2 250 40\nnone 40\n', 'none.hea: no such header'),
     ('m/1 2 250 40\n../a 40\n', 'outside the folder'), ('m/1 2 250 40\n/tmp/a 40\n', 'absolute path'), ('m/0 2 250 40\na 40\n', '0 segments'),
-    ('m/1 2 250 9000000000000\n~ 9000000000000\n', 'only gaps'), ('m/2 2 250 9000000000040\na 40\n~ 9000000000000\n', 'GB of memory')])
+    ('m/1 2 250 9000000000000\n~ 9000000000000\n', 'only gaps'), ('m/2 2 250 9000000000040\na 40\n~ 9000000000000\n', '9,000,000,000,040 samples where at most')])
 def test_segments_that_contradict_each_other_are_refused(tmp_path, top, say):
     write(tmp_path, '16', samples('16', 40, 2), 'a')
     (tmp_path/'m.hea').write_text(top)
@@ -319,6 +323,33 @@ def test_many_segments_are_quick(tmp_path):
     assert np.array_equal(record.physical(40_000, 40_004), record.physical(0, 4), equal_nan=True)
 
 
+def test_gaps_take_no_memory(tmp_path):
+    "Eleven days of gap between two short segments: a window is read in a moment, and only a window's memory is taken."
+    write(tmp_path, '61', samples('61', 40, 2), 'a')
+    (tmp_path/'m.hea').write_text(f'm/3 2 1000 {950_000_080}\na 40\n~ 950000000\na 40\n')
+    (tmp_path/'a.hea').write_text((tmp_path/'a.hea').read_text().replace(' 250 ', ' 1000 '))
+    tracemalloc.start()
+    try:
+        record = open_record(tmp_path/'m')
+        x = record.standard(950_000_030, 950_000_050)
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally: tracemalloc.stop()
+    assert np.isnan(x[:, :10]).all() and np.array_equal(x[:, 10:], record.standard(0, 10), equal_nan=True)
+
+
+def test_a_flac_file_that_promises_too_much_is_not_given_memory(tmp_path):
+    "The header and the file's own properties promise 900 million samples; there are a hundred."
+    path = write_flac(tmp_path, '516', samples('516', 100, 1))
+    n = 900_000_000
+    (tmp_path/'r.hea').write_text((tmp_path/'r.hea').read_text().replace(' 250 100\n', f' 250 {n}\n'))
+    raw = bytearray((tmp_path/'r.dat').read_bytes())
+    raw[21:26] = (int.from_bytes(raw[21:26], 'big') >> 36 << 36 | n).to_bytes(5, 'big')
+    (tmp_path/'r.dat').write_bytes(raw)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PedarrError, match='damaged FLAC file'): open_record(path).physical(0, 10)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000      # kB; 3.6 GB were promised
+
+
 # ---- faults -----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('fmt', PLAIN + list(FLAC))
@@ -344,7 +375,7 @@ def test_flac_that_is_not_what_the_header_says(tmp_path):
     write_flac(tmp_path, '524', samples('524', 100, 2))
     hea, dat = tmp_path/'r.hea', tmp_path/'r.dat'
     text = hea.read_text()
-    for old, new, say in (('524', '516', 'too wide for format 516'), (' 100\n', ' 99\n', 'different versions'), (' 100\n', ' 101\n', 'truncated'),
+    for old, new, say in (('524', '516', '24 bits, not those of format 516'), (' 100\n', ' 99\n', 'different versions'), (' 100\n', ' 101\n', 'truncated'),
                           ('r.dat 524 ', 'r.dat 524x2 ', 'truncated|samples per frame')):
         hea.write_text(text.replace(old, new) if old != ' 100\n' else text.replace(old, new, 1))
         with pytest.raises(PedarrError, match=say): open_record(tmp_path/'r')
@@ -423,3 +454,55 @@ def test_too_many_open_files_and_no_permission_are_passing_faults(tmp_path, monk
             for action in (lambda: open_record(path), lambda: record.physical(), lambda: read_annotations(path), lambda: Tape(record)):
                 with pytest.raises(PassingError) as e: action()
                 assert 'run the same command again' in str(e.value)
+
+
+# ---- mutations --------------------------------------------------------------------------------------------------------
+
+PIECES = [b' ', b'\n', b'\r', b'/', b'(', b')', b'-', b'.', b'e', b'+24', b'x2', b':3', b'#', b'\0', b'\xb5', b'9'*30, b'nan', b'inf', b'1e400', b'~', b'\x0b', b'\xe2\x80\xa8', b'\xd9\xa3', b'2 ', b'0 ',
+          b'\t', b'\x1b[2J', b'../', b'./', b'\xef\xbb\xbf', b'\xff', b'999999999999999', b'-1', b'16', b'212', b'310', b'8', b'516', b'0x10', b'II', b'V1', b'\xc2\xa0']
+LAYOUTS = {'212': lambda d: write(d, '212', samples('212', 60, 3)), '311': lambda d: write(d, '311', samples('311', 60, 3)), '8': lambda d: write(d, '8', samples('8', 60, 3)),
+           'FLAC': lambda d: write_flac(d, '516', samples('516', 60, 2)), 'frames': lambda d: write(d, '16', samples('16', 30, 5), frames=[2, 2, 1], names=['II', 'V1', 'Resp']),
+           'skew': lambda d: write(d, '61', samples('61', 30, 3), skews=[0, 3, 5]), 'fixed': lambda d: fixed(d, null=True).with_suffix('.hea').rename(d/'r.hea'),
+           'variable': lambda d: variable(d).with_suffix('.hea').rename(d/'r.hea')}
+
+
+def mutated(raw: bytes, rng: random.Random) -> bytes:
+    "`raw` after one to three changes of bytes, cuts, insertions, repetitions, exchanged words."
+    raw = bytearray(raw)
+    for _ in range(rng.randint(1, 3)):
+        how, i = rng.randrange(8), rng.randint(0, len(raw))
+        j = min(len(raw), i + rng.randint(0, 30))
+        words = bytes(raw).split(b' ')
+        if how == 0 and i < len(raw): raw[i] ^= 1 << rng.randrange(8)
+        elif how == 1: raw[i:i] = rng.choice(PIECES)
+        elif how == 2: del raw[i:]
+        elif how == 3: del raw[i:j]
+        elif how == 4: raw[i:i] = raw[i:j]*rng.randint(1, 3)
+        elif how == 5: raw[i:j] = rng.randbytes(rng.randint(0, 8))
+        else:
+            words[rng.randrange(len(words))] = rng.choice(words + PIECES)
+            raw = bytearray(b' '.join(words))
+    return bytes(raw)
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_mutated_records_are_read_rightly_or_refused_in_one_line(tmp_path, layout):
+    "Always the same cases; `PEDARR_FUZZ=3000 pytest` tries as many of each layout, others each time."
+    many = int(os.environ.get('PEDARR_FUZZ') or 0)
+    rng = random.Random(None if many else layout)
+    LAYOUTS[layout](tmp_path)
+    files = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    for _ in range(many or 60):
+        name = rng.choice(sorted(f for f in files if f.endswith('.hea'))*3 + sorted(files))
+        for f, raw in files.items(): (tmp_path/f).write_bytes(raw)
+        (tmp_path/name).write_bytes(mutated(files[name], rng))
+        start = time.perf_counter()
+        try:
+            record = open_record(tmp_path/'r')
+            assert all(text.isprintable() for text in record.notes + record.unknown)
+            x = record.physical(dtype=np.float64)
+            assert np.array_equal(record.physical(), x.astype(np.float32), equal_nan=True), (name, (tmp_path/name).read_bytes())
+            with Tape(record) as tape: assert np.array_equal(tape.standard(0, record.sig_len), record.standard(), equal_nan=True)
+            record.verify()
+        except PedarrError as e: assert str(e).isprintable() and len(str(e)) < 700 and str(tmp_path) in str(e)
+        assert time.perf_counter() - start < 5, (name, (tmp_path/name).read_bytes())

@@ -182,7 +182,7 @@ def test_marks_out_of_order_or_range_are_refused(folder, marks):
     for sample, symbol in marks: raw += skip(sample - at) + word({'+': 28, 'N': 1, '~': 14}[symbol], 0) + (text_bytes(b'(N') if symbol == '+' else b''); at = sample
     got = read_bytes(folder, raw + b'\0\0', sig_len=100)
     samples = [s for s, _ in marks]
-    right = samples == sorted(samples) and samples[0] >= 0 and samples[-1] < 100
+    right = samples == sorted(samples) and samples[0] >= 0 and samples[-1] <= 100
     assert (got is not None) == right
     if right: assert [(s, y) for s, y, *_ in got] == marks
 
@@ -215,7 +215,7 @@ def allowed(got, raw, sig_len=SIG_LEN):
     if got is None:
         if want is None or notes: return
         at = [m[0] for m in want]
-        assert at != sorted(at) or (at and not 0 <= at[0] <= at[-1] < sig_len), 'refused, but lawful'
+        assert at != sorted(at) or (at and not 0 <= at[0] <= at[-1] <= sig_len), 'refused, but lawful'
         return
     assert want is not None, 'read, but damaged'
     if notes:      # which notes are definitions is another test's business: all other marks must be there
@@ -497,7 +497,7 @@ def test_comments_of_headers(folder, comments, name, stem):
     if name == 'mitdb': return
     got = outcome(lambda: db.episodes(record), stem)
     said = [c.strip(' \t#').strip()[7:].strip().removesuffix('.').strip() for c in comments if c.strip(' \t#').strip().startswith('Rhythm:')]
-    if name == 'iafdb': assert len(got[0]) == 0, 'no diagnosis, no label'
+    if name == 'iafdb': assert len(got[0]) == 0 if stem.startswith('iaf') else got is None, 'no diagnosis, no label'
     else: assert got[0].rhythm.tolist() == (said[:1] if len(set(said)) == 1 and said[0] else [])
 
 
@@ -585,7 +585,7 @@ def test_durations(text):
 def test_checksum_lists(files, data):
     text = ''.join(f'{h}  {n}\n' for n, h in files.items())
     got = outcome(lambda: parse_checksums(text, 'SUMS'), 'SUMS')
-    if got is not None: assert got == {n: h.lower() for n, h in files.items()}
+    if got is not None: assert got == {n.removeprefix('./'): h.lower() for n, h in files.items()}      # as find writes names
     harm = data.draw(harmed(text.encode(), (b'../', b'/', b'\0', b'\n', b'  ', b'*', b'\\', b'a'*64 + b'  x\n'))).decode('utf-8', 'replace')
     got = outcome(lambda: parse_checksums(harm, 'SUMS'), 'SUMS')
     if got is not None:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from pedarr import grid as G
 from pedarr.preprocess import PreprocessConfig, build_store
-from pedarr.rhythms import PedarrError
-from pedarr.train import make_config, run_training
+from pedarr.core import PedarrError
+from pedarr.runs import make_config
+from pedarr.train import run_training
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = dict(dim=16, depth=1, heads=2, epochs=1, n_folds=2, lone_classes='keep', watch=False, resamples=100)
+SMALL = dict(dim=16, depth=1, heads=2, epochs=1, n_folds=2, lone_classes='keep', resamples=100)
 
 
 @pytest.fixture(scope='module')
@@ -67,6 +68,40 @@ def test_an_unfinished_system_is_named_and_left_out(runs, tmp_path):
     with pytest.raises(PedarrError, match='no system'): G.answer([jobs[3]._replace(run=str(tmp_path/'none'))])
 
 
+def test_a_run_that_cannot_be_read_is_named_and_left_out(runs, tmp_path):
+    "Metrics that were altered, predictions that were cut short, a file that is gone: the others still make their table."
+    import shutil
+    for i, (name, harm) in enumerate({'metrics.json': lambda t: t.replace('"value": 0', '"value": 1', 1), 'predictions.csv': lambda t: t[:-20], 'environment.json': lambda t: '{}'}.items()):
+        bad = Path(shutil.copytree(runs[1].run, tmp_path/str(i)))
+        assert harm((bad/name).read_text()) != (bad/name).read_text()
+        (bad/name).write_text(harm((bad/name).read_text()))
+        jobs = [j._replace(run=str(bad)) if j.run == runs[1].run else j for j in runs]
+        scores, notes = G.answer(jobs, 100)
+        assert len(notes) == 1 and name in notes[0] and 'focal is left out' in notes[0] and '\n' not in notes[0]
+        assert set(scores[scores.split == 'patient'].system) == {'cross-entropy'} and len(G.recalls(jobs))
+
+
+def test_kept_tables_of_older_code_can_be_read():
+    for folder in ('twin', 'twin-30', 'ludb'):
+        scores, classes, made = G.kept(ROOT/'nbs'/'results'/folder)
+        assert scores.value.between(0, 1).all() and scores.segments.dtype == scores.subjects.dtype == classes.support.dtype == 'int64' and made['runs'] > 0
+        for q in scores.question.unique(): assert len(G.question_table(scores, q))
+
+
+def test_a_damaged_table_of_results_says_so(runs, tmp_path):
+    scores, notes = G.answer(runs, 100)
+    class Fake: meta = dict(database='d', simulated=True, sha256={}, config={})
+    G.keep(tmp_path/'k', Fake, runs, scores, G.recalls(runs), notes)
+    again, classes, made = G.kept(tmp_path/'k')
+    pd.testing.assert_frame_equal(again, scores.round(5), check_dtype=False)
+    assert made['runs'] == 8 and made['simulated']
+    for name, harm in (('scores.csv', lambda t: t.replace('top1,0', 'top1,x', 1)), ('classes.csv', lambda t: t.replace('support', 'suport', 1)), ('made.json', lambda t: t.replace('true', '3', 1))):
+        whole = (tmp_path/'k'/name).read_text()
+        (tmp_path/'k'/name).write_text(harm(whole))
+        with pytest.raises(PedarrError, match=f'{name}: damaged'): G.kept(tmp_path/'k')
+        (tmp_path/'k'/name).write_text(whole)
+
+
 def test_without_its_first_system_a_question_has_no_gains(runs, tmp_path):
     jobs = [j._replace(run=str(tmp_path/'none')) if j.system == 'cross-entropy' else j for j in runs]
     scores, notes = G.answer(jobs, 100)
@@ -74,9 +109,9 @@ def test_without_its_first_system_a_question_has_no_gains(runs, tmp_path):
 
 
 def test_runs_of_other_segments_are_not_pooled(runs, tmp_path):
-    run = tmp_path/'run'; run.mkdir()
-    pd.read_csv(Path(runs[0].run)/'predictions.csv').iloc[1:].to_csv(run/'predictions.csv', index=False)
-    with pytest.raises(PedarrError, match='other segments'): G.pool([runs[0].run, run])
+    other = run_training(make_config(**runs[0].params | dict(run=str(tmp_path/'run'), fold=0)), progress=False)
+    with pytest.raises(PedarrError, match='other segments'): G.pool([runs[0].run, other])
+    with pytest.raises(PedarrError, match='other segments'): G.paired_table([runs[0].run], [other])
 
 
 def test_a_crash_is_an_entry_of_the_table(store, tmp_path, monkeypatch):
@@ -110,8 +145,9 @@ def test_a_finished_run_on_another_store_is_refused(runs, simulated, tmp_path):
 
 
 def test_a_damaged_plan_says_so(tmp_path):
-    with pytest.raises(PedarrError, match='missing'): G.load_plan(tmp_path)
-    for text in ('{', '{"jobs": [{"run": "x"}]}', '{"jobs": [3]}'):
+    with pytest.raises(PedarrError, match='plan.json: cannot be read'): G.load_plan(tmp_path)
+    job = dict(question='q', system='s', split='patient', seed=0, run='r', params={})
+    for text in ('{', '[]', '{"jobs": [{"run": "x"}]}', '{"jobs": [3]}', *(json.dumps({'jobs': [job | change]}) for change in (dict(run='../x'), dict(run='/etc'), dict(run=''), dict(run='..'), dict(seed='0'), dict(params=[])))):
         (tmp_path/'plan.json').write_text(text)
         with pytest.raises(PedarrError): G.load_plan(tmp_path)
 

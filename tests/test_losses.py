@@ -7,9 +7,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
 from pedarr.agcacl import AGCACL
-from pedarr.losses import (CLASSIFIERS, CONTRASTS, LDAM, LOSSES, BalancedContrastive, CosineHead, Focal, ProCo, SupCon, Weighted, classification_loss, concentration,
-                           describe_loss, log_bessel, log_prior, loss_terms, make_loss, make_losses)
-from pedarr.rhythms import PedarrError
+from pedarr.contrastive import BalancedContrastive, ProCo, SupCon, log_bessel, von_mises_fisher_concentration
+from pedarr.core import PedarrError
+from pedarr.cross_entropy import (
+    LDAM, CosineHead, FocalLoss, WeightedCrossEntropy, adjusted_cross_entropy, log_class_prior)
+from pedarr.losses import LOSSES, describe_loss, head_of, loss_terms, make_head, make_loss, make_losses
+
+ON_LOGITS = [key for key, entry in LOSSES.items() if entry.kind == 'classification']
+ON_EMBEDDINGS = [key for key, entry in LOSSES.items() if entry.kind == 'contrastive' and key != 'none']
 
 
 def batch(seed=0, size=12, dim=5, classes=4, dtype=torch.float64):
@@ -27,40 +32,45 @@ def test_adjustment_is_the_textbook_formula(seed, counts, a):
     for row, c in zip(f.tolist(), y.tolist()):
         shifted = [v + a*math.log(n/total) for v, n in zip(row, counts)]
         want += (math.log(sum(math.exp(v) for v in shifted)) - shifted[c]) / len(f)
-    assert classification_loss(f, y, counts, a).item() == pytest.approx(want, abs=1e-9)
+    assert adjusted_cross_entropy(f, y, counts, a).item() == pytest.approx(want, abs=1e-9)
 
 
 def test_strength_zero_is_cross_entropy_to_the_bit():
     f, y = batch(dim=4, dtype=torch.float32)
-    assert torch.equal(classification_loss(f, y, [1000, 1, 0, 5]), F.cross_entropy(f, y))
+    assert torch.equal(adjusted_cross_entropy(f, y, [1000, 1, 0, 5]), F.cross_entropy(f, y))
 
 
 def test_balanced_counts_make_no_difference():
     f, y = batch(dim=4)
-    assert classification_loss(f, y, [9]*4, 1).item() == pytest.approx(F.cross_entropy(f, y).item(), abs=1e-12)
+    plain = F.cross_entropy(f, y).item()
+    assert adjusted_cross_entropy(f, y, [9]*4, 1).item() == pytest.approx(plain, abs=1e-12)
 
 
 def test_empty_class_is_finite_also_when_it_comes():
     f, y = batch(dim=4)
     f.requires_grad_()
-    value = classification_loss(f, torch.full_like(y, 2), [10, 5, 0, 1], 2.)
+    value = adjusted_cross_entropy(f, torch.full_like(y, 2), [10, 5, 0, 1], 2.)
     value.backward()
-    assert value.isfinite() and f.grad.isfinite().all() and log_prior([10, 5, 0, 1]).isfinite().all()
+    assert value.isfinite() and f.grad.isfinite().all() and log_class_prior([10, 5, 0, 1]).isfinite().all()
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_low_precision_logits_are_computed_in_float32(dtype):
     f, y = batch(dim=4)
     f = f.to(dtype)
-    with torch.autocast('cpu', torch.bfloat16): got = classification_loss(f, y, [9, 5, 2, 1], 1.)
-    assert got.dtype == torch.float32 and got.item() == classification_loss(f.float(), y, [9, 5, 2, 1], 1.).item()
+    with torch.autocast('cpu', torch.bfloat16): got = adjusted_cross_entropy(f, y, [9, 5, 2, 1], 1.)
+    want = adjusted_cross_entropy(f.float(), y, [9, 5, 2, 1], 1.)
+    assert got.dtype == torch.float32 and got.item() == want.item()
 
 
 @pytest.mark.parametrize('counts, strength, label, says', [
-    ([1, 1, 1], 1, 0, '3 classes, the logits have 4'), ([0]*4, 1, 0, 'at least one positive'), ([1, 1, 1, -2], 1, 0, 'none negative'),
-    ([1]*4, -1, 0, 'logit_adjust'), ([1]*4, math.nan, 0, 'logit_adjust'), ([1]*4, 1, 4, 'label 4 is outside 0..3'), ([1]*4, 1, -1, 'label -1')])
+    ([1, 1, 1], 1, 0, '3 classes, the logits have 4'), ([0]*4, 1, 0, 'at least one positive'),
+    ([1, 1, 1, -2], 1, 0, 'none negative'),
+    ([1]*4, -1, 0, 'logit_adjust'), ([1]*4, math.nan, 0, 'logit_adjust'),
+    ([1]*4, 1, 4, 'label 4 is outside 0..3'), ([1]*4, 1, -1, 'label -1')])
 def test_bad_classification_input(counts, strength, label, says):
-    with pytest.raises(PedarrError, match=says): classification_loss(torch.zeros(2, 4), torch.tensor([0, label]), counts, strength)
+    with pytest.raises(PedarrError, match=says):
+        adjusted_cross_entropy(torch.zeros(2, 4), torch.tensor([0, label]), counts, strength)
 
 
 # --- pairs
@@ -79,7 +89,8 @@ def supcon_loop(z, y, tau):
 @given(st.integers(0, 10**6), st.integers(2, 12), st.integers(1, 6), st.floats(.1, 2))
 def test_supcon_equals_the_loop(seed, size, classes, tau):
     e, y = batch(seed, size=size, classes=classes)
-    assert SupCon(tau)(e, y).item() == pytest.approx(float(supcon_loop(F.normalize(e, dim=1), y, tau)), abs=1e-9)
+    loop = float(supcon_loop(F.normalize(e, dim=1), y, tau))
+    assert SupCon(tau)(e, y).item() == pytest.approx(loop, abs=1e-9)
 
 
 @settings(max_examples=25, deadline=None)
@@ -106,7 +117,7 @@ def test_gradients_of_the_pair_losses():
     assert (loss.centres.grad.norm(dim=1) > 0).all()             # every class pushes, in the batch or not
 
 
-def test_supcon_leaves_lone_anchors_out():
+def test_supcon_leaves_anchors_without_a_partner_out():
     e, _ = batch(size=5)
     y = torch.tensor([0, 0, 0, 1, 2])
     loop = [supcon_loop(F.normalize(e, dim=1), y, .1)]
@@ -118,7 +129,7 @@ def test_supcon_leaves_lone_anchors_out():
         assert value.item() == 0 and x.grad.abs().max() == 0
 
 
-@pytest.mark.parametrize('name', [n for n in CONTRASTS if n != 'none'])
+@pytest.mark.parametrize('name', ON_EMBEDDINGS)
 def test_every_loss_survives_small_temperatures_and_low_precision(name):
     e, y = batch(size=16, dtype=torch.float32)
     x = e.bfloat16().requires_grad_()
@@ -127,7 +138,7 @@ def test_every_loss_survives_small_temperatures_and_low_precision(name):
     assert value.dtype == torch.float32 and value.isfinite() and x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize('name', [n for n in CONTRASTS if n != 'none'])
+@pytest.mark.parametrize('name', ON_EMBEDDINGS)
 def test_every_loss_ignores_the_order_of_samples_and_the_length_of_embeddings(name):
     e, y = batch(size=16)
     order = torch.randperm(16)
@@ -138,7 +149,7 @@ def test_every_loss_ignores_the_order_of_samples_and_the_length_of_embeddings(na
     assert values[0] == pytest.approx(values[1], abs=1e-10)
 
 
-@pytest.mark.parametrize('name', [n for n in CONTRASTS if n != 'none'])
+@pytest.mark.parametrize('name', ON_EMBEDDINGS)
 def test_every_loss_falls_when_it_is_descended(name):
     e, y = batch(size=24, dim=8, dtype=torch.float32)
     loss, values = make_loss(name, [9, 5, 2, 1], 8), []
@@ -157,19 +168,27 @@ def test_registry():
     loss = make_loss('agcacl', [1, 2], 4, tau=.3, psi=False, separation=1)
     assert isinstance(loss, AGCACL) and (loss.tau, loss.psi, loss.separation) == (.3, False, 1)
     proto = make_loss('proto', [100, 2], 4)
-    assert proto.separation == 0 and not proto.psi and torch.equal(proto.phi, torch.ones(2, dtype=torch.float64))
+    assert proto.separation == 0 and not proto.psi and proto.phi.tolist() == [1, 1]
     assert (make_loss('agcacl', [1, 2], 4) is not None) and make_loss('focal', [1, 2], 4) is None
-    assert not list(make_loss('agcacl', [1, 2], 4).parameters()) and len(list(make_loss('bcl', [1, 2], 4).parameters())) == 1
+    assert not list(make_loss('agcacl', [1, 2], 4).parameters())
+    assert len(list(make_loss('bcl', [1, 2], 4).parameters())) == 1
 
 
 @pytest.mark.parametrize('name, kw, says', [
-    ('hinge', {}, "unknown loss 'hinge': use one of none, agcacl, proto, supcon, bcl, proco, ce"), ('supcon', dict(beta=.9), "no option 'beta': it takes tau"),
-    ('none', dict(tau=1), 'it takes none'), ('focal', dict(tau=1), 'it takes focus'), ('proco', dict(tau=0), 'tau must be positive'),
-    ('agcacl+focal', {}, 'in this order'), ('ldam+agcacl+bcl', {}, 'join one of ce, logit'), ('focal+', {}, "unknown loss ''"), ('', {}, "unknown loss ''"),
-    ('focal', dict(focus=-1), 'focus must be 0'), ('ldam', dict(margin=2), r'margin must lie in \[0, 2\)'), ('ldam', dict(scale=0), 'scale must be positive'),
-    ('ldam', dict(defer=1.1), r'defer must lie in \[0, 1\]'), ('weighted', dict(class_beta=1), r'beta must lie in \[0, 1\)'), ('logit', dict(strength=-1), 'logit_adjust must be 0'),
+    ('hinge', {}, "unknown loss 'hinge': use one of none, agcacl, proto, supcon, bcl, proco, ce"),
+    ('supcon', dict(beta=.9), "no option 'beta': it takes tau"),
+    ('none', dict(tau=1), 'it takes none'), ('focal', dict(tau=1), 'it takes focus'),
+    ('proco', dict(tau=0), 'tau must be positive'),
+    ('agcacl+focal', {}, 'in this order'), ('ldam+agcacl+bcl', {}, 'join one of ce, logit'),
+    ('focal+', {}, "unknown loss ''"), ('', {}, "unknown loss ''"),
+    ('focal', dict(focus=-1), 'focus must be 0'), ('ldam', dict(margin=2), r'margin must lie in \[0, 2\)'),
+    ('ldam', dict(scale=0), 'scale must be positive'),
+    ('ldam', dict(defer=1.1), r'defer must lie in \[0, 1\]'),
+    ('weighted', dict(class_beta=1), r'beta must lie in \[0, 1\)'),
+    ('logit', dict(strength=-1), 'logit_adjust must be 0'),
     ('agcacl', dict(tau='warm'), 'must be a number'), ('agcacl', dict(phi=1), 'must be True or False'),
-    ('agcacl', dict(tau=True), 'must be a number'), ('supcon', dict(tau=0), 'tau must be positive'), ('bcl', dict(tau=-1), 'tau must be positive')])
+    ('agcacl', dict(tau=True), 'must be a number'), ('supcon', dict(tau=0), 'tau must be positive'),
+    ('bcl', dict(tau=-1), 'tau must be positive')])
 def test_bad_registry_input(name, kw, says):
     with pytest.raises(PedarrError, match=says) as error: make_loss(name, [3, 1], 4, **kw)
     assert '\n' not in str(error.value)
@@ -179,8 +198,10 @@ def test_bad_batches_of_the_pair_losses():
     for loss in (SupCon(), BalancedContrastive(3, 5)):
         with pytest.raises(PedarrError, match='label -1'): loss(torch.ones(2, 5), torch.tensor([0, -1]))
         with pytest.raises(PedarrError, match='whole numbers'): loss(torch.ones(2, 5), torch.tensor([0]))
-    with pytest.raises(PedarrError, match='at least one row'): SupCon()(torch.ones(0, 5), torch.zeros(0, dtype=torch.long))
-    with pytest.raises(PedarrError, match='label 3 is outside'): BalancedContrastive(3, 5)(torch.ones(2, 5), torch.tensor([0, 3]))
+    with pytest.raises(PedarrError, match='at least one row'):
+        SupCon()(torch.ones(0, 5), torch.zeros(0, dtype=torch.long))
+    with pytest.raises(PedarrError, match='label 3 is outside'):
+        BalancedContrastive(3, 5)(torch.ones(2, 5), torch.tensor([0, 3]))
 
 
 # --- classification terms
@@ -194,11 +215,12 @@ def numpy_loss(name, f, y, counts, late=False):
         if name == 'ldam': row[c] -= 30 * .5 * (min(counts)/counts[c])**.25
         if name == 'weighted' or late: w = 1 / (1 - (.9999 if late else .999)**counts[c])
         p = math.exp(row[c]) / sum(math.exp(v) for v in row)
-        terms.append(-w * (1-p)**(2 if name == 'focal' else 0) * math.log(p)); weights.append(w)
+        terms.append(-w * (1-p)**(2 if name == 'focal' else 0) * math.log(p))
+        weights.append(w)
     return sum(terms) / sum(weights)
 
 
-@pytest.mark.parametrize('name, late', [*((n, False) for n in CLASSIFIERS), ('ldam', True)])
+@pytest.mark.parametrize('name, late', [*((n, False) for n in ON_LOGITS), ('ldam', True)])
 def test_classification_losses_equal_plain_python(name, late):
     for seed in range(5):
         f, y = batch(seed, dim=4)
@@ -207,7 +229,7 @@ def test_classification_losses_equal_plain_python(name, late):
         assert loss(f, y).item() == pytest.approx(numpy_loss(name, f, y, [900, 40, 5, 1], late), rel=1e-9)
 
 
-@pytest.mark.parametrize('name', list(CLASSIFIERS))
+@pytest.mark.parametrize('name', ON_LOGITS)
 def test_classification_losses_have_right_gradients_and_survive_half_precision(name):
     f, y = batch(size=6, dim=4)
     loss = make_losses(name, [900, 40, 5, 0], 4)[0]
@@ -223,21 +245,25 @@ def test_classification_losses_have_right_gradients_and_survive_half_precision(n
 def test_focal_of_a_sure_answer_has_a_finite_gradient():
     for focus in (0., .5, 2.):
         f = torch.tensor([[200., 0.], [-200., 0.]], requires_grad=True)
-        Focal([1, 1], focus)(f, torch.tensor([0, 0])).backward()
+        FocalLoss([1, 1], focus)(f, torch.tensor([0, 0])).backward()
         assert f.grad.isfinite().all()
 
 
 def test_logit_is_cross_entropy_with_strength():
     f, y = batch(dim=4)
     for strength in (0., 1., 2.):
-        pair = make_losses('logit', [9, 5, 2, 1], 4, strength=strength)[0], make_losses('agcacl', [9, 5, 2, 1], 4, logit_adjust=strength)[0]
-        assert torch.equal(pair[0](f, y), pair[1](f, y)) and torch.equal(pair[0](f, y), classification_loss(f, y, [9, 5, 2, 1], strength))
+        counts = [9, 5, 2, 1]
+        by_name = make_losses('logit', counts, 4, strength=strength)[0](f, y)
+        assert torch.equal(by_name, make_losses('agcacl', counts, 4, logit_adjust=strength)[0](f, y))
+        assert torch.equal(by_name, adjusted_cross_entropy(f, y, counts, strength))
     for name in ('logit', 'focal', 'ldam+agcacl', 'weighted'):
-        with pytest.raises(PedarrError, match='takes no logit_adjust'): make_losses(name, [9, 5], 4, logit_adjust=1.)
+        with pytest.raises(PedarrError, match='takes no logit_adjust'):
+            make_losses(name, [9, 5], 4, logit_adjust=1.)
 
 
 def test_weights_and_margins_need_no_sample_of_every_class():
-    assert Weighted([10, 0]).weight.isfinite().all() and LDAM([10, 0, 1]).margins.tolist() == pytest.approx([.5*10**-.25, .5, .5])
+    assert WeightedCrossEntropy([10, 0]).weight.isfinite().all()
+    assert LDAM([10, 0, 1]).margins.tolist() == pytest.approx([.5*10**-.25, .5, .5])
     with pytest.raises(PedarrError, match='at least one positive'): LDAM([0, 0])
 
 
@@ -245,7 +271,9 @@ def test_reweighting_begins_at_its_epoch():
     for defer, late in [(0., [True]*5), (.5, [False, False, False, True, True]), (1., [False]*5)]:
         loss = LDAM([9, 1], defer=defer)
         got = []
-        for k in range(5): loss.start_epoch(k, 5); got.append(loss.late)
+        for k in range(5):
+            loss.start_epoch(k, 5)
+            got.append(loss.late)
         assert got == late
 
 
@@ -256,11 +284,52 @@ def test_cosine_head():
 
 
 def test_terms_and_words():
-    assert {n: loss_terms(n) for n in ('none', 'bcl', 'ldam', 'focal+supcon', 'ce+none')} == {
-        'none': ('ce', 'none'), 'bcl': ('ce', 'bcl'), 'ldam': ('ldam', 'none'), 'focal+supcon': ('focal', 'supcon'), 'ce+none': ('ce', 'none')}
+    terms = {'none': ('ce', 'none'), 'bcl': ('ce', 'bcl'), 'ldam': ('ldam', 'none'),
+             'focal+supcon': ('focal', 'supcon'), 'ce+none': ('ce', 'none')}
+    assert {name: loss_terms(name) for name in terms} == terms
     a, b = make_losses('ldam+agcacl', [9, 1], 4, scale=10, tau_s=.3)
     assert (a.scale, b.tau_s) == (10, .3)
-    assert all(describe_loss(n, .5) for n in LOSSES) and describe_loss('ldam+proco', 2) == 'LDAM with deferred reweighting + 2 x probabilistic contrastive loss'
+    assert all(describe_loss(n, .5) for n in LOSSES)
+    words = 'LDAM with deferred reweighting + 2 x probabilistic contrastive loss'
+    assert describe_loss('ldam+proco', 2) == words
+
+
+def test_a_row_says_all_and_only_ldam_asks_for_cosines():
+    assert ' '.join(LOSSES) == 'none agcacl proto supcon bcl proco ce logit weighted focal ldam'
+    assert all(e.short and e.words and callable(e.maker) for e in LOSSES.values())
+    assert all(e.source for k, e in LOSSES.items() if k != 'none')
+    assert [k for k, e in LOSSES.items() if e.head == 'cosine'] == ['ldam']
+
+
+@pytest.mark.parametrize('name', [*LOSSES, 'ldam+agcacl', 'focal+supcon'])
+def test_the_head_is_the_one_that_the_attribute_used_to_tell(name):
+    head, loss = head_of(name), make_losses(name, [3, 1], 4)[0]
+    assert head.scale == getattr(loss, 'scale', None) and (head.kind == 'cosine') == (head.scale is not None)
+
+
+def test_a_loss_with_a_scale_of_its_own_gets_no_cosine_head(monkeypatch):
+    "A head is asked for by name: an attribute that is called scale asks for nothing."
+    class Scaled(torch.nn.Module):
+        scale = 5.
+        def __init__(self, class_counts): super().__init__()
+    monkeypatch.setitem(LOSSES, 'focal', LOSSES['focal']._replace(maker=Scaled))
+    assert head_of('focal') == ('linear', None)
+
+
+def test_heads_by_hand_and_by_name():
+    head = head_of('ldam+agcacl', scale=10, tau_s=.3)
+    assert head == ('cosine', 10)
+    made = make_head(head, 5, 3)
+    assert isinstance(made, CosineHead) and made.scale == 10 and made.weight.shape == (3, 5)
+    torch.manual_seed(3)
+    linear = make_head(head_of('ce'), 5, 3)
+    torch.manual_seed(3)
+    assert torch.equal(linear.weight, torch.nn.Linear(5, 3).weight)
+    for name, options, says in [
+            ('focal', dict(scale=10.), "no option 'scale'"),
+            ('ldam', dict(scale=-1), 'scale must be positive'),
+            ('ldam', dict(scale='big'), 'must be a number'), ('hinge', {}, 'unknown loss')]:
+        with pytest.raises(PedarrError, match=says): head_of(name, **options)
 
 
 # --- ProCo
@@ -270,7 +339,9 @@ def test_terms_and_words():
 def test_log_bessel_against_scipy(nu, x):
     from scipy.special import ive
     if (scaled := ive(nu, x)) < 1e-250: return                 # scipy underflows
-    assert log_bessel(nu, torch.tensor(x, dtype=torch.float64)).item() == pytest.approx(math.log(scaled) + x - nu*math.log(x), rel=1e-7, abs=1e-6)
+    want = math.log(scaled) + x - nu*math.log(x)
+    got = log_bessel(nu, torch.tensor(x, dtype=torch.float64)).item()
+    assert got == pytest.approx(want, rel=1e-7, abs=1e-6)
 
 
 def test_log_bessel_gradient():
@@ -300,7 +371,8 @@ def test_proco_remembers_one_epoch_and_goes_on_to_the_bit():
     want = torch.stack([F.normalize(batch(10+k, dtype=torch.float32)[0], dim=1).double() for k in range(2)])
     labels = torch.stack([batch(10+k, dtype=torch.float32)[1] for k in range(2)])
     for c in range(4): assert torch.allclose(a.total[0, c], want[labels == c].sum(0), atol=1e-6)
-    assert a.number[1].sum() == 0 and torch.equal(a(*batch(40, dtype=torch.float32)), b(*batch(40, dtype=torch.float32)))
+    more = batch(40, dtype=torch.float32)
+    assert a.number[1].sum() == 0 and torch.equal(a(*more), b(*more))
 
 
 def test_proco_is_not_spoiled_by_a_broken_batch():
@@ -313,7 +385,7 @@ def test_proco_is_not_spoiled_by_a_broken_batch():
 
 
 def test_concentration_is_finite_at_both_ends():
-    k = concentration(torch.tensor([0., .3, 1., 1.0000001], dtype=torch.float64), 16)
+    k = von_mises_fisher_concentration(torch.tensor([0., .3, 1., 1.0000001], dtype=torch.float64), 16)
     assert k.isfinite().all() and bool((k[:-1].diff() > 0).all()) and k[-1] == 1e5
 
 
@@ -327,7 +399,8 @@ def pml(): return pytest.importorskip('pytorch_metric_learning.losses')
 @given(st.integers(0, 10**6), st.integers(2, 20), st.integers(1, 5), st.floats(.1, 2))
 def test_supcon_equals_the_library(pml, seed, size, classes, tau):
     e, y = batch(seed, size=size, classes=classes)
-    if not ((y[:, None] == y).sum() > size) or len(y.unique()) == 1: return      # nobody has a partner; without a negative the library says 0
+    nobody_has_a_partner = (y[:, None] == y).sum() == size
+    if nobody_has_a_partner or len(y.unique()) == 1: return         # without a negative the library says 0
     e.requires_grad_()
     ours, theirs = SupCon(tau)(e, y), pml.SupConLoss(temperature=tau)(e, y)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-9, abs=1e-9)
@@ -339,11 +412,13 @@ def test_prototype_softmax_equals_the_library(pml):
     P = F.normalize(torch.stack([F.normalize(e, dim=1)[y == c].sum(0) for c in range(4)]), dim=1)
     theirs = pml.NormalizedSoftmaxLoss(4, 5, temperature=.1).double()
     theirs.W.data = P.T.clone()
-    assert make_loss('proto', [9, 5, 2, 1], 5).double()(e, y).item() == pytest.approx(theirs(e, y).item(), abs=1e-9)
+    ours = make_loss('proto', [9, 5, 2, 1], 5).double()
+    assert ours(e, y).item() == pytest.approx(theirs(e, y).item(), abs=1e-9)
 
 
 def test_ldam_of_alike_classes_is_cosface(pml):
     e, y = batch(size=24)
     theirs, head = pml.CosFaceLoss(4, 5, margin=.3, scale=20).double(), CosineHead(5, 4, 20.).double()
     head.weight.data = theirs.W.data.T.clone()
-    assert LDAM([7]*4, margin=.3, scale=20.)(head(e), y).item() == pytest.approx(theirs(e, y).item(), abs=1e-9)
+    ours = LDAM([7]*4, margin=.3, scale=20.)
+    assert ours(head(e), y).item() == pytest.approx(theirs(e, y).item(), abs=1e-9)

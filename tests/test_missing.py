@@ -13,8 +13,9 @@ from pedarr.missing import (CASES, KINDS, Answers, ask, draw_subsets, format_mis
                             predict_without, without)
 from pedarr.preprocess import PreprocessConfig, build_store, open_store
 from pedarr.records import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG
-from pedarr.rhythms import PedarrError
-from pedarr.train import load_model, make_config, read_table, run_training
+from pedarr.core import PedarrError
+from pedarr.runs import make_config, open_finished
+from pedarr.train import load_model, run_training
 
 
 @pytest.fixture(scope='module')
@@ -51,13 +52,21 @@ def test_draws_differ_and_every_channel_has_its_turn():
 
 
 @pytest.mark.parametrize('drop', [['V2'], ['I', 'CS34', 'RVA12'], IEGM_CHANNELS, ECG_LEADS])
-def test_nothing_leaks_from_a_masked_channel(made, drop):
-    "Garbage in the channels that were taken away changes no bit, not even through the normalisation."
+def test_nothing_leaks_from_a_masked_channel(made, drop, monkeypatch):
+    "Garbage in the channels that were taken away changes no bit, not even through the normalisation; in a channel that is there it does."
+    import pedarr.segments as S
     store, run, _ = made
-    gone, rng = np.isin(CHANNELS, drop), np.random.default_rng(0)
-    ecg, iegm = np.array(store.ecg), np.array(store.iegm)
-    for x, g in ((ecg, gone[:N_ECG]), (iegm, gone[N_ECG:])): x[:, g] = 50*rng.standard_normal((len(x), g.sum(), x.shape[-1]))
-    pd.testing.assert_frame_equal(predict_without(run, drop, dataclasses.replace(store, ecg=ecg, iegm=iegm)), predict_without(run, drop, store), check_exact=True)
+    rng, real, whole = np.random.default_rng(0), S.take, predict_without(run, drop, store)
+    def garbage(gone):
+        def take(store, rows):
+            signals = [np.array(x) for x in real(store, rows)]
+            for x, g in zip(signals, (gone[:N_ECG], gone[N_ECG:])): x[:, g] = 50*rng.standard_normal((len(x), g.sum(), x.shape[-1]))
+            return signals
+        return take
+    monkeypatch.setattr(S, 'take', garbage(np.isin(CHANNELS, drop)))
+    pd.testing.assert_frame_equal(predict_without(run, drop, store), whole, check_exact=True)
+    monkeypatch.setattr(S, 'take', garbage(~np.isin(CHANNELS, drop)))
+    assert not predict_without(run, drop, store).equals(whole)
 
 
 def test_masking_only_takes_away(made):
@@ -73,7 +82,7 @@ def test_masking_only_takes_away(made):
 
 def test_each_fold_is_asked_with_its_own_network(made):
     store, run, _ = made
-    saved = read_table(run/'predictions.csv').set_index('segment')
+    saved = open_finished(run).predictions.set_index('segment')
     for part, full in open_folds(run):
         own = ask(part, full)['prob']
         want = saved.loc[part.rows, [c for c in saved if c.startswith('p_')]].to_numpy()
@@ -171,7 +180,7 @@ def test_what_cannot_be_compared():
 
 @pytest.mark.parametrize('options, message', [
     (dict(numbers=(20,)), r'numbers: 20 channels cannot be removed'), (dict(numbers=(-1,)), r'numbers: -1 channels'), (dict(numbers=(1.5,)), 'numbers: 1.5 is no whole number'),
-    (dict(numbers=(True,)), 'numbers: True is no whole number'), (dict(draws=0), 'draws=0: at least one'), (dict(kind='eeg'), "unknown kind 'eeg': use one of ecg, iegm, all")])
+    (dict(numbers=(True,)), 'numbers: True is no whole number'), (dict(draws=0), 'draws=0: at least one'), (dict(kind='eeg'), "unknown kind 'eeg': did you mean 'ecg'")])
 def test_bad_options(made, options, message):
     with pytest.raises(PedarrError, match=message) as e: missing_answers(made[1], **options)
     assert '\n' not in str(e.value)
@@ -179,11 +188,11 @@ def test_bad_options(made, options, message):
 
 def test_runs_that_cannot_be_asked(made, tmp_path):
     _, run, _ = made
-    trees = tmp_path/'trees'; trees.mkdir()
-    for name in ('params.json', 'predictions.csv', 'metrics.json', 'split.csv'): shutil.copy(run/name, trees)
+    grown = run_training(make_config(store=made[0].path, run=tmp_path/'trees', model='trees', model_options=dict(max_iter=2), n_folds=2, lone_classes='keep', resamples=100), progress=False)
     half = shutil.copytree(run, tmp_path/'half'); (half/'model-1.safetensors').unlink()
     damaged = shutil.copytree(run, tmp_path/'damaged'); (damaged/'model-0.safetensors').write_bytes(b'no weights')
-    for folder, message in ((trees, 'has no network to ask again'), (half, 'model-1.safetensors is missing'), (damaged, "model-0.safetensors: can't be read"), (tmp_path, 'no params.json')):
+    for folder, message in ((grown, 'has no network to ask again'), (half, 'model-1.safetensors is missing'), (damaged, 'model-0.safetensors: altered'), (tmp_path, 'not a finished run'),
+                            (tmp_path/'none', 'no such folder')):
         for call in (lambda: predict_without(folder), lambda: missing_answers(folder, (1,), draws=1)):
             with pytest.raises(PedarrError, match=message) as e: call()
             assert '\n' not in str(e.value)

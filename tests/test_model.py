@@ -1,4 +1,5 @@
-"""Properties and faults of pedarr.model that are no lesson."""
+"Attention, PedArrNet and its variants: properties and faults that are no lesson."
+import inspect
 import json
 
 import numpy as np
@@ -7,9 +8,13 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from conftest import assert_learns
-from pedarr.model import (FUSIONS, MODALITIES, VARIANTS, Attention, CrossModal, Encoder, PedArrNet, SemanticAttention, count_multiply_adds,
-                          count_parameters, drop_modality, equal_shares, positions)
-from pedarr.rhythms import PedarrError
+from pedarr.attention import (
+    Attention, CrossModalAttention, SemanticAttention, equal_shares, sinusoidal_positions)
+from pedarr.core import PedarrError
+from pedarr.encoders import ENCODERS, MODALITIES, split_mask
+from pedarr.pedarrnet import FUSIONS, ModelConfig, PedArrNet
+from pedarr.segments import drop_modality
+from pedarr.variants import NETWORK_VARIANTS, count_multiply_adds, count_parameters
 
 
 def net(**options):
@@ -19,7 +24,8 @@ def net(**options):
 
 def batch(n=4, T=450, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(n, 12, T, generator=g), torch.randn(n, 7, T, generator=g), torch.ones(n, 19, dtype=torch.bool)
+    return torch.randn(n, 12, T, generator=g), torch.randn(n, 7, T, generator=g), torch.ones(n, 19,
+                                                                                             dtype=torch.bool)
 
 
 def same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
@@ -33,16 +39,18 @@ def test_channels_agree_with_records():
 @pytest.mark.parametrize('fusion', FUSIONS)
 @pytest.mark.parametrize('rubbish', ['noise', 'nan', 'inf', 'minus inf', 'huge'])
 @settings(max_examples=5, deadline=None)
-@given(has=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=4), channels=st.integers(0, 2**19 - 1))
+@given(has=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=4),
+       channels=st.integers(0, 2**19 - 1))
 def test_absent_changes_nothing_to_the_bit(fusion, rubbish, has, channels):
     "Any pattern of absent modalities and channels, mixed within a batch; outputs and gradients."
     model = net(fusion=fusion).double()
-    ecg, iegm, _ = batch(len(has)); ecg, iegm = ecg.double(), iegm.double()
+    ecg, iegm, _ = batch(len(has))
+    ecg, iegm = ecg.double(), iegm.double()
     some = torch.tensor([bool(channels >> i & 1) for i in range(19)])
     mask = torch.stack([torch.cat([some[:12] & e, some[12:] & i]) for e, i in has])
-    value = {'noise': torch.randn(1), 'nan': torch.tensor(float('nan')), 'inf': torch.tensor(float('inf')),
-             'minus inf': torch.tensor(-float('inf')), 'huge': torch.tensor(1e30)}[rubbish].double()
-    spoil = lambda x, m: torch.where(m[..., None], x, value * torch.rand_like(x).add(.5))
+    value = {'noise': .3, 'nan': float('nan'), 'inf': float('inf'), 'minus inf': -float('inf'),
+             'huge': 1e30}[rubbish]
+    def spoil(x, m): return torch.where(m[..., None], x, value * torch.randn_like(x).abs().add(.5))
     clean, spoilt = model(ecg, iegm, mask), model(spoil(ecg, mask[:, :12]), spoil(iegm, mask[:, 12:]), mask)
     assert same(clean, spoilt) and all(o.isfinite().all() for o in spoilt)
     present = torch.stack([mask[:, :12].any(1), mask[:, 12:].any(1)], 1)
@@ -60,33 +68,39 @@ def test_an_absent_modality_would_matter_if_it_were_present():
 
 @pytest.mark.parametrize('fusion', ['cross', 'sum', 'late'])
 def test_skipping_an_encoder_is_exact_in_a_mixed_batch(fusion):
-    "A sample without electrograms: same bits whether the others of the batch cause the encoder to run or not."
+    "A sample without electrograms: same bits whether or not others of the batch cause the encoder to run."
     model, (ecg, iegm, mask) = net(fusion=fusion), batch()
     mask[:2, 12:] = False
     calls = []
     model.views.encoders['iegm'].register_forward_hook(lambda *a: calls.append(1))
-    none = mask.clone(); none[:, 12:] = False
+    none = mask.clone()
+    none[:, 12:] = False
     mixed, skipped = model(ecg, iegm, mask), model(ecg, iegm, none)
     assert len(calls) == 1
     assert all(torch.equal(a[:2], b[:2]) for a, b in zip(mixed, skipped))
 
 
 def test_skipping_leaves_training_randomness_alone():
-    ecg, iegm, mask = batch(); mask[:, 12:] = False
+    ecg, iegm, mask = batch()
+    mask[:, 12:] = False
     outs = []
     for compiling in (False, True):          # True: the encoder is never skipped
         model = net(dropout=.3, depth=2).train()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch.compiler, 'is_compiling', lambda: compiling)
-            torch.manual_seed(7); outs.append(model(ecg, iegm, mask))
+            torch.manual_seed(7)
+            outs.append(model(ecg, iegm, mask))
     assert same(*outs)
 
 
-@pytest.mark.parametrize('options', [{}, dict(fusion='sum'), dict(fusion='late'), dict(semantic=False), dict(depth=0), dict(centre=True), dict(encoder='deep')], ids=str)
+@pytest.mark.parametrize('options', [{}, dict(fusion='sum'), dict(fusion='late'), dict(semantic=False),
+                                     dict(depth=0),
+                                     dict(centre=True), dict(encoder='deep')], ids=str)
 def test_single_modality_network_equals_masked(options):
     both, (ecg, iegm, mask) = net(**options), batch()
     for name, absent in [('ecg', slice(12, 19)), ('iegm', slice(0, 12))]:
-        m = mask.clone(); m[:, absent] = False
+        m = mask.clone()
+        m[:, absent] = False
         alone = net(**options, modalities=[name])
         alone.load_state_dict({k: both.state_dict()[k] for k in alone.state_dict()})
         assert same(alone(ecg, iegm, m), both(ecg, iegm, m))
@@ -106,8 +120,8 @@ def test_batch_composition_does_not_matter(order, size):
 @pytest.mark.parametrize('T', [180, 181, 359, 1000, 1500, 2931])
 def test_any_length(T):
     out = net()(*batch(2, T))
-    assert out.logits.shape == (2, 3) and out.embedding.shape == (2, 8) and out.modality_weights.shape == (2, 2)
-    assert Encoder(12, 32)(torch.randn(1, 12, T), torch.ones(1, 12, dtype=torch.bool)).shape == (1, -(-T // 45), 32)
+    assert out.logits.shape == (2, 3) and out.embedding.shape == (2, 8) and out.modality_weights.shape == (2,
+                                                                                                           2)
 
 
 @pytest.mark.parametrize('fusion', FUSIONS)
@@ -116,9 +130,9 @@ def test_empty_batch(fusion):
     assert out.logits.shape == (0, 3) and out.modality_weights.shape == (0, 2)
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', NETWORK_VARIANTS)
 def test_both_absent_is_finite_and_alike(variant):
-    model, (ecg, iegm, mask) = net(**VARIANTS[variant]), batch()
+    model, (ecg, iegm, mask) = net(**NETWORK_VARIANTS[variant]), batch()
     out = model(ecg, iegm, torch.zeros_like(mask))
     assert (out.modality_weights == 0).all() and out.logits.isfinite().all()
     torch.testing.assert_close(out.logits, out.logits[:1].expand_as(out.logits))
@@ -139,7 +153,8 @@ def test_attention_equals_torch_multihead():
 @given(st.integers(0, 10**6), st.tuples(st.booleans(), st.booleans()))
 def test_semantic_attention_is_a_renormalised_softmax(seed, present):
     torch.manual_seed(seed)
-    layer, h, present = SemanticAttention(6).double(), torch.randn(1, 2, 6).double() * 10, torch.tensor([present])
+    layer, present = SemanticAttention(6).double(), torch.tensor([present])
+    h = torch.randn(1, 2, 6).double() * 10
     score = (torch.tanh(layer.project(h)) @ layer.query).exp() * present
     torch.testing.assert_close(layer(h, present), score / score.sum().clamp(min=1e-300))
 
@@ -147,14 +162,15 @@ def test_semantic_attention_is_a_renormalised_softmax(seed, present):
 def test_cross_modal_identity_blocks_gradients():
     "Where the electrograms are absent, nothing flows back into them either."
     torch.manual_seed(0)
-    block, a, b = CrossModal(16, 2), torch.randn(2, 5, 16, requires_grad=True), torch.randn(2, 5, 16, requires_grad=True)
+    block, (a, b) = CrossModalAttention(16, 2), torch.randn(2, 2, 5, 16)
+    b.requires_grad_()
     out, _ = block(a, b, torch.tensor([[True, True], [True, False]]))
     out.square().sum().backward()
     assert b.grad[0].abs().sum() > 0 and (b.grad[1] == 0).all()
 
 
 def test_positions_depend_on_distance():
-    p = positions(50, 32).double()
+    p = sinusoidal_positions(50, 32).double()
     gram = p @ p.T
     for d in range(10): np.testing.assert_allclose(np.diag(gram, d), gram[0, d], atol=1e-5)
 
@@ -164,7 +180,7 @@ def test_drop_modality(rate):
     torch.manual_seed(0)
     mask = torch.rand(3000, 19) < .7
     mask[:1000, :12], mask[1000:2000, 12:] = False, False
-    before = mask.clone(); out = drop_modality(mask, rate)
+    before, out = mask.clone(), drop_modality(mask, rate)
     assert torch.equal(mask, before)                                     # the input is left alone
     assert torch.equal(out[:2000], mask[:2000]) and out[2000:, :].any(1).all()
     lost = (out[2000:] != mask[2000:]).any(1).float().mean()
@@ -178,10 +194,10 @@ def test_modality_dropout_only_in_training():
     assert ((weights == 0).sum(1) == 1).all() and 10 < (weights[:, 0] == 0).sum() < 54
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', NETWORK_VARIANTS)
 def test_learns_and_every_parameter_has_a_gradient(variant):
-    model, (ecg, iegm, mask) = net(**{'dropout': 0., **VARIANTS[variant]}).train(), batch(16)
-    mask[:4, 3] = False; mask[4:6, 14] = False
+    model, (ecg, iegm, mask) = net(**{'dropout': 0., **NETWORK_VARIANTS[variant]}).train(), batch(16)
+    mask[:4, 3], mask[4:6, 14] = False, False
     assert_learns(model, ecg, iegm, mask)
 
 
@@ -201,17 +217,20 @@ def test_bfloat16_autocast_returns_float32(fusion):
     assert {o.dtype for o in out} == {torch.float32}
     torch.testing.assert_close(out.logits, model(*b).logits, atol=.1, rtol=.1)
     torch.testing.assert_close(out.embedding.norm(dim=1), torch.ones(4))
-    mask = b[2].clone(); mask[:, 12:] = False
+    mask = b[2].clone()
+    mask[:, 12:] = False
     with torch.autocast('cpu', dtype=torch.bfloat16):
         assert same(model(b[0], b[1], mask), model(b[0], b[1] * float('nan'), mask))
 
 
-@pytest.mark.parametrize('options', [{}, dict(fusion='late'), dict(fusion='early'), dict(semantic=False, depth=0), dict(centre=True), dict(encoder='deep')], ids=str)
+@pytest.mark.parametrize('options', [{}, dict(fusion='late'), dict(fusion='early'), dict(semantic=False,
+                                                                                         depth=0),
+                                     dict(centre=True), dict(encoder='deep')], ids=str)
 @pytest.mark.parametrize('mode', ['eval', 'train'])
 def test_one_graph_without_breaks(mode, options):
     model, (ecg, iegm, mask) = getattr(net(dropout=0., modality_dropout=0., **options), mode)(), batch()
     mask[1, 12:], mask[2, :12] = False, False
-    torch.compiler.reset()                                               # one forward is compiled eight times at most, and the cases share it
+    torch.compiler.reset()               # one forward is compiled eight times at most, and the cases share it
     compiled = torch.compile(model, backend='eager', fullgraph=True)
     for a, b in zip(compiled(ecg, iegm, mask), model(ecg, iegm, mask)): torch.testing.assert_close(a, b)
 
@@ -223,18 +242,20 @@ def test_counts_by_hand():
     block = 8*d*d*(n + 1) + 2*d*(n + 1)**2
     assert count_multiply_adds(model, 180) == encoder + 2*d*d + 2*block + d*3 + d*d + d*8
     assert count_parameters(torch.nn.Linear(3, 4)) == 16
-    model.train(); count_multiply_adds(model, 180)
+    model.train()
+    count_multiply_adds(model, 180)
     assert model.training                                                # left as it was
 
 
 def test_the_default_network_is_the_one_of_the_committed_results():
-    "Names, shapes and order of its tensors; and its initial numbers, summed (another order of draws would change them)."
+    "Names, shapes and order of its tensors; its initial numbers, summed (the order of draws)."
     torch.manual_seed(11)
     model = PedArrNet(8)
     assert len(model.state_dict()) == 100 and count_parameters(model) == 641_608
-    assert [n for n, _ in model.named_parameters()][0] == 'cls' and 'views.align.attend.1.out.bias' in model.state_dict()
-    last = torch.randn(1).item()                                          # the generator stands where it stood
-    assert [round(x, 4) for x in (model.cls.sum().item(), model.head.weight.sum().item(), last)] == [-0.074, -1.2066, -0.544]
+    assert next(model.named_parameters())[0] == 'cls'
+    assert 'views.align.attend.1.out.bias' in model.state_dict()
+    drawn = model.cls.sum(), model.head.weight.sum(), torch.randn(())    # the generator stands where it stood
+    assert [round(x.item(), 4) for x in drawn] == [-0.074, -1.2066, -0.544]
 
 
 @settings(max_examples=30, deadline=None)
@@ -246,7 +267,8 @@ def test_equal_shares(has):
 
 def test_no_modality_dropout_draws_nothing():
     model, b = net(dropout=0.).train(), batch()
-    before = torch.get_rng_state(); model(*b)
+    before = torch.get_rng_state()
+    model(*b)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -254,8 +276,10 @@ def test_no_modality_dropout_draws_nothing():
 def test_modality_dropout_reaches_every_fusion(fusion):
     "In training a sample that loses a modality is judged as one that lacks it."
     model, (ecg, iegm, mask) = net(fusion=fusion, dropout=0., modality_dropout=1.).train(), batch(8)
-    torch.manual_seed(1); dropped = drop_modality(mask, 1.)
-    torch.manual_seed(1); a = model(ecg, iegm, mask)
+    torch.manual_seed(1)
+    dropped = drop_modality(mask, 1.)
+    torch.manual_seed(1)
+    a = model(ecg, iegm, mask)
     assert same(a, model.eval()(ecg, iegm, dropped))
 
 
@@ -271,21 +295,109 @@ def test_default_cost():
 
 
 @pytest.mark.parametrize('options, says', [
-    (dict(n_classes=1), 'at least 2 classes'), (dict(dim=36, heads=4), 'divisible'), (dict(dim=32, heads=3), 'divisible'),
-    (dict(heads=0), 'at least 1'), (dict(depth=-1), '0 .no Transformer. or more'), (dict(semantic='off'), 'True .* or False'), (dict(centre=1), 'centre=1: True'), (dict(encoder='deeper'), 'unknown encoder'), (dict(dropout=1.0), 'probabilities'), (dict(modality_dropout=-.1), 'probabilities'),
-    (dict(fusion='self'), 'use one of cross, sum, late, early'), (dict(modalities=[]), 'choose one or both'),
-    (dict(modalities=['ecg', 'ecg']), 'choose one or both'), (dict(modalities=['x']), 'of ecg, iegm')])
+    (dict(n_classes=1), 'at least 2 classes'), (dict(dim=36, heads=4), 'divisible'),
+    (dict(dim=32, heads=3), 'divisible'),
+    (dict(heads=0), 'heads is 0: it must be at least 1'),
+    (dict(depth=-1), 'depth is -1: it must be at least 0'),
+    (dict(semantic='off'), 'semantic .* true or false'),
+    (dict(centre=1), 'centre is 1: it must be true or false'),
+    (dict(encoder='deeper'), "unknown encoder 'deeper': did you mean 'deep'"),
+    (dict(dropout=1.0), 'less than 1'),
+    (dict(modality_dropout=-.1), 'modality_dropout is -0.1: it must be at least 0'),
+    (dict(dropout=float('nan')), 'dropout'),
+    (dict(fusion='self'), "one of 'cross', 'sum', 'late' or 'early'"),
+    (dict(modalities=[]), 'choose one or both'),
+    (dict(modalities=['ecg', 'ecg']), 'choose one or both'), (dict(modalities=['x']), 'of ecg, iegm'),
+    (dict(modalities='ecg'), 'of ecg, iegm'), (dict(modalities=[['ecg']]), 'of ecg, iegm'),
+    (dict(modalities=3), 'of ecg, iegm'),
+    (dict(dim=10**9), 'at most 8192'), (dict(layers=2), "unknown parameter 'layers'"),
+    (dict(proj_dim='wide'), 'whole number')])
 def test_bad_options(options, says):
     with pytest.raises(PedarrError, match=says) as e: net(**options)
     assert '\n' not in str(e.value)
 
 
 @pytest.mark.parametrize('change, says', [
-    (lambda e, i, m: (e[:, :11], i, m), 'ecg: shape'), (lambda e, i, m: (e, torch.cat([i, i], 1), m), 'iegm: shape'),
-    (lambda e, i, m: (e[0], i, m), 'ecg: shape'), (lambda e, i, m: (e, i[..., :-1], m), 'differ in batch or time'),
-    (lambda e, i, m: (e[:2], i, m), 'differ in batch or time'), (lambda e, i, m: (e, i, m.float()), 'mask: torch.float32'),
+    (lambda e, i, m: (e[:, :11], i, m), 'ecg: shape'),
+    (lambda e, i, m: (e, torch.cat([i, i], 1), m), 'iegm: shape'),
+    (lambda e, i, m: (e[0], i, m), 'ecg: shape'),
+    (lambda e, i, m: (e, i[..., :-1], m), 'differ in batch or time'),
+    (lambda e, i, m: (e[:2], i, m), 'differ in batch or time'),
+    (lambda e, i, m: (e, i, m.float()), 'mask: torch.float32'),
     (lambda e, i, m: (e, i, m[:, :12]), 'mask'), (lambda e, i, m: (e, i, m[:2]), 'mask'),
     (lambda e, i, m: (e[..., :179], i[..., :179], m), 'at least 180')])
 def test_bad_batches(change, says):
     with pytest.raises(PedarrError, match=says) as e: net()(*change(*batch()))
     assert '\n' not in str(e.value)
+
+
+def test_options_are_typed_once_and_shown():
+    "The signature that tools show has each option with its default; config has the same, in that order."
+    shown = inspect.signature(PedArrNet).parameters
+    defaults = ModelConfig().model_dump()
+    assert list(shown) == ['n_classes', *defaults] and list(PedArrNet(2).config) == ['n_classes', *defaults]
+    assert {name: p.default for name, p in shown.items() if name != 'n_classes'} == defaults
+    assert all(f.description for f in ModelConfig.model_fields.values())
+
+
+def test_a_config_from_before_the_encoder_was_an_option_still_builds():
+    old = {'n_classes': 3, 'dim': 32, 'depth': 1, 'heads': 2, 'proj_dim': 8, 'dropout': 0.1,
+           'modality_dropout': 0.0, 'fusion': 'cross', 'semantic': True, 'centre': False,
+           'modalities': ['ecg', 'iegm']}
+    assert PedArrNet(**old).config == {**old, 'encoder': 'plain'}
+
+
+def test_numbers_of_numpy_and_tuples_are_taken_as_plain_ones():
+    model = net(dim=np.int64(32), dropout=np.float32(.5), modalities=('ecg',))
+    assert json.loads(json.dumps(model.config)) == model.config and type(model.config['dim']) is int
+
+
+# --- features
+
+@pytest.mark.parametrize('variant', NETWORK_VARIANTS)
+def test_features_are_what_forward_uses(variant):
+    model, (ecg, iegm, mask) = net(**NETWORK_VARIANTS[variant]), batch()
+    mask[1, 12:], mask[2, :12], mask[3, 4] = False, False, False
+    out, found = model(ecg, iegm, mask), model.features(ecg, iegm, mask)
+    assert torch.equal(model.head(found['state']), out.logits)
+    assert torch.equal(torch.nn.functional.normalize(model.project(found['state']), dim=-1), out.embedding)
+    tokens, present = model.views(ecg, iegm, mask)
+    assert torch.equal(found['present'], present)
+    for row, m in enumerate(model.views.names):
+        if m not in model.views.encoders: continue
+        assert torch.equal(found[f'{m}.tokens'], tokens[:, row])
+        assert torch.equal(found[f'{m}.pooled'], tokens.mean(dim=2)[:, row])
+
+
+@pytest.mark.parametrize('encoder', ENCODERS)
+def test_features_name_maps_by_their_stride(encoder):
+    model, (ecg, iegm, mask) = net(encoder=encoder), batch(T=451)
+    found, strides = model.features(ecg, iegm, mask), ENCODERS[encoder].strides
+    signals, masks = dict(ecg=ecg, iegm=iegm), split_mask(mask)
+    for m, encoder in model.views.encoders.items():
+        assert [found[f'{m}.map_{s}'].shape[-1] for s in strides] == [-(-451 // s) for s in strides]
+        last = found[f'{m}.map_{strides[-1]}']
+        assert torch.equal(encoder.tokens(last), encoder(signals[m], masks[m]))
+
+
+def test_features_of_a_modality_that_nobody_has():
+    model, (ecg, iegm, mask) = net(), batch()
+    mask[:, 12:] = False
+    found = model.features(ecg, iegm * float('nan'), mask)
+    assert not any(name.startswith('iegm.map') for name in found) and not found['iegm.tokens'].any()
+    assert found['present'].tolist() == [[True, False]] * 4
+    assert all(x.isfinite().all() for x in found.values())
+
+
+def test_features_carry_gradients_and_apply_no_modality_dropout():
+    model, (ecg, iegm, mask) = net(dropout=0., modality_dropout=1.).train(), batch()
+    found = model.features(ecg, iegm, mask)
+    assert found['present'].all()
+    found['ecg.map_15'].square().sum().backward()
+    encoder = model.views.encoders['ecg']
+    assert encoder.stem.weight.grad.abs().sum() > 0 and encoder.blocks[1].conv1.weight.grad is None
+
+
+def test_features_refuse_what_forward_refuses():
+    ecg, iegm, mask = batch()
+    with pytest.raises(PedarrError, match='ecg: shape'): net().features(ecg[:, :11], iegm, mask)

@@ -186,11 +186,12 @@ def test_float32_is_float64_rounded_once_also_for_huge_baselines(tmp_path, fmt, 
 def test_a_record_can_be_read_by_many_windows_and_many_records_at_once(tmp_path):
     "Opening a record keeps no file open; reading does, until the record is gone."
     paths = [write(tmp_path, '16', 2, 50, name=f'r{i}') for i in range(30)]
+    gc.collect()      # files of earlier tests
     before = len(os.listdir('/proc/self/fd')) if os.path.isdir('/proc/self/fd') else None
     records = [open_record(p) for p in paths]
-    if before is not None: assert len(os.listdir('/proc/self/fd')) == before
+    if before is not None: assert len(os.listdir('/proc/self/fd')) <= before
     for r in records: r.physical(), r.verify()
     with Tape(records[0]) as tape: tape.standard(0, 50)
     records.clear(); del r, tape
     gc.collect()
-    if before is not None: assert len(os.listdir('/proc/self/fd')) == before
+    if before is not None: assert len(os.listdir('/proc/self/fd')) <= before

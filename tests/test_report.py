@@ -8,9 +8,9 @@ import pytest
 
 from pedarr.fewshot import METHODS
 from pedarr.metrics import LONE, bootstrap_scores, paired_bootstrap
-from pedarr.report import class_table, macro_table, plot_recalls, prediction_codes, protocol_table, run_few_shot, run_store
-from pedarr.rhythms import PedarrError
-from pedarr.train import METRIC_KEYS
+from pedarr.core import PedarrError
+from pedarr.report import class_table, macro_table, plot_recalls, protocol_table, run_few_shot, run_store
+from pedarr.runs import carriers, make_config, prediction_codes, split_warning, summarise
 
 CLASSES = ['SR', 'AVNRT', 'VT']
 
@@ -20,15 +20,31 @@ def truth(n=240, subjects=12, seed=0):
     return pd.DataFrame(dict(segment=np.arange(n), subject=[f'x{i % subjects:03}' for i in range(n)], label=np.array(CLASSES)[rng.choice(3, n, p=[.6, .3, .1])]))
 
 
-def write_run(folder, table, split, share, seed=0, store='abc', **params):
-    "A finished run as protocol_table reads it; `share` of its answers are right by construction."
+def probabilities(predicted, classes):
+    "Columns p_: the predicted class has most."
+    return {f'p_{c}': np.where(predicted == c, .5 + .5/len(classes), .5/len(classes)) for c in classes}
+
+
+def write_run(folder, table, split, share, seed=0, store='a'*64, **params):
+    "A finished run of a network that nobody trained; `share` of its answers are right by construction."
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    predicted = np.where(rng.random(len(table)) < share, table.label, rng.choice(CLASSES, len(table)))
-    table.assign(predicted=predicted).sample(frac=1, random_state=seed).to_csv(folder/'predictions.csv', index=False)
-    (folder/'params.json').write_text(json.dumps(dict(split=split, grouping='', seed=seed, loss='none', store='somewhere', run=str(folder)) | params))
-    (folder/'environment.json').write_text(json.dumps(dict(store_sha256=store)))
-    (folder/'metrics.json').write_text(json.dumps(dict.fromkeys(METRIC_KEYS, 0) | dict(classes=[c for c in CLASSES if (table.label == c).any()])))
+    classes = [c for c in CLASSES if (table.label == c).any()]
+    predicted = np.where(rng.random(len(table)) < share, table.label, rng.choice(classes, len(table)))
+    t = table.assign(fold=0, record='r', start=table.segment*10, stop=table.segment*10 + 5, rhythm='N', predicted=predicted, **probabilities(predicted, classes), weight_ecg=1., weight_iegm=0.)
+    t.sample(frac=1, random_state=seed).to_csv(folder/'predictions.csv', index=False)
+    rows = pd.DataFrame(dict(segment=range(table.segment.max() + 1), record='r', subject='nobody', label='', evaluate=False, fold=-1))
+    rows.loc[table.segment, ['subject', 'label']] = table[['subject', 'label']].to_numpy()
+    rows.loc[table.segment, ['evaluate', 'fold']] = [True, 0]
+    rows.to_csv(folder/'split.csv', index=False)
+    history = dict(fold=0, epoch=0, segments=9, classification=1., contrastive=0., seconds=1., wait_share=0., validation_top1=.5)
+    pd.DataFrame([history]).to_csv(folder/'history.csv', index=False)
+    config = make_config(**dict(store='somewhere', run=str(folder), split=split, seed=seed, loss='none', resamples=100) | params)
+    write = lambda name, value: (folder/f'{name}.json').write_text(json.dumps(value, default=lambda x: x.item()).replace('NaN', 'null'))
+    write('params', config.__dict__)
+    write('environment', dict.fromkeys(('pedarr', 'python', 'torch', 'numpy', 'sklearn', 'device', 'store', 'database'), 'x') | dict(commit=None, changed=False, store_sha256={'ecg.npy': store}))
+    write('model', dict(network=config.model, model={}, classes=classes, folds=[0]))
+    write('metrics', summarise(t, classes, config, [split_warning(split)], carriers(rows)) | dict(speed={}))
     return folder, pd.Series(predicted, index=table.segment)
 
 
@@ -72,7 +88,7 @@ def test_a_class_that_one_run_left_out_is_said(tmp_path):
 
 
 @pytest.mark.parametrize('change, says', [
-    (dict(split='patient'), 'give runs by patient'), (dict(store='other'), 'different stores'), (dict(loss='agcacl'), 'differ in loss'), (dict(grouping='beats'), 'differ in grouping')])
+    (dict(split='patient'), 'give runs by patient'), (dict(store='b'*64), 'different stores'), (dict(loss='agcacl'), 'differ in loss'), (dict(grouping='svt4', lr=1.), 'differ in grouping .*, lr')])
 def test_runs_that_do_not_compare(tmp_path, change, says):
     t = truth()
     a, b = write_run(tmp_path/'a', t, 'patient', .5)[0], write_run(tmp_path/'b', t, **dict(split='segment', share=.5) | change)[0]
@@ -83,13 +99,15 @@ def test_runs_that_do_not_compare(tmp_path, change, says):
 def test_damaged_runs(tmp_path):
     t = truth()
     a, b = write_run(tmp_path/'a', t, 'patient', .5)[0], write_run(tmp_path/'b', t, 'segment', .5)[0]
-    t.assign(predicted='SR', label='SR').to_csv(b/'predictions.csv', index=False)
-    with pytest.raises(PedarrError, match='under other labels'): protocol_table(a, b)
-    t.assign(predicted='XX').to_csv(b/'predictions.csv', index=False)
-    with pytest.raises(PedarrError, match="'XX' is none of"): protocol_table(a, b)
+    whole = pd.read_csv(b/'predictions.csv')
+    other = t.assign(label=np.where(t.segment == 0, 'AVNRT' if t.label[0] != 'AVNRT' else 'SR', t.label))
+    with pytest.raises(PedarrError, match='under other labels'): protocol_table(a, write_run(tmp_path/'c', other, 'segment', .5)[0])
+    for change, why in ((dict(predicted='XX'), 'a class that the run does not know'), (dict(label='SR'), 'not the test segments of split.csv'), (dict(p_SR=7.), 'a probability outside 0 to 1')):
+        whole.assign(**change).to_csv(b/'predictions.csv', index=False)
+        with pytest.raises(PedarrError, match=why): protocol_table(a, b)
     (b/'predictions.csv').unlink()
-    with pytest.raises(PedarrError, match='missing'): protocol_table(a, b)
-    with pytest.raises(PedarrError, match='missing'): protocol_table(a, tmp_path/'nowhere')
+    with pytest.raises(PedarrError, match='predictions.csv: cannot be read'): protocol_table(a, b)
+    with pytest.raises(PedarrError, match='no such folder'): protocol_table(a, tmp_path/'nowhere')
 
 
 def test_recall_figure_and_notes():
@@ -111,7 +129,7 @@ def tiny(tmp_path_factory):
     "A run by patient on simulated recordings: two folds, one epoch."
     from pedarr.preprocess import PreprocessConfig, build_store
     from pedarr.simulate import simulate_database
-    from pedarr.train import make_config, run_training
+    from pedarr.train import run_training
     root = tmp_path_factory.mktemp('report')
     simulate_database(root/'db', subjects=6, minutes=1., seed=2)
     build_store(root/'db', root/'store', 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
@@ -126,13 +144,18 @@ def test_few_shots_of_a_run(tiny, tmp_path):
     n = p.groupby(['subject', 'label']).size()
     for r in found.itertuples(): assert 1 <= r.segments <= n[r.subject, classes[getattr(r, '_3')]] - 1
     pd.testing.assert_frame_equal(found, run_few_shot(tiny, shots=(1,), draws=4)[0])
-    store, fold = run_store(tiny)
-    assert (np.sort(np.unique(fold[fold >= 0])) == [0, 1]).all() and store.classes == classes
+    store, roles = run_store(tiny)
+    assert roles.shape == (len(store), 2) and set(roles.ravel()) == {'train', 'validation', 'test', ''} and store.classes == classes
     copy = tmp_path/'run'; shutil.copytree(tiny, copy)                          # the split was edited: a subject in two folds
+    m = json.loads((copy/'metrics.json').read_text()); del m['files']; (copy/'metrics.json').write_text(json.dumps(m))        # as in an older run
     t = pd.read_csv(copy/'split.csv', keep_default_na=False); t.loc[t.index[t.fold >= 0][0], 'fold'] ^= 1; t.to_csv(copy/'split.csv', index=False)
-    with pytest.raises(PedarrError, match='training and test'): run_few_shot(copy, shots=(1,))
+    with pytest.raises(PedarrError, match='not the test segments of split.csv'): run_few_shot(copy, shots=(1,))
     (copy/'split.csv').unlink()
-    with pytest.raises(PedarrError, match='split.csv: missing'): run_few_shot(copy, shots=(1,))
+    with pytest.raises(PedarrError, match='split.csv: cannot be read'): run_few_shot(copy, shots=(1,))
+    t = pd.read_csv(tiny/'split.csv', keep_default_na=False)                       # a validation subject was made to train
+    t['role_0'] = t.role_0.replace('validation', 'train'); t.loc[t.index[(t.role_0 == 'train')][0], 'role_0'] = 'validation'
+    t.to_csv(copy/'split.csv', index=False)
+    with pytest.raises(PedarrError, match='is in train and validation'): run_few_shot(copy, shots=(1,))
 
 
 def test_report_of_a_run_has_the_tables(tiny):
@@ -149,7 +172,8 @@ def test_what_trees_do_not_have_may_differ(tmp_path):
     "Runs of trees keep a loss in params.json that they were not trained with; it must neither be compared nor shown."
     from pedarr.report import describe_model
     t = truth()
-    a, b = (write_run(tmp_path/split, t, split, .6, model='trees', loss=loss, model_options={})[0] for split, loss in (('patient', 'agcacl'), ('segment', 'none')))
+    a, b = (write_run(tmp_path/split, t, split, .6, model='trees', model_options={})[0] for split in ('patient', 'segment'))
+    (a/'params.json').write_text(json.dumps(json.loads((a/'params.json').read_text()) | dict(loss='agcacl', epochs=9)))      # the defaults of another day
     assert len(protocol_table(a, b, n_resamples=200).classes) == len(CLASSES)
     c, d = (write_run(tmp_path/f'net-{split}', t, split, .6, loss=loss)[0] for split, loss in (('patient', 'agcacl'), ('segment', 'none')))
     with pytest.raises(PedarrError, match='differ in loss'): protocol_table(c, d)
@@ -159,6 +183,30 @@ def test_what_trees_do_not_have_may_differ(tmp_path):
 
 def test_a_run_without_a_contrastive_loss_has_no_empty_panel():
     from pedarr.report import plot_learning
-    history = pd.DataFrame(dict(fold=[0, 0], epoch=[0, 1], classification=[1., .5], contrastive=0., test_top1=[.5, .6]))
+    history = pd.DataFrame(dict(fold=[0, 0], epoch=[0, 1], classification=[1., .5], contrastive=0., validation_top1=[.5, .6]))
     titles = [[ax.get_title() for ax in plot_learning(history.assign(contrastive=c)).axes] for c in (0., 1.)]
-    assert titles == [['classification loss', 'top-1 on the test fold'], ['classification loss', 'contrastive loss', 'top-1 on the test fold']]
+    assert titles == [['classification loss', 'top-1 in validation'], ['classification loss', 'contrastive loss', 'top-1 in validation']]
+    old = history.rename(columns={'validation_top1': 'test_top1'})                 # a run from before there was validation
+    assert plot_learning(old).axes[-1].get_title() == 'top-1 on the test fold'
+    none = plot_learning(history.assign(validation_top1=np.nan)).axes[-1]
+    assert [t.get_text() for t in none.texts] == ['no validation']
+
+
+def test_subjects_stand_in_the_order_of_their_numbers():
+    from pedarr.report import plot_subjects
+    names = ['x100', 'x0010', 'x002', 'x1']
+    t = pd.DataFrame(dict(subject=[n for n in names for _ in range(4)], label=CLASSES[:2]*8, predicted='SR'))
+    c = make_config(resamples=100)
+    rows = summarise(t, CLASSES, c, [])['per_subject']
+    assert [r['subject'] for r in rows] == ['x1', 'x002', 'x0010', 'x100']
+    fig = plot_subjects(pd.DataFrame(rows).sample(frac=1, random_state=0))          # all alike: ties are in their order too
+    assert [x.get_text() for x in fig.axes[0].get_xticklabels()] == ['x1 (4)', 'x002 (4)', 'x0010 (4)', 'x100 (4)']
+    assert [x.get_text() for x in plot_recalls(t, CLASSES).axes[0].get_yticklabels()] == ['x1', 'x002', 'x0010', 'x100']
+    assert 'untestable' not in plot_recalls(t.assign(subject='x1'), CLASSES, dict.fromkeys(CLASSES, 6)).axes[0].get_xticklabels()[0].get_text()
+
+
+def test_cases_do_not_depend_on_the_order_of_rows():
+    from pedarr.report import choose_cases
+    t = pd.DataFrame(dict(segment=range(12), label=['SR', 'VT', 'AVNRT']*4, predicted=['SR', 'VT', 'AVNRT']*4, **probabilities(np.array(['SR', 'VT', 'AVNRT']*4), CLASSES)))
+    cases = [choose_cases(t.sample(frac=1, random_state=s), CLASSES, right=2).segment.tolist() for s in range(6)]
+    assert all(c == cases[0] for c in cases)

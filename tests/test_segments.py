@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from pedarr.rhythms import PedarrError
-from pedarr.segments import (SPLITS, Augment, SegmentDataset, check_split, drop_channels, drop_modality, make_loader, make_split, read_split,
-                             repeated_splits, split_notes, time_shift, train_test)
+from pedarr.core import PedarrError
+from pedarr.segments import (SPLITS, Augment, SegmentDataset, all_roles, check_split, drop_channels, drop_modality, make_loader, make_roles,
+                             make_split, read_roles, read_split, repeated_splits, split_notes, split_table, time_shift, train_test)
 
 CLASSES = ['SR', 'AVNRT', 'VT']
 
@@ -53,6 +53,123 @@ def test_patient_split_properties(subjects, n_folds, seed):
         assert not set(t.subject[train]) & set(t.subject[test]) and t.evaluate[test].all()
         tested += test.tolist()
     assert sorted(tested) == np.flatnonzero(t.evaluate).tolist()            # each evaluation row is tested once
+
+
+@st.composite
+def uneven(draw):
+    "A table of few subjects, very uneven, some without an evaluation window, and as many folds as it allows or fewer."
+    rows = draw(st.lists(st.tuples(st.sampled_from('ABCD'), st.sampled_from([1, 2, 3, 30, 200]), st.sampled_from('tto')), min_size=3, max_size=16))
+    names = draw(st.lists(st.sampled_from(['x1', 'x01', 'x10', '1e3', 'NA', 'b', 'c', 'd']), min_size=len(rows), max_size=len(rows)))
+    t = pd.DataFrame([(s, c, kind == 't' and i % 2 == 0) for s, (c, n, kind) in zip(names, rows) for i in range(n)], columns=['subject', 'label', 'evaluate'])
+    tested = t[t.evaluate].subject.nunique()
+    return t, draw(st.integers(2, max(2, tested))), tested
+
+
+@settings(max_examples=150, deadline=None)
+@given(uneven(), st.integers(0, 99))
+def test_every_fold_has_a_test_segment_wherever_that_is_possible(case, seed):
+    "Folds up to the number of subjects that can be tested: none is empty (scikit-learn's own leave some empty), no subject in two."
+    t, n_folds, tested = case
+    if tested < n_folds:
+        with pytest.raises(PedarrError, match=f'{tested} subjects with an evaluation segment are fewer than {n_folds}'): make_split(t, 'patient', n_folds, seed)
+        return
+    for kind in ('patient', 'loso'):
+        fold = make_split(t, kind, n_folds, seed)
+        check_split(t, fold, kind)
+        assert set(fold[t.evaluate]) == set(range(n_folds if kind == 'patient' else tested))
+        assert np.array_equal(fold, make_split(t, kind, n_folds, seed))
+
+
+@settings(max_examples=150, deadline=None)
+@given(uneven(), st.data())
+def test_an_empty_fold_gets_the_smallest_subject_that_can_be_spared(case, data):
+    "Whatever was dealt: each fold is tested afterwards, no more subjects moved than folds were empty, none of a fold that had one only."
+    from pedarr.segments import _fill_folds
+    t, n, tested = case
+    n = min(n, tested)
+    if not n: return
+    names = sorted(t.subject.unique())
+    home = dict(zip(names, data.draw(st.lists(st.integers(0, n - 1), min_size=len(names), max_size=len(names)))))
+    dealt = t.subject.map(home).to_numpy()
+    evaluate, subject = t.evaluate.to_numpy(), t.subject.to_numpy(str)
+    fold = _fill_folds(dealt.copy(), subject, evaluate, n)
+    assert set(fold[evaluate]) == set(range(n)) and (pd.Series(fold).groupby(subject).nunique() == 1).all()
+    moved = set(subject[fold != dealt])
+    assert len(moved) == n - len(set(dealt[evaluate]))
+    sizes = t[t.evaluate].subject.value_counts()
+    for s in moved:
+        stayed = [o for o in sizes.index if home[o] == home[s] and o not in moved]
+        assert stayed and all(sizes[s] <= sizes[o] for o in stayed)
+
+
+def test_scikit_learn_leaves_a_fold_empty_and_we_do_not():
+    t = table([[('A', 9)], [('B', 3)], [('B', 30), ('A', 30)]])
+    fold = make_split(t, 'patient', 3)
+    assert t.assign(fold=fold).groupby('fold').subject.nunique().tolist() == [1, 1, 1]
+
+
+def test_a_split_without_empty_folds_is_left_as_it_is():
+    from pedarr.segments import _dealt_folds
+    for seed in range(20):
+        t = table([[('A', 9), ('B', 3)]]*3 + [[('A', 6)], [('B', 30)]], seed)
+        assert np.array_equal(_dealt_folds(t.label.to_numpy(str), t.subject.to_numpy(str), 4, seed), make_split(t, 'patient', 4, seed))
+
+
+# ---- roles
+
+@settings(max_examples=100, deadline=None)
+@given(subjects, st.integers(2, 5), st.integers(0, 99), st.sampled_from([0., .1, .2, .5, .8]), st.sampled_from(['patient', 'loso']))
+def test_roles_keep_subjects_apart_and_every_class_in_training(subjects, n_folds, seed, share, kind):
+    t = table(subjects)
+    fold = make_split(t, kind, n_folds, seed)
+    roles = all_roles(t, fold, kind, share, seed)
+    assert np.array_equal(roles, all_roles(t, fold, kind, share, seed))                      # deterministic
+    for k in range(roles.shape[1]):
+        role = roles[:, k]
+        train, test = train_test(t, fold, k, kind)
+        who = {r: set(t.subject[role == r]) for r in ('train', 'validation', 'test')}
+        assert not who['train'] & who['validation'] and not (who['train'] | who['validation']) & who['test']
+        assert np.array_equal(np.flatnonzero(role == 'test'), test) and set(np.flatnonzero((role == 'train') | (role == 'validation'))) <= set(train)
+        assert t.evaluate[role == 'validation'].all()
+        assert set(t.label[role == 'train']) == set(t.label.iloc[train])                     # no class lost its training
+        n = t.subject.iloc[train].nunique()
+        assert len(who['validation']) <= max(1, round(share*n)) and (share or not who['validation'])
+        spare = [s for s in t.subject.iloc[train].unique() if t.evaluate[t.subject == s].any()
+                 and set(t.label.iloc[train][t.subject.iloc[train] != s]) == set(t.label.iloc[train])]
+        if share and n >= 3 and spare: assert who['validation']                              # at least one, where one can be spared
+        if n < 3: assert not who['validation']
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_validation_is_stratified(seed):
+    "Counts as in LUDB: a fifth of the subjects, and of each class a fifth, to within two subjects."
+    counts = [143, 25, 15, 8, 4, 3, 2]
+    t = table([[(c, 3)] for c, n in zip('ABCDEFG', counts) for _ in range(n)], seed)
+    fold = make_split(t, 'patient', 5, seed)
+    role = make_roles(t, fold, 0, seed=seed)
+    held = t.assign(role=role)[role != ''].groupby(['label', 'role']).subject.nunique().unstack(fill_value=0)
+    n = held.train + held.validation
+    assert held.validation.sum() == round(.2*n.sum()) and (abs(held.validation - .2*n) < 2).all() and (held.train > 0).all()
+    assert not np.array_equal(role, make_roles(t, fold, 0, seed=seed + 1))                   # the seed draws
+
+
+def test_validation_under_a_segment_split_is_a_fifth_of_each_class():
+    t = table([[('A', 60), ('B', 30)], [('C', 3), ('A', 9)]]*2)
+    fold = make_split(t, 'segment', 3)
+    for k in range(3):
+        role = make_roles(t, fold, k, 'segment')
+        n = t.assign(role=role)[np.isin(role, ['train', 'validation'])].groupby(['label', 'role']).size().unstack(fill_value=0)
+        total = n.sum(axis=1)
+        assert (abs(n.validation - .2*total) <= .5).all() and (n.train > 0).all()
+        assert (role[fold == -1] == '').all()
+    with pytest.raises(PedarrError, match='validation=1'): make_roles(t, fold, 0, 'segment', 1)
+
+
+def test_without_three_training_subjects_there_is_no_validation():
+    t = table([[('A', 6)], [('A', 6)], [('A', 6)]])
+    assert not (all_roles(t, make_split(t, 'loso'), 'loso') == 'validation').any()
+    lone = table([[(c, 6)] for c in 'ABCDE'])                                     # each is the only one with its class
+    assert not (all_roles(lone, make_split(lone, 'loso'), 'loso') == 'validation').any()
 
 
 @pytest.mark.parametrize('windows', [1, 3])
@@ -120,8 +237,7 @@ def test_repeated_splits_are_splits_and_differ_by_seed(subjects, n_folds, repeat
     assert folds.shape == (repeats, len(t))
     for r, fold in enumerate(folds):
         assert np.array_equal(fold, make_split(t, 'patient', n_folds, seed + r))
-        try: check_split(t, fold)
-        except PedarrError as e: assert 'no test segments' in str(e)           # a fold whose subjects have no evaluation window
+        check_split(t, fold)
 
 
 def test_repeated_splits_deal_anew():
@@ -138,10 +254,14 @@ def test_split_file_round_trip_and_faults(tmp_path, kind):
     t['label'] = np.where(np.arange(len(t)) % 10 == 0, '', t.label)            # rows of no class are in no fold
     fold = np.full(len(t), -1); named = (t.label != '').to_numpy()
     fold[named] = make_split(t[named].reset_index(drop=True), kind, n_folds=3)
-    path = tmp_path/'split.csv'
-    written = t[['subject', 'label', 'evaluate']].assign(fold=fold)
+    path, roles = tmp_path/'split.csv', all_roles(t, fold, kind)
+    written = split_table(t.assign(segment=range(len(t)), record='r'), fold, roles)
     written.to_csv(path, index=False)
-    assert np.array_equal(read_split(path, t, kind), fold)
+    assert np.array_equal(read_split(path, t, kind), fold) and np.array_equal(read_roles(path, t, kind), roles)
+    written.drop(columns=[c for c in written if c.startswith('role_')]).to_csv(path, index=False)      # from before there were roles
+    old = read_roles(path, t, kind)
+    assert np.array_equal(read_split(path, t, kind), fold) and set(old.ravel()) == {'train', 'test', ''}
+    assert np.array_equal(old == 'test', roles == 'test')
     row = int(np.flatnonzero(named)[3])
 
     def refused(change, says):
@@ -152,16 +272,22 @@ def test_split_file_round_trip_and_faults(tmp_path, kind):
     refused(written.assign(fold=np.where(written.index == row, -1, fold)), f'row {row} .1 in all. is for evaluation')
     refused(written.iloc[:-1], 'another table')
     refused(written.assign(subject=written.subject[::-1].to_numpy()), 'another table')
-    refused(written.drop(columns='fold'), 'fold is missing')
-    refused(written.assign(fold=.5), 'no whole number')
+    refused(written.drop(columns='fold'), "'fold' is missing")
+    refused(written.assign(fold=.5), 'not a whole number')
+    refused(written.assign(fold=np.where(written.index == row, 10**9, fold)), 'not numbered')
+    refused(written.assign(fold=np.where(written.index == row, -2, fold)), 'not numbered')
+    refused(written.drop(columns='role_1'), 'role_1 is missing')
+    refused(written.assign(role_1='train'), 'role_1 does not fit the folds')
+    refused(written.assign(role_0=np.where(written.role_0 == 'train', 'validation', written.role_0)), 'no training segment')
+    refused(written.assign(role_0=np.where(written.role_0 == 'train', 'boss', written.role_0)), 'role_0 does not fit')
     path.write_bytes(b'')
-    with pytest.raises(PedarrError, match='no table'): read_split(path, t, kind)
+    with pytest.raises(PedarrError, match='damaged'): read_split(path, t, kind)
     path.unlink()
-    with pytest.raises(PedarrError, match='missing'): read_split(path, t, kind)
+    with pytest.raises(PedarrError, match='check the path'): read_split(path, t, kind)
 
 
 @pytest.mark.parametrize('kind, options, says', [
-    ('fold', {}, 'known: patient, loso, segment'), ('patient', dict(n_folds=1), 'at least 2 folds'), ('patient', dict(n_folds=7), '3 subjects are fewer than 7 folds'),
+    ('fold', {}, 'use one of patient, loso, segment'), ('patient', dict(n_folds=1), 'at least 2 folds'), ('patient', dict(n_folds=7), '3 subjects with an evaluation segment are fewer than 7 folds'),
     ('segment', dict(n_folds=40), 'no class has 40'), ('patient', dict(n_folds=2, strict=True), 'VT stands in 1 subject only; group it'),
     ('loso', dict(strict=True), 'VT stands in 1 subject only')])
 def test_bad_splits(kind, options, says):
@@ -173,7 +299,7 @@ def test_bad_splits(kind, options, says):
 def test_missing_or_single_subject():
     t = table([[('SR', 6)], [('SR', 6)]])
     with pytest.raises(PedarrError, match='has no subject'): make_split(t.assign(subject=[None] + t.subject.tolist()[1:]), n_folds=2)
-    with pytest.raises(PedarrError, match='1 subjects are fewer than 2'): make_split(t[t.subject == 'p0'], 'loso')
+    with pytest.raises(PedarrError, match='1 subjects with an evaluation segment are fewer than 2'): make_split(t[t.subject == 'p0'], 'loso')
 
 
 def test_bad_train_test():
@@ -190,6 +316,21 @@ def test_excluded_rows_stay_out():
     t = table([[('SR', 6)]] * 4); fold = make_split(t, n_folds=2); fold[:7] = -1
     train, test = train_test(t, fold, 0)
     assert min(train.min(), test.min()) >= 7
+
+
+def test_rows_are_read_through_the_store():
+    "Whatever reads segments asks the store's own reader, so that a file that became shorter is an error and not the end of the process."
+    store, asked = toy_store(), []
+    def take(rows):
+        asked.append(np.asarray(rows).tolist())
+        return [store.ecg[rows], store.iegm[rows]]
+    whole = SegmentDataset(store, [3, 5], in_memory=False).__getitems__([0, 1])
+    store.take = take
+    again = SegmentDataset(store, [3, 5], in_memory=False).__getitems__([0, 1])
+    assert asked == [[3, 5]] and same(whole, again)
+    def short(rows): raise PedarrError('ecg.npy: became shorter')
+    store.take = short
+    with pytest.raises(PedarrError, match='became shorter'): SegmentDataset(store, [3, 5])
 
 
 # ---- augmentation

@@ -1,6 +1,15 @@
 """The simulator: identities, third-party reading, determinism, promises about who has which rhythm, bad input."""
+import errno
 import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
 import tempfile
+import time
+from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +19,7 @@ import wfdb
 from hypothesis import given, settings, strategies as st
 
 from pedarr import simulate as sim
+from pedarr.core import PassingError, locked
 from pedarr.records import CHANNELS, ECG_LEADS, open_record, read_annotations
 from pedarr.rhythms import GROUPINGS, LEIPZIG_RHYTHMS, PedarrError, parse_episodes, poor_signal
 
@@ -24,6 +34,7 @@ def test_same_seed_same_bytes_for_any_jobs(tmp_path):
     assert tree(tmp_path/'a') == tree(tmp_path/'b')
     assert tree(tmp_path/'a')['x001.dat'] != tree(tmp_path/'c')['x001.dat']
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a', 'b', 'c']   # no temporary folder is left
+    assert f'Twin version {sim.TWIN_VERSION}' in open_record(tmp_path/'a'/'x001').comments
 
 
 def test_subjects_of_one_seed_differ():
@@ -146,8 +157,11 @@ def test_annotations_fit_the_signal():
     assert np.mean(np.abs(at) < .06*977) > .9
 
 
-@pytest.mark.parametrize('options, word', [(dict(subjects=3), 'subjects=3'), (dict(minutes=.1), 'minutes=0.1'), (dict(minutes=float('nan')), 'minutes=nan'),
-                                           (dict(seed=-1), 'seed=-1'), (dict(jobs=0), 'jobs=0')])
+@pytest.mark.parametrize('options, word', [
+    (dict(subjects=3), 'subjects=3'), (dict(subjects=10**9), 'subjects=1000000000'),
+    (dict(minutes=.1), 'minutes=0.1'), (dict(minutes=61), 'minutes=61'),
+    (dict(minutes=float('nan')), 'minutes=nan'), (dict(minutes=float('inf')), 'minutes=inf'),
+    (dict(seed=-1), 'seed=-1'), (dict(jobs=0), 'jobs=0'), (dict(jobs=10**6), 'jobs=1000000')])
 def test_values_out_of_range(tmp_path, options, word):
     with pytest.raises(PedarrError, match=word) as e: sim.simulate_database(tmp_path/'db', **{'subjects': 4, 'minutes': .5} | options)
     assert '\n' not in str(e.value) and not list(tmp_path.iterdir())
@@ -164,6 +178,69 @@ def test_an_empty_folder_is_used(tmp_path):
     assert (tmp_path/'db'/'RECORDS').exists()
 
 
+def test_a_target_that_is_no_folder_is_refused(tmp_path):
+    os.mkfifo(tmp_path/'pipe')
+    (tmp_path/'file').write_text('mine')
+    long = tmp_path/('n'*300)
+    for target in (tmp_path/'pipe', tmp_path/'file', Path('/dev/null'), tmp_path/'file'/'db', long):
+        with pytest.raises(PedarrError) as e: sim.simulate_database(target, 4, .5)
+        assert '\n' not in str(e.value)
+    with pytest.raises(PedarrError): sim.simulate_database('a\0b', 4, .5)
+    assert (tmp_path/'file').read_text() == 'mine' and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_link_to_an_empty_folder_stays_a_link(tmp_path):
+    (tmp_path/'far').mkdir()
+    (tmp_path/'db').symlink_to(tmp_path/'far')
+    sim.simulate_database(tmp_path/'db', 4, .5)
+    assert (tmp_path/'db').is_symlink() and (tmp_path/'far'/'RECORDS').exists()
+
+
+Space = namedtuple('Space', 'free')
+
+
+def test_the_space_is_looked_at_before_any_work(tmp_path, monkeypatch):
+    def work(*args): raise AssertionError('work was done')
+    monkeypatch.setattr(sim, '_write_all', work)
+    monkeypatch.setattr(sim.shutil, 'disk_usage', lambda p: Space(10**9))
+    with pytest.raises(PassingError, match='GB left'): sim.simulate_database(tmp_path/'new'/'db', 1000, 60)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_needed_covers_what_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(sim.shutil, 'disk_usage', lambda p: Space(0))
+    with pytest.raises(PassingError, match=r'needs (\S+) GB') as e: sim.simulate_database(tmp_path/'db', 8, 1)
+    need = float(str(e.value).split('needs ')[1].split()[0])*1e9
+    monkeypatch.undo()
+    sim.simulate_database(tmp_path/'db', 8, 1)
+    written = sum(p.stat().st_size for p in (tmp_path/'db').iterdir())
+    assert written < need + 1e7 and need < 1.2*written + 1e7
+
+
+def test_leftovers_of_killed_runs_are_removed_and_nothing_else(tmp_path):
+    for name in ('.db.part-old', '.db.part-', '.other.part-old', '.dbx'):
+        (tmp_path/name).mkdir()
+        (tmp_path/name/'x001.dat').write_bytes(b'1234')
+    (tmp_path/'.db.part-mine').write_text('a file')
+    (tmp_path/'.db.lock').write_text('')
+    sim.simulate_database(tmp_path/'db', 4, .5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['.db.part-mine', '.dbx', '.other.part-old', 'db']
+
+
+def test_two_at_once(tmp_path):
+    with locked(tmp_path/'.db.lock', 'simulating'):
+        with pytest.raises(PedarrError, match='process') as e: sim.simulate_database(tmp_path/'db', 4, .5)
+    assert str(e.value).count(str(os.getpid())) == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EIO])
+def test_a_fault_of_the_disk_leaves_nothing_and_blames_nobody(tmp_path, monkeypatch, code):
+    def fault(path): raise OSError(code, os.strerror(code))
+    monkeypatch.setattr(sim, 'sync_file', fault)
+    with pytest.raises(PassingError, match='db') as e: sim.simulate_database(tmp_path/'db', 4, .5)
+    assert 'delete' not in str(e.value) and not list(tmp_path.iterdir())
+
+
 def test_interruption_leaves_nothing(tmp_path, monkeypatch):
     def stop(*args): raise KeyboardInterrupt
     monkeypatch.setattr(sim, '_write_tables', stop)
@@ -173,3 +250,105 @@ def test_interruption_leaves_nothing(tmp_path, monkeypatch):
 
 def test_unknown_rhythm():
     with pytest.raises(PedarrError, match='PJRT'): sim.simulate_recording(PATIENT, [('PJRT', 5.)])
+
+
+RUN = """
+import sys
+from pedarr.simulate import simulate_database
+print('begins', flush=True)
+simulate_database(sys.argv[1], 8, 2., seed=5, jobs=int(sys.argv[2]))
+"""
+
+
+def begun(folder, jobs):
+    "A process that simulates into `folder`, from the moment at which its hidden folder is there."
+    process = subprocess.Popen([sys.executable, '-c', RUN, str(folder), str(jobs)], stdout=subprocess.PIPE)
+    while process.poll() is None and not list(folder.parent.glob('.db.part-*')): time.sleep(.01)
+    return process
+
+
+def test_kills_end_in_the_same_bytes_with_nothing_left_behind(tmp_path):
+    "Two kills at moments drawn by lot; PEDARR_KILLS=20 for more."
+    sim.simulate_database(tmp_path/'whole', 8, 2., seed=5)
+    luck = random.Random(1)
+    for i in range(int(os.environ.get('PEDARR_KILLS', 2))):
+        place = tmp_path/str(i)
+        place.mkdir()
+        process = begun(place/'db', 1)
+        time.sleep(2*luck.random())
+        process.kill()
+        process.wait()
+        assert not (place/'db').exists() or tree(place/'db') == tree(tmp_path/'whole')
+        if not (place/'db').exists(): sim.simulate_database(place/'db', 8, 2., seed=5)
+        assert tree(place/'db') == tree(tmp_path/'whole') and [p.name for p in place.iterdir()] == ['db']
+
+
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_ctrl_c_leaves_nothing(tmp_path, jobs):
+    process = begun(tmp_path/'db', jobs)
+    time.sleep(.4)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0 and not list(tmp_path.iterdir())
+
+
+def test_offsets_stay_where_they_are_and_some_reach_the_rails():
+    drawn = np.array([sim.draw_offsets(np.random.default_rng(i)) for i in range(400)])
+    wide = abs(drawn[:, 3:]).max(axis=1) > 1
+    assert .15 < wide.mean() < .35 and abs(drawn[:, :3]).max() < .3 and abs(drawn[~wide]).max() < .3
+    assert abs(drawn).max() > 10 and abs(drawn).max() <= 10.24
+    given = replace(PATIENT, offsets=(('CS34', -3.4), ('CS56', 10.)))
+    recording = sim.simulate_recording(given, [('N', 130.)], seed=8)
+    for name, offset in given.offsets:
+        x = recording.signal[CHANNELS.index(name)]
+        for minute in (x[:60*sim.FS], x[-60*sim.FS:]): assert abs(np.median(minute) - offset) < .05
+    assert recording.digital.max() <= sim.RAIL and recording.digital.min() >= -sim.RAIL
+
+
+def spectral_centre(x, fs=sim.FS):
+    "Centre of the power between 10 and 200 Hz."
+    power = abs(np.fft.rfft(x - x.mean()))**2
+    f = np.fft.rfftfreq(len(x), 1/fs)
+    here = (f > 10) & (f < 200)
+    return (f*power)[here].sum()/power[here].sum()
+
+
+@pytest.mark.parametrize('rhythm', ['AFIB', 'AFL'])
+def test_coronary_sinus_in_fibrillation_and_flutter(rhythm):
+    "Real ones have their centre near 60 Hz (quartiles 52 to 79); before they were measured these had 31."
+    made = [sim.simulate_recording(PATIENT, [(rhythm, 20.)], seed=[i]).signal[-5:] for i in range(8)]
+    centres = [spectral_centre(x.astype(float)) for five in made for x in five]
+    assert 42 < np.median(centres) < 75
+
+
+@given(st.floats(.3, 1.2), st.floats(0, .1), st.floats(0, .1))
+@settings(max_examples=100, deadline=None)
+def test_a_measured_irregularity_comes_out(cycle, spread, variability):
+    breathing, innovation, jitter = sim.irregularity(sim.Pace('N', cycle, spread*cycle, variability*cycle))
+    total = innovation**2/(1 - .98**2) + jitter**2 + breathing**2/2
+    assert min(breathing, innovation, jitter) >= 0 and total >= spread**2*(1 - 1e-9)
+    if innovation > 0: assert total == pytest.approx(spread**2)
+
+
+def test_measured_cycles_hold_in_the_opening():
+    known = (sim.Pace('N', .61, .01, .008), sim.Pace('AVRT', .4, .003, .002))
+    score = [('+', '(N'), *[('N', '')]*40, ('+', '(AVRT'), *[('X', 'AVRT')]*60, ('+', '(N'), *[('N', '')]*200]
+    for seed in range(5):
+        heart = sim.make_heart(9., np.random.default_rng(seed), 'left lateral', known=known)
+        beats, _, stretch = sim.perform_in(score, heart, seed, 230.)
+        rr = beats[beats.symbol != ''].ventricle.diff()
+        assert rr[beats.rhythm == 'N'][:39].median() == pytest.approx(.61, rel=.04)
+        assert rr[beats.symbol == 'X'].median() == pytest.approx(.4, rel=.04)
+        assert beats.ventricle.max() == pytest.approx(229.6)
+
+
+@pytest.mark.parametrize('rhythm, symbol, aux', [('/A', '/', '/A'), ('/V', '/', '/V')])
+def test_pacing_comes_in_trains(rhythm, symbol, aux):
+    "As in x0010: intervals of one length within some milliseconds, then one that is shorter."
+    train = [('+', f'({rhythm}'), *[(symbol, aux)]*9, ('+', '(N'), *[('N', '')]*3]
+    heart = replace(sim.make_heart(14., np.random.default_rng(3)), retrograde=True, av_limit=.3)
+    beats, _ = sim.perform([('+', '(N'), *[('N', '')]*4, *train*6], heart, 3)
+    stimuli = beats[beats.symbol == symbol].stimulus.to_numpy().reshape(6, 9)
+    first = np.diff(stimuli)[:, :-1]
+    assert any(np.median(first) == pytest.approx(x, rel=.01) for x in sim.TRAINS)
+    assert abs(first/np.median(first) - 1).max() < .01
+    assert (np.diff(stimuli)[:, -1] < .9*np.median(first)).all()

@@ -1,6 +1,14 @@
 """Runs: repeatable, resumable, refused when mixed up; checkpoints and run folders under fault."""
+import contextlib
 import dataclasses
+import errno
+import io
 import json
+import math
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +20,11 @@ from hypothesis import given, settings, strategies as st
 from conftest import real
 from pedarr.preprocess import PreprocessConfig, build_store, open_store
 from pedarr.report import choose_cases, percent, write_report
-from pedarr.rhythms import PedarrError
+from pedarr.core import PassingError, PedarrError
 from pedarr.losses import LOSSES, loss_terms
-from pedarr.segments import train_test
-from pedarr.train import (TrainConfig, check_parameters, fit_fold, learning_rate, load_model, make_config, plan_split, predict, regroup, run_training)
+from pedarr.runs import TrainConfig, check_parameters, make_config, open_finished, read_params, scores_of, writing
+from pedarr.segments import all_roles, read_roles, split_table
+from pedarr.train import fit_fold, learning_rate, load_model, plan_roles, plan_split, predict, prepare, regroup, rows_of, run_training
 
 SMALL = dict(epochs=1, batch_size=32, dim=32, depth=1, heads=2, n_folds=2, resamples=200)
 
@@ -28,12 +37,12 @@ def run(store, tmp_path_factory):
 def test_run_folder_is_whole(run):
     names = {p.name for p in run.iterdir()}
     assert {'params.json', 'environment.json', 'split.csv', 'history.csv', 'predictions.csv', 'metrics.json', 'model.json', 'model-0.safetensors', 'model-1.safetensors'} <= names
-    assert not [n for n in names if 'checkpoint' in n or n.endswith('.part') or n.startswith(('fold-', 'history-'))]
+    assert not [n for n in names if 'checkpoint' in n or n.endswith('.part') or n.startswith(('fold-', 'history-', 'lock'))]
     assert not list(run.rglob('*.pt')) + list(run.rglob('*.pkl')), 'nothing needs pickle'
 
 
 def test_every_evaluation_segment_is_predicted_once(run, store):
-    p, t = pd.read_csv(run/'predictions.csv', dtype={'record': str}), open_store(store).segments
+    p, t = open_finished(run).predictions, open_store(store).segments
     assert sorted(p.segment) == sorted(t.segment[t.evaluate])
     probs = p[[c for c in p.columns if c.startswith('p_')]].to_numpy()
     assert np.allclose(probs.sum(1), 1, atol=1e-4)
@@ -41,8 +50,11 @@ def test_every_evaluation_segment_is_predicted_once(run, store):
 
 
 def test_no_subject_on_both_sides(run):
-    s = pd.read_csv(run/'split.csv', dtype={'subject': str})
+    s = pd.read_csv(run/'split.csv', dtype={'subject': str}, keep_default_na=False)
     assert s.groupby('subject').fold.nunique().max() == 1
+    for k in (0, 1):
+        sides = [set(s.subject[s[f'role_{k}'] == role]) for role in ('train', 'validation', 'test')]
+        assert all(sides) and len(set.union(*sides)) == sum(map(len, sides))
 
 
 def test_same_seed_same_predictions(run, store, tmp_path):
@@ -77,7 +89,6 @@ def test_a_model_for_other_classes_is_refused(run):
 
 
 def test_a_damaged_model_is_refused(run, tmp_path):
-    import shutil
     bad = shutil.copytree(run, tmp_path/'bad')
     (bad/'model-0.safetensors').write_bytes(b'not tensors')
     with pytest.raises(PedarrError, match='model-0.safetensors'): load_model(bad, 0)
@@ -95,12 +106,20 @@ def test_an_unfinished_run_has_no_report(tmp_path):
     with pytest.raises(PedarrError, match='not a finished run'): write_report(tmp_path)
 
 
-def test_a_full_disk_leaves_no_half_written_run(store, tmp_path, monkeypatch):
-    import pedarr.train as t
-    def full(*a, **k): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(t, 'save_file', full)
-    with pytest.raises(PedarrError, match='No space left on device.*free some space'): run_training(make_config(store=store, run=tmp_path/'r', **SMALL), progress=False)
-    assert not (tmp_path/'r'/'metrics.json').exists() and not list((tmp_path/'r').glob('*.part'))
+def test_a_full_disk_leaves_no_half_written_run_and_the_same_command_ends_it(run, store, tmp_path, monkeypatch):
+    import pedarr.core as core
+    real = core.create
+    def full(path):
+        if path.name.startswith('model-1'): raise OSError(errno.ENOSPC, 'No space left on device')
+        return real(path)
+    monkeypatch.setattr(core, 'create', full)
+    c = make_config(store=store, run=tmp_path/'r', **SMALL)
+    with pytest.raises(PassingError, match='model-1.safetensors.*No space left on device.*make room') as e: run_training(c, progress=False)
+    assert 'delete' not in str(e.value)
+    assert not (tmp_path/'r'/'metrics.json').exists() and not list((tmp_path/'r').glob('*.part')) and not (tmp_path/'r'/'lock').exists()
+    monkeypatch.undo()
+    run_training(c, progress=False)
+    assert (tmp_path/'r'/'predictions.csv').read_bytes() == (run/'predictions.csv').read_bytes()
 
 
 @pytest.mark.parametrize('loss', [*LOSSES, 'ldam+agcacl'])
@@ -116,19 +135,21 @@ def test_every_loss_trains_and_is_finite(store, tmp_path, loss):
 def test_a_run_cut_off_after_any_epoch_ends_the_same(store, tmp_path, loss):
     c = make_config(store=store, run='x', **{**SMALL, 'epochs': 3, 'loss': loss, 'loss_options': {'defer': .5} if 'ldam' in loss else {}})
     s = open_store(store)
-    train, test = train_test(s.segments, plan_split(s, c)[0], 0, c.split)
-    class Stop:
-        def __init__(self, after): self.left = after + 1
-        def update(self, n=1):
-            self.left -= 1
-            if not self.left: raise KeyboardInterrupt
-        def set_postfix(self, **kw): pass
-    whole = fit_fold(s, train, test, c)[0].state_dict()
+    train, validation = (rows_of(plan_roles(s, plan_split(s, c)[0], c), 0, role) for role in ('train', 'validation'))
+    def stop(after):
+        seen = []
+        def row(r):
+            seen.append(r)
+            if len(seen) == after: raise KeyboardInterrupt
+        return row
+    model, _, history = fit_fold(s, train, validation, c)
+    whole = model.state_dict()
     for after in (1, 2):
-        try: fit_fold(s, train, test, c, tmp_path/f'{after}.safetensors', Stop(after))
-        except KeyboardInterrupt: pass
-        again = fit_fold(s, train, test, c, tmp_path/f'{after}.safetensors')[0].state_dict()
+        with contextlib.suppress(KeyboardInterrupt): fit_fold(s, train, validation, c, tmp_path/f'{after}.safetensors', stop(after))
+        again, _, rows = fit_fold(s, train, validation, c, tmp_path/f'{after}.safetensors')
+        again = again.state_dict()
         assert whole.keys() == again.keys() and all(torch.equal(v, again[k]) for k, v in whole.items())
+        assert [{k: v for k, v in r.items() if k not in ('seconds', 'wait_share')} for r in rows] == [{k: v for k, v in r.items() if k not in ('seconds', 'wait_share')} for r in history]
 
 
 def test_names_that_mean_the_same_give_the_same_run(store, tmp_path):
@@ -147,18 +168,46 @@ def test_model_options_reach_the_network_and_come_back(store, tmp_path):
     with pytest.raises(PedarrError, match='holds a run with model_options'): run_training(make_config(store=store, run=run, **{**SMALL, 'fold': 0, 'loss': 'ldam', 'loss_options': {'scale': 20.}}), progress=False)
 
 
-def test_a_run_from_before_model_options_and_encoders_is_still_known(store, run, tmp_path):
-    import shutil
-    old = shutil.copytree(run, tmp_path/'old')
-    params = json.loads((old/'params.json').read_text())
-    del params['model_options'], params['encoder']
-    (old/'params.json').write_text(json.dumps(params))
-    meta = json.loads((old/'model.json').read_text())
-    del meta['cosine_head'], meta['model']['encoder'], meta['model']['centre']
-    (old/'model.json').write_text(json.dumps(meta))
-    assert run_training(make_config(store=store, run=old, **SMALL), progress=False) == old
-    assert load_model(old)[0].config['encoder'] == 'plain'
-    with pytest.raises(PedarrError, match="holds a run with encoder='plain'"): run_training(make_config(store=store, run=old, **SMALL, encoder='deep'), progress=False)
+def older(run: Path, folder: Path) -> Path:
+    "A run as it was written before there were model options, encoders, validation, seals and notes: it watched its test."
+    old = Path(shutil.copytree(run, folder))
+    edit(old/'params.json', lambda p: {k: v for k, v in p.items() if k not in ('model_options', 'encoder', 'validation')} | {'watch': True})
+    edit(old/'environment.json', lambda e: {k: v for k, v in e.items() if k not in ('store_json_sha256', 'simulated')})
+    edit(old/'model.json', lambda m: {k: v for k, v in m.items() if k != 'cosine_head'} | {'model': {k: v for k, v in m['model'].items() if k not in ('encoder', 'centre')}})
+    def plainer(m):
+        del m['files']
+        for row in m['per_class']: del row['note']
+        for row in m['per_subject']: del row['alone']
+        return m
+    edit(old/'metrics.json', plainer)
+    h = pd.read_csv(old/'history.csv')
+    h.drop(columns='validation_loss').rename(columns={'validation_top1': 'test_top1'}).assign(test_top1=.5).to_csv(old/'history.csv', index=False)
+    t = pd.read_csv(old/'split.csv', keep_default_na=False)
+    t[[c for c in t if not c.startswith('role_')]].to_csv(old/'split.csv', index=False)
+    return old
+
+
+def edit(file: Path, change) -> None:
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+
+
+def unvouched(run: Path, folder: Path) -> Path:
+    "A copy of a run whose metrics.json has no hashes, as those of older runs: its files are judged by their contents."
+    copy = Path(shutil.copytree(run, folder))
+    edit(copy/'metrics.json', lambda m: {k: v for k, v in m.items() if k != 'files'})
+    return copy
+
+
+def test_a_run_from_before_validation_is_still_known_and_reported(store, tmp_path):
+    config = make_config(store=store, run=tmp_path/'new', **SMALL, validation=0)
+    old = older(run_training(config, progress=False), tmp_path/'old')
+    assert run_training(dataclasses.replace(config, run=str(old)), progress=False) == old
+    assert load_model(old)[0].config['encoder'] == 'plain' and read_params(old).validation == 0
+    with pytest.raises(PedarrError, match="holds a run with validation=0.0, not 0.2; encoder='plain', not 'deep'"):
+        run_training(make_config(store=store, run=old, **SMALL, encoder='deep'), progress=False)
+    html = write_report(old).read_text()
+    assert 'its curve is the test' in html and 'Simulated data' in html
+    assert 'No subjects were set aside' in write_report(tmp_path/'new').read_text()
 
 
 @pytest.mark.parametrize('options', [dict(modalities='ecg'), dict(modalities='iegm'), dict(precision='bf16'), dict(split='segment'), dict(balanced=True), dict(grouping='svt4'), dict(workers=1)])
@@ -167,14 +216,16 @@ def test_options_run(store, tmp_path, options):
     m = json.loads((run_training(c, progress=False)/'metrics.json').read_text())
     if options.get('split') == 'segment': assert 'overstates' in m['notes'][0]
     if options.get('grouping') == 'svt4': assert m['classes'] == ['SR', 'AVNRT', 'AVRT', 'OTHER']
-    p = pd.read_csv(tmp_path/'r'/'predictions.csv')
+    p = open_finished(tmp_path/'r').predictions
     if options.get('modalities') == 'ecg': assert (p.weight_iegm == 0).all()
 
 
 @pytest.mark.parametrize('params, say', [
-    (dict(epohcs=3), "unknown parameter 'epohcs': use one of store"), (dict(epochs=2.5), 'epochs must be a whole number'), (dict(epochs=True), 'epochs must be a whole number'),
-    (dict(lr='fast'), 'lr must be a number'), (dict(lr=float('nan')), 'lr must be a number'), (dict(lr=-1.), 'lr must be positive'), (dict(balanced=1), 'balanced must be true or false'),
-    (dict(loss='hinge'), "unknown loss 'hinge': use one of none, agcacl"), (dict(split='random'), "unknown split 'random': use one of"), (dict(grouping='g'), "unknown grouping 'g': use one of rhythm8"),
+    (dict(epohcs=3), "unknown parameter 'epohcs': did you mean 'epochs'"), (dict(epochs=2.5), 'epochs must be a whole number'), (dict(epochs=True), 'epochs must be a whole number'),
+    (dict(lr='fast'), 'lr must be a number'), (dict(lr=float('nan')), 'lr must be a number'), (dict(lr=-1.), 'lr must be positive'), (dict(lr='1e-3x'), 'lr must be a number'), (dict(gamma=10**400), 'gamma must be a number'), (dict(epochs='3.0'), "epochs must be a whole number, not '3.0'"),
+    (dict(epochs=10**5000), 'epochs must be at most 100000, not a number with thousands of digits'), (dict(dim=10**9), 'dim must be at most'), (dict(depth=10**6), 'depth must be at most'), (dict(validation=1), 'validation must be at most'),
+    (dict(loss_options={'tau': float('nan')}), 'loss_options holds something'), (dict(model_options={'proj_dim': object()}), 'model_options holds something'), (dict(watch=False), "unknown parameter 'watch'"), (dict(balanced=1), 'balanced must be true or false'),
+    (dict(loss='hinge'), "unknown loss 'hinge': use one of none, agcacl"), (dict(split='random'), "unknown split 'random': use one of"), 
     (dict(fold='first'), 'fold must be a whole number'), (dict(n_folds=1), 'n_folds must be at least 2'), (dict(store=3), 'store must be a text'), (dict(precision='fp4'), 'unknown precision'),
     (dict(modalities='eeg'), 'unknown modalities'), (dict(resamples=0), 'resamples must be at least'),
     (dict(loss='agcacl+ldam'), 'in this order'), (dict(model_options=3), 'model_options must be a dictionary'), (dict(model_options={'layers': 3}), "unknown model option 'layers'"),
@@ -185,7 +236,8 @@ def test_wrong_parameters_are_refused_by_name(params, say):
 
 @pytest.mark.parametrize('params, say', [(dict(device='tpu'), "device 'tpu' is not available"), (dict(fold=9), 'fold is 9'), (dict(n_folds=50), 'fold'), (dict(loss_options={'nope': 1}), 'nope'),
                                          (dict(loss='focal', logit_adjust=1.), 'takes no logit_adjust'), (dict(loss='ldam', loss_options={'tau': .1}), 'it takes margin'),
-                                         (dict(model_options={'proj_dim': 'wide'}), 'model_options'), (dict(model_options={'proj_dim': 0}), 'proj_dim'), (dict(heads=3), 'heads|dim'), (dict(normalise='zscore'), 'zscore'), (dict(grouping='ludb7'), 'finds 0 of its classes')])
+                                         (dict(model_options={'proj_dim': 'wide'}), 'model_options'), (dict(model_options={'proj_dim': 0}), 'proj_dim'), (dict(heads=3), 'heads|dim'), (dict(normalise='zscore'), 'zscore'), (dict(grouping='g'), "unknown grouping 'g': use one of rhythm8"), (dict(dim=8192, depth=256), 'GiB of memory'), (dict(model_options={'proj_dim': 10**9}), 'proj_dim=1000000000 is out of range'),
+                                         (dict(workers=1000), 'workers must be at most'), (dict(device='meta'), "unknown device 'meta'"), (dict(grouping='ludb7'), 'finds 0 of its classes')])
 def test_impossible_runs_are_refused(store, tmp_path, params, say):
     with pytest.raises(PedarrError, match=say): run_training(make_config(store=store, run=tmp_path/'r', **{**SMALL, **params}), progress=False)
 
@@ -221,14 +273,6 @@ def test_both_modalities_of_a_real_recording(tmp_path):
     assert s.mask[:, :12].sum(1).min() == 3 and s.mask[:, 12:].any(1).all()
     out = predict(PedArrNet(8).eval(), make_loader(SegmentDataset(s, np.arange(len(s))), 16, shuffle=False), torch.device('cpu'))
     assert np.isfinite(out['prob']).all() and (out['weights'] > 0).all() and np.allclose(out['weights'].sum(1), 1, atol=1e-5)
-
-
-def test_safetensors_own_error_on_a_full_disk_is_one_line_too(store, tmp_path, monkeypatch):
-    from safetensors import SafetensorError
-    import pedarr.train as t
-    def full(*a, **k): raise SafetensorError('Error while serializing: I/O error: No space left on device (os error 28)')
-    monkeypatch.setattr(t, 'save_file', full)
-    with pytest.raises(PedarrError, match='No space left on device'): run_training(make_config(store=store, run=tmp_path/'r', **SMALL), progress=False)
 
 
 def test_a_run_of_another_store_is_not_taken_for_this_one(run, simulated, tmp_path):
@@ -277,13 +321,15 @@ def test_unknown_networks_and_options_of_another_network():
 
 
 def test_a_split_that_changed_under_a_run_is_refused(run, store, tmp_path):
-    import shutil
     again = Path(shutil.copytree(run, tmp_path/'r'))
     (again/'metrics.json').unlink()
-    table = pd.read_csv(again/'split.csv'); table['fold'] = 1 - table.fold; table.to_csv(again/'split.csv', index=False)
+    segments, fold = open_store(store).segments, 1 - pd.read_csv(again/'split.csv').fold.to_numpy()
+    split_table(segments, fold, all_roles(segments, fold)).to_csv(again/'split.csv', index=False)
     config = make_config(**{**SMALL, 'store': store, 'run': again})
-    params = json.loads((again/'params.json').read_text()); params['run'] = str(again); (again/'params.json').write_text(json.dumps(params))
     with pytest.raises(PedarrError, match='another split'): run_training(config, progress=False)
+    table = pd.read_csv(again/'split.csv', keep_default_na=False)
+    table.assign(fold=1 - table.fold).to_csv(again/'split.csv', index=False)
+    with pytest.raises(PedarrError, match='split.csv: split: role_0 does not fit the folds'): run_training(config, progress=False)
 
 
 TREES = dict(model='trees', n_folds=2, resamples=200, model_options={'max_iter': 5})
@@ -303,26 +349,26 @@ def test_trees_leave_the_folder_of_a_run(grown, run, store):
     assert list(p) == list(q) and p[['segment', 'fold', 'record', 'label']].equals(q[['segment', 'fold', 'record', 'label']])
     assert (grown/'split.csv').read_bytes() == (run/'split.csv').read_bytes()
     assert {p.name for p in grown.iterdir()} == {'params.json', 'environment.json', 'split.csv', 'history.csv', 'predictions.csv', 'metrics.json', 'model.json', 'features.csv'}
-    assert len(pd.read_csv(grown/'history.csv')) == 2
+    assert len(pd.read_csv(grown/'history.csv')) == 2 and open_finished(grown).history.validation_top1.between(0, 1).all()
 
 
 def test_trees_of_a_run_are_those_of_chapter_07a(grown, store):
-    from pedarr.baselines import boosted_trees, segment_features
+    from pedarr.baselines import segment_features, tree_fold
     s = open_store(store)
-    want = boosted_trees(s, segment_features(s), plan_split(s, make_config(**TREES))[0], max_iter=5)
-    got = pd.read_csv(grown/'predictions.csv', dtype={'record': str, 'subject': str})
+    roles, features = read_roles(grown/'split.csv', s.segments), segment_features(s)
+    want = pd.concat([tree_fold(s, features, roles[:, k], k, max_iter=5)[0] for k in (0, 1)], ignore_index=True)
+    got = open_finished(grown).predictions
     assert (got.predicted == want.predicted).all() and np.array_equal(got.filter(like='p_'), want.filter(like='p_'))
 
 
 def test_trees_killed_between_folds_end_the_same(grown, store, tmp_path):
     "SIGKILL when the second fold begins; the resumed run reads the features and the first fold, and ends byte for byte as the undisturbed one."
-    import subprocess, sys
     script = f"""
 import os, signal, pedarr.train as t
 grow = t.run_trees
-def deadly(store, features, measured, fold, k, *rest):
+def deadly(store, features, measured, roles, k, *rest):
     if k == 1: os.kill(os.getpid(), signal.SIGKILL)
-    grow(store, features, measured, fold, k, *rest)
+    return grow(store, features, measured, roles, k, *rest)
 t.run_trees = deadly
 t.run_training(t.make_config(store={str(store)!r}, run={str(tmp_path/'r')!r}, **{TREES!r}), progress=False)
 """
@@ -339,7 +385,8 @@ t.run_training(t.make_config(store={str(store)!r}, run={str(tmp_path/'r')!r}, **
     assert (r/'features.csv').stat().st_mtime_ns == stamps['features.csv']
     assert (r/'predictions.csv').read_bytes() == (grown/'predictions.csv').read_bytes()
     a, b = (json.loads((f/'metrics.json').read_text()) for f in (r, grown))
-    assert {k: v for k, v in a.items() if k != 'speed'} == {k: v for k, v in b.items() if k != 'speed'}
+    assert {k: v for k, v in a.items() if k not in ('speed', 'files')} == {k: v for k, v in b.items() if k not in ('speed', 'files')}
+    assert {k for k in a['files'] if a['files'][k] == b['files'][k]} == {'split.csv', 'predictions.csv', 'model.json', 'environment.json'}        # times and folders differ
     assert not list(r.glob('fold-*')) and not list(r.glob('history-*')) and not list(r.glob('*.part'))
 
 
@@ -364,10 +411,9 @@ def test_annotated_beats_are_used_and_noted(store, simulated, grown, tmp_path):
     assert 'annotated beats' in write_report(tmp_path/'r').read_text()
 
 
-@pytest.mark.parametrize('harm, say', [(lambda b: b[:200], 'features.csv'), (lambda b: b'', 'features.csv: missing or no table'), (lambda b: b.replace(b'rr', b'RR', 1), 'damaged, or measured in other segments'),
+@pytest.mark.parametrize('harm, say', [(lambda b: b[:200], 'features.csv'), (lambda b: b'', 'features.csv: damaged'), (lambda b: b.replace(b'rr', b'RR', 1), "damaged, column 'rr' is missing"),
                                        (lambda b: b[:b.rindex(b'\n', 0, -1) + 1], 'damaged')])
 def test_features_of_something_else_are_refused(grown, store, tmp_path, harm, say):
-    import shutil
     bad = Path(shutil.copytree(grown, tmp_path/'r'))
     (bad/'metrics.json').unlink()
     (bad/'features.csv').write_bytes(harm((bad/'features.csv').read_bytes()))
@@ -376,7 +422,7 @@ def test_features_of_something_else_are_refused(grown, store, tmp_path, harm, sa
 
 @pytest.mark.parametrize('params, say', [
     (dict(epochs=3), 'epochs means nothing to model trees'), (dict(loss='focal'), 'loss means nothing'), (dict(loss_options={'a': 1}), 'loss_options means nothing'), (dict(augment=False), 'augment means nothing'),
-    (dict(model_options={'trees': 5}), "unknown model option 'trees': use one of max_iter"), (dict(model_options={'class_weight': 'balanced'}), "unknown model option 'class_weight'"),
+    (dict(model_options={'trees': 5}), "unknown model option 'trees'"), (dict(model_options={'class_weight': 'balanced'}), "unknown model option 'class_weight'"),
     (dict(model_options={'max_iter': '5'}), "options .* no trees can be grown .*max_iter"), (dict(model_options={'learning_rate': -1.}), 'learning_rate'), (dict(model_options={'beats': 3}), 'beats .* must be a text')])
 def test_wrong_parameters_of_trees_are_refused_by_name(params, say):
     with pytest.raises(PedarrError, match=say): make_config(model='trees', **params)
@@ -398,3 +444,349 @@ def test_a_run_of_trees_has_no_network(grown, store):
 def test_a_run_of_trees_and_a_network_are_not_mixed_up(grown, run, store):
     with pytest.raises(PedarrError, match="holds a run with"): run_training(make_config(store=store, run=grown, **SMALL), progress=False)
     with pytest.raises(PedarrError, match="holds a run with"): run_training(make_config(store=store, run=run, **TREES), progress=False)
+
+
+# ---- nobody watches the test
+
+class Counting:
+    "A store that notes which rows are read, in order; everything else is the store's own."
+    def __init__(self, store): self._store, self.read = store, []
+    def __getattr__(self, name): return getattr(self._store, name)
+    def __len__(self): return len(self._store)
+    def take(self, rows):
+        rows = np.asarray(rows)
+        self.read.append(rows)
+        return [np.asarray(self._store.ecg[rows]), np.asarray(self._store.iegm[rows])]
+
+
+def test_test_segments_are_read_once_and_after_the_last_epoch(store, tmp_path, monkeypatch):
+    "Every read of a fold's training is counted: no test row before the last epoch's step, each once after it; validation in every epoch."
+    import pedarr.train as t
+    c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'epochs': 2})
+    s = Counting(open_store(store))
+    fold, roles = plan_split(s, c)[0], plan_roles(s, plan_split(s, c)[0], c)
+    said, epochs = [], []
+    monkeypatch.setattr(t, 'train_epoch', lambda *a, real=t.train_epoch: (epochs.append(len(s.read)), real(*a))[1])
+    monkeypatch.setattr(t, 'SegmentDataset', lambda *a, real=t.SegmentDataset, **k: real(*a, **{**k, 'in_memory': False}))
+    monkeypatch.setattr(t, 'predict', lambda model, loader, device, real=t.predict: (said.append(sorted(loader.dataset.index)), real(model, loader, device))[1])
+    (tmp_path/'r').mkdir()
+    t.run_fold(s, roles, 0, c, tmp_path/'r', t.Follower(2, 4, show=False))
+    test, validation = rows_of(roles, 0, 'test').tolist(), rows_of(roles, 0, 'validation').tolist()
+    assert len(epochs) == 2 and validation and said == [validation, validation, test]
+    reads = [set(r.tolist()) & set(test) for r in s.read]
+    first = next(i for i, r in enumerate(reads) if r)
+    assert first > epochs[-1] and all(reads[first:]) and sorted(np.concatenate(s.read[first:]).tolist()) == test
+    assert not {i for r in s.read for i in r.tolist()} & set(np.flatnonzero(roles[:, 0] == '').tolist())
+
+
+def test_changing_the_test_signals_changes_no_weight(store, run, tmp_path):
+    "The same training on a store whose test segments of fold 0 are noise ends in the same weights, to the bit."
+    c = make_config(store=store, run='x', **SMALL)
+    s = open_store(store)
+    roles = plan_roles(s, plan_split(s, c)[0], c)
+    class Doctored(Counting):
+        def take(self, rows):
+            ecg, iegm = super().take(rows)
+            ecg[np.isin(rows, rows_of(roles, 0, 'test'))] = 7
+            return [ecg, iegm]
+    sides = [rows_of(roles, 0, role) for role in ('train', 'validation')]
+    a, b = (fit_fold(x, *sides, c)[0].state_dict() for x in (s, Doctored(s)))
+    assert all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+@pytest.mark.parametrize('validation, some', [(0, False), (.3, True)])
+def test_validation_is_kept_in_the_history(store, tmp_path, validation, some):
+    done = run_training(make_config(store=store, run=tmp_path/'r', **SMALL, validation=validation, fold=0), progress=False)
+    history = open_finished(done).history
+    assert history.validation_top1.notna().all() == history.validation_loss.notna().all() == some and 'test_top1' not in history
+    assert (read_roles(done/'split.csv', open_store(store).segments) == 'validation').any() == some
+
+
+# ---- what is said while it runs
+
+def test_without_a_terminal_each_epoch_is_one_line_that_names_the_fold(store, tmp_path, capfd):
+    c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'epochs': 2})
+    run_training(c)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(': loss')[0] for line in lines] == [f'fold {k} of 2, epoch {e} of 2' for k in (1, 2) for e in (1, 2)]
+    assert all('validation top-1' in line and '\r' not in line for line in lines)
+    run_training(c)
+    assert capfd.readouterr().err == f'already finished: {tmp_path/"r"}\n'
+
+
+def test_on_a_terminal_the_bar_names_the_fold(monkeypatch, capfd):
+    from pedarr.train import Follower
+    monkeypatch.setenv('PEDARR_TERMINAL', '1')
+    follower = Follower(5, 4)
+    follower.fold(1, 2)(dict(classification=.5, validation_top1=.25, epoch=0))
+    follower.close()
+    said = capfd.readouterr().err
+    assert 'fold 2 of 5' in said and 'validation top-1 0.25' in said and '1/4' in said
+
+
+# ---- one process at a time
+
+HOLD = """
+import sys, pedarr.train as t
+real = t.train_epoch
+def slow(*a):
+    print('training', flush=True)
+    sys.stdin.readline()
+    return real(*a)
+t.train_epoch = slow
+t.run_training(t.make_config(**{params!r}), progress=False)
+"""
+
+
+def test_a_second_training_is_told_who_trains_and_touches_nothing(store, tmp_path):
+    "While another process trains: the same run, and another seed, are refused in one line; afterwards the same run is 'already finished'."
+    params = dict(store=str(store), run=str(tmp_path/'r'), **SMALL)
+    first = subprocess.Popen([sys.executable, '-c', HOLD.format(params=params)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout.readline() == 'training\n'
+        before = {p.name: p.stat().st_mtime_ns for p in (tmp_path/'r').iterdir()}
+        with pytest.raises(PedarrError, match=f'process {first.pid} on .* is training into this folder: wait for it') as e: run_training(make_config(**params), progress=False)
+        assert '\n' not in str(e.value) and 'delete' not in str(e.value)
+        with pytest.raises(PedarrError, match='holds a run with seed=0, not 1: choose another'): run_training(make_config(**{**params, 'seed': 1}), progress=False)
+        assert {p.name: p.stat().st_mtime_ns for p in (tmp_path/'r').iterdir()} == before
+    finally: first.communicate('\n\n\n')
+    assert first.returncode == 0 and not (tmp_path/'r'/'lock').exists()
+    with contextlib.redirect_stderr(io.StringIO()) as said: run_training(make_config(**params))
+    assert said.getvalue() == f'already finished: {tmp_path/"r"}\n'
+
+
+def test_a_killed_training_leaves_no_lock_and_ends_the_same(store, run, tmp_path):
+    "SIGKILL in the second fold; the same command goes on, and ends byte for byte as the undisturbed run."
+    params = dict(store=str(store), run=str(tmp_path/'r'), **SMALL)
+    first = subprocess.Popen([sys.executable, '-c', HOLD.format(params=params)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    first.stdout.readline(); first.stdin.write('\n'); first.stdin.flush()
+    assert first.stdout.readline() == 'training\n' and (tmp_path/'r'/'fold-0.csv').exists()
+    first.kill(); first.communicate()
+    assert run_training(make_config(**params), progress=False)
+    assert {p.name for p in (tmp_path/'r').iterdir()} == {p.name for p in run.iterdir()} - {'report.html', 'figures'}
+    for name in ('predictions.csv', 'split.csv', 'model-0.safetensors', 'model-1.safetensors'): assert (tmp_path/'r'/name).read_bytes() == (run/name).read_bytes()
+
+
+def test_what_a_kill_at_the_very_end_leaves_is_removed(run, store, tmp_path):
+    again = Path(shutil.copytree(run, tmp_path/'r'))
+    for name in ('fold-0.csv', 'history-1.csv', 'checkpoint-1.safetensors', 'metrics.json.part'): (again/name).write_text('left')
+    run_training(make_config(store=store, run=again, **SMALL), progress=False)
+    assert {p.name for p in again.iterdir()} == {p.name for p in run.iterdir()}
+
+
+def test_every_parameter_that_differs_is_named(run, store):
+    with pytest.raises(PedarrError) as e: run_training(make_config(**{**SMALL, 'epochs': 2, 'dim': 64}, seed=5, lr=1, store=store, run=run), progress=False)
+    for said in ('epochs=1, not 2', 'dim=32, not 64', 'seed=0, not 5', 'lr=0.001, not 1.0'): assert said in str(e.value)
+
+
+# ---- the store under a run
+
+def test_an_edited_description_of_the_store_is_named_by_report_and_resume(simulated, tmp_path):
+    "`simulated` flipped in store.json after the training: no report without its banner, no resuming."
+    config = PreprocessConfig(rate=250., iegm_band=(30., 110.))
+    build_store(simulated, tmp_path/'s', 'leipzig', config=config, progress=False)
+    c = make_config(store=tmp_path/'s', run=tmp_path/'r', **SMALL, fold=0)
+    run_training(c, progress=False)
+    whole = (tmp_path/'s'/'store.json').read_text()
+    for change, why in (({'simulated': False}, 'simulated is False, was True'), ({'versions': {}}, 'its SHA-256 differs')):
+        edit(tmp_path/'s'/'store.json', lambda m: m | change)
+        for call in (lambda: write_report(tmp_path/'r'), lambda: run_training(c, progress=False), lambda: prepare(c)):
+            with pytest.raises(PedarrError, match=f'store.json.*altered since.*{why}'): call()
+        (tmp_path/'s'/'store.json').write_text(whole)
+    assert 'Simulated data' in write_report(tmp_path/'r').read_text()
+
+
+def test_an_edited_rate_of_the_store_is_named(run, store, tmp_path):
+    s = open_store(store)
+    edited = dataclasses.replace(s, meta=s.meta | {'config': s.meta['config'] | {'rate': 500.}}, **({'seal': 'f'*64} if hasattr(s, 'seal') else {}), path=tmp_path)
+    (tmp_path/'store.json').write_text('{}')
+    with pytest.raises(PedarrError, match='store.json: altered since .*rate is 500.0, was 250.0'): write_report(run, edited)
+    bad = Path(shutil.copytree(run, tmp_path/'r'))                                # and where the run's own file was edited, that is named
+    edit(bad/'environment.json', lambda e: e | {'simulated': False})
+    with pytest.raises(PedarrError, match='environment.json: (damaged|altered)'): write_report(bad)
+    with pytest.raises(PedarrError, match='environment.json: damaged, simulated is False'): run_training(make_config(store=store, run=bad, **SMALL), progress=False)
+
+
+def test_a_store_that_changes_while_it_is_trained_on_ends_the_run_in_one_line(store, tmp_path, monkeypatch):
+    "The store is asked after every epoch, fold and run; what was trained on other bytes is neither a checkpoint nor a fold."
+    from pedarr.preprocess import Store
+    asked = []
+    def unchanged(self):
+        asked.append(sorted(p.name for p in (tmp_path/'r').iterdir()))
+        if len(asked) == fails: raise PedarrError(f'{self.path}/ecg.npy: changed while it was trained on: restore it')
+    monkeypatch.setattr(Store, 'unchanged', unchanged, raising=False)
+    c = make_config(store=store, run=tmp_path/'r', **SMALL)
+    fails = 3                                                                              # the epoch of the second fold
+    with pytest.raises(PedarrError, match='changed while it was trained on'): run_training(c, progress=False)
+    names = {p.name for p in (tmp_path/'r').iterdir()}
+    assert 'fold-0.csv' in names and not names & {'fold-1.csv', 'checkpoint-1.safetensors', 'metrics.json', 'lock'}
+    fails = 10**9
+    run_training(c, progress=False)
+    assert 'fold-1.csv' not in asked[3] and 'metrics.json' not in asked[-1] and 'model.json' in asked[-1]
+
+
+# ---- names that look like something else
+
+@pytest.mark.parametrize('names', [('0', '1'), ('True', 'False'), ('1e3', '2e3'), ('426783006', '164889003'), ('NA', 'nan'), ('a,b', 'c "d"'), ('<b>x</b>', ' x ')])
+def test_classes_with_odd_names_are_trained_reported_and_compared(store, tmp_path, monkeypatch, names):
+    from pedarr.grid import paired_table
+    from pedarr.report import run_few_shot
+    from pedarr.rhythms import GROUPINGS
+    monkeypatch.setitem(GROUPINGS, 'odd', {r: names[r != 'N'] for r in GROUPINGS['rhythm13']})
+    c = make_config(store=store, run=tmp_path/'r', **SMALL, grouping='odd')
+    r = open_finished(run_training(c, progress=False))
+    assert set(r.predictions.label) == set(r.classes) == set(names)
+    truth = open_store(store).segments.set_index('segment').rhythm[r.predictions.segment].eq('N').to_numpy()
+    assert (r.predictions.label.to_numpy() == np.where(truth, names[0], names[1])).all()
+    assert scores_of(r)['overall']['top1']['value'] == (r.predictions.label == r.predictions.predicted).mean()
+    assert '<b>x' not in write_report(tmp_path/'r').read_text()
+    assert (paired_table([r], [r], 100).value == 0).all() and len(run_few_shot(r, shots=(1,), draws=2)[0])
+
+
+def test_a_grouping_that_nobody_registered_here_is_the_stores_own(simulated, tmp_path, monkeypatch):
+    from pedarr.report import run_few_shot, run_store
+    from pedarr.rhythms import GROUPINGS
+    with monkeypatch.context() as m:
+        m.setitem(GROUPINGS, 'mine', {'N': 'calm', 'VT': 'wild', 'AVNRT': 'wild', 'AVRT': 'wild'})
+        build_store(simulated, tmp_path/'s', 'leipzig', grouping='mine', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
+    assert 'mine' not in GROUPINGS
+    for grouping in ('', 'mine'):
+        c = make_config(store=tmp_path/'s', run=tmp_path/f'r{grouping}', **SMALL, grouping=grouping)
+        done = run_training(c, progress=False)
+        html = write_report(done).read_text()
+        assert 'ventricular tachycardia' in html and 'calm' in html and run_store(done)[0].classes == open_finished(done).classes == ['calm', 'wild']
+        assert len(run_few_shot(done, shots=(1,), draws=2)[0])
+    with monkeypatch.context() as m:                                            # one that the run alone knows
+        m.setitem(GROUPINGS, 'once', {'N': 'still', 'VT': 'fast', 'AVNRT': 'fast', 'AVRT': 'fast'})
+        once = run_training(dataclasses.replace(c, run=str(tmp_path/'once'), grouping='once'), progress=False)
+    assert 'still' in write_report(once).read_text() and 'atrioventricular nodal' in write_report(once).read_text() and len(run_few_shot(once, shots=(1,), draws=2)[0])
+    with pytest.raises(PedarrError, match="unknown grouping 'mein': did you mean 'mine'"): prepare(dataclasses.replace(c, run=str(tmp_path/'x'), grouping='mein'))
+
+
+def test_a_class_that_one_tested_subject_has_is_not_a_class_of_one_subject(store, tmp_path):
+    "A single fold: notes count over the whole store."
+    r = open_finished(run_training(make_config(store=store, run=tmp_path/'r', **{**SMALL, 'n_folds': 4}, fold=0, lone_classes='keep'), progress=False))
+    of = r.split[r.split.label != ''].groupby('label').subject.nunique()
+    rows = {row['class']: row for row in scores_of(r)['per_class']}
+    few = [c for c, row in rows.items() if row['subjects'] == 1 and of[c] > 1]
+    assert few and all(rows[c]['note'] == 'one subject in this test' for c in few)
+    html = write_report(tmp_path/'r').read_text()
+    assert 'fold 0 of 4 alone' in html and ('untestable' in html) == any(of == 1)
+
+
+def test_an_odd_class_name_is_refused_before_training(store, tmp_path, monkeypatch):
+    from pedarr.rhythms import GROUPINGS
+    monkeypatch.setitem(GROUPINGS, 'odd', {'N': 'a\nb', 'AVNRT': 'c'})
+    with pytest.raises(PedarrError, match='without line breaks') as e: prepare(make_config(store=store, run=tmp_path/'r', **SMALL, grouping='odd'))
+    assert '\n' not in str(e.value)
+
+
+# ---- files that are doubted
+
+def test_a_fault_of_the_moment_is_never_answered_with_delete(run, store, tmp_path, monkeypatch):
+    "EIO, EMFILE or a missing permission while a run is read: one line that blames no file, and nothing is gone."
+    import pedarr.core as core
+    from pedarr.grid import paired_table
+    again = Path(shutil.copytree(run, tmp_path/'r'))
+    before = {p.name for p in again.iterdir()}
+    real = os.open
+    for number in (errno.EIO, errno.EMFILE, errno.EACCES, errno.ENOMEM):
+        for victim in ('metrics.json', 'predictions.csv', 'params.json', 'environment.json', 'model-0.safetensors'):
+            def failing(path, *a, **k):
+                if str(path).endswith(victim): raise OSError(number, os.strerror(number), str(path))
+                return real(path, *a, **k)
+            monkeypatch.setattr(core.os, 'open', failing)
+            with pytest.raises(PassingError) as e:
+                open_finished(again)
+                load_model(again, 0)
+            assert victim in str(e.value) and not any(w in str(e.value) for w in ('delete', 'damaged', 'restore', 'train again'))
+            monkeypatch.undo()
+    assert {p.name for p in again.iterdir()} == before
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_kept(store, tmp_path, monkeypatch):
+    import pedarr.core as core
+    c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'epochs': 2})
+    s = open_store(store)
+    sides = [rows_of(plan_roles(s, plan_split(s, c)[0], c), 0, role) for role in ('train', 'validation')]
+    def stop(row): raise KeyboardInterrupt
+    with contextlib.suppress(KeyboardInterrupt): fit_fold(s, *sides, c, tmp_path/'c.safetensors', stop)
+    real = os.open
+    def failing(path, *a, **k):
+        if str(path).endswith('c.safetensors'): raise OSError(errno.EIO, 'Input/output error', str(path))
+        return real(path, *a, **k)
+    monkeypatch.setattr(core.os, 'open', failing)
+    with pytest.raises(PassingError, match='Input/output error') as e: fit_fold(s, *sides, c, tmp_path/'c.safetensors')
+    assert 'delete' not in str(e.value)
+    monkeypatch.undo()
+    assert len(fit_fold(s, *sides, c, tmp_path/'c.safetensors')[2]) == 2
+
+
+@pytest.mark.parametrize('change, why', [
+    (dict(dim=10**9), 'out of range'), (dict(dim=4096), 'is of another network|needs about'), (dict(depth=10**6), 'out of range'), (dict(depth=200), 'is of another network'), (dict(dim='x'), 'no network'),
+    (dict(modalities='both'), 'choose one'), (dict(n_classes=10**9), 'damaged'), (dict(heads=0), 'at least 1'), (dict(nope=1), 'unknown option')])
+def test_a_description_that_asks_for_much_memory_gets_none(run, tmp_path, change, why):
+    import resource, time
+    again = unvouched(run, tmp_path/'r')
+    edit(again/'model.json', lambda m: m | {'model': m['model'] | change})
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    with pytest.raises(PedarrError, match=why) as e: load_model(again)
+    assert '\n' not in str(e.value) and time.perf_counter() - begun < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000                      # kB
+
+
+def test_numbers_come_from_the_predictions(run, tmp_path):
+    again = unvouched(run, tmp_path/'r')
+    whole = json.loads((again/'metrics.json').read_text())
+    def top1(v): return lambda m: m | {'overall': m['overall'] | {'top1': m['overall']['top1'] | {'value': v}}}
+    for change, why in ((top1(1e9), 'less than or equal to 1'), (top1(.99), 'overall.top1.value is not what predictions.csv gives'), (top1('0.5'), 'valid number'),
+                        (lambda m: m | {'segments': 3}, 'segments is not what'), (lambda m: m | {'classes': m['classes'][::-1]}, 'do not belong together'),
+                        (lambda m: m | {'per_class': m['per_class'][1:]}, 'per_class lists others'), (lambda m: m | {'split': 'segment'}, 'do not belong together')):
+        (again/'metrics.json').write_text(json.dumps(change(json.loads(json.dumps(whole)))))
+        for call in (lambda: open_finished(again), lambda: write_report(again), lambda: scores_of(again)):
+            with pytest.raises(PedarrError, match=why) as e: call()
+            assert str(again) in str(e.value) and '\n' not in str(e.value)
+    wide = json.loads(json.dumps(whole))
+    wide['overall']['top1'] |= {'low': 0., 'high': 1.}                                     # an edited interval is not shown
+    (again/'metrics.json').write_text(json.dumps(wide))
+    assert scores_of(again)['overall'] == whole['overall']
+    t = open_finished(run).predictions
+    t.loc[0, 'predicted'] = t.predicted[t.predicted != t.predicted[0]].iloc[0] if t.predicted.nunique() > 1 else t.label[t.label != t.predicted[0]].iloc[0]
+    t.to_csv(again/'predictions.csv', index=False)
+    with pytest.raises(PedarrError, match='predictions.csv: damaged, an answer that is not the most probable'): open_finished(again)
+    open_finished(run).predictions.iloc[1:].to_csv(again/'predictions.csv', index=False)
+    with pytest.raises(PedarrError, match='not the test segments of split.csv'): open_finished(again)
+
+
+@pytest.mark.parametrize('harm, why', [(lambda b: b[:-1], 'not a checkpoint'), (lambda b: b[:8] + b[8:].replace(b'epoch', b'opech', 1), 'not a checkpoint'),
+                                       (lambda b: b'', 'not a checkpoint'), (lambda b: b[:8] + b[8:].replace(b'"history', b'"hystori', 1), 'not a checkpoint')])
+def test_damaged_checkpoints_are_one_line(store, tmp_path, harm, why):
+    c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'epochs': 2})
+    s = open_store(store)
+    sides = [rows_of(plan_roles(s, plan_split(s, c)[0], c), 0, role) for role in ('train', 'validation')]
+    def stop(row): raise KeyboardInterrupt
+    file = tmp_path/'c.safetensors'
+    with contextlib.suppress(KeyboardInterrupt): fit_fold(s, *sides, c, file, stop)
+    file.write_bytes(harm(file.read_bytes()))
+    with pytest.raises(PedarrError, match=f'{why}.*delete it') as e: fit_fold(s, *sides, c, file)
+    assert '\n' not in str(e.value)
+    with pytest.raises(PedarrError, match='not a checkpoint'): fit_fold(s, *sides, dataclasses.replace(c, dim=64), file)
+
+
+def test_every_file_of_a_finished_run_is_vouched_for(run, grown, tmp_path):
+    "One flipped bit, a row less, or another file under its name: named before any number is made of it, weights and features too."
+    from pedarr.missing import missing_answers
+    from pedarr.report import run_few_shot
+    for source in (run, grown):
+        files = json.loads((source/'metrics.json').read_text())['files']
+        assert set(files) == {p.name for p in source.iterdir() if p.suffix in ('.csv', '.json', '.safetensors')} - {'metrics.json'}
+        for name in files.keys() - {'features.csv'}:                                       # read again only to grow the trees again
+            bad = Path(shutil.copytree(source, tmp_path/f'{source.parent.name}-{name}'))
+            raw = bytearray((bad/name).read_bytes())
+            raw[-3] ^= 1
+            (bad/name).write_bytes(raw)
+            calls = [lambda: load_model(bad, int(name[6])), lambda: run_few_shot(bad, shots=(1,), draws=1), lambda: missing_answers(bad, (1,), draws=1)] if 'model-' in name else \
+                    [lambda: open_finished(bad), lambda: write_report(bad), lambda: scores_of(bad)]
+            for call in calls:
+                with pytest.raises(PedarrError, match=f'{name}: (altered since the run was finished|damaged)') as e: call()
+                assert '\n' not in str(e.value)

@@ -8,7 +8,7 @@ import pytest
 
 from pedarr.cli import main
 from pedarr.metrics import scores
-from pedarr.train import read_json
+from pedarr.core import read_json
 
 NOTEBOOK = Path(__file__).resolve().parents[1]/'nbs'/'experiments'/'why.ipynb'
 SYSTEMS = ['cross-entropy', 'AGCACL', 'warm-up', 'two stages', 'detached', 'centred']
@@ -50,6 +50,7 @@ def test_each_system_does_what_its_name_says(done):
     assert t.loc['cross-entropy', 'gradient'].isna().all() and (t.loc['detached', 'gradient'] == 0).all() and (t.loc['AGCACL', 'gradient'] > 0).all()
     assert t.loc['warm-up', 'gamma'].tolist() == [0, 0, .5] and t.loc['AGCACL', 'gamma'].tolist() == [.5]*3
     start = t.xs(0, level='epoch')
+    assert t.validation_f1.notna().all() and t.test_f1.notna().sum() == len(SYSTEMS) and t.xs(2, level='epoch').test_f1.notna().all()      # the test is asked once, at the end
     assert np.ptp(start.ce) < 1e-3                                              # the same network to begin with, whatever the loss
     assert t.loc[('centred', 2), 'S_mean'] < t.loc[('AGCACL', 2), 'S_mean']
 
