@@ -15,8 +15,9 @@ def trouble(error: BaseException) -> tuple:
     "(line, exit status) for an `error` that kept the command from being imported."
     if isinstance(error, KeyboardInterrupt): return _STOPPED, 130
     why = f'{type(error).__name__}: {" ".join(str(error).split())}'[:300]
-    if isinstance(error, MemoryError): return f'cannot start ({why}): close other programs, or raise the limit (ulimit -v)', 2
-    return f'cannot start ({why}): install pedarr again with what it needs (python -m pip install, in its folder, .)', 2
+    if isinstance(error, MemoryError): mend = 'close other programs, or raise the limit (ulimit -v)'
+    else: mend = 'install pedarr again with what it needs (python -m pip install, in its folder, .)'
+    return f'cannot start ({why}): {mend}', 2
 
 def main() -> None:
     "The command `pedarr`."

@@ -8,16 +8,13 @@ from __future__ import annotations
 import ast
 import atexit
 import dataclasses
-import io
 import math
 import os
-import shutil
 import signal
 import sys
 import threading
 import time
 import traceback
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -28,9 +25,8 @@ from .core import (Checked, PassingError, PedarrError, Terminated, answer, from_
 # %% auto #0
 __all__ = ['JOBS', 'SEED', 'DATABASE', 'say', 'Command', 'main', 'refuse_shadows', 'Number', 'Place', 'check_target', 'simulate',
            'find_database', 'download', 'check', 'store_notes', 'say_store', 'preprocess', 'parse_value',
-           'parse_params', 'find_notebook', 'no_notebook', 'with_parameters', 'Outputs', 'notebook_shell', 'execute',
-           'train_run', 'show_run', 'train', 'report', 'compare', 'protocols', 'fewshot', 'missing', 'Demo',
-           'open_demo', 'run_demo']
+           'parse_params', 'train_run', 'show_run', 'train', 'report', 'compare', 'protocols', 'fewshot', 'missing',
+           'Demo', 'open_demo', 'run_demo']
 
 # %% ../nbs/12_cli.ipynb #aeafa11b
 def say(text: object = '', err: bool = False) -> None:
@@ -124,6 +120,7 @@ def _no_code_from_here() -> None:
     if home not in sys.path: sys.path.append(home)
     if sys.version_info < (3, 11): refuse_shadows(here)
 
+# %% ../nbs/12_cli.ipynb #0ba56b29
 def refuse_shadows(folder: Path) -> None:
     "`PedarrError` if a Python file or package in `folder` bears the name of a library."
     names = {p.stem for p in folder.glob('*.py')} | {p.parent.name for p in folder.glob('*/__init__.py')}
@@ -154,6 +151,7 @@ def _obey_signals() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) in usual: signal.signal(number, stop)
 
+# %% ../nbs/12_cli.ipynb #54a4d6e9
 def _own_process() -> None:
     "Prepare the process that the command has for itself."
     _standard_streams()
@@ -277,6 +275,7 @@ def download(context, folder, records, base_url, jobs):
     say(got.text())
     context.exit(0 if got.ok else 1)
 
+# %% ../nbs/12_cli.ipynb #a322de95
 @main.command()
 @click.argument('folder', type=Place())
 @DATABASE
@@ -299,6 +298,7 @@ def store_notes(store, most: int = 5) -> list[str]:
     more = len(notes) - most
     return notes[:most] + ([f'{more} more notes: see {store.path/"store.json"}'] if more > 0 else [])
 
+# %% ../nbs/12_cli.ipynb #821a2da7
 def say_store(store, place: Path, old: bool) -> int:
     """Print what a store holds, and what it left out; the exit status.
 
@@ -364,116 +364,10 @@ def parse_params(pairs) -> dict:
     texts = {f.name for f in fields if isinstance(f.default, str) and f.name != 'fold'}
     return {name: value if name in texts else parse_value(value) for name, value in pairs}
 
-# %% ../nbs/12_cli.ipynb #46666b8f
-def find_notebook(name: str = 'train') -> Path | None:
-    "`nbs/experiments/NAME.ipynb` of the clone that pedarr is installed from, or None."
-    import pedarr
-    path = Path(pedarr.__file__).resolve().parents[1]/'nbs'/'experiments'/f'{name}.ipynb'
-    return path if path.exists() else None
-
-def no_notebook() -> str:
-    "Why the notebook of a training can't be executed here; '' if it can."
-    if find_notebook() is None: return 'the notebook is not here (pedarr was installed without its notebooks)'
-    try:
-        import nbformat
-        from IPython.core.interactiveshell import InteractiveShell
-    except ImportError as e: return f'no notebook can be executed ({one_line(e)})'
-    return 'a notebook is running already' if InteractiveShell.initialized() else ''
-
-# %% ../nbs/12_cli.ipynb #52b2de65
-def with_parameters(notebook, params: dict):
-    "The notebook with a cell that sets `params`, after the one with the tag 'parameters' (or first)."
-    import nbformat
-    has = lambda cell, tag: tag in cell.metadata.get('tags', [])
-    notebook.cells = [c for c in notebook.cells if not has(c, 'injected-parameters')]
-    at = next((i + 1 for i, c in enumerate(notebook.cells) if has(c, 'parameters')), 0)
-    lines = ['# Parameters', *(f'{name} = {value!r}' for name, value in params.items())]
-    cell = nbformat.v4.new_code_cell('\n'.join(lines), metadata={'tags': ['injected-parameters']})
-    notebook.cells.insert(at, cell)
-    return notebook
-
-# %% ../nbs/12_cli.ipynb #0dde0565
-class Outputs(io.TextIOBase):
-    "What the cell that is running shows, in its order; stands in for standard output."
-    def __init__(self): self.shown = []
-
-    def add(self, kind: str, **content) -> None:
-        from nbformat.v4 import new_output
-        self.shown.append(new_output(kind, **content))
-
-    def write(self, text: str) -> int:
-        last = self.shown[-1] if self.shown else {}
-        if last.get('output_type') == 'stream': last.text += text
-        elif text: self.add('stream', name='stdout', text=text)
-        return len(text)
-
-    def take(self) -> list:
-        shown, self.shown = self.shown, []
-        return shown
-
-# %% ../nbs/12_cli.ipynb #3b28fce9
-def _shell_class(outputs: Outputs):
-    "A kind of IPython shell that puts what cells show into `outputs`, and shows no traceback."
-    from IPython.core.displayhook import DisplayHook
-    from IPython.core.displaypub import DisplayPublisher
-    from IPython.core.interactiveshell import InteractiveShell
-
-    class Result(DisplayHook):
-        def write_output_prompt(self): "The number stands in the cell."
-        def write_format_data(self, data, metadata=None, *args):
-            outputs.add('execute_result', data=data, metadata=metadata or {},
-                        execution_count=self.prompt_count)
-
-    class Display(DisplayPublisher):
-        def publish(self, data, metadata=None, *args, **kwargs):
-            outputs.add('display_data', data=data, metadata=metadata or {})
-        def clear_output(self, *args, **kwargs): outputs.take()
-
-    class Shell(InteractiveShell):
-        displayhook_class, display_pub_class = Result, Display
-        def showtraceback(self, *args, **kwargs): "Errors are raised, not shown."
-        def showsyntaxerror(self, *args, **kwargs): "Errors are raised, not shown."
-
-    return Shell
-
-# %% ../nbs/12_cli.ipynb #34c7043a
-@contextmanager
-def notebook_shell(folder: Path, outputs: Outputs):
-    """An IPython shell in this process, without settings, start-up files and history of the user.
-
-    `folder` is written to for a moment."""
-    from IPython.core.profiledir import ProfileDir
-    from traitlets.config import Config
-    kind, profile = _shell_class(outputs), folder/'.ipython'
-    before = sys.modules['__main__'], sys.displayhook, sys.stdout
-    profile.mkdir(exist_ok=True)
-    try:
-        shell = kind.instance(config=Config(HistoryManager=dict(enabled=False, hist_file=':memory:')),
-                              ipython_dir=str(profile), profile_dir=ProfileDir(location=str(profile)))
-    finally: shutil.rmtree(profile, ignore_errors=True)
-    try:
-        sys.stdout = outputs
-        yield shell
-    finally:
-        kind.clear_instance()
-        sys.modules['__main__'], sys.displayhook, sys.stdout = before
-
-def execute(notebook: Path, out: Path, params: dict) -> None:
-    "Run `notebook` with `params` in this process, and write it with its outputs to `out`, or not at all."
-    import nbformat
-    nb, outputs = with_parameters(nbformat.read(notebook, 4), params), Outputs()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with notebook_shell(out.parent, outputs) as shell:
-        for count, cell in enumerate((c for c in nb.cells if c.cell_type == 'code'), 1):
-            shell.execution_count = count
-            shell.user_ns['In'].append(cell.source)
-            shell.run_cell(cell.source).raise_error()
-            cell.execution_count, cell.outputs = count, outputs.take()
-    write_whole(out, nbformat.writes(nb).encode('utf-8', 'backslashreplace'))
-
 # %% ../nbs/12_cli.ipynb #1a65978c
 def train_run(**params) -> Path:
     "Check `params`, then train, by the notebook where there is one. Returns the run folder with its report."
+    from pedarr.notebook import execute, find_notebook, no_notebook
     from pedarr.report import write_report
     from pedarr.runs import make_config, open_run
     from pedarr.train import prepare, run_training
@@ -497,6 +391,7 @@ def _speed(m: dict) -> str:
     return (f"{s['segments_per_second']:.0f} segments/s in training "
             f"({s['epochs_per_second']:.2f} {rounds}/s), {100*s['wait_share']:.1f} % of the time {waiting}")
 
+# %% ../nbs/12_cli.ipynb #263e4d64
 def show_run(run: Path) -> None:
     "Print a finished run: what was tested, the table, the notes, and where the report lies."
     import pandas as pd
@@ -528,6 +423,7 @@ def _list_params(ctx, option, wanted):
         f'and as model_options {", ".join(known_options(TREES))}')
     ctx.exit()
 
+# %% ../nbs/12_cli.ipynb #4d9eec0e
 @main.command()
 @click.option('--params', is_flag=True, is_eager=True, expose_value=False, callback=_list_params,
               help='List the parameters with their defaults, and stop.')
@@ -566,6 +462,7 @@ def _differences(runs_a, runs_b) -> list[dict]:
     differ = [k for k in {**a, **b} if k not in ('run', 'store') and a.get(k) != b.get(k)]
     return [{k: p[k] for k in differ if k in p} for p in (a, b)]
 
+# %% ../nbs/12_cli.ipynb #3de460ae
 @main.command()
 @click.option('-a', 'runs_a', multiple=True, required=True, type=Place(),
               help='A run; several for several seeds, in the same order as -b.')
@@ -599,6 +496,7 @@ def protocols(by_patient, by_segment):
     say(format_protocols(found.overall).to_string(index=False))
     for note in found.notes: say(f'note: {note}')
 
+# %% ../nbs/12_cli.ipynb #19f37f0b
 @main.command()
 @click.argument('run', type=Place())
 @click.option('--shots', multiple=True, type=click.IntRange(1, 1000), default=(1, 2, 5, 10),
@@ -641,6 +539,7 @@ class Demo(Checked):
     epochs: int
     seed: int
 
+# %% ../nbs/12_cli.ipynb #09741888
 def open_demo(folder: Path, demo: Demo) -> None:
     "Make or re-open the folder of a demonstration; `PedarrError` if it holds another one, or something else."
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,8 @@ import wfdb
 from click.testing import CliRunner
 
 from conftest import ROOT, real
-from pedarr.cli import execute, find_notebook, main, no_notebook, parse_value, with_parameters
+from pedarr.cli import main, parse_value
+from pedarr.notebook import execute, find_notebook, no_notebook, with_parameters
 
 SMALL = dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200)
 BARS = re.compile(r'(annotations|segments|verify|check|simulate|compare|training|fold \d)\b')
