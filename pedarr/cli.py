@@ -120,15 +120,15 @@ def _no_code_from_here() -> None:
     if home not in sys.path: sys.path.append(home)
     if sys.version_info < (3, 11): refuse_shadows(here)
 
-# %% ../nbs/12_cli.ipynb #0ba56b29
+# %% ../nbs/12_cli.ipynb #494c0e1b
 def refuse_shadows(folder: Path) -> None:
     "`PedarrError` if a Python file or package in `folder` bears the name of a library."
     names = {p.stem for p in folder.glob('*.py')} | {p.parent.name for p in folder.glob('*/__init__.py')}
     files = {name: getattr(module, '__file__', None) or '/' for name, module in list(sys.modules.items())}
     libraries = {name for name, file in files.items() if '.' not in name and folder not in Path(file).parents}
     if found := sorted(names & (libraries | set(sys.stdlib_module_names))):
-        raise PedarrError(f'{folder/found[0]}: this Python would run it in place of the library {found[0]}: '
-                          'work in another folder, or rename it')
+        raise PedarrError(f'{folder}: holds {found[0]}, which this Python would run in place of the library '
+                          f'{found[0]}: work in another folder, or rename it')
 
 # %% ../nbs/12_cli.ipynb #fbee0cdc
 _SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
@@ -151,7 +151,7 @@ def _obey_signals() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) in usual: signal.signal(number, stop)
 
-# %% ../nbs/12_cli.ipynb #54a4d6e9
+# %% ../nbs/12_cli.ipynb #830c53b9
 def _own_process() -> None:
     "Prepare the process that the command has for itself."
     _standard_streams()
@@ -275,7 +275,7 @@ def download(context, folder, records, base_url, jobs):
     say(got.text())
     context.exit(0 if got.ok else 1)
 
-# %% ../nbs/12_cli.ipynb #a322de95
+# %% ../nbs/12_cli.ipynb #76b4a6d9
 @main.command()
 @click.argument('folder', type=Place())
 @DATABASE
@@ -298,7 +298,7 @@ def store_notes(store, most: int = 5) -> list[str]:
     more = len(notes) - most
     return notes[:most] + ([f'{more} more notes: see {store.path/"store.json"}'] if more > 0 else [])
 
-# %% ../nbs/12_cli.ipynb #821a2da7
+# %% ../nbs/12_cli.ipynb #a99bdc2b
 def say_store(store, place: Path, old: bool) -> int:
     """Print what a store holds, and what it left out; the exit status.
 
@@ -391,7 +391,7 @@ def _speed(m: dict) -> str:
     return (f"{s['segments_per_second']:.0f} segments/s in training "
             f"({s['epochs_per_second']:.2f} {rounds}/s), {100*s['wait_share']:.1f} % of the time {waiting}")
 
-# %% ../nbs/12_cli.ipynb #263e4d64
+# %% ../nbs/12_cli.ipynb #cc286431
 def show_run(run: Path) -> None:
     "Print a finished run: what was tested, the table, the notes, and where the report lies."
     import pandas as pd
@@ -423,7 +423,7 @@ def _list_params(ctx, option, wanted):
         f'and as model_options {", ".join(known_options(TREES))}')
     ctx.exit()
 
-# %% ../nbs/12_cli.ipynb #4d9eec0e
+# %% ../nbs/12_cli.ipynb #24c37bda
 @main.command()
 @click.option('--params', is_flag=True, is_eager=True, expose_value=False, callback=_list_params,
               help='List the parameters with their defaults, and stop.')
@@ -462,7 +462,7 @@ def _differences(runs_a, runs_b) -> list[dict]:
     differ = [k for k in {**a, **b} if k not in ('run', 'store') and a.get(k) != b.get(k)]
     return [{k: p[k] for k in differ if k in p} for p in (a, b)]
 
-# %% ../nbs/12_cli.ipynb #3de460ae
+# %% ../nbs/12_cli.ipynb #15c9845e
 @main.command()
 @click.option('-a', 'runs_a', multiple=True, required=True, type=Place(),
               help='A run; several for several seeds, in the same order as -b.')
@@ -496,7 +496,7 @@ def protocols(by_patient, by_segment):
     say(format_protocols(found.overall).to_string(index=False))
     for note in found.notes: say(f'note: {note}')
 
-# %% ../nbs/12_cli.ipynb #19f37f0b
+# %% ../nbs/12_cli.ipynb #3c1ef51e
 @main.command()
 @click.argument('run', type=Place())
 @click.option('--shots', multiple=True, type=click.IntRange(1, 1000), default=(1, 2, 5, 10),
@@ -539,7 +539,7 @@ class Demo(Checked):
     epochs: int
     seed: int
 
-# %% ../nbs/12_cli.ipynb #09741888
+# %% ../nbs/12_cli.ipynb #90950d01
 def open_demo(folder: Path, demo: Demo) -> None:
     "Make or re-open the folder of a demonstration; `PedarrError` if it holds another one, or something else."
     folder.mkdir(parents=True, exist_ok=True)
