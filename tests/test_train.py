@@ -723,7 +723,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_kept(store, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize('change, why', [
-    (dict(dim=10**9), 'out of range'), (dict(dim=4096), 'is of another network|needs about'), (dict(depth=10**6), 'out of range'), (dict(depth=200), 'is of another network'), (dict(dim='x'), 'no network'),
+    (dict(dim=10**9), 'out of range'), (dict(dim=4096), 'is of another network|needs about'), (dict(depth=10**6), 'out of range'), (dict(depth=200), 'is of another network'), (dict(dim='x'), 'must be a whole number'),
     (dict(modalities='both'), 'choose one'), (dict(n_classes=10**9), 'damaged'), (dict(heads=0), 'at least 1'), (dict(nope=1), 'unknown option')])
 def test_a_description_that_asks_for_much_memory_gets_none(run, tmp_path, change, why):
     import resource, time
