@@ -33,7 +33,7 @@ from scipy.signal import butter, firwin, iirnotch, sosfreqz, tf2sos
 from tqdm import tqdm
 
 import pedarr
-from .core import (Checked, PassingError, PedarrError, digest, from_system, in_words, locked,
+from .core import (MOST, Checked, PassingError, PedarrError, digest, from_system, in_words, locked,
                          natural_key, one_line, one_of, open_regular, parallel, parse_json, plain, read_bytes,
                          read_json, read_table, read_text, sha256, stamp, sync_file, sync_folder,
                          write_json, write_table, write_whole)
@@ -715,9 +715,11 @@ def open_store(path, verify: bool = True) -> Store:
     path = Path(path)
     meta, seal = _read_meta(path)
     stamps = _stamps(path)
-    if verify:
-        for name in FILES: _verify(path/name, stamps[name], meta['sha256'][name])
     config = _config_of(path, meta)
+    most = MOST + 4*len(CHANNELS)*config.samples*int(meta.get('segments', 0))
+    for name in FILES:
+        if stamps[name][0] > most: raise _damaged(path/name, f'{stamps[name][0]:,} bytes are too many for it')
+        if verify: _verify(path/name, stamps[name], meta['sha256'][name])
     segments = _read_segments(path/'segments.csv', meta)
     n, maps, files = len(segments), [], {}
     for name, channels in SIGNALS.items():
