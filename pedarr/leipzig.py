@@ -23,6 +23,7 @@ import time
 import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
@@ -729,6 +730,20 @@ def _fetch_all(folder: Path, names, sums: dict, base_url: str, jobs: int, progre
 # %% ../nbs/02_leipzig.ipynb #77b9f363
 LOCK = '.download.lock'
 
+@contextmanager
+def _made(folder: Path):
+    "Make `folder`; after an error, one that was not there before and is still empty goes again."
+    try:
+        new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise from_system(e, folder, 'cannot be made a folder') from e
+    except ValueError as e:
+        raise PedarrError(f'{one_line(folder)}: cannot be the name of a folder: correct it') from e
+    try: yield
+    except BaseException:
+        if new and not any(folder.iterdir()): folder.rmdir()
+        raise
+
 # %% ../nbs/02_leipzig.ipynb #012b654c
 def _prepare(folder: Path, names, sums: dict, jobs: int, progress: bool) -> tuple[Downloaded, list[str]]:
     """The report so far (what is right, what was set aside), and the files to fetch.
@@ -758,11 +773,7 @@ def download(folder, records=None, base_url: str = RELEASE_URL, jobs: int = 8, p
     folder, patience = Path(folder), Patience(**patience)
     if not 1 <= jobs <= 64 or patience.retries < 0:
         raise PedarrError(f'jobs={jobs}, retries={patience.retries}: give 1 to 64 jobs, 0 or more retries')
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise from_system(e, folder, 'cannot be made a folder') from e
-    except ValueError as e:
-        raise PedarrError(f'{one_line(folder)}: cannot be the name of a folder: correct it') from e
-    with locked(folder/LOCK, 'downloading into this folder') as note:
+    with _made(folder), locked(folder/LOCK, 'downloading into this folder') as note:
         sums = fetch_list(folder, base_url, patience)
         report, wanted = _prepare(folder, choose_files(sums, records), sums, jobs, progress)
         report.note = note

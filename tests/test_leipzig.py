@@ -502,6 +502,16 @@ def test_a_fault_of_the_machine_removes_nothing(server, tmp_path, monkeypatch):
     assert contents(tmp_path) == before
 
 
+def test_a_refused_download_leaves_no_empty_folder(server, tmp_path):
+    for i, url in enumerate(('ftp://x/', server.url + 'elsewhere/')):
+        with pytest.raises(PedarrError): leipzig.download(tmp_path/f'new{i}', base_url=url, progress=False, retries=0, backoff=0.)
+    assert not list(tmp_path.iterdir())
+    mine = tmp_path/'mine'
+    mine.mkdir()                                        # an empty folder of the user's stays
+    with pytest.raises(PedarrError): leipzig.download(mine, base_url='ftp://x/', progress=False)
+    assert mine.is_dir()
+
+
 def test_addresses():
     for url in (RELEASE_URL, MIRROR_URL): assert url.startswith('https://') and url.endswith('/leipzig-heart-center-ecg/1.0.0/')
 
