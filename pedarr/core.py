@@ -328,10 +328,14 @@ def write_table(path: Path | str, table: pd.DataFrame) -> Path:
     return write_whole(path, table.to_csv(index=False, lineterminator='\n'))
 
 # %% ../nbs/00_core.ipynb #05faf343
-def sha256(path: Path | str, count: Callable[[int], Any] = lambda n: None) -> str:
-    "SHA-256 of a regular file, read by blocks; `count` is told how many bytes were read."
+def sha256(path: Path | str, count: Callable[[int], Any] = lambda n: None, most: int | None = None) -> str:
+    """SHA-256 of a regular file, read by blocks; `count` is told how many bytes were read. `PedarrError` if there
+    are more than `most` bytes, before any is read."""
     h = hashlib.sha256()
     with open_regular(path, buffering=0) as f:
+        size = os.fstat(f.fileno()).st_size
+        if most is not None and size > most:
+            raise PedarrError(f'{path}: {size:,} bytes where at most {most:,} are expected: restore the right file')
         try:
             while block := f.read(1 << 20):
                 h.update(block)

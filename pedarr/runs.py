@@ -27,7 +27,7 @@ from safetensors.torch import load
 
 import pedarr
 from .baselines import CLASSIFIERS, TREES, grower, known_options
-from .core import (Checked, PedarrError, from_system, locked, natural_key, one_line, one_of, parse_json,
+from .core import (MOST, Checked, PedarrError, from_system, locked, natural_key, one_line, one_of, parse_json,
                          plain, read_bytes, read_json, read_table, sha256, write_json)
 from .losses import loss_terms
 from .metrics import LONE, bootstrap_scores, per_class, per_subject, scores
@@ -37,13 +37,13 @@ from .segments import SPLITS
 
 # %% auto #0
 __all__ = ['MODALITY_SETS', 'PRECISIONS', 'LONE_CLASSES', 'CHOICES', 'RANGES', 'NETWORK_ONLY', 'TREE_LOSS', 'Share', 'Count',
-           'Hash', 'Names', 'Folds', 'BEFORE', 'GONE', 'FREE', 'KEYS', 'METRIC_KEYS', 'SMALL_FILES', 'TrainConfig',
-           'shown', 'own_parameters', 'tree_options', 'make_config', 'check_parameters', 'Interval', 'Overall',
-           'ClassRow', 'SubjectRow', 'Metrics', 'ModelCard', 'Environment', 'damaged', 'read_params', 'read_tensors',
-           'check_same', 'check_place', 'writing', 'open_run', 'seal', 'environment', 'write_environment', 'same_store',
-           'unchanged', 'read_predictions', 'read_history', 'training_speed', 'run_split', 'carriers',
-           'prediction_codes', 'split_warning', 'summarise', 'file_hashes', 'check_files', 'altered', 'Run',
-           'open_finished', 'finished', 'scores_of']
+           'Hash', 'Names', 'Folds', 'BEFORE', 'GONE', 'FREE', 'KEYS', 'METRIC_KEYS', 'SMALL_FILES', 'LARGEST_MODEL',
+           'TrainConfig', 'shown', 'own_parameters', 'tree_options', 'make_config', 'check_parameters', 'Interval',
+           'Overall', 'ClassRow', 'SubjectRow', 'Metrics', 'ModelCard', 'Environment', 'damaged', 'read_params',
+           'read_tensors', 'check_same', 'check_place', 'writing', 'open_run', 'seal', 'environment',
+           'write_environment', 'same_store', 'unchanged', 'read_predictions', 'read_history', 'training_speed',
+           'run_split', 'carriers', 'prediction_codes', 'split_warning', 'summarise', 'file_hashes', 'check_files',
+           'altered', 'Run', 'open_finished', 'finished', 'scores_of']
 
 # %% ../nbs/10b_runs.ipynb #e66fb8be
 @dataclasses.dataclass(frozen=True)
@@ -600,6 +600,8 @@ def summarise(predictions: pd.DataFrame, classes: list, c: TrainConfig, notes: l
 # %% ../nbs/10b_runs.ipynb #5a5c92fd
 SMALL_FILES = ('params.json', 'environment.json', 'model.json', 'split.csv', 'predictions.csv', 'history.csv')
 
+LARGEST_MODEL = 16 << 30      # bytes of a network's weights
+
 def file_hashes(run: Path) -> dict:
     "File name -> SHA-256 of everything in the folder of a run that a result rests on."
     names = [*SMALL_FILES, 'features.csv', *sorted(p.name for p in run.glob('model-*.safetensors'))]
@@ -611,7 +613,8 @@ def check_files(run: Path, metrics: Metrics, names) -> None:
     for name in names:
         want = metrics.files.get(name)
         if want is None and not metrics.files: return
-        if want is None or sha256(run/name) != want:
+        most = LARGEST_MODEL if name.endswith('.safetensors') else MOST
+        if want is None or sha256(run/name, most=most) != want:
             raise PedarrError(f'{run}/{name}: altered since the run was finished (its SHA-256 is not that in '
                               'metrics.json): restore it, or train again into another folder')
 
