@@ -239,7 +239,7 @@ def test_bad_input_is_one_line(server, tmp_path):
                         (dict(base_url='http://127.0.0.1:9/', retries=1), 'no answer'), (dict(base_url='http://[::1', retries=0), '')):
         with pytest.raises(PedarrError) as e: download(**{'folder': tmp_path/'db', 'base_url': server.url, **QUICK, **what})
         assert words in str(e.value) and '\n' not in str(e.value)
-    assert not any((tmp_path/'db').iterdir())
+    assert [p.name for p in tmp_path.iterdir()] == ['file'], 'a refused download leaves nothing behind'
 
 
 @pytest.mark.parametrize('name', ['../outside', '/etc/outside', 'a/../../outside', '..\\outside', 'C:outside', 'x001.dat/y'])
