@@ -176,6 +176,3 @@ class AGCACL(nn.Module):
             if not known.all(): z, row, label = z[known], row[known], label[known]      # rare: no copy
             loss = alignment_term(z, row, P, log_psi, self.phi[label].to(z.dtype), self.tau)
             return loss + self.separation * separation_term(S, log_psi, self.tau)
-
-# %% ../nbs/08_agcacl.ipynb #1ad31c47
-unit, hardness = unit_vectors, log_hard_class_weights      # former names, which the experiments still say

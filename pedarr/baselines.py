@@ -24,7 +24,9 @@ from tqdm import tqdm
 from .core import PedarrError, one_of
 from .databases import get_database
 from .intervals import CS_BIPOLES, band, describe_window, beat_intervals
-from .model import MODALITIES, Output, PedArrNet, check_batch, check_modalities, clear, equal_shares, split_mask
+from .encoders import MODALITIES, split_mask, zero_masked
+from .pedarrnet import ModelOutput, PedArrNet, check_modalities, check_model_inputs
+from .attention import equal_shares
 from .records import ECG_LEADS, IEGM_CHANNELS, N_ECG, read_annotations
 from .rhythms import BEATS
 from .segments import drop_modality, make_roles, take
@@ -42,17 +44,17 @@ class OneBranch(nn.Module):
         self.project = nn.Sequential(nn.Linear(2 * features, 2 * features), nn.GELU(), nn.Linear(2 * features, proj_dim))
 
     def forward(self, ecg, iegm, mask):
-        "`ecg` [B,12,T], `iegm` [B,7,T] (normalised mV), `mask` bool [B,19] -> `Output`."
-        check_batch(ecg, iegm, mask)
+        "`ecg` [B,12,T], `iegm` [B,7,T] (normalised mV), `mask` bool [B,19] -> `ModelOutput`."
+        check_model_inputs(ecg, iegm, mask)
         if self.training and self.config['modality_dropout']: mask = drop_modality(mask, self.config['modality_dropout'])
         masks, used = split_mask(mask), self.config['modalities']
-        x = torch.cat([clear(x, masks[m]) for m, x in zip(MODALITIES, (ecg, iegm)) if m in used], dim=1)
+        x = torch.cat([zero_masked(x, masks[m]) for m, x in zip(MODALITIES, (ecg, iegm)) if m in used], dim=1)
         x = self.trunk(x)
         state = self.dropout(torch.cat([x.mean(dim=-1), x.amax(dim=-1)], dim=1))
         logits, embedding = self.head(state), self.project(state)
         weights = equal_shares(torch.stack([masks[m].any(dim=1) & (m in used) for m in MODALITIES], dim=1))
         full = torch.promote_types(logits.dtype, torch.float32)
-        return Output(logits.to(full), F.normalize(embedding.to(full), dim=-1), weights.to(full))
+        return ModelOutput(logits.to(full), F.normalize(embedding.to(full), dim=-1), weights.to(full))
 
 def _check_options(n_classes, width, proj_dim, dropout, modality_dropout, modalities):
     if n_classes < 2: raise PedarrError(f'n_classes={n_classes}: at least 2 classes are needed')

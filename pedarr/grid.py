@@ -24,7 +24,7 @@ from tqdm import tqdm
 from .core import (Checked, PedarrError, answer as said_of, from_system, one_line, one_of, read_json,
                          read_table, write_json, write_table)
 from .metrics import METRICS, _cell, bootstrap_scores, holm, paired_scores, per_class
-from .model import VARIANTS
+from .variants import NETWORK_VARIANTS
 from .preprocess import open_store
 from .runs import (GONE, NETWORK_ONLY, Run, check_same, finished, make_config, open_finished,
                          prediction_codes, same_store)
@@ -46,8 +46,8 @@ QUESTIONS = {
     'loss': {name: dict(loss=loss) for loss, name in LOSS_NAMES.items()},
     'modality': {'both modalities': {}, 'ECG alone': dict(modalities='ecg'), 'IEGM alone': dict(modalities='iegm'),
                  'no modality dropout': dict(modality_dropout=0.), 'modality dropout 0.3': dict(modality_dropout=.3)},
-    'model': {'PedArrNet': {}, 'fusion by sum': dict(model_options=VARIANTS['sum']), 'late fusion': dict(model_options=VARIANTS['late']), 'early fusion': dict(model_options=VARIANTS['early']),
-              'equal shares': dict(model_options=VARIANTS['equal']), 'no Transformer': dict(depth=0), 'Transformer depth 1': dict(depth=1), 'Transformer depth 4': dict(depth=4), 'deep encoders': dict(encoder='deep'),
+    'model': {'PedArrNet': {}, 'fusion by sum': dict(model_options=NETWORK_VARIANTS['sum']), 'late fusion': dict(model_options=NETWORK_VARIANTS['late']), 'early fusion': dict(model_options=NETWORK_VARIANTS['early']),
+              'equal shares': dict(model_options=NETWORK_VARIANTS['equal']), 'no Transformer': dict(depth=0), 'Transformer depth 1': dict(depth=1), 'Transformer depth 4': dict(depth=4), 'deep encoders': dict(encoder='deep'),
               'xresnet1d': dict(model='xresnet1d'), 'InceptionTime': dict(model='inceptiontime'), 'boosted trees': dict(model='trees')},
     'agcacl': {'AGCACL': _agcacl(), 'without phi': _agcacl(phi=False), 'without psi': _agcacl(psi=False), 'without separation': _agcacl(separation=0.),
                'momentum 0': _agcacl(momentum=0.), 'momentum 0.99': _agcacl(momentum=.99), 'tau 0.05': _agcacl(tau=.05), 'tau 0.2': _agcacl(tau=.2),

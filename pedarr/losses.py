@@ -145,6 +145,3 @@ def describe_loss(name: str, gamma: float = 0.0, logit_adjust: float = 0.0) -> s
     first, second = loss_terms(name)
     words = LOSSES[first].words + (f' with logit adjustment {logit_adjust:g}' if logit_adjust else '')
     return words if second == 'none' else f'{words} + {gamma:g} x {LOSSES[second].words}'
-
-# %% ../nbs/09_losses.ipynb #5aa30c7b
-from pedarr.cross_entropy import log_class_prior as log_prior           # its former name, in the experiments

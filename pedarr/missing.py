@@ -14,7 +14,7 @@ import pandas as pd
 from .baselines import TREES, prediction_table
 from .core import PedarrError, one_of
 from .metrics import METRICS, bootstrap_scores, paired_bootstrap, scores
-from .model import MODALITIES
+from .encoders import MODALITIES
 from .preprocess import Store
 from .records import CHANNELS, ECG_LEADS, IEGM_CHANNELS
 from .report import run_store

@@ -31,7 +31,7 @@ from .core import (MOST, Checked, PedarrError, from_system, locked, natural_key,
                          plain, read_bytes, read_json, read_table, sha256, write_json)
 from .losses import loss_terms
 from .metrics import LONE, bootstrap_scores, per_class, per_subject, scores
-from .model import ENCODERS
+from .encoders import ENCODERS
 from .preprocess import Store
 from .segments import SPLITS
 

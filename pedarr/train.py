@@ -26,7 +26,8 @@ from tqdm import tqdm
 from .baselines import TREES, annotated_beats, grower, make_model, segment_features, tree_fold
 from .core import (Checked, PassingError, PedarrError, in_words, one_line, one_of, parse_json, plain,
                          read_json, read_table, write_json, write_table, write_whole)
-from .losses import CosineHead, make_losses
+from .cross_entropy import CosineHead
+from .losses import make_losses
 from .preprocess import NORMALISE, Store, open_store
 from .rhythms import GROUPINGS, classes_of, get_grouping
 from .runs import (METRIC_KEYS, MODALITY_SETS, NETWORK_ONLY, TREE_LOSS, Count, Metrics, ModelCard, Run,

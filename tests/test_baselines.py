@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies as st
 from conftest import assert_learns
 from pedarr.baselines import (MODELS, InceptionTime, XResNet1d, annotated_beats, boosted_trees, interval_features, make_model, prediction_table,
                               segment_features, shape_features)
-from pedarr.model import PedArrNet, VARIANTS, count_multiply_adds
+from pedarr.pedarrnet import PedArrNet
+from pedarr.variants import NETWORK_VARIANTS, count_multiply_adds
 from pedarr.preprocess import build_store
 from pedarr.core import PedarrError
 from pedarr.segments import make_roles, make_split
@@ -119,7 +120,7 @@ def test_counts_by_hand():
 
 def test_registry_makes_what_the_classes_make():
     assert type(make_model('pedarrnet', 3, dim=16, heads=2)) is PedArrNet and type(net('xresnet1d')) is XResNet1d and type(net('inceptiontime')) is InceptionTime
-    for options in VARIANTS.values(): make_model('pedarrnet', 3, **{'dim': 16, 'heads': 2, **options})
+    for options in NETWORK_VARIANTS.values(): make_model('pedarrnet', 3, **{'dim': 16, 'heads': 2, **options})
     for name in MODELS: make_model(name, 3, dropout=.2, modality_dropout=.1, proj_dim=8, modalities=('ecg',))      # options that all of them know
 
 

@@ -463,7 +463,7 @@ def test_pickles():
 
 
 def test_network_takes_a_batch():
-    from pedarr.model import PedArrNet
+    from pedarr.pedarrnet import PedArrNet
     b = next(iter(make_loader(SegmentDataset(toy_store(), np.arange(60), Augment(modality=.5)), 8)))
     out = PedArrNet(3, dim=16, heads=2, depth=1)(b.ecg, b.iegm, b.mask)
     assert out.logits.shape == (8, 3) and out.logits.isfinite().all()

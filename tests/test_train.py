@@ -267,7 +267,7 @@ def test_cases_follow_the_rule():
 
 def test_both_modalities_of_a_real_recording(tmp_path):
     "iafdb: surface leads and coronary sinus electrograms of a real recording go through the network."
-    from pedarr.model import PedArrNet
+    from pedarr.pedarrnet import PedArrNet
     from pedarr.segments import SegmentDataset, make_loader
     s = build_store(real('iafdb'), tmp_path/'s', 'iafdb', progress=False)
     assert s.mask[:, :12].sum(1).min() == 3 and s.mask[:, 12:].any(1).all()
