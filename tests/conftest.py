@@ -1,5 +1,6 @@
 """Shared by all tests: where the real recordings are, a small simulated database, and the benchmark mark."""
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ settings.load_profile('new' if os.environ.get('PEDARR_FUZZ') else 'same')
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get('PEDARR_REAL_DATA') or ROOT/'../shared/data')
+
+
+def everywhere(monkeypatch, module, name: str, value) -> None:
+    "Put `value` in the place of `module.name`, in that chapter and in all that import it."
+    old = getattr(module, name)
+    for other in [m for n, m in sys.modules.items() if n.split('.')[0] == 'pedarr']:
+        if vars(other).get(name, other) is old: monkeypatch.setattr(other, name, value)
 
 
 def pytest_configure(config):
@@ -36,7 +44,7 @@ def real(name: str) -> Path:
 @pytest.fixture(scope='session')
 def simulated(tmp_path_factory) -> Path:
     "A small SIMULATED database in the Leipzig format."
-    from pedarr.simulate import simulate_database
+    from pedarr.synthetic.studies import simulate_database
     folder = tmp_path_factory.mktemp('simulated')/'db'
     simulate_database(folder, subjects=8, minutes=1.0, seed=3)
     return folder
@@ -45,7 +53,8 @@ def simulated(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def store(simulated, tmp_path_factory) -> Path:
     "A store of that database at 250 Hz, one for each file of tests that has none of its own."
-    from pedarr.preprocess import PreprocessConfig, build_store
+    from pedarr.signals.filters import PreprocessConfig
+    from pedarr.signals.build import build_store
     path = tmp_path_factory.mktemp('store')/'s'
     build_store(simulated, path, 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
     return path

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
-from pedarr.agcacl import (
+from pedarr.losses.agcacl import (
     AGCACL, alignment_term, batch_means, frequency_weights, log_hard_class_weights, separation_term,
     unit_vectors)
-from pedarr.contrastive import ProCo
-from pedarr.core import PedarrError
+from pedarr.losses.contrastive import ProCo
+from pedarr.core.errors import PedarrError
 
 COUNTS = (30, 12, 5, 1)
 

@@ -8,14 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from conftest import assert_learns
-from pedarr.baselines import (MODELS, InceptionTime, XResNet1d, annotated_beats, boosted_trees, interval_features, make_model, prediction_table,
-                              segment_features, shape_features)
-from pedarr.pedarrnet import PedArrNet
-from pedarr.variants import NETWORK_VARIANTS, count_multiply_adds
-from pedarr.preprocess import build_store
-from pedarr.core import PedarrError
-from pedarr.segments import make_roles, make_split
+from conftest import assert_learns, everywhere
+from pedarr.model.baselines import MODELS, InceptionTime, XResNet1d, make_model
+from pedarr.model.trees import (
+    annotated_beats, boosted_trees, interval_features, prediction_table, segment_features,
+    shape_features)
+from pedarr.model.pedarrnet import PedArrNet
+from pedarr.model.variants import NETWORK_VARIANTS, count_multiply_adds
+from pedarr.signals.build import build_store
+from pedarr.core.errors import PedarrError
+from pedarr.signals.splits import make_roles, make_split
 
 RIVALS = ['xresnet1d', 'inceptiontime']
 
@@ -179,15 +181,16 @@ def test_features_do_not_depend_on_jobs(store, features):
 
 def test_annotated_beats_use_times_only(store, simulated, monkeypatch):
     "The symbol of a beat and the text of a rhythm mark change nothing."
-    import pedarr.baselines as b
+    from pedarr.data import annotations as annotations_
+    from pedarr.data import rhythms as rhythms_
     before = annotated_beats(store, simulated)
     assert [len(x) for x in before] == store.segments.beats.tolist()
     assert all((x >= 0).all() and (x < 3.001).all() and (np.diff(x) > 0).all() for x in before)
-    read = b.read_annotations
+    read = annotations_.read_annotations
     def renamed(*args):
         marks = read(*args)
-        return marks._replace(symbol=np.where(np.isin(marks.symbol, list(b.BEATS)), 'N', marks.symbol), aux=['(VT'] * len(marks.aux))
-    monkeypatch.setattr(b, 'read_annotations', renamed)
+        return marks._replace(symbol=np.where(np.isin(marks.symbol, list(rhythms_.BEATS)), 'N', marks.symbol), aux=['(VT'] * len(marks.aux))
+    everywhere(monkeypatch, annotations_, 'read_annotations', renamed)
     assert all(np.array_equal(x, y) for x, y in zip(before, annotated_beats(store, simulated)))
 
 
@@ -209,7 +212,7 @@ def test_trees_predict_each_evaluation_segment_once(store, features, kind):
 
 
 def test_columns_are_those_of_a_run(store, features):
-    from pedarr.train import _prediction_rows
+    from pedarr.training.folds import _prediction_rows
     rows = np.arange(5)
     prob = np.full((5, len(store.classes)), 1 / len(store.classes))
     ours = prediction_table(store, rows, prob, 1)
@@ -245,7 +248,7 @@ def test_bad_input(store, features, simulated, tmp_path):
 
 
 def test_a_fold_alone_is_that_fold_of_all(store, features):
-    from pedarr.baselines import tree_fold
+    from pedarr.model.trees import tree_fold
     fold = make_split(store.segments, 'patient', n_folds=2)
     whole = boosted_trees(store, features, fold, max_iter=5)
     part, grown = tree_fold(store, features, make_roles(store.segments, fold, 1, validation=0), 1, max_iter=5)
@@ -255,7 +258,7 @@ def test_a_fold_alone_is_that_fold_of_all(store, features):
 
 
 def test_validation_segments_are_answered_and_not_learnt_from(store, features):
-    from pedarr.baselines import tree_fold
+    from pedarr.model.trees import tree_fold
     fold = make_split(store.segments, 'patient', n_folds=2)
     roles = make_roles(store.segments, fold, 1)
     validation = np.flatnonzero(roles == 'validation')

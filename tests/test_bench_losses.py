@@ -8,8 +8,8 @@ from statistics import median
 import pytest
 import torch
 
-from pedarr.agcacl import AGCACL
-from pedarr.contrastive import SupCon
+from pedarr.losses.agcacl import AGCACL
+from pedarr.losses.contrastive import SupCon
 
 pytestmark = pytest.mark.bench
 

@@ -13,15 +13,19 @@ from statistics import median
 
 import joblib
 import numpy as np
+import scipy.signal
 import pytest
 import wfdb
 from scipy.signal import resample_poly, sosfiltfilt
 from threadpoolctl import threadpool_limits
 
-from pedarr import preprocess as P
-from pedarr.databases import LEIPZIG
-from pedarr.preprocess import PreprocessConfig, build_store
-from pedarr.records import n_bytes
+from pedarr.signals import build as build_
+from pedarr.data import channels as channels_
+from pedarr.core import files as files_
+from pedarr.data.known_databases import LEIPZIG
+from pedarr.signals.filters import PreprocessConfig
+from pedarr.signals.build import build_store
+from pedarr.data.formats import n_bytes
 
 CONFIG = PreprocessConfig()
 pytestmark = pytest.mark.bench
@@ -30,7 +34,7 @@ pytestmark = pytest.mark.bench
 @pytest.fixture(scope='module')
 def database(tmp_path_factory):
     if os.environ.get('PEDARR_TWIN'): return Path(os.environ['PEDARR_TWIN'])
-    from pedarr.simulate import simulate_database
+    from pedarr.synthetic.studies import simulate_database
     folder = tmp_path_factory.mktemp('bench')/'db'
     simulate_database(folder, subjects=8, minutes=8., seed=3)
     return folder
@@ -38,7 +42,7 @@ def database(tmp_path_factory):
 
 def read(path): LEIPZIG.open(path).physical()
 def read_wfdb(path): wfdb.rdrecord(str(path.with_suffix('')))
-def sha256(path): [P.sha256(f) for f in (*LEIPZIG.open(path).sources, path.with_suffix('.atr'))]
+def sha256(path): [files_.sha256(f) for f in (*LEIPZIG.open(path).sources, path.with_suffix('.atr'))]
 
 
 def plain(path):
@@ -46,8 +50,8 @@ def plain(path):
     record = wfdb.rdrecord(str(path.with_suffix('')))
     x = record.p_signal.T
     for i, name in enumerate(record.sig_name):
-        band = CONFIG.ecg_band if name in P.CHANNELS[:P.N_ECG] else CONFIG.iegm_band
-        resample_poly(sosfiltfilt(P.butter(2, band, 'bandpass', fs=record.fs, output='sos'), x[i]), 500, 977)
+        band = CONFIG.ecg_band if name in channels_.CHANNELS[:channels_.N_ECG] else CONFIG.iegm_band
+        resample_poly(sosfiltfilt(scipy.signal.butter(2, band, 'bandpass', fs=record.fs, output='sos'), x[i]), 500, 977)
 
 
 def seconds(action):
@@ -109,12 +113,12 @@ def test_bench_memory_of_a_long_recording(database, tmp_path):
     folder = long_record(database, tmp_path/'long')
     code = """
 import json, re, resource, sys
-import pedarr.preprocess as P
+import pedarr.signals.build as P
 def peak():      # ru_maxrss would remember the process that started this one
     try: return int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])/1e3
     except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1e6 if sys.platform == 'darwin' else 1e3)
 start = peak()
-store = P.build_store(sys.argv[1], sys.argv[2], 'leipzig', progress=False)
+store = build_.build_store(sys.argv[1], sys.argv[2], 'leipzig', progress=False)
 print(json.dumps([start, peak(), len(store)]))
 """
     done = subprocess.run([sys.executable, '-c', code, str(folder), str(tmp_path/'s')], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.bench
 
 RUN = """
 import sys, time
-from pedarr.twin import simulate_twin
+from pedarr.synthetic.twin import simulate_twin
 began = time.perf_counter(); simulate_twin(sys.argv[1], scale=float(sys.argv[2]), jobs=int(sys.argv[3]))
 print(time.perf_counter() - began)
 """
@@ -20,8 +20,8 @@ print(time.perf_counter() - began)
 PEAK = """
 import re, sys
 from pathlib import Path
-from pedarr.twin import _Twin, twin_subjects
-from pedarr.simulate import write_study
+from pedarr.synthetic.twin import _Twin, twin_subjects
+from pedarr.synthetic.studies import write_study
 write_study(Path(sys.argv[1]), _Twin(0, float(sys.argv[2]), {})(next(s for s in twin_subjects() if s.record == 'x003')))
 print(int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])/1024)   # ru_maxrss would count the parent's
 """

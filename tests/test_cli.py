@@ -13,13 +13,14 @@ from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import pedarr.signals.build
 import pytest
 import wfdb
 from click.testing import CliRunner
 
-from conftest import ROOT, real
-from pedarr.cli import main, parse_value
-from pedarr.notebook import execute, find_notebook, no_notebook, with_parameters
+from conftest import ROOT, everywhere, real
+from pedarr.use.command import parse_value, pedarr_command
+from pedarr.use.notebook import execute, find_notebook, no_notebook, with_parameters
 
 SMALL = dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200)
 BARS = re.compile(r'(annotations|segments|verify|check|simulate|compare|training|fold \d)\b')
@@ -30,7 +31,7 @@ def pairs(**params): return [x for name, value in params.items() for x in ('-p',
 
 def pedarr(*args, ok=False):
     "The command, called in this process."
-    r = CliRunner().invoke(main, [str(a) for a in args])
+    r = CliRunner().invoke(pedarr_command, [str(a) for a in args])
     if ok: assert r.exit_code == 0, r.stderr[-2000:]
     return SimpleNamespace(returncode=r.exit_code, stdout=r.stdout, stderr=r.stderr)
 
@@ -172,7 +173,7 @@ def test_a_changed_subject_table_is_no_longer_the_same_store(db, tmp_path):
 
 
 def test_flat_and_nan_channels_are_masked_and_reported(db, tmp_path):
-    from pedarr.preprocess import open_store
+    from pedarr.signals.store import open_store
     rec = record(db)
     r = wfdb.rdrecord(str(rec), physical=False)
     d = r.d_signal.copy()
@@ -203,7 +204,7 @@ def test_a_description_of_ones_own(tmp_path):
                     write_dir=str(tmp_path/'db'))
     (tmp_path/'mine.py').write_text('''
 import pandas as pd
-from pedarr.databases import Database, whole_record
+from pedarr.data.databases import Database; from pedarr.data.known_databases import whole_record
 def subjects(paths, folder, db):
     names = [p.stem for p in paths]
     return pd.DataFrame(dict(subject=names, cohort='c', age=None, sex=''), index=names)
@@ -223,7 +224,8 @@ DB = Database('mine', 'Mine', 'rhythm8', rhythms, subjects, rate=125., ecg_band=
 
 def test_ludb_end_to_end(tmp_path):
     "Real recordings through the command: 12 leads, no electrograms, whose band need not fit the rate."
-    from pedarr.train import make_config, run_training
+    from pedarr.training.config import make_config
+    from pedarr.training.train import run_training
     folder = real('ludb')
     db = tmp_path/'ludb'
     (db/'data').mkdir(parents=True)
@@ -290,8 +292,9 @@ def test_numbers_as_they_are_typed():
 def test_a_class_with_one_subject(store, tmp_path):
     "Refused by name under a patient split; kept or dropped when told so, and then said in the notes."
     import hashlib
-    from pedarr.preprocess import open_store
-    from pedarr.train import make_config, run_training
+    from pedarr.signals.store import open_store
+    from pedarr.training.config import make_config
+    from pedarr.training.train import run_training
     odd = shutil.copytree(store, tmp_path/'odd')
     t = open_store(odd).segments
     first = t.subject[t.label == 'VT'].iloc[0]
@@ -345,7 +348,9 @@ def test_missing_channels_are_drawn(finished, tmp_path):
 
 def test_trees_are_a_run_like_any_other(store, finished, tmp_path):
     "Trained, compared with a network, set side by side under both splits, reported; they embed nothing."
-    from pedarr.train import make_config, open_run, run_training
+    from pedarr.training.config import make_config
+    from pedarr.training.runs import open_run
+    from pedarr.training.train import run_training
     trees = dict(model='trees', n_folds=2, resamples=200, model_options={'max_iter': 5})
     r = {k: tmp_path/k for k in ('patient', 'segment')} | {'net': finished[0]}
     out = pedarr('train', store, '--run', r['patient'], *pairs(**trees), ok=True).stdout
@@ -428,7 +433,7 @@ RAISED = ['PedarrError("a: b")', 'KeyboardInterrupt', 'MemoryError', 'SystemExit
 
 @pytest.mark.parametrize('raised', RAISED)
 def test_what_a_cell_raises_is_raised(tmp_path, raised, capsys):
-    source = toy(tmp_path, 'from pedarr.core import PedarrError', f'raise {raised}', 'print("never")')
+    source = toy(tmp_path, 'from pedarr.core.errors import PedarrError', f'raise {raised}', 'print("never")')
     with pytest.raises(BaseException) as e: execute(source, tmp_path/'out.ipynb', {})
     assert type(e.value).__name__ == raised.split('(')[0]
     assert [x.name for x in tmp_path.iterdir()] == ['in.ipynb']
@@ -475,7 +480,7 @@ def test_papermill_as_the_readme_has_it(store, tmp_path):
 
 
 def test_paths_in_jupyterlab_are_seen_from_the_clone(tmp_path, monkeypatch):
-    from pedarr.core import in_project
+    from pedarr.core.errors import in_project
     monkeypatch.chdir(ROOT/'nbs'/'experiments')
     assert in_project('stores/none') == str(ROOT/'stores'/'none') and in_project('') == ''
     assert in_project('train.ipynb') == 'train.ipynb' and in_project('/stores/x') == '/stores/x'
@@ -486,7 +491,7 @@ def test_paths_in_jupyterlab_are_seen_from_the_clone(tmp_path, monkeypatch):
 def test_notebook_parameters_are_those_of_the_configuration():
     import ast
     from dataclasses import asdict
-    from pedarr.train import TrainConfig
+    from pedarr.training.config import TrainConfig
     cells = nbformat.read(find_notebook(), 4).cells
     cell = next(c for c in cells if 'parameters' in c.metadata.get('tags', []))
     given = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cell.source).body}
@@ -507,11 +512,11 @@ def test_simulate_a_twin_and_a_small_cohort(tmp_path):
 
 def test_a_demonstration_is_resumed_and_not_mixed(tmp_path, monkeypatch):
     "Stopped after each of its parts, it goes on where it was; other numbers are refused before any work."
-    import pedarr.cli as cli
+    from pedarr.use import command as command_
     few = ['demo', tmp_path/'d', '--subjects', 6, '--minutes', 1, '--epochs', 1]
     def stop(*args, **kwargs): raise KeyboardInterrupt
     with monkeypatch.context() as m:
-        m.setattr('pedarr.preprocess.build_store', stop)
+        everywhere(m, pedarr.signals.build, 'build_store', stop)
         p = pedarr(*few)
         assert p.returncode == 130 and 'the same command resumes' in p.stderr
         assert {x.name for x in (tmp_path/'d').iterdir()} == {'demo.json', 'database'}
@@ -519,7 +524,7 @@ def test_a_demonstration_is_resumed_and_not_mixed(tmp_path, monkeypatch):
     assert 'subjects=6, not 8' in line and 'minutes=1.0, not 2.0' in line
     whole = {f: f.stat().st_mtime_ns for f in (tmp_path/'d'/'database').iterdir()}
     with monkeypatch.context() as m:
-        m.setattr(cli, 'train_run', stop)
+        everywhere(m, command_, 'train_run', stop)
         assert pedarr(*few).returncode == 130
     p = pedarr(*few, ok=True)
     assert whole == {f: f.stat().st_mtime_ns for f in (tmp_path/'d'/'database').iterdir()}
@@ -599,7 +604,7 @@ def test_wrong_invocations(simulated, store, place):
         assert len(line) < 900 and time.monotonic() - begun < 30 and sorted(place.rglob('*')) == before, args
 
 
-HELP = [['-h'], ['--help'], ['-V'], ['--version'], [], *[[name, '-h'] for name in main.commands]]
+HELP = [['-h'], ['--help'], ['-V'], ['--version'], [], *[[name, '-h'] for name in pedarr_command.commands]]
 
 
 @pytest.mark.parametrize('args', HELP)

@@ -17,11 +17,14 @@ import wfdb
 from hypothesis import given, strategies as st
 
 from conftest import real
-from pedarr.core import PassingError, PedarrError
-from pedarr.databases import (DATABASES, LEIPZIG, Database, Found, check_episodes, comment_subjects, get_database, leipzig_subjects, list_records,
-                              load_database, mark_episodes, natural_key, parse_age, read_rows, record_names, whole_record)
-from pedarr.records import read_annotations
-from pedarr.rhythms import get_grouping, parse_episodes, poor_signal
+from pedarr.core.errors import PassingError, PedarrError
+from pedarr.data.known_databases import (
+    DATABASES, LEIPZIG, comment_subjects, get_database, leipzig_subjects, load_database, mark_episodes,
+    read_rows, whole_record)
+from pedarr.data.databases import Database, Found, check_episodes, list_records, parse_age, record_names
+from pedarr.core.errors import natural_key
+from pedarr.data.annotations import read_annotations
+from pedarr.data.rhythms import get_grouping, parse_episodes, poor_signal
 
 
 @given(st.floats(0, 120).map(lambda a: round(a, 2)))
@@ -325,7 +328,7 @@ def test_order_does_not_depend_on_chance(tmp_path):
     header(tmp_path, 'p1', 'p01', 'p001', 'p10', 'p2', 'é', 'P2')
     program = '''
 import sys
-from pedarr.databases import LEIPZIG, list_records
+from pedarr.data.known_databases import LEIPZIG; from pedarr.data.databases import list_records
 found = LEIPZIG.find(sys.argv[1])
 print([ascii(n) for n in found.names], [p.name for p in list_records(sys.argv[1])] == [p.name for p in found.paths])
 '''
@@ -765,7 +768,7 @@ def test_every_leipzig_record_is_a_subject():
 MINE = '''from __future__ import annotations
 from dataclasses import dataclass, replace
 import pandas as pd
-from pedarr.databases import Database, LEIPZIG, whole_record
+from pedarr.data.databases import Database; from pedarr.data.known_databases import LEIPZIG, whole_record
 
 @dataclass
 class Person:
@@ -819,10 +822,10 @@ def test_worker_processes_get_it_too(tmp_path, record, name):
     ('X = 5\n', "no 'DB' in it: it has no Database"), (MINE.replace('DB =', 'BD ='), 'NameError'),
     (MINE.replace('DB =', 'BD =').replace('(DB,', '(BD,'), "no 'DB' in it: it has BD, OTHER"),
     ('raise SystemExit("bye")', 'SystemExit: bye'), ('import no_such_module_here', 'ModuleNotFoundError'),
-    ('from pedarr.databases import LEIPZIG as X\n', "no 'DB' in it: it has no Database"),
+    ('from pedarr.data.known_databases import LEIPZIG as X\n', "no 'DB' in it: it has no Database"),
     ('DB = "\0"', 'my.py'), ('open("/nowhere/x")', '/nowhere/x'),
     ('def f(): f()\nf()', 'RecursionError'),
-    ('from pedarr.databases import Database\nDB = Database("m", "t", "g", 1, 2)', 'read_episodes=1 must be a function')])
+    ('from pedarr.data.databases import Database\nDB = Database("m", "t", "g", 1, 2)', 'read_episodes=1 must be a function')])
 def test_files_with_mistakes_are_answered_in_one_line(tmp_path, text, said):
     with pytest.raises(PedarrError, match=said) as e: load_database(spec(tmp_path, text))
     assert '\n' not in str(e.value)

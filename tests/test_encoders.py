@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load, save
 
-from pedarr.core import PedarrError
-from pedarr.encoders import ENCODERS, ModalityEncoder, receptive_fields, split_mask, zero_masked
-from pedarr.pedarrnet import PedArrNet
-from pedarr.pretrained import encoders_of, load_pretrained, read_pretrained, save_pretrained
+from pedarr.core.errors import PedarrError
+from pedarr.model.encoders import ENCODERS, ModalityEncoder, receptive_fields, split_mask, zero_masked
+from pedarr.model.pedarrnet import PedArrNet
+from pedarr.model.pretrained import encoders_of, load_pretrained, read_pretrained, save_pretrained
 
 
 def net(seed=0, **options):
@@ -105,7 +105,7 @@ def test_receptive_fields_in_ms_follow_the_rate():
 
 def test_nothing_outside_its_field_changes_a_column():
     "A change just inside the field is seen, one just outside is not (but for the normalisation)."
-    from pedarr.encoders import _plain_sums
+    from pedarr.model.encoders import _plain_sums
     encoder = _plain_sums(ENCODERS['plain'](1, 16))
     x = torch.ones(1, 1, 1500, dtype=torch.float64)
     def last(x): return encoder.maps(x, full(1, 1))[-1][0, :, 16]

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pedarr.fewshot import (GAINS, METHODS, Prototypes, adapt, few_shot, few_shot_classes, few_shot_table, fit_prototypes, format_few_shot,
-                            number_episodes, prior_weight, subject_means)
-from pedarr.fewshot import _clear, _draw
-from pedarr.metrics import LONE
-from pedarr.rhythms import PedarrError
+from pedarr.evaluation.fewshot import (
+    GAINS, METHODS, Prototypes, adapt, few_shot, few_shot_classes, few_shot_table, fit_prototypes,
+    format_few_shot, number_episodes, prior_weight, subject_means)
+from pedarr.evaluation.fewshot import _clear, _draw
+from pedarr.evaluation.comparison import LONE
+from pedarr.core.errors import PedarrError
 
 
 def study(subjects=8, segments=6, classes=3, d=5, seed=0, between=1.):

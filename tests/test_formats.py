@@ -11,11 +11,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from conftest import everywhere
 import soundfile
 import wfdb
 
-from pedarr.core import PassingError, PedarrError
-from pedarr.records import GAP, INVALID, MOST_WHOLE, Tape, n_bytes, open_record, read_annotations
+from pedarr.core.errors import PassingError, PedarrError
+from pedarr.data.signal_files import GAP
+from pedarr.data.formats import INVALID, n_bytes
+from pedarr.data.records import MOST_WHOLE, RecordStream, open_record
+from pedarr.data.annotations import read_annotations
 
 PLAIN = ['8', '16', '24', '32', '61', '80', '160', '212', '310', '311']
 FLAC = {'508': 8, '516': 16, '524': 24}
@@ -100,13 +104,13 @@ def agrees(path, starts=((0, None), (1, 2), (33, 78))):
 
 
 def same_tape(record):
-    with Tape(record) as tape:
+    with RecordStream(record) as tape:
         assert np.array_equal(tape.standard(0, min(9, record.sig_len)), record.standard(0, min(9, record.sig_len)), equal_nan=True)
         assert np.array_equal(tape.standard(5, record.sig_len), record.standard(5), equal_nan=True)
         found = tape.finish()
     folder = record.path.parent
     assert found == {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in record.sources if p != record.path}
-    with Tape(record) as tape: assert np.array_equal(np.concatenate([d.copy() for d in tape.blocks(7)], axis=1), record.digital())
+    with RecordStream(record) as tape: assert np.array_equal(np.concatenate([d.copy() for d in tape.blocks(7)], axis=1), record.digital())
 
 
 @pytest.mark.parametrize('fmt', PLAIN)
@@ -363,7 +367,7 @@ def test_a_cut_is_noticed_and_so_is_a_flipped_bit(tmp_path, fmt):
     harmed[len(raw)//2] ^= 4
     dat.write_bytes(harmed)
     with pytest.raises(PedarrError, match='damaged'): open_record(path).verify()
-    with pytest.raises(PedarrError, match='damaged'), Tape(open_record(path)) as tape: tape.finish()
+    with pytest.raises(PedarrError, match='damaged'), RecordStream(open_record(path)) as tape: tape.finish()
     dat.write_bytes(raw + b'1234567')
     if fmt not in FLAC:
         with pytest.raises(PedarrError, match='different versions'): open_record(path)
@@ -433,11 +437,11 @@ def test_a_passing_fault_is_no_damage(tmp_path, monkeypatch):
         def __getattr__(self, name): return getattr(self.inner, name)
         def __enter__(self): return self
         def __exit__(self, *_): self.inner.close()
-    import pedarr.records as R
-    opened, records = R.open_regular, [open_record(path), open_record(windowed)]
-    monkeypatch.setattr(R, 'open_regular', lambda *a, **k: Failing(opened(*a, **k)))
+    from pedarr.core import files as files_
+    opened, records = files_.open_regular, [open_record(path), open_record(windowed)]
+    everywhere(monkeypatch, files_, 'open_regular', lambda *a, **k: Failing(opened(*a, **k)))
     for record in records:
-        for action in (lambda: record.physical(), record.verify, lambda: Tape(record).standard(0, 100), lambda: Tape(record).finish()):
+        for action in (lambda: record.physical(), record.verify, lambda: RecordStream(record).standard(0, 100), lambda: RecordStream(record).finish()):
             with pytest.raises(PassingError, match=r'\.dat: cannot be read .*check the disk') as e: action()
             assert 'fetch' not in str(e.value) and 'damaged' not in str(e.value) and 'delete' not in str(e.value)
 
@@ -451,7 +455,7 @@ def test_too_many_open_files_and_no_permission_are_passing_faults(tmp_path, monk
         record = open_record(path)
         with monkeypatch.context() as m:
             m.setattr(os, 'open', fail)
-            for action in (lambda: open_record(path), lambda: record.physical(), lambda: read_annotations(path), lambda: Tape(record)):
+            for action in (lambda: open_record(path), lambda: record.physical(), lambda: read_annotations(path), lambda: RecordStream(record)):
                 with pytest.raises(PassingError) as e: action()
                 assert 'run the same command again' in str(e.value)
 
@@ -502,7 +506,7 @@ def test_mutated_records_are_read_rightly_or_refused_in_one_line(tmp_path, layou
             assert all(text.isprintable() for text in record.notes + record.unknown)
             x = record.physical(dtype=np.float64)
             assert np.array_equal(record.physical(), x.astype(np.float32), equal_nan=True), (name, (tmp_path/name).read_bytes())
-            with Tape(record) as tape: assert np.array_equal(tape.standard(0, record.sig_len), record.standard(), equal_nan=True)
+            with RecordStream(record) as tape: assert np.array_equal(tape.standard(0, record.sig_len), record.standard(), equal_nan=True)
             record.verify()
         except PedarrError as e: assert str(e).isprintable() and len(str(e)) < 700 and str(tmp_path) in str(e)
         assert time.perf_counter() - start < 5, (name, (tmp_path/name).read_bytes())

@@ -21,11 +21,18 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from conftest import REAL, real
-from pedarr.cli import main
-from pedarr.databases import DATABASES, list_records, natural_key, parse_age, record_names
-from pedarr.leipzig import check, layout_table, parse_checksums, parse_duration, subject_table, unknown_marks
-from pedarr.records import CHANNELS, open_record, read_annotations
-from pedarr.rhythms import BEATS, LEIPZIG_RHYTHMS, PedarrError, parse_episodes, poor_signal
+from pedarr.use.command import pedarr_command
+from pedarr.data.known_databases import DATABASES
+from pedarr.data.databases import list_records, parse_age, record_names
+from pedarr.core.errors import natural_key
+from pedarr.data.check import check_folder
+from pedarr.data.leipzig import layout_table, parse_duration, subject_table, unknown_marks
+from pedarr.data.checksums import parse_checksums
+from pedarr.data.channels import CHANNELS
+from pedarr.data.records import open_record
+from pedarr.data.annotations import read_annotations
+from pedarr.data.rhythms import BEATS, LEIPZIG_RHYTHMS, parse_episodes, poor_signal
+from pedarr.core.errors import PedarrError
 
 MANY = int(os.environ.get('PEDARR_FUZZ') or 0)
 
@@ -667,7 +674,8 @@ def marks_of(folder, name):
 @fuzz(15, .05)
 @given(data=st.data())
 def test_damaged_folders(tiny, tmp_path_factory, data):
-    from pedarr.preprocess import PreprocessConfig, build_store
+    from pedarr.signals.filters import PreprocessConfig
+    from pedarr.signals.build import build_store
     base = tmp_path_factory.mktemp('damaged')
     folder, which = base/'db', data.draw(st.sampled_from(sorted(p.name for p in tiny.iterdir()) + ['x001.atr']*4))
     shutil.copytree(tiny, folder)
@@ -675,7 +683,7 @@ def test_damaged_folders(tiny, tmp_path_factory, data):
     (folder/which).write_bytes(data.draw(harmed((tiny/which).read_bytes(), pieces)))
     if data.draw(st.integers(0, 9)) == 0: (folder/which).unlink()
     try:
-        found = outcome(lambda: check(folder, progress=False), folder, seconds=30)
+        found = outcome(lambda: check_folder(folder, progress=False), folder, seconds=30)
         if found is not None:
             assert outcome(found.text).startswith(str(folder)) and outcome(lambda: found.write_html(base/'c.html')).exists()
             assert (folder/which).exists() and (folder/which).read_bytes() == (tiny/which).read_bytes() or not found.ok, 'a changed file, and nobody says so'
@@ -695,7 +703,8 @@ def test_damaged_folders(tiny, tmp_path_factory, data):
 
 @pytest.fixture(scope='module')
 def store(tiny, tmp_path_factory):
-    from pedarr.preprocess import PreprocessConfig, build_store
+    from pedarr.signals.filters import PreprocessConfig
+    from pedarr.signals.build import build_store
     path = tmp_path_factory.mktemp('store')/'store'
     build_store(tiny, path, 'leipzig', config=PreprocessConfig(window=.5, guard=.05), progress=False)
     return path
@@ -714,7 +723,7 @@ anything = st.sampled_from([None, True, -1, 0, 1, 10**9, 1e308, -1e-9, float('na
 @given(data=st.data())
 def test_store_json_altered_with_its_hashes(store, tmp_path_factory, data):
     from hashlib import sha256
-    from pedarr.preprocess import open_store
+    from pedarr.signals.store import open_store
     path = tmp_path_factory.mktemp('altered')/'store'
     shutil.copytree(store, path)
     try:
@@ -752,7 +761,7 @@ ABSURD = ['-1', '0', 'nan', 'inf', '1e308', '1e9', 'abc', '']
                                    'check DB --jobs 0', 'download NEW --base-url ftp://x', 'download NEW --jobs -3'])
 def test_absurd_options_are_refused_in_one_line(tiny, store, tmp_path, words):
     args = [dict(NEW=str(tmp_path/'new'), DB=str(tiny), STORE=str(store), _='').get(w, w) for w in words.split()]
-    with within(20): result = CliRunner().invoke(main, args)
+    with within(20): result = CliRunner().invoke(pedarr_command, args)
     said = [l for l in result.stderr.replace('\r', '\n').splitlines() if l.startswith(('pedarr: ', 'Error: '))]
     assert (result.exit_code, type(result.exception)) == (2, SystemExit), (words, result.exit_code, result.exception)
     assert len(said) == 1 and 'Traceback' not in result.stderr and not [*tmp_path.rglob('new/*')]

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from conftest import real
-from pedarr.core import PedarrError, answer
-from pedarr.databases import DATABASES
-from pedarr.records import (CHANNELS, PLAUSIBLE, Tape, find_channels, implausible, match_channels, open_record, parse_header, parse_signal,
-                            read_annotations, robust_amplitude)
+from pedarr.core.errors import PedarrError, error_line
+from pedarr.data.known_databases import DATABASES
+from pedarr.data.channels import (
+    CHANNELS, PLAUSIBLE, find_channels, implausible, match_channels, robust_amplitude)
+from pedarr.data.records import RecordStream, open_record
+from pedarr.data.headers import parse_header, parse_signal
+from pedarr.data.annotations import read_annotations
 
 SIGNALS = ['r.dat 16 200(0)/mV 16 0 1 -6 0 II', 'r.dat 16 200(0)/mV 16 0 2 -6 0 V1']
 DATA = np.array([[1, 2], [-3, -4], [5, 6], [-9, -10]], '<i2')      # sums -6, -6
@@ -137,7 +140,7 @@ REFUSED = {     # why it is refused: (header, what the answer says)
 def test_what_is_refused_is_refused_with_the_reason(tmp_path, why):
     text, say = REFUSED[why]
     with pytest.raises(PedarrError, match=say) as e: open_record(write(tmp_path, text)).verify()
-    said, status = answer(e.value)
+    said, status = error_line(e.value)
     assert str(tmp_path) in said and '\n' not in str(e.value) and len(said) < 500 and status == 2
     assert said.isprintable() and str(e.value).isprintable(), 'no control character reaches a terminal'
 
@@ -164,7 +167,7 @@ def test_files_in_folders_below_the_header(tmp_path):
     (tmp_path/'r.hea').write_text(lines(signals=[s.replace('r.dat', 'signals/r.dat') for s in SIGNALS]))
     record = open_record(tmp_path/'r')
     assert np.array_equal(record.digital(), DATA.T)
-    with Tape(record) as tape: assert list(tape.finish()) == ['signals/r.dat']
+    with RecordStream(record) as tape: assert list(tape.finish()) == ['signals/r.dat']
 
 
 # ---- bounds -----------------------------------------------------------------------------------------------------------
@@ -187,7 +190,7 @@ def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path, make, s
     (tmp_path/'r.dat').unlink()
     make(tmp_path/'r.dat')             # exchanged after the header was read
     quickly(lambda: record.physical(), say)
-    quickly(lambda: Tape(record), say)
+    quickly(lambda: RecordStream(record), say)
 
 
 def test_files_of_absurd_size_are_refused_before_they_are_read(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pedarr.core import PedarrError, one_line
+from pedarr.core.errors import PedarrError, one_line
 
 NASTY = [b'', b'0', b'-1', b'1e308', b'-1e308', b'nan', b'NaN', b'inf', b'null', b'true', b'[]', b'{}', b'""', b'10'*30, b'0.5', b'x'*500,
          b'\0', b'\x1b[2J', b'\xff\xfe', b'\xef\xbb\xbf', '\u202e'.encode(), b'../../etc/passwd', b'/dev/zero', b'a b', b',', b'\n', b'"',
@@ -123,9 +123,11 @@ def content(store) -> dict:
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
     "A folder with database, store and run, all small."
-    from pedarr.preprocess import PreprocessConfig, build_store
-    from pedarr.simulate import simulate_database
-    from pedarr.train import make_config, run_training
+    from pedarr.signals.filters import PreprocessConfig
+    from pedarr.signals.build import build_store
+    from pedarr.synthetic.studies import simulate_database
+    from pedarr.training.config import make_config
+    from pedarr.training.train import run_training
     home = tmp_path_factory.mktemp('hostile')
     simulate_database(home/'db', subjects=4, minutes=.5, seed=5)
     build_store(home/'db', home/'store', 'leipzig', config=CONFIG(), progress=False)
@@ -134,7 +136,7 @@ def home(tmp_path_factory):
 
 
 def CONFIG():
-    from pedarr.preprocess import PreprocessConfig
+    from pedarr.signals.filters import PreprocessConfig
     return PreprocessConfig(rate=125., ecg_band=(.5, 40.), iegm_band=(20., 60.), window=2., guard=.1)
 
 
@@ -142,14 +144,15 @@ PARAMS = dict(epochs=1, n_folds=2, dim=16, depth=1, heads=2, resamples=100, lone
 
 
 def try_database(home: Path, work: Path, rng, number: int) -> None:
-    "A mutated database: `check` says something, `build_store` refuses or says what is missing, and never gives other content in silence."
-    from pedarr.leipzig import check
-    from pedarr.preprocess import build_store, open_store
+    "A mutated database: `check_folder` says something, `build_store` refuses or says what is missing, and never gives other content in silence."
+    from pedarr.data.check import check_folder
+    from pedarr.signals.build import build_store
+    from pedarr.signals.store import open_store
     shutil.copytree(home/'db', work/'db')
     if number % 2: (work/'db'/'SHA256SUMS.txt').unlink(missing_ok=True)      # half of the cases have no list
     done = [mutate(work/'db', rng) for _ in range(1 + number % 3 // 2)]
     case = f'database {number} ({"; ".join(done)})'
-    found = outcome(lambda: check(work/'db', progress=False), case)
+    found = outcome(lambda: check_folder(work/'db', progress=False), case)
     if found is not None:
         outcome(found.text, case)
         outcome(lambda: found.write_html(work/'check.html'), case)
@@ -168,8 +171,9 @@ def try_database(home: Path, work: Path, rng, number: int) -> None:
 
 def try_store(home: Path, work: Path, rng, number: int) -> None:
     "A mutated store: opened with the same content, or refused; the report and a training refuse it too."
-    from pedarr.preprocess import open_store
-    from pedarr.train import make_config, prepare
+    from pedarr.signals.store import open_store
+    from pedarr.training.config import make_config
+    from pedarr.training.prepare import prepare
     shutil.copytree(home/'store', work/'store')
     case = f'store {number} ({mutate(work/"store", rng)})'
     verify = bool(number % 4)
@@ -183,9 +187,10 @@ def try_store(home: Path, work: Path, rng, number: int) -> None:
 
 def try_run(home: Path, work: Path, rng, number: int) -> None:
     "A mutated run folder: reports, tables, networks and a resumed training refuse it or give the same numbers."
-    from pedarr.grid import paired_table
-    from pedarr.report import write_report
-    from pedarr.train import load_model, make_config, run_training
+    from pedarr.training.grid import paired_table
+    from pedarr.use.report import write_report
+    from pedarr.training.train import load_model, run_training
+    from pedarr.training.config import make_config
     shutil.copytree(home/'run', work/'run')
     case = f'run {number} ({mutate(work/"run", rng)})'
     outcome(lambda: write_report(work/'run'), case)
@@ -224,7 +229,7 @@ def test_many_mutations(home, tmp_path, kind, part): hunt(kind, range(1000 + 100
 # ---- kills -----------------------------------------------------------------------------------------------------------------------
 
 def command(*words) -> list:
-    return [sys.executable, '-c', 'import sys; from pedarr.cli import main; sys.exit(main())', *map(str, words)]
+    return [sys.executable, '-c', 'import sys; from pedarr.use.command import pedarr_command; sys.exit(pedarr_command())', *map(str, words)]
 
 
 def processes(mark: str) -> list:

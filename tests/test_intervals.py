@@ -7,9 +7,12 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from conftest import ROOT, real
-from pedarr import intervals as iv
-from pedarr.records import CHANNELS, open_record
-from pedarr.rhythms import LEIPZIG_RHYTHMS, PedarrError
+from pedarr.exploration import intervals as intervals_
+from pedarr.exploration import waves as waves_
+from pedarr.data.channels import CHANNELS
+from pedarr.data.records import open_record
+from pedarr.data.rhythms import LEIPZIG_RHYTHMS
+from pedarr.core.errors import PedarrError
 
 few = settings(max_examples=12, deadline=None)
 
@@ -50,18 +53,18 @@ def test_it_knows_nothing_of_the_simulator():
 def test_intervals_come_out_as_drawn(rr, va, step, left, qrs, seed):
     assume(rr > qrs + .28)      # where the T wave runs into the next QRS, its onset is read early (the chapter says so)
     v = np.arange(.4, 7.2, rr); delay = step * (np.arange(5) if left else np.arange(4, -1, -1))
-    r = iv.beat_intervals(study(v, v + va, qrs=qrs, cs=delay, seed=seed), 1000); t = r.beats[1:-1]
+    r = intervals_.beat_intervals(study(v, v + va, qrs=qrs, cs=delay, seed=seed), 1000); t = r.beats[1:-1]
     assert len(r.beats) == len(v) and len(r.waves) == len(v) and not len(r.stimuli)
     assert abs(t.rr - rr).max() < .004 and abs(t.qrs - qrs).max() < .02 and abs(t.va - va).max() < .006
     assert set(t.earliest) == {'CS12' if left else 'CS90'}
-    assert abs(t[iv.CS_BIPOLES].to_numpy() - (v[1:-1, None] + va + delay)).max() < .005
-    assert iv.association(np.nanmin(r.waves, 1), v) > .99
+    assert abs(t[waves_.CS_BIPOLES].to_numpy() - (v[1:-1, None] + va + delay)).max() < .005
+    assert intervals_.association(np.nanmin(r.waves, 1), v) > .99
 
 
 @few
 @given(pr=st.floats(.1, .2), hv=st.floats(.03, .055), rr=st.floats(.6, 1.), seed=st.integers(0, 99))
 def test_conduction_from_above(pr, hv, rr, seed):
-    v = np.arange(.5, 7.3, rr); t = iv.beat_intervals(study(v, v - pr + .045, pr=pr, his=hv, seed=seed), 1000).beats[1:-1]
+    v = np.arange(.5, 7.3, rr); t = intervals_.beat_intervals(study(v, v - pr + .045, pr=pr, his=hv, seed=seed), 1000).beats[1:-1]
     assert abs(t.hv - hv).max() < .006 and abs(t.av - (pr - .045)).max() < .006
     assert abs(t.pr - pr).median() < .015
 
@@ -70,36 +73,36 @@ def test_conduction_from_above(pr, hv, rr, seed):
 @given(size=st.floats(.4, 2.5), offset=st.floats(-2, 2), flip=st.lists(st.booleans(), min_size=19, max_size=19))
 def test_size_offset_and_polarity_do_not_matter(size, offset, flip):
     x, v = retrograde(); y = size * x * np.where(flip, -1, 1)[:, None] + offset
-    a, b = iv.read_rhythm(x, 1000), iv.read_rhythm(y, 1000)
+    a, b = intervals_.read_rhythm(x, 1000), intervals_.read_rhythm(y, 1000)
     assert a.rhythm == b.rhythm == 'AVRT' and len(a.beats) == len(b.beats)
     assert abs(a.beats.qrs_on - b.beats.qrs_on).max() < .003 and np.nanmax(abs(a.waves - b.waves)) < .003
 
 
 @pytest.mark.parametrize('fs', [500, 977, 2000])
 def test_any_sampling_rate(fs):
-    x, v = retrograde(fs=fs); r = iv.read_rhythm(x, fs)
+    x, v = retrograde(fs=fs); r = intervals_.read_rhythm(x, fs)
     assert r.rhythm == 'AVRT' and abs(r.numbers.va - .11) < .008 and abs(r.numbers.rr - .35) < .004 and r.numbers.earliest == 'CS90'
 
 
 def test_input_is_not_changed_and_given_beats_are_used():
     x, v = retrograde(); keep = x.copy(); x.flags.writeable = False
-    found = iv.read_rhythm(x, 1000); given_ = iv.read_rhythm(x, 1000, iv.find_beats(x, 1000))
+    found = intervals_.read_rhythm(x, 1000); given_ = intervals_.read_rhythm(x, 1000, waves_.find_beats(x, 1000))
     np.testing.assert_array_equal(x, keep); pd.testing.assert_frame_equal(found.beats, given_.beats)
-    some = iv.beat_intervals(x, 1000, (1000 * (v[3:6] + .03)).astype(int)).beats
+    some = intervals_.beat_intervals(x, 1000, (1000 * (v[3:6] + .03)).astype(int)).beats
     assert len(some) == 3 and abs(some.qrs_on - v[3:6]).max() < .004
 
 
 def test_what_is_absent_is_not_measured():
     x, _ = retrograde(his=.04)
     no = lambda *names: np.where(np.isin(CHANNELS, names)[:, None], np.nan, x)
-    assert iv.beat_intervals(x, 1000).beats.hv.median() == pytest.approx(.04, abs=.005)
-    assert iv.beat_intervals(no('ABL12'), 1000).beats[['his', 'hv', 'ah']].isna().all(axis=None)
-    r = iv.read_rhythm(no(*iv.CS_BIPOLES), 1000)
-    assert r.rhythm == '?' and not len(r.waves) and r.beats[['va', 'av', 'atrium', *iv.CS_BIPOLES]].isna().all(axis=None) and (r.beats.earliest == '').all()
-    one = iv.read_rhythm(no('CS12', 'CS34', 'CS56', 'CS90', 'RVA12', 'ABL12', 'V1', 'V2', 'III'), 1000)
+    assert intervals_.beat_intervals(x, 1000).beats.hv.median() == pytest.approx(.04, abs=.005)
+    assert intervals_.beat_intervals(no('ABL12'), 1000).beats[['his', 'hv', 'ah']].isna().all(axis=None)
+    r = intervals_.read_rhythm(no(*waves_.CS_BIPOLES), 1000)
+    assert r.rhythm == '?' and not len(r.waves) and r.beats[['va', 'av', 'atrium', *waves_.CS_BIPOLES]].isna().all(axis=None) and (r.beats.earliest == '').all()
+    one = intervals_.read_rhythm(no('CS12', 'CS34', 'CS56', 'CS90', 'RVA12', 'ABL12', 'V1', 'V2', 'III'), 1000)
     assert one.rhythm == 'AVRT' and one.numbers.earliest == 'CS78'
     zeros = np.nan_to_num(no('CS12'))       # as Record.window gives absent channels
-    assert np.isnan(iv.beat_intervals(zeros, 1000).waves[:, 0]).all()
+    assert np.isnan(intervals_.beat_intervals(zeros, 1000).waves[:, 0]).all()
 
 
 @settings(max_examples=20, deadline=None)
@@ -115,7 +118,7 @@ def test_never_a_traceback(data):
         elif what == 'noise': x[c] = rng.normal(0, 10. ** rng.uniform(-3, 1), x.shape[1])
         elif what == 'clip': x[c] = np.clip(50 * x[c], -10.24, 10.24)
         elif what == 'holes': x[c, rng.random(x.shape[1]) < .02] = np.nan
-    r = iv.read_rhythm(x, fs)
+    r = intervals_.read_rhythm(x, fs)
     assert r.rhythm in {*LEIPZIG_RHYTHMS, '?'} and r.reason and r.waves.shape[1:] == (5,)
     assert r.beats.qrs_on.is_monotonic_increasing and (r.beats.qrs_off >= r.beats.qrs_on).all()
     if r.beats.n_atrial.notna().any(): assert (r.beats.n_atrial.dropna() >= 0).all()
@@ -123,13 +126,13 @@ def test_never_a_traceback(data):
 
 def test_silence():
     for x in (np.zeros((19, 3000)), np.full((19, 3000), np.nan)):
-        r = iv.read_rhythm(x, 1000); assert r.rhythm == '?' and not len(r.beats) and not len(r.waves)
+        r = intervals_.read_rhythm(x, 1000); assert r.rhythm == '?' and not len(r.beats) and not len(r.waves)
 
 
 @pytest.mark.parametrize('bad, word', [((np.zeros((12, 4000)), 1000), '19 channels'), ((np.zeros(4000), 1000), '19 channels'), ((np.zeros((19, 500)), 1000), 'at least 1 s'),
                                        ((np.zeros((19, 4000)), 100), '200 Hz'), ((np.zeros((19, 4000)), 1000, [5000]), 'outside'), ((np.zeros((19, 4000)), 1000, [-1]), 'outside')])
 def test_bad_input_is_one_line(bad, word):
-    with pytest.raises(PedarrError, match=word) as e: iv.beat_intervals(*bad)
+    with pytest.raises(PedarrError, match=word) as e: intervals_.beat_intervals(*bad)
     assert '\n' not in str(e.value)
 
 
@@ -137,35 +140,35 @@ def test_bad_input_is_one_line(bad, word):
 @given(cycle=st.floats(.4, .8), width=st.integers(1, 2), size=st.floats(.15, 3), sign=st.sampled_from([-1, 1]), seed=st.integers(0, 99))
 def test_stimuli_are_found_and_nothing_else_is_one(cycle, width, size, sign, seed):
     s = np.arange(.3, 7.5, cycle); x = study(s + .015, s + .16, qrs=.16, seed=seed); at = (1000 * s).astype(int)
-    assert len(iv.find_stimuli(x, 1000)) == 0
+    assert len(waves_.find_stimuli(x, 1000)) == 0
     for w in range(width): x[:, at + w] += sign * size * np.linspace(.3, 1, 19)[:, None]
-    found = iv.find_stimuli(x, 1000)
+    found = waves_.find_stimuli(x, 1000)
     assert len(found) == len(at) and abs(found - at).max() <= 3
-    assert iv.read_rhythm(x, 1000).rhythm == '/V'
+    assert intervals_.read_rhythm(x, 1000).rhythm == '/V'
 
 
 def test_association_is_uniform_without_association():
-    rng = np.random.default_rng(0); values = [iv.association(np.cumsum(rng.uniform(.4, .8, 40)), np.cumsum(rng.uniform(.3, .5, 60))) for _ in range(50)]
-    assert np.mean(values) < .35 and np.isnan(iv.association([1., 2.], [1.5])) and iv.association(np.arange(0, 9, .3), np.arange(.1, 8, .9)) == pytest.approx(1)
+    rng = np.random.default_rng(0); values = [intervals_.association(np.cumsum(rng.uniform(.4, .8, 40)), np.cumsum(rng.uniform(.3, .5, 60))) for _ in range(50)]
+    assert np.mean(values) < .35 and np.isnan(intervals_.association([1., 2.], [1.5])) and intervals_.association(np.arange(0, 9, .3), np.arange(.1, 8, .9)) == pytest.approx(1)
 
 
 def test_real_fibrillation_is_read_as_fibrillation():
-    r = open_record(real('iafdb')/'iaf1_afw'); read = [iv.read_rhythm(r.standard(i, i + 10000), 1000) for i in range(0, 150000, 10000)]
+    r = open_record(real('iafdb')/'iaf1_afw'); read = [intervals_.read_rhythm(r.standard(i, i + 10000), 1000) for i in range(0, 150000, 10000)]
     assert sum(q.rhythm == 'AFIB' for q in read) >= 12
     df = np.median([q.numbers.df for q in read]); assert 4.5 < df < 7        # the peak of the raw spectrum is at 5.6 Hz
 
 
 def test_real_ecgs_beats_against_the_annotators():
-    from pedarr.records import read_annotations
-    from pedarr.databases import get_database
+    from pedarr.data.annotations import read_annotations
+    from pedarr.data.known_databases import get_database
     folder = real('mitdb')
     for name in ('100', '103', '105'):
         r = get_database('mitdb').open(folder/name); n = int(120 * r.fs); a = read_annotations(folder/name, 'atr', r.sig_len)
         truth = a.sample[~np.isin(a.symbol, list('+~|"'))]; truth = truth[(truth > r.fs) & (truth < n - r.fs)]
-        b = iv.find_beats(r.standard(0, n), r.fs); b = b[(b > r.fs) & (b < n - r.fs)]
+        b = waves_.find_beats(r.standard(0, n), r.fs); b = b[(b > r.fs) & (b < n - r.fs)]
         assert (abs(truth[:, None] - b).min(1) < .1 * r.fs).mean() > .99 and (abs(b[:, None] - truth).min(1) < .1 * r.fs).mean() > .99
 
 
 def test_real_ecgs_without_electrograms_give_no_rhythm():
     folder = real('ludb')/'data'
-    assert {iv.read_rhythm(open_record(folder/str(i)).standard(), 500).rhythm for i in range(1, 12)} <= {'?', '/V'}
+    assert {intervals_.read_rhythm(open_record(folder/str(i)).standard(), 500).rhythm for i in range(1, 12)} <= {'?', '/V'}

@@ -21,20 +21,35 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pedarr.data.records
 import pytest
 import wfdb
 from hypothesis import Phase, given, settings, strategies as st
 
-from conftest import real
-from pedarr import leipzig
-from pedarr.databases import DATABASES, LEIPZIG, Database, list_records, whole_record
-from pedarr.leipzig import (CHECKSUMS, MIRROR_URL, PUBLISHED, RELEASE_RECORDS, RELEASE_URL, against_release, agreement, channel_quality, check, choose_files,
-                            class_table, differences, download, fold, layout_table, mark_counts, mark_totals, parse_checksums, parse_duration, pause,
-                            release_facts, release_summary, retry_after, rhythm_table, safe_name, scan_samples, signal_notes, stated_scale, subject_table,
-                            unknown_marks)
-from pedarr.records import CHANNELS, ECG_LEADS, open_record, read_annotations
-from pedarr.core import PassingError, PedarrError, from_system, one_line, sha256
-from pedarr.rhythms import BEATS, parse_episodes, rhythm_name
+from conftest import ROOT, everywhere, real
+from pedarr.data import check as check_
+from pedarr.data import download as download_
+from pedarr.core import files as files_
+from pedarr.data import integrity as integrity_
+from pedarr.data import transfer as transfer_
+from pedarr.data.known_databases import DATABASES, LEIPZIG, whole_record
+from pedarr.data.databases import Database, list_records
+from pedarr.data.checksums import CHECKSUMS, MIRROR_URL, RELEASE_URL, parse_checksums, safe_name
+from pedarr.data.leipzig import (
+    PUBLISHED, class_totals, layout_table, mark_counts, mark_totals, parse_duration, release_facts,
+    rhythm_table, subject_table, unknown_marks)
+from pedarr.data.integrity import (
+    RELEASE_RECORDS, against_release, agreement, differences, release_summary, stated_scale)
+from pedarr.data.quality import channel_quality, scan_samples
+from pedarr.data.check import check_folder, fold, signal_notes
+from pedarr.data.download import choose_files, download_release
+from pedarr.data.transfer import pause, retry_after
+from pedarr.data.channels import CHANNELS, ECG_LEADS
+from pedarr.data.records import open_record
+from pedarr.data.annotations import read_annotations
+from pedarr.core.errors import PassingError, PedarrError, from_system, one_line
+from pedarr.core.files import sha256
+from pedarr.data.rhythms import BEATS, parse_episodes, rhythm_name
 
 QUICK = dict(progress=False, backoff=.001, timeout=5., jobs=4)
 
@@ -118,7 +133,7 @@ def server(monkeypatch):
     s.http.shutdown(); s.http.server_close()
 
 
-def get(server, folder, **options): return download(folder, base_url=server.url, **{**QUICK, **options})
+def get(server, folder, **options): return download_release(folder, base_url=server.url, **{**QUICK, **options})
 
 
 def contents(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
@@ -237,7 +252,7 @@ def test_bad_input_is_one_line(server, tmp_path):
     for what, words in ((dict(folder=tmp_path/'file'), 'cannot be made a folder'), (dict(jobs=0), 'jobs=0'), (dict(base_url='ftp://x/'), 'not a web address'),
                         (dict(base_url='x'), 'not a web address'), (dict(base_url=server.url + 'elsewhere/'), '404'),
                         (dict(base_url='http://127.0.0.1:9/', retries=1), 'no answer'), (dict(base_url='http://[::1', retries=0), '')):
-        with pytest.raises(PedarrError) as e: download(**{'folder': tmp_path/'db', 'base_url': server.url, **QUICK, **what})
+        with pytest.raises(PedarrError) as e: download_release(**{'folder': tmp_path/'db', 'base_url': server.url, **QUICK, **what})
         assert words in str(e.value) and '\n' not in str(e.value)
     assert [p.name for p in tmp_path.iterdir()] == ['file'], 'a refused download leaves nothing behind'
 
@@ -269,14 +284,14 @@ def test_folder_in_a_files_place(server, tmp_path):
 
 
 def test_disk_too_small_or_full(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(leipzig.shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     with pytest.raises(PedarrError, match='still to come'): get(server, tmp_path/'small')
     monkeypatch.undo()
 
     class Full(io.BytesIO):
         def write(self, block): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    real_open = leipzig.open_part
-    monkeypatch.setattr(leipzig, 'open_part', lambda part, offset: Full() if part.name == 'x001.dat.part' else real_open(part, offset))
+    real_open = transfer_.open_part
+    everywhere(monkeypatch, transfer_, 'open_part', lambda part, offset: Full() if part.name == 'x001.dat.part' else real_open(part, offset))
     server.always = {'x002.dat': ('status', 503, 60)}       # another thread waits for a minute: it must be woken
     begun = time.monotonic()
     with pytest.raises(PassingError, match='No space left.*make room') as e: get(server, tmp_path/'full')
@@ -287,12 +302,12 @@ def test_disk_too_small_or_full(server, tmp_path, monkeypatch):
 
 def test_interrupted_download_resumes(server, tmp_path, monkeypatch):
     server.always = {'x001.dat': ('slow', 2000)}
-    fetch_all = leipzig._fetch_all
+    fetch_all = download_._fetch_all
     def interrupted(*args, **kw):
         for n, why in fetch_all(*args, **kw):
             yield n, why
             if n == 'x002.dat': raise KeyboardInterrupt
-    monkeypatch.setattr(leipzig, '_fetch_all', interrupted)
+    everywhere(monkeypatch, download_, '_fetch_all', interrupted)
     with pytest.raises(KeyboardInterrupt): get(server, tmp_path)
     monkeypatch.undo(); server.always = {}
     assert get(server, tmp_path).ok and contents(tmp_path) == server.plain
@@ -358,9 +373,9 @@ def test_a_silent_server_does_not_hold_up_an_interrupt(server, tmp_path):
     stop = threading.Event()
     threading.Timer(.3, stop.set).start()
     begun = time.monotonic()
-    assert leipzig.fetch(server.url + 'x001.hea', tmp_path/'x', '0'*64, leipzig.Patience(timeout=15.), stop=stop) == 'interrupted'
+    assert transfer_.fetch(server.url + 'x001.hea', tmp_path/'x', '0'*64, transfer_.Patience(timeout=15.), stop=stop) == 'interrupted'
     assert time.monotonic() - begun < 5
-    assert 'timed out' in leipzig.fetch(server.url + 'x001.hea', tmp_path/'x', '0'*64, leipzig.Patience(timeout=1.2, retries=0))
+    assert 'timed out' in transfer_.fetch(server.url + 'x001.hea', tmp_path/'x', '0'*64, transfer_.Patience(timeout=1.2, retries=0))
 
 
 def test_what_the_server_says_beforehand_bounds_the_file(server, tmp_path):
@@ -394,9 +409,9 @@ def test_redirections_that_are_followed_and_that_have_no_end(server, tmp_path):
                                          ('http://a/x', 'https://a/x', True), ('http://a/x', 'http://b/x', True), ('http://a/x', 'file:///x', False)])
 def test_a_redirection_keeps_the_protection(url, to, ok):
     response = SimpleNamespace(headers={'Location': to}, close=lambda: None)
-    if ok: assert leipzig._moved_to(url, response).split(':')[0] in ('http', 'https')
+    if ok: assert transfer_._moved_to(url, response).split(':')[0] in ('http', 'https')
     else:
-        with pytest.raises(leipzig._Failed, match='do not follow') as e: leipzig._moved_to(url, response)
+        with pytest.raises(transfer_._Failed, match='do not follow') as e: transfer_._moved_to(url, response)
         assert e.value.final
 
 
@@ -439,7 +454,7 @@ def test_a_protected_address(server, tmp_path, monkeypatch, certificate):
     server.url = server.url.replace('http:', 'https:')
     with pytest.raises(PedarrError, match='CERTIFICATE_VERIFY_FAILED'): get(server, tmp_path, retries=0)
     trusting = ssl.create_default_context(cafile=certificate.with_suffix('.crt'))
-    monkeypatch.setattr(leipzig, '_context', lambda: trusting)
+    everywhere(monkeypatch, transfer_, '_context', lambda: trusting)
     server.always = {'x001.hea': drip(OK + b'X: '), 'x002.hea': flood(OK + b'\r\n'), 'x0010.hea': raw(b'HTTP/1.1 302 F\r\nLocation: ' + server.url.replace('https', 'http').encode() + b'\r\n\r\n')}
     report = get(server, tmp_path, **HURRY)
     assert {n: why.split(':')[0].split(' ')[0] for n, why in report.failed.items()} == {'x001.hea': 'too', 'x002.hea': 'the', 'x0010.hea': 'redirected'}
@@ -461,7 +476,7 @@ IN_THE_WAY = {'a named pipe': os.mkfifo, 'a folder': Path.mkdir, 'a device or so
               'a symbolic link': lambda p: p.symlink_to(beside(p.parent)), 'a second name': lambda p: os.link(beside(p.parent), p)}
 
 @pytest.mark.parametrize('kind', IN_THE_WAY)
-@pytest.mark.parametrize('name', ['x001.dat', 'x001.dat.part', 'RECORDS', CHECKSUMS, f'{CHECKSUMS}.part', leipzig.LOCK])
+@pytest.mark.parametrize('name', ['x001.dat', 'x001.dat.part', 'RECORDS', CHECKSUMS, f'{CHECKSUMS}.part', download_.LOCK])
 def test_what_stands_in_the_way(server, tmp_path, name, kind):
     db = tmp_path/'db'; db.mkdir()
     beside(db).write_bytes(b'mine')
@@ -488,11 +503,11 @@ def test_a_second_download_is_told(server, tmp_path):
 def test_a_fault_of_the_machine_removes_nothing(server, tmp_path, monkeypatch):
     get(server, tmp_path)
     (tmp_path/'x001.dat').write_bytes(b'cut short')
-    before, read = contents(tmp_path), leipzig.sha256
+    before, read = contents(tmp_path), files_.sha256
     def broken(path, *args):
         if Path(path).name == 'x002.dat': raise from_system(OSError(errno.EIO, os.strerror(errno.EIO)), path, 'cannot be read')
         return read(path, *args)
-    monkeypatch.setattr(leipzig, 'sha256', broken)
+    everywhere(monkeypatch, files_, 'sha256', broken)
     with pytest.raises(PassingError, match='x002.dat: cannot be read .*check the disk'): get(server, tmp_path)
     assert contents(tmp_path) == before
     monkeypatch.undo()
@@ -504,11 +519,11 @@ def test_a_fault_of_the_machine_removes_nothing(server, tmp_path, monkeypatch):
 
 def test_a_refused_download_leaves_no_empty_folder(server, tmp_path):
     for i, url in enumerate(('ftp://x/', server.url + 'elsewhere/')):
-        with pytest.raises(PedarrError): leipzig.download(tmp_path/f'new{i}', base_url=url, progress=False, retries=0, backoff=0.)
+        with pytest.raises(PedarrError): download_.download_release(tmp_path/f'new{i}', base_url=url, progress=False, retries=0, backoff=0.)
     assert not list(tmp_path.iterdir())
     mine = tmp_path/'mine'
     mine.mkdir()                                        # an empty folder of the user's stays
-    with pytest.raises(PedarrError): leipzig.download(mine, base_url='ftp://x/', progress=False)
+    with pytest.raises(PedarrError): download_.download_release(mine, base_url='ftp://x/', progress=False)
     assert mine.is_dir()
 
 
@@ -591,7 +606,7 @@ def test_episodes_of_the_release():
     assert outside == {'x0013': 2} and set(ours.index) == set(theirs.index) and (ours.label != '').all()
     pd.testing.assert_frame_equal(ours.loc[theirs.index, theirs.columns], theirs, check_dtype=False)
     assert ours.beats.sum() == PUBLISHED['beats'] + PUBLISHED['unclassifiable'] - 2 and ours.episodes.sum() == PUBLISHED['rhythm_marks']
-    assert class_table(ours.reset_index()).beats.sum() == ours.beats.sum()
+    assert class_totals(ours.reset_index()).beats.sum() == ours.beats.sum()
 
 
 def test_subjects_and_layouts_of_the_release(tmp_path):
@@ -606,7 +621,7 @@ def test_subjects_and_layouts_of_the_release(tmp_path):
     for f in folder.glob('*-subject-info.csv'): (tmp_path/f.name).write_text(f.read_text().replace('14.3,', '.14.3,', 1) if 'children' in f.name else f.read_text())
     raw = subject_table(tmp_path)
     assert raw.age['x007'] == 14.3 and raw.age_text['x007'] == '.14.3'
-    notes = leipzig.subject_notes(raw, pd.DataFrame({'seconds': raw.stated_seconds + np.where(raw.index == 'x005', 2.8, .01)}))
+    notes = check_.subject_notes(raw, pd.DataFrame({'seconds': raw.stated_seconds + np.where(raw.index == 'x005', 2.8, .01)}))
     assert len(notes) == 2 and "'.14.3'" in notes[0] and notes[1].startswith('x005')
 
 
@@ -619,7 +634,7 @@ def test_durations(text):
 # ---------------------------------------------------------------- check
 
 def test_check_of_a_sound_folder(simulated, tmp_path):
-    report = check(simulated, progress=False)
+    report = check_folder(simulated, progress=False)
     assert report.ok and report.problems == [] and (report.tables['files'].status == 'ok').all()
     records, t = report.tables['records'].set_index('record'), report.tables
     for p in list_records(simulated):       # against wfdb, which shares none of the counting
@@ -641,7 +656,7 @@ def test_check_of_a_sound_folder(simulated, tmp_path):
 
 
 def test_jobs_change_nothing(simulated):
-    a, b = check(simulated, progress=False), check(simulated, jobs=2, progress=False)
+    a, b = check_folder(simulated, progress=False), check_folder(simulated, jobs=2, progress=False)
     assert a.problems == b.problems and a.notes == b.notes
     for name in a.tables: pd.testing.assert_frame_equal(a.tables[name], b.tables[name])
 
@@ -667,33 +682,33 @@ def first(db, e): return sorted(db.glob(f'*.{e}'))[0]
 
 def test_damage_is_named(db):
     dat, hea, atr = (first(db, e) for e in ('dat', 'hea', 'atr'))
-    assert check(db, progress=False).ok
+    assert check_folder(db, progress=False).ok
     raw = bytearray(dat.read_bytes()); raw[3*777] ^= 1; dat.write_bytes(raw)
-    problems = check(db, progress=False).problems
+    problems = check_folder(db, progress=False).problems
     assert len(problems) == 2 and str(dat) in problems[0] and 'differs from its checksum' in problems[0] and str(hea) in problems[1] and 'the data are damaged' in problems[1]
     dat.write_bytes(raw[:-900]); relist(db)
-    problems = check(db, progress=False).problems
+    problems = check_folder(db, progress=False).problems
     assert len(problems) == 1 and 'truncated' in problems[0]
     dat.unlink(); atr.rename(atr.with_suffix('.atr.part'))
-    problems = check(db, progress=False).problems
+    problems = check_folder(db, progress=False).problems
     assert any('is missing' in p and str(dat) in p for p in problems) and any('unfinished download' in p for p in problems)
     (db/'RECORDS').unlink(); hea.unlink()
-    problems = check(db, progress=False).problems
+    problems = check_folder(db, progress=False).problems
     assert any(f'1 records of its checksum list are not here: {hea.stem}' in p for p in problems) and not any(f'{hea}: is missing' in p for p in problems)
     assert all('\n' not in p for p in problems)
 
 
 def test_lists_and_tables_that_are_gone_or_wrong(db):
     (db/CHECKSUMS).write_text('<html>sign in</html>')
-    assert any('no checksum line' in p for p in check(db, progress=False).problems)
+    assert any('no checksum line' in p for p in check_folder(db, progress=False).problems)
     (db/CHECKSUMS).unlink()
-    assert any('checksum list is missing' in p for p in check(db, progress=False).problems)
+    assert any('checksum list is missing' in p for p in check_folder(db, progress=False).problems)
     relist(db); (db/'adults-subject-info.csv').write_bytes(b'\xff\xfe,'); relist(db)
-    assert any('not a subject table' in p for p in check(db, progress=False).problems)
+    assert any('not a subject table' in p for p in check_folder(db, progress=False).problems)
     (db/'adults-subject-info.csv').unlink(); relist(db)
-    assert any('subject table is missing' in p for p in check(db, progress=False).problems)
+    assert any('subject table is missing' in p for p in check_folder(db, progress=False).problems)
     for bad in (dict(folder=db/'nowhere'), dict(folder=db, jobs=0), dict(folder=db, grouping='x')):
-        with pytest.raises(PedarrError): check(**{'progress': False, **bad})
+        with pytest.raises(PedarrError): check_folder(**{'progress': False, **bad})
 
 
 def test_unknown_words_and_a_subject_without_row(db):
@@ -708,7 +723,7 @@ def test_unknown_words_and_a_subject_without_row(db):
     table = db/'children-subject-info.csv'
     table.write_text('\n'.join(line for line in table.read_text().splitlines() if f',{path.stem},' not in line))
     relist(db)
-    report = check(db, progress=False)
+    report = check_folder(db, progress=False)
     text = '\n'.join(report.problems)
     for w in ("unknown rhythm 'NEW' (1 time)", "unknown symbol 'e'", "unknown text '<odd>'", "unknown channel 'V6b'", 'no row in the subject tables'): assert w in text
     assert f'{path.stem}: without V6' in '\n'.join(report.notes)
@@ -721,12 +736,12 @@ def test_gain_and_unit_are_one_quantity(db, unit, gain, size):
     "2000/V is a right number with a wrong unit: neither the number nor the unit alone tells."
     for p in list_records(db): p.write_text(p.read_text().replace('/mV', f'/{unit}'))
     relist(db)
-    report = check(db, progress=False)
+    report = check_folder(db, progress=False)
     amplitude = [n for n in report.notes if 'for a heart' in n]
     if unit == 'mV': assert report.ok and not amplitude; return
     assert report.problems == [f'x001, x002, x003: 977 Hz, format 24, {gain} units per mV where the release has 977, 24 and 2000: check where they come from']
     assert len(amplitude) == 1 and amplitude[0].startswith(f'x001, x002, x003: too {size} for a heart on ') and 'gain and unit' in amplitude[0]
-    other = check(db, dataclasses.replace(LEIPZIG, name='mine'), progress=False)
+    other = check_folder(db, dataclasses.replace(LEIPZIG, name='mine'), progress=False)
     assert other.ok and amplitude[0] in other.notes, 'an amplitude is judged in any database'
 
 
@@ -738,7 +753,7 @@ def test_a_stray_spike_and_an_offset_are_no_amplitude(tmp_path):
     (tmp_path/'q.hea').write_text(f'q 4 977 {n}\n' + ''.join(f'q.dat 24 2000/mV 24 0 0 0 0 {c}\n' for c in ('I', 'II', 'III', 'V1')))
     q = channel_quality(LEIPZIG.open(tmp_path/'q'))
     np.testing.assert_allclose(q.span, [1, 1, 2000, 1], rtol=.01)
-    assert len(leipzig.amplitude_notes(q)) == 1 and '(III of q typically spans 2e+03 mV)' in leipzig.amplitude_notes(q)[0]
+    assert len(check_.amplitude_notes(q)) == 1 and '(III of q typically spans 2e+03 mV)' in check_.amplitude_notes(q)[0]
 
 
 FAULTS = {'fifo': os.mkfifo, 'device': lambda p: os.mknod(p, 0o20600, os.makedev(1, 3)), 'folder': Path.mkdir, 'empty': lambda p: p.write_bytes(b''),
@@ -751,7 +766,7 @@ def test_whatever_lies_there_is_one_sentence(db, name, fault):
     (db/name).unlink()
     try: FAULTS[fault](db/name)
     except PermissionError: pytest.skip('this system makes no devices')
-    try: report = check(db, progress=False)
+    try: report = check_folder(db, progress=False)
     except PedarrError as e:
         assert name == 'RECORDS' and str(e).startswith(f'{db/name}: ') and '\n' not in str(e)
         return
@@ -769,7 +784,7 @@ def test_sidecars_hidden_folders_and_records_beside_the_list(db):
     shutil.copytree(db, db/'.backup', ignore=shutil.ignore_patterns('.*'))
     (db/'RECORDS').write_text('x001\nx002\n'); relist_visible(db)
     (db/'linked').symlink_to(db.parent/'elsewhere'); shutil.copytree(db, db.parent/'elsewhere', ignore=shutil.ignore_patterns('.*', 'linked'))
-    report = check(db, progress=False)
+    report = check_folder(db, progress=False)
     assert report.ok, report.problems
     assert any('hidden, or of another system' in n and '._x001.hea' in n and '.backup/' in n for n in report.notes)
     assert any('headers are not in RECORDS and were left out: linked/x001' in n and 'x003' in n for n in report.notes)
@@ -782,21 +797,21 @@ def relist_visible(folder):
 def test_one_waveform_under_two_names(db):
     for e in ('hea', 'atr', 'dat'): (db/f'x0011.{e}').write_bytes((db/f'x001.{e}').read_bytes().replace(b'x001', b'x0011') if e == 'hea' else (db/f'x001.{e}').read_bytes())
     (db/'RECORDS').unlink(); relist(db)
-    report = check(db, progress=False)
+    report = check_folder(db, progress=False)
     assert 'x001, x0011: the same signals, byte for byte' in report.notes and any(p.startswith('x0011: no row in the subject tables') for p in report.problems)
 
 
 def test_a_file_that_changes_while_it_is_read(db, monkeypatch):
     stamps = iter(range(10**6))
-    monkeypatch.setattr(leipzig, 'stamp', lambda p: next(stamps) if Path(p).name == 'x001.dat' else 0)
-    assert [p for p in check(db, progress=False).problems] == [f'{db/"x001.dat"}: changed while it was read: check again when nothing writes to it']
+    everywhere(monkeypatch, files_, 'stamp', lambda p: next(stamps) if Path(p).name == 'x001.dat' else 0)
+    assert [p for p in check_folder(db, progress=False).problems] == [f'{db/"x001.dat"}: changed while it was read: check again when nothing writes to it']
 
 
 def test_a_disk_that_fails_is_not_called_damage(db, monkeypatch):
     def broken(path, *args): raise from_system(OSError(errno.EIO, os.strerror(errno.EIO)), path, 'cannot be read')
-    monkeypatch.setattr(leipzig, 'sha256', broken)
-    monkeypatch.setattr(leipzig, 'Tape', lambda record: broken(record.path.with_suffix('.dat')))
-    report = check(db, progress=False)
+    everywhere(monkeypatch, files_, 'sha256', broken)
+    everywhere(monkeypatch, pedarr.data.records, 'RecordStream', lambda record: broken(record.path.with_suffix('.dat')))
+    report = check_folder(db, progress=False)
     assert len(report.problems) == 1 and 'Input/output error' in report.problems[0] and 'check the disk' in report.problems[0]
     assert 'download' not in report.text() and 'checksum:' not in report.text(), 'no advice to fetch anew or to delete'
 
@@ -815,7 +830,7 @@ def test_segments_with_gains_of_their_own(tmp_path):
     assert problems == [] and hashes[tmp_path/'s1.dat'] == sha256(tmp_path/'s1.dat')
     np.testing.assert_allclose(q[['low', 'high']], np.stack([np.nanmin(mv, 1), np.nanmax(mv, 1)], 1), atol=1e-6)
     assert (q.invalid*4000).tolist() == [0, 1] and q.span.between(1, 2).all()
-    report = check(tmp_path, Database('mine', 't', 'rhythm8', lambda r, db: whole_record(r, 'N'), one_each), progress=False)
+    report = check_folder(tmp_path, Database('mine', 't', 'rhythm8', lambda r, db: whole_record(r, 'N'), one_each), progress=False)
     assert report.ok and len(report.tables['records']) == 1
 
 
@@ -840,7 +855,7 @@ def test_no_text_is_read_as_a_number(db):
     for name in NASTY:
         for e in ('hea', 'atr'): shutil.copy(db/f'x001.{e}', db/f'{name}.{e}')
     (db/'RECORDS').unlink()
-    report = check(db, progress=False)
+    report = check_folder(db, progress=False)
     page = report.write_html(db.parent/'c.html').read_text()
     whole = {html.unescape(cell) for cell in re.findall(r'<td>([^<]*)</td>', page)}
     assert {n for n in NASTY if n.isprintable()} <= whole and '<b>' not in page and '\u202e' not in page and '\u202e' not in report.text()
@@ -863,15 +878,15 @@ def test_control_characters_reach_neither_terminal_nor_page(db):
     wfdb.wrann('x001', 'atr', marks.sample, symbol=marks.symbol, aux_note=marks.aux_note, custom_labels=labels, write_dir=str(db))
     (db/f'note{CONTROL}.txt').write_text('x')
     (db/os.fsdecode(b'\xff\xfe.txt')).write_text('x')
-    report = check(db, progress=False)
+    report = check_folder(db, progress=False)
     page = report.write_html(db.parent/'c.html').read_text()
     for text in (report.text(), page, '\n'.join(report.problems + report.notes)):
         assert text.replace('\n', '').isprintable() and r'\x1b[31m' in text
 
 
 def test_tables_on_the_page_have_an_end(monkeypatch, simulated, tmp_path):
-    monkeypatch.setattr(leipzig, 'MOST_ROWS', 5)
-    report = check(simulated, progress=False)
+    everywhere(monkeypatch, check_, 'MOST_ROWS', 5)
+    report = check_folder(simulated, progress=False)
     report.tables['marks'].loc[report.tables['marks'].index[0], 'aux'] = 'a'*10**6
     page = report.write_html(tmp_path/'c.html').read_text()
     assert len(page) < 100_000 and 'the first 5 of them' in page and 'a'*197 + '...' in page
@@ -888,16 +903,16 @@ def test_lists_that_do_not_cover_everything(db):
     "A file of a record that the list lacks: a problem in a copy of the release, a note elsewhere. So is an empty list."
     lines = [line for line in (db/CHECKSUMS).read_text().splitlines() if not line.endswith('x001.dat')]
     (db/CHECKSUMS).write_text('\n'.join(lines))
-    sentence, mine = f'{db/"x001.dat"}: {leipzig.UNLISTED}', dataclasses.replace(LEIPZIG, name='mine')
-    assert check(db, progress=False).problems == [sentence]
-    other = check(db, mine, progress=False)
+    sentence, mine = f'{db/"x001.dat"}: {integrity_.UNLISTED}', dataclasses.replace(LEIPZIG, name='mine')
+    assert check_folder(db, progress=False).problems == [sentence]
+    other = check_folder(db, mine, progress=False)
     assert other.ok and sentence in other.notes
     (db/CHECKSUMS).write_text(f'{"0"*64} X.txt\n{"0"*64} x.txt\n')
-    assert any('X.txt and x.txt are one file on some disks' in n for n in check(db, mine, progress=False).notes)
+    assert any('X.txt and x.txt are one file on some disks' in n for n in check_folder(db, mine, progress=False).notes)
     (db/CHECKSUMS).write_text('')
-    assert check(db, progress=False).problems == [f'{db/CHECKSUMS}: the checksum list is empty, so that no file could be verified']
+    assert check_folder(db, progress=False).problems == [f'{db/CHECKSUMS}: the checksum list is empty, so that no file could be verified']
     (db/CHECKSUMS).unlink()
-    assert check(db, mine, progress=False).ok and any(n.endswith(leipzig.UNVERIFIED) for n in check(db, mine, progress=False).notes)
+    assert check_folder(db, mine, progress=False).ok and any(n.endswith(integrity_.UNVERIFIED) for n in check_folder(db, mine, progress=False).notes)
 
 
 @st.composite
@@ -989,14 +1004,14 @@ def tiny(tmp_path_factory):
     (folder/'adults-subject-info.csv').write_text('subject_id,file_name,gender,age,diagnosis,ecg_duration\n')
     (folder/'RECORDS').write_text('x001\n')
     relist(folder)
-    assert check(folder, progress=False).ok
+    assert check_folder(folder, progress=False).ok
     return folder
 
 
 @settings(max_examples=50, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.data())
 def test_any_damage_to_small_files_is_a_sentence(tiny, data):
-    "Bytes of one header, annotation file or table changed, cut or doubled: `check` ends with a report or one line."
+    "Bytes of one header, annotation file or table changed, cut or doubled: `check_folder` ends with a report or one line."
     db, names = tiny, ['x001.hea', 'x001.atr', 'children-subject-info.csv', 'adults-subject-info.csv', 'RECORDS', CHECKSUMS]
     file = db/data.draw(st.sampled_from(names))
     raw = bytearray(before := file.read_bytes())
@@ -1009,7 +1024,7 @@ def test_any_damage_to_small_files_is_a_sentence(tiny, data):
         if not raw: break
     try:
         file.write_bytes(raw)
-        report = check(db, progress=False)
+        report = check_folder(db, progress=False)
         assert report.problems or bytes(raw) == before or file.name == CHECKSUMS
         assert all('\n' not in p for p in report.problems + report.notes) and report.text()
     except PedarrError as e: assert '\n' not in str(e)
@@ -1017,7 +1032,7 @@ def test_any_damage_to_small_files_is_a_sentence(tiny, data):
 
 
 def test_simulated_recordings_are_called_so(simulated):
-    found = check(simulated, progress=False)
+    found = check_folder(simulated, progress=False)
     assert found.notes[0].startswith('SIMULATED: 8 of 8 records') and 'SIMULATED' in found.text()
 
 
@@ -1037,7 +1052,7 @@ def test_facts_are_packed(tmp_path):
     "setup.py puts the tables and their source beside the modules."
     pytest.importorskip('setuptools')
     import sys
-    root = Path(leipzig.__file__).parents[1]
+    root = ROOT
     subprocess.run([sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path)], cwd=root, check=True, capture_output=True)
     assert {p.name for p in (tmp_path/'pedarr'/'facts').iterdir()} == {
         'records.csv', 'episodes.csv', 'marks.csv', 'opening.csv', 'rates.csv', 'README.md'}
@@ -1070,7 +1085,7 @@ def write_marks(folder, marks):
 def test_a_record_of_the_release_agrees_and_a_changed_one_is_a_problem(claims, tmp_path):
     source, marks = claims
     folder = tmp_path/'db'; shutil.copytree(source, folder)
-    report = check(folder, progress=False)
+    report = check_folder(folder, progress=False)
     assert report.ok and report.summary == "counts equal the release's in 1 of 39 records (1 here)" and report.summary in report.text()
     assert report.tables['against'].agrees.all() and report.tables['agreement'].equal.tolist() == [1]*8
     other = 'text (none): 1 here, 0 there'
@@ -1079,7 +1094,7 @@ def test_a_record_of_the_release_agrees_and_a_changed_one_is_a_problem(claims, t
                                  (marks[:1] + marks[2:] + marks[1:2], ['longest N: 93 here, 94 there'], 1),      # a beat of one episode in another: all counts are equal
                                  (marks[1:], ['beats before the first mark: 94 here, 0 there', 'symbol +: 4 here, 5 there'], 0)):
         write_marks(folder, change); relist(folder)
-        report = check(folder, progress=False)
+        report = check_folder(folder, progress=False)
         assert len(report.problems) == 1 and report.problems[0].startswith('x0027: ') and 'differ from the release' in report.problems[0]
         assert all(w in differences(report.tables['against'], 99)[0] for w in words) and report.summary.startswith(f"counts equal the release's in {equal} of 39")
         page = report.write_html(tmp_path/'c.html').read_text()
@@ -1087,18 +1102,18 @@ def test_a_record_of_the_release_agrees_and_a_changed_one_is_a_problem(claims, t
     write_marks(folder, marks)
     header = folder/'x0027.hea'; before = header.read_text()
     header.write_text(before + '#Simulated: no patient\n'); relist(folder)
-    assert check(folder, progress=False).summary == '', 'one simulated record that states no scale is no twin'
+    assert check_folder(folder, progress=False).summary == '', 'one simulated record that states no scale is no twin'
     header.write_text(before.replace(' II\n', ' tmp\n').replace(' I\n', ' II\n').replace(' tmp\n', ' I\n') + '#Simulated, scale 0.5\n'); relist(folder)
-    report = check(folder, progress=False)
+    report = check_folder(folder, progress=False)
     assert report.ok and 'scale 0.5' in report.summary and report.summary.endswith('in 0 of 39 records')
     assert any('other channels, or in another order' in n for n in report.notes) and report.tables['agreement'].what.tolist() == ['layout', 'subject']
     table = folder/'children-subject-info.csv'
     header.write_text(before); table.write_text(table.read_text().replace(',M,', ',F,')); relist(folder)
-    assert 'sex: F here, M there' in check(folder, progress=False).problems[0]
+    assert 'sex: F here, M there' in check_folder(folder, progress=False).problems[0]
 
 
 def test_the_release_agrees_with_its_own_sequence():
-    "The annotation sequence as published, through the functions that `check` uses: 39 of 39; as a simulated twin, differences are notes."
+    "The annotation sequence as published, through the functions that `check_folder` uses: 39 of 39; as a simulated twin, differences are notes."
     folder, facts = real('leipzig'), release_facts()
     t = pd.read_csv(folder/'annotation-sequence.csv.gz', dtype=str, keep_default_na=False)
     fact, results = facts['records'].set_index('record'), []
@@ -1117,7 +1132,7 @@ def test_the_release_agrees_with_its_own_sequence():
 
 @pytest.mark.parametrize('name, records', [('mitdb', 7), ('ludb', 200), ('iafdb', 26), ('cinc2021', 104)])
 def test_another_database_is_called_so_in_one_line(name, records):
-    report = check(real(name), progress=False)
+    report = check_folder(real(name), progress=False)
     assert len(report.problems) == 1 and f'this is not the Leipzig database (none of its {records} records' in report.problems[0]
     fits = f'--database {name} seems to fit' if name in DATABASES else 'name it with --database (leipzig, mitdb, ludb, iafdb'
     assert fits in report.problems[0] and 'pedarr download' not in report.text() and report.summary == ''
@@ -1126,7 +1141,7 @@ def test_another_database_is_called_so_in_one_line(name, records):
 
 @pytest.mark.parametrize('name, records, subjects', [('mitdb', 7, 7), ('ludb', 200, 200), ('iafdb', 26, 8)])
 def test_another_database_by_its_own_readers(name, records, subjects):
-    report = check(real(name), name, progress=False)
+    report = check_folder(real(name), name, progress=False)
     t = report.tables
     assert report.problems == [] and len(t['records']) == records and t['records'].subject.nunique() == subjects
     assert 'download' not in report.text() and 'Leipzig' not in report.text() and not len(t['against'])
@@ -1143,25 +1158,25 @@ def test_a_description_of_ones_own(tmp_path):
     def subjects(paths, folder, db):
         return pd.DataFrame({'subject': [p.stem for p in paths], 'cohort': 'cinc', 'age': np.nan, 'sex': ''}, index=[p.stem for p in paths])
     db = Database('cinc', 'CinC 2021', 'rhythm8', episodes, subjects)
-    report = check(real('cinc2021'), db, progress=False)
+    report = check_folder(real('cinc2021'), db, progress=False)
     assert report.ok and len(report.tables['records']) == 104 and report.tables['rhythms'].label.unique().tolist() == ['']
     assert any('unknown rhythm' in n and 'more like it' in n for n in report.notes)
     for n in [p.stem for p in (real('cinc2021')).glob('*.hea')][:5]:
         for e in ('hea', 'mat'): shutil.copy(real('cinc2021')/f'{n}.{e}', tmp_path)
-    bad = check(tmp_path, Database('bad', 't', 'rhythm8', lambda r, d: 1/0, subjects), progress=False)
+    bad = check_folder(tmp_path, Database('bad', 't', 'rhythm8', lambda r, d: 1/0, subjects), progress=False)
     assert len(bad.problems) == 1 and 'failed with ZeroDivisionError' in bad.problems[0] and '(and 4 more like it' in bad.problems[0]
 
 
 def test_faults_of_one_kind_are_one_line(tmp_path):
     for i in range(60): (tmp_path/f'r{i}.hea').write_text(f'r{i} 1 500 0 what\n')
-    report = check(tmp_path, progress=False)
+    report = check_folder(tmp_path, progress=False)
     assert len(report.problems) == 2 and 'r0.hea' in report.problems[1] and 'and 59 more like it: r1.hea, r2.hea' in report.problems[1]
     page = report.write_html(tmp_path/'c.html').read_text()
     assert len(report.text().split('\n')) < 40 and all(f'r{i}.hea' in page for i in range(60))
 
 
 def test_poor_signal_and_classes_by_subject(simulated, tmp_path):
-    report = check(simulated, progress=False)
+    report = check_folder(simulated, progress=False)
     t, records = report.tables['subjects'].set_index('record'), report.tables['records'].set_index('record')
     assert list(t.index) == [*records.index, 'all'] and t['poor signal']['all'] == f'{records.poor_seconds.sum():,.0f}' and records.poor_seconds.sum() > 0
     rhythms = report.tables['rhythms'].groupby(['record', 'label'])[['seconds', 'episodes']].sum()
@@ -1179,7 +1194,7 @@ def test_any_comment_has_a_scale(comments): assert stated_scale(comments) >= 0
 @pytest.mark.bench
 def test_bench_check_reads_once(tmp_path):
     "One pass (hash, sums, quality) over an hour of nineteen SIMULATED channels, against reading the file whole and hashing it, in one run."
-    from pedarr.simulate import simulate_database
+    from pedarr.synthetic.studies import simulate_database
     simulate_database(tmp_path/'db', subjects=4, minutes=1.0, seed=1)
     path = next(p for p in list_records(tmp_path/'db') if LEIPZIG.open(p).n_sig == 19)
     header, raw = path.read_text().split('\n'), path.with_suffix('.dat').read_bytes()

@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
-from pedarr.agcacl import AGCACL
-from pedarr.contrastive import BalancedContrastive, ProCo, SupCon, log_bessel, von_mises_fisher_concentration
-from pedarr.core import PedarrError
-from pedarr.cross_entropy import (
+from pedarr.losses.agcacl import AGCACL
+from pedarr.losses.contrastive import (
+    BalancedContrastive, ProCo, SupCon, log_bessel, von_mises_fisher_concentration)
+from pedarr.core.errors import PedarrError
+from pedarr.losses.cross_entropy import (
     LDAM, CosineHead, FocalLoss, WeightedCrossEntropy, adjusted_cross_entropy, log_class_prior)
-from pedarr.losses import LOSSES, describe_loss, head_of, loss_terms, make_head, make_loss, make_losses
+from pedarr.losses.registry import (
+    LOSSES, describe_loss, head_of, loss_terms, make_head, make_loss, make_losses)
 
 ON_LOGITS = [key for key, entry in LOSSES.items() if entry.kind == 'classification']
 ON_EMBEDDINGS = [key for key, entry in LOSSES.items() if entry.kind == 'contrastive' and key != 'none']

@@ -4,16 +4,20 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import everywhere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, fbeta_score, precision_recall_fscore_support
 
-from pedarr import metrics
-from pedarr.metrics import (LONE, METRICS, bootstrap_scores, confusion, format_protocols, format_scores, holm, macro_table, paired_bootstrap,
-                            paired_classes, paired_scores, per_class, per_subject, permutation_test, plot_confusion, plot_reliability, protocol_gap,
-                            recall_by_subject, reliability, scores, summary_row)
-from pedarr.rhythms import PedarrError
+from pedarr.evaluation import intervals as bootstrap_
+from pedarr.evaluation.comparison import (
+    LONE, format_protocols, holm, macro_table, paired_bootstrap, paired_classes, paired_scores,
+    per_class, per_subject, permutation_test, protocol_gap, recall_by_subject)
+from pedarr.evaluation.metrics import METRICS, confusion, plot_confusion, scores
+from pedarr.evaluation.intervals import bootstrap_scores, format_scores, summary_row
+from pedarr.evaluation.reliability import plot_reliability, reliability
+from pedarr.core.errors import PedarrError
 
 C = 5
 
@@ -110,7 +114,7 @@ def test_bootstrap_equals_the_plain_loop():
 def test_blocks_do_not_change_the_draws(monkeypatch):
     y_true, y_pred, who = study()
     want = bootstrap_scores(y_true, y_pred, who, C, n_resamples=500)
-    monkeypatch.setattr(metrics, '_BLOCK', 120)
+    everywhere(monkeypatch, bootstrap_, '_BLOCK', 120)
     pd.testing.assert_frame_equal(bootstrap_scores(y_true, y_pred, who, C, n_resamples=500), want)
 
 
@@ -329,7 +333,7 @@ def test_segments_of_one_subject_are_no_evidence():
 def test_permutation_blocks_and_bad_input(monkeypatch):
     case = two_runs(subjects=30)
     want = permutation_test(*case, C, n_permutations=500)
-    monkeypatch.setattr(metrics, '_BLOCK', 64)
+    everywhere(monkeypatch, bootstrap_, '_BLOCK', 64)
     got = permutation_test(*case, C, n_permutations=500)
     assert (got.value == want.value).all()
     exact = permutation_test(*two_runs(subjects=6), C)

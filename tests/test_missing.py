@@ -5,17 +5,24 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import everywhere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pedarr.metrics import METRICS, bootstrap_scores, paired_bootstrap, scores
-from pedarr.missing import (CASES, KINDS, Answers, ask, draw_subsets, format_missing, missing_answers, missing_curve, missing_difference, open_folds, plot_missing,
-                            predict_without, without)
-from pedarr.preprocess import PreprocessConfig, build_store, open_store
-from pedarr.records import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG
-from pedarr.core import PedarrError
-from pedarr.runs import make_config, open_finished
-from pedarr.train import load_model, run_training
+from pedarr.evaluation.metrics import METRICS, scores
+from pedarr.evaluation.intervals import bootstrap_scores
+from pedarr.evaluation.comparison import paired_bootstrap
+from pedarr.use.missing import (
+    Answers, CASES, KINDS, ask, draw_subsets, format_missing, mask_channels, missing_answers,
+    missing_curve, missing_difference, open_folds, plot_missing, predict_without)
+from pedarr.signals.filters import PreprocessConfig
+from pedarr.signals.build import build_store
+from pedarr.signals.store import open_store
+from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG
+from pedarr.core.errors import PedarrError
+from pedarr.training.config import make_config
+from pedarr.training.runs import open_finished
+from pedarr.training.train import load_model, run_training
 
 
 @pytest.fixture(scope='module')
@@ -54,25 +61,25 @@ def test_draws_differ_and_every_channel_has_its_turn():
 @pytest.mark.parametrize('drop', [['V2'], ['I', 'CS34', 'RVA12'], IEGM_CHANNELS, ECG_LEADS])
 def test_nothing_leaks_from_a_masked_channel(made, drop, monkeypatch):
     "Garbage in the channels that were taken away changes no bit, not even through the normalisation; in a channel that is there it does."
-    import pedarr.segments as S
+    from pedarr.signals import batches as batches_
     store, run, _ = made
-    rng, real, whole = np.random.default_rng(0), S.take, predict_without(run, drop, store)
+    rng, real, whole = np.random.default_rng(0), batches_.take, predict_without(run, drop, store)
     def garbage(gone):
         def take(store, rows):
             signals = [np.array(x) for x in real(store, rows)]
             for x, g in zip(signals, (gone[:N_ECG], gone[N_ECG:])): x[:, g] = 50*rng.standard_normal((len(x), g.sum(), x.shape[-1]))
             return signals
         return take
-    monkeypatch.setattr(S, 'take', garbage(np.isin(CHANNELS, drop)))
+    everywhere(monkeypatch, batches_, 'take', garbage(np.isin(CHANNELS, drop)))
     pd.testing.assert_frame_equal(predict_without(run, drop, store), whole, check_exact=True)
-    monkeypatch.setattr(S, 'take', garbage(~np.isin(CHANNELS, drop)))
+    everywhere(monkeypatch, batches_, 'take', garbage(~np.isin(CHANNELS, drop)))
     assert not predict_without(run, drop, store).equals(whole)
 
 
 def test_masking_only_takes_away(made):
     store = made[0]
     before = np.array(store.mask)
-    less = without(store, ['V1', 'CS12'])
+    less = mask_channels(store, ['V1', 'CS12'])
     assert (less.mask <= before).all() and np.array_equal(store.mask, before) and less.ecg is store.ecg
     t = predict_without(made[1], ['V1', 'CS12'])
     assert np.array_equal(t.removed + t.left, before[t.segment].sum(1)) and set(t.removed) <= {0, 1, 2}
@@ -115,7 +122,7 @@ def test_a_network_of_the_ecg_alone_does_not_miss_the_electrograms(made):
 def test_a_store_without_electrograms(made):
     "As LUDB: they can't be lost, and the draws over all channels are draws over the leads."
     store, run, _ = made
-    bare = without(store, IEGM_CHANNELS)
+    bare = mask_channels(store, IEGM_CHANNELS)
     with pytest.raises(PedarrError, match='kind iegm: no test segment has such a channel'): missing_answers(run, kind='iegm', store=bare)
     with pytest.raises(PedarrError, match='the test segments have 12 of kind all: use 0 to 12'): missing_answers(run, (13,), store=bare)
     a = missing_answers(run, (3,), store=bare, draws=2)

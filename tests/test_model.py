@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from conftest import assert_learns
-from pedarr.attention import (
+from pedarr.model.attention import (
     Attention, CrossModalAttention, SemanticAttention, equal_shares, sinusoidal_positions)
-from pedarr.core import PedarrError
-from pedarr.encoders import ENCODERS, MODALITIES, split_mask
-from pedarr.pedarrnet import FUSIONS, ModelConfig, PedArrNet
-from pedarr.segments import drop_modality
-from pedarr.variants import NETWORK_VARIANTS, count_multiply_adds, count_parameters
+from pedarr.core.errors import PedarrError
+from pedarr.model.encoders import ENCODERS, MODALITIES, split_mask
+from pedarr.model.pedarrnet import FUSIONS, ModelConfig, PedArrNet
+from pedarr.signals.batches import drop_modality
+from pedarr.model.variants import NETWORK_VARIANTS, count_multiply_adds, count_parameters
 
 
 def net(**options):
@@ -32,7 +32,7 @@ def same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
 
 
 def test_channels_agree_with_records():
-    records = pytest.importorskip('pedarr.records')
+    records = pytest.importorskip('pedarr.data.records')
     assert MODALITIES == {'ecg': len(records.ECG_LEADS), 'iegm': len(records.IEGM_CHANNELS)}
 
 

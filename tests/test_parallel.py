@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from pedarr.core import PassingError, PedarrError, parallel
+from pedarr.core.errors import PassingError, PedarrError
+from pedarr.core.parallel import parallel
 
 POSIX = pytest.mark.skipif(sys.platform == 'win32', reason='no POSIX signals')
 
@@ -101,7 +102,7 @@ def descendants(session: int) -> list:
 @pytest.mark.skipif(not os.path.isdir('/proc'), reason='no /proc')
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_its_parent(number):
-    code = ('import time; from pedarr.core import parallel\n'
+    code = ('import time; from pedarr.core.parallel import parallel\n'
             'for x in parallel(lambda i: time.sleep(60*(i > 1)), range(6), 2): print(x, flush=True)')
     parent = subprocess.Popen([sys.executable, '-c', code], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:

@@ -13,10 +13,15 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from conftest import ROOT, real
-from pedarr import leipzig, plots
-from pedarr.databases import get_database
-from pedarr.records import CHANNELS, ECG_LEADS, IEGM_CHANNELS
-from pedarr.rhythms import PedarrError, classes_of, get_grouping
+from pedarr.exploration import cohort as cohort_
+from pedarr.exploration import drawing as drawing_
+from pedarr.exploration import figures as figures_
+from pedarr.data import leipzig as leipzig_
+from pedarr.exploration import missing_and_spoilt as missing__
+from pedarr.data.known_databases import get_database
+from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS
+from pedarr.core.errors import PedarrError
+from pedarr.data.rhythms import classes_of, get_grouping
 
 FS = 250
 ALL = np.ones(19, bool)
@@ -44,7 +49,7 @@ def traces(ax, n): return [line for line in ax.lines if len(line.get_xdata()) ==
 def test_scale_is_25_mm_per_s_and_10_mm_per_mV():
     ecg, _ = signals()
     ecg[:] = 0; ecg[1, 300:] = .7     # lead II steps up by 0.7 mV
-    fig = plots.plot_segment(ecg, None, ALL, FS)
+    fig = drawing_.plot_segment(ecg, None, ALL, FS)
     line = traces(fig.axes[0], 750)[1]
     x, y = line.get_xdata(), line.get_ydata()
     assert x[-1] - x[0] == pytest.approx(25*749/250) and y.max() - y.min() == pytest.approx(7)
@@ -56,7 +61,7 @@ def test_scale_is_25_mm_per_s_and_10_mm_per_mV():
 @pytest.mark.parametrize('seconds, columns', [(3, 2), (10, 1)])
 def test_all_channels_are_drawn_and_named(seconds, columns):
     ecg, iegm = signals(seconds)
-    fig = plots.plot_segment(ecg, iegm, ALL, FS, title='hello')
+    fig = drawing_.plot_segment(ecg, iegm, ALL, FS, title='hello')
     assert len(traces(fig.axes[0], seconds*FS)) == 12 and len(traces(fig.axes[1], seconds*FS)) == 7
     assert set(CHANNELS) <= set(texts(fig)) and 'absent' not in texts(fig)
     assert len({line.get_xdata()[0] for line in traces(fig.axes[0], seconds*FS)}) == columns
@@ -65,7 +70,7 @@ def test_all_channels_are_drawn_and_named(seconds, columns):
 
 def test_absent_channels_are_dashed_and_masked_numbers_are_not_drawn():
     ecg, iegm = signals(); mask = ALL.copy(); mask[[2, 12, 18]] = False; ecg[2] = 99
-    fig = plots.plot_segment(ecg, iegm, mask, FS)
+    fig = drawing_.plot_segment(ecg, iegm, mask, FS)
     assert texts(fig).count('absent') == 3
     assert len(traces(fig.axes[0], 750)) == 11 and len(traces(fig.axes[1], 750)) == 5
 
@@ -73,17 +78,17 @@ def test_absent_channels_are_dashed_and_masked_numbers_are_not_drawn():
 def test_one_modality_or_none():
     ecg, iegm = signals(); no = np.zeros(19, bool)
     only = ALL.copy(); only[12:] = False
-    assert len(plots.plot_segment(ecg, iegm, only, FS).axes) == 1
-    assert len(plots.plot_segment(None, iegm, ALL, FS).axes) == 1
-    assert set(IEGM_CHANNELS) <= set(texts(plots.plot_segment(None, iegm, ALL, FS))) and 'V6' in ECG_LEADS
-    with pytest.raises(PedarrError, match='nothing to draw'): plots.plot_segment(ecg, iegm, no, FS)
-    with pytest.raises(PedarrError, match='nothing to draw'): plots.plot_segment(None, None, ALL, FS)
+    assert len(drawing_.plot_segment(ecg, iegm, only, FS).axes) == 1
+    assert len(drawing_.plot_segment(None, iegm, ALL, FS).axes) == 1
+    assert set(IEGM_CHANNELS) <= set(texts(drawing_.plot_segment(None, iegm, ALL, FS))) and 'V6' in ECG_LEADS
+    with pytest.raises(PedarrError, match='nothing to draw'): drawing_.plot_segment(ecg, iegm, no, FS)
+    with pytest.raises(PedarrError, match='nothing to draw'): drawing_.plot_segment(None, None, ALL, FS)
 
 
 def test_nan_and_seconds_and_input_untouched():
     ecg, iegm = signals(); ecg[3, 10:20] = np.nan
     before = ecg.copy(), iegm.copy()
-    fig = plots.plot_segment(ecg, iegm, ALL, FS, seconds=1)
+    fig = drawing_.plot_segment(ecg, iegm, ALL, FS, seconds=1)
     assert len(traces(fig.axes[0], 250)) == 12
     np.testing.assert_array_equal(ecg, before[0]); np.testing.assert_array_equal(iegm, before[1])
 
@@ -91,50 +96,50 @@ def test_nan_and_seconds_and_input_untouched():
 @pytest.mark.parametrize('ecg, iegm, mask', [(np.zeros((11, 9)), None, ALL), (np.zeros((12, 9)), np.zeros((7, 8)), ALL),
                                              (np.zeros((12, 9)), None, ALL[:12]), (np.zeros(9), None, ALL)])
 def test_wrong_shapes(ecg, iegm, mask):
-    with pytest.raises(PedarrError) as e: plots.plot_segment(ecg, iegm, mask, FS)
+    with pytest.raises(PedarrError) as e: drawing_.plot_segment(ecg, iegm, mask, FS)
     assert '\n' not in str(e.value)
 
 
 def test_timeline_rows_and_lengths():
-    fig = plots.plot_timeline(EVERY, 250)
+    fig = cohort_.plot_timeline(EVERY, 250)
     ax = fig.axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ['x002', 'x0010']        # by number, not as text
     bars = {(round(b.get_x()*60, 6), round(b.get_width()*60, 6)) for b in ax.patches}
     assert bars == {(0, 2), (0, 1), (1, 3)}
-    by_record = plots.plot_timeline(EVERY, {'x002': 250, 'x0010': 500})
+    by_record = cohort_.plot_timeline(EVERY, {'x002': 250, 'x0010': 500})
     assert {round(b.get_width()*60, 6) for b in by_record.axes[0].patches} == {1, 3}
-    with pytest.raises(PedarrError): plots.plot_timeline(EVERY.drop(columns='record'), 250)
-    with pytest.raises(PedarrError): plots.plot_timeline(EVERY[:0], 250)
+    with pytest.raises(PedarrError): cohort_.plot_timeline(EVERY.drop(columns='record'), 250)
+    with pytest.raises(PedarrError): cohort_.plot_timeline(EVERY[:0], 250)
 
 
 def test_class_counts_seconds_or_rows():
-    seconds, rows = plots.plot_class_counts(EVERY), plots.plot_class_counts(EVERY.drop(columns='seconds'))
+    seconds, rows = cohort_.plot_class_counts(EVERY), cohort_.plot_class_counts(EVERY.drop(columns='seconds'))
     assert [b.get_width() for b in seconds.axes[0].patches] == [5, 1] and seconds.axes[0].get_xscale() == 'log'
     assert [b.get_width() for b in rows.axes[0].patches] == [2, 1]
     assert [b.get_width() for b in rows.axes[1].patches] == [2, 1] and rows.axes[1].get_xlabel() == 'subjects, of 2'
-    with pytest.raises(PedarrError): plots.plot_class_counts(EVERY[:0])
-    with pytest.raises(PedarrError): plots.plot_class_counts(EVERY[['label']])
+    with pytest.raises(PedarrError): cohort_.plot_class_counts(EVERY[:0])
+    with pytest.raises(PedarrError): cohort_.plot_class_counts(EVERY[['label']])
 
 
 def test_rates_figure():
-    assert sum(len(c.get_offsets()) for c in plots.plot_rates(EVERY).axes[0].collections) == 2
-    with pytest.raises(PedarrError): plots.plot_rates(EVERY.drop(columns='rate'))
+    assert sum(len(c.get_offsets()) for c in cohort_.plot_rates(EVERY).axes[0].collections) == 2
+    with pytest.raises(PedarrError): cohort_.plot_rates(EVERY.drop(columns='rate'))
 
 
 def test_colours_are_distinct_and_stable():
     classes = classes_of(get_grouping('rhythm8'))
-    colours = plots.class_colours(classes)
+    colours = cohort_.class_colours(classes)
     assert len(set(colours.values())) == len(classes)
-    assert all(plots.class_colours([c])[c] == colours[c] for c in classes)
-    assert len(set(plots.class_colours([f'k{i}' for i in range(30)]))) == 30      # more classes than colours is no error
+    assert all(cohort_.class_colours([c])[c] == colours[c] for c in classes)
+    assert len(set(cohort_.class_colours([f'k{i}' for i in range(30)]))) == 30      # more classes than colours is no error
 
 
 def test_episode_table_of_the_simulated_database(simulated):
-    table = plots.episode_table(simulated, get_database('leipzig'))
+    table = cohort_.episode_table(simulated, get_database('leipzig'))
     assert set(table.label) == set(classes_of(get_grouping('rhythm8'))) and table.record.nunique() == 8
     assert (table.groupby('record').seconds.sum() <= 60).all() and (table.groupby('record').seconds.sum() > 59).all()
     assert table.rate.dropna().between(35, 300).all()
-    other = plots.episode_table(simulated, get_database('leipzig'), 'svt4')
+    other = cohort_.episode_table(simulated, get_database('leipzig'), 'svt4')
     assert set(other.label) <= {'SR', 'AVNRT', 'AVRT', 'OTHER'}
     sinus = table[table.label == 'SR'].rate.median(); svt = table[table.label == 'AVNRT'].rate.median()
     assert sinus < svt
@@ -143,7 +148,7 @@ def test_episode_table_of_the_simulated_database(simulated):
 def test_png_is_small_and_whole():
     from PIL import Image
     ecg, iegm = signals()
-    png = plots.figure_png(plots.plot_segment(ecg, iegm, ALL, FS), dpi=80)
+    png = figures_.figure_png(drawing_.plot_segment(ecg, iegm, ALL, FS), dpi=80)
     image = Image.open(io.BytesIO(png)); image.load()
     assert image.mode == 'P' and len(png) < 150_000 and not plt.get_fignums()
 
@@ -152,18 +157,18 @@ def test_real_recordings_are_drawn():
     for name in ('ludb', 'mitdb', 'iafdb'):
         db = get_database(name); record = db.open(db.records(real(name))[0])
         x, mask = record.window(0, int(3*record.fs))
-        fig = plots.plot_segment(x[:12], x[12:], mask, record.fs, name)
+        fig = drawing_.plot_segment(x[:12], x[12:], mask, record.fs, name)
         assert texts(fig).count('absent') == sum((~m).sum() for m in (mask[:12], mask[12:]) if m.any())
 
 
 def test_real_mitdb_rates():
-    table = plots.episode_table(real('mitdb'), get_database('mitdb'))
+    table = cohort_.episode_table(real('mitdb'), get_database('mitdb'))
     assert table.rate.dropna().between(30, 250).all() and (table.beats.sum() > 10_000)
 
 
 # ---- the chapter's tables and figures: what they count, what they refuse, and that a simulated heart always says so
 
-FACTS = leipzig.release_facts()['episodes']
+FACTS = leipzig_.release_facts()['episodes']
 DB = get_database('leipzig')
 
 
@@ -171,30 +176,30 @@ def stamped(fig): return 'SIMULATED' in (fig.get_suptitle() or '')
 
 
 def test_every_figure_of_simulated_recordings_says_so(simulated):
-    episodes, channels = plots.episode_table(simulated, DB), plots.channel_table(simulated, DB)
+    episodes, channels = cohort_.episode_table(simulated, DB), missing__.channel_table(simulated, DB)
     ages = DB.subjects(simulated).age
-    draw = [lambda e: plots.plot_timeline(e, 977), plots.plot_class_counts, plots.plot_rates, plots.plot_amounts, plots.plot_concentration, plots.plot_subject_map,
-            lambda e: plots.plot_rate_by_age(e, ages)]
+    draw = [lambda e: cohort_.plot_timeline(e, 977), cohort_.plot_class_counts, cohort_.plot_rates, cohort_.plot_amounts, cohort_.plot_concentration, cohort_.plot_subject_map,
+            lambda e: cohort_.plot_rate_by_age(e, ages)]
     for f in draw:
         assert stamped(f(episodes)), f
         assert not stamped(f(episodes.assign(simulated=False))) and not stamped(f(episodes.drop(columns='simulated')))
         plt.close('all')
-    quality = plots.quality_table(simulated, DB, channels)
-    assert stamped(plots.plot_channels(channels)) and stamped(plots.plot_quality(quality))
-    assert not stamped(plots.plot_channels(channels.assign(simulated=False))) and not stamped(plots.plot_quality(quality.assign(simulated=False)))
-    assert not stamped(plots.plot_concentration(FACTS))      # real counts
+    quality = missing__.quality_table(simulated, DB, channels)
+    assert stamped(missing__.plot_channels(channels)) and stamped(missing__.plot_quality(quality))
+    assert not stamped(missing__.plot_channels(channels.assign(simulated=False))) and not stamped(missing__.plot_quality(quality.assign(simulated=False)))
+    assert not stamped(cohort_.plot_concentration(FACTS))      # real counts
 
 
 def test_a_study_says_simulated_in_its_title_only_if_its_header_does(simulated, tmp_path):
     for p in simulated.glob('x001.*'): shutil.copy(p, tmp_path)
     header = tmp_path/'x001.hea'; header.write_text('\n'.join(l for l in header.read_text().splitlines() if not l.startswith('#')) + '\n')
-    titles = [plots.plot_study(DB.open(f/'x001.hea'), 5000, DB, title='t').axes[0].get_title(loc='left') for f in (simulated, tmp_path)]
+    titles = [drawing_.plot_study(DB.open(f/'x001.hea'), 5000, DB, title='t').axes[0].get_title(loc='left') for f in (simulated, tmp_path)]
     assert 'SIMULATED' in titles[0] and titles[1] == 't'
 
 
 def test_amounts_of_the_real_release():
-    t = plots.amounts(FACTS)
-    published = leipzig.PUBLISHED
+    t = cohort_.amounts(FACTS)
+    published = leipzig_.PUBLISHED
     assert t.beats.sum() + FACTS.beats[FACTS.rhythm == ''].sum() == published['beats'] + published['unclassifiable']
     assert t.episodes.sum() == published['rhythm_marks'] and len(t) == 13 and t.subjects.max() == published['records']
     assert t.beats.is_monotonic_decreasing
@@ -204,24 +209,24 @@ def test_amounts_of_the_real_release():
 @settings(max_examples=60, deadline=None)
 def test_concentration_is_bounded(rows):
     t = pd.DataFrame(rows, columns=['subject', 'rhythm', 'beats'])
-    c = plots.concentration(t)
+    c = cohort_.concentration(t)
     assert c.total.sum() == t.beats.sum() and (c.subjects <= 5).all()
     assert (c.effective <= c.subjects + 1e-9).all() and (c.effective >= 1 - 1e-9).all()
     assert (c.share >= 1/c.subjects - 1e-9).all() and (c.effective >= 1/c.share - 1e-9).all()     # sum p^2 <= max p
-    again = plots.concentration(t.sample(frac=1, random_state=0))
+    again = cohort_.concentration(t.sample(frac=1, random_state=0))
     np.testing.assert_allclose(again.effective[c.index], c.effective)
 
 
 def test_concentration_bars_are_whole():
-    fig = plots.plot_concentration(FACTS)
+    fig = cohort_.plot_concentration(FACTS)
     widths = {}
     for b in fig.axes[0].patches: widths[round(b.get_y(), 3)] = widths.get(round(b.get_y(), 3), 0) + b.get_width()
     assert len(widths) == 13 and all(w == pytest.approx(1) for w in widths.values())
     assert 'x006 100%' in texts(fig) and '1.0 of 1' in texts(fig)
 
 
-@pytest.mark.parametrize('call', [lambda: plots.amounts(EVERY[:0]), lambda: plots.amounts(EVERY), lambda: plots.concentration(EVERY), lambda: plots.plot_rate_by_age(EVERY, {}),
-                                  lambda: plots.cohort_table(EVERY[:0], {}), lambda: plots.signal_quality(np.zeros((2, 100)), 977), lambda: plots.signal_quality(np.zeros((2, 500)), 100)])
+@pytest.mark.parametrize('call', [lambda: cohort_.amounts(EVERY[:0]), lambda: cohort_.amounts(EVERY), lambda: cohort_.concentration(EVERY), lambda: cohort_.plot_rate_by_age(EVERY, {}),
+                                  lambda: cohort_.cohort_table(EVERY[:0], {}), lambda: missing__.signal_quality(np.zeros((2, 100)), 977), lambda: missing__.signal_quality(np.zeros((2, 500)), 100)])
 def test_new_tables_refuse_in_one_line(call):
     with pytest.raises(PedarrError) as e: call()
     assert '\n' not in str(e.value)
@@ -229,14 +234,14 @@ def test_new_tables_refuse_in_one_line(call):
 
 def test_subject_map_is_blank_where_there_is_nothing():
     t = pd.DataFrame(dict(subject=['x0010', 'x002'], rhythm=['N', 'VT'], beats=[5, 3], seconds=[4., 2.]))
-    ax = plots.plot_subject_map(t).axes[0]
+    ax = cohort_.plot_subject_map(t).axes[0]
     shown = np.ma.masked_invalid(ax.images[0].get_array())
     assert [l.get_text() for l in ax.get_xticklabels()] == ['x002', 'x0010'] and shown.mask.tolist() == [[True, False], [False, True]]
 
 
 def test_timeline_shows_poor_signal_and_short_episodes():
     e = pd.DataFrame(dict(record='x001', start=[0, 10, 12], stop=[10, 12, 2_000_000], label=['SR', 'VT', 'SR']))
-    fig = plots.plot_timeline(e, 250, pd.DataFrame(dict(record=['x001'], start=[0], stop=[250_000])))
+    fig = cohort_.plot_timeline(e, 250, pd.DataFrame(dict(record=['x001'], start=[0], stop=[250_000])))
     ax, side = fig.axes
     assert ax.get_xlabel() == 'time (h)'
     assert min(b.get_width() for b in ax.patches) == pytest.approx(2_000_000/250/3600/400)     # two samples are drawn, not lost
@@ -246,7 +251,7 @@ def test_timeline_shows_poor_signal_and_short_episodes():
 
 
 def test_availability_of_the_simulated_database(simulated):
-    state = plots.availability(plots.channel_table(simulated, DB))
+    state = missing__.availability(missing__.channel_table(simulated, DB))
     for path in DB.records(simulated):
         record = DB.open(path); _, mask = record.window(0, record.sig_len)
         for c, row, present in zip(CHANNELS, record.rows, mask):
@@ -258,7 +263,7 @@ def test_availability_of_the_simulated_database(simulated):
 @settings(max_examples=15, deadline=None)
 def test_signal_quality_scales_with_the_signal(gain, seed):
     x = np.random.default_rng(seed).normal(0, 1, (3, 4000)).cumsum(1)*.01
-    a, b = plots.signal_quality(x, 500), plots.signal_quality(gain*x + 3, 500)
+    a, b = missing__.signal_quality(x, 500), missing__.signal_quality(gain*x + 3, 500)
     np.testing.assert_allclose(b, gain*a, rtol=1e-6, atol=1e-9)
 
 
@@ -266,40 +271,40 @@ def test_quality_of_real_recordings():
     for name in ('ludb', 'mitdb'):
         db = get_database(name); paths = db.records(real(name))[:3]
         few = dataclasses.replace(db); object.__setattr__(few, 'records', lambda folder: paths)
-        q = plots.quality_table(real(name), few)
+        q = missing__.quality_table(real(name), few)
         assert len(q) == 3 and q[['noise', 'wander', 'mains']].lt(1).all().all() and q.noise.gt(0).all() and not q.simulated.any()
 
 
 def test_poor_signal_table(simulated):
-    poor = plots.poor_table(simulated, DB)
-    q = plots.quality_table(simulated, DB)
+    poor = cohort_.poor_table(simulated, DB)
+    q = missing__.quality_table(simulated, DB)
     assert len(poor) and (poor.seconds > 0).all()
     for record, s in poor.groupby('record').seconds.sum().items(): assert q.poor[record] == pytest.approx(s/DB.open(simulated/f'{record}.hea').duration)
 
 
 def test_examples_hold_the_rhythm_and_start_inside(simulated):
-    episodes = plots.episode_table(simulated, DB)
-    poor = plots.poor_table(simulated, DB)
+    episodes = cohort_.episode_table(simulated, DB)
+    poor = cohort_.poor_table(simulated, DB)
     for rhythm in episodes.rhythm.unique():
-        record, start = plots.find_example(episodes, rhythm, simulated, DB)
+        record, start = drawing_.find_example(episodes, rhythm, simulated, DB)
         n = int(2.5*record.fs); middle = start + n//2
         e = episodes[(episodes.record == record.name) & (episodes.start <= middle) & (episodes.stop > middle)]
         assert 0 <= start <= record.sig_len - n and e.rhythm.tolist() == [rhythm]
-    assert plots.find_example(episodes, 'N', simulated, DB, text='no such text') is None
-    assert plots.find_example(episodes, 'N', simulated, DB, seconds=1e4) is None
+    assert drawing_.find_example(episodes, 'N', simulated, DB, text='no such text') is None
+    assert drawing_.find_example(episodes, 'N', simulated, DB, seconds=1e4) is None
 
 
 def test_calipers_mark_nothing_that_was_not_measured():
     nothing = pd.DataFrame(dict(qrs_on=[1., np.nan], p_on=np.nan, his=np.nan, a_before=np.nan, a_after=np.nan, av=np.nan, va=np.nan))
-    assert plots.calipers(nothing, np.zeros((0, 5)), 0) == [] and plots.calipers(nothing, np.zeros((0, 5)), 1) == []
+    assert drawing_.calipers(nothing, np.zeros((0, 5)), 0) == [] and drawing_.calipers(nothing, np.zeros((0, 5)), 1) == []
     his = nothing.assign(qrs_on=[1., 1.6], his=[.9, np.nan], a_before=[.95, np.nan], av=[.05, np.nan])
-    assert [c[0] for c in plots.calipers(his, np.zeros((0, 5)), 0)] == ['RR 600', 'AV 50']       # a His potential before the atrium is none
+    assert [c[0] for c in drawing_.calipers(his, np.zeros((0, 5)), 0)] == ['RR 600', 'AV 50']       # a His potential before the atrium is none
 
 
 def test_study_draws_its_calipers_where_they_were_measured(simulated):
-    episodes = plots.episode_table(simulated, DB)
-    record, start = plots.find_example(episodes, 'AVRT', simulated, DB)
-    fig = plots.plot_study(record, start, DB)
+    episodes = cohort_.episode_table(simulated, DB)
+    record, start = drawing_.find_example(episodes, 'AVRT', simulated, DB)
+    fig = drawing_.plot_study(record, start, DB)
     low = fig.axes[1]
     names = [t.get_text() for t in low.texts]
     rr = next(int(n.split()[1]) for n in names if n.startswith('RR '))
@@ -308,14 +313,14 @@ def test_study_draws_its_calipers_where_they_were_measured(simulated):
     sweep = int(next(n for n in names if 'mm/s' in n).split()[0])
     widths = [np.ptp(l.get_xdata()) for l in low.lines if len(l.get_xdata()) == 2 and np.ptp(l.get_ydata()) == 0 and l.get_linewidth() == pytest.approx(1.2)]
     assert any(w/sweep*1000 == pytest.approx(rr, abs=1) for w in widths)
-    with pytest.raises(PedarrError, match=record.name): plots.plot_study(record, record.sig_len - 10, DB)
-    with pytest.raises(PedarrError, match='leave'): plots.plot_study(record, -1, DB)
+    with pytest.raises(PedarrError, match=record.name): drawing_.plot_study(record, record.sig_len - 10, DB)
+    with pytest.raises(PedarrError, match='leave'): drawing_.plot_study(record, -1, DB)
 
 
 def test_study_of_real_recordings_without_catheters_or_annotations():
     for name in ('mitdb', 'ludb', 'iafdb'):
         db = get_database(name); record = db.open(db.records(real(name))[0])
-        fig = plots.plot_study(record, int(2*record.fs), db, title=name)
+        fig = drawing_.plot_study(record, int(2*record.fs), db, title=name)
         assert fig.axes[0].get_title(loc='left') == name
         assert ('CS12' in texts(fig)) == (name == 'iafdb')
 
@@ -326,9 +331,9 @@ def test_ink_palette_png_holds_what_pillow_quantises(size):
     for colours in (['k', '#029e73'], [f'C{i}' for i in range(8)], 7, 40):
         fig, ax = plt.subplots(figsize=size); ax.plot([0, 1, 0], color='#029e73')
         full = io.BytesIO(); fig.savefig(full, format='png', dpi=51)
-        palette, n = (None, colours) if isinstance(colours, int) else plots.ink_palette(colours)
+        palette, n = (None, colours) if isinstance(colours, int) else figures_.ink_palette(colours)
         want = Image.open(full).convert('RGB').quantize(n, palette=palette, dither=Image.Dither.NONE).convert('RGB')
-        have = Image.open(io.BytesIO(plots.figure_png(fig, 51, colours))); have.load()
+        have = Image.open(io.BytesIO(figures_.figure_png(fig, 51, colours))); have.load()
         assert np.array_equal(np.asarray(have.convert('RGB')), np.asarray(want))
 
 
@@ -339,13 +344,13 @@ def test_the_chapter_has_one_parameter_cell():
 
 
 def test_examples_keep_away_from_poor_signal(simulated):
-    episodes = plots.episode_table(simulated, DB)
+    episodes = cohort_.episode_table(simulated, DB)
     episodes = episodes[episodes.index == episodes[episodes.rhythm == 'N'].seconds.idxmax()]
-    record, start = plots.find_example(episodes, 'N', simulated, DB)
+    record, start = drawing_.find_example(episodes, 'N', simulated, DB)
     bad = pd.DataFrame(dict(start=[start + 100], stop=[start + 200]))
     spoilt = dataclasses.replace(DB, read_episodes=lambda r, db: (DB.episodes(r)[0], bad))      # the same stretch of every record
-    other, again = plots.find_example(episodes, 'N', simulated, spoilt)
+    other, again = drawing_.find_example(episodes, 'N', simulated, spoilt)
     n = int(2.5*record.fs)
     assert again + n <= start + 100 or again >= start + 200
     everywhere = dataclasses.replace(DB, read_episodes=lambda r, db: (DB.episodes(r)[0], pd.DataFrame(dict(start=[0], stop=[r.sig_len]))))
-    assert plots.find_example(episodes, 'N', simulated, everywhere) is not None     # rather a spoilt one than none
+    assert drawing_.find_example(episodes, 'N', simulated, everywhere) is not None     # rather a spoilt one than none

@@ -21,12 +21,23 @@ import wfdb
 from hypothesis import HealthCheck, given, settings, strategies as st
 from scipy.signal import resample_poly, sosfiltfilt
 
-from conftest import real
-from pedarr import preprocess as P
-from pedarr.core import PassingError, PedarrError
-from pedarr.databases import LEIPZIG, Database, get_database
-from pedarr.preprocess import PreprocessConfig, build_store, filtered, normalise, open_store, segment_table, stream
-from pedarr.records import CHANNELS, Record, Tape, open_record
+from conftest import everywhere, real
+from pedarr.signals import build as build_
+from pedarr.signals import fast_filters as fast_
+from pedarr.core import files as files_
+from pedarr.signals import filters as filters_
+from pedarr.signals import store as store_
+from pedarr.signals import windows as windows_
+from pedarr.core.errors import PassingError, PedarrError
+from pedarr.data.known_databases import LEIPZIG, get_database
+from pedarr.data.databases import Database
+from pedarr.signals.filters import PreprocessConfig
+from pedarr.signals.build import build_store
+from pedarr.signals.fast_filters import filtered, stream
+from pedarr.signals.store import normalise, open_store
+from pedarr.signals.windows import segment_table
+from pedarr.data.channels import CHANNELS
+from pedarr.data.records import Record, RecordStream, open_record
 
 FILES = ('ecg.npy', 'iegm.npy', 'mask.npy', 'segments.csv', 'store.json')
 CONFIG = PreprocessConfig()
@@ -54,7 +65,7 @@ def same(a, b): return [f for f in FILES if (a/f).read_bytes() != (b/f).read_byt
 def test_chunks_equal_the_whole(fs):
     record = Endless(2, fs)
     one, many = whole(record, replace(CONFIG, chunk=1e6)), whole(record, replace(CONFIG, chunk=17))
-    assert one.shape == many.shape == (19, P.store_length(record, CONFIG))
+    assert one.shape == many.shape == (19, fast_.store_length(record, CONFIG))
     inner = slice(8*500, -8*500)
     assert np.abs(one - many)[:, inner].max() < 1e-4
     assert np.abs(one[:, inner]).max() > .1       # there is a signal to compare
@@ -75,9 +86,9 @@ def test_equals_scipy_in_float64_on_a_real_recording(notch):
     config = replace(CONFIG, notch=notch)
     ours = whole(record, config)
     rows = np.flatnonzero(record.rows >= 0)
-    x = resample_poly(record.standard()[rows].astype(float), 1, 2, axis=1, window=P.taps(1, 2))
+    x = resample_poly(record.standard()[rows].astype(float), 1, 2, axis=1, window=fast_.taps(1, 2))
     for y, xi, row in zip(ours[rows], x, rows):
-        theirs = sosfiltfilt(P._sections(config, config.ecg_band if row < 12 else config.iegm_band), xi)
+        theirs = sosfiltfilt(filters_._sections(config, config.ecg_band if row < 12 else config.iegm_band), xi)
         assert np.abs(y - theirs)[8*500:-8*500].max() < 1e-4
 
 
@@ -85,9 +96,9 @@ def test_a_tone_is_kept_in_place_and_hum_is_removed_where_asked():
     t = np.arange(60*500)/500
     x = (np.sin(2*np.pi*10*t) + np.sin(2*np.pi*50*t))[None].astype(np.float32)
     inner = slice(5000, -5000)
-    clean = P.bandpass(x, [0], replace(CONFIG, notch=50.))[0, inner]
+    clean = fast_.bandpass(x, [0], replace(CONFIG, notch=50.))[0, inner]
     np.testing.assert_allclose(clean, np.sin(2*np.pi*10*t)[inner], atol=.01)     # no phase shift, no hum
-    assert P.bandpass(x, [0], CONFIG)[0, inner].std() > .95                       # without the notch, the hum stays
+    assert fast_.bandpass(x, [0], CONFIG)[0, inner].std() > .95                       # without the notch, the hum stays
 
 
 class Sines(NamedTuple):
@@ -106,15 +117,15 @@ def test_odd_rates_give_the_signal_at_the_times_that_the_ratio_says(fs, rate):
     "Exact up to the drift, which is bounded, against the formula of the signal."
     seconds = 60
     record = Sines(fs, round(seconds*fs))
-    up, down = P.ratio(fs, rate)
-    assert max(up, down) <= P.LONGEST_PERIOD and abs(P.deviation(fs, rate)) <= 1/P.LONGEST_PERIOD
-    y = P.resample(record.standard(0, record.sig_len)[:1], up, down)[0]
+    up, down = fast_.ratio(fs, rate)
+    assert max(up, down) <= fast_.LONGEST_PERIOD and abs(fast_.deviation(fs, rate)) <= 1/fast_.LONGEST_PERIOD
+    y = fast_.resample(record.standard(0, record.sig_len)[:1], up, down)[0]
     k = np.arange(len(y))
     inner = slice(round(2*rate), -round(2*rate))
     exact = record.at(k*down/(up*fs))                         # the signal at the instant of each output
     assert np.abs(y - exact)[inner].max() < 4e-3
     late = np.abs(k*down/(up*fs) - k/rate).max()              # against a clock of exactly `rate`
-    assert late <= abs(P.drift(record, rate)) + 1e-9 and late <= seconds/P.LONGEST_PERIOD
+    assert late <= abs(fast_.drift(record, rate)) + 1e-9 and late <= seconds/fast_.LONGEST_PERIOD
 
 
 @pytest.mark.parametrize('fs', [333.333, 62.4725, 249.89, 499.907])
@@ -123,11 +134,11 @@ def test_windows_at_odd_rates_lie_where_their_start_says(fs, rate):
     "In a long recording too: windows are cut by the recording's own clock, so the drift doesn't reach them."
     record, config = Sines(fs, round(3600*fs)), PreprocessConfig(rate=rate, ecg_band=(.5, 30), iegm_band=(.5, 30))
     start = np.array([round(30*fs), round(3500*fs)])
-    for x, mask in P.cut_windows(record, start, start + round(3*fs), config):
+    for x, mask in windows_.cut_windows(record, start, start + round(3*fs), config):
         assert mask.all()
     for s in start:
-        x, _ = next(P.cut_windows(record, [s], [s + round(3*fs)], config))
-        up, down = P.ratio(fs, rate)
+        x, _ = next(windows_.cut_windows(record, [s], [s + round(3*fs)], config))
+        up, down = fast_.ratio(fs, rate)
         first = round(s*up/down)*down/(up*fs)                 # when the nearest store sample is
         assert abs(first - s/fs) <= .51/rate
         assert np.abs(x[0, 0] - record.at(first + np.arange(config.samples)/rate)).max() < .09      # the filter takes .074 of 19.3 Hz
@@ -137,20 +148,20 @@ def test_windows_at_odd_rates_lie_where_their_start_says(fs, rate):
 @given(st.integers(50_000, 2_000_000), st.sampled_from([100., 125., 128., 250., 256., 360., 500., 1000.]))
 def test_every_rate_with_three_decimals_is_near_a_ratio(thousandths, rate):
     fs = thousandths/1000
-    up, down = P.ratio(fs, rate)
-    assert 1 <= min(up, down) and max(up, down) <= P.LONGEST_PERIOD and abs(P.deviation(fs, rate)) <= 1/P.LONGEST_PERIOD
+    up, down = fast_.ratio(fs, rate)
+    assert 1 <= min(up, down) and max(up, down) <= fast_.LONGEST_PERIOD and abs(fast_.deviation(fs, rate)) <= 1/fast_.LONGEST_PERIOD
     exact = Fraction(rate)/Fraction(thousandths, 1000)
-    if max(exact.numerator, exact.denominator) <= P.LONGEST_PERIOD: assert Fraction(up, down) == exact
+    if max(exact.numerator, exact.denominator) <= fast_.LONGEST_PERIOD: assert Fraction(up, down) == exact
 
 
 def test_a_drift_beyond_the_bound_is_refused_with_a_rate_that_works():
     week, hour = Sines(333.333, round(7*86400*333.333), 'week'), Sines(333.333, round(3600*333.333))
-    with pytest.raises(PedarrError, match='week.*drift by 0.6 s.*--rate 249.99975') as e: P._check_drift([hour, week], 250.)
+    with pytest.raises(PedarrError, match='week.*drift by 0.6 s.*--rate 249.99975') as e: fast_._check_drift([hour, week], 250.)
     assert '\n' not in str(e.value)
     rate = float(str(e.value).split('--rate ')[1].split(',')[0])
-    assert P._check_drift([hour, week], rate) == [] and P.deviation(333.333, rate) == 0
-    assert len(P._check_drift([hour, hour], 250.)) == 1 and P._check_drift([Sines(977., 977*86400*7)], 500.) == []
-    with pytest.raises(PedarrError, match='too far apart'): P.ratio(1e6, 1.)
+    assert fast_._check_drift([hour, week], rate) == [] and fast_.deviation(333.333, rate) == 0
+    assert len(fast_._check_drift([hour, hour], 250.)) == 1 and fast_._check_drift([Sines(977., 977*86400*7)], 500.) == []
+    with pytest.raises(PedarrError, match='too far apart'): fast_.ratio(1e6, 1.)
 
 
 @settings(max_examples=25, deadline=None)
@@ -160,8 +171,8 @@ def test_resampling_equals_scipy_for_any_ratio(up, down, n, seed):
     up, down = int(up//g), int(down//g)
     x = np.random.default_rng(seed).standard_normal((2, n)).astype(np.float32)
     if up == down: return
-    theirs = resample_poly(x.astype(float), up, down, axis=1, window=P.taps(up, down)/up)
-    ours = P.resample(x, up, down)
+    theirs = resample_poly(x.astype(float), up, down, axis=1, window=fast_.taps(up, down)/up)
+    ours = fast_.resample(x, up, down)
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
@@ -172,17 +183,17 @@ def test_blocks_equal_the_product_of_spectra_for_any_filter(order, low, width, n
     "Or the settings are refused in one line."
     try: config = PreprocessConfig(rate=rate, ecg_band=(low, min(low*width, rate/2 - 1)), iegm_band=(30, 100), order=order, notch=notch)
     except PedarrError as e: assert '\n' not in str(e); return
-    if P.settling(config) > 60: return
-    n, pad = round(20*rate), round(P.settling(config)*rate) + 64
+    if filters_.settling(config) > 60: return
+    n, pad = round(20*rate), round(filters_.settling(config)*rate) + 64
     x = np.random.default_rng(seed).standard_normal((3, n + 2*pad)).astype(np.float32)
     x[:, :pad] = x[:, -pad:] = 0                 # silence, so that the transform's ring doesn't matter
-    try: ours = P.bandpass(x, [0, 5, 12], config)
+    try: ours = fast_.bandpass(x, [0, 5, 12], config)
     except PedarrError as e:                     # steep filters whose poles lie too close to 1 for their state space
         assert order >= 3 and '\n' not in str(e) and 'lower the order' in str(e)
         return
     f = np.fft.rfftfreq(x.shape[1], 1/rate)
     for y, xi, band in zip(ours, x, (config.ecg_band, config.ecg_band, config.iegm_band)):
-        theirs = np.fft.irfft(np.fft.rfft(xi.astype(float))*P.gain(config, band, f), x.shape[1])
+        theirs = np.fft.irfft(np.fft.rfft(xi.astype(float))*filters_.frequency_response(config, band, f), x.shape[1])
         assert np.abs(y - theirs).max() < 1e-4*max(1, np.abs(xi).max())
 
 
@@ -213,11 +224,11 @@ def test_gaps_and_flat_channels_are_masked_and_do_not_spread():
     k = np.isnan(y[0])
     assert abs(k.sum() - 1000*500/977) <= 1 and abs(np.flatnonzero(k)[0] - 20_000*500/977) <= 1
     assert np.isnan(y[1]).all() and np.isfinite(y[3]).all()
-    x, mask = next(P.cut_windows(record, [19_900, 20_000, 26_000], [22_831, 22_931, 28_931], CONFIG))
+    x, mask = next(windows_.cut_windows(record, [19_900, 20_000, 26_000], [22_831, 22_931, 28_931], CONFIG))
     assert mask[:, 0].tolist() == [True, True, True] and not mask[:, 1].any() and mask[:, 2].tolist() == [True, True, False]
     assert np.isfinite(x).all() and (x[~mask] == 0).all() and (x[0, 0] == 0).sum() >= 511
     gap = replace(CONFIG, window=1., chunk=50)
-    assert not next(P.cut_windows(record, [20_000], [20_977], gap))[1][0, 0]      # the whole window is missing
+    assert not next(windows_.cut_windows(record, [20_000], [20_977], gap))[1][0, 0]      # the whole window is missing
 
 
 # ---- one pass over the files
@@ -231,7 +242,7 @@ def test_a_tape_plays_what_the_record_holds(tmp_path, fmt, n, n_sig, cuts, seed)
     d[seed % n, 0] = -2**(int(fmt) - 1) if fmt != '212' else -2**11        # one invalid sample
     wfdb.wrsamp('r', fs=977, units=['mV']*n_sig, sig_name=['CS12', 'II', 'V1'][:n_sig], d_signal=d, fmt=[fmt]*n_sig, adc_gain=[200.]*n_sig, baseline=[3]*n_sig, write_dir=str(tmp_path))
     record = open_record(tmp_path/'r')
-    with Tape(record) as tape:
+    with RecordStream(record) as tape:
         last = 0
         for a, length in sorted(cuts):
             a, b = min(a, n), max(last, min(a + length, n))
@@ -250,7 +261,7 @@ def test_a_tape_of_several_files_and_of_one_behind_a_header(tmp_path):
     (tmp_path/'behind.hea').write_text((tmp_path/'a.hea').read_text().replace('a 2', 'behind 2', 1).replace('a.dat 24', 'a.mat 24+24'))
     for name in ('both', 'behind'):
         record = open_record(tmp_path/name)
-        with Tape(record) as tape:
+        with RecordStream(record) as tape:
             for a, b in ((5, 12_000), (11_001, 20_001)): np.testing.assert_array_equal(tape.standard(a, b), record.standard(a, b))
             assert tape.finish() == {f.path.name: hashlib.sha256(f.path.read_bytes()).hexdigest() for f in record.files}
 
@@ -259,7 +270,7 @@ def test_a_file_cut_short_while_it_is_read(tmp_path):
     wfdb.wrsamp('r', fs=977, units=['mV'], sig_name=['II'], d_signal=np.zeros((50_000, 1), int), fmt=['24'], adc_gain=[200.], baseline=[0], write_dir=str(tmp_path))
     record = open_record(tmp_path/'r')
     os.truncate(tmp_path/'r.dat', 60_000)
-    with Tape(record) as tape, pytest.raises(PedarrError, match='r.dat.*shorter'): tape.finish()
+    with RecordStream(record) as tape, pytest.raises(PedarrError, match='r.dat.*shorter'): tape.finish()
     with pytest.raises(PedarrError, match='r.dat.*shorter'): record.physical()
 
 
@@ -339,7 +350,7 @@ def test_same_bytes_for_any_number_of_processes(simulated, built, tmp_path):
 
 def test_store_holds_what_was_asked(simulated, built):
     assert built.ecg.shape == (len(built), 12, 1500) and built.iegm.shape == (len(built), 7, 1500) and built.ecg.dtype == np.float16
-    assert built.mask.shape == (len(built), 19) and built.fs == 500 and built.segments.columns.tolist() == P.COLUMNS
+    assert built.mask.shape == (len(built), 19) and built.fs == 500 and built.segments.columns.tolist() == store_.SEGMENT_COLUMNS
     assert built.classes == ['SR', 'AVNRT', 'AVRT', 'VT', 'AT', 'AP', 'VP', 'ECT'] and built.config == CONFIG
     row = built.segments.iloc[len(built)//2]
     record = LEIPZIG.open(simulated/row['record'])
@@ -352,20 +363,20 @@ def test_store_holds_what_was_asked(simulated, built):
 
 def test_killed_at_any_record_resumes_to_the_same_bytes(simulated, built, tmp_path, monkeypatch):
     "A build that dies in its third record, in the middle of a write, leaves no store; the next one redoes only what is missing."
-    monkeypatch.setattr(P, 'SMALLEST_PART', 1)
-    real_cut, seen = P.cut_windows, []
+    everywhere(monkeypatch, build_, 'SMALLEST_PART', 1)
+    real_cut, seen = windows_.cut_windows, []
     def dying(record, *args, **how):
         for i, part in enumerate(real_cut(record, *args, **how)):
             yield part
             if len(seen) == 2: raise KeyboardInterrupt
         seen.append(record.name)
-    monkeypatch.setattr(P, 'cut_windows', dying)
+    everywhere(monkeypatch, windows_, 'cut_windows', dying)
     with pytest.raises(KeyboardInterrupt): build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
     assert not (tmp_path/'s').exists() and len(seen) == 2
     def counting(record, *args, **how):
         seen.append(record.name)
         return real_cut(record, *args, **how)
-    monkeypatch.setattr(P, 'cut_windows', counting)
+    everywhere(monkeypatch, windows_, 'cut_windows', counting)
     store = build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
     assert len(seen) == len(set(seen)) == store.segments['record'].nunique()       # none done twice
     assert same(built.path, store.path) == [] and not (tmp_path/'s.part').exists()
@@ -374,8 +385,8 @@ def test_killed_at_any_record_resumes_to_the_same_bytes(simulated, built, tmp_pa
 BUILD = """
 import sys
 from pedarr import preprocess as P
-P.SMALLEST_PART = 1
-P.build_store(sys.argv[1], sys.argv[2], "leipzig", jobs=int(sys.argv[3]), progress=False)
+build_.SMALLEST_PART = 1
+build_.build_store(sys.argv[1], sys.argv[2], "leipzig", jobs=int(sys.argv[3]), progress=False)
 """
 
 
@@ -425,21 +436,21 @@ def living(process) -> bool:
 def interrupted(folder, store, monkeypatch, **how):
     "A build stopped just before its end, one part a record: the folder in which it works."
     with monkeypatch.context() as m:
-        m.setattr(P, 'SMALLEST_PART', 1)
-        m.setattr(P, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        everywhere(m, build_, 'SMALLEST_PART', 1)
+        everywhere(m, build_, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt): build_store(folder, store, 'leipzig', progress=False, **how)
     return next(p for p in store.with_name(store.name + '.part').iterdir() if p.is_dir())
 
 
 def resumed(folder, store, monkeypatch, **how):
     "(the store that the same command makes now, names of the records that were filtered again)."
-    seen, real_cut = [], P.cut_windows
+    seen, real_cut = [], windows_.cut_windows
     def counting(record, *args, **options):
         seen.append(record.name)
         return real_cut(record, *args, **options)
     with monkeypatch.context() as m:
-        m.setattr(P, 'SMALLEST_PART', 1)
-        m.setattr(P, 'cut_windows', counting)
+        everywhere(m, build_, 'SMALLEST_PART', 1)
+        everywhere(m, windows_, 'cut_windows', counting)
         return build_store(folder, store, 'leipzig', progress=False, **how), seen
 
 
@@ -494,7 +505,7 @@ def test_a_part_made_again_is_said(simulated, built, tmp_path, monkeypatch, caps
     with open(file, 'r+b') as f:
         f.seek(at)
         f.write(bytes(size))
-    monkeypatch.setattr(P, 'SMALLEST_PART', 1)
+    everywhere(monkeypatch, build_, 'SMALLEST_PART', 1)
     build_store(simulated, tmp_path/'s', 'leipzig')
     assert '1 finished parts of an interrupted build were damaged, and made again' in capsys.readouterr().err
 
@@ -550,8 +561,8 @@ def test_parts_survive_names_with_folders_and_odd_characters(simulated, tmp_path
         return pd.DataFrame(dict(subject=range(4), cohort='c', age=1., sex='F'), index=index)
     db = replace(LEIPZIG, read_subjects=subjects)
     with monkeypatch.context() as m:
-        m.setattr(P, 'SMALLEST_PART', 1)
-        m.setattr(P, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        everywhere(m, build_, 'SMALLEST_PART', 1)
+        everywhere(m, build_, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt): build_store(source, tmp_path/'s', db, progress=False)
     assert len([*(tmp_path/'s.part').rglob('part-*.json')]) == 4
     store = build_store(source, tmp_path/'s', db, progress=False)
@@ -563,7 +574,7 @@ def test_parts_survive_names_with_folders_and_odd_characters(simulated, tmp_path
 def test_bytes_are_on_the_disk_before_anything_vouches_for_them(simulated, tmp_path, monkeypatch):
     "The order of writes, syncs and renames: arrays before the file of their part; all files and the folder before the last rename."
     if not os.path.isdir('/proc/self/fd'): pytest.skip('no /proc')
-    events, real_fsync, real_replace, real_flush = [], os.fsync, os.replace, P._Sink.finish
+    events, real_fsync, real_replace, real_flush = [], os.fsync, os.replace, build_._Sink.finish
     def name_of(number): return os.path.realpath(f'/proc/self/fd/{number}')
     def fsync(number):
         events.append(('sync', name_of(number)))
@@ -576,8 +587,8 @@ def test_bytes_are_on_the_disk_before_anything_vouches_for_them(simulated, tmp_p
         return real_flush(sink)
     monkeypatch.setattr(os, 'fsync', fsync)
     monkeypatch.setattr(os, 'replace', rename)
-    monkeypatch.setattr(P._Sink, 'finish', finish)
-    monkeypatch.setattr(P, 'SMALLEST_PART', 1)
+    monkeypatch.setattr(build_._Sink, 'finish', finish)
+    everywhere(monkeypatch, build_, 'SMALLEST_PART', 1)
     store = build_store(simulated, tmp_path/'s', 'leipzig', progress=False).path
     place = next(name for what, name in events if what == 'written').rsplit('/store/', 1)[0]
     for i, (what, name) in enumerate(events):
@@ -602,7 +613,7 @@ def test_sources_in_the_store_are_the_files_sha256(simulated, built):
 def test_parts_of_other_settings_are_not_used_and_not_thrown_away(simulated, built, tmp_path, monkeypatch):
     place = interrupted(simulated, tmp_path/'s', monkeypatch, config=replace(CONFIG, notch=50.))
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as m:
-        m.setattr(P, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        everywhere(m, build_, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
     assert place.is_dir() and len([p for p in place.parent.iterdir() if p.is_dir()]) == 2
     store, again = resumed(simulated, tmp_path/'s', monkeypatch, config=replace(CONFIG, notch=50.))
@@ -662,9 +673,9 @@ def test_store_travels_to_another_process_as_a_path(built):
 def test_a_full_disk_is_one_line_and_leaves_no_store(simulated, built, tmp_path, monkeypatch, place):
     def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')
     with monkeypatch.context() as m:
-        m.setattr(P, 'SMALLEST_PART', 1)
-        if place == 'part': m.setattr(P, 'cut_windows', full)
-        else: m.setattr(P, 'write_table', full)
+        everywhere(m, build_, 'SMALLEST_PART', 1)
+        if place == 'part': everywhere(m, windows_, 'cut_windows', full)
+        else: everywhere(m, files_, 'write_table', full)
         with pytest.raises(PassingError, match='No space left.*make room.*same command again') as e:
             build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
     assert '\n' not in str(e.value) and 'delete' not in str(e.value) and not (tmp_path/'s').exists()
@@ -685,7 +696,7 @@ def test_a_passing_fault_keeps_finished_parts(simulated, built, tmp_path, monkey
     class Slips(Database):
         def open(self, path): return Failing(path) if 'x004' in str(path) else super().open(path)
     db = Slips(**{f: getattr(LEIPZIG, f) for f in LEIPZIG.__dataclass_fields__})
-    monkeypatch.setattr(P, 'SMALLEST_PART', 1)
+    everywhere(monkeypatch, build_, 'SMALLEST_PART', 1)
     with pytest.raises(PassingError, match=words) as e: build_store(simulated, tmp_path/'s', db, progress=False, jobs=jobs)
     assert '\n' not in str(e.value) and 'delete' not in str(e.value) and not (tmp_path/'s').exists()
     assert len([*(tmp_path/'s.part').rglob('part-*.json')]) >= 3
@@ -765,11 +776,11 @@ def test_config_checks_itself(wrong):
 def test_a_rate_without_a_simple_ratio_is_taken_with_a_note(simulated, tmp_path):
     store = build_store(simulated, tmp_path/'s', 'leipzig', config=replace(CONFIG, rate=499.999), progress=False)
     assert len(store) and store.fs == 499.999
-    assert P.deviation(977., 499.999) == 0 or any('is resampled by' in n for n in store.meta['notes'])
+    assert fast_.deviation(977., 499.999) == 0 or any('is resampled by' in n for n in store.meta['notes'])
 
 
 def test_too_little_room_is_said_before_the_work(simulated, tmp_path, monkeypatch):
-    monkeypatch.setattr(P.shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10, 5, 5))
+    monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10, 5, 5))
     with pytest.raises(PedarrError, match='disk is full.*GB are free'): build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
     assert not (tmp_path/'s').exists()
 

@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pedarr.signals.build
+from conftest import everywhere
 import pytest
 from click.testing import CliRunner
 
-from pedarr.cli import main, refuse_shadows
-from pedarr.core import PassingError, PedarrError, Terminated, answer
+from pedarr.use.command import pedarr_command, refuse_shadows
+from pedarr.core.errors import PassingError, PedarrError, Terminated, error_line
 
 ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
 TINY = '-p epochs 1 -p n_folds 2 -p dim 16 -p heads 2 -p resamples 200 -p lone_classes keep'.split()
@@ -24,8 +26,9 @@ posix = pytest.mark.skipif(os.name != 'posix', reason='signals and limits of POS
 @pytest.fixture(scope='module')
 def small(tmp_path_factory):
     "A folder with a small SIMULATED database and its store."
-    from pedarr.preprocess import PreprocessConfig, build_store
-    from pedarr.simulate import simulate_database
+    from pedarr.signals.filters import PreprocessConfig
+    from pedarr.signals.build import build_store
+    from pedarr.synthetic.studies import simulate_database
     folder = tmp_path_factory.mktemp('small')
     simulate_database(folder/'db', subjects=6, minutes=.5, seed=1)
     config = PreprocessConfig(rate=125., ecg_band=(.5, 40.), iegm_band=(20., 55.))
@@ -35,7 +38,7 @@ def small(tmp_path_factory):
 
 def start(*args, inject='', **options):
     "The command, started as a process; `inject` is code that runs first in it."
-    begin = ['-c', f'{inject}\nfrom pedarr.cli import main\nmain()'] if inject else ['-m', 'pedarr']
+    begin = ['-c', f'{inject}\nfrom pedarr.use.command import pedarr_command\npedarr_command()'] if inject else ['-m', 'pedarr']
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace', env=ENVIRONMENT)
     return subprocess.Popen([sys.executable, *begin, *map(str, args)], **{**pipes, **options})
 
@@ -98,8 +101,8 @@ EXCEPTIONS = [
 @pytest.mark.parametrize('error, status, words', EXCEPTIONS, ids=lambda e: type(e).__name__)
 def test_every_exception_is_one_line(small, monkeypatch, error, status, words):
     def build(*args, **kwargs): raise error
-    monkeypatch.setattr('pedarr.preprocess.build_store', build)
-    r = CliRunner().invoke(main, ['preprocess', str(small/'db'), str(small/'new')])
+    everywhere(monkeypatch, pedarr.signals.build, 'build_store', build)
+    r = CliRunner().invoke(pedarr_command, ['preprocess', str(small/'db'), str(small/'new')])
     lines = r.stderr.splitlines()
     assert r.exit_code == status and len(lines) == 1 and words in lines[0] and len(lines[0]) < 1000, r.stderr
     assert lines[0].startswith('pedarr: ') and lines[0].isprintable()
@@ -110,16 +113,16 @@ def test_what_happened_earlier_does_not_hide_a_defect():
     try:
         try: open('/nowhere')
         except OSError: {}['x']
-    except KeyError as e: assert 'a defect' in answer(e)[0]
+    except KeyError as e: assert 'a defect' in error_line(e)[0]
     try:
         try: raise MemoryError
         except MemoryError: {}['x']
-    except KeyError as e: assert 'out of memory' in answer(e)[0]
+    except KeyError as e: assert 'out of memory' in error_line(e)[0]
 
 
 def test_the_traceback_is_shown_to_those_who_ask(small, monkeypatch):
     monkeypatch.setenv('PEDARR_TRACEBACK', '1')
-    r = CliRunner().invoke(main, ['check', str(small/'nowhere')])
+    r = CliRunner().invoke(pedarr_command, ['check', str(small/'nowhere')])
     assert r.exit_code == 2 and 'Traceback' in r.stderr and r.stderr.splitlines()[-1].startswith('pedarr: ')
 
 
@@ -143,19 +146,19 @@ def test_closed_outputs(small):
 
 NOISE = '''
 import os
-import pedarr.core
-create = pedarr.core.create
+import pedarr.core.files
+create = pedarr.core.files.create
 def loud(path):
     f = create(path)
     os.write(2, b"noise")
     return f
-pedarr.core.create = loud'''
+pedarr.core.files.create = loud'''
 
 
 @posix
 def test_no_message_gets_into_a_file(small, tmp_path):
     "With standard error closed its number is the next file's: what libraries print must not land in a store."
-    from pedarr.preprocess import open_store
+    from pedarr.signals.store import open_store
     options = ['--rate', 125, '--ecg-band', .5, 40, '--iegm-band', 20, 55]
     p = start('preprocess', small/'db', tmp_path/'s', *options, inject=NOISE, stderr=None,
               preexec_fn=lambda: os.close(2))
@@ -281,7 +284,7 @@ def test_a_training_that_is_stopped(small, tmp_path, signals, status):
 @linux
 @pytest.mark.parametrize('signals, status', [(['SIGINT'], 130), (['SIGTERM'], 143), (['SIGKILL'], -9)])
 def test_a_build_by_two_processes_that_is_stopped(small, tmp_path, signals, status):
-    from pedarr.simulate import simulate_database
+    from pedarr.synthetic.studies import simulate_database
     if not (small/'more').exists(): simulate_database(small/'more', subjects=24, minutes=4, seed=1)
     p, left = stop([getattr(signal, s) for s in signals], tmp_path/'new.part',
                    'preprocess', small/'more', tmp_path/'new', '--jobs', 2, pause=.5)

@@ -5,8 +5,9 @@ import scipy.io
 from wfdb import processing
 
 from conftest import real
-from pedarr.records import open_record, read_annotations
-from pedarr.rhythms import BEATS
+from pedarr.data.records import open_record
+from pedarr.data.annotations import read_annotations
+from pedarr.data.rhythms import BEATS
 
 
 def annotation_bytes(path):

@@ -10,8 +10,11 @@ import wfdb
 from hypothesis import given, settings, strategies as st
 
 from conftest import real
-from pedarr.records import CHANNELS, ECG_LEADS, INVALID, Tape, decode, n_bytes, open_record, read_annotations, signal_mask
-from pedarr.rhythms import PedarrError
+from pedarr.data.channels import CHANNELS, ECG_LEADS, signal_mask
+from pedarr.data.formats import INVALID, decode, n_bytes
+from pedarr.data.records import RecordStream, open_record
+from pedarr.data.annotations import read_annotations
+from pedarr.core.errors import PedarrError
 
 RANGE = {'16': (-2**15 + 1, 2**15 - 1), '24': (-2**23 + 1, 2**23 - 1), '212': (-2**11 + 1, 2**11 - 1)}
 
@@ -191,7 +194,7 @@ def test_a_record_can_be_read_by_many_windows_and_many_records_at_once(tmp_path)
     records = [open_record(p) for p in paths]
     if before is not None: assert len(os.listdir('/proc/self/fd')) <= before
     for r in records: r.physical(), r.verify()
-    with Tape(records[0]) as tape: tape.standard(0, 50)
+    with RecordStream(records[0]) as tape: tape.standard(0, 50)
     records.clear(); del r, tape
     gc.collect()
     if before is not None: assert len(os.listdir('/proc/self/fd')) <= before

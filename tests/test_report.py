@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pedarr.fewshot import METHODS
-from pedarr.metrics import LONE, bootstrap_scores, paired_bootstrap
-from pedarr.core import PedarrError
-from pedarr.report import class_table, macro_table, plot_recalls, protocol_table, run_few_shot, run_store
-from pedarr.runs import carriers, make_config, prediction_codes, split_warning, summarise
+from pedarr.evaluation.fewshot import METHODS
+from pedarr.evaluation.comparison import LONE, paired_bootstrap
+from pedarr.evaluation.intervals import bootstrap_scores
+from pedarr.core.errors import PedarrError
+from pedarr.use.report import class_score_table, plot_recalls, protocol_table, run_few_shot, run_store
+from pedarr.evaluation.comparison import macro_table
+from pedarr.training.runs import carriers, prediction_codes, split_warning, summarise
+from pedarr.training.config import make_config
 
 CLASSES = ['SR', 'AVNRT', 'VT']
 
@@ -121,15 +124,16 @@ def test_recall_figure_and_notes():
     assert fig.get_size_inches()[1] <= 12
     plt.close(fig)
     old = dict(per_class=[{'class': 'VT', 'support': 3, 'subjects': 1, 'precision': None, 'recall': 0., 'f1': 0., 'f2': 0.}])      # from before there were notes
-    assert class_table(old).note.tolist() == [LONE] and class_table(old).precision.tolist() == ['-']
+    assert class_score_table(old).note.tolist() == [LONE] and class_score_table(old).precision.tolist() == ['-']
 
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory):
     "A run by patient on simulated recordings: two folds, one epoch."
-    from pedarr.preprocess import PreprocessConfig, build_store
-    from pedarr.simulate import simulate_database
-    from pedarr.train import run_training
+    from pedarr.signals.filters import PreprocessConfig
+    from pedarr.signals.build import build_store
+    from pedarr.synthetic.studies import simulate_database
+    from pedarr.training.train import run_training
     root = tmp_path_factory.mktemp('report')
     simulate_database(root/'db', subjects=6, minutes=1., seed=2)
     build_store(root/'db', root/'store', 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
@@ -159,7 +163,7 @@ def test_few_shots_of_a_run(tiny, tmp_path):
 
 
 def test_report_of_a_run_has_the_tables(tiny):
-    from pedarr.report import write_report
+    from pedarr.use.report import write_report
     html = write_report(tiny).read_text()
     assert 'alt="recalls"' in html and '<th>note</th>' in html
     p = pd.read_csv(tiny/'predictions.csv', dtype={'subject': str})
@@ -170,7 +174,7 @@ def test_report_of_a_run_has_the_tables(tiny):
 
 def test_what_trees_do_not_have_may_differ(tmp_path):
     "Runs of trees keep a loss in params.json that they were not trained with; it must neither be compared nor shown."
-    from pedarr.report import describe_model
+    from pedarr.use.report import describe_model
     t = truth()
     a, b = (write_run(tmp_path/split, t, split, .6, model='trees', model_options={})[0] for split in ('patient', 'segment'))
     (a/'params.json').write_text(json.dumps(json.loads((a/'params.json').read_text()) | dict(loss='agcacl', epochs=9)))      # the defaults of another day
@@ -182,7 +186,7 @@ def test_what_trees_do_not_have_may_differ(tmp_path):
 
 
 def test_a_run_without_a_contrastive_loss_has_no_empty_panel():
-    from pedarr.report import plot_learning
+    from pedarr.use.report import plot_learning
     history = pd.DataFrame(dict(fold=[0, 0], epoch=[0, 1], classification=[1., .5], contrastive=0., validation_top1=[.5, .6]))
     titles = [[ax.get_title() for ax in plot_learning(history.assign(contrastive=c)).axes] for c in (0., 1.)]
     assert titles == [['classification loss', 'top-1 in validation'], ['classification loss', 'contrastive loss', 'top-1 in validation']]
@@ -193,7 +197,7 @@ def test_a_run_without_a_contrastive_loss_has_no_empty_panel():
 
 
 def test_subjects_stand_in_the_order_of_their_numbers():
-    from pedarr.report import plot_subjects
+    from pedarr.use.report import plot_subjects
     names = ['x100', 'x0010', 'x002', 'x1']
     t = pd.DataFrame(dict(subject=[n for n in names for _ in range(4)], label=CLASSES[:2]*8, predicted='SR'))
     c = make_config(resamples=100)
@@ -206,7 +210,7 @@ def test_subjects_stand_in_the_order_of_their_numbers():
 
 
 def test_cases_do_not_depend_on_the_order_of_rows():
-    from pedarr.report import choose_cases
+    from pedarr.use.report import choose_cases
     t = pd.DataFrame(dict(segment=range(12), label=['SR', 'VT', 'AVNRT']*4, predicted=['SR', 'VT', 'AVNRT']*4, **probabilities(np.array(['SR', 'VT', 'AVNRT']*4), CLASSES)))
     cases = [choose_cases(t.sample(frac=1, random_state=s), CLASSES, right=2).segment.tolist() for s in range(6)]
     assert all(c == cases[0] for c in cases)

@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from pedarr.rhythms import (BEATS, GROUPINGS, LEIPZIG_RHYTHMS, MITDB_RHYTHMS, PedarrError, check_marks, classes_of, get_grouping,
-                            noisy_signal, parse_episodes, poor_signal, rhythm_name)
+from pedarr.data.rhythms import (
+    BEATS, GROUPINGS, LEIPZIG_RHYTHMS, MITDB_RHYTHMS, check_marks, classes_of, get_grouping,
+    noisy_signal, parse_episodes, poor_signal, rhythm_name)
+from pedarr.core.errors import PedarrError
 
 marks = st.lists(st.tuples(st.integers(0, 999), st.sampled_from(['+', 'N', 'V', '~', 'Q', '|', '"']), st.sampled_from(['N', 'AVNRT', '/A', 'made up'])), max_size=60)
 

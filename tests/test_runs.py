@@ -17,13 +17,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pedarr import grid as G
-from pedarr.core import PedarrError
-from pedarr.missing import missing_answers
-from pedarr.preprocess import open_store
-from pedarr.report import protocol_table, run_few_shot, write_report
-from pedarr.runs import make_config, read_params, scores_of
-from pedarr.train import load_model, run_training
+from pedarr.training import grid as grid_
+from pedarr.core.errors import PedarrError
+from pedarr.use.missing import missing_answers
+from pedarr.signals.store import open_store
+from pedarr.use.report import protocol_table, run_few_shot, write_report
+from pedarr.training.config import make_config
+from pedarr.training.runs import read_params, scores_of
+from pedarr.training.train import load_model, run_training
 
 SMALL = dict(epochs=1, batch_size=32, dim=16, depth=1, heads=2, n_folds=2, lone_classes='keep', resamples=100)
 ODD = [None, True, False, 0, -1, 1, 10**9, 10**30, -10**9, .5, 1e308, -1e-9, '', 'x', '0', '1e3', 'nan', [], {}, [1], {'a': 1}, 'a'*5000, '\x1b[2J', '../..', 10**400]
@@ -106,8 +107,8 @@ def unfinish(run: Path) -> None:
 def readers(run: Path, source: Path, figures: bool) -> list:
     "All that is asked of a run."
     c = dataclasses.replace(read_params(source), run=str(run))
-    job = G.Job('q', 's', 'patient', 0, str(run), dataclasses.asdict(c))
-    calls = [lambda: scores_of(run), lambda: load_model(run), lambda: (G.answer([job], 100), G.recalls([job])), lambda: G.paired_table([run], [source], 100),
+    job = grid_.Job('q', 's', 'patient', 0, str(run), dataclasses.asdict(c))
+    calls = [lambda: scores_of(run), lambda: load_model(run), lambda: (grid_.answer_table([job], 100), grid_.recalls([job])), lambda: grid_.paired_table([run], [source], 100),
              lambda: run_training(c, progress=False), lambda: protocol_table(run, source.parent/'segment', 100), lambda: run_few_shot(run, shots=(1,), draws=1),
              lambda: missing_answers(run, (1,), draws=1)]
     return calls + [lambda: write_report(run)]*figures
@@ -164,7 +165,7 @@ def test_twenty_kills_of_a_training_end_in_the_same_bytes(store, tmp_path):
     "SIGKILL after a random time, again and again; the last start ends, byte for byte as an undisturbed training, and leaves nothing else."
     params = dict(store=str(store), **{**SMALL, 'epochs': 6})
     whole = run_training(make_config(**params, run=tmp_path/'whole'), progress=False)
-    script = f'import pedarr.train as t; print("begun", flush=True); t.run_training(t.make_config(**{params!r}, run={str(tmp_path/"r")!r}), progress=False)'
+    script = f'import pedarr.training.config as c, pedarr.training.train as t; print("begun", flush=True); t.run_training(c.make_config(**{params!r}, run={str(tmp_path/"r")!r}), progress=False)'
     rng, killed = random.Random(0), 0
     while killed < 20:
         p = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)

@@ -8,9 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from pedarr.core import PedarrError
-from pedarr.segments import (SPLITS, Augment, SegmentDataset, all_roles, check_split, drop_channels, drop_modality, make_loader, make_roles,
-                             make_split, read_roles, read_split, repeated_splits, split_notes, split_table, time_shift, train_test)
+from pedarr.core.errors import PedarrError
+from pedarr.signals.splits import (
+    SPLITS, all_roles, check_split, make_roles, make_split, read_roles, read_split, repeated_splits,
+    split_notes, split_table, train_test)
+from pedarr.signals.batches import (
+    Augment, SegmentDataset, drop_channels, drop_modality, make_loader, time_shift)
 
 CLASSES = ['SR', 'AVNRT', 'VT']
 
@@ -84,7 +87,7 @@ def test_every_fold_has_a_test_segment_wherever_that_is_possible(case, seed):
 @given(uneven(), st.data())
 def test_an_empty_fold_gets_the_smallest_subject_that_can_be_spared(case, data):
     "Whatever was dealt: each fold is tested afterwards, no more subjects moved than folds were empty, none of a fold that had one only."
-    from pedarr.segments import _fill_folds
+    from pedarr.signals.splits import _fill_folds
     t, n, tested = case
     n = min(n, tested)
     if not n: return
@@ -109,7 +112,7 @@ def test_scikit_learn_leaves_a_fold_empty_and_we_do_not():
 
 
 def test_a_split_without_empty_folds_is_left_as_it_is():
-    from pedarr.segments import _dealt_folds
+    from pedarr.signals.splits import _dealt_folds
     for seed in range(20):
         t = table([[('A', 9), ('B', 3)]]*3 + [[('A', 6)], [('B', 30)]], seed)
         assert np.array_equal(_dealt_folds(t.label.to_numpy(str), t.subject.to_numpy(str), 4, seed), make_split(t, 'patient', 4, seed))
@@ -389,7 +392,7 @@ def test_bad_augment(options):
 # ---- batches
 
 def test_batch_is_the_normalised_store():
-    from pedarr.preprocess import normalise
+    from pedarr.signals.store import normalise
     s, rows = toy_store(), [7, 3, 50]
     index = np.array([50, 3, 20, 7])
     b = SegmentDataset(s, index, normalise='none').__getitems__([3, 1, 0])
@@ -463,7 +466,7 @@ def test_pickles():
 
 
 def test_network_takes_a_batch():
-    from pedarr.pedarrnet import PedArrNet
+    from pedarr.model.pedarrnet import PedArrNet
     b = next(iter(make_loader(SegmentDataset(toy_store(), np.arange(60), Augment(modality=.5)), 8)))
     out = PedArrNet(3, dim=16, heads=2, depth=1)(b.ecg, b.iegm, b.mask)
     assert out.logits.shape == (8, 3) and out.logits.isfinite().all()
@@ -491,7 +494,7 @@ def test_split_names_have_explanations():
 def test_real_ludb_headers_split():
     "The real counts: 200 subjects, the seven rhythms of the headers, each in as even folds as can be."
     from conftest import real
-    from pedarr.databases import get_database
+    from pedarr.data.known_databases import get_database
     folder, db = real('ludb'), get_database('ludb')
     who = db.subjects(folder)
     rhythm = [db.episodes(db.open(p))[0].rhythm.iloc[0] for p in db.records(folder)]

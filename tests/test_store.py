@@ -11,15 +11,24 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pedarr
+import scipy
 import pytest
 import wfdb
 
-from conftest import real
-from pedarr import preprocess as P
-from pedarr.core import PassingError, PedarrError
-from pedarr.databases import Database, mark_episodes, whole_record
-from pedarr.preprocess import PreprocessConfig, build_store, default_config, open_store
-from pedarr.rhythms import GROUPINGS
+from conftest import everywhere, real
+from pedarr.signals import build as build_
+from pedarr.data import checksums as checksums_
+from pedarr.core import files as files_
+from pedarr.signals import store as store_
+from pedarr.signals import windows as windows_
+from pedarr.core.errors import PassingError, PedarrError
+from pedarr.data.databases import Database
+from pedarr.data.known_databases import mark_episodes, whole_record
+from pedarr.signals.filters import PreprocessConfig, default_config
+from pedarr.signals.build import build_store
+from pedarr.signals.store import open_store
+from pedarr.data.rhythms import GROUPINGS
 
 FS, SECONDS = 250., 20.
 CONFIG = PreprocessConfig(rate=125., ecg_band=(.5, 40.), iegm_band=(10., 50.))
@@ -54,9 +63,9 @@ def build(folder, store, db=MINE, **how):
 
 def write_sums(folder, names=None, style='{sha}  {name}'):
     "A checksum list of the files in `folder`."
-    names = names or sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file() and p.name != P.CHECKSUMS)
+    names = names or sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file() and p.name != checksums_.CHECKSUMS)
     lines = [style.format(sha=hashlib.sha256((folder/n).read_bytes()).hexdigest(), name=n) for n in names]
-    (folder/P.CHECKSUMS).write_text('\n'.join(lines) + '\n')
+    (folder/checksums_.CHECKSUMS).write_text('\n'.join(lines) + '\n')
 
 
 def swapped(raw):
@@ -123,7 +132,7 @@ def test_a_changed_grouping_of_the_same_name(db, tmp_path, monkeypatch):
 @pytest.mark.parametrize('what', ['pedarr', 'numpy', 'scipy'])
 def test_another_version(db, tmp_path, monkeypatch, what):
     build(db, tmp_path/'s')
-    monkeypatch.setattr({'pedarr': P.pedarr, 'numpy': np, 'scipy': P.scipy}[what], '__version__', '99.0')
+    monkeypatch.setattr({'pedarr': pedarr, 'numpy': np, 'scipy': scipy}[what], '__version__', '99.0')
     with pytest.raises(PedarrError, match=rf'made by {what} \S+ \(this is 99.0\)'): build(db, tmp_path/'s')
 
 
@@ -207,7 +216,7 @@ def test_changed_signals_are_all_named_and_cost_nothing_twice(db, tmp_path, monk
     write_sums(db)
     for name in ('a.dat', 'c.dat'): (db/name).write_bytes(HARMS['b.dat']((db/name).read_bytes()))
     with pytest.raises(PedarrError, match='a.dat, c.dat differ from'): build(db, tmp_path/'s')
-    monkeypatch.setattr(P, 'cut_windows', None)              # all parts are there
+    everywhere(monkeypatch, windows_, 'cut_windows', None)              # all parts are there
     assert len(build(db, tmp_path/'s', accept_changed=True))
 
 
@@ -243,7 +252,7 @@ def test_files_and_records_beside_the_list(db, tmp_path):
 
 @pytest.mark.parametrize('text', ['rubbish\n', '0'*64 + '  ../../etc/passwd\n', b'\xff\xfe\x00'])
 def test_a_list_that_is_none(db, tmp_path, text):
-    (db/P.CHECKSUMS).write_bytes(text if isinstance(text, bytes) else text.encode())
+    (db/checksums_.CHECKSUMS).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(PedarrError, match='SHA256SUMS.txt.*--accept-changed') as e: build(db, tmp_path/'s')
     assert '\n' not in str(e.value)
     assert any('SHA256SUMS.txt could not be used' in n for n in build(db, tmp_path/'s', accept_changed=True).meta['notes'])
@@ -251,7 +260,7 @@ def test_a_list_that_is_none(db, tmp_path, text):
 
 def test_ludb_builds_with_a_note_on_its_licence(tmp_path):
     store = build_store(real('ludb'), tmp_path/'s', 'ludb', progress=False)
-    notes = [n for n in store.meta['notes'] if P.CHECKSUMS in n]
+    notes = [n for n in store.meta['notes'] if checksums_.CHECKSUMS in n]
     assert len(notes) == 1 and 'LICENSE.txt differs' in notes[0] and 'README is missing' in notes[0] and store.meta['skipped'] == []
 
 
@@ -319,14 +328,14 @@ def test_late_damage_is_gathered_too_and_leaves_finished_parts(tmp_path, monkeyp
     db = tmp_path/'db'
     for i in range(6): write_record(db, f'r{i}', seed=i)
     for i in (1, 4): harm_record(db, f'r{i}', 'checksum')
-    monkeypatch.setattr(P, 'SMALLEST_PART', 1)
+    everywhere(monkeypatch, build_, 'SMALLEST_PART', 1)
     with pytest.raises(PedarrError, match=r'2 of 6 records cannot be used \(r1, r4\)'): build(db, tmp_path/'s')
     assert len([*(tmp_path/'s.part').rglob('part-*.json')]) == 4
-    seen, real_cut = [], P.cut_windows
+    seen, real_cut = [], windows_.cut_windows
     def counting(record, *a, **k):
         seen.append(record.name)
         return real_cut(record, *a, **k)
-    monkeypatch.setattr(P, 'cut_windows', counting)
+    everywhere(monkeypatch, windows_, 'cut_windows', counting)
     store = build(db, tmp_path/'s', skip_damaged=True)
     assert seen == ['r1', 'r4'] and store.meta['skipped'] == ['r1', 'r4'] and store.segments.record.nunique() == 4
     assert (store.segments.segment == np.arange(len(store))).all() and store.mask.any(1).all()
@@ -419,7 +428,7 @@ def test_no_locks_is_a_note_and_a_second_build_waits(db, tmp_path, monkeypatch):
         m.setattr(fcntl, 'flock', refuse)
         assert any('no locks' in n for n in build(db, tmp_path/'s').meta['notes'])
     (tmp_path/'t.part').mkdir()
-    with P.locked(tmp_path/'t.part'/'lock', 'building this store'):
+    with files_.locked(tmp_path/'t.part'/'lock', 'building this store'):
         with pytest.raises(PedarrError, match=f'process {os.getpid()} on .* is building this store'): build(db, tmp_path/'t')
         assert (tmp_path/'t.part'/'lock').exists()
     assert len(build(db, tmp_path/'t')) and not (tmp_path/'t.part').exists()
@@ -534,7 +543,11 @@ def test_names_that_look_like_something_else_stay_text(db, tmp_path, monkeypatch
 
 
 def test_passing_faults_do_not_say_damaged(made, tmp_path, monkeypatch):
-    from pedarr import core
+    from pedarr.signals import build as build_
+    from pedarr.data import checksums as checksums_
+    from pedarr.core import files as files_
+    from pedarr.signals import store as store_
+    from pedarr.signals import windows as windows_
     real_open = os.open
     def failing(number):
         def opened(path, *a, **k):
@@ -542,9 +555,9 @@ def test_passing_faults_do_not_say_damaged(made, tmp_path, monkeypatch):
             return real_open(path, *a, **k)
         return opened
     for number in (errno.EIO, errno.EACCES, errno.EMFILE, errno.ENOMEM):
-        P._VERIFIED.clear()
+        store_._VERIFIED.clear()
         with monkeypatch.context() as m:
-            m.setattr(core.os, 'open', failing(number))
+            m.setattr(os, 'open', failing(number))
             for verify in (True, False):
                 with pytest.raises(PassingError, match='ecg.npy') as e: open_store(made.path, verify=verify)
                 assert 'delete' not in str(e.value) and 'damaged' not in str(e.value)
@@ -567,10 +580,10 @@ def test_folders_and_pipes_in_the_place_of_files(made, tmp_path):
 
 def test_a_store_is_hashed_once_in_a_process(made, tmp_path, monkeypatch):
     path = shutil.copytree(made.path, tmp_path/'s')
-    hashed, real_hash = [], P.sha256
-    monkeypatch.setattr(P, 'sha256', lambda file, *a: (hashed.append(file.name), real_hash(file, *a))[1])
+    hashed, real_hash = [], files_.sha256
+    everywhere(monkeypatch, files_, 'sha256', lambda file, *a: (hashed.append(file.name), real_hash(file, *a))[1])
     open_store(path)
-    assert sorted(hashed) == sorted(P.FILES)
+    assert sorted(hashed) == sorted(store_.FILES)
     open_store(path)
     assert len(hashed) == 4
     os.utime(path/'ecg.npy')
@@ -608,7 +621,7 @@ def test_overwritten_in_place_with_the_same_size(made, tmp_path):
     assert '\n' not in str(e.value)
 
 
-@pytest.mark.parametrize('name', [*P.FILES, 'store.json'])
+@pytest.mark.parametrize('name', [*store_.FILES, 'store.json'])
 def test_each_file_is_looked_at_again(made, tmp_path, name):
     path = shutil.copytree(made.path, tmp_path/'s')
     store = open_store(path)
@@ -633,8 +646,8 @@ def test_a_store_that_took_the_place_of_another_is_not_opened_by_workers(made, t
 
 CUT_SHORT = """
 import os, sys
-from pedarr.core import PedarrError
-from pedarr.preprocess import open_store
+from pedarr.core.errors import PedarrError
+from pedarr.signals.store import open_store
 store = open_store(sys.argv[1])
 os.truncate(store.path/'ecg.npy', 8192)
 os.truncate(store.path/'iegm.npy', 8192)
@@ -656,7 +669,7 @@ def test_cut_short_while_it_is_used_is_an_error_not_the_end_of_the_process(made,
 def test_what_is_built_is_what_is_opened(made):
     "Everything in store.json that decides bytes is there, and reads back as it was written."
     raw = json.loads((made.path/'store.json').read_text())
-    assert made.meta == raw and set(raw) == set(P.StoreMeta.model_fields)
+    assert made.meta == raw and set(raw) == set(store_.StoreMeta.model_fields)
     assert raw['versions'].keys() == {'pedarr', 'numpy', 'scipy', 'wfdb'} and raw['signals']['a'] == [0, 1]
     assert raw['mapping'] == GROUPINGS['rhythm8'] and len(raw['labels']['a']) == 64
 
@@ -666,7 +679,7 @@ def test_a_description_of_lambdas_goes_to_other_processes(db, tmp_path):
                         read_subjects=lambda paths, folder, _: one_each(paths, folder, None))
     harm_record(db, 'b', 'cut')
     one, two = (build(db, tmp_path/f'{jobs}', described, jobs=jobs, skip_damaged=True) for jobs in (1, 2))
-    for name in (*P.FILES, 'store.json'): assert (one.path/name).read_bytes() == (two.path/name).read_bytes()
+    for name in (*store_.FILES, 'store.json'): assert (one.path/name).read_bytes() == (two.path/name).read_bytes()
     assert one.classes == ['SR', 'VT'] and one.meta['skipped'] == ['b']
 
 
@@ -676,12 +689,12 @@ def test_a_record_of_segments_is_verified_file_by_file(tmp_path, monkeypatch):
     (db/'m.hea').write_text(f'm/3 2 {FS:g} 12000\nma 5000\n~ 2000\nmb 5000\n')
     write_sums(db)
     with monkeypatch.context() as m:
-        m.setattr(P, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        everywhere(m, build_, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt): build(db, tmp_path/'s')
-    real_cut = P.cut_windows
-    monkeypatch.setattr(P, 'cut_windows', None)                # the finished part is taken as it is
+    real_cut = windows_.cut_windows
+    everywhere(monkeypatch, windows_, 'cut_windows', None)                # the finished part is taken as it is
     store = build(db, tmp_path/'s')
-    monkeypatch.setattr(P, 'cut_windows', real_cut)
+    everywhere(monkeypatch, windows_, 'cut_windows', real_cut)
     assert sorted(store.meta['sources']['m']) == ['m.hea', 'ma.dat', 'ma.hea', 'mb.dat', 'mb.hea']
     for name, sha in store.meta['sources']['m'].items(): assert hashlib.sha256((db/name).read_bytes()).hexdigest() == sha
     assert set(store.segments.record) == {'c', 'm'} and any('gaps between segments' in n for n in store.meta['notes'])

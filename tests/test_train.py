@@ -17,14 +17,20 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from conftest import real
-from pedarr.preprocess import PreprocessConfig, build_store, open_store
-from pedarr.report import choose_cases, percent, write_report
-from pedarr.core import PassingError, PedarrError
-from pedarr.losses import LOSSES, loss_terms
-from pedarr.runs import TrainConfig, check_parameters, make_config, open_finished, read_params, scores_of, writing
-from pedarr.segments import all_roles, read_roles, split_table
-from pedarr.train import fit_fold, learning_rate, load_model, plan_roles, plan_split, predict, prepare, regroup, rows_of, run_training
+from conftest import everywhere, real
+from pedarr.signals.filters import PreprocessConfig
+from pedarr.signals.build import build_store
+from pedarr.signals.store import open_store
+from pedarr.use.report import choose_cases, percent, write_report
+from pedarr.core.errors import PassingError, PedarrError
+from pedarr.losses.registry import LOSSES, loss_terms
+from pedarr.training.config import TrainConfig, check_parameters, make_config
+from pedarr.training.runs import open_finished, read_params, scores_of, writing
+from pedarr.signals.splits import all_roles, read_roles, split_table
+from pedarr.training.folds import fit_fold, rows_of
+from pedarr.training.loop import learning_rate, predict
+from pedarr.training.train import load_model, run_training
+from pedarr.training.prepare import plan_roles, plan_split, prepare, regroup
 
 SMALL = dict(epochs=1, batch_size=32, dim=32, depth=1, heads=2, n_folds=2, resamples=200)
 
@@ -107,12 +113,19 @@ def test_an_unfinished_run_has_no_report(tmp_path):
 
 
 def test_a_full_disk_leaves_no_half_written_run_and_the_same_command_ends_it(run, store, tmp_path, monkeypatch):
-    import pedarr.core as core
-    real = core.create
+    from pedarr.signals import batches as batches_
+    from pedarr.training import config as config_
+    from pedarr.core import files as files_
+    from pedarr.training import folds as folds_
+    from pedarr.training import loop as loop_
+    from pedarr.training import runs as runs_
+    from pedarr.training import train as train_
+    from pedarr.model import trees as trees_
+    real = files_.create
     def full(path):
         if path.name.startswith('model-1'): raise OSError(errno.ENOSPC, 'No space left on device')
         return real(path)
-    monkeypatch.setattr(core, 'create', full)
+    everywhere(monkeypatch, files_, 'create', full)
     c = make_config(store=store, run=tmp_path/'r', **SMALL)
     with pytest.raises(PassingError, match='model-1.safetensors.*No space left on device.*make room') as e: run_training(c, progress=False)
     assert 'delete' not in str(e.value)
@@ -267,8 +280,8 @@ def test_cases_follow_the_rule():
 
 def test_both_modalities_of_a_real_recording(tmp_path):
     "iafdb: surface leads and coronary sinus electrograms of a real recording go through the network."
-    from pedarr.pedarrnet import PedArrNet
-    from pedarr.segments import SegmentDataset, make_loader
+    from pedarr.model.pedarrnet import PedArrNet
+    from pedarr.signals.batches import SegmentDataset, make_loader
     s = build_store(real('iafdb'), tmp_path/'s', 'iafdb', progress=False)
     assert s.mask[:, :12].sum(1).min() == 3 and s.mask[:, 12:].any(1).all()
     out = predict(PedArrNet(8).eval(), make_loader(SegmentDataset(s, np.arange(len(s))), 16, shuffle=False), torch.device('cpu'))
@@ -282,13 +295,20 @@ def test_a_run_of_another_store_is_not_taken_for_this_one(run, simulated, tmp_pa
 
 
 def test_environment_without_git(store, run, monkeypatch):
-    import pedarr.train as t
+    from pedarr.signals import batches as batches_
+    from pedarr.training import config as config_
+    from pedarr.core import files as files_
+    from pedarr.training import folds as folds_
+    from pedarr.training import loop as loop_
+    from pedarr.training import runs as runs_
+    from pedarr.training import train as train_
+    from pedarr.model import trees as trees_
     monkeypatch.setenv('PATH', '')
-    assert t.environment(open_store(store), torch.device('cpu'))['commit'] is None
+    assert runs_.environment(open_store(store), torch.device('cpu'))['commit'] is None
 
 
 def test_a_resume_elsewhere_is_recorded(run, tmp_path):
-    from pedarr.train import write_environment
+    from pedarr.training.runs import write_environment
     for device in ('a', 'a', 'b', 'b', 'a'): write_environment(tmp_path, dict(device=device))
     assert json.loads((tmp_path/'environment.json').read_text()) == dict(device='a', resumed=[dict(device='b')])
 
@@ -297,11 +317,18 @@ def test_a_diverged_network_is_one_line_not_a_traceback():
     class Broken(torch.nn.Module):
         def forward(self, *inputs): return type('Out', (), {k: torch.full((2, 3), float('nan')) for k in ('logits', 'modality_weights', 'embedding')})
     batch = type('Batch', (), dict(index=torch.arange(2)))
-    from pedarr import train as T
-    keep, T._inputs = T._inputs, lambda batch, device: ()
+    from pedarr.signals import batches as batches_
+    from pedarr.training import config as config_
+    from pedarr.core import files as files_
+    from pedarr.training import folds as folds_
+    from pedarr.training import loop as loop_
+    from pedarr.training import runs as runs_
+    from pedarr.training import train as train_
+    from pedarr.model import trees as trees_
+    keep, loop_._inputs = loop_._inputs, lambda batch, device: ()
     try:
-        with pytest.raises(PedarrError, match='diverged'): T.predict(Broken(), [batch], torch.device('cpu'))
-    finally: T._inputs = keep
+        with pytest.raises(PedarrError, match='diverged'): loop_.predict(Broken(), [batch], torch.device('cpu'))
+    finally: loop_._inputs = keep
 
 
 @pytest.mark.parametrize('name', ['xresnet1d', 'inceptiontime'])
@@ -353,7 +380,7 @@ def test_trees_leave_the_folder_of_a_run(grown, run, store):
 
 
 def test_trees_of_a_run_are_those_of_chapter_07a(grown, store):
-    from pedarr.baselines import segment_features, tree_fold
+    from pedarr.model.trees import segment_features, tree_fold
     s = open_store(store)
     roles, features = read_roles(grown/'split.csv', s.segments), segment_features(s)
     want = pd.concat([tree_fold(s, features, roles[:, k], k, max_iter=5)[0] for k in (0, 1)], ignore_index=True)
@@ -364,23 +391,31 @@ def test_trees_of_a_run_are_those_of_chapter_07a(grown, store):
 def test_trees_killed_between_folds_end_the_same(grown, store, tmp_path):
     "SIGKILL when the second fold begins; the resumed run reads the features and the first fold, and ends byte for byte as the undisturbed one."
     script = f"""
-import os, signal, pedarr.train as t
-grow = t.run_trees
+import os, signal
+import pedarr.training.config as config_, pedarr.training.train as train_
+grow = train_.run_trees
 def deadly(store, features, measured, roles, k, *rest):
     if k == 1: os.kill(os.getpid(), signal.SIGKILL)
     return grow(store, features, measured, roles, k, *rest)
-t.run_trees = deadly
-t.run_training(t.make_config(store={str(store)!r}, run={str(tmp_path/'r')!r}, **{TREES!r}), progress=False)
+train_.run_trees = deadly
+train_.run_training(config_.make_config(store={str(store)!r}, run={str(tmp_path/'r')!r}, **{TREES!r}), progress=False)
 """
     assert subprocess.run([sys.executable, '-c', script], capture_output=True).returncode == -9
     r = tmp_path/'r'
     assert (r/'fold-0.csv').exists() and not (r/'fold-1.csv').exists() and not (r/'metrics.json').exists()
     stamps = {n: (r/n).stat().st_mtime_ns for n in ('features.csv', 'fold-0.csv')}
-    import pedarr.train as t
+    from pedarr.signals import batches as batches_
+    from pedarr.training import config as config_
+    from pedarr.core import files as files_
+    from pedarr.training import folds as folds_
+    from pedarr.training import loop as loop_
+    from pedarr.training import runs as runs_
+    from pedarr.training import train as train_
+    from pedarr.model import trees as trees_
     measured = []
-    keep, t.segment_features = t.segment_features, lambda *a, rows=None, **k: (measured.append(rows), keep(*a, rows=rows, **k))[1]
+    keep, trees_.segment_features = trees_.segment_features, lambda *a, rows=None, **k: (measured.append(rows), keep(*a, rows=rows, **k))[1]
     try: run_training(make_config(store=store, run=r, **TREES), progress=False)
-    finally: t.segment_features = keep
+    finally: trees_.segment_features = keep
     assert all(rows is not None and len(rows) <= 3 for rows in measured), 'the features were measured again'
     assert (r/'features.csv').stat().st_mtime_ns == stamps['features.csv']
     assert (r/'predictions.csv').read_bytes() == (grown/'predictions.csv').read_bytes()
@@ -392,7 +427,7 @@ t.run_training(t.make_config(store={str(store)!r}, run={str(tmp_path/'r')!r}, **
 
 @pytest.mark.parametrize('options', [dict(modalities='ecg'), dict(split='segment'), dict(grouping='svt4', balanced=True), dict(fold=1, workers=1), dict(model_options={'max_iter': 3, 'max_features': .5})])
 def test_options_of_trees_run(store, grown, tmp_path, options):
-    from pedarr.train import open_run
+    from pedarr.training.runs import open_run
     c = make_config(store=store, run=tmp_path/'r', **{**TREES, **options})
     if c.modalities == 'both': (open_run(c.run, c)/'features.csv').write_bytes((grown/'features.csv').read_bytes())     # those of another run of the store, to save time
     m, p = json.loads((run_training(c, progress=False)/'metrics.json').read_text()), pd.read_csv(tmp_path/'r'/'predictions.csv')
@@ -435,7 +470,7 @@ def test_impossible_runs_of_trees_leave_nothing(store, tmp_path, params, say):
 
 
 def test_a_run_of_trees_has_no_network(grown, store):
-    from pedarr.report import embed, run_few_shot
+    from pedarr.use.report import embed, run_few_shot
     s = open_store(store)
     for ask in (lambda: load_model(grown), lambda: embed(grown, 0, s, [0]), lambda: run_few_shot(grown)):
         with pytest.raises(PedarrError, match='boosted trees, which has no network and no embeddings'): ask()
@@ -461,16 +496,23 @@ class Counting:
 
 def test_test_segments_are_read_once_and_after_the_last_epoch(store, tmp_path, monkeypatch):
     "Every read of a fold's training is counted: no test row before the last epoch's step, each once after it; validation in every epoch."
-    import pedarr.train as t
+    from pedarr.signals import batches as batches_
+    from pedarr.training import config as config_
+    from pedarr.core import files as files_
+    from pedarr.training import folds as folds_
+    from pedarr.training import loop as loop_
+    from pedarr.training import runs as runs_
+    from pedarr.training import train as train_
+    from pedarr.model import trees as trees_
     c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'epochs': 2})
     s = Counting(open_store(store))
     fold, roles = plan_split(s, c)[0], plan_roles(s, plan_split(s, c)[0], c)
     said, epochs = [], []
-    monkeypatch.setattr(t, 'train_epoch', lambda *a, real=t.train_epoch: (epochs.append(len(s.read)), real(*a))[1])
-    monkeypatch.setattr(t, 'SegmentDataset', lambda *a, real=t.SegmentDataset, **k: real(*a, **{**k, 'in_memory': False}))
-    monkeypatch.setattr(t, 'predict', lambda model, loader, device, real=t.predict: (said.append(sorted(loader.dataset.index)), real(model, loader, device))[1])
+    everywhere(monkeypatch, loop_, 'train_epoch', lambda *a, real=loop_.train_epoch: (epochs.append(len(s.read)), real(*a))[1])
+    everywhere(monkeypatch, batches_, 'SegmentDataset', lambda *a, real=batches_.SegmentDataset, **k: real(*a, **{**k, 'in_memory': False}))
+    everywhere(monkeypatch, loop_, 'predict', lambda model, loader, device, real=loop_.predict: (said.append(sorted(loader.dataset.index)), real(model, loader, device))[1])
     (tmp_path/'r').mkdir()
-    t.run_fold(s, roles, 0, c, tmp_path/'r', t.Follower(2, 4, show=False))
+    folds_.run_fold(s, roles, 0, c, tmp_path/'r', folds_.Follower(2, 4, show=False))
     test, validation = rows_of(roles, 0, 'test').tolist(), rows_of(roles, 0, 'validation').tolist()
     assert len(epochs) == 2 and validation and said == [validation, validation, test]
     reads = [set(r.tolist()) & set(test) for r in s.read]
@@ -515,7 +557,7 @@ def test_without_a_terminal_each_epoch_is_one_line_that_names_the_fold(store, tm
 
 
 def test_on_a_terminal_the_bar_names_the_fold(monkeypatch, capfd):
-    from pedarr.train import Follower
+    from pedarr.training.folds import Follower
     monkeypatch.setenv('PEDARR_TERMINAL', '1')
     follower = Follower(5, 4)
     follower.fold(1, 2)(dict(classification=.5, validation_top1=.25, epoch=0))
@@ -527,14 +569,16 @@ def test_on_a_terminal_the_bar_names_the_fold(monkeypatch, capfd):
 # ---- one process at a time
 
 HOLD = """
-import sys, pedarr.train as t
-real = t.train_epoch
+import sys
+import pedarr.training.config as config_, pedarr.training.loop as loop_
+import pedarr.training.folds as folds_, pedarr.training.train as train_
+real = loop_.train_epoch
 def slow(*a):
     print('training', flush=True)
     sys.stdin.readline()
     return real(*a)
-t.train_epoch = slow
-t.run_training(t.make_config(**{params!r}), progress=False)
+loop_.train_epoch = folds_.train_epoch = slow
+train_.run_training(config_.make_config(**{params!r}), progress=False)
 """
 
 
@@ -609,7 +653,7 @@ def test_an_edited_rate_of_the_store_is_named(run, store, tmp_path):
 
 def test_a_store_that_changes_while_it_is_trained_on_ends_the_run_in_one_line(store, tmp_path, monkeypatch):
     "The store is asked after every epoch, fold and run; what was trained on other bytes is neither a checkpoint nor a fold."
-    from pedarr.preprocess import Store
+    from pedarr.signals.store import Store
     asked = []
     def unchanged(self):
         asked.append(sorted(p.name for p in (tmp_path/'r').iterdir()))
@@ -629,9 +673,9 @@ def test_a_store_that_changes_while_it_is_trained_on_ends_the_run_in_one_line(st
 
 @pytest.mark.parametrize('names', [('0', '1'), ('True', 'False'), ('1e3', '2e3'), ('426783006', '164889003'), ('NA', 'nan'), ('a,b', 'c "d"'), ('<b>x</b>', ' x ')])
 def test_classes_with_odd_names_are_trained_reported_and_compared(store, tmp_path, monkeypatch, names):
-    from pedarr.grid import paired_table
-    from pedarr.report import run_few_shot
-    from pedarr.rhythms import GROUPINGS
+    from pedarr.training.grid import paired_table
+    from pedarr.use.report import run_few_shot
+    from pedarr.data.rhythms import GROUPINGS
     monkeypatch.setitem(GROUPINGS, 'odd', {r: names[r != 'N'] for r in GROUPINGS['rhythm13']})
     c = make_config(store=store, run=tmp_path/'r', **SMALL, grouping='odd')
     r = open_finished(run_training(c, progress=False))
@@ -644,8 +688,8 @@ def test_classes_with_odd_names_are_trained_reported_and_compared(store, tmp_pat
 
 
 def test_a_grouping_that_nobody_registered_here_is_the_stores_own(simulated, tmp_path, monkeypatch):
-    from pedarr.report import run_few_shot, run_store
-    from pedarr.rhythms import GROUPINGS
+    from pedarr.use.report import run_few_shot, run_store
+    from pedarr.data.rhythms import GROUPINGS
     with monkeypatch.context() as m:
         m.setitem(GROUPINGS, 'mine', {'N': 'calm', 'VT': 'wild', 'AVNRT': 'wild', 'AVRT': 'wild'})
         build_store(simulated, tmp_path/'s', 'leipzig', grouping='mine', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
@@ -675,7 +719,7 @@ def test_a_class_that_one_tested_subject_has_is_not_a_class_of_one_subject(store
 
 
 def test_an_odd_class_name_is_refused_before_training(store, tmp_path, monkeypatch):
-    from pedarr.rhythms import GROUPINGS
+    from pedarr.data.rhythms import GROUPINGS
     monkeypatch.setitem(GROUPINGS, 'odd', {'N': 'a\nb', 'AVNRT': 'c'})
     with pytest.raises(PedarrError, match='without line breaks') as e: prepare(make_config(store=store, run=tmp_path/'r', **SMALL, grouping='odd'))
     assert '\n' not in str(e.value)
@@ -685,8 +729,15 @@ def test_an_odd_class_name_is_refused_before_training(store, tmp_path, monkeypat
 
 def test_a_fault_of_the_moment_is_never_answered_with_delete(run, store, tmp_path, monkeypatch):
     "EIO, EMFILE or a missing permission while a run is read: one line that blames no file, and nothing is gone."
-    import pedarr.core as core
-    from pedarr.grid import paired_table
+    from pedarr.signals import batches as batches_
+    from pedarr.training import config as config_
+    from pedarr.core import files as files_
+    from pedarr.training import folds as folds_
+    from pedarr.training import loop as loop_
+    from pedarr.training import runs as runs_
+    from pedarr.training import train as train_
+    from pedarr.model import trees as trees_
+    from pedarr.training.grid import paired_table
     again = Path(shutil.copytree(run, tmp_path/'r'))
     before = {p.name for p in again.iterdir()}
     real = os.open
@@ -695,7 +746,7 @@ def test_a_fault_of_the_moment_is_never_answered_with_delete(run, store, tmp_pat
             def failing(path, *a, **k):
                 if str(path).endswith(victim): raise OSError(number, os.strerror(number), str(path))
                 return real(path, *a, **k)
-            monkeypatch.setattr(core.os, 'open', failing)
+            monkeypatch.setattr(os, 'open', failing)
             with pytest.raises(PassingError) as e:
                 open_finished(again)
                 load_model(again, 0)
@@ -705,7 +756,14 @@ def test_a_fault_of_the_moment_is_never_answered_with_delete(run, store, tmp_pat
 
 
 def test_a_checkpoint_that_cannot_be_read_now_is_kept(store, tmp_path, monkeypatch):
-    import pedarr.core as core
+    from pedarr.signals import batches as batches_
+    from pedarr.training import config as config_
+    from pedarr.core import files as files_
+    from pedarr.training import folds as folds_
+    from pedarr.training import loop as loop_
+    from pedarr.training import runs as runs_
+    from pedarr.training import train as train_
+    from pedarr.model import trees as trees_
     c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'epochs': 2})
     s = open_store(store)
     sides = [rows_of(plan_roles(s, plan_split(s, c)[0], c), 0, role) for role in ('train', 'validation')]
@@ -715,7 +773,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_kept(store, tmp_path, monkeypat
     def failing(path, *a, **k):
         if str(path).endswith('c.safetensors'): raise OSError(errno.EIO, 'Input/output error', str(path))
         return real(path, *a, **k)
-    monkeypatch.setattr(core.os, 'open', failing)
+    monkeypatch.setattr(os, 'open', failing)
     with pytest.raises(PassingError, match='Input/output error') as e: fit_fold(s, *sides, c, tmp_path/'c.safetensors')
     assert 'delete' not in str(e.value)
     monkeypatch.undo()
@@ -775,8 +833,8 @@ def test_damaged_checkpoints_are_one_line(store, tmp_path, harm, why):
 
 def test_every_file_of_a_finished_run_is_vouched_for(run, grown, tmp_path):
     "One flipped bit, a row less, or another file under its name: named before any number is made of it, weights and features too."
-    from pedarr.missing import missing_answers
-    from pedarr.report import run_few_shot
+    from pedarr.use.missing import missing_answers
+    from pedarr.use.report import run_few_shot
     for source in (run, grown):
         files = json.loads((source/'metrics.json').read_text())['files']
         assert set(files) == {p.name for p in source.iterdir() if p.suffix in ('.csv', '.json', '.safetensors')} - {'metrics.json'}

@@ -14,12 +14,15 @@ import pytest
 import wfdb
 from hypothesis import given, settings, strategies as st
 
-from conftest import real
-from pedarr import twin
-from pedarr.leipzig import release_facts, subject_table
-from pedarr.records import open_record, read_annotations
-from pedarr.rhythms import PedarrError, parse_episodes, poor_signal
-from pedarr.simulate import FS, TWIN_VERSION, make_heart, perform_in
+from conftest import everywhere, real
+from pedarr.synthetic import twin as twin_
+from pedarr.data.leipzig import release_facts, subject_table
+from pedarr.data.records import open_record
+from pedarr.data.annotations import read_annotations
+from pedarr.core.errors import PedarrError
+from pedarr.data.rhythms import parse_episodes, poor_signal
+from pedarr.synthetic.heart import SIMULATED_RATE, make_heart, perform_in
+from pedarr.synthetic.studies import TWIN_VERSION
 
 FACTS = release_facts()
 
@@ -30,7 +33,7 @@ def tree(folder): return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for
 @pytest.fixture(scope='session')
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp('twin')/'db'
-    twin.simulate_twin(folder, scale=.01, seed=3)
+    twin_.simulate_twin(folder, scale=.01, seed=3)
     return folder
 
 
@@ -64,11 +67,11 @@ def test_einthoven_outside_the_rails_and_clipping_where_it_belongs(small):
         inside = (abs(d[:3]) < 20480).all(axis=0)
         assert (d[2] == d[1] - d[0])[inside].all()
         if (abs(d[:12]) >= 20480).any(): clipped.add(record)
-    assert clipped <= set(twin.RAILS) and len(clipped) >= 4
+    assert clipped <= set(twin_.RAILS) and len(clipped) >= 4
 
 
 def test_same_bytes_for_any_jobs(tmp_path, small):
-    twin.simulate_twin(tmp_path/'two', scale=.01, seed=3, jobs=2)
+    twin_.simulate_twin(tmp_path/'two', scale=.01, seed=3, jobs=2)
     assert tree(tmp_path/'two') == tree(small)
     sums = dict(reversed(line.split()) for line in (small/'SHA256SUMS.txt').read_text().splitlines())
     assert sums == {k: v for k, v in tree(small).items() if k != 'SHA256SUMS.txt'}
@@ -77,7 +80,7 @@ def test_same_bytes_for_any_jobs(tmp_path, small):
 @given(st.integers(0, 2**31), st.sampled_from(sorted(FACTS['records'].record)), st.floats(.001, .999))
 @settings(max_examples=40, deadline=None)
 def test_scores_at_any_scale(seed, record, scale):
-    score = twin.twin_score(record, seed, scale)
+    score = twin_.twin_score(record, seed, scale)
     rows = FACTS['episodes'][(FACTS['episodes'].record == record) & (FACTS['episodes'].rhythm != '')]
     assert {text[1:] for symbol, text in score if symbol == '+'} == set(rows.rhythm)
     known = {(m.symbol, m.aux) for m in FACTS['marks'][FACTS['marks'].record == record].itertuples()}
@@ -93,7 +96,7 @@ def test_scores_at_any_scale(seed, record, scale):
 def test_episode_lengths_from_real_lengths(n, data):
     "Whatever lengths there are, their own statistics can be met."
     lengths = data.draw(st.lists(st.integers(1, 400), min_size=n, max_size=n))
-    x = twin.episode_lengths(n, sum(lengths), float(np.median(lengths)), max(lengths), np.random.default_rng(0))
+    x = twin_.episode_lengths(n, sum(lengths), float(np.median(lengths)), max(lengths), np.random.default_rng(0))
     assert (len(x), x.sum(), np.median(x), x.max()) == (n, sum(lengths), np.median(lengths), max(lengths)) and x.min() >= 0
 
 
@@ -112,38 +115,38 @@ def test_facts_are_those_of_the_real_files():
     "The tables of the package, made anew from the release's R peaks and the order of its annotations."
     peaks = pd.read_csv(real('leipzig')/'r-peaks-first-minute.csv')
     sequence = pd.read_csv(real('leipzig')/'annotation-sequence.csv.gz', dtype=str, keep_default_na=False)
-    rates, opening = twin.rate_facts()
-    pd.testing.assert_frame_equal(twin.measure_rates(peaks), rates)
-    pd.testing.assert_frame_equal(twin.measure_opening(peaks, sequence), opening)
+    rates, opening = twin_.rate_facts()
+    pd.testing.assert_frame_equal(twin_.measure_rates(peaks), rates)
+    pd.testing.assert_frame_equal(twin_.measure_opening(peaks, sequence), opening)
 
 
 def test_facts_are_plausible():
-    rates, opening = twin.rate_facts()
+    rates, opening = twin_.rate_facts()
     assert list(rates.record) and sorted(rates.record) == sorted(FACTS['records'].record)
     assert rates.rr.between(.3, 1.2).all() and (rates.spread < .5).all() and rates.peaks.sum() == 4070
     assert set(opening.record) == set(rates.record) and (opening.beats >= 1).all()
     want = FACTS['episodes'].groupby(['record', 'rhythm']).longest.max()
     assert all(r.beats <= want[r.record, r.rhythm] for r in opening.itertuples())
-    for s in twin.twin_subjects():
-        for p in s.known: assert .25 < p.cycle < 1.2 and p.rhythm in twin.MEASURED
+    for s in twin_.twin_subjects():
+        for p in s.known: assert .25 < p.cycle < 1.2 and p.rhythm in twin_.MEASURED
 
 
 def planned(subject, seed):
     "A twin's study at full length, not drawn."
-    return twin._Twin(seed, 1., {})(subject)
+    return twin_._Twin(seed, 1., {})(subject)
 
 
 def test_the_first_minute_has_the_measured_rates_and_rhythms():
     "Where a cycle is known and the peaks could be followed: within a tenth of the real rate in most."
-    rates, opening = twin.rate_facts()
+    rates, opening = twin_.rate_facts()
     rows = []
-    for s in twin.twin_subjects()[::2]:
+    for s in twin_.twin_subjects()[::2]:
         study, runs = planned(s, 4), opening[opening.record == s.record]
         marks = [a[1:] for symbol, a in zip(study.symbol, study.aux) if symbol == '+']
         order = [r for r in runs.rhythm if r]
         assert marks[:len(order)] == order
-        beats = study.sample[~np.isin(study.symbol, ['+', '~'])]/FS
-        lost = runs.rr.isna()[runs.beats >= twin.LEAST].any()
+        beats = study.sample[~np.isin(study.symbol, ['+', '~'])]/SIMULATED_RATE
+        lost = runs.rr.isna()[runs.beats >= twin_.LEAST].any()
         made = np.median(np.diff(beats[beats < 60]))
         if s.known and not lost: rows.append((rates.set_index('record').rr[s.record], made))
     truth, made = np.array(rows).T
@@ -158,7 +161,7 @@ def test_x0010_begins_as_the_real_one(small):
     assert (abs(first - np.array(header.init_value[12:])) < 400).all()     # 0.2 mV
     truth, marks = (read_annotations(folder/'x0010', 'atr') for folder in (real('leipzig'), small))
     assert list(marks.symbol[:3]) == list(truth.symbol[:3]) == ['~', '~', '+']
-    assert marks.sample[0] < .1*FS and marks.sample[1] < FS and truth.sample[1] < FS
+    assert marks.sample[0] < .1*SIMULATED_RATE and marks.sample[1] < SIMULATED_RATE and truth.sample[1] < SIMULATED_RATE
 
 
 # The twin is frozen: these are the bytes of scale 0.01, seed 3. Whoever changes a sample on purpose raises
@@ -206,7 +209,7 @@ def write_script(path, rows): pd.DataFrame(rows, columns=['record', 'symbol', 'a
 
 def test_a_script_is_played_in_its_order(tmp_path):
     rows = [('x101', '+', '(N'), *[('x101', 'R', '')]*9, ('x101', 'V', ''), ('x101', '+', '(VT'), *[('x101', 'X', 'VT')]*20, ('x101', '~', ''), ('x101', '~', ''), ('x101', 'Q', '')]
-    twin.simulate_twin(tmp_path/'db', script=write_script(tmp_path/'s.csv', rows))
+    twin_.simulate_twin(tmp_path/'db', script=write_script(tmp_path/'s.csv', rows))
     marks = wfdb.rdann(str(tmp_path/'db'/'x101'), 'atr')
     assert list(zip(marks.symbol, [a.strip('\0') for a in marks.aux_note])) == [r[1:] for r in rows]
     assert (tmp_path/'db'/'RECORDS').read_text() == 'x101\n'
@@ -217,17 +220,17 @@ def test_the_real_sequence(tmp_path):
     with gzip.open(real('leipzig')/'annotation-sequence.csv.gz', 'rt') as f: table = pd.read_csv(f, dtype=str, keep_default_na=False)
     some = table[table.record.isin(['x0027', 'x0013'])]
     some.to_csv(tmp_path/'s.csv.gz', index=False)
-    twin.simulate_twin(tmp_path/'db', script=tmp_path/'s.csv.gz')
+    twin_.simulate_twin(tmp_path/'db', script=tmp_path/'s.csv.gz')
     for record, want in some.groupby('record'):
         marks = wfdb.rdann(str(tmp_path/'db'/record), 'atr')
         assert marks.symbol == list(want.symbol) and [a.strip('\0') for a in marks.aux_note] == list(want.aux)
-        assert open_record(tmp_path/'db'/record).duration == pytest.approx(twin.record_seconds(record), abs=.002)
+        assert open_record(tmp_path/'db'/record).duration == pytest.approx(twin_.record_seconds(record), abs=.002)
 
 
 @pytest.mark.parametrize('rows, words', [
     ([('x001', '?', '')], 'line 2'), ([('x001', '+', '(ZZ')], 'unknown rhythm'), ([('x999', 'N', '')], 'x999'), ([], 'holds no annotations')])
 def test_bad_scripts(tmp_path, rows, words):
-    with pytest.raises(PedarrError, match=words) as e: twin.simulate_twin(tmp_path/'db', script=write_script(tmp_path/'s.csv', rows))
+    with pytest.raises(PedarrError, match=words) as e: twin_.simulate_twin(tmp_path/'db', script=write_script(tmp_path/'s.csv', rows))
     assert '\n' not in str(e.value) and 's.csv' in str(e.value) and not (tmp_path/'db').exists()
 
 
@@ -235,27 +238,27 @@ def test_scripts_that_are_no_files(tmp_path):
     "A pipe would wait for ever, a device never end."
     os.mkfifo(tmp_path/'s.csv')
     for path in (tmp_path/'s.csv', tmp_path, Path('/dev/zero'), tmp_path/'none.csv', tmp_path/('n'*300)):
-        with pytest.raises(PedarrError, match=path.name[:20]) as e: twin.read_script(path)
+        with pytest.raises(PedarrError, match=path.name[:20]) as e: twin_.read_script(path)
         assert '\n' not in str(e.value) and not (tmp_path/'db').exists()
 
 
 def test_scripts_that_are_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(twin, 'MOST_SCRIPT', 1000)
+    everywhere(monkeypatch, twin_, 'MOST_SCRIPT', 1000)
     row = b'x001,N,\n'
     (tmp_path/'plain.csv').write_bytes(b'record,symbol,aux\n' + 200*row)
     (tmp_path/'packed.csv.gz').write_bytes(gzip.compress(b'record,symbol,aux\n' + 200*row))
     assert (tmp_path/'packed.csv.gz').stat().st_size < 1000
     for name in ('plain.csv', 'packed.csv.gz'):
-        with pytest.raises(PedarrError, match=name): twin.read_script(tmp_path/name)
+        with pytest.raises(PedarrError, match=name): twin_.read_script(tmp_path/name)
 
 
 def test_control_characters_of_a_script_reach_neither_terminal_nor_header(tmp_path):
     for row in (('x001', 'N\x1b[2J', ''), ('x001', '+', '(\x1b[2J'), ('x\x1b[2J\n', 'N', '')):
         script = write_script(tmp_path/'s.csv', [row])
-        with pytest.raises(PedarrError) as e: twin.simulate_twin(tmp_path/'db', script=script)
+        with pytest.raises(PedarrError) as e: twin_.simulate_twin(tmp_path/'db', script=script)
         assert str(e.value).isprintable()
     script = write_script(tmp_path/'s\n# scale 1.csv', [('x0027', '+', '(N'), *[('x0027', 'N', '')]*5])
-    twin.simulate_twin(tmp_path/'db', script=script)
+    twin_.simulate_twin(tmp_path/'db', script=script)
     header = (tmp_path/'db'/'x0027.hea').read_text().splitlines()
     assert all(line.startswith(('x0027', '#')) for line in header)
 
@@ -266,27 +269,27 @@ def test_control_characters_of_a_script_reach_neither_terminal_nor_header(tmp_pa
 def test_scripts_that_are_no_tables(tmp_path, content):
     for name in ('s.csv', 's.csv.gz'):
         (tmp_path/name).write_bytes(content)
-        with pytest.raises(PedarrError, match=name) as e: twin.read_script(tmp_path/name)
+        with pytest.raises(PedarrError, match=name) as e: twin_.read_script(tmp_path/name)
         assert '\n' not in str(e.value)
 
 
 @pytest.mark.parametrize('options, word', [(dict(scale=0), 'scale=0'), (dict(scale=1.5), 'scale=1.5'), (dict(scale=float('nan')), 'scale=nan'), (dict(seed=-1), 'seed=-1'), (dict(scale=.01, jobs=0), 'jobs=0')])
 def test_values_out_of_range(tmp_path, options, word):
-    with pytest.raises(PedarrError, match=word): twin.simulate_twin(tmp_path/'db', **options)
+    with pytest.raises(PedarrError, match=word): twin_.simulate_twin(tmp_path/'db', **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_disk_that_is_too_full(tmp_path, monkeypatch):
     import shutil
     monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
-    with pytest.raises(PedarrError, match='GB left'): twin.simulate_twin(tmp_path/'db', scale=.1)
+    with pytest.raises(PedarrError, match='GB left'): twin_.simulate_twin(tmp_path/'db', scale=.1)
     assert not list(tmp_path.iterdir())
 
 
 MEMORY = """
 import re, sys
 from pathlib import Path
-from pedarr.twin import _Twin, twin_subjects
+from pedarr.synthetic.twin import _Twin, twin_subjects
 from pedarr.simulate import digitise, BLOCK
 study = _Twin(0, 1., {})(next(s for s in twin_subjects() if s.record == sys.argv[1]))
 for start in range(0, 4*BLOCK, BLOCK): digitise(study.subject, study.signals, start, BLOCK)

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pedarr.cli import main
-from pedarr.metrics import scores
-from pedarr.core import read_json
+from pedarr.use.command import pedarr_command
+from pedarr.evaluation.metrics import scores
+from pedarr.core.files import read_json
 
 NOTEBOOK = Path(__file__).resolve().parents[1]/'nbs'/'experiments'/'why.ipynb'
 SYSTEMS = ['cross-entropy', 'AGCACL', 'warm-up', 'two stages', 'detached', 'centred']
@@ -20,7 +20,7 @@ def done(simulated, tmp_path_factory):
     import papermill
     from click.testing import CliRunner
     folder = tmp_path_factory.mktemp('why')
-    built = CliRunner().invoke(main, ['preprocess', str(simulated), str(folder/'store'), '--rate', '250', '--iegm-band', '30', '110'])
+    built = CliRunner().invoke(pedarr_command, ['preprocess', str(simulated), str(folder/'store'), '--rate', '250', '--iegm-band', '30', '110'])
     assert built.exit_code == 0, built.output
     small = dict(n_folds=2, folds=[0], seeds=[0], epochs=2, batch_size=32, dim=16, depth=1, lone_classes='keep', device='cpu')
     papermill.execute_notebook(str(NOTEBOOK), str(folder/'why.ipynb'), progress_bar=False, kernel_name='python3',
