@@ -466,7 +466,7 @@ def test_figures(tmp_path):
 
 def test_import_is_light():
     import subprocess, sys
-    code = "import sys, pedarr.metrics; print([m for m in ('torch', 'sklearn', 'matplotlib', 'seaborn', 'IPython', 'nbdev') if m in sys.modules])"
+    code = "import sys, pedarr.evaluation.metrics; print([m for m in ('torch', 'sklearn', 'matplotlib', 'seaborn', 'IPython', 'nbdev') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
 
 
