@@ -189,6 +189,12 @@ def test_nothing_is_said_where_all_agrees_or_there_is_no_list(db, tmp_path):
     assert build(db, tmp_path/'t').meta['notes'] == []
 
 
+@pytest.mark.parametrize('content', ['', '\n\n', '\ufeff', ' \r\n'])
+def test_a_list_that_names_nothing_is_said(db, tmp_path, content):
+    (db/'SHA256SUMS.txt').write_text(content)
+    assert any('names no file' in note for note in build(db, tmp_path/'s').meta['notes'])
+
+
 @pytest.mark.parametrize('style', ['{sha} {name}', '{sha} *{name}', '{sha}  ./{name}', '{sha} *./{name}'])
 def test_spellings_of_a_checksum_list(db, tmp_path, style):
     write_sums(db, style=style)

@@ -148,17 +148,18 @@ def _nothing_left(folder: Path, left_out: list[LeftOut]) -> PedarrError:
 _TABLES = ('.csv', '.tsv', '.json', '.xls', '.xlsx')     # a description may read these
 _SMALL = 1 << 20     # bytes: a text up to this size is looked at, although nobody reads it
 
-def _listed(folder: Path) -> dict:
-    "File name -> SHA-256 by the checksum list in `folder`; {} where there is none."
+def _listed(folder: Path) -> dict | None:
+    "File name -> SHA-256 by the checksum list in `folder`; None where there is none."
     file = folder/CHECKSUMS
-    if not os.path.lexists(file): return {}
+    if not os.path.lexists(file): return None
     return parse_checksums(read_text(file), str(file))
 
 # %% ../../nbs/4_signals/04_survey.ipynb #fc6c3c65
 class Comparison:
     "Compares files that are read with the checksum list of their folder."
-    def __init__(self, folder: Path, listed: dict):
-        self.folder, self.listed = folder, listed
+    def __init__(self, folder: Path, listed: dict | None):
+        self.folder, self.listed = folder, listed or {}
+        self.empty = listed == {}                # there is a list, and it names nothing
         self.changed, self.unlisted, self.others = [], [], []
 
     def see(self, path: Path, found: str) -> None:
@@ -199,7 +200,8 @@ def _check_notes(check: Comparison) -> list[str]:
             'read, but not in the list, and so not verified': check.unlisted,
             'not read, and of no weight': check.others,
             'records of the list that are not here': sorted(absent, key=natural_key)}
-    return [f'{CHECKSUMS}: {few(what)} ({why})' for why, what in said.items() if what]
+    empty = f'{CHECKSUMS}: names no file, so nothing that was read was verified: fetch it again'
+    return [empty]*check.empty + [f'{CHECKSUMS}: {few(what)} ({why})' for why, what in said.items() if what]
 
 # %% ../../nbs/4_signals/04_survey.ipynb #e53277fe
 @dataclass
@@ -273,7 +275,7 @@ def _compare(folder: Path, plans: list, accept_changed: bool) -> tuple[Compariso
     except PassingError: raise
     except PedarrError as e:
         if not accept_changed: raise PedarrError(f'{e}; or go on without it with --accept-changed') from e
-        check, notes = Comparison(folder, {}), [f'{CHECKSUMS} could not be used: {e}']
+        check, notes = Comparison(folder, None), [f'{CHECKSUMS} could not be used: {e}']
     _see_tables(check)
     for p in plans:
         for name, found in p.small.items(): check.see(p.record.path.parent/name, found)
