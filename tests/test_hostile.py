@@ -189,7 +189,8 @@ def try_run(home: Path, work: Path, rng, number: int) -> None:
     "A mutated run folder: reports, tables, networks and a resumed training refuse it or give the same numbers."
     from pedarr.training.grid import paired_table
     from pedarr.use.report import write_report
-    from pedarr.training.train import load_model, run_training
+    from pedarr.training.saved import load_model
+    from pedarr.training.train import run_training
     from pedarr.training.config import make_config
     shutil.copytree(home/'run', work/'run')
     case = f'run {number} ({mutate(work/"run", rng)})'

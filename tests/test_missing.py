@@ -22,7 +22,8 @@ from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG
 from pedarr.core.errors import PedarrError
 from pedarr.training.config import make_config
 from pedarr.training.runs import open_finished
-from pedarr.training.train import load_model, run_training
+from pedarr.training.saved import load_model
+from pedarr.training.train import run_training
 
 
 @pytest.fixture(scope='module')

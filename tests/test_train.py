@@ -28,8 +28,10 @@ from pedarr.training.config import TrainConfig, check_parameters, make_config
 from pedarr.training.runs import open_finished, read_params, scores_of, writing
 from pedarr.signals.splits import all_roles, read_roles, split_table
 from pedarr.training.folds import fit_fold, rows_of
-from pedarr.training.loop import learning_rate, predict
-from pedarr.training.train import load_model, run_training
+from pedarr.training.loop import learning_rate
+from pedarr.training.folds import predict
+from pedarr.training.saved import load_model
+from pedarr.training.train import run_training
 from pedarr.training.prepare import plan_roles, plan_split, prepare, regroup
 
 SMALL = dict(epochs=1, batch_size=32, dim=32, depth=1, heads=2, n_folds=2, resamples=200)
@@ -325,10 +327,10 @@ def test_a_diverged_network_is_one_line_not_a_traceback():
     from pedarr.training import runs as runs_
     from pedarr.training import train as train_
     from pedarr.model import trees as trees_
-    keep, loop_._inputs = loop_._inputs, lambda batch, device: ()
+    keep, folds_.network_inputs = folds_.network_inputs, lambda batch, device: ()
     try:
-        with pytest.raises(PedarrError, match='diverged'): loop_.predict(Broken(), [batch], torch.device('cpu'))
-    finally: loop_._inputs = keep
+        with pytest.raises(PedarrError, match='diverged'): folds_.predict(Broken(), [batch], torch.device('cpu'))
+    finally: folds_.network_inputs = keep
 
 
 @pytest.mark.parametrize('name', ['xresnet1d', 'inceptiontime'])
@@ -392,12 +394,12 @@ def test_trees_killed_between_folds_end_the_same(grown, store, tmp_path):
     "SIGKILL when the second fold begins; the resumed run reads the features and the first fold, and ends byte for byte as the undisturbed one."
     script = f"""
 import os, signal
-import pedarr.training.config as config_, pedarr.training.train as train_
-grow = train_.run_trees
+import pedarr.training.config as config_, pedarr.training.train as train_, pedarr.training.tree_runs as tree_runs_
+grow = tree_runs_.run_trees
 def deadly(store, features, measured, roles, k, *rest):
     if k == 1: os.kill(os.getpid(), signal.SIGKILL)
     return grow(store, features, measured, roles, k, *rest)
-train_.run_trees = deadly
+tree_runs_.run_trees = deadly
 train_.run_training(config_.make_config(store={str(store)!r}, run={str(tmp_path/'r')!r}, **{TREES!r}), progress=False)
 """
     assert subprocess.run([sys.executable, '-c', script], capture_output=True).returncode == -9
@@ -508,9 +510,9 @@ def test_test_segments_are_read_once_and_after_the_last_epoch(store, tmp_path, m
     s = Counting(open_store(store))
     fold, roles = plan_split(s, c)[0], plan_roles(s, plan_split(s, c)[0], c)
     said, epochs = [], []
-    everywhere(monkeypatch, loop_, 'train_epoch', lambda *a, real=loop_.train_epoch: (epochs.append(len(s.read)), real(*a))[1])
+    everywhere(monkeypatch, loop_, 'start_epoch', lambda *a, real=loop_.start_epoch: (epochs.append(len(s.read)), real(*a))[1])
     everywhere(monkeypatch, batches_, 'SegmentDataset', lambda *a, real=batches_.SegmentDataset, **k: real(*a, **{**k, 'in_memory': False}))
-    everywhere(monkeypatch, loop_, 'predict', lambda model, loader, device, real=loop_.predict: (said.append(sorted(loader.dataset.index)), real(model, loader, device))[1])
+    everywhere(monkeypatch, folds_, 'predict', lambda model, loader, device, real=folds_.predict: (said.append(sorted(loader.dataset.index)), real(model, loader, device))[1])
     (tmp_path/'r').mkdir()
     folds_.run_fold(s, roles, 0, c, tmp_path/'r', folds_.Follower(2, 4, show=False))
     test, validation = rows_of(roles, 0, 'test').tolist(), rows_of(roles, 0, 'validation').tolist()
@@ -570,14 +572,14 @@ def test_on_a_terminal_the_bar_names_the_fold(monkeypatch, capfd):
 
 HOLD = """
 import sys
-import pedarr.training.config as config_, pedarr.training.loop as loop_
+import pedarr.training.config as config_
 import pedarr.training.folds as folds_, pedarr.training.train as train_
-real = loop_.train_epoch
+real = folds_.fit
 def slow(*a):
     print('training', flush=True)
     sys.stdin.readline()
     return real(*a)
-loop_.train_epoch = folds_.train_epoch = slow
+folds_.fit = slow
 train_.run_training(config_.make_config(**{params!r}), progress=False)
 """
 

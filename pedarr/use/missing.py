@@ -21,9 +21,11 @@ from ..model.trees import TREES, prediction_table
 from ..signals.batches import SegmentDataset, make_loader
 from ..signals.store import Store
 from ..training.folds import rows_of
-from ..training.loop import class_codes, pick_device, predict
+from ..training.network import class_codes
+from ..training.loop import pick_device
+from ..training.folds import predict
 from ..training.runs import Run, finished
-from ..training.train import load_model
+from ..training.saved import load_model
 from .report import run_store
 
 # %% auto #0

@@ -30,10 +30,12 @@ from ..signals.splits import read_roles
 from ..signals.store import Store, open_store
 from ..training.config import TREE_LOSS, own_parameters, shown
 from ..training.folds import rows_of
-from ..training.loop import class_codes, pick_device, predict
+from ..training.network import class_codes
+from ..training.loop import pick_device
+from ..training.folds import predict
 from ..training.prepare import grouping_of, regroup, settle_lone_classes
 from ..training.runs import Run, carriers, finished, prediction_codes, same_store, scores_of
-from ..training.train import load_model
+from ..training.saved import load_model
 
 # %% auto #0
 __all__ = ['WATCHED', 'percent', 'metrics_table', 'majority', 'class_meanings', 'class_score_table', 'plot_learning',
