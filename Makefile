@@ -15,7 +15,7 @@ SEEDS ?= 1
 JOBS ?= 2
 ABLATIONS := runs/ablations
 
-.PHONY: demo test install check readme export clean bench long ablations
+.PHONY: demo test lab install check readme export clean bench long ablations
 
 install: .venv/installed
 
@@ -29,6 +29,10 @@ install: .venv/installed
 
 demo: install
 	@$(BIN)/pedarr demo $(DEMO)
+
+# opens the book in JupyterLab
+lab: install
+	$(BIN)/jupyter lab nbs/index.ipynb
 
 check: install
 	@$(BIN)/python .ci/check.py

@@ -1,4 +1,5 @@
 """Package metadata, read from settings.ini (the file that nbdev reads too)."""
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -9,11 +10,15 @@ parser = ConfigParser(delimiters=['='])
 parser.read(here/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
 
+def page(readme: str, base: str) -> str:
+    "README.md as a package index shows it: links and pictures by their full address."
+    return re.sub(r'\]\((?!https?:|#)', f']({base}/blob/{cfg["branch"]}/', readme)
+
 setup(
     name=cfg['lib_name'],
     version=cfg['version'],
     description=cfg['description'],
-    long_description=(here/'README.md').read_text(encoding='utf-8'),
+    long_description=page((here/'README.md').read_text(encoding='utf-8'), cfg['git_url']),
     long_description_content_type='text/markdown',
     author=cfg['author'],
     author_email=cfg['author_email'],

@@ -31,7 +31,7 @@ def render(notebook: Path) -> str:
             if '#| echo: false' not in cell.source: parts.append(f'```python\n{cell.source}\n```')
             parts += [shown(out) for out in cell.outputs]
     text = '\n\n'.join(p.strip() for p in parts if p.strip())
-    text = re.sub(r'\]\((?!https?:|#)(?:\./)?(\w+\.ipynb|experiments/\w+\.ipynb|results/[\w/.-]+)\)', r'](nbs/\1)', text).replace('](../', '](')   # links as seen from the top
+    text = re.sub(r'\]\((?!https?:|#|\.\./)(?:\./)?', '](nbs/', text).replace('](../', '](')       # links as seen from the top
     return '<!-- Made from nbs/index.ipynb by .ci/readme.py: edit the notebook. -->\n\n' + text + '\n'
 
 

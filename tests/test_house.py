@@ -1,0 +1,108 @@
+"""The house: imports point to chapters above, no chapter is imported around, no public name means two things."""
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def chapters() -> dict:
+    "module -> (order of reading, path of its notebook)."
+    out = {}
+    for path in sorted((ROOT/'nbs').glob('[0-9]_*/*.ipynb')):
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        found = re.search(r'#\| default_exp (\S+)', '\n'.join(''.join(c['source']) for c in cells))
+        if found: out['pedarr.' + found[1]] = ((path.parent.name, path.name), path)
+    return out
+
+
+CHAPTERS = chapters()
+
+
+def imports(tree: ast.AST, module: str):
+    "(module, name) of everything that a module of pedarr imports from another, at its top and inside functions."
+    package = module.split('.')[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = package[:len(package) - node.level + 1] if node.level else []
+            full = '.'.join([*base, *([node.module] if node.module else [])])
+            for a in node.names: yield (f'{full}.{a.name}', None) if f'{full}.{a.name}' in CHAPTERS else (full, a.name)
+        elif isinstance(node, ast.Import):
+            for a in node.names: yield a.name, None
+
+
+def source(module: str) -> str: return (ROOT/(module.replace('.', '/') + '.py')).read_text(encoding='utf-8')
+
+
+def public(module: str) -> set:
+    "Names that a chapter defines (not imports) and does not hide."
+    names = set()
+    for node in ast.parse(source(module)).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): names.add(node.name)
+        elif isinstance(node, ast.Assign): names |= {t.id for t in node.targets if isinstance(t, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name): names.add(node.target.id)
+    return {n for n in names if not n.startswith('_')}
+
+
+def test_there_is_a_notebook_for_every_module():
+    modules = {'.'.join(p.relative_to(ROOT).with_suffix('').parts) for p in (ROOT/'pedarr').rglob('*.py')
+               if p.name not in ('__init__.py', '_modidx.py')}
+    assert modules == set(CHAPTERS)
+
+
+@pytest.mark.parametrize('module', sorted(CHAPTERS))
+def test_imports_point_up(module):
+    below = [m for m, _ in imports(ast.parse(source(module)), module) if m in CHAPTERS and CHAPTERS[m][0] >= CHAPTERS[module][0]]
+    assert not below, f'{module} imports from chapters that stand below it: {below}'
+
+
+@pytest.mark.parametrize('module', sorted(CHAPTERS))
+def test_names_are_imported_from_the_chapter_that_defines_them(module):
+    around = [f'{m}.{n}' for m, n in imports(ast.parse(source(module)), module) if m in CHAPTERS and n and n not in public(m) and n != '*']
+    assert not around, f'{module} imports what another chapter only imported, or hides: {around}'
+
+
+def test_the_package_needs_neither_nbdev_nor_ipython():
+    for module in CHAPTERS:
+        used = {m.split('.')[0] for m, _ in imports(ast.parse(source(module)), module)}
+        assert not used & {'nbdev', 'IPython', 'fastcore'}, module
+
+
+def test_no_public_name_means_two_things():
+    where = defaultdict(list)
+    for module in CHAPTERS:
+        for name in public(module): where[name].append(module)
+    twice = {n: m for n, m in where.items() if len(m) > 1}
+    assert not twice
+
+
+def test_every_chapter_has_a_title_and_links_by_title():
+    for module, (_, path) in CHAPTERS.items():
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        assert ''.join(cells[0]['source']).startswith('# ') and '\n> ' in ''.join(cells[0]['source']), path
+        text = '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
+        assert not re.search(r'\b[Cc]hapters? \d', text), f'{path}: refers to a chapter by number'
+        for target in re.findall(r'\]\(([\w./-]+\.ipynb)\)', text): assert (path.parent/target).exists(), f'{path}: link to {target}'
+
+
+def test_every_public_function_is_typed_and_documented():
+    bare = []
+    for module in CHAPTERS:
+        for node in ast.parse(source(module)).body:
+            if not isinstance(node, ast.FunctionDef) or node.name.startswith('_'): continue
+            a = node.args
+            typed = all(x.annotation for x in [*a.posonlyargs, *a.args, *a.kwonlyargs]) and node.returns is not None
+            if not typed or not ast.get_docstring(node): bare.append(f'{module}.{node.name}')
+    assert not bare, f'{len(bare)} public functions without types or docstring: {bare}'
+
+
+def test_importing_one_chapter_is_quick_and_quiet():
+    "core and data need no torch."
+    code = 'import sys, pedarr.data.databases; sys.exit("torch" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
