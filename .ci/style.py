@@ -41,6 +41,11 @@ def functions(source: str):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): yield node.name, node.end_lineno - node.lineno + 1
 
 
+def only_imports(source: str) -> bool:
+    "Does a cell hold nothing but imports?"
+    return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(code(source)).body)
+
+
 def public(source: str) -> list:
     "Public functions, classes and constants that a cell defines at its top level."
     names = []
@@ -56,7 +61,7 @@ def cell_faults(i: int, source: str) -> list:
     lines = source.split('\n')
     out = [('lines', f'cell {i} has a line of {len(l)} characters: {l.strip()[:40]}') for l in lines if len(l) > LINE]
     if n := semicolons(source): out.append(('semicolons', f'cell {i} joins {n} statements by ;'))
-    if len(lines) > CELL: out.append(('tall cells', f'cell {i} has {len(lines)} lines: {lines[0][:30]} ... {lines[1][:40]}'))
+    if len(lines) > CELL and not only_imports(source): out.append(('tall cells', f'cell {i} has {len(lines)} lines: {lines[0][:30]} ... {lines[1][:40]}'))
     return out + [(f'long function {name}', f'cell {i}: {name} has {n} lines') for name, n in functions(source) if n > FUNCTION]
 
 

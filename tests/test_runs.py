@@ -107,8 +107,8 @@ def unfinish(run: Path) -> None:
 
 def readers(run: Path, source: Path, figures: bool) -> list:
     "All that is asked of a run."
-    c = dataclasses.replace(read_params(source), run=str(run))
-    job = grid_.Job('q', 's', 'patient', 0, str(run), dataclasses.asdict(c))
+    c = read_params(source).replace(run=str(run))
+    job = grid_.Job('q', 's', 'patient', 0, str(run), c.model_dump())
     calls = [lambda: scores_of(run), lambda: load_model(run), lambda: (grid_.answer_table([job], 100), grid_.recalls([job])), lambda: grid_.paired_table([run], [source], 100),
              lambda: run_training(c, progress=False), lambda: protocol_table(run, source.parent/'segment', 100), lambda: run_few_shot(run, shots=(1,), draws=1),
              lambda: missing_answers(run, (1,), draws=1)]

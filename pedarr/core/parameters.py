@@ -26,7 +26,7 @@ def _from_outside(name: str, field: FieldInfo, value: Any) -> Any:
     if hasattr(value, 'item') and getattr(value, 'ndim', None) == 0: return value.item()
     kinds = {field.annotation, *get_args(field.annotation)}
     if isinstance(value, str) and str not in kinds and kinds & {int, float} and _NUMBER.fullmatch(value.strip()):
-        return float(value) if re.search('[.eE]', value) else int(value)
+        return float(value) if re.search('[.eE]', value) or len(value) > 300 else int(value)
     return value
 
 _NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?', re.ASCII)
@@ -63,7 +63,12 @@ def _mistake(x: Mapping) -> str:
     elif kind == 'less_than': rule = f'must be less than {limits["lt"]:g}'
     elif kind == 'literal_error': rule = f'must be one of {limits["expected"]}'
     else: rule = one_line(x['msg'])
-    return f'parameter {name} is {one_line(repr(x["input"]))[:60]}: it {rule}'
+    return f'parameter {name} is {_shown(x["input"])}: it {rule}'
+
+def _shown(value: Any) -> str:
+    "`value` on one line."
+    try: return one_line(repr(value))[:60]
+    except ValueError: return 'a number with thousands of digits'
 
 # %% ../../nbs/0_core/02_parameters.ipynb #1c92595e
 def groups(kind: type[Parameters]) -> Iterator[tuple[str, dict[str, FieldInfo]]]:

@@ -46,6 +46,7 @@ class EpochRow(Checked):
     validation_top1: Share | None
     validation_loss: float | None
 
+# %% ../../nbs/8_training/04_checkpoints.ipynb #d980279d
 class Progress(Checked):
     "How far a checkpoint is."
     epoch: Count
@@ -60,6 +61,7 @@ def _progress(meta: dict, path: Path, epochs: int) -> Progress:
         raise PedarrError(f'{path}: damaged, its history does not fit its epoch: delete it')
     return p
 
+# %% ../../nbs/8_training/04_checkpoints.ipynb #74d52ec6
 def _moments(optimizer) -> dict:
     "name -> tensor of the shape that the optimiser's state has for each parameter."
     out = {}
@@ -83,6 +85,7 @@ def _read_checkpoint(path: Path, expected: dict, moments: dict, epochs: int) -> 
         raise PedarrError(f'{path}: not a checkpoint of this run ({why}): delete it and run again; the fold '
                           'begins anew') from e
 
+# %% ../../nbs/8_training/04_checkpoints.ipynb #ab11d832
 def load_checkpoint(path: Path, model, contrastive, optimizer, epochs: int = 100_000) -> tuple[int, list]:
     """Put the state back; (epochs done, history so far). `PedarrError` if the file is damaged or of
     another model."""

@@ -95,6 +95,7 @@ def before_epochs(losses: tuple, dataset, c: TrainConfig) -> Callable:
         dataset.set_epoch(epoch)
     return before_epoch
 
+# %% ../../nbs/8_training/05_folds.ipynb #65e57a71
 def prepare_training(store: Store, train, c: TrainConfig, model: nn.Module, losses: tuple) -> Training:
     "All that `fit` needs to train `model` on the segments `train`."
     device = pick_device(c.device)
@@ -103,7 +104,8 @@ def prepare_training(store: Store, train, c: TrainConfig, model: nn.Module, loss
     loader = training_loader(store, train, c)
     objective = in_precision(supervised(*losses, c.gamma, device), device, c.precision)
     optimizer = make_optimizer([model, losses[1]], c.lr, c.weight_decay)
-    clip_gradients(optimizer, [p for m in (model, losses[1]) if m is not None for p in m.parameters()], c.clip)
+    weights = [p for m in (model, losses[1]) if m is not None for p in m.parameters()]
+    clip_gradients(optimizer, weights, c.clip)
     return Training(model, losses, Prefetched(loader), objective, optimizer,
                     before_epochs(losses, loader.dataset, c), min(len(train), c.batch_size*len(loader)))
 
@@ -114,6 +116,7 @@ def epoch_row(t: Training, terms: dict, epoch: int) -> dict:
     return dict(classification=terms['classification'], contrastive=terms.get('contrastive', 0.),
                 seconds=seconds, segments=t.segments, wait_share=t.batches.waited/seconds, epoch=epoch)
 
+# %% ../../nbs/8_training/05_folds.ipynb #29cad317
 def fit_fold(store: Store, train, validation, c: TrainConfig, checkpoint: Path | None = None,
              after_epoch: Callable = lambda row: None) -> tuple[nn.Module, nn.Module | None, list[dict]]:
     """Train on segments `train`, answer `validation` (may be empty) after every epoch: (model, contrastive
@@ -162,6 +165,7 @@ def say_on_stderr(text: str) -> None:
     "One line on standard error."
     print(text, file=sys.stderr, flush=True)
 
+# %% ../../nbs/8_training/05_folds.ipynb #cf8ce86c
 class Follower:
     "Shows how the folds of a run go: a bar on a terminal, a line an epoch elsewhere, nothing without `show`."
     def __init__(self, n_folds: int, steps: int, show: bool = True, unit: str = 'epoch'):

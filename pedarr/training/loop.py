@@ -127,7 +127,7 @@ def prefetch(loader) -> Iterator:
 
 # %% ../../nbs/8_training/02_loop.ipynb #072fe9d0
 class Prefetched:
-    "The batches of `loader`, prefetched. Of the last pass: when it `began`, and the seconds that it `waited`."
+    "The batches of `loader`, prefetched; of the last pass, when it `began` and the seconds `waited`."
     def __init__(self, loader):
         self.loader, self.began, self.waited = loader, 0., 0.
 

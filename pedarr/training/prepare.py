@@ -42,6 +42,7 @@ def grouping_of(store: Store, name: str = '') -> dict:
     pairs = store.segments.loc[store.segments.label != '', ['rhythm', 'label']].drop_duplicates()
     return store.meta.get('mapping') or dict(zip(pairs.rhythm, pairs.label))
 
+# %% ../../nbs/8_training/06_prepare.ipynb #43e828f2
 def regroup(store: Store, grouping: str, mapping: dict | None = None) -> tuple[Store, list]:
     """The store with labels of `grouping` ('' keeps its own; rows outside the grouping get an empty label),
     and notes
@@ -95,6 +96,7 @@ def plan_roles(store: Store, fold, c: TrainConfig) -> np.ndarray:
                           'can be trained: use split patient')
     return all_roles(store.segments, fold, c.split, c.validation, c.split_seed)
 
+# %% ../../nbs/8_training/06_prepare.ipynb #d60d9941
 def role_notes(store: Store, roles, folds, c: TrainConfig) -> list:
     """What must be said of the training and validation sides; `PedarrError` for a training side that a
     network can't be fitted on."""
@@ -119,6 +121,7 @@ def _numbers(path: str) -> dict:
     found = [re.fullmatch(r'(\S*?):?\s*(\d+)(?: kB)?', line) for line in lines]
     return {m[1]: int(m[2]) for m in found if m}
 
+# %% ../../nbs/8_training/06_prepare.ipynb #f50dd7c6
 def memory_left(device: torch.device = torch.device('cpu')) -> float:
     """Bytes that may still be taken: of the GPU, or of this machine within the limits of the process and
     its container; inf where unknown."""
@@ -134,6 +137,7 @@ def memory_left(device: torch.device = torch.device('cpu')) -> float:
     except ImportError: pass
     return max(0, min(left))
 
+# %% ../../nbs/8_training/06_prepare.ipynb #eaddd645
 def check_memory(need: float, what: str, device: torch.device = torch.device('cpu')) -> None:
     "`PedarrError` if `what` needs more bytes than are left."
     left = memory_left(device)
@@ -159,6 +163,7 @@ def kept_bytes(model, losses, batch, c: TrainConfig) -> int:
             sum(supervised(*losses, gamma=1.)(model, batch, 0.).values())
     return sum(size for place, size in kept.items() if place not in own)
 
+# %% ../../nbs/8_training/06_prepare.ipynb #9864f627
 def check_network(store: Store, roles, folds, c: TrainConfig, device: torch.device) -> None:
     """`PedarrError` unless the network and losses of a run can be built, take the store's windows, and
     have the memory that they need."""
@@ -218,6 +223,7 @@ def _check_store(store: Store, c: TrainConfig) -> None:
         raise PedarrError(f'parameter workers must be at most {os.cpu_count()}, not {c.workers}: this '
                           'machine has no more cores')
 
+# %% ../../nbs/8_training/06_prepare.ipynb #a375922a
 def _check_disk(store: Store, folds, c: TrainConfig) -> None:
     "`PedarrError` if the disk has no room for the weights of the folds, a checkpoint and the predictions."
     shapes = build_model(c, len(store.classes), 'meta').parameters() if c.model != TREES else []
@@ -229,6 +235,7 @@ def _check_disk(store: Store, folds, c: TrainConfig) -> None:
         raise PedarrError(f'{c.run}: the disk has {free/2**20:,.0f} MiB left and the run needs '
                           f'{need/2**20:,.0f}: make room, or choose another place')
 
+# %% ../../nbs/8_training/06_prepare.ipynb #189b5f8e
 def folds_of(fold, c: TrainConfig) -> list:
     "The folds that a run trains; `PedarrError` for one that the split does not have."
     every = list(range(int(fold.max()) + 1))

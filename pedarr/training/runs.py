@@ -73,6 +73,7 @@ class ClassRow(Checked):
     f1: Share | None
     f2: Share | None
 
+# %% ../../nbs/8_training/01_runs.ipynb #e2666db0
 class SubjectRow(Checked):
     "One subject, scored alone."
     subject: str
@@ -110,6 +111,7 @@ class ModelCard(Checked):
     grouping: dict[str, str] = {}
     preprocess: dict[str, Any] = {}
 
+# %% ../../nbs/8_training/01_runs.ipynb #d780be78
 class Environment(Checked):
     "environment.json; runs from before `simulated` and `store_json_sha256` were there lack them."
     pedarr: str
@@ -129,6 +131,7 @@ class Environment(Checked):
 # %% ../../nbs/8_training/01_runs.ipynb #e702c372
 BEFORE = {'model': 'pedarrnet', 'model_options': {}, 'encoder': 'plain',
           'validation': 0.}        # what was done before these existed
+
 GONE = ('watch',)                  # parameters that older runs had
 
 def damaged(file: Path, why: str) -> PedarrError:
@@ -138,6 +141,7 @@ def damaged(file: Path, why: str) -> PedarrError:
 class _Entries(Checked):
     "A JSON object, whatever it holds."
 
+# %% ../../nbs/8_training/01_runs.ipynb #2d5ca1d8
 def _given(run) -> dict:
     "The entries of a run's params.json, as they stand there."
     return BEFORE | read_json(Path(run)/'params.json', _Entries).model_dump()
@@ -146,8 +150,7 @@ def read_params(run) -> TrainConfig:
     """The parameters of the run in the folder `run`, checked like a user's; `PedarrError` if some are
     missing or wrong."""
     given, file = _given(run), Path(run)/'params.json'
-    every = {f.name: f for f in dataclasses.fields(TrainConfig)}
-    known = own_parameters(every | {'model': given.get('model')})
+    known = own_parameters(TrainConfig.model_fields | {'model': given.get('model')})
     missing = [name for name in known if name not in given]
     if missing: raise damaged(file, f'{missing[0]} is missing')
     try: return make_config(**{name: given[name] for name in known})
@@ -164,6 +167,7 @@ def _load(path: Path, raw: bytes) -> tuple[dict, dict]:
     length, = struct.unpack('<Q', raw[:8])
     return tensors, parse_json(raw[8:8 + length], path).get('__metadata__', {})
 
+# %% ../../nbs/8_training/01_runs.ipynb #c951a430
 def read_tensors(path: Path, expected: dict, most: int = 0) -> tuple[dict, dict]:
     """(tensors, metadata) of a safetensors file.
 
@@ -187,13 +191,14 @@ FREE = ('run', 'store', 'device', 'workers')   # change a result by rounding alo
 def check_same(run: Path, c: TrainConfig) -> None:
     "`PedarrError` if the folder `run` holds a run with other parameters than `c`; it names all that differ."
     if not (run/'params.json').exists(): return
-    old, new = _given(run), dataclasses.asdict(c)
+    old, new = _given(run), c.model_dump()
     differ = [k for k in own_parameters(new) if k not in FREE and old.get(k) != new[k]]
     if not differ: return
     said = '; '.join(f'{k}={shown(old.get(k))}, not {shown(new[k])}' for k in differ)
     raise PedarrError(f'{run}: holds a run with {said}: '
                       'choose another run folder, or give the parameters of that run')
 
+# %% ../../nbs/8_training/01_runs.ipynb #62f4fe33
 def check_place(run: Path) -> None:
     """`PedarrError` unless a run can be written into the folder `run`: a run folder, an empty one, or none
     yet."""
@@ -222,9 +227,10 @@ def writing(run: Path, c: TrainConfig):
     with locked(run/'lock', 'training into this folder') as note:
         check_place(run)
         check_same(run, c)
-        if not (run/'params.json').exists(): write_json(run/'params.json', dataclasses.asdict(c))
+        if not (run/'params.json').exists(): write_json(run/'params.json', c.model_dump())
         yield note
 
+# %% ../../nbs/8_training/01_runs.ipynb #c8fc44a2
 def open_run(run, c: TrainConfig) -> Path:
     """Make or re-open the folder of a run; `PedarrError` if it holds something else, or another process
     trains here."""
@@ -243,6 +249,7 @@ def seal(store: Store) -> str:
     "SHA-256 of the store's own description, store.json."
     return store.seal if hasattr(store, 'seal') else sha256(store.path/'store.json')
 
+# %% ../../nbs/8_training/01_runs.ipynb #1ca7456a
 def environment(store: Store, device: torch.device) -> dict:
     """What is needed to repeat a run: versions, commit (and whether files differ), device, threads, the
     store's hashes."""
@@ -259,6 +266,7 @@ def environment(store: Store, device: torch.device) -> dict:
                 store_json_sha256=seal(store), simulated=bool(store.meta.get('simulated')),
                 database=store.meta['database'])
 
+# %% ../../nbs/8_training/01_runs.ipynb #3b69a692
 def write_environment(run: Path, now: dict) -> None:
     """Write environment.json; where a run is resumed in another environment, the later ones are listed
     below the first."""
@@ -279,6 +287,7 @@ def _edited(run: Path, env: Environment, store: Store) -> list:
         now |= plain(store.meta.get('config', {}))
     return [f'{k} is {shown(v)}, was {shown(was[k])}' for k, v in now.items() if k in was and was[k] != v]
 
+# %% ../../nbs/8_training/01_runs.ipynb #f76d99f1
 def same_store(run: Path, store: Store) -> None:
     "`PedarrError` if the run was begun on a store with other contents or another description; its path may differ."
     run = Path(run)
@@ -295,6 +304,7 @@ def same_store(run: Path, store: Store) -> None:
     why = '; '.join(edited) or 'its SHA-256 differs'
     raise PedarrError(f'{store.path}/store.json: altered since {run} was begun ({why}): restore it')
 
+# %% ../../nbs/8_training/01_runs.ipynb #d559952d
 def unchanged(store: Store) -> None:
     "`PedarrError` if a file of the store was changed since it was opened."
     if hasattr(store, 'unchanged'): store.unchanged()
@@ -308,6 +318,7 @@ def _refuse_rows(file: Path, faults: dict) -> None:
     for why, rows in faults.items():
         if np.any(rows): raise damaged(file, f'{why} in row {int(np.argmax(np.asarray(rows))) + 1}')
 
+# %% ../../nbs/8_training/01_runs.ipynb #640d8208
 def read_predictions(file: Path, classes: list, folds) -> pd.DataFrame:
     "The predictions of a run, checked; names as text. `classes`, `folds`: those of the run."
     shares = [f'p_{c}' for c in classes]
@@ -332,6 +343,7 @@ def read_predictions(file: Path, classes: list, folds) -> pd.DataFrame:
 _COUNTS = dict(fold=int, epoch=int, segments=int)
 _MEANS = dict.fromkeys(['classification', 'contrastive', 'seconds', 'wait_share'], float)
 
+# %% ../../nbs/8_training/01_runs.ipynb #25934eec
 def read_history(file: Path, folds) -> pd.DataFrame:
     "The learning history of a run, checked; the columns `_COUNTS`, `_MEANS` and one of validation or test."
     t = read_table(file, _COUNTS | _MEANS, other=float)
@@ -348,6 +360,7 @@ def read_history(file: Path, folds) -> pd.DataFrame:
     if not top1.shape[1]: raise damaged(file, 'it has neither validation_top1 nor test_top1')
     return t
 
+# %% ../../nbs/8_training/01_runs.ipynb #4848812d
 def training_speed(history: pd.DataFrame) -> dict:
     "Segments and epochs per second of training, and the share of it spent waiting for data, over all folds."
     seconds = history.seconds.sum()
@@ -387,6 +400,7 @@ def prediction_codes(predictions: pd.DataFrame, classes: list) -> tuple[np.ndarr
                           'the table is of another run')
     return predictions.label.map(code).to_numpy(np.int64), predictions.predicted.map(code).to_numpy(np.int64)
 
+# %% ../../nbs/8_training/01_runs.ipynb #166ababd
 def split_warning(kind: str) -> str:
     "One sentence that every table under this split must carry."
     if kind == 'segment':
@@ -402,6 +416,7 @@ def _class_rows(truth, predicted, subject, classes, of: dict) -> list:
     few = np.select([t.subjects == 0, lone, t.subjects == 1], words, '')
     return t.assign(note=few).to_dict('records')
 
+# %% ../../nbs/8_training/01_runs.ipynb #ad56d6a1
 def _subject_rows(truth, predicted, subject, classes) -> list:
     "Rows of `per_subject`, subjects in the order of their numbers."
     rows = per_subject(truth, predicted, subject, classes).to_dict('records')
@@ -457,11 +472,13 @@ def altered(said, true, where: str = '') -> str:
     else: same = said == true
     return '' if same else where.strip('.')
 
+# %% ../../nbs/8_training/01_runs.ipynb #6afbef7c
 def _by_name(metrics: dict) -> dict:
     "`metrics` with its tables as dicts by class and subject."
     names = {'per_class': 'class', 'per_subject': 'subject'}
     return metrics | {k: {str(row[name]): row for row in metrics[k]} for k, name in names.items()}
 
+# %% ../../nbs/8_training/01_runs.ipynb #8340bff6
 def _check_metrics(run: Path, said: Metrics, predictions: pd.DataFrame, c: TrainConfig) -> None:
     "`PedarrError` if the numbers of metrics.json are not those of the predictions."
     classes, who = said.classes, predictions.subject.to_numpy()
@@ -517,6 +534,7 @@ def _agree(run: Path, c: TrainConfig, metrics: Metrics, card: ModelCard) -> None
     for what, names in (('class', card.classes), ('fold', card.folds)):
         if len(set(names)) < len(names): raise damaged(run/'model.json', f'a {what} stands there twice')
 
+# %% ../../nbs/8_training/01_runs.ipynb #e018a640
 def open_finished(run) -> Run:
     """The finished run in the folder `run`.
 
@@ -537,6 +555,7 @@ def open_finished(run) -> Run:
     _check_metrics(run, metrics, predictions, c)
     return Run(run, c, metrics, card, env, split, predictions)
 
+# %% ../../nbs/8_training/01_runs.ipynb #0973a975
 def finished(run) -> Run:
     "`run` as a `Run`: one that is open already, or a folder."
     return run if isinstance(run, Run) else open_finished(run)

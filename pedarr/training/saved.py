@@ -31,6 +31,7 @@ def _card_network(run: Path, card: ModelCard, device: str | None = None) -> torc
     head = HeadSpec('linear') if card.cosine_head is None else HeadSpec('cosine', card.cosine_head)
     return build_network(card.network, n, options, head, f'{run}/model.json', device)
 
+# %% ../../nbs/8_training/09_saved.ipynb #4158470c
 def _weights(run: Path, card: ModelCard, name: str) -> torch.nn.Module:
     """The network of model.json with the weights in the file `name`, or `PedarrError`; no memory is taken
     before that is sure."""
@@ -43,6 +44,7 @@ def _weights(run: Path, card: ModelCard, name: str) -> torch.nn.Module:
     model.load_state_dict({k: tensors[k] for k in shapes.state_dict()})
     return model
 
+# %% ../../nbs/8_training/09_saved.ipynb #22d57be9
 def load_model(run, fold: int | None = None, classes: list | None = None) -> tuple[torch.nn.Module, dict]:
     """The network of a run's `fold` (default: its first) and the contents of model.json; `PedarrError` if
     `classes` differ from the run's."""

@@ -40,6 +40,7 @@ def model_card(store: Store, folds, c: TrainConfig) -> dict:
 
 _PARTS = re.compile(r'(fold|history)-\d+\.csv|checkpoint-\d+\.safetensors|.*\.part')
 
+# %% ../../nbs/8_training/08_train.ipynb #5b74a626
 def parts_of(run: Path) -> list:
     "The files in a run folder that only an unfinished run needs."
     return [p for p in run.iterdir() if _PARTS.fullmatch(p.name)]
@@ -48,6 +49,7 @@ def remove_parts(run: Path) -> None:
     "Remove what a finished run does not need any more."
     for p in parts_of(run): p.unlink(missing_ok=True)
 
+# %% ../../nbs/8_training/08_train.ipynb #cf3f1ef4
 def finish_run(run: Path, store: Store, folds, c: TrainConfig, notes: list) -> None:
     "Join the folds' tables, and write metrics.json last."
     predictions = pd.concat([read_predictions(run/f'fold-{k}.csv', store.classes, [k]) for k in folds])
@@ -88,6 +90,7 @@ def _already(run: Path, c: TrainConfig, progress: bool) -> bool:
     if progress: say_on_stderr(f'already finished: {run}')
     return True
 
+# %% ../../nbs/8_training/08_train.ipynb #93f696af
 def run_training(c: TrainConfig, progress: bool = True) -> Path:
     """Train and test the fold(s) of `c` into the folder `c.run`; returns it. Resumes an interrupted run; a
     finished one is left alone.

@@ -38,6 +38,7 @@ def read_features(file: Path, store: Store, beats, modalities) -> tuple[pd.DataF
                           'delete it and run again')
     return t[names].astype(float), float(t.seconds.sum())
 
+# %% ../../nbs/8_training/07_tree_runs.ipynb #be643e3a
 def run_features(store: Store, c: TrainConfig, run: Path,
                  progress: bool = True) -> tuple[pd.DataFrame, float]:
     """The features of all segments, and the seconds that they took: measured once, kept in
