@@ -13,15 +13,18 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from conftest import ROOT, real
+from pedarr.core.errors import PedarrError
+from pedarr.data import leipzig as leipzig_
+from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS
+from pedarr.data.known_databases import get_database
+from pedarr.data.rhythms import classes_of, get_grouping
+from pedarr.exploration import calipers as calipers_
 from pedarr.exploration import cohort as cohort_
 from pedarr.exploration import drawing as drawing_
+from pedarr.exploration import examples as examples_
 from pedarr.exploration import figures as figures_
-from pedarr.data import leipzig as leipzig_
-from pedarr.exploration import missing_and_spoilt as missing__
-from pedarr.data.known_databases import get_database
-from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS
-from pedarr.core.errors import PedarrError
-from pedarr.data.rhythms import classes_of, get_grouping
+from pedarr.exploration import long_tail as long_tail_
+from pedarr.exploration import missing_and_spoilt as missing_
 
 FS = 250
 ALL = np.ones(19, bool)
@@ -113,12 +116,12 @@ def test_timeline_rows_and_lengths():
 
 
 def test_class_counts_seconds_or_rows():
-    seconds, rows = cohort_.plot_class_counts(EVERY), cohort_.plot_class_counts(EVERY.drop(columns='seconds'))
+    seconds, rows = long_tail_.plot_class_counts(EVERY), long_tail_.plot_class_counts(EVERY.drop(columns='seconds'))
     assert [b.get_width() for b in seconds.axes[0].patches] == [5, 1] and seconds.axes[0].get_xscale() == 'log'
     assert [b.get_width() for b in rows.axes[0].patches] == [2, 1]
     assert [b.get_width() for b in rows.axes[1].patches] == [2, 1] and rows.axes[1].get_xlabel() == 'subjects, of 2'
-    with pytest.raises(PedarrError): cohort_.plot_class_counts(EVERY[:0])
-    with pytest.raises(PedarrError): cohort_.plot_class_counts(EVERY[['label']])
+    with pytest.raises(PedarrError): long_tail_.plot_class_counts(EVERY[:0])
+    with pytest.raises(PedarrError): long_tail_.plot_class_counts(EVERY[['label']])
 
 
 def test_rates_figure():
@@ -128,10 +131,10 @@ def test_rates_figure():
 
 def test_colours_are_distinct_and_stable():
     classes = classes_of(get_grouping('rhythm8'))
-    colours = cohort_.class_colours(classes)
+    colours = figures_.class_colours(classes)
     assert len(set(colours.values())) == len(classes)
-    assert all(cohort_.class_colours([c])[c] == colours[c] for c in classes)
-    assert len(set(cohort_.class_colours([f'k{i}' for i in range(30)]))) == 30      # more classes than colours is no error
+    assert all(figures_.class_colours([c])[c] == colours[c] for c in classes)
+    assert len(set(figures_.class_colours([f'k{i}' for i in range(30)]))) == 30      # more classes than colours is no error
 
 
 def test_episode_table_of_the_simulated_database(simulated):
@@ -176,57 +179,66 @@ def stamped(fig): return 'SIMULATED' in (fig.get_suptitle() or '')
 
 
 def test_every_figure_of_simulated_recordings_says_so(simulated):
-    episodes, channels = cohort_.episode_table(simulated, DB), missing__.channel_table(simulated, DB)
+    episodes, channels = cohort_.episode_table(simulated, DB), missing_.channel_table(simulated, DB)
     ages = DB.subjects(simulated).age
-    draw = [lambda e: cohort_.plot_timeline(e, 977), cohort_.plot_class_counts, cohort_.plot_rates, cohort_.plot_amounts, cohort_.plot_concentration, cohort_.plot_subject_map,
-            lambda e: cohort_.plot_rate_by_age(e, ages)]
+    draw = [lambda e: cohort_.plot_timeline(e, 977), lambda e: cohort_.plot_rate_by_age(e, ages), cohort_.plot_rates,
+            long_tail_.plot_class_counts, long_tail_.plot_amounts, long_tail_.plot_concentration, long_tail_.plot_subject_map]
     for f in draw:
         assert stamped(f(episodes)), f
         assert not stamped(f(episodes.assign(simulated=False))) and not stamped(f(episodes.drop(columns='simulated')))
         plt.close('all')
-    quality = missing__.quality_table(simulated, DB, channels)
-    assert stamped(missing__.plot_channels(channels)) and stamped(missing__.plot_quality(quality))
-    assert not stamped(missing__.plot_channels(channels.assign(simulated=False))) and not stamped(missing__.plot_quality(quality.assign(simulated=False)))
-    assert not stamped(cohort_.plot_concentration(FACTS))      # real counts
+    quality = missing_.quality_table(simulated, DB, channels)
+    assert stamped(missing_.plot_channels(channels)) and stamped(missing_.plot_quality(quality))
+    assert not stamped(missing_.plot_channels(channels.assign(simulated=False))) and not stamped(missing_.plot_quality(quality.assign(simulated=False)))
+    assert not stamped(long_tail_.plot_concentration(FACTS))      # real counts
 
 
 def test_a_study_says_simulated_in_its_title_only_if_its_header_does(simulated, tmp_path):
     for p in simulated.glob('x001.*'): shutil.copy(p, tmp_path)
     header = tmp_path/'x001.hea'; header.write_text('\n'.join(l for l in header.read_text().splitlines() if not l.startswith('#')) + '\n')
-    titles = [drawing_.plot_study(DB.open(f/'x001.hea'), 5000, DB, title='t').axes[0].get_title(loc='left') for f in (simulated, tmp_path)]
+    titles = [calipers_.plot_study(DB.open(f/'x001.hea'), 5000, DB, title='t').axes[0].get_title(loc='left') for f in (simulated, tmp_path)]
     assert 'SIMULATED' in titles[0] and titles[1] == 't'
 
 
 def test_amounts_of_the_real_release():
-    t = cohort_.amounts(FACTS)
+    t = long_tail_.amounts(FACTS)
     published = leipzig_.PUBLISHED
     assert t.beats.sum() + FACTS.beats[FACTS.rhythm == ''].sum() == published['beats'] + published['unclassifiable']
     assert t.episodes.sum() == published['rhythm_marks'] and len(t) == 13 and t.subjects.max() == published['records']
     assert t.beats.is_monotonic_decreasing
 
 
-@given(st.lists(st.tuples(st.sampled_from('abcde'), st.sampled_from(['N', 'VT']), st.integers(0, 1000)), min_size=1, max_size=30).filter(lambda r: any(x[2] for x in r)))
+ROW = st.tuples(st.sampled_from('abcde'), st.sampled_from(['N', 'VT']), st.integers(0, 1000))
+
+
+@given(st.lists(ROW, min_size=1, max_size=30).filter(lambda rows: any(beats for _, _, beats in rows)))
 @settings(max_examples=60, deadline=None)
 def test_concentration_is_bounded(rows):
     t = pd.DataFrame(rows, columns=['subject', 'rhythm', 'beats'])
-    c = cohort_.concentration(t)
+    c = long_tail_.concentration(t)
     assert c.total.sum() == t.beats.sum() and (c.subjects <= 5).all()
     assert (c.effective <= c.subjects + 1e-9).all() and (c.effective >= 1 - 1e-9).all()
     assert (c.share >= 1/c.subjects - 1e-9).all() and (c.effective >= 1/c.share - 1e-9).all()     # sum p^2 <= max p
-    again = cohort_.concentration(t.sample(frac=1, random_state=0))
+    again = long_tail_.concentration(t.sample(frac=1, random_state=0))
     np.testing.assert_allclose(again.effective[c.index], c.effective)
 
 
 def test_concentration_bars_are_whole():
-    fig = cohort_.plot_concentration(FACTS)
+    fig = long_tail_.plot_concentration(FACTS)
     widths = {}
     for b in fig.axes[0].patches: widths[round(b.get_y(), 3)] = widths.get(round(b.get_y(), 3), 0) + b.get_width()
     assert len(widths) == 13 and all(w == pytest.approx(1) for w in widths.values())
     assert 'x006 100%' in texts(fig) and '1.0 of 1' in texts(fig)
 
 
-@pytest.mark.parametrize('call', [lambda: cohort_.amounts(EVERY[:0]), lambda: cohort_.amounts(EVERY), lambda: cohort_.concentration(EVERY), lambda: cohort_.plot_rate_by_age(EVERY, {}),
-                                  lambda: cohort_.cohort_table(EVERY[:0], {}), lambda: missing__.signal_quality(np.zeros((2, 100)), 977), lambda: missing__.signal_quality(np.zeros((2, 500)), 100)])
+@pytest.mark.parametrize('call', [
+    lambda: long_tail_.amounts(EVERY[:0]),
+    lambda: long_tail_.amounts(EVERY),
+    lambda: long_tail_.concentration(EVERY),
+    lambda: cohort_.plot_rate_by_age(EVERY, {}),
+    lambda: cohort_.cohort_table(EVERY[:0], {}),
+    lambda: missing_.signal_quality(np.zeros((2, 100)), 977),
+    lambda: missing_.signal_quality(np.zeros((2, 500)), 100)])
 def test_new_tables_refuse_in_one_line(call):
     with pytest.raises(PedarrError) as e: call()
     assert '\n' not in str(e.value)
@@ -234,7 +246,7 @@ def test_new_tables_refuse_in_one_line(call):
 
 def test_subject_map_is_blank_where_there_is_nothing():
     t = pd.DataFrame(dict(subject=['x0010', 'x002'], rhythm=['N', 'VT'], beats=[5, 3], seconds=[4., 2.]))
-    ax = cohort_.plot_subject_map(t).axes[0]
+    ax = long_tail_.plot_subject_map(t).axes[0]
     shown = np.ma.masked_invalid(ax.images[0].get_array())
     assert [l.get_text() for l in ax.get_xticklabels()] == ['x002', 'x0010'] and shown.mask.tolist() == [[True, False], [False, True]]
 
@@ -251,7 +263,7 @@ def test_timeline_shows_poor_signal_and_short_episodes():
 
 
 def test_availability_of_the_simulated_database(simulated):
-    state = missing__.availability(missing__.channel_table(simulated, DB))
+    state = missing_.availability(missing_.channel_table(simulated, DB))
     for path in DB.records(simulated):
         record = DB.open(path); _, mask = record.window(0, record.sig_len)
         for c, row, present in zip(CHANNELS, record.rows, mask):
@@ -263,7 +275,7 @@ def test_availability_of_the_simulated_database(simulated):
 @settings(max_examples=15, deadline=None)
 def test_signal_quality_scales_with_the_signal(gain, seed):
     x = np.random.default_rng(seed).normal(0, 1, (3, 4000)).cumsum(1)*.01
-    a, b = missing__.signal_quality(x, 500), missing__.signal_quality(gain*x + 3, 500)
+    a, b = missing_.signal_quality(x, 500), missing_.signal_quality(gain*x + 3, 500)
     np.testing.assert_allclose(b, gain*a, rtol=1e-6, atol=1e-9)
 
 
@@ -271,13 +283,13 @@ def test_quality_of_real_recordings():
     for name in ('ludb', 'mitdb'):
         db = get_database(name); paths = db.records(real(name))[:3]
         few = dataclasses.replace(db); object.__setattr__(few, 'records', lambda folder: paths)
-        q = missing__.quality_table(real(name), few)
+        q = missing_.quality_table(real(name), few)
         assert len(q) == 3 and q[['noise', 'wander', 'mains']].lt(1).all().all() and q.noise.gt(0).all() and not q.simulated.any()
 
 
 def test_poor_signal_table(simulated):
     poor = cohort_.poor_table(simulated, DB)
-    q = missing__.quality_table(simulated, DB)
+    q = missing_.quality_table(simulated, DB)
     assert len(poor) and (poor.seconds > 0).all()
     for record, s in poor.groupby('record').seconds.sum().items(): assert q.poor[record] == pytest.approx(s/DB.open(simulated/f'{record}.hea').duration)
 
@@ -286,25 +298,25 @@ def test_examples_hold_the_rhythm_and_start_inside(simulated):
     episodes = cohort_.episode_table(simulated, DB)
     poor = cohort_.poor_table(simulated, DB)
     for rhythm in episodes.rhythm.unique():
-        record, start = drawing_.find_example(episodes, rhythm, simulated, DB)
+        record, start = examples_.find_example(episodes, rhythm, simulated, DB)
         n = int(2.5*record.fs); middle = start + n//2
         e = episodes[(episodes.record == record.name) & (episodes.start <= middle) & (episodes.stop > middle)]
         assert 0 <= start <= record.sig_len - n and e.rhythm.tolist() == [rhythm]
-    assert drawing_.find_example(episodes, 'N', simulated, DB, text='no such text') is None
-    assert drawing_.find_example(episodes, 'N', simulated, DB, seconds=1e4) is None
+    assert examples_.find_example(episodes, 'N', simulated, DB, text='no such text') is None
+    assert examples_.find_example(episodes, 'N', simulated, DB, seconds=1e4) is None
 
 
 def test_calipers_mark_nothing_that_was_not_measured():
     nothing = pd.DataFrame(dict(qrs_on=[1., np.nan], p_on=np.nan, his=np.nan, a_before=np.nan, a_after=np.nan, av=np.nan, va=np.nan))
-    assert drawing_.calipers(nothing, np.zeros((0, 5)), 0) == [] and drawing_.calipers(nothing, np.zeros((0, 5)), 1) == []
+    assert calipers_.calipers(nothing, np.zeros((0, 5)), 0) == [] and calipers_.calipers(nothing, np.zeros((0, 5)), 1) == []
     his = nothing.assign(qrs_on=[1., 1.6], his=[.9, np.nan], a_before=[.95, np.nan], av=[.05, np.nan])
-    assert [c[0] for c in drawing_.calipers(his, np.zeros((0, 5)), 0)] == ['RR 600', 'AV 50']       # a His potential before the atrium is none
+    assert [c[0] for c in calipers_.calipers(his, np.zeros((0, 5)), 0)] == ['RR 600', 'AV 50']       # a His potential before the atrium is none
 
 
 def test_study_draws_its_calipers_where_they_were_measured(simulated):
     episodes = cohort_.episode_table(simulated, DB)
-    record, start = drawing_.find_example(episodes, 'AVRT', simulated, DB)
-    fig = drawing_.plot_study(record, start, DB)
+    record, start = examples_.find_example(episodes, 'AVRT', simulated, DB)
+    fig = calipers_.plot_study(record, start, DB)
     low = fig.axes[1]
     names = [t.get_text() for t in low.texts]
     rr = next(int(n.split()[1]) for n in names if n.startswith('RR '))
@@ -313,14 +325,14 @@ def test_study_draws_its_calipers_where_they_were_measured(simulated):
     sweep = int(next(n for n in names if 'mm/s' in n).split()[0])
     widths = [np.ptp(l.get_xdata()) for l in low.lines if len(l.get_xdata()) == 2 and np.ptp(l.get_ydata()) == 0 and l.get_linewidth() == pytest.approx(1.2)]
     assert any(w/sweep*1000 == pytest.approx(rr, abs=1) for w in widths)
-    with pytest.raises(PedarrError, match=record.name): drawing_.plot_study(record, record.sig_len - 10, DB)
-    with pytest.raises(PedarrError, match='leave'): drawing_.plot_study(record, -1, DB)
+    with pytest.raises(PedarrError, match=record.name): calipers_.plot_study(record, record.sig_len - 10, DB)
+    with pytest.raises(PedarrError, match='leave'): calipers_.plot_study(record, -1, DB)
 
 
 def test_study_of_real_recordings_without_catheters_or_annotations():
     for name in ('mitdb', 'ludb', 'iafdb'):
         db = get_database(name); record = db.open(db.records(real(name))[0])
-        fig = drawing_.plot_study(record, int(2*record.fs), db, title=name)
+        fig = calipers_.plot_study(record, int(2*record.fs), db, title=name)
         assert fig.axes[0].get_title(loc='left') == name
         assert ('CS12' in texts(fig)) == (name == 'iafdb')
 
@@ -337,8 +349,9 @@ def test_ink_palette_png_holds_what_pillow_quantises(size):
         assert np.array_equal(np.asarray(have.convert('RGB')), np.asarray(want))
 
 
-def test_the_chapter_has_one_parameter_cell():
-    nb = nbformat.read(ROOT/'nbs'/'04_explore.ipynb', 4)
+@pytest.mark.parametrize('chapter', ['03_cohort', '04_long_tail', '07_examples', '08_missing_and_spoilt'])
+def test_a_chapter_drawn_from_a_folder_has_one_parameter_cell(chapter):
+    nb = nbformat.read(ROOT/'nbs'/'3_exploration'/f'{chapter}.ipynb', 4)
     tagged = [c.source for c in nb.cells if 'parameters' in c.metadata.get('tags', [])]
     assert len(tagged) == 1 and {l.split(' = ')[0] for l in tagged[0].splitlines()} == {'folder', 'scale', 'seed'}
 
@@ -346,11 +359,11 @@ def test_the_chapter_has_one_parameter_cell():
 def test_examples_keep_away_from_poor_signal(simulated):
     episodes = cohort_.episode_table(simulated, DB)
     episodes = episodes[episodes.index == episodes[episodes.rhythm == 'N'].seconds.idxmax()]
-    record, start = drawing_.find_example(episodes, 'N', simulated, DB)
+    record, start = examples_.find_example(episodes, 'N', simulated, DB)
     bad = pd.DataFrame(dict(start=[start + 100], stop=[start + 200]))
     spoilt = dataclasses.replace(DB, read_episodes=lambda r, db: (DB.episodes(r)[0], bad))      # the same stretch of every record
-    other, again = drawing_.find_example(episodes, 'N', simulated, spoilt)
+    other, again = examples_.find_example(episodes, 'N', simulated, spoilt)
     n = int(2.5*record.fs)
     assert again + n <= start + 100 or again >= start + 200
     everywhere = dataclasses.replace(DB, read_episodes=lambda r, db: (DB.episodes(r)[0], pd.DataFrame(dict(start=[0], stop=[r.sig_len]))))
-    assert drawing_.find_example(episodes, 'N', simulated, everywhere) is not None     # rather a spoilt one than none
+    assert examples_.find_example(episodes, 'N', simulated, everywhere) is not None     # rather a spoilt one than none
