@@ -1,14 +1,19 @@
 """The reader of intervals: what it measures on studies drawn by hand, what it must not depend on, damaged input, real recordings."""
 import ast
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from conftest import ROOT, real
+from conftest import real
 from pedarr.exploration import intervals as intervals_
+from pedarr.exploration import rhythm_rules as rules_
 from pedarr.exploration import waves as waves_
+from pedarr.exploration.rhythm_rules import ASKED_FIRST, ATRIA_AHEAD, DISSOCIATED, ONE_TO_ONE, WIDE_ONE_TO_ONE, read_rhythm
+from pedarr.exploration.waves import drawn_study as study
 from pedarr.data.channels import CHANNELS
 from pedarr.data.records import open_record
 from pedarr.data.rhythms import LEIPZIG_RHYTHMS
@@ -17,35 +22,20 @@ from pedarr.core.errors import PedarrError
 few = settings(max_examples=12, deadline=None)
 
 
-def draw(row, times, width, size, fs, cycles=0.):
-    n = int(width * fs)
-    hump = np.hanning(n + 1) * (np.sin(2 * np.pi * cycles * np.arange(n + 1) / n) if cycles else 1)
-    for t in times:
-        i = int(round(t * fs)); part = row[max(i, 0):i + n + 1]; part += size * hump[:len(part)]
-
-
-def study(v, a=(), qrs=.08, pr=None, his=None, cs=(.032, .024, .016, .008, 0.), seconds=8., fs=1000, seed=0):
-    "A study [19, T] with QRS onsets v, atrial activations a (s); every wave has known limits."
-    x = np.random.default_rng(seed).normal(0, .003, (19, int(seconds * fs))); v, a = np.asarray(v), np.asarray(a)
-    for lead in range(12):
-        draw(x[lead], v, qrs, (.5 + .1 * lead) * (-1) ** lead, fs, 1); draw(x[lead], v + qrs + .08, .16, .25, fs)
-        if pr: draw(x[lead], v - pr, .09, .12, fs)
-    draw(x[12], v + .02, .03, .8, fs, 1); draw(x[13], v + .01, .024, 4, fs, 1)
-    if his: draw(x[12], v - his - .004, .008, .3, fs, 1)
-    for c, delay in enumerate(cs): draw(x[14 + c], a + delay - .006, .012, .8, fs, 1); draw(x[14 + c], v + .03, .06, .3, fs, 1)
-    return x
-
-
 def retrograde(rr=.35, va=.11, **kw):
     v = np.arange(.4, 7.4, rr)
     return study(v, v + va, **kw), v
 
 
-def test_it_knows_nothing_of_the_simulator():
-    "Its module imports numpy, pandas, scipy, and of the package rhythms and records alone."
-    tree = ast.parse((ROOT/'pedarr/intervals.py').read_text())
-    names = {n.module if isinstance(n, ast.ImportFrom) else a.name for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names}
-    assert names <= {'typing', 'numpy', 'pandas', 'scipy.ndimage', 'scipy.signal', 'rhythms', 'records'}
+@pytest.mark.parametrize('module', [waves_, intervals_, rules_])
+def test_it_knows_nothing_of_the_simulator(module):
+    "The reader's modules import numpy, pandas, scipy, and of the package channels, errors and each other alone."
+    tree = ast.parse(Path(module.__file__).read_text())
+    above = {0: '', 1: 'pedarr.exploration.', 2: 'pedarr.'}
+    names = {above[n.level] + n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert names <= {'__future__', 'typing', 'numpy', 'pandas', 'scipy.ndimage', 'scipy.signal', 'pedarr.core.errors', 'pedarr.data.channels',
+                     'pedarr.exploration.waves', 'pedarr.exploration.intervals'}
 
 
 @few
@@ -73,20 +63,20 @@ def test_conduction_from_above(pr, hv, rr, seed):
 @given(size=st.floats(.4, 2.5), offset=st.floats(-2, 2), flip=st.lists(st.booleans(), min_size=19, max_size=19))
 def test_size_offset_and_polarity_do_not_matter(size, offset, flip):
     x, v = retrograde(); y = size * x * np.where(flip, -1, 1)[:, None] + offset
-    a, b = intervals_.read_rhythm(x, 1000), intervals_.read_rhythm(y, 1000)
+    a, b = read_rhythm(x, 1000), read_rhythm(y, 1000)
     assert a.rhythm == b.rhythm == 'AVRT' and len(a.beats) == len(b.beats)
     assert abs(a.beats.qrs_on - b.beats.qrs_on).max() < .003 and np.nanmax(abs(a.waves - b.waves)) < .003
 
 
 @pytest.mark.parametrize('fs', [500, 977, 2000])
 def test_any_sampling_rate(fs):
-    x, v = retrograde(fs=fs); r = intervals_.read_rhythm(x, fs)
+    x, v = retrograde(fs=fs); r = read_rhythm(x, fs)
     assert r.rhythm == 'AVRT' and abs(r.numbers.va - .11) < .008 and abs(r.numbers.rr - .35) < .004 and r.numbers.earliest == 'CS90'
 
 
 def test_input_is_not_changed_and_given_beats_are_used():
     x, v = retrograde(); keep = x.copy(); x.flags.writeable = False
-    found = intervals_.read_rhythm(x, 1000); given_ = intervals_.read_rhythm(x, 1000, waves_.find_beats(x, 1000))
+    found = read_rhythm(x, 1000); given_ = read_rhythm(x, 1000, waves_.find_beats(x, 1000))
     np.testing.assert_array_equal(x, keep); pd.testing.assert_frame_equal(found.beats, given_.beats)
     some = intervals_.beat_intervals(x, 1000, (1000 * (v[3:6] + .03)).astype(int)).beats
     assert len(some) == 3 and abs(some.qrs_on - v[3:6]).max() < .004
@@ -97,9 +87,9 @@ def test_what_is_absent_is_not_measured():
     no = lambda *names: np.where(np.isin(CHANNELS, names)[:, None], np.nan, x)
     assert intervals_.beat_intervals(x, 1000).beats.hv.median() == pytest.approx(.04, abs=.005)
     assert intervals_.beat_intervals(no('ABL12'), 1000).beats[['his', 'hv', 'ah']].isna().all(axis=None)
-    r = intervals_.read_rhythm(no(*waves_.CS_BIPOLES), 1000)
+    r = read_rhythm(no(*waves_.CS_BIPOLES), 1000)
     assert r.rhythm == '?' and not len(r.waves) and r.beats[['va', 'av', 'atrium', *waves_.CS_BIPOLES]].isna().all(axis=None) and (r.beats.earliest == '').all()
-    one = intervals_.read_rhythm(no('CS12', 'CS34', 'CS56', 'CS90', 'RVA12', 'ABL12', 'V1', 'V2', 'III'), 1000)
+    one = read_rhythm(no('CS12', 'CS34', 'CS56', 'CS90', 'RVA12', 'ABL12', 'V1', 'V2', 'III'), 1000)
     assert one.rhythm == 'AVRT' and one.numbers.earliest == 'CS78'
     zeros = np.nan_to_num(no('CS12'))       # as Record.window gives absent channels
     assert np.isnan(intervals_.beat_intervals(zeros, 1000).waves[:, 0]).all()
@@ -118,7 +108,7 @@ def test_never_a_traceback(data):
         elif what == 'noise': x[c] = rng.normal(0, 10. ** rng.uniform(-3, 1), x.shape[1])
         elif what == 'clip': x[c] = np.clip(50 * x[c], -10.24, 10.24)
         elif what == 'holes': x[c, rng.random(x.shape[1]) < .02] = np.nan
-    r = intervals_.read_rhythm(x, fs)
+    r = read_rhythm(x, fs)
     assert r.rhythm in {*LEIPZIG_RHYTHMS, '?'} and r.reason and r.waves.shape[1:] == (5,)
     assert r.beats.qrs_on.is_monotonic_increasing and (r.beats.qrs_off >= r.beats.qrs_on).all()
     if r.beats.n_atrial.notna().any(): assert (r.beats.n_atrial.dropna() >= 0).all()
@@ -126,11 +116,12 @@ def test_never_a_traceback(data):
 
 def test_silence():
     for x in (np.zeros((19, 3000)), np.full((19, 3000), np.nan)):
-        r = intervals_.read_rhythm(x, 1000); assert r.rhythm == '?' and not len(r.beats) and not len(r.waves)
+        r = read_rhythm(x, 1000); assert r.rhythm == '?' and not len(r.beats) and not len(r.waves)
 
 
-@pytest.mark.parametrize('bad, word', [((np.zeros((12, 4000)), 1000), '19 channels'), ((np.zeros(4000), 1000), '19 channels'), ((np.zeros((19, 500)), 1000), 'at least 1 s'),
-                                       ((np.zeros((19, 4000)), 100), '200 Hz'), ((np.zeros((19, 4000)), 1000, [5000]), 'outside'), ((np.zeros((19, 4000)), 1000, [-1]), 'outside')])
+@pytest.mark.parametrize('bad, word', [
+    ((np.zeros((12, 4000)), 1000), '19 channels'), ((np.zeros(4000), 1000), '19 channels'), ((np.zeros((19, 500)), 1000), 'at least 1 s'),
+    ((np.zeros((19, 4000)), 100), '200 Hz'), ((np.zeros((19, 4000)), 1000, [5000]), 'outside'), ((np.zeros((19, 4000)), 1000, [-1]), 'outside')])
 def test_bad_input_is_one_line(bad, word):
     with pytest.raises(PedarrError, match=word) as e: intervals_.beat_intervals(*bad)
     assert '\n' not in str(e.value)
@@ -144,16 +135,17 @@ def test_stimuli_are_found_and_nothing_else_is_one(cycle, width, size, sign, see
     for w in range(width): x[:, at + w] += sign * size * np.linspace(.3, 1, 19)[:, None]
     found = waves_.find_stimuli(x, 1000)
     assert len(found) == len(at) and abs(found - at).max() <= 3
-    assert intervals_.read_rhythm(x, 1000).rhythm == '/V'
+    assert read_rhythm(x, 1000).rhythm == '/V'
 
 
 def test_association_is_uniform_without_association():
     rng = np.random.default_rng(0); values = [intervals_.association(np.cumsum(rng.uniform(.4, .8, 40)), np.cumsum(rng.uniform(.3, .5, 60))) for _ in range(50)]
-    assert np.mean(values) < .35 and np.isnan(intervals_.association([1., 2.], [1.5])) and intervals_.association(np.arange(0, 9, .3), np.arange(.1, 8, .9)) == pytest.approx(1)
+    assert np.mean(values) < .35 and np.isnan(intervals_.association([1., 2.], [1.5]))
+    assert intervals_.association(np.arange(0, 9, .3), np.arange(.1, 8, .9)) == pytest.approx(1)
 
 
 def test_real_fibrillation_is_read_as_fibrillation():
-    r = open_record(real('iafdb')/'iaf1_afw'); read = [intervals_.read_rhythm(r.standard(i, i + 10000), 1000) for i in range(0, 150000, 10000)]
+    r = open_record(real('iafdb')/'iaf1_afw'); read = [read_rhythm(r.standard(i, i + 10000), 1000) for i in range(0, 150000, 10000)]
     assert sum(q.rhythm == 'AFIB' for q in read) >= 12
     df = np.median([q.numbers.df for q in read]); assert 4.5 < df < 7        # the peak of the raw spectrum is at 5.6 Hz
 
@@ -171,4 +163,65 @@ def test_real_ecgs_beats_against_the_annotators():
 
 def test_real_ecgs_without_electrograms_give_no_rhythm():
     folder = real('ludb')/'data'
-    assert {intervals_.read_rhythm(open_record(folder/str(i)).standard(), 500).rhythm for i in range(1, 12)} <= {'?', '/V'}
+    assert {read_rhythm(open_record(folder/str(i)).standard(), 500).rhythm for i in range(1, 12)} <= {'?', '/V'}
+
+
+nan = float('nan')
+SINUS = dict(beats=12, v_paced=0., a_paced=0., ratio=1., aa=.8, aa_jitter=.01, rr_jitter=.01, locked=1., early=0., va=.65, av=.15, rr=.8, qrs=.08, hv=.045,
+             av_spread=.002, va_spread=.002, leader=1., p_II=.1, earliest='CS90')
+ALONE = dict(locked=.1, av_spread=.1, va_spread=.1)                                                 # atria and ventricles by themselves
+BACK = dict(va=.1, av=.25, rr=.35, aa=.35, leader=0., p_II=nan, hv=nan)                             # a tachycardia whose atria follow
+ROWS = [        # table, row, what differs from sinus rhythm: one case for each rule
+    (ASKED_FIRST, 0, dict(beats=2)),
+    (ASKED_FIRST, 1, dict(v_paced=.9)),
+    (ASKED_FIRST, 2, dict(a_paced=.9)),
+    (ASKED_FIRST, 3, dict(ratio=nan)),
+    (ATRIA_AHEAD, 0, dict(ratio=3., aa=.2, aa_jitter=.1, rr_jitter=.2, locked=.3)),
+    (ATRIA_AHEAD, 1, dict(locked=.6, early=.4, rr_jitter=.4)),
+    (ATRIA_AHEAD, 2, dict(early=.3, aa_jitter=.3)),
+    (ATRIA_AHEAD, 3, dict(ratio=2., aa=.32, va=.03)),
+    (ATRIA_AHEAD, 4, dict(ratio=2., aa=.22)),
+    (ATRIA_AHEAD, 5, dict(ratio=2., aa=.4)),
+    (DISSOCIATED, 0, ALONE | dict(ratio=2., rr=1.2)),
+    (DISSOCIATED, 1, ALONE | dict(rr=.6)),
+    (DISSOCIATED, 2, ALONE | dict(rr=.4)),
+    (DISSOCIATED, 3, ALONE | dict(qrs=.15, hv=nan, rr=.4)),
+    (DISSOCIATED, 4, ALONE | dict(qrs=.17, hv=nan, rr=.6)),
+    (DISSOCIATED, 5, ALONE | dict(qrs=.13, hv=nan, rr=.6)),
+    (WIDE_ONE_TO_ONE, 0, BACK | dict(qrs=.17)),
+    (WIDE_ONE_TO_ONE, 1, BACK | dict(qrs=.13, rr=.6)),
+    (WIDE_ONE_TO_ONE, 2, BACK | dict(qrs=.15)),
+    (ONE_TO_ONE, 0, BACK | dict(va=.03)),
+    (ONE_TO_ONE, 1, BACK | dict(va=.03, rr=.6)),
+    (ONE_TO_ONE, 2, BACK | dict(va=.25, av=.1)),
+    (ONE_TO_ONE, 3, BACK),
+    (ONE_TO_ONE, 4, {}),
+    (ONE_TO_ONE, 5, dict(p_II=nan)),
+    (ONE_TO_ONE, 6, dict(p_II=-.1)),
+    (ONE_TO_ONE, 7, dict(p_II=-.1, leader=nan))]
+
+
+@pytest.mark.parametrize('table, row, change', ROWS)
+def test_each_rule_decides_for_its_case(table, row, change):
+    n = SimpleNamespace(**SINUS | change); rule = table[row]
+    assert rule.holds(n) and not any(r.holds(n) for r in table[:row])
+    seen = dict(va=f'{1000*n.va:.0f}', earliest=n.earliest, side=rules_.SIDE[n.earliest])
+    assert rules_.verdict(n) == (rule.rhythm, rule.reason.format(**seen))
+
+
+def test_each_rule_has_a_case_and_the_rhythms_are_those_of_the_database():
+    tables = [ASKED_FIRST, ATRIA_AHEAD, DISSOCIATED, WIDE_ONE_TO_ONE, ONE_TO_ONE]
+    assert [(t, i) for t, i, _ in ROWS] == [(t, i) for t in tables for i in range(len(t))]
+    assert {r.rhythm for t in tables for r in t} <= {*LEIPZIG_RHYTHMS, '?'}
+
+
+def test_the_first_rule_that_holds_decides():
+    always, never = rules_.Rule('N', '', lambda n: True), rules_.Rule('J', '', lambda n: False)
+    assert rules_.first_that_holds([never, always], None) is always and rules_.first_that_holds([never], None) is None
+
+
+def test_the_ventricle_in_the_coronary_sinus_is_left_out_only_where_it_is_the_lower():
+    v = np.arange(.5, 7.6, .7); x = study(v, v - .07); edges = np.stack([v, v + .08], 1)
+    for size, n in ((.4, 1), (1.5, 2)):
+        y = x + size * study((), v + .05, noise=0)
+        assert len(waves_.atrial_waves(y[14:], 1000)) == 2 * len(v) and len(waves_.atrial_waves(y[14:], 1000, qrs=edges)) == n * len(v)
