@@ -467,9 +467,13 @@ def test_figures(tmp_path):
     assert not plt.get_fignums()                                 # nothing is left behind in pyplot
 
 
-def test_import_is_light():
+def test_evaluation_needs_predictions_only():
     import subprocess, sys
-    code = "import sys, pedarr.evaluation.metrics; print([m for m in ('torch', 'sklearn', 'matplotlib', 'seaborn', 'IPython', 'nbdev') if m in sys.modules])"
+    code = """
+import sys
+from pedarr.evaluation import comparison, fewshot, intervals, metrics, prototypes, reliability, subgroups
+heavy = ('torch', 'sklearn', 'matplotlib', 'seaborn', 'IPython', 'nbdev', 'pedarr.training', 'pedarr.model')
+print([name for name in heavy if name in sys.modules])"""
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
 
 
