@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pedarr.evaluation.fewshot import (
-    GAINS, METHODS, Prototypes, adapt, few_shot, few_shot_classes, few_shot_table, fit_prototypes,
-    format_few_shot, number_episodes, prior_weight, subject_means)
-from pedarr.evaluation.fewshot import _clear, _draw
-from pedarr.evaluation.comparison import LONE
+    GAINS, METHODS, few_shot, few_shot_classes, few_shot_table, format_few_shot, number_episodes)
+from pedarr.evaluation.prototypes import (
+    Prototypes, adapt_prototypes, fit_prototypes, prior_weight, subject_means)
+from pedarr.evaluation.fewshot import _draw_support, _far_from_support
+from pedarr.evaluation.subgroups import SINGLE_SUBJECT
 from pedarr.core.errors import PedarrError
 
 
@@ -62,15 +63,15 @@ def test_prior_weight_equals_one_way_anova():
 def test_adapt_lies_between(seed, k, k0):
     rng = np.random.default_rng(seed)
     p, support = rng.standard_normal((3, 4)), rng.standard_normal((k, 4))
-    got = adapt(Prototypes(p, k0), support, np.ones(k, int))
+    got = adapt_prototypes(Prototypes(p, k0), support, np.ones(k, int))
     assert np.array_equal(got[[0, 2]], p[[0, 2]])
     np.testing.assert_allclose(got[1], (k0*p[1] + support.sum(0))/(k0 + k), atol=1e-9)
-    before = p.copy(); adapt(Prototypes(p, k0), support, np.ones(k, int)); assert np.array_equal(p, before)
+    before = p.copy(); adapt_prototypes(Prototypes(p, k0), support, np.ones(k, int)); assert np.array_equal(p, before)
 
 
 def test_a_class_without_prototype_takes_the_support():
     p = np.array([[1., 0], [np.nan, np.nan]])
-    np.testing.assert_allclose(adapt(Prototypes(p, np.inf), np.array([[0., 2]]), np.array([1])), [[1, 0], [0, 2]])
+    np.testing.assert_allclose(adapt_prototypes(Prototypes(p, np.inf), np.array([[0., 2]]), np.array([1])), [[1, 0], [0, 2]])
     x = np.array([[1., 0]]*4 + [[0, 1.]]*4)
     t = np.arange(8)*60.
     found = few_shot(x, [0]*4 + [1]*4, ['a']*8, t, t + 3, Prototypes(p, 1.), shots=(1,))
@@ -88,9 +89,9 @@ def test_support_is_never_tested_and_the_distance_holds(seed, k, apart):
     group = pd.factorize(group)[0]
     classes = np.flatnonzero(np.bincount(label, minlength=3) > k)
     if not len(classes): return
-    support = _draw(group, label, classes, k, rng)
+    support = _draw_support(group, label, classes, k, rng)
     assert len(np.unique(support)) == len(support) and (np.bincount(label[support], minlength=3)[classes] == k).all()
-    clear = _clear(support, start, stop, record, group, apart)
+    clear = _far_from_support(support, start, stop, record, group, apart)
     assert not clear[support].any()
     for i in range(n):                                                  # the definition, pair by pair
         if apart == 'episode': near = any(group[i] == group[s] for s in support)
@@ -102,8 +103,8 @@ def test_few_episodes_give_support():
     group, label = np.repeat(np.arange(4), 5), np.zeros(20, int)
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        assert len(np.unique(group[_draw(group, label, [0], 5, rng)])) == 1     # one episode fills five shots
-        assert len(np.unique(group[_draw(group, label, [0], 6, rng)])) == 2
+        assert len(np.unique(group[_draw_support(group, label, [0], 5, rng)])) == 1     # one episode fills five shots
+        assert len(np.unique(group[_draw_support(group, label, [0], 6, rng)])) == 2
 
 
 def test_equals_a_plain_loop():
@@ -178,7 +179,7 @@ def test_tables():
     lone = few_shot_table(found[found.subject == 's0'])
     assert lone[['low', 'high']].isna().all(axis=None) and 'no interval' in format_few_shot(lone)[METHODS['zero']][0]
     by_class = few_shot_classes(found[(found['class'] < 2) | (found.subject == 's0')], ['SR', 'VT', 'AFL'], n_resamples=200)
-    assert by_class[by_class['class'] == 'AFL'].note.tolist() == [LONE]*2 and by_class[by_class['class'] == 'AFL'].low.isna().all()
+    assert by_class[by_class['class'] == 'AFL'].note.tolist() == [SINGLE_SUBJECT]*2 and by_class[by_class['class'] == 'AFL'].low.isna().all()
     with pytest.raises(PedarrError, match='largest k'): few_shot_table(found[(found.k == 1) == (found.subject == 's0')], common=True)
 
 

@@ -8,13 +8,15 @@ from conftest import everywhere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import confusion_matrix, fbeta_score, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+from sklearn.metrics import fbeta_score, precision_recall_fscore_support
 
 from pedarr.evaluation import intervals as bootstrap_
+from pedarr.evaluation.subgroups import SINGLE_SUBJECT, macro_table, per_class, per_subject, recall_by_subject
 from pedarr.evaluation.comparison import (
-    LONE, format_protocols, holm, macro_table, paired_bootstrap, paired_classes, paired_scores,
-    per_class, per_subject, permutation_test, protocol_gap, recall_by_subject)
-from pedarr.evaluation.metrics import METRICS, confusion, plot_confusion, scores
+    format_protocols, holm_correction, paired_bootstrap, paired_classes, paired_scores, permutation_test,
+    protocol_gap)
+from pedarr.evaluation.metrics import METRICS, confusion_matrix, plot_confusion, scores
 from pedarr.evaluation.intervals import bootstrap_scores, format_scores, summary_row
 from pedarr.evaluation.reliability import plot_reliability, reliability
 from pedarr.core.errors import PedarrError
@@ -47,7 +49,7 @@ def test_scores_equal_scikit_learn(case):
     got = scores(y_true, y_pred, C)
     assert list(got) == list(METRICS) == ['top1', 'precision', 'recall', 'f1', 'f2']
     np.testing.assert_allclose(list(got.values()), sklearn_scores(y_true, y_pred), atol=1e-12)
-    np.testing.assert_array_equal(confusion(y_true, y_pred, C), confusion_matrix(y_true, y_pred, labels=range(C)))
+    np.testing.assert_array_equal(confusion_matrix(y_true, y_pred, C), sklearn_confusion_matrix(y_true, y_pred, labels=range(C)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -114,7 +116,7 @@ def test_bootstrap_equals_the_plain_loop():
 def test_blocks_do_not_change_the_draws(monkeypatch):
     y_true, y_pred, who = study()
     want = bootstrap_scores(y_true, y_pred, who, C, n_resamples=500)
-    everywhere(monkeypatch, bootstrap_, '_BLOCK', 120)
+    everywhere(monkeypatch, bootstrap_, 'MAX_DRAWS', 120)
     pd.testing.assert_frame_equal(bootstrap_scores(y_true, y_pred, who, C, n_resamples=500), want)
 
 
@@ -333,7 +335,7 @@ def test_segments_of_one_subject_are_no_evidence():
 def test_permutation_blocks_and_bad_input(monkeypatch):
     case = two_runs(subjects=30)
     want = permutation_test(*case, C, n_permutations=500)
-    everywhere(monkeypatch, bootstrap_, '_BLOCK', 64)
+    everywhere(monkeypatch, bootstrap_, 'MAX_DRAWS', 64)
     got = permutation_test(*case, C, n_permutations=500)
     assert (got.value == want.value).all()
     exact = permutation_test(*two_runs(subjects=6), C)
@@ -352,7 +354,7 @@ def test_many_subjects_do_not_overflow():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_by_its_definition(p):
-    got, order = holm(p), np.argsort(p, kind='stable')
+    got, order = holm_correction(p), np.argsort(p, kind='stable')
     for level in (.01, .05, .2, .5):
         reject = np.zeros(len(p), bool)                                    # step down: stop at the first that is too large
         for i, k in enumerate(order):
@@ -373,25 +375,25 @@ def test_paired_scores_join_interval_and_test():
 
 # ---- classes that stand in one subject
 
-def lone_study(seed=0):
+def single_subject_study(seed=0):
     "Class 4 in subject 0 only; the others in all of 9 subjects."
     y_true, a, b, who = two_runs(subjects=9, n=400, seed=seed)
     lone = y_true == 4
     return np.where(lone & (who != 0), 0, y_true), a, b, who
 
 
-def test_macro_means_with_and_without_lone_classes():
-    y_true, a, _, who = lone_study()
+def test_macro_means_with_and_without_single_subject_classes():
+    y_true, a, _, who = single_subject_study()
     table = per_class(y_true, a, who, list('abcde'))
-    assert table.note.tolist() == [''] * 4 + [LONE]
+    assert table.note.tolist() == [''] * 4 + [SINGLE_SUBJECT]
     few = bootstrap_scores(y_true, a, who, C, n_resamples=200, min_subjects=2)
     np.testing.assert_allclose(few.value[['precision', 'recall', 'f1', 'f2']], table[['precision', 'recall', 'f1', 'f2']][:4].mean(), atol=1e-12)
     full = bootstrap_scores(y_true, a, who, C, n_resamples=200)
     pd.testing.assert_series_equal(few.loc['top1'], full.loc['top1'])
     rows = macro_table(y_true, a, who, list('abcde'), n_resamples=200)
-    assert rows['macro means over'].tolist() == ['all 5 classes', f'4, without e ({LONE})'] and rows['top-1'].nunique() == 1
+    assert rows['macro means over'].tolist() == ['all 5 classes', f'4, without e ({SINGLE_SUBJECT})'] and rows['top-1'].nunique() == 1
     assert len(macro_table(y_true[who > 0], a[who > 0], who[who > 0], list('abcde'), n_resamples=50)) == 1
-    assert len(macro_table([0, 1], [0, 1], ['x', 'x'], list('ab'), n_resamples=50)) == 1            # nothing but lone classes
+    assert len(macro_table([0, 1], [0, 1], ['x', 'x'], list('ab'), n_resamples=50)) == 1            # nothing but single-subject classes
     assert per_subject(y_true, a, who, list('abcde')).alone.tolist() == ['e'] + ['']*8
     assert 'alone' not in per_subject(y_true, a, who, C)
 
@@ -409,7 +411,7 @@ def test_a_resample_without_any_kept_class_is_left_out():
 
 
 def test_recall_by_subject_is_the_recall_of_each():
-    y_true, a, _, who = lone_study()
+    y_true, a, _, who = single_subject_study()
     table = recall_by_subject(y_true, a, who, list('abcde'))
     for s in range(9):
         for c, name in enumerate('abcde'):
@@ -419,12 +421,13 @@ def test_recall_by_subject_is_the_recall_of_each():
 
 
 def test_paired_classes():
-    y_true, a, b, who = lone_study()
+    y_true, a, b, who = single_subject_study()
     table = paired_classes(y_true, a, b, who, list('abcde') + ['absent'], metric='f1', n_resamples=500)
     one, other = (per_class(y_true, x, who, list('abcde') + ['absent']).f1 for x in (a, b))
     np.testing.assert_allclose(table.value, one - other, atol=1e-12)
-    assert table.note.tolist() == ['']*4 + [LONE, 'absent'] and table[['low', 'high', 'p', 'holm']].isna().any(axis=1).tolist() == [False]*4 + [True]*2
-    np.testing.assert_allclose(table.holm[:4], holm(table.p[:4]))
+    assert table.note.tolist() == ['']*4 + [SINGLE_SUBJECT, 'absent']
+    assert table[['low', 'high', 'p', 'holm']].isna().any(axis=1).tolist() == [False]*4 + [True]*2
+    np.testing.assert_allclose(table.holm[:4], holm_correction(table.p[:4]))
     assert ((table.low <= table.value) & (table.value <= table.high))[:4].all()
     import itertools                                                        # exact p of class 0 by a plain loop over 2^9 swaps
     gap = lambda x, y: per_class(y_true, x, who, list('abcde')).recall[0] - per_class(y_true, y, who, list('abcde')).recall[0]
@@ -450,7 +453,7 @@ def test_protocols_side_by_side():
 
 def test_figures(tmp_path):
     y_true, y_pred, _ = study()
-    fig = plot_confusion(confusion(y_true, y_pred, C + 1), [f'class {i}' for i in range(C)] + ['absent'])
+    fig = plot_confusion(confusion_matrix(y_true, y_pred, C + 1), [f'class {i}' for i in range(C)] + ['absent'])
     fig.savefig(tmp_path/'confusion.png')
     cells = [int(t.get_text()) for t in fig.axes[0].texts]
     assert sum(cells) == len(y_true)
@@ -464,9 +467,13 @@ def test_figures(tmp_path):
     assert not plt.get_fignums()                                 # nothing is left behind in pyplot
 
 
-def test_import_is_light():
+def test_evaluation_needs_predictions_only():
     import subprocess, sys
-    code = "import sys, pedarr.evaluation.metrics; print([m for m in ('torch', 'sklearn', 'matplotlib', 'seaborn', 'IPython', 'nbdev') if m in sys.modules])"
+    code = """
+import sys
+from pedarr.evaluation import comparison, fewshot, intervals, metrics, prototypes, reliability, subgroups
+heavy = ('torch', 'sklearn', 'matplotlib', 'seaborn', 'IPython', 'nbdev', 'pedarr.training', 'pedarr.model')
+print([name for name in heavy if name in sys.modules])"""
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
 
 
