@@ -5,95 +5,128 @@
 # %% ../../nbs/7_evaluation/01_intervals.ipynb #54536d0e
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ..core.errors import PedarrError, one_of
-from .metrics import METRICS, _labels, _scores
+from .metrics import METRICS, check_labels, scores_from_counts
 
 # %% auto #0
-__all__ = ['bootstrap_scores', 'format_scores', 'summary_row']
+__all__ = ['MAX_DRAWS', 'subject_counts', 'resample_subjects', 'check_bootstrap', 'percentile_interval', 'kept_classes',
+           'bootstrap_scores', 'format_score', 'format_scores', 'summary_row']
 
 # %% ../../nbs/7_evaluation/01_intervals.ipynb #6438e3c1
-def _subjects(subject, length: int) -> tuple[np.ndarray, np.ndarray]:
-    "Subject number of each segment int64 [N], and the subjects' names in order; `PedarrError` when one is missing."
+def _number_subjects(subject: ArrayLike, length: int) -> tuple[np.ndarray, np.ndarray]:
+    "Number of each segment's subject, int64 [N], and the sorted names [S]; `PedarrError` if one is missing."
     subject = np.asarray(subject)
-    if subject.shape != (length,): raise PedarrError(f'subject: shape {subject.shape} for {length} segments: pass one for each segment')
-    code, names = pd.factorize(subject, sort=True)
-    if (code < 0).any(): raise PedarrError(f'subject: segment {np.argmax(code < 0)} has none: name the subject of every segment')
-    return code.astype(np.int64), names
+    if subject.shape != (length,):
+        raise PedarrError(f'subject: shape {subject.shape} for {length} segments: pass one for each segment')
+    number, names = pd.factorize(subject, sort=True)
+    if (number < 0).any():
+        first = np.argmax(number < 0)
+        raise PedarrError(f'subject: segment {first} has none: name the subject of every segment')
+    return number.astype(np.int64), names
 
-def _subject_counts(y_true, y_pred, code: np.ndarray, n_classes: int) -> np.ndarray:
-    "Float64 [S, 3, C]: hit, support and predicted counts of each subject (`code` [N] numbers the subjects)."
-    n = code.max() + 1
-    count = lambda label, keep: np.bincount((code*n_classes + label)[keep], minlength=n*n_classes).reshape(n, n_classes)
-    hit = y_true == y_pred
-    return np.stack([count(y_true, hit), count(y_true, ...), count(y_pred, ...)], axis=1).astype(float)
+# %% ../../nbs/7_evaluation/01_intervals.ipynb #baa64e96
+def subject_counts(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike, n_classes: int,
+                   name: str = 'y_pred') -> tuple[np.ndarray, np.ndarray]:
+    """Hit, support and predicted counts of each subject, float64 [S, 3, C], and the subjects' names [S].
+
+    Subjects stand in order of their names; `name` is what an error calls `y_pred`.
+    Raises `PedarrError` for labels or subjects [N] that make no sense."""
+    y_true = check_labels(y_true, n_classes, 'y_true')
+    y_pred = check_labels(y_pred, n_classes, name, len(y_true))
+    number, names = _number_subjects(subject, len(y_true))
+
+    def count(label, rows):
+        cells = (number*n_classes + label)[rows]
+        return np.bincount(cells, minlength=len(names)*n_classes).reshape(len(names), n_classes)
+
+    counts = [count(y_true, y_true == y_pred), count(y_true, ...), count(y_pred, ...)]
+    return np.stack(counts, axis=1).astype(float), names
 
 # %% ../../nbs/7_evaluation/01_intervals.ipynb #e14b5ad0
-_BLOCK = 2_000_000   # most draws held at one time (16 MB each for the draws and their counts)
+MAX_DRAWS = 2_000_000   # most draws held at one time (16 MB each for the draws and their counts)
 
-def _resamples(counts: np.ndarray, n_resamples: int, seed: int):
-    "Blocks [r, ...] of the summed `counts` [S, ...] of resampled subjects; the same seed draws the same subjects."
+def resample_subjects(counts: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    "Blocks [r, ...] of the summed `counts` [S, ...] of resampled subjects, the same for the same seed."
     n, flat = len(counts), counts.reshape(len(counts), -1)
-    rng, block = np.random.default_rng(seed), max(1, _BLOCK // max(counts.shape[0], flat.shape[1]))
+    rng, block = np.random.default_rng(seed), max(1, MAX_DRAWS // max(flat.shape))
     for start in range(0, n_resamples, block):
         r = min(block, n_resamples - start)
-        draw = rng.integers(0, n, size=(r, n)) + np.arange(r)[:, None]*n
-        weight = np.bincount(draw.ravel(), minlength=r*n).reshape(r, n).astype(float)
-        yield (weight @ flat).reshape(r, *counts.shape[1:])
+        drawn = rng.integers(0, n, size=(r, n)) + np.arange(r)[:, None]*n
+        times_drawn = np.bincount(drawn.ravel(), minlength=r*n).reshape(r, n).astype(float)
+        yield (times_drawn @ flat).reshape(r, *counts.shape[1:])
 
 # %% ../../nbs/7_evaluation/01_intervals.ipynb #b1712d1b
-def _interval(draws: np.ndarray, level: float, n_subjects: int) -> np.ndarray:
-    "Percentile interval [2, ...] of `draws` [R, ...], without its NaN; NaN when there is but one subject to resample."
+def check_bootstrap(n_resamples: int, level: float) -> None:
+    "`PedarrError` unless there is something to resample and a level between 0 and 1."
+    if n_resamples < 1:
+        raise PedarrError(f'n_resamples={n_resamples}: at least one resample is needed, 10000 are usual')
+    if not 0 < level < 1:
+        raise PedarrError(f'level={level}: the interval needs a level between 0 and 1, for example 0.95')
+
+def percentile_interval(draws: np.ndarray, level: float, n_subjects: int) -> np.ndarray:
+    "Percentile interval [2, ...] of `draws` [R, ...], without their NaN; NaN if there is but one subject."
     if n_subjects < 2: return np.full((2, *draws.shape[1:]), np.nan)
     quantile = np.nanquantile if np.isnan(draws).any() else np.quantile       # the first is the slow one
     return quantile(draws, [(1 - level)/2, (1 + level)/2], axis=0)
 
-def _check_bootstrap(n_resamples: int, level: float):
-    "`PedarrError` unless there is something to resample and a level between 0 and 1."
-    if n_resamples < 1: raise PedarrError(f'n_resamples={n_resamples}: at least one resample is needed, 10000 are usual')
-    if not 0 < level < 1: raise PedarrError(f'level={level}: the interval needs a level between 0 and 1, for example 0.95')
-
 # %% ../../nbs/7_evaluation/01_intervals.ipynb #196fdaa6
-def _kept(counts: np.ndarray, min_subjects: int) -> np.ndarray:
-    "Which classes [C] at least `min_subjects` subjects have, from `counts` [S, ..., 3, C]; `PedarrError` when none is left."
-    carriers = (counts.reshape(len(counts), -1, *counts.shape[-2:])[:, 0, 1] > 0).sum(0)
-    if not (carriers >= min_subjects).any(): raise PedarrError(f'min_subjects={min_subjects}: no class has so many (the most is {carriers.max()}): lower it')
-    return carriers >= min_subjects
+def kept_classes(counts: np.ndarray, min_subjects: int) -> np.ndarray:
+    """Which classes, bool [C], at least `min_subjects` subjects have, from `counts` [S, ..., 3, C].
+
+    Raises `PedarrError` when none is left."""
+    support = counts.reshape(len(counts), -1, *counts.shape[-2:])[:, 0, 1]
+    subjects = (support > 0).sum(0)
+    if not (subjects >= min_subjects).any():
+        most = f'(the most is {subjects.max()})'
+        raise PedarrError(f'min_subjects={min_subjects}: no class has so many {most}: lower it')
+    return subjects >= min_subjects
 
 # %% ../../nbs/7_evaluation/01_intervals.ipynb #6c33901a
-def bootstrap_scores(y_true, y_pred, subject, n_classes: int, n_resamples: int = 10_000, level: float = 0.95, seed: int = 0,
+def bootstrap_scores(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike, n_classes: int,
+                     n_resamples: int = 10_000, level: float = 0.95, seed: int = 0,
                      min_subjects: int = 1) -> pd.DataFrame:
-    """The scores with intervals from a bootstrap clustered by `subject` [N]: index = metric, columns `value low high` (0..1).
+    """Scores (0..1), intervals from a bootstrap by `subject` [N]: index = metric, columns `value low high`.
 
-    Percentile intervals; in each resample the macro means leave out the classes that its truth lacks, and always those with
-    fewer than `min_subjects` subjects (their segments still count in top-1 and in the precision of the other classes).
-    With one subject `low` and `high` are NaN. Raises `PedarrError` for labels, subjects or settings that make no sense."""
-    _check_bootstrap(n_resamples, level)
-    y_true = _labels(y_true, n_classes, 'y_true')
-    y_pred = _labels(y_pred, n_classes, 'y_pred', len(y_true))
-    code, names = _subjects(subject, len(y_true))
-    counts = _subject_counts(y_true, y_pred, code, n_classes)
-    keep = _kept(counts, min_subjects)
-    draws = np.concatenate([_scores(c, keep) for c in _resamples(counts, n_resamples, seed)])
-    low, high = _interval(draws, level, len(names))
-    return pd.DataFrame({'value': _scores(counts.sum(0), keep), 'low': low, 'high': high}, index=pd.Index(METRICS, name='metric'))
+    Percentile intervals; in each resample the macro means leave out the classes that its truth lacks, and
+    always those with fewer than `min_subjects` subjects (their segments still count in top-1 and in the
+    precision of the other classes). With one subject `low` and `high` are NaN.
+    Raises `PedarrError` for labels, subjects or settings that make no sense."""
+    check_bootstrap(n_resamples, level)
+    counts, names = subject_counts(y_true, y_pred, subject, n_classes)
+    keep = kept_classes(counts, min_subjects)
+    resamples = resample_subjects(counts, n_resamples, seed)
+    draws = np.concatenate([scores_from_counts(block, keep) for block in resamples])
+    low, high = percentile_interval(draws, level, len(names))
+    value = scores_from_counts(counts.sum(0), keep)
+    return pd.DataFrame({'value': value, 'low': low, 'high': high}, index=pd.Index(METRICS, name='metric'))
 
 # %% ../../nbs/7_evaluation/01_intervals.ipynb #cdf7f276
-def _cell(row: pd.Series, paired: bool | None = None) -> str:
-    "'91.2 % [88.1, 94.0]' from value, low and high; a difference (by default: it has a p) gets its sign, points for unit, and its p."
-    paired = 'p' in row.index if paired is None else paired
-    number = lambda x: f'{100*x:+.1f}' if paired else f'{100*x:.1f}'
-    unit, known = ('points' if paired else '%'), not np.isnan(row['low'])
-    interval = f"[{number(row['low'])}, {number(row['high'])}]" if known else '[one subject: no interval]'
-    few = f" (at least {row['smallest']:.2g}: few subjects)" if row.get('smallest', 0) > 0.05 else ''
-    return f"{number(row['value'])} {unit} {interval}" + (f", p = {row['p']:.2g}" + few if 'p' in row.index and known else '')
+def format_score(row: pd.Series, paired: bool | None = None) -> str:
+    """'91.2 % [88.1, 94.0]' from `value`, `low` and `high` (0..1) of one row.
 
+    A difference (`paired`; by default a row with a `p`) gets its sign, points for unit, and its p if any."""
+    has_p = 'p' in row.index
+    paired = has_p if paired is None else paired
+    sign, unit = ('+', 'points') if paired else ('', '%')
+    value, low, high = (f'{100*row[name]:{sign}.1f}' for name in ('value', 'low', 'high'))
+    if np.isnan(row['low']): return f'{value} {unit} [one subject: no interval]'
+    text = f'{value} {unit} [{low}, {high}]'
+    if has_p: text += f", p = {row['p']:.2g}"
+    if has_p and row.get('smallest', 0) > 0.05: text += f" (at least {row['smallest']:.2g}: few subjects)"
+    return text
+
+# %% ../../nbs/7_evaluation/01_intervals.ipynb #70381763
 def format_scores(table: pd.DataFrame) -> str:
-    "Lines such as 'top-1            91.2 % [88.1, 94.0]' from the table of `bootstrap_scores`, `paired_bootstrap` or `paired_scores`."
-    return '\n'.join(f'{METRICS[one_of(name, METRICS, "metric")]:<16} {_cell(row)}' for name, row in table.iterrows())
+    "Lines such as 'top-1            91.2 % [88.1, 94.0]' from a table whose index are `METRICS`."
+    rows = ((METRICS[one_of(name, METRICS, 'metric')], row) for name, row in table.iterrows())
+    return '\n'.join(f'{metric:<16} {format_score(row)}' for metric, row in rows)
 
-def summary_row(table: pd.DataFrame, **labels) -> dict[str, str]:
-    "One row of a comparison: `labels` (for example loss='agcacl'), then each metric's text. Stack rows with `pd.DataFrame`."
-    return {**labels, **{METRICS[name]: _cell(row) for name, row in table.iterrows()}}
+def summary_row(table: pd.DataFrame, **labels: str) -> dict[str, str]:
+    "One row of a larger table: `labels` (for example loss='agcacl'), then the text of each of `METRICS`."
+    return {**labels, **{METRICS[name]: format_score(row) for name, row in table.iterrows()}}

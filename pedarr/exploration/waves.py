@@ -5,6 +5,8 @@
 # %% ../../nbs/3_exploration/00_waves.ipynb #b7947de0
 from __future__ import annotations
 
+from typing import NamedTuple, Sequence
+
 import numpy as np
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import butter, find_peaks, sosfiltfilt
@@ -12,158 +14,324 @@ from scipy.signal import butter, find_peaks, sosfiltfilt
 from ..data.channels import CHANNELS, IEGM_CHANNELS, N_ECG, signal_mask
 
 # %% auto #0
-__all__ = ['CS_BIPOLES', 'band', 'find_stimuli', 'blank', 'spatial_velocity', 'near_field', 'find_beats', 'qrs_edges', 't_ends',
-           'p_onsets', 'atrial_waves', 'his_times']
+__all__ = ['CS_BIPOLES', 'drawn_study', 'band', 'find_stimuli', 'blank_stimuli', 'near_field', 'find_beats', 'qrs_edges',
+           't_ends', 'p_onsets', 'atrial_waves', 'his_times']
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #2deb2933
+def _add_waves(row, times, width, size, fs, cycles=0.):
+    "Add to `row` [T] waves that begin at `times` (s), `width` (s) long: `cycles` of a sine, or a plain hump."
+    n = int(width * fs)
+    wave = np.hanning(n + 1)
+    if cycles: wave = wave * np.sin(2 * np.pi * cycles * np.arange(n + 1) / n)
+    for t in times:
+        i = int(round(t * fs))
+        part = row[max(i, 0):i + n + 1]
+        part += size * wave[:len(part)]
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #e98e28e8
+def drawn_study(v: Sequence, a: Sequence = (), pr: float | None = None, qrs: float = .08,
+                cs: Sequence = (.032, .024, .016, .008, 0.), his: float | None = None,
+                seconds: float = 8., noise: float = .003, fs: float = 1000, seed: int = 0) -> np.ndarray:
+    """A study [19, T] (mV) whose waves have known limits: QRS onsets `v` (s), atrial activations `a` (s).
+
+    P begins `pr` and His `his` (s) before each QRS (None: not drawn), which lasts `qrs` (s). T begins 80 ms
+    after the QRS and lasts 160 ms. The bipoles CS12 to CS90 are activated `cs` (s) after `a`."""
+    x = np.random.default_rng(seed).normal(0, noise, (len(CHANNELS), int(seconds * fs)))
+    v, a = np.asarray(v), np.asarray(a)
+    abl, rva, *bipoles = x[N_ECG:]
+    for k, lead in enumerate(x[:N_ECG]):
+        _add_waves(lead, v, qrs, (.5 + .1 * k) * (-1) ** k, fs, 1)
+        _add_waves(lead, v + qrs + .08, .16, .25, fs)
+        if pr: _add_waves(lead, v - pr, .09, .12, fs)
+    _add_waves(abl, v + .02, .03, .8, fs, 1)
+    _add_waves(rva, v + .01, .024, 4, fs, 1)
+    if his: _add_waves(abl, v - his - .004, .008, .3, fs, 1)
+    _add_coronary_sinus(bipoles, v, a, cs, fs)
+    return x
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #4a221f9e
+def _add_coronary_sinus(bipoles, v, a, delays, fs):
+    "The atrium, steep, and the ventricle, blunt, in each bipole."
+    for bipole, delay in zip(bipoles, delays):
+        _add_waves(bipole, a + delay - .006, .012, .8, fs, 1)
+        _add_waves(bipole, v + .03, .06, .3, fs, 1)
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #d2940e77
 CS_BIPOLES = [c for c in IEGM_CHANNELS if c.startswith('CS')]
-_ROW = {c: i for i, c in enumerate(CHANNELS)}
 
-def band(x, fs, low=None, high=None, order=2):
-    "Zero-phase Butterworth filter along the last axis between `low` and `high` (Hz); a limit that is None, or above the Nyquist frequency, is left out."
-    high = None if high is None or high >= .475 * fs else high
+def band(x: np.ndarray, fs: float, low: float | None = None, high: float | None = None,
+         order: int = 2) -> np.ndarray:
+    """Zero-phase Butterworth filter of `x` [..., T] between `low` and `high` (Hz).
+
+    A limit that is None, or above the Nyquist frequency, is left out."""
+    if high is not None and high >= .475 * fs: high = None
     if low is None and high is None: return np.asarray(x, float)
-    edges, kind = ([low, high], 'bandpass') if low and high else (low, 'highpass') if low else (high, 'lowpass')
+    if low and high: edges, kind = [low, high], 'bandpass'
+    elif low: edges, kind = low, 'highpass'
+    else: edges, kind = high, 'lowpass'
     return sosfiltfilt(butter(order, edges, kind, fs=fs, output='sos'), x, axis=-1)
 
-def _odd(seconds, fs): return max(1, int(seconds * fs) | 1)
+def _odd(seconds, fs):
+    "`seconds` as an odd number of samples, so that a running window has a middle."
+    return max(1, int(seconds * fs) | 1)
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #b4a4fe2b
-def _spikes(x, fs, height, share):
-    "Power above 200 Hz [C, T], its noise level [C, 1], and where it is a narrow spike [C, T]."
-    power = band(x, fs, min(200., .35 * fs), order=4) ** 2
-    noise = np.median(power, -1, keepdims=True) / .455 + 1e-6       # .455: the median of the square of unit noise
-    inside, around = (np.maximum(uniform_filter1d(power, _odd(s, fs)) - noise, 0) * _odd(s, fs) for s in (.007, .04))
-    tall = maximum_filter1d(power, _odd(.003, fs))
-    return power, noise, tall, (tall > height ** 2 * noise) & (inside > share * around)
+class _Spikes(NamedTuple):
+    sharp: np.ndarray       # what is left above 200 Hz [C, T]
+    noise: np.ndarray       # its usual power [C, 1]
+    tall: np.ndarray        # its largest power within 3 ms [C, T]
+    narrow: np.ndarray      # is it a narrow spike? [C, T]
 
-def find_stimuli(signal, fs, height=6., alone=.08, sharp=.12, share=.8):
+def _spikes(x, fs, height, share):
+    "Spikes in the channels `x` [C, T]: `height` times the noise, and `share` of the power of 40 ms."
+    sharp = band(x, fs, min(200., .35 * fs), order=4)
+    power = sharp ** 2
+    noise = np.median(power, -1, keepdims=True) / .455 + 1e-6       # .455: median of the square of unit noise
+    def above_noise(seconds):
+        n = _odd(seconds, fs)
+        return np.maximum(uniform_filter1d(power, n) - noise, 0) * n
+    tall = maximum_filter1d(power, _odd(.003, fs))
+    narrow = (tall > height ** 2 * noise) & (above_noise(.007) > share * above_noise(.04))
+    return _Spikes(sharp, noise, tall, narrow)
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #cc929a87
+def find_stimuli(signal: np.ndarray, fs: float, height: float = 6., alone: float = .08, sharp: float = .12,
+                 share: float = .8) -> np.ndarray:
     """Samples of the pacing stimuli in `signal` [19, T] (mV, `fs` Hz).
 
-    A channel votes where it has a spike of `height` times its noise that holds `share` of the power of 40 ms. Three votes make a stimulus, or one
-    intracardiac spike over `alone` mV and over `sharp` of what is left above 40 Hz, if its average is seen in three channels."""
+    A channel votes where it has a spike of `height` times its noise that holds `share` of the power of 40 ms.
+    Three votes make a stimulus. So does one intracardiac spike over `alone` mV and over `sharp` of what is
+    left above 40 Hz, if its average is seen in three channels."""
     has = signal_mask(signal)
     if not has.any(): return np.zeros(0, int)
-    x = np.nan_to_num(signal[has]).astype(float); inner = (np.flatnonzero(has) >= N_ECG)[:, None]
-    power, noise, tall, narrow = _spikes(x, fs, height, share)
-    wide = maximum_filter1d(band(x, fs, 40.) ** 2, _odd(.015, fs))
-    lone, votes = (narrow & inner & (tall > alone ** 2) & (tall > sharp ** 2 * wide)).any(0), narrow.sum(0)
-    total, r = (power / noise).sum(0), _odd(.006, fs) // 2
-    at, _ = find_peaks(votes + 3 * lone, height=3, distance=_odd(.05, fs))
-    at = np.array([max(0, p - r) + int(np.argmax(total[max(0, p - r):p + r + 1])) for p in at], int)
+    x = np.nan_to_num(signal[has]).astype(float)
+    inner = (np.flatnonzero(has) >= N_ECG)[:, None]
+    spikes = _spikes(x, fs, height, share)
+    votes = spikes.narrow.sum(0)
+    steep = maximum_filter1d(band(x, fs, 40.) ** 2, _odd(.015, fs))
+    lone = spikes.narrow & inner & (spikes.tall > alone ** 2) & (spikes.tall > sharp ** 2 * steep)
+    at, _ = find_peaks(votes + 3 * lone.any(0), height=3, distance=_odd(.05, fs))
+    at = _tallest_near(at, (spikes.sharp ** 2 / spikes.noise).sum(0), _odd(.006, fs) // 2)
     few = votes[at] < 3
-    if few.any():
-        mean = band(x, fs, min(200., .35 * fs), order=4)[:, at[few]].mean(1)
-        if (abs(mean) > 5 * np.sqrt(noise[:, 0] / few.sum())).sum() < 3: at = at[~few]
-    return at
+    return at[~few] if few.any() and not _seen_on_average(spikes, at[few]) else at
 
-def blank(x, at, fs, before=.004, after=.010):
+# %% ../../nbs/3_exploration/00_waves.ipynb #5b60e7c2
+def _tallest_near(at, height, reach):
+    "Each of the samples `at`, moved to the largest `height` [T] within `reach` samples."
+    starts = np.maximum(at - reach, 0)
+    return np.array([a + int(np.argmax(height[a:p + reach + 1])) for a, p in zip(starts, at)], int)
+
+def _seen_on_average(spikes, at):
+    "Do three channels show something in the mean over the samples `at`?"
+    mean = spikes.sharp[:, at].mean(1)
+    return (abs(mean) > 5 * np.sqrt(spikes.noise[:, 0] / len(at))).sum() >= 3
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #b843f922
+def blank_stimuli(x: np.ndarray, at: np.ndarray, fs: float, before: float = .004,
+                  after: float = .010) -> np.ndarray:
     "A copy of `x` [..., T] with a straight line from `before` to `after` (s) each stimulus at samples `at`."
     x = np.array(x, float)
     for p in at:
-        a, z = max(0, p - _odd(before, fs)), min(x.shape[-1] - 1, p + _odd(after, fs))
+        a = max(0, p - _odd(before, fs))
+        z = min(x.shape[-1] - 1, p + _odd(after, fs))
         x[..., a:z + 1] = np.linspace(x[..., a], x[..., z], z - a + 1, axis=-1)
     return x
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #8201a933
-def spatial_velocity(ecg, fs, low=.5, high=40.):
-    "Root mean square of the slopes (mV/s) of the leads `ecg` [C, T] that carry a signal, after a band-pass: [T]."
+def _spatial_velocity(ecg, fs, low=.5, high=40.):
+    "Root mean square of the slopes (mV/s) [T] of those leads `ecg` [C, T] that have a signal, band-passed."
     has = signal_mask(ecg)
     if not has.any(): return np.zeros(ecg.shape[-1])
-    return np.sqrt((np.gradient(band(np.nan_to_num(ecg[has]).astype(float), fs, low, high), 1 / fs, axis=-1) ** 2).mean(0))
+    x = band(np.nan_to_num(ecg[has]).astype(float), fs, low, high)
+    return np.sqrt((np.gradient(x, 1 / fs, axis=-1) ** 2).mean(0))
 
-def near_field(x, fs, low=80., smooth=.008):
+def near_field(x: np.ndarray, fs: float, low: float = 80., smooth: float = .008) -> np.ndarray:
     "What is steep in electrograms `x` [..., T]: rectified signal above `low` Hz, smoothed over `smooth` s."
-    return uniform_filter1d(abs(band(np.nan_to_num(x).astype(float), fs, low, 250.)), _odd(smooth, fs), axis=-1)
+    rectified = abs(band(np.nan_to_num(x).astype(float), fs, low, 250.))
+    return uniform_filter1d(rectified, _odd(smooth, fs), axis=-1)
 
-def find_beats(signal, fs, share=.3):
-    "Samples of the QRS complexes (near their steepest point) in `signal` [19, T], from the ECG and, where it is there, RVA12."
-    e = np.sqrt(uniform_filter1d(spatial_velocity(signal[:N_ECG], fs, 8., 30.) ** 2, _odd(.06, fs)))
-    rva = signal[_ROW['RVA12']]
-    if signal_mask(rva):
-        v = uniform_filter1d(near_field(rva, fs, 30.), _odd(.06, fs))
-        e = e / max(np.percentile(e, 98), 1e-9) + np.minimum(v / max(np.percentile(v, 98), 1e-9), 1)
-    peaks, _ = find_peaks(e, distance=_odd(.2, fs)); tall = maximum_filter1d(e, _odd(2, fs))
-    level = [np.median(tall[max(0, p - int(4 * fs)):p + int(4 * fs)]) for p in peaks]
-    keep = []
-    for p in peaks[e[peaks] > share * np.minimum(level, np.median(tall))] if len(peaks) else []:
-        if not (keep and p - keep[-1] < .36 * fs and e[p] < .5 * e[keep[-1]]): keep.append(int(p))     # a T wave
-    return np.array(keep, int)
+# %% ../../nbs/3_exploration/00_waves.ipynb #f29359c5
+def _ventricular_activity(signal, fs):
+    "A curve [T] that peaks in the QRS complexes of `signal` [19, T], from the ECG and RVA12."
+    smooth = _odd(.06, fs)
+    skin = np.sqrt(uniform_filter1d(_spatial_velocity(signal[:N_ECG], fs, 8., 30.) ** 2, smooth))
+    rva = signal[CHANNELS.index('RVA12')]
+    if not signal_mask(rva): return skin
+    catheter = uniform_filter1d(near_field(rva, fs, 30.), smooth)
+    large = lambda curve: max(np.percentile(curve, 98), 1e-9)
+    return skin / large(skin) + np.minimum(catheter / large(catheter), 1)
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #4a204971
+def find_beats(signal: np.ndarray, fs: float, share: float = .3) -> np.ndarray:
+    "Samples of the QRS complexes (their steepest points) in `signal` [19, T] (mV), from the ECG and RVA12."
+    curve = _ventricular_activity(signal, fs)
+    peaks, _ = find_peaks(curve, distance=_odd(.2, fs))
+    tall, reach = maximum_filter1d(curve, _odd(2, fs)), int(4 * fs)
+    beats = []
+    for p in peaks:
+        usual = np.minimum(np.median(tall[max(0, p - reach):p + reach]), np.median(tall))
+        if not curve[p] > share * usual: continue
+        t_wave = beats and p - beats[-1] < .36 * fs and curve[p] < .5 * curve[beats[-1]]
+        if not t_wave: beats.append(int(p))
+    return np.array(beats, int)
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #f5539951
-def qrs_edges(ecg, fs, beats, share=.05, quiet=.012):
-    "Onset and end (s) of the QRS complexes of `ecg` [C, T] (mV) near the samples `beats`: [N, 2], from the spatial velocity of all leads together."
-    v = uniform_filter1d(spatial_velocity(ecg, fs, .5, 60.), _odd(.008, fs)); n = _odd(quiet, fs); out = []
+def _around(at, before, after, fs):
+    "The slice from `before` to `after` (s) around sample `at`, cut at the beginning."
+    return slice(max(0, at - int(before * fs)), at + int(after * fs))
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #86de3e7d
+def qrs_edges(ecg: np.ndarray, fs: float, beats: np.ndarray, share: float = .05,
+              quiet: float = .012) -> np.ndarray:
+    """Onset and end (s) [N, 2] of the QRS complexes of `ecg` [C, T] (mV) near the samples `beats`.
+
+    Beyond them the spatial velocity of all leads stays below `share` of its peak for `quiet` s."""
+    velocity = uniform_filter1d(_spatial_velocity(ecg, fs, .5, 60.), _odd(.008, fs))
+    n = _odd(quiet, fs)
+    lately = maximum_filter1d(velocity, n)
+    out = []
     for b in beats:
-        a, z = max(0, b - int(.16 * fs)), min(len(v), b + int(.2 * fs))
-        top, around = v[max(0, b - int(.06 * fs)):b + int(.06 * fs) + 1].max(), v[max(0, b - int(.3 * fs)):b + int(.3 * fs)]
-        floor = np.percentile(around, 10); calm = maximum_filter1d(v, n)[a:z] < floor + share * (top - floor)
-        left, right = np.flatnonzero(calm[:b - a]), np.flatnonzero(calm[b - a:])
-        on = a + left[-1] + n // 2 if len(left) else a + (int(np.argmin(v[a:b])) if b > a else 0)
-        out.append((min(on, b), max(b + right[0] - n // 2 if len(right) else b + int(np.argmin(v[b:z])), b)))
+        near = _around(b, .16, .2, fs)
+        top = velocity[max(0, b - int(.06 * fs)):b + int(.06 * fs) + 1].max()
+        floor = np.percentile(velocity[_around(b, .3, .3, fs)], 10)
+        calm = near.start + np.flatnonzero(lately[near] < floor + share * (top - floor))
+        out.append(_outwards(b, calm, velocity, near, n // 2))
     return np.array(out, float).reshape(-1, 2) / fs
 
-def t_ends(ecg, fs, edges, share=.25, big=.65):
-    "End of the T wave (s) after each QRS in `edges` [N, 2] (s), NaN where none is seen: [N]."
-    v = uniform_filter1d(spatial_velocity(ecg, fs, .5, 15.), _odd(.024, fs)); out = np.full(len(edges), np.nan)
-    cycle = np.diff(edges[:, 0], append=np.nan)
-    if len(edges) > 1: cycle[-1] = np.median(cycle[:-1])
-    for k, ((on, off), c) in enumerate(zip(edges, np.nan_to_num(cycle, nan=1.))):
-        a, z = int(fs * (off + .08)), int(min(fs * (off + .1 + .4 * c ** .5), fs * (on + c - .2 * min(c, 1)), len(v)))
-        if z - a < .1 * fs: continue
-        w = v[a:z]; peaks, _ = find_peaks(w); floor = np.percentile(w, 5)
-        if not len(peaks): continue
-        top = w[peaks].max(); q = peaks[w[peaks] > big * top][-1]
-        below = np.flatnonzero(v[a + q:z + int(.1 * fs)] < floor + share * (top - floor))
-        if len(below): out[k] = (a + q + below[0]) / fs
+# %% ../../nbs/3_exploration/00_waves.ipynb #9d921f07
+def _outwards(b, calm, velocity, near, half):
+    "Onset and end: the nearest of the `calm` samples on either side of beat `b`, else the least velocity."
+    before, after = calm[calm < b], calm[calm >= b]
+    if len(before): on = before[-1] + half
+    else: on = near.start + int(np.argmin(velocity[near.start:b])) if b > near.start else near.start
+    if len(after): off = after[0] - half
+    else: off = b + int(np.argmin(velocity[b:near.stop]))
+    return min(on, b), max(off, b)
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #44052f8a
+def t_ends(ecg: np.ndarray, fs: float, edges: np.ndarray, share: float = .25, big: float = .65) -> np.ndarray:
+    """End of the T wave (s) after each QRS in `edges` [N, 2] (s), NaN where none is seen: [N].
+
+    Where the velocity falls below `share` of its peak after the last slope of `big` of the steepest."""
+    velocity = uniform_filter1d(_spatial_velocity(ecg, fs, .5, 15.), _odd(.024, fs))
+    cycles = np.diff(edges[:, 0], append=np.nan)
+    if len(edges) > 1: cycles[-1] = np.median(cycles[:-1])
+    out = np.full(len(edges), np.nan)
+    for k, ((on, off), cycle) in enumerate(zip(edges, np.nan_to_num(cycles, nan=1.))):
+        by_rate, before_p = off + .1 + .4 * cycle ** .5, on + cycle - .2 * min(cycle, 1)
+        latest = min(fs * by_rate, fs * before_p, len(velocity))
+        out[k] = _t_end(velocity, fs, int(fs * (off + .08)), int(latest), share, big) / fs
     return out
 
-def p_onsets(ecg, fs, edges, share=.2):
-    "Onset of the P wave (s) before each QRS in `edges` [N, 2] (s), NaN where no wave stands out: [N]. It takes fibrillation waves for P waves."
-    v = uniform_filter1d(spatial_velocity(ecg, fs, .7, 25.), _odd(.016, fs)); out = np.full(len(edges), np.nan)
-    for k, (on, _) in enumerate(edges):
+# %% ../../nbs/3_exploration/00_waves.ipynb #9fb2b061
+def _t_end(velocity, fs, a, z, share, big):
+    "Sample at which the T wave between the samples `a` and `z` ends, or NaN."
+    if z - a < .1 * fs: return np.nan
+    w = velocity[a:z]
+    peaks, _ = find_peaks(w)
+    if not len(peaks): return np.nan
+    top, floor = w[peaks].max(), np.percentile(w, 5)
+    last = a + peaks[w[peaks] > big * top][-1]
+    below = np.flatnonzero(velocity[last:z + int(.1 * fs)] < floor + share * (top - floor))
+    return last + below[0] if len(below) else np.nan
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #89e13424
+def p_onsets(ecg: np.ndarray, fs: float, edges: np.ndarray, share: float = .2) -> np.ndarray:
+    """Onset of the P wave (s) before each QRS in `edges` [N, 2] (s), NaN where no wave stands out: [N].
+
+    It takes fibrillation waves for P waves."""
+    velocity = uniform_filter1d(_spatial_velocity(ecg, fs, .7, 25.), _odd(.016, fs))
+    out = np.full(len(edges), np.nan)
+    for k, on in enumerate(edges[:, 0]):
         off = edges[k - 1, 1] if k else 0.
-        a, z = int(fs * max(on - .3, off + (.5 if on - off < .45 else .3) * (on - off), 0)), int(fs * (on - .006))
-        if z - a < .06 * fs: continue
-        w = v[a:z]; peaks, _ = find_peaks(w); floor = np.percentile(w, 5); top = w[peaks].max() if len(peaks) else 0
-        if top < 2.2 * floor or not top: continue
-        large = peaks[w[peaks] > .5 * top]; q = large[-1]
-        for r in large[::-1]: q = r if q - r < .09 * fs else q       # the two flanks of one wave
-        calm = np.flatnonzero(w[:q] < floor + share * (top - floor))
-        out[k] = (a + (calm[-1] if len(calm) else int(np.argmin(w[:q + 1])))) / fs
+        rest = (.5 if on - off < .45 else .3) * (on - off)      # of the beat before: its T wave
+        a = int(fs * max(on - .3, off + rest, 0))
+        out[k] = _p_onset(velocity, fs, a, int(fs * (on - .006)), share) / fs
     return out
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #664fd408
+def _p_onset(velocity, fs, a, z, share):
+    "Sample at which the P wave between the samples `a` and `z` begins, or NaN."
+    if z - a < .06 * fs: return np.nan
+    w = velocity[a:z]
+    peaks, _ = find_peaks(w)
+    top = w[peaks].max() if len(peaks) else 0
+    floor = np.percentile(w, 5)
+    if top < 2.2 * floor or not top: return np.nan
+    large = peaks[w[peaks] > .5 * top]
+    first = large[-1]
+    for flank in large[::-1]:                                   # the two flanks of one wave
+        if first - flank < .09 * fs: first = flank
+    calm = np.flatnonzero(w[:first] < floor + share * (top - floor))
+    return a + (calm[-1] if len(calm) else int(np.argmin(w[:first + 1])))
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #9cf43aba
-def atrial_waves(cs, fs, refractory=.1, share=.35, reach=.035):
-    """Atrial activations in electrograms `cs` [C, T] of the coronary sinus: times (s) [N, C], NaN where a bipole shows nothing.
+def atrial_waves(cs: np.ndarray, fs: float, refractory: float = .1, share: float = .35, reach: float = .035,
+                 qrs: np.ndarray | None = None) -> np.ndarray:
+    """Atrial activations (s) [N, C] in electrograms `cs` [C, T] of the coronary sinus; NaN: nothing seen.
 
-    Steepness above 80 Hz, averaged over the bipoles that have signal; waves at least `refractory` s apart and of `share` of the median height."""
-    return _waves(cs, fs, refractory, share, reach)[0]
+    Waves are `refractory` s apart or more, and of `share` of the median height; a bipole's own time lies
+    within `reach` s. With the `qrs` edges [M, 2] (s), the ventricle's far field is left out."""
+    steep = near_field(cs, fs)
+    noise, use, together = _atrial_activity(cs, steep, fs)
+    if not use.any(): return np.zeros((0, len(cs)))
+    at, _ = find_peaks(together, height=.1, distance=_odd(refractory, fs))
+    if len(at): at = at[together[at] > share * np.median(together[at])]
+    times = _local_times(steep, at, use, 4 * noise[:, 0], int(reach * fs)) / fs
+    seen = ~np.isnan(times).all(1)
+    waves, height = times[seen], together[at][seen]
+    return waves if qrs is None else _without_far_field(waves, height, qrs)
 
-def _waves(cs, fs, refractory=.1, share=.35, reach=.035):
-    "As `atrial_waves`, and the height of each wave [N]."
-    e = near_field(cs, fs); noise, top = np.median(e, -1, keepdims=True), np.percentile(e, 99.5, axis=-1, keepdims=True)
+# %% ../../nbs/3_exploration/00_waves.ipynb #b7edf7a9
+def _atrial_activity(cs, steep, fs):
+    "Noise of the steepness [C, 1], the bipoles that can be used [C], and their common steepness [T]."
+    noise = np.median(steep, -1, keepdims=True)
+    top = np.percentile(steep, 99.5, axis=-1, keepdims=True)
     use = signal_mask(cs) & (top > 5 * np.maximum(noise, 1e-6))[:, 0]
-    if not use.any(): return np.zeros((0, len(cs))), np.zeros(0)
-    total = uniform_filter1d(np.clip((e - noise) / np.maximum(top - noise, 1e-9), 0, 2)[use].mean(0), _odd(.03, fs))
-    at, _ = find_peaks(total, height=.1, distance=_odd(refractory, fs))
-    at = at[total[at] > share * np.median(total[at])] if len(at) else at
-    out, r = np.full((len(at), len(cs)), np.nan), int(reach * fs)
+    if not use.any(): return noise, use, np.zeros(steep.shape[-1])
+    curves = np.clip((steep - noise) / np.maximum(top - noise, 1e-9), 0, 2)
+    return noise, use, uniform_filter1d(curves[use].mean(0), _odd(.03, fs))
+
+def _local_times(steep, at, use, level, reach):
+    "Sample [N, C] at which each bipole is steepest within `reach` of each wave `at`, NaN below its `level`."
+    out = np.full((len(at), len(steep)), np.nan)
     for j, p in enumerate(at):
-        a = max(0, p - r); w = e[:, a:p + r + 1]; seen = use & (w.max(1) > 4 * noise[:, 0])
-        out[j, seen] = (a + w.argmax(1)[seen]) / fs
-    keep = ~np.isnan(out).all(1)
-    return out[keep], total[at][keep]
+        a = max(0, p - reach)
+        near = steep[:, a:p + reach + 1]
+        seen = use & (near.max(1) > level)
+        out[j, seen] = a + near.argmax(1)[seen]
+    return out
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #03f418fe
+def _without_far_field(waves, height, edges, share=.7):
+    "Drop low `waves` inside the QRS complexes (`edges` [N, 2], s) if those outside are clearly taller."
+    if not len(waves) or not len(edges): return waves
+    first = np.nanmin(waves, 1)
+    k = np.clip(np.searchsorted(edges[:, 0], first + .02) - 1, 0, None)
+    inside = (first > edges[k, 0] - .02) & (first < edges[k, 1] + .02)
+    many = inside.sum() > .3 * len(edges) and (~inside).sum() > .45 * len(edges)
+    if not many: return waves
+    usual = np.median(height[~inside])
+    if not np.median(height[inside]) < share * usual: return waves
+    return waves[~(inside & (height < usual))]
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #de5999c6
-def his_times(abl, fs, onset, window=(-.065, -.015)):
-    "Times (s) of the His potential before each QRS `onset` (s) [N] in the electrogram `abl` [T]; all NaN where none repeats."
-    e = near_field(abl, fs, 120., .003); lo, hi = (int(s * fs) for s in window); r = _odd(.008, fs)
-    k = np.round(np.asarray(onset) * fs).astype(int); out = np.full(len(k), np.nan)
-    ok = np.flatnonzero((k + 2 * lo >= 0) & (k < len(e)))
-    if len(ok) < 3 or not signal_mask(abl): return out
-    mean = np.median([e[k[i] + lo:k[i] + hi] for i in ok], 0); peaks, _ = find_peaks(mean, prominence=2 * np.median(e))
-    if not len(peaks): return out
-    for i in ok: a = k[i] + lo + max(0, peaks[-1] - r); out[i] = (a + int(np.argmax(e[a:k[i] + lo + peaks[-1] + r + 1]))) / fs
+def his_times(abl: np.ndarray, fs: float, onset: np.ndarray, window: tuple = (-.065, -.015)) -> np.ndarray:
+    """Times (s) of the His potential before each QRS `onset` (s) [N] in the electrogram `abl` [T].
+
+    All are NaN where none repeats. `window`: where it is looked for, from the QRS onset (s)."""
+    steep = near_field(abl, fs, 120., .003)
+    lo, hi = (int(s * fs) for s in window)
+    k = np.round(np.asarray(onset) * fs).astype(int)
+    none = np.full(len(k), np.nan)
+    whole = np.flatnonzero((k + 2 * lo >= 0) & (k < len(steep)))
+    if len(whole) < 3 or not signal_mask(abl): return none
+    usual = np.median([steep[k[i] + lo:k[i] + hi] for i in whole], 0)
+    peaks, _ = find_peaks(usual, prominence=2 * np.median(steep))
+    if not len(peaks): return none
+    out, reach = none.copy(), _odd(.008, fs)
+    for i in whole:
+        a, z = k[i] + lo + max(0, peaks[-1] - reach), k[i] + lo + peaks[-1] + reach + 1
+        out[i] = (a + int(np.argmax(steep[a:z]))) / fs
     lag = out - onset
-    return out if np.nanmedian(abs(lag - np.nanmedian(lag))) < .003 else np.full(len(k), np.nan)
+    return out if np.nanmedian(abs(lag - np.nanmedian(lag))) < .003 else none

@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from ..core.errors import PedarrError, error_line as said_of, from_system, one_line, one_of
 from ..core.files import Checked, read_json, read_table, write_json, write_table
-from ..evaluation.comparison import holm, paired_scores, per_class
-from ..evaluation.intervals import _cell, bootstrap_scores
+from ..evaluation.comparison import holm_correction, paired_scores
+from ..evaluation.subgroups import per_class
+from ..evaluation.intervals import bootstrap_scores, format_score
 from ..evaluation.metrics import METRICS
 from ..model.variants import NETWORK_VARIANTS
 from ..signals.store import open_store
@@ -289,7 +290,7 @@ def answer_table(jobs: list[Job], n_resamples: int = 10_000) -> tuple[pd.DataFra
     if not parts:
         raise PedarrError('; '.join(['no system of the grid can be scored: run it first', *notes[:3]]))
     table = pd.concat(parts, ignore_index=True).reindex(columns=ANSWER_COLUMNS)
-    table['holm'] = table.groupby(['question', 'split', 'metric']).p.transform(holm)
+    table['holm'] = table.groupby(['question', 'split', 'metric']).p.transform(holm_correction)
     return table, notes
 
 # %% ../../nbs/8_training/10_grid.ipynb #c1ef969e
@@ -313,7 +314,7 @@ SPLIT_NAMES = {'patient': 'new patients', 'loso': 'new patients (leave one out)'
 def _text(row, paired: bool) -> str:
     "A value or a gain with its interval, as text."
     if paired: row = pd.Series(dict(value=row.gain, low=row.gain_low, high=row.gain_high))
-    return '' if np.isnan(row['value']) else _cell(row[['value', 'low', 'high']], paired)
+    return '' if np.isnan(row['value']) else format_score(row[['value', 'low', 'high']], paired)
 
 def question_table(scores: pd.DataFrame, question: str, metrics=('top1', 'f1'), splits=('patient', 'segment')) -> pd.DataFrame:
     """The answer to one question as text: a row for each system; for each split its metrics, and under the

@@ -26,7 +26,7 @@ import pedarr
 from ..core.errors import PedarrError, from_system, natural_key, one_line
 from ..core.files import (
     Checked, MOST, locked, parse_json, plain, read_bytes, read_json, read_table, sha256, write_json)
-from ..evaluation.comparison import LONE, per_class, per_subject
+from ..evaluation.subgroups import SINGLE_SUBJECT, per_class, per_subject
 from ..evaluation.intervals import bootstrap_scores
 from ..evaluation.metrics import scores
 from ..model.trees import TREES
@@ -412,7 +412,7 @@ def _class_rows(truth, predicted, subject, classes, of: dict) -> list:
     "Rows of `per_class`; `of`: class -> subjects of the whole store, which decide what is said of a class."
     t = per_class(truth, predicted, subject, classes)
     lone = [of.get(c, n) == 1 for c, n in zip(t['class'], t.subjects)]
-    words = ['absent', LONE, 'one subject in this test']
+    words = ['absent', SINGLE_SUBJECT, 'one subject in this test']
     few = np.select([t.subjects == 0, lone, t.subjects == 1], words, '')
     return t.assign(note=few).to_dict('records')
 

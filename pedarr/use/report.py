@@ -16,11 +16,13 @@ import pandas as pd
 from ..core.errors import PedarrError, from_system, natural_key
 from ..core.files import write_whole
 from ..data.rhythms import RHYTHMS
-from ..evaluation.comparison import LONE, macro_table, paired_classes, protocol_gap, recall_by_subject
-from ..evaluation.fewshot import few_shot, fit_prototypes, number_episodes
-from ..evaluation.metrics import METRICS, confusion, plot_confusion
+from ..evaluation.subgroups import SINGLE_SUBJECT, macro_table, recall_by_subject
+from ..evaluation.comparison import paired_classes, protocol_gap
+from ..evaluation.fewshot import few_shot, number_episodes
+from ..evaluation.prototypes import fit_prototypes
+from ..evaluation.metrics import METRICS, confusion_matrix, plot_confusion
 from ..evaluation.reliability import plot_reliability, reliability
-from ..exploration.cohort import class_colours
+from ..exploration.figures import class_colours
 from ..exploration.drawing import plot_segment
 from ..exploration.figures import figure_png
 from ..losses.registry import describe_loss
@@ -71,7 +73,7 @@ def class_score_table(metrics: dict) -> pd.DataFrame:
     """Per class: segments, subjects, recall, precision, F1 and F2 in per cent, and a note where a class
     stands in one subject."""
     t = pd.DataFrame(metrics['per_class'])
-    if 'note' not in t: t['note'] = np.select([t.support == 0, t.subjects == 1], ['absent', LONE], '')
+    if 'note' not in t: t['note'] = np.select([t.support == 0, t.subjects == 1], ['absent', SINGLE_SUBJECT], '')
     for k in ('precision', 'recall', 'f1', 'f2'):
         t[k] = [f'{100*v:.1f}' if v is not None and np.isfinite(v) else '-' for v in t[k].astype(float)]
     return t.rename(columns={'support': 'segments'})
@@ -184,7 +186,7 @@ def figure_makers(run: Run, store: Store) -> dict:
     p, classes, of = run.predictions, run.classes, carriers(run.split)
     truth, predicted = prediction_codes(p, classes)
     shares = p[[f'p_{c}' for c in classes]].to_numpy()
-    makers = {'confusion': lambda: plot_confusion(confusion(truth, predicted, len(classes)), classes),
+    makers = {'confusion': lambda: plot_confusion(confusion_matrix(truth, predicted, len(classes)), classes),
               'reliability': lambda: plot_reliability(*reliability(shares, truth)),
               'subjects': lambda: plot_subjects(pd.DataFrame(run.scores['per_subject'])),
               'recalls': lambda: plot_recalls(p, classes, of)}
