@@ -13,7 +13,8 @@ from conftest import everywhere
 import pytest
 from click.testing import CliRunner
 
-from pedarr.use.command import pedarr_command, refuse_shadows
+from pedarr.use.command import pedarr_command
+from pedarr.use.process import refuse_shadows
 from pedarr.core.errors import PassingError, PedarrError, Terminated, error_line
 
 ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
