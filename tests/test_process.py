@@ -223,7 +223,7 @@ def test_files_that_may_not_grow(small, tmp_path, args):
 
 NO_THREADS = '''import threading
 def start(self): raise RuntimeError("can't start new thread")
-import pedarr.cli, pedarr.train
+import pedarr.use.command, pedarr.training.train
 threading.Thread.start = start'''
 
 
