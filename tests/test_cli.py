@@ -13,15 +13,15 @@ from types import SimpleNamespace
 
 import nbformat
 import numpy as np
-import pedarr.signals.build
 import pytest
 import wfdb
 from click.testing import CliRunner
 
 from conftest import ROOT, everywhere, real
-from pedarr.use.options import parse_value
+from pedarr.signals import build as build_
 from pedarr.use.command import pedarr_command
 from pedarr.use.notebook import execute_notebook, find_notebook, no_notebook, with_parameters
+from pedarr.use.options import parse_value
 
 SMALL = dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200)
 BARS = re.compile(r'(annotations|segments|verify|check|simulate|compare|training|fold \d)\b')
@@ -517,7 +517,7 @@ def test_a_demonstration_is_resumed_and_not_mixed(tmp_path, monkeypatch):
     few = ['demo', tmp_path/'d', '--subjects', 6, '--minutes', 1, '--epochs', 1]
     def stop(*args, **kwargs): raise KeyboardInterrupt
     with monkeypatch.context() as m:
-        everywhere(m, pedarr.signals.build, 'build_store', stop)
+        everywhere(m, build_, 'build_store', stop)
         p = pedarr(*few)
         assert p.returncode == 130 and 'the same command resumes' in p.stderr
         assert {x.name for x in (tmp_path/'d').iterdir()} == {'demo.json', 'database'}

@@ -315,7 +315,7 @@ raise SystemExit'''
 @posix
 def test_signals_that_were_ignored_stay_so():
     "nohup starts a command deaf to SIGHUP."
-    code = ('from pedarr import cli; cli._obey_signals(); import signal; '
+    code = ('from pedarr.use import process; process._obey_signals(); import signal; '
             'print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)')
     deaf = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, preexec_fn=deaf)
