@@ -13,14 +13,15 @@ from types import SimpleNamespace
 
 import nbformat
 import numpy as np
-import pedarr.signals.build
 import pytest
 import wfdb
 from click.testing import CliRunner
 
 from conftest import ROOT, everywhere, real
-from pedarr.use.command import parse_value, pedarr_command
-from pedarr.use.notebook import execute, find_notebook, no_notebook, with_parameters
+from pedarr.signals import build as build_
+from pedarr.use.command import pedarr_command
+from pedarr.use.notebook import execute_notebook, find_notebook, no_notebook, with_parameters
+from pedarr.use.options import parse_value
 
 SMALL = dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200)
 BARS = re.compile(r'(annotations|segments|verify|check|simulate|compare|training|fold \d)\b')
@@ -415,7 +416,7 @@ def test_cells_show_what_they_show_in_jupyter(tmp_path):
                  'import pandas as pd\npd.DataFrame({"x": [a]})', 'len(In), In[1]',
                  'print("lost")\nfrom IPython.display import clear_output\nclear_output()', '%time 1')
     before = sys.modules['__main__'], sys.displayhook, sys.stdout, sorted(tmp_path.iterdir())
-    execute(source, tmp_path/'out.ipynb', dict(a='it\'s {0} "x" \udcff'))
+    execute_notebook(source, tmp_path/'out.ipynb', dict(a='it\'s {0} "x" \udcff'))
     cells = nbformat.read(tmp_path/'out.ipynb', 4).cells
     nbformat.validate(nbformat.read(tmp_path/'out.ipynb', 4))
     outputs = [[(o.output_type, o.get('text') or o.data['text/plain']) for o in c.outputs] for c in cells]
@@ -434,14 +435,14 @@ RAISED = ['PedarrError("a: b")', 'KeyboardInterrupt', 'MemoryError', 'SystemExit
 @pytest.mark.parametrize('raised', RAISED)
 def test_what_a_cell_raises_is_raised(tmp_path, raised, capsys):
     source = toy(tmp_path, 'from pedarr.core.errors import PedarrError', f'raise {raised}', 'print("never")')
-    with pytest.raises(BaseException) as e: execute(source, tmp_path/'out.ipynb', {})
+    with pytest.raises(BaseException) as e: execute_notebook(source, tmp_path/'out.ipynb', {})
     assert type(e.value).__name__ == raised.split('(')[0]
     assert [x.name for x in tmp_path.iterdir()] == ['in.ipynb']
     assert capsys.readouterr() == ('', '') and not no_notebook()
 
 
 def test_a_cell_that_is_no_python(tmp_path):
-    with pytest.raises(SyntaxError): execute(toy(tmp_path, 'a ='), tmp_path/'out.ipynb', {})
+    with pytest.raises(SyntaxError): execute_notebook(toy(tmp_path, 'a ='), tmp_path/'out.ipynb', {})
 
 
 def test_injected_parameters_replace_earlier_ones(tmp_path):
@@ -516,7 +517,7 @@ def test_a_demonstration_is_resumed_and_not_mixed(tmp_path, monkeypatch):
     few = ['demo', tmp_path/'d', '--subjects', 6, '--minutes', 1, '--epochs', 1]
     def stop(*args, **kwargs): raise KeyboardInterrupt
     with monkeypatch.context() as m:
-        everywhere(m, pedarr.signals.build, 'build_store', stop)
+        everywhere(m, build_, 'build_store', stop)
         p = pedarr(*few)
         assert p.returncode == 130 and 'the same command resumes' in p.stderr
         assert {x.name for x in (tmp_path/'d').iterdir()} == {'demo.json', 'database'}

@@ -13,7 +13,8 @@ from conftest import everywhere
 import pytest
 from click.testing import CliRunner
 
-from pedarr.use.command import pedarr_command, refuse_shadows
+from pedarr.use.command import pedarr_command
+from pedarr.use.process import refuse_shadows
 from pedarr.core.errors import PassingError, PedarrError, Terminated, error_line
 
 ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
@@ -222,7 +223,7 @@ def test_files_that_may_not_grow(small, tmp_path, args):
 
 NO_THREADS = '''import threading
 def start(self): raise RuntimeError("can't start new thread")
-import pedarr.cli, pedarr.train
+import pedarr.use.command, pedarr.training.train
 threading.Thread.start = start'''
 
 
@@ -314,7 +315,7 @@ raise SystemExit'''
 @posix
 def test_signals_that_were_ignored_stay_so():
     "nohup starts a command deaf to SIGHUP."
-    code = ('from pedarr import cli; cli._obey_signals(); import signal; '
+    code = ('from pedarr.use import process; process._obey_signals(); import signal; '
             'print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)')
     deaf = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, preexec_fn=deaf)
