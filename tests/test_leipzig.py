@@ -803,7 +803,7 @@ def test_one_waveform_under_two_names(db):
 
 def test_a_file_that_changes_while_it_is_read(db, monkeypatch):
     stamps = iter(range(10**6))
-    everywhere(monkeypatch, files_, 'stamp', lambda p: next(stamps) if Path(p).name == 'x001.dat' else 0)
+    everywhere(monkeypatch, files_, 'file_stamp', lambda p: next(stamps) if Path(p).name == 'x001.dat' else 0)
     assert [p for p in check_folder(db, progress=False).problems] == [f'{db/"x001.dat"}: changed while it was read: check again when nothing writes to it']
 
 
