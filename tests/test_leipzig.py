@@ -21,7 +21,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import pedarr.data.records
+import pedarr.data.streams
 import pytest
 import wfdb
 from hypothesis import Phase, given, settings, strategies as st
@@ -810,7 +810,7 @@ def test_a_file_that_changes_while_it_is_read(db, monkeypatch):
 def test_a_disk_that_fails_is_not_called_damage(db, monkeypatch):
     def broken(path, *args): raise from_system(OSError(errno.EIO, os.strerror(errno.EIO)), path, 'cannot be read')
     everywhere(monkeypatch, files_, 'sha256', broken)
-    everywhere(monkeypatch, pedarr.data.records, 'RecordStream', lambda record: broken(record.path.with_suffix('.dat')))
+    everywhere(monkeypatch, pedarr.data.streams, 'RecordStream', lambda record: broken(record.path.with_suffix('.dat')))
     report = check_folder(db, progress=False)
     assert len(report.problems) == 1 and 'Input/output error' in report.problems[0] and 'check the disk' in report.problems[0]
     assert 'download' not in report.text() and 'checksum:' not in report.text(), 'no advice to fetch anew or to delete'
