@@ -18,13 +18,18 @@ from hypothesis import given, strategies as st
 
 from conftest import real
 from pedarr.core.errors import PassingError, PedarrError
-from pedarr.data.known_databases import (
-    DATABASES, LEIPZIG, comment_subjects, get_database, leipzig_subjects, load_database, mark_episodes,
-    read_rows, whole_record)
-from pedarr.data.databases import Database, Found, check_episodes, list_records, parse_age, record_names
-from pedarr.core.errors import natural_key
+from pedarr.data.known_databases import DATABASES, LEIPZIG, get_database, leipzig_subjects
+from pedarr.data.habits import comment_subjects, mark_episodes, whole_record
+from pedarr.data.own_database import load_database
+from pedarr.data.subjects import read_subject_table
+from pedarr.data.databases import Database
+from pedarr.data.listing import FoundRecords, list_records, record_names
+from pedarr.data.labels import check_episodes
+from pedarr.data.subjects import parse_age
+from pedarr.core.names import natural_key
 from pedarr.data.annotations import read_annotations
-from pedarr.data.rhythms import get_grouping, parse_episodes, poor_signal
+from pedarr.data.groupings import get_grouping
+from pedarr.data.rhythms import parse_episodes, poor_signal
 
 
 @given(st.floats(0, 120).map(lambda a: round(a, 2)))
@@ -98,13 +103,13 @@ def test_the_malformed_age_of_the_release(tmp_path):
     ('file_name,age\n,1\n', 'row 1 has no file_name'), ('file_name,age\n"x001,1\n', 'Error in reading'), ('file_name;age\nx001;1\n', 'no column file_name'), ('\udcff', 'UnicodeDecodeError')])
 def test_tables_that_lost_something_are_refused(tmp_path, text, say):
     (tmp_path/'t.csv').write_text(text, encoding='utf-8', errors='surrogateescape')
-    with pytest.raises(PedarrError, match=f't.csv: .*{say}') as e: read_rows(tmp_path/'t.csv', ['file_name', 'age'])
+    with pytest.raises(PedarrError, match=f't.csv: .*{say}') as e: read_subject_table(tmp_path/'t.csv', ['file_name', 'age'])
     assert '\n' not in str(e.value)
 
 
 def test_lawful_tables_are_read_as_they_are(tmp_path):
     (tmp_path/'t.csv').write_text('\ufefffile_name, age,note\n NA ,.5,"a, b"\n\nnull,,,,\n', encoding='utf-8')
-    assert read_rows(tmp_path/'t.csv', ['file_name', 'age']).values.tolist() == [['NA', '.5', 'a, b'], ['null', '', '']]
+    assert read_subject_table(tmp_path/'t.csv', ['file_name', 'age']).values.tolist() == [['NA', '.5', 'a, b'], ['null', '', '']]
 
 
 @pytest.mark.parametrize('names, say', [('../x', "'../x' cannot"), ('a/../../x', 'cannot'), ('a//x', 'cannot'), ('/etc/x', 'cannot'), ('x\0', 'cannot'), ('y'*300, 'cannot')])
@@ -328,7 +333,7 @@ def test_order_does_not_depend_on_chance(tmp_path):
     header(tmp_path, 'p1', 'p01', 'p001', 'p10', 'p2', 'é', 'P2')
     program = '''
 import sys
-from pedarr.data.known_databases import LEIPZIG; from pedarr.data.databases import list_records
+from pedarr.data.known_databases import LEIPZIG; from pedarr.data.listing import list_records
 found = LEIPZIG.find(sys.argv[1])
 print([ascii(n) for n in found.names], [p.name for p in list_records(sys.argv[1])] == [p.name for p in found.paths])
 '''
@@ -650,7 +655,7 @@ def test_paths_may_be_names_too(tmp_path):
     assert by_index(tmp_path, ['p2/r', 'data/7', 'p1/r']) == ['data/7', 'p1/r', 'p2/r']
     found = DB.find(tmp_path)
     assert by_index(tmp_path, ['7', 'r', 'r']) == ['7', 'r', 'r']          # by order, as a table by p.stem has it
-    some = Found(found.paths[:1], found.names[:1], [])
+    some = FoundRecords(found.paths[:1], found.names[:1], [])
     assert DB.subjects(tmp_path, some).index.tolist() == ['7']
 
 
@@ -759,7 +764,7 @@ def test_the_real_annotations_of_x0010():
 
 def test_every_leipzig_record_is_a_subject():
     files = [real('leipzig')/f'{cohort}-subject-info.csv' for cohort in ('children', 'adults')]
-    t = pd.concat([read_rows(file, ['subject_id', 'file_name']) for file in files])
+    t = pd.concat([read_subject_table(file, ['subject_id', 'file_name']) for file in files])
     assert t.subject_id.is_unique and t.file_name.is_unique
 
 
@@ -768,7 +773,7 @@ def test_every_leipzig_record_is_a_subject():
 MINE = '''from __future__ import annotations
 from dataclasses import dataclass, replace
 import pandas as pd
-from pedarr.data.databases import Database; from pedarr.data.known_databases import LEIPZIG, whole_record
+from pedarr.data.databases import Database; from pedarr.data.known_databases import LEIPZIG; from pedarr.data.habits import whole_record
 
 @dataclass
 class Person:

@@ -16,9 +16,11 @@ import soundfile
 import wfdb
 
 from pedarr.core.errors import PassingError, PedarrError
-from pedarr.data.signal_files import GAP
+from pedarr.data.parts import GAP_VALUE
 from pedarr.data.formats import INVALID, n_bytes
-from pedarr.data.records import MOST_WHOLE, RecordStream, open_record
+from pedarr.data.samples import MOST_WHOLE
+from pedarr.data.streams import RecordStream
+from pedarr.data.records import open_record
 from pedarr.data.annotations import read_annotations
 
 PLAIN = ['8', '16', '24', '32', '61', '80', '160', '212', '310', '311']
@@ -253,7 +255,7 @@ def test_a_fixed_layout_equals_wfdb(tmp_path):
 def test_a_null_segment_is_a_gap(tmp_path):
     record = open_record(fixed(tmp_path, null=True))
     x = record.physical()
-    assert np.isnan(x[:, 71:80]).all() and (record.digital(71, 80) == GAP).all()
+    assert np.isnan(x[:, 71:80]).all() and (record.digital(71, 80) == GAP_VALUE).all()
     assert np.array_equal(x[:, 80:], x[:, :40], equal_nan=True)
     assert '9 of 120 samples are gaps between segments' in record.notes
     record.verify()

@@ -9,9 +9,10 @@ import pytest
 from conftest import real
 from pedarr.core.errors import PedarrError, error_line
 from pedarr.data.known_databases import DATABASES
-from pedarr.data.channels import (
-    CHANNELS, PLAUSIBLE, find_channels, implausible, match_channels, robust_amplitude)
-from pedarr.data.records import RecordStream, open_record
+from pedarr.data.channels import CHANNELS, find_channels, match_channels
+from pedarr.data.masks import PLAUSIBLE_AMPLITUDE, is_implausible, robust_amplitude
+from pedarr.data.streams import RecordStream
+from pedarr.data.records import open_record
 from pedarr.data.headers import parse_header, parse_signal
 from pedarr.data.annotations import read_annotations
 
@@ -336,13 +337,13 @@ def test_real_amplitudes_are_plausible_and_a_wrong_unit_is_not():
                 if np.isfinite(a): seen['ecg' if channel in CHANNELS[:12] else 'iegm'].append((channel, float(a)))
     assert len(seen['ecg']) > 100 and len(seen['iegm']) > 30
     for found in seen.values():
-        assert not any(implausible(c, a) for c, a in found)
-        for wrong in (1000, .001): assert np.mean([implausible(c, wrong*a) for c, a in found]) > .9
+        assert not any(is_implausible(c, a) for c, a in found)
+        for wrong in (1000, .001): assert np.mean([is_implausible(c, wrong*a) for c, a in found]) > .9
 
 
 def test_amplitudes_at_the_edges():
     for kind, channel in (('ecg', 'V1'), ('iegm', 'CS12')):
-        low, high = PLAUSIBLE[kind]
-        assert [implausible(channel, a) for a in (low, high, low*.99, high*1.01, 0., np.nan, np.inf)] == [False, False, True, True, False, False, True]
+        low, high = PLAUSIBLE_AMPLITUDE[kind]
+        assert [is_implausible(channel, a) for a in (low, high, low*.99, high*1.01, 0., np.nan, np.inf)] == [False, False, True, True, False, False, True]
     assert np.isnan(robust_amplitude(np.full((2, 500), np.nan), 250)).all() and np.isnan(robust_amplitude(np.zeros((2, 0)), 250)).all()
     assert robust_amplitude(np.array([[0, 1., np.nan, 3]]), 1000).tolist() == [3.]

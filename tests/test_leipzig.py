@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pedarr.data.records
+import pedarr.data.streams
 import pytest
 import wfdb
 from hypothesis import Phase, given, settings, strategies as st
@@ -277,14 +277,14 @@ def test_one_waveform_under_two_names(db):
 
 def test_a_file_that_changes_while_it_is_read(db, monkeypatch):
     stamps = iter(range(10**6))
-    everywhere(monkeypatch, files_, 'stamp', lambda p: next(stamps) if Path(p).name == 'x001.dat' else 0)
+    everywhere(monkeypatch, files_, 'file_stamp', lambda p: next(stamps) if Path(p).name == 'x001.dat' else 0)
     assert [p for p in check_folder(db, progress=False).problems] == [f'{db/"x001.dat"}: changed while it was read: check again when nothing writes to it']
 
 
 def test_a_disk_that_fails_is_not_called_damage(db, monkeypatch):
     def broken(path, *args): raise from_system(OSError(errno.EIO, os.strerror(errno.EIO)), path, 'cannot be read')
     everywhere(monkeypatch, files_, 'sha256', broken)
-    everywhere(monkeypatch, pedarr.data.records, 'RecordStream', lambda record: broken(record.path.with_suffix('.dat')))
+    everywhere(monkeypatch, pedarr.data.streams, 'RecordStream', lambda record: broken(record.path.with_suffix('.dat')))
     report = check_folder(db, progress=False)
     assert len(report.problems) == 1 and 'Input/output error' in report.problems[0] and 'check the disk' in report.problems[0]
     assert 'download' not in report.text() and 'checksum:' not in report.text(), 'no advice to fetch anew or to delete'

@@ -9,14 +9,14 @@ import time
 import pytest
 
 from pedarr.core.errors import PassingError, PedarrError
-from pedarr.core.parallel import parallel
+from pedarr.core.parallel import parallel_map
 
 POSIX = pytest.mark.skipif(sys.platform == 'win32', reason='no POSIX signals')
 
 
 @pytest.mark.parametrize('jobs', [1, 2, 3])
 def test_results_come_in_order_whatever_takes_longest(jobs):
-    assert list(parallel(lambda x: (time.sleep(.02*(x % 3)), x*x)[1], range(20), jobs)) == [x*x for x in range(20)]
+    assert list(parallel_map(lambda x: (time.sleep(.02*(x % 3)), x*x)[1], range(20), jobs)) == [x*x for x in range(20)]
 
 
 @pytest.mark.parametrize('jobs', [1, 2])
@@ -27,9 +27,9 @@ def test_the_first_error_in_order_counts_and_what_came_before_it_is_given(jobs):
         return x
     got = []
     with pytest.raises(PedarrError, match='item 4'):
-        for x in parallel(work, range(12), jobs): got.append(x)
+        for x in parallel_map(work, range(12), jobs): got.append(x)
     assert got == [0, 1, 2, 3]
-    assert list(parallel(lambda x: x, range(3), jobs)) == [0, 1, 2]           # and the next call works
+    assert list(parallel_map(lambda x: x, range(3), jobs)) == [0, 1, 2]           # and the next call works
 
 
 ERRORS = [
@@ -44,7 +44,7 @@ ERRORS = [
 def test_errors_of_the_system_arrive_as_passing(jobs, error, kind, words):
     def work(x):
         if x: raise error
-    with pytest.raises(kind, match=words) as e: list(parallel(work, range(3), jobs))
+    with pytest.raises(kind, match=words) as e: list(parallel_map(work, range(3), jobs))
     assert type(e.value) is kind
 
 
@@ -52,37 +52,37 @@ def test_an_error_that_cannot_be_sent_keeps_its_words():
     class Odd(Exception):
         def __init__(self, a, b): super().__init__('a strange case')
     def work(x): raise Odd(1, 2)
-    with pytest.raises(Exception, match='a strange case'): list(parallel(work, range(3), 2))
+    with pytest.raises(Exception, match='a strange case'): list(parallel_map(work, range(3), 2))
 
 
 def test_a_worker_that_is_killed_is_no_fault_of_the_input():
     def work(x):
         if x == 2: os.kill(os.getpid(), signal.SIGKILL)
         return x
-    with pytest.raises(PassingError, match='ended from outside'): list(parallel(work, range(5), 2))
-    assert list(parallel(lambda x: x, range(3), 2)) == [0, 1, 2]
+    with pytest.raises(PassingError, match='ended from outside'): list(parallel_map(work, range(5), 2))
+    assert list(parallel_map(lambda x: x, range(3), 2)) == [0, 1, 2]
 
 
 def test_what_cannot_be_sent_to_a_process_is_said():
     import threading
-    with pytest.raises(PedarrError, match='cannot be sent.*lock.*--jobs 1'): list(parallel(str, [threading.Lock()]*3, 2))
+    with pytest.raises(PedarrError, match='cannot be sent.*lock.*--jobs 1'): list(parallel_map(str, [threading.Lock()]*3, 2))
 
 
 @pytest.mark.parametrize('jobs', [0, -1, 1.5, True, '2', None, 10**9])
 def test_numbers_of_processes_that_make_no_sense(jobs):
-    with pytest.raises(PedarrError, match='jobs=.*whole number'): list(parallel(str, range(3), jobs))
+    with pytest.raises(PedarrError, match='jobs=.*whole number'): list(parallel_map(str, range(3), jobs))
 
 
 def test_leaving_early_leaves_nothing_running():
     for _ in range(2):
-        work = parallel(lambda x: (time.sleep(.05), os.getpid())[1], range(100), 2)
+        work = parallel_map(lambda x: (time.sleep(.05), os.getpid())[1], range(100), 2)
         pid = next(work)
         work.close()
         with pytest.raises(ProcessLookupError): os.kill(pid, 0)
 
 
 def test_two_at_once_and_one_left_in_the_middle_do_not_disturb_each_other():
-    left, other = parallel(abs, range(0, -20, -1), 2), parallel(str, range(20), 2)
+    left, other = parallel_map(abs, range(0, -20, -1), 2), parallel_map(str, range(20), 2)
     assert next(left) == 0 and next(other) == '0'
     left.close()
     assert list(other) == [str(i) for i in range(1, 20)]
@@ -102,8 +102,8 @@ def descendants(session: int) -> list:
 @pytest.mark.skipif(not os.path.isdir('/proc'), reason='no /proc')
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_its_parent(number):
-    code = ('import time; from pedarr.core.parallel import parallel\n'
-            'for x in parallel(lambda i: time.sleep(60*(i > 1)), range(6), 2): print(x, flush=True)')
+    code = ('import time; from pedarr.core.parallel import parallel_map\n'
+            'for x in parallel_map(lambda i: time.sleep(60*(i > 1)), range(6), 2): print(x, flush=True)')
     parent = subprocess.Popen([sys.executable, '-c', code], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert parent.stdout.readline()                                       # its workers are at work

@@ -148,12 +148,12 @@ def test_closed_outputs(small):
 NOISE = '''
 import os
 import pedarr.core.files
-create = pedarr.core.files.create
+create = pedarr.core.files.create_file
 def loud(path):
     f = create(path)
     os.write(2, b"noise")
     return f
-pedarr.core.files.create = loud'''
+pedarr.core.files.create_file = loud'''
 
 
 @posix

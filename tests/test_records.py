@@ -10,9 +10,11 @@ import wfdb
 from hypothesis import given, settings, strategies as st
 
 from conftest import real
-from pedarr.data.channels import CHANNELS, ECG_LEADS, signal_mask
-from pedarr.data.formats import INVALID, decode, n_bytes
-from pedarr.data.records import RecordStream, open_record
+from pedarr.data.channels import CHANNELS, ECG_LEADS
+from pedarr.data.masks import signal_mask
+from pedarr.data.formats import INVALID, decode_samples, n_bytes
+from pedarr.data.streams import RecordStream
+from pedarr.data.records import open_record
 from pedarr.data.annotations import read_annotations
 from pedarr.core.errors import PedarrError
 
@@ -54,7 +56,7 @@ def test_decoding_inverts_the_format(fmt, n, data):
         u = np.append(x, 0)[:n + n % 2].reshape(-1, 2) & 0xfff
         raw = np.stack([u[:, 0] & 255, (u[:, 0] >> 8) | (u[:, 1] >> 8) << 4, u[:, 1] & 255], 1).astype(np.uint8).tobytes()[:n_bytes(fmt, n)]
     assert len(raw) == n_bytes(fmt, n)
-    assert np.array_equal(decode(raw, fmt, n), x)
+    assert np.array_equal(decode_samples(raw, fmt, n), x)
 
 
 def test_mitdb_windows(): [agrees(real('mitdb')/r, a, b, {'MLII': 'II'}) for r in ('100', '106') for a, b in ((0, 1080), (300_001, 301_080), (649_000, 650_000))]

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pedarr.data.rhythms import (
-    BEATS, GROUPINGS, LEIPZIG_RHYTHMS, MITDB_RHYTHMS, check_marks, classes_of, get_grouping,
-    noisy_signal, parse_episodes, poor_signal, rhythm_name)
+    BEATS, LEIPZIG_RHYTHMS, MITDB_RHYTHMS, check_samples, noisy_signal, parse_episodes, poor_signal,
+    rhythm_name)
+from pedarr.data.groupings import GROUPINGS, classes_of, get_grouping
 from pedarr.core.errors import PedarrError
 
 marks = st.lists(st.tuples(st.integers(0, 999), st.sampled_from(['+', 'N', 'V', '~', 'Q', '|', '"']), st.sampled_from(['N', 'AVNRT', '/A', 'made up'])), max_size=60)
@@ -36,7 +37,7 @@ def test_poor_signal_comes_in_pairs(items):
 
 @pytest.mark.parametrize('sample, say', [([5, 1001], 'outside the recording'), ([-1, 3], 'outside the recording'), ([5, 4], 'comes before')])
 def test_impossible_marks_are_refused_in_one_line(sample, say):
-    with pytest.raises(PedarrError, match=say) as e: check_marks(sample, 1000, 'x001.atr')
+    with pytest.raises(PedarrError, match=say) as e: check_samples(sample, 1000, 'x001.atr')
     assert 'x001.atr' in str(e.value) and '\n' not in str(e.value)
 
 
@@ -92,7 +93,7 @@ def test_noise_levels_of_one_lead_are_not_poor_signal():
 
 @pytest.mark.parametrize('sample', [[.5, 2], [1, None], ['1'], [2**70], [float('nan')], [True]])
 def test_only_whole_numbers_are_samples(sample):
-    with pytest.raises(PedarrError, match='x.atr: .*(whole numbers|outside)'): check_marks(sample, 100, 'x.atr')
+    with pytest.raises(PedarrError, match='x.atr: .*(whole numbers|outside)'): check_samples(sample, 100, 'x.atr')
 
 
 def test_columns_of_unequal_length_are_refused():      # as after two texts for one mark: every later rhythm would be one mark late

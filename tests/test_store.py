@@ -19,7 +19,7 @@ import wfdb
 from conftest import everywhere, real
 from pedarr.signals import build as build_
 from pedarr.data import checksums as checksums_
-from pedarr.core import files as files_
+from pedarr.core import files as files_, locks as locks_
 from pedarr.signals import store as store_
 from pedarr.signals import windows as windows_
 from pedarr.core.errors import PassingError, PedarrError
@@ -434,7 +434,7 @@ def test_no_locks_is_a_note_and_a_second_build_waits(db, tmp_path, monkeypatch):
         m.setattr(fcntl, 'flock', refuse)
         assert any('no locks' in n for n in build(db, tmp_path/'s').meta['notes'])
     (tmp_path/'t.part').mkdir()
-    with files_.locked(tmp_path/'t.part'/'lock', 'building this store'):
+    with locks_.hold_lock(tmp_path/'t.part'/'lock', 'building this store'):
         with pytest.raises(PedarrError, match=f'process {os.getpid()} on .* is building this store'): build(db, tmp_path/'t')
         assert (tmp_path/'t.part'/'lock').exists()
     assert len(build(db, tmp_path/'t')) and not (tmp_path/'t.part').exists()
@@ -551,7 +551,7 @@ def test_names_that_look_like_something_else_stay_text(db, tmp_path, monkeypatch
 def test_passing_faults_do_not_say_damaged(made, tmp_path, monkeypatch):
     from pedarr.signals import build as build_
     from pedarr.data import checksums as checksums_
-    from pedarr.core import files as files_
+    from pedarr.core import files as files_, locks as locks_
     from pedarr.signals import store as store_
     from pedarr.signals import windows as windows_
     real_open = os.open

@@ -127,7 +127,7 @@ def test_a_full_disk_leaves_no_half_written_run_and_the_same_command_ends_it(run
     def full(path):
         if path.name.startswith('model-1'): raise OSError(errno.ENOSPC, 'No space left on device')
         return real(path)
-    everywhere(monkeypatch, files_, 'create', full)
+    everywhere(monkeypatch, files_, 'create_file', full)
     c = make_config(store=store, run=tmp_path/'r', **SMALL)
     with pytest.raises(PassingError, match='model-1.safetensors.*No space left on device.*make room') as e: run_training(c, progress=False)
     assert 'delete' not in str(e.value)
