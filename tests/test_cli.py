@@ -481,7 +481,7 @@ def test_papermill_as_the_readme_has_it(store, tmp_path):
 
 
 def test_paths_in_jupyterlab_are_seen_from_the_clone(tmp_path, monkeypatch):
-    from pedarr.core.errors import in_project
+    from pedarr.core.project import in_project
     monkeypatch.chdir(ROOT/'nbs'/'experiments')
     assert in_project('stores/none') == str(ROOT/'stores'/'none') and in_project('') == ''
     assert in_project('train.ipynb') == 'train.ipynb' and in_project('/stores/x') == '/stores/x'

@@ -25,7 +25,7 @@ from pedarr.data import requests as requests_
 from pedarr.data import download as download_
 from pedarr.core import files as files_
 from pedarr.data import transfer as transfer_
-from pedarr.data.databases import list_records
+from pedarr.data.listing import list_records
 from pedarr.data.checksums import CHECKSUMS, MIRROR_URL, RELEASE_URL, parse_checksums, safe_name
 from pedarr.data.download import choose_files, download_release
 from pedarr.data.transfer import waiting_time

@@ -23,10 +23,11 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from conftest import REAL, real
 from pedarr.use.command import pedarr_command
 from pedarr.data.known_databases import DATABASES
-from pedarr.data.databases import list_records, parse_age, record_names
-from pedarr.core.errors import natural_key
+from pedarr.data.listing import list_records, record_names
+from pedarr.data.subjects import parse_age
+from pedarr.core.names import natural_key
 from pedarr.data.check import check_folder
-from pedarr.data.leipzig import layout_table, parse_duration, subject_table, unknown_marks
+from pedarr.data.leipzig import layout_table, parse_duration, subject_table, unknown_annotations
 from pedarr.data.checksums import parse_checksums
 from pedarr.data.channels import CHANNELS
 from pedarr.data.records import open_record
@@ -621,7 +622,7 @@ def test_layouts_lose_no_record(names):
 @fuzz(60, .3)
 @given(marks=st.lists(st.tuples(st.sampled_from(['+', 'N', 'X', '[50]', '~', '?']), st.sampled_from(['', '(N', '(AVNRT', '(new', 'N-Prex', 'odd', '('])), max_size=12))
 def test_unknown_words_are_counted(marks):
-    t = outcome(lambda: unknown_marks([m[0] for m in marks], [m[1] for m in marks]))
+    t = outcome(lambda: unknown_annotations([m[0] for m in marks], [m[1] for m in marks]))
     got = {(r.kind, r.name): r.n for r in t.itertuples(index=False)} if len(t) else {}
     assert sum(n for (k, _), n in got.items() if k == 'symbol') == sum(m[0] in ('[50]', '?') for m in marks)
     assert sum(n for (k, _), n in got.items() if k == 'rhythm') == sum(m[0] == '+' and m[1] in ('', '(new', 'N-Prex', 'odd', '(') for m in marks)

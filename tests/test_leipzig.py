@@ -22,8 +22,10 @@ from pedarr.data import findings as findings_
 from pedarr.data import report as report_
 from pedarr.core import files as files_
 from pedarr.data import integrity as integrity_
-from pedarr.data.known_databases import DATABASES, LEIPZIG, whole_record
-from pedarr.data.databases import Database, list_records
+from pedarr.data.known_databases import DATABASES, LEIPZIG
+from pedarr.data.habits import whole_record
+from pedarr.data.databases import Database
+from pedarr.data.listing import list_records
 from pedarr.data.checksums import CHECKSUMS
 from pedarr.data.leipzig import PUBLISHED, annotation_counts, annotation_totals, layout_table, parse_duration, release_facts, subject_table, unknown_annotations
 from pedarr.data.report import class_totals, rhythm_table

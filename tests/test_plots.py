@@ -17,7 +17,7 @@ from pedarr.core.errors import PedarrError
 from pedarr.data import leipzig as leipzig_
 from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS
 from pedarr.data.known_databases import get_database
-from pedarr.data.rhythms import classes_of, get_grouping
+from pedarr.data.groupings import classes_of, get_grouping
 from pedarr.exploration import calipers as calipers_
 from pedarr.exploration import cohort as cohort_
 from pedarr.exploration import drawing as drawing_

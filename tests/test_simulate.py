@@ -25,11 +25,12 @@ from pedarr.synthetic import heart as heart_
 from pedarr.synthetic import signals as signals_
 from pedarr.synthetic import studies as studies_
 from pedarr.core.errors import PassingError
-from pedarr.core.files import locked
+from pedarr.core.locks import hold_lock
 from pedarr.data.channels import CHANNELS, ECG_LEADS
 from pedarr.data.records import open_record
 from pedarr.data.annotations import read_annotations
-from pedarr.data.rhythms import GROUPINGS, LEIPZIG_RHYTHMS, parse_episodes, poor_signal
+from pedarr.data.groupings import GROUPINGS
+from pedarr.data.rhythms import LEIPZIG_RHYTHMS, parse_episodes, poor_signal
 from pedarr.core.errors import PedarrError
 
 PATIENT = studies_.Subject('x001', 'children', 'F', 9., 'AVRT', 'left lateral', ('AVRT', 'AP'))
@@ -237,7 +238,7 @@ def test_leftovers_of_killed_runs_are_removed_and_nothing_else(tmp_path):
 
 
 def test_two_at_once(tmp_path):
-    with locked(tmp_path/'.db.lock', 'simulating'):
+    with hold_lock(tmp_path/'.db.lock', 'simulating'):
         with pytest.raises(PedarrError, match='process') as e: studies_.simulate_database(tmp_path/'db', 4, .5)
     assert str(e.value).count(str(os.getpid())) == 1 and not list(tmp_path.iterdir())
 

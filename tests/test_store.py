@@ -24,11 +24,11 @@ from pedarr.signals import store as store_
 from pedarr.signals import windows as windows_
 from pedarr.core.errors import PassingError, PedarrError
 from pedarr.data.databases import Database
-from pedarr.data.known_databases import mark_episodes, whole_record
+from pedarr.data.habits import mark_episodes, whole_record
 from pedarr.signals.filters import PreprocessConfig, default_config
 from pedarr.signals.build import build_store
 from pedarr.signals.store import open_store
-from pedarr.data.rhythms import GROUPINGS
+from pedarr.data.groupings import GROUPINGS
 
 FS, SECONDS = 250., 20.
 CONFIG = PreprocessConfig(rate=125., ecg_band=(.5, 40.), iegm_band=(10., 50.))

@@ -123,7 +123,7 @@ def test_a_full_disk_leaves_no_half_written_run_and_the_same_command_ends_it(run
     from pedarr.training import runs as runs_
     from pedarr.training import train as train_
     from pedarr.model import trees as trees_
-    real = files_.create
+    real = files_.create_file
     def full(path):
         if path.name.startswith('model-1'): raise OSError(errno.ENOSPC, 'No space left on device')
         return real(path)
@@ -677,7 +677,7 @@ def test_a_store_that_changes_while_it_is_trained_on_ends_the_run_in_one_line(st
 def test_classes_with_odd_names_are_trained_reported_and_compared(store, tmp_path, monkeypatch, names):
     from pedarr.training.grid import paired_table
     from pedarr.use.report import run_few_shot
-    from pedarr.data.rhythms import GROUPINGS
+    from pedarr.data.groupings import GROUPINGS
     monkeypatch.setitem(GROUPINGS, 'odd', {r: names[r != 'N'] for r in GROUPINGS['rhythm13']})
     c = make_config(store=store, run=tmp_path/'r', **SMALL, grouping='odd')
     r = open_finished(run_training(c, progress=False))
@@ -691,7 +691,7 @@ def test_classes_with_odd_names_are_trained_reported_and_compared(store, tmp_pat
 
 def test_a_grouping_that_nobody_registered_here_is_the_stores_own(simulated, tmp_path, monkeypatch):
     from pedarr.use.report import run_few_shot, run_store
-    from pedarr.data.rhythms import GROUPINGS
+    from pedarr.data.groupings import GROUPINGS
     with monkeypatch.context() as m:
         m.setitem(GROUPINGS, 'mine', {'N': 'calm', 'VT': 'wild', 'AVNRT': 'wild', 'AVRT': 'wild'})
         build_store(simulated, tmp_path/'s', 'leipzig', grouping='mine', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
@@ -721,7 +721,7 @@ def test_a_class_that_one_tested_subject_has_is_not_a_class_of_one_subject(store
 
 
 def test_an_odd_class_name_is_refused_before_training(store, tmp_path, monkeypatch):
-    from pedarr.data.rhythms import GROUPINGS
+    from pedarr.data.groupings import GROUPINGS
     monkeypatch.setitem(GROUPINGS, 'odd', {'N': 'a\nb', 'AVNRT': 'c'})
     with pytest.raises(PedarrError, match='without line breaks') as e: prepare(make_config(store=store, run=tmp_path/'r', **SMALL, grouping='odd'))
     assert '\n' not in str(e.value)

@@ -8,7 +8,7 @@ import pytest
 
 from pedarr.use.command import pedarr_command
 from pedarr.evaluation.metrics import scores
-from pedarr.core.files import read_json
+from pedarr.core.tables import read_json
 
 NOTEBOOK = Path(__file__).resolve().parents[1]/'nbs'/'experiments'/'why.ipynb'
 SYSTEMS = ['cross-entropy', 'AGCACL', 'warm-up', 'two stages', 'detached', 'centred']

@@ -5,65 +5,86 @@
 # %% ../../nbs/0_core/00_errors.ipynb #b04d7b43
 from __future__ import annotations
 
-import difflib
 import errno
 import re
 import signal
-from collections.abc import Iterable
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['PASSING', 'MISTAKES', 'PedarrError', 'PassingError', 'from_system', 'printable', 'one_line', 'Terminated',
-           'error_line', 'natural_key', 'one_of', 'in_project']
+__all__ = ['MEMORY_REMEDY', 'PedarrError', 'PassingError', 'escape_controls', 'one_line', 'shown_path', 'file_error',
+           'from_system', 'file_is_missing', 'Terminated', 'error_line']
 
 # %% ../../nbs/0_core/00_errors.ipynb #c2891d0f
 class PedarrError(ValueError):
-    "Input that can't be used: one line that names the file or value, and the mend."
+    "Input that can't be used: one line that names the file or value, and the remedy."
 
 class PassingError(PedarrError):
     "A fault of the machine at this moment; files are not to blame, and must not be deleted for it."
 
-# %% ../../nbs/0_core/00_errors.ipynb #52f47075
-_AGAIN = 'then run the same command again'
-_PASSING = {
-    'ENOSPC EDQUOT EFBIG': f'make room on the disk, {_AGAIN}',
-    'EACCES EPERM EROFS': f'ask for access or change the permissions, {_AGAIN}',
-    'EMFILE ENFILE': f'close other programs or raise the limit of open files (ulimit -n), {_AGAIN}',
-    'ENOMEM': f'close other programs or use a machine with more memory, {_AGAIN}',
-    'EAGAIN': f'the machine is out of processes, threads or memory: close other programs, {_AGAIN}',
-    'EIO ENXIO ENODEV ESTALE ENOTCONN ETIMEDOUT EHOSTDOWN EREMOTEIO EBUSY EINTR ETXTBSY':
-        f'check the disk or network drive, {_AGAIN}',
-    'ENOLCK': 'use a disk that has locks'}
-_MISTAKES = {
-    'ENOENT': 'check the path', 'EISDIR': 'give a file, not a folder', 'ENOTDIR': 'give a folder, not a file',
-    'ENAMETOOLONG': 'choose a shorter name', 'ELOOP': 'a chain of links has no end: remove the links',
-    'EEXIST': 'choose another name', 'ENOTEMPTY': 'choose another name', 'EINVAL': 'choose another name'}
-
-def _by_number(table: dict) -> dict:
-    "errno -> mend, for the errors that this system knows."
-    return {getattr(errno, name): mend for names, mend in table.items() for name in names.split() if hasattr(errno, name)}
-
-PASSING, MISTAKES = _by_number(_PASSING), _by_number(_MISTAKES)     # errno -> what to do
-
-# %% ../../nbs/0_core/00_errors.ipynb #d9755b61
-def from_system(error: OSError, path: Path | str | None = None, doing: str = '') -> PedarrError:
-    "An `OSError` as a `PassingError` or `PedarrError` that names the file, the reason and the mend."
-    where = path if path is not None else error.filename
-    what = ': '.join(str(x) for x in (where, doing) if x) or 'the system refused a request'
-    why = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
-    if error.errno in MISTAKES: return PedarrError(f'{what} ({why}): {MISTAKES[error.errno]}')
-    return PassingError(f'{what} ({why}): {PASSING.get(error.errno, f"check the disk and the permissions, {_AGAIN}")}')
-
 # %% ../../nbs/0_core/00_errors.ipynb #5d7cc648
-def printable(text: object) -> str:
+def _escaped(character: str) -> str:
+    "A character as it may be shown: itself, or an escape such as \\x1b."
+    if character.isprintable() or character in '\n\t': return character
+    return character.encode('unicode_escape', 'backslashreplace').decode()
+
+def escape_controls(text: object) -> str:
     "`text` with every control character (but line breaks and tabs) as an escape such as \\x1b."
-    show = lambda c: c if c.isprintable() or c in '\n\t' else c.encode('unicode_escape', 'backslashreplace').decode()
     text = str(text)
-    return text if text.isprintable() else ''.join(map(show, text))
+    return text if text.isprintable() else ''.join(map(_escaped, text))
 
 def one_line(text: object) -> str:
     "`text` on one line, without control characters."
-    return ' '.join(printable(text).split())
+    return ' '.join(escape_controls(text).split())
+
+def shown_path(path: Path | str) -> str:
+    "A path, or the name of a source, on one line; every blank of it stays."
+    return escape_controls(path).replace('\n', '\\n').replace('\t', '\\t')
+
+# %% ../../nbs/0_core/00_errors.ipynb #e7fe8519
+def file_error(source: Path | str, why: str, remedy: str) -> PedarrError:
+    "The error 'source: why: remedy' for a file, or part of one, that can't be used."
+    return PedarrError(f'{shown_path(source)}: {why}: {remedy}')
+
+# %% ../../nbs/0_core/00_errors.ipynb #52f47075
+_AGAIN = 'then run the same command again'
+_PASSING = {
+    'ENOSPC EDQUOT EFBIG': 'make room on the disk',
+    'EACCES EPERM EROFS': 'ask for access or change the permissions',
+    'EMFILE ENFILE': 'close other programs or raise the limit of open files (ulimit -n)',
+    'ENOMEM': 'close other programs or use a machine with more memory',
+    'EAGAIN': 'the machine is out of processes, threads or memory: close other programs',
+    'EIO ENXIO ENODEV ESTALE ENOTCONN ETIMEDOUT EHOSTDOWN EREMOTEIO EBUSY EINTR ETXTBSY':
+        'check the disk or network drive'}
+_MISTAKES = {
+    'ENOENT': 'check the path', 'EISDIR': 'give a file, not a folder', 'ENOTDIR': 'give a folder, not a file',
+    'ENAMETOOLONG': 'choose a shorter name', 'ELOOP': 'a chain of links has no end: remove the links',
+    'EEXIST ENOTEMPTY EINVAL': 'choose another name'}
+
+# %% ../../nbs/0_core/00_errors.ipynb #7e394db2
+def _by_number(remedies: dict) -> dict:
+    "errno -> remedy, for the errors that this system knows."
+    each = [(name, remedy) for names, remedy in remedies.items() for name in names.split()]
+    return {getattr(errno, name): remedy for name, remedy in each if hasattr(errno, name)}
+
+_MISTAKE_REMEDIES = _by_number(_MISTAKES)
+_PASSING_REMEDIES = {
+    **{number: f'{remedy}, {_AGAIN}' for number, remedy in _by_number(_PASSING).items()},
+    **_by_number({'ENOLCK': 'use a disk that has locks'})}
+_UNKNOWN_REMEDY = f'check the disk and the permissions, {_AGAIN}'
+
+# %% ../../nbs/0_core/00_errors.ipynb #d9755b61
+def from_system(error: OSError, path: Path | str | None = None, doing: str = '') -> PedarrError:
+    "An `OSError` as a `PassingError` or `PedarrError` that names the file, the reason and the remedy."
+    where = path if path is not None else error.filename
+    what = ': '.join(str(x) for x in (where, doing) if x) or 'the system refused a request'
+    why = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+    if error.errno in _MISTAKE_REMEDIES:
+        return PedarrError(f'{what} ({why}): {_MISTAKE_REMEDIES[error.errno]}')
+    return PassingError(f'{what} ({why}): {_PASSING_REMEDIES.get(error.errno, _UNKNOWN_REMEDY)}')
+
+def file_is_missing(error: PedarrError) -> bool:
+    "Was a file not there? (`error` was raised from the system's answer.)"
+    return isinstance(error.__cause__, FileNotFoundError)
 
 # %% ../../nbs/0_core/00_errors.ipynb #f21e792b
 class Terminated(BaseException):
@@ -72,34 +93,45 @@ class Terminated(BaseException):
         super().__init__(number)
         self.number = int(number)
 
+MEMORY_REMEDY = f'close other programs, use fewer --jobs or a machine with more memory, {_AGAIN}'
+
 _RESUMES = 'stopped: what is finished is kept, and the same command resumes'
-_ROOM = f'close other programs, use fewer --jobs or a machine with more memory, {_AGAIN}'
-_NO_ROOM = re.compile("can.t start new thread|can(no|')t allocate|out of memory|bad.?alloc|failed to map segment"
-                      "|unable to mmap|failed to (start|create) .*thread|resource temporarily unavailable", re.I)
+_NO_ROOM = re.compile(
+    "can.t start new thread|can(no|')t allocate|out of memory|bad.?alloc|failed to map segment|unable to mmap"
+    "|failed to (start|create) .*thread|resource temporarily unavailable", re.I)
 _KILLED = re.compile('worker.*(killed|exited unexpectedly|unexpectedly terminated)', re.I)
-_KILLERS = {'BrokenProcessPool', 'TerminatedWorkerError', 'DeadKernelError'}      # of joblib, concurrent.futures, Jupyter
+# of concurrent.futures, joblib and Jupyter
+_KILLERS = {'BrokenProcessPool', 'TerminatedWorkerError', 'DeadKernelError'}
+
+def _was_killed(e: BaseException) -> bool:
+    "Does `e` say that a process it needed was killed?"
+    return bool(_KILLED.search(one_line(e)) or _KILLERS & {c.__name__ for c in type(e).__mro__})
 
 # %% ../../nbs/0_core/00_errors.ipynb #b306b054
+_ENDED = 'a process that was started for this was ended by the system, out of memory perhaps'
+_INSTALL = 'install pedarr again with what it needs (python -m pip install, in its folder, .)'
+_SENTENCES = [      # (does it hold for an exception?, what is said of it)
+    (lambda e: isinstance(e, PedarrError), one_line),
+    (lambda e: isinstance(e, BrokenPipeError),
+     lambda e: 'nobody reads the output any more: what was written to files is whole'),
+    (lambda e: isinstance(e, OSError), lambda e: one_line(from_system(e))),
+    (lambda e: isinstance(e, MemoryError),
+     lambda e: f'out of memory ({one_line(e) or "no more to be had"}): {MEMORY_REMEDY}'),
+    (lambda e: isinstance(e, RecursionError),
+     lambda e: f'the input is nested too deeply ({one_line(e)}): simplify it'),
+    (_was_killed, lambda e: f'{_ENDED}: {MEMORY_REMEDY}'),
+    (lambda e: _NO_ROOM.search(one_line(e)), lambda e: f'{one_line(e)[:300]}: {MEMORY_REMEDY}'),
+    (lambda e: isinstance(e, ImportError), lambda e: f'{one_line(e)[:300]}: {_INSTALL}')]
+
+# %% ../../nbs/0_core/00_errors.ipynb #a1af518b
 def _known(e: BaseException) -> tuple[str, int] | None:
     "(line, exit status) of one exception; None if it must be a defect."
-    text = one_line(e)
-    if isinstance(e, PedarrError): return text, 2
     if isinstance(e, KeyboardInterrupt): return _RESUMES, 130
     if isinstance(e, Terminated): return _RESUMES, 128 + e.number
-    if isinstance(e, BrokenPipeError): return 'nobody reads the output any more: what was written to files is whole', 2
-    if isinstance(e, OSError): return one_line(from_system(e)), 2
-    if isinstance(e, MemoryError): return f'out of memory ({text or "no more to be had"}): {_ROOM}', 2
-    if isinstance(e, RecursionError): return f'the input is nested too deeply ({text}): simplify it', 2
-    if _KILLED.search(text) or _KILLERS & {c.__name__ for c in type(e).__mro__}:
-        return f'a process that was started for this was ended by the system, out of memory perhaps: {_ROOM}', 2
-    if _NO_ROOM.search(text): return f'{text[:300]}: {_ROOM}', 2
-    if isinstance(e, ImportError):
-        return f'{text[:300]}: install pedarr again with what it needs (python -m pip install, in its folder, .)', 2
-    return None
+    return next(((sentence(e), 2) for holds, sentence in _SENTENCES if holds(e)), None)
 
-# %% ../../nbs/0_core/00_errors.ipynb #dde28283
-def _told(error: BaseException) -> list[BaseException]:
-    "`error` and what it was raised from; of what it merely followed, only what ends any work (Ctrl-C, memory)."
+def _causes(error: BaseException) -> list[BaseException]:
+    "`error` and what it was raised from; of what it merely followed, only Ctrl-C and memory."
     found = [error]
     while len(found) < 100:
         last = found[-1]
@@ -109,32 +141,10 @@ def _told(error: BaseException) -> list[BaseException]:
         found.append(under)
     return found
 
+# %% ../../nbs/0_core/00_errors.ipynb #dde28283
 def error_line(error: BaseException) -> tuple[str, int]:
-    "What a command says of `error`, in one line, and its exit status. Looks through exceptions that wrap another."
-    for e in _told(error):
+    "(one line, exit status) that a command answers `error` with. Looks through exceptions that wrap another."
+    for e in _causes(error):
         if (said := _known(e)) is not None: return said
     what = f'{type(error).__name__}: {one_line(error)[:300]}'
     return f'a defect of pedarr ({what}): PEDARR_TRACEBACK=1 shows where; please report it', 2
-
-# %% ../../nbs/0_core/00_errors.ipynb #d9f767a7
-def natural_key(name: str) -> tuple:
-    "Sort key under which x002 < x0010 < x100: digits compare as numbers, and the text itself decides ties."
-    parts = re.split(r'([0-9]{1,18})', str(name))
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], str(name)
-
-def one_of(value: str, known: Iterable, what: str) -> str:
-    "`value` if it is one of `known`; otherwise a `PedarrError` that lists what is known, the nearest name first."
-    known = list(known)
-    if value in known: return value
-    said = one_line(value)[:80]
-    near = difflib.get_close_matches(said, [str(k) for k in known], n=1)
-    guess = f'did you mean {near[0]!r}? ' if near else ''
-    raise PedarrError(f'unknown {what} {said!r}: {guess}use one of {", ".join(map(str, known))}')
-
-# %% ../../nbs/0_core/00_errors.ipynb #983dc178
-def in_project(path: Path | str) -> str:
-    "`path`; where nothing is there and the working folder lies in the `nbs` of pedarr's clone, the same seen from the clone."
-    import pedarr
-    clone, there = Path(pedarr.__file__).resolve().parents[1], Path(path)
-    if not str(path) or there.is_absolute() or there.exists(): return str(path)
-    return str(clone/there) if clone/'nbs' in [Path.cwd(), *Path.cwd().parents] else str(path)

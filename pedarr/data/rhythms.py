@@ -5,38 +5,61 @@
 # %% ../../nbs/1_data/00_rhythms.ipynb #0a257154
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from ..core.errors import PedarrError, one_of
+from ..core.errors import PedarrError
 
 # %% auto #0
-__all__ = ['LEIPZIG_RHYTHMS', 'MITDB_RHYTHMS', 'RHYTHMS', 'BEATS', 'GROUPINGS', 'check_marks', 'check_lengths', 'clean_aux',
-           'rhythm_name', 'parse_episodes', 'poor_signal', 'noisy_signal', 'get_grouping', 'classes_of']
+__all__ = ['LEIPZIG_RHYTHMS', 'MITDB_RHYTHMS', 'RHYTHMS', 'BEATS', 'check_samples', 'clean_aux', 'rhythm_name', 'parse_episodes',
+           'poor_signal', 'noisy_signal']
 
 # %% ../../nbs/1_data/00_rhythms.ipynb #681e4671
 LEIPZIG_RHYTHMS = {
     'N': 'sinus rhythm', 'VT': 'ventricular tachycardia', 'IVR': 'idioventricular rhythm',
-    'AVRT': 'atrioventricular re-entrant tachycardia', 'AVNRT': 'atrioventricular nodal re-entrant tachycardia',
+    'AVRT': 'atrioventricular re-entrant tachycardia',
+    'AVNRT': 'atrioventricular nodal re-entrant tachycardia',
     'AFIB': 'atrial fibrillation', 'EAT': 'ectopic atrial tachycardia', 'AFL': 'atrial flutter',
     'A': 'atrial premature beats', 'B': 'bigeminy', 'J': 'junctional rhythm',
     '/A': 'atrial pacing', '/V': 'ventricular pacing'}
 MITDB_RHYTHMS = {
-    'AB': 'atrial bigeminy', 'BII': 'second-degree AV block', 'NOD': 'nodal rhythm', 'P': 'paced rhythm', 'PREX': 'pre-excitation',
-    'SBR': 'sinus bradycardia', 'SVTA': 'supraventricular tachyarrhythmia', 'T': 'ventricular trigeminy', 'VFL': 'ventricular flutter'}
+    'AB': 'atrial bigeminy', 'BII': 'second-degree AV block', 'NOD': 'nodal rhythm', 'P': 'paced rhythm',
+    'PREX': 'pre-excitation', 'SBR': 'sinus bradycardia', 'SVTA': 'supraventricular tachyarrhythmia',
+    'T': 'ventricular trigeminy', 'VFL': 'ventricular flutter'}
 RHYTHMS = {**LEIPZIG_RHYTHMS, **MITDB_RHYTHMS}  # rhythm code -> English name
 
 # %% ../../nbs/1_data/00_rhythms.ipynb #4f45b4a5
 BEATS = {
-    'N': 'normal', 'L': 'left bundle branch block', 'R': 'right bundle branch block', 'B': 'bundle branch block (unspecified)',
-    'A': 'atrial premature', 'a': 'aberrated atrial premature', 'J': 'nodal (junctional) premature', 'S': 'supraventricular premature',
-    'V': 'ventricular premature', 'r': 'R-on-T ventricular premature', 'F': 'fusion of ventricular and normal',
-    'e': 'atrial escape', 'j': 'nodal (junctional) escape', 'n': 'supraventricular escape', 'E': 'ventricular escape',
+    'N': 'normal', 'L': 'left bundle branch block', 'R': 'right bundle branch block',
+    'B': 'bundle branch block (unspecified)', 'A': 'atrial premature', 'a': 'aberrated atrial premature',
+    'J': 'nodal (junctional) premature', 'S': 'supraventricular premature', 'V': 'ventricular premature',
+    'r': 'R-on-T ventricular premature', 'F': 'fusion of ventricular and normal', 'e': 'atrial escape',
+    'j': 'nodal (junctional) escape', 'n': 'supraventricular escape', 'E': 'ventricular escape',
     '/': 'paced', 'f': 'fusion of paced and normal', 'Q': 'unclassifiable',
     'X': 'tachycardia beat (Leipzig)', 'b': 'beat with block (Leipzig)'}
 
 # %% ../../nbs/1_data/00_rhythms.ipynb #8a6400cb
-def check_marks(sample, sig_len: int, source: str = 'annotations') -> np.ndarray:
+def _check_range(sample: np.ndarray, sig_len: int, source: str) -> None:
+    "`PedarrError` for an annotation outside the recording."
+    late = np.flatnonzero((sample < 0) | (sample > sig_len))
+    if not late.size: return
+    where = f'annotation {late[0]} is at sample {sample[late[0]]}, outside the recording of {sig_len} samples'
+    raise PedarrError(f'{source}: {where}: annotation and header files belong to different recordings, '
+                      'or one is damaged; fetch both again')
+
+def _check_order(sample: np.ndarray, source: str) -> None:
+    "`PedarrError` for an annotation that comes before the one it follows."
+    back = np.flatnonzero(np.diff(sample) < 0)
+    if not back.size: return
+    i = back[0] + 1
+    where = f'annotation {i} (sample {sample[i]}) comes before the one it follows (sample {sample[i - 1]})'
+    raise PedarrError(f'{source}: {where}: sort the annotation file by time, for example with sortann')
+
+# %% ../../nbs/1_data/00_rhythms.ipynb #622c1ca9
+def check_samples(sample: ArrayLike, sig_len: int, source: str = 'annotations') -> np.ndarray:
     """`sample` as int64, if these are numbers from 0 to `sig_len` (the recording's end) in rising order.
 
     `PedarrError` if they are not whole numbers, out of order, or lie outside the recording."""
@@ -44,22 +67,14 @@ def check_marks(sample, sig_len: int, source: str = 'annotations') -> np.ndarray
     if sample.dtype.kind not in 'iu':
         raise PedarrError(f'{source}: the samples of the annotations are not whole numbers: '
                           'give sample numbers, not seconds')
-    late = np.flatnonzero((sample < 0) | (sample > sig_len))
-    if late.size:
-        i = late[0]
-        raise PedarrError(f'{source}: annotation {i} is at sample {sample[i]}, outside the recording of {sig_len} '
-                          'samples: annotation and header files belong to different recordings, or one is damaged; '
-                          'fetch both again')
+    _check_range(sample, sig_len, source)
     sample = sample.astype(np.int64)
-    back = np.flatnonzero(np.diff(sample) < 0)
-    if back.size:
-        i = back[0] + 1
-        raise PedarrError(f'{source}: annotation {i} (sample {sample[i]}) comes before the one it follows (sample '
-                          f'{sample[i-1]}): sort the annotation file by time, for example with sortann')
+    _check_order(sample, source)
     return sample
 
-def check_lengths(source: str = 'annotations', **columns) -> None:
-    "`PedarrError` unless all `columns` of the marks (sample, symbol, ...) have the same length."
+# %% ../../nbs/1_data/00_rhythms.ipynb #4f3fff53
+def _check_lengths(source: str, **columns: Sequence) -> None:
+    "`PedarrError` unless all `columns` of the annotations (sample, symbol, ...) have the same length."
     sizes = {name: len(column) for name, column in columns.items()}
     if len(set(sizes.values())) > 1:
         found = ', '.join(f'{n} {name}' for name, n in sizes.items())
@@ -67,76 +82,62 @@ def check_lengths(source: str = 'annotations', **columns) -> None:
                           'read them from the annotation file again')
 
 # %% ../../nbs/1_data/00_rhythms.ipynb #b05e43f6
-def clean_aux(aux: str) -> str:
+def clean_aux(aux: str | None) -> str:
     "An annotation's text up to the NUL that ends it, without surrounding blanks."
     return (aux or '').lstrip('\0 \t\r\n').split('\0')[0].strip()
 
-def rhythm_name(aux: str) -> str:
-    "The rhythm code of a rhythm mark's text: '(AVNRT\\x00' -> 'AVNRT'."
+def rhythm_name(aux: str | None) -> str:
+    "The rhythm code of a rhythm annotation's text: '(AVNRT\\x00' -> 'AVNRT'."
     return clean_aux(aux).removeprefix('(').strip()
 
 # %% ../../nbs/1_data/00_rhythms.ipynb #24fb5506
-def parse_episodes(sample, symbol, aux, sig_len: int, source: str = 'annotations') -> pd.DataFrame:
-    """Rhythm episodes `[start, stop, rhythm, beats]` (samples, half-open) from the marks of one recording.
+def _beats_in(rhythm_at: np.ndarray, beat_at: np.ndarray) -> np.ndarray:
+    """How many beats each episode has. Both are places in the file, not samples: a rhythm annotation often
+    shares its sample with the first beat of its episode."""
+    owner = np.searchsorted(rhythm_at, beat_at) - 1
+    return np.bincount(owner[owner >= 0], minlength=len(rhythm_at))
 
-    A rhythm mark (`+`) opens an episode and the next one closes it; one at `sig_len` only closes; what precedes
-    the first mark is no episode. Unknown rhythms keep their own name. `beats` is -1 where no beat is marked.
-    Raises `PedarrError` for marks out of order or beyond `sig_len`."""
-    check_lengths(source, sample=sample, symbol=symbol, text=aux)
-    sample, symbol = check_marks(sample, sig_len, source), np.asarray(symbol, dtype=str)
+# %% ../../nbs/1_data/00_rhythms.ipynb #a92276b6
+def parse_episodes(sample: ArrayLike, symbol: ArrayLike, aux: Sequence[str],
+                   sig_len: int, source: str = 'annotations') -> pd.DataFrame:
+    """Rhythm episodes `[start, stop, rhythm, beats]` (samples, half-open) from a recording's annotations.
+
+    A rhythm annotation (`+`) opens an episode and the next one closes it; one at `sig_len` only closes; what
+    precedes the first is no episode. Unknown rhythms keep their own name. `beats` is -1 where no beat is
+    annotated. Raises `PedarrError` for annotations out of order or beyond `sig_len`."""
+    _check_lengths(source, sample=sample, symbol=symbol, text=aux)
+    sample, symbol = check_samples(sample, sig_len, source), np.asarray(symbol, dtype=str)
     inside, is_beat = sample < sig_len, np.isin(symbol, list(BEATS))
-    at, beat = np.flatnonzero((symbol == '+') & inside), np.flatnonzero(is_beat & inside)
+    at = np.flatnonzero((symbol == '+') & inside)
     start = sample[at]
     stop = np.append(start[1:], sig_len)[:len(start)]
-    rhythm = [rhythm_name(aux[i]) for i in at]
-    owner = np.searchsorted(at, beat) - 1     # by place in the file: a mark and a beat may share a sample
-    counted = np.bincount(owner[owner >= 0], minlength=len(at))
-    beats = counted if is_beat.any() else np.full(len(at), -1)
-    return pd.DataFrame({'start': start, 'stop': stop, 'rhythm': pd.array(rhythm, dtype='str'),
-                         'beats': beats.astype(np.int64)})
+    rhythm = pd.array([rhythm_name(aux[i]) for i in at], dtype='str')
+    beats = _beats_in(at, np.flatnonzero(is_beat & inside)) if is_beat.any() else np.full(len(at), -1)
+    return pd.DataFrame({'start': start, 'stop': stop, 'rhythm': rhythm, 'beats': beats.astype(np.int64)})
 
 # %% ../../nbs/1_data/00_rhythms.ipynb #11937129
-def poor_signal(sample, symbol, sig_len: int, source: str = 'annotations') -> pd.DataFrame:
-    "Stretches of poor signal `[start, stop]` (samples) delimited by pairs of `~` marks; an unpaired last mark runs to the end."
-    check_lengths(source, sample=sample, symbol=symbol)
-    sample = check_marks(sample, sig_len, source)
+def poor_signal(sample: ArrayLike, symbol: ArrayLike, sig_len: int,
+                source: str = 'annotations') -> pd.DataFrame:
+    """Stretches of poor signal `[start, stop]` (samples), delimited by pairs of `~`.
+
+    An unpaired last `~` runs to the end. Raises `PedarrError` as `check_samples` does."""
+    _check_lengths(source, sample=sample, symbol=symbol)
+    sample = check_samples(sample, sig_len, source)
     at = sample[np.asarray(symbol, dtype=str) == '~']
     if len(at) % 2: at = np.append(at, sig_len)
     return pd.DataFrame({'start': at[::2], 'stop': at[1::2]})
 
 # %% ../../nbs/1_data/00_rhythms.ipynb #1a797dae
-def noisy_signal(sample, symbol, subtype, n_sig: int, sig_len: int, source: str = 'annotations') -> pd.DataFrame:
-    "Stretches `[start, stop]` in which every one of `n_sig` signals is noisy, from MIT-BIH `~` marks and their subtypes."
-    check_lengths(source, sample=sample, symbol=symbol, subtype=subtype)
-    sample = check_marks(sample, sig_len, source)
-    is_mark = np.asarray(symbol, dtype=str) == '~'
-    level, start = np.asarray(subtype, dtype=np.int64)[is_mark], sample[is_mark]
+def noisy_signal(sample: ArrayLike, symbol: ArrayLike, subtype: ArrayLike,
+                 n_sig: int, sig_len: int, source: str = 'annotations') -> pd.DataFrame:
+    """Stretches `[start, stop]` (samples) in which every one of `n_sig` signals is noisy, from MIT-BIH's `~`.
+
+    Raises `PedarrError` as `check_samples` does."""
+    _check_lengths(source, sample=sample, symbol=symbol, subtype=subtype)
+    sample = check_samples(sample, sig_len, source)
+    is_quality = np.asarray(symbol, dtype=str) == '~'
+    level, start = np.asarray(subtype, dtype=np.int64)[is_quality], sample[is_quality]
     stop = np.append(start[1:], sig_len)[:len(start)]
-    every = (1 << min(n_sig, 62)) - 1     # a subtype is one byte: of more than seven signals it can't speak anyhow
+    every = (1 << min(n_sig, 62)) - 1     # a subtype is one byte: it can't speak of more than seven signals
     bad = (level < 0) | ((level & every) == every) | (level > every)
     return pd.DataFrame({'start': start[bad], 'stop': stop[bad]})
-
-# %% ../../nbs/1_data/00_rhythms.ipynb #0531a6fe
-def _grouping(**classes) -> dict:
-    "Turn class=[rhythms] into rhythm -> class."
-    return {rhythm: name for name, rhythms in classes.items() for rhythm in rhythms}
-
-GROUPINGS = {
-    'rhythm8': _grouping(SR=['N'], AVNRT=['AVNRT'], AVRT=['AVRT'], VT=['VT', 'IVR'], AT=['AFIB', 'AFL', 'EAT'],
-                         AP=['/A'], VP=['/V'], ECT=['A', 'J', 'B']),
-    'rhythm13': {r: r for r in LEIPZIG_RHYTHMS},
-    'svt4': _grouping(SR=['N'], AVNRT=['AVNRT'], AVRT=['AVRT'],
-                      OTHER=[r for r in LEIPZIG_RHYTHMS if r not in ('N', 'AVNRT', 'AVRT')]),
-    'ludb7': _grouping(SR=['Sinus rhythm'], SB=['Sinus bradycardia'], AFIB=['Atrial fibrillation'], SA=['Sinus arrhythmia'],
-                       ST=['Sinus tachycardia'], AFL=['Atrial flutter, typical'], ISR=['Irregular sinus rhythm']),
-    'mitdb6': _grouping(SR=['N', 'SBR'], PACED=['P'], ECT=['B', 'T', 'AB'], VT=['VT', 'VFL', 'IVR'],
-                        AT=['AFIB', 'AFL', 'SVTA'], OTHER=['NOD', 'PREX', 'BII'])}
-
-# %% ../../nbs/1_data/00_rhythms.ipynb #8c8b4d85
-def get_grouping(name: str) -> dict:
-    "The grouping called `name` (rhythm -> class); an unknown name is a `PedarrError` that lists the known ones."
-    return GROUPINGS[one_of(name, GROUPINGS, 'grouping')]
-
-def classes_of(grouping: dict) -> list[str]:
-    "The classes of a grouping, in the order in which they first appear: the order of the model's outputs."
-    return list(dict.fromkeys(grouping.values()))

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..core.errors import PedarrError, one_of
+from ..core.errors import PedarrError
+from ..core.names import one_of
 from .intervals import (
     MAX_DRAWS, bootstrap_scores, check_bootstrap, format_score, kept_classes, percentile_interval,
     resample_subjects, subject_counts)

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..core.errors import PedarrError, one_of
+from ..core.errors import PedarrError
+from ..core.names import one_of
 from .metrics import METRICS, check_labels, scores_from_counts
 
 # %% auto #0

@@ -12,7 +12,8 @@ import pandas as pd
 from scipy.signal import welch
 
 from ..core.errors import PedarrError
-from ..data.channels import CHANNELS, N_ECG, signal_mask
+from ..data.channels import CHANNELS, N_ECG
+from ..data.masks import signal_mask
 from pedarr.exploration.waves import (
     CS_BIPOLES, atrial_waves, band, blank_stimuli, find_beats, find_stimuli, his_times, near_field, p_onsets,
     qrs_edges, t_ends)

@@ -11,7 +11,8 @@ import numpy as np
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import butter, find_peaks, sosfiltfilt
 
-from ..data.channels import CHANNELS, IEGM_CHANNELS, N_ECG, signal_mask
+from ..data.channels import CHANNELS, IEGM_CHANNELS, N_ECG
+from ..data.masks import signal_mask
 
 # %% auto #0
 __all__ = ['CS_BIPOLES', 'drawn_study', 'band', 'find_stimuli', 'blank_stimuli', 'near_field', 'find_beats', 'qrs_edges',

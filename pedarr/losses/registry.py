@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from ..core.errors import PedarrError, one_of
+from ..core.errors import PedarrError
+from ..core.names import one_of
 from .agcacl import AGCACL
 from .contrastive import BalancedContrastive, ProCo, SupCon
 from .cross_entropy import (

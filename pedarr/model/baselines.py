@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core.errors import PedarrError, one_of
+from ..core.errors import PedarrError
+from ..core.names import one_of
 from .attention import equal_shares
 from .encoders import MODALITIES, split_mask, zero_masked
 from .pedarrnet import ModelOutput, PedArrNet, check_modalities, check_model_inputs

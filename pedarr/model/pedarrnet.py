@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
-from ..core.errors import PedarrError, one_of
+from ..core.errors import PedarrError
+from ..core.names import one_of
 from ..core.parameters import Parameters
 from pedarr.model.attention import (
     CrossModalAttention, SemanticAttention, TransformerBlock, equal_shares, masked_sum,

@@ -17,7 +17,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..core.errors import PedarrError, one_line
-from ..core.files import Checked, in_words, parse_json, read_bytes, write_whole
+from ..core.tables import Checked, parse_json, validation_errors
+from ..core.files import read_bytes, write_whole
 
 # %% auto #0
 __all__ = ['EncoderCard', 'encoders_of', 'save_pretrained', 'Pretrained', 'read_pretrained', 'load_pretrained']
@@ -72,7 +73,7 @@ def read_pretrained(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Enco
     said = header.get('__metadata__', {}).get('encoders')
     if said is None: raise PedarrError(f'{path}: names no encoders: give a file that save_pretrained made')
     try: cards = _Cards(encoders=parse_json(said, path)).encoders
-    except ValidationError as e: raise _damaged(path, in_words(e)) from e
+    except ValidationError as e: raise _damaged(path, validation_errors(e)) from e
     strange = [key for key in tensors if key.split('.')[0] not in cards]
     if strange: raise _damaged(path, f'{strange[0]} belongs to no encoder')
     return tensors, cards

@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ..core.errors import PedarrError, one_of
+from ..core.errors import PedarrError
+from ..core.names import one_of
 from ..data.annotations import read_annotations
 from ..data.channels import ECG_LEADS, IEGM_CHANNELS, N_ECG
 from ..data.known_databases import get_database

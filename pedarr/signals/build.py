@@ -20,14 +20,16 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from ..core.errors import PassingError, PedarrError, from_system, natural_key, one_line
-from ..core.files import (
-    Checked, locked, open_regular, plain, read_json, sha256, sync_file, sync_folder, write_json,
-    write_table, write_whole)
-from ..data.channels import CHANNELS, N_ECG, PLAUSIBLE, implausible, robust_amplitude
-from ..data.databases import few
+from ..core.errors import PassingError, PedarrError, from_system, one_line
+from ..core.names import natural_key
+from ..core.tables import Checked, json_ready, read_json, write_json, write_table
+from ..core.locks import hold_lock
+from ..core.files import open_regular, sha256, sync_file, sync_folder, write_whole
+from ..data.channels import CHANNELS, N_ECG
+from ..data.masks import PLAUSIBLE_AMPLITUDE, is_implausible, robust_amplitude
+from ..core.names import first_few
 from ..data.known_databases import get_database
-from ..data.records import RecordStream
+from ..data.streams import RecordStream
 from .filters import PreprocessConfig, default_config
 from .store import (
     SEGMENT_COLUMNS, SIGNALS, Store, StoreMeta, _Hash, _header, _read_at, _read_meta, open_store)
@@ -313,7 +315,7 @@ def _final_meta(survey: Survey, said: list, gone: list, table: pd.DataFrame, sha
         segments=len(table), sha256=sha,
         sources={p.name: dict(sorted((p.small | s).items())) for p, s in zip(survey.plans, signals)},
         skipped=sorted({x.name for x in [*survey.left_out, *gone]}, key=natural_key), notes=notes)
-    return StoreMeta.model_validate(plain(survey.meta | made)).model_dump()
+    return StoreMeta.model_validate(json_ready(survey.meta | made)).model_dump()
 
 def _signal_sources(survey: Survey, said: list) -> list[dict]:
     "The hashes of the signal files of each recording, as they were read; of damaged ones, as they are."
@@ -343,9 +345,9 @@ def _twins(survey: Survey, said: list) -> list[str]:
         if len(names) < 2: continue
         people, whose = list(dict.fromkeys(survey.who.loc[names, 'subject'])), 'of one subject'
         if len(people) > 1:
-            whose = f'although they stand for {len(people)} subjects ({few(people)}): ' \
+            whose = f'although they stand for {len(people)} subjects ({first_few(people)}): ' \
                     'one recording may be in training and in test'
-        notes.append(f'{few(names)} have the same signal files, {whose}')
+        notes.append(f'{first_few(names)} have the same signal files, {whose}')
     return notes
 
 # %% ../../nbs/4_signals/05_build.ipynb #c3b6c90b
@@ -355,7 +357,7 @@ def _odd_amplitudes(survey: Survey, said: list) -> dict:
     for plan, one in zip(survey.plans, said):
         found = [] if isinstance(one, LeftOut) else zip(CHANNELS, one.amplitude)
         for channel, mv in found:
-            if mv is not None and implausible(channel, mv): odd.setdefault(channel, {})[plan.name] = mv
+            if mv is not None and is_implausible(channel, mv): odd.setdefault(channel, {})[plan.name] = mv
     return odd
 
 # %% ../../nbs/4_signals/05_build.ipynb #eaf9c8fa
@@ -367,8 +369,8 @@ def _amplitude_notes(survey: Survey, said: list) -> list[str]:
         together.setdefault((kind, tuple(by_record)), {})[channel] = np.median(list(by_record.values()))
     notes = []
     for (kind, records), amplitudes in together.items():
-        low, high = PLAUSIBLE['ecg' if kind == 'lead' else 'iegm']
-        of = records[0] if len(records) == 1 else f'{len(records)} records ({few(records)})'
+        low, high = PLAUSIBLE_AMPLITUDE['ecg' if kind == 'lead' else 'iegm']
+        of = records[0] if len(records) == 1 else f'{len(records)} records ({first_few(records)})'
         mv = np.median(list(amplitudes.values()))
         kind += 's' if len(amplitudes) > 1 else ''
         notes.append(f'{kind} {", ".join(amplitudes)} of {of}: amplitude {mv:.4g} mV, outside {low:g} to '
@@ -401,7 +403,7 @@ def _growing(part: Path) -> Iterator[str]:
     a finished part of a build that failed is in it."""
     part.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(part/'lock', 'building this store') as note:
+        with hold_lock(part/'lock', 'building this store') as note:
             try: yield note
             except BaseException:
                 if not any(part.glob('*/part-*.json')): _clear(part)
@@ -452,7 +454,7 @@ def _differences(old: dict, new: dict) -> list[str]:
     if old['subjects'] != new['subjects']: said.append('other subjects')
     for key, words in _EACH.items():
         names = [n for n in dict.fromkeys([*old[key], *new[key]]) if old[key].get(n) != new[key].get(n)]
-        if names: return [*said, f'other {words} {few(names)}']
+        if names: return [*said, f'other {words} {first_few(names)}']
     return said
 
 # %% ../../nbs/4_signals/05_build.ipynb #f242cf48
@@ -474,7 +476,7 @@ def _existing(store: Path, survey: Survey, jobs: int, progress: bool) -> Store |
     old, _ = _read_meta(store)
     said = _differences(old, survey.meta | dict(sources=old['sources']))
     left_out = {x.name for x in survey.left_out} ^ (set(old['skipped']) - set(old['records']))
-    if left_out: said.append(f'other records left out: {few(sorted(left_out))}')
+    if left_out: said.append(f'other records left out: {first_few(sorted(left_out))}')
     if not said: said = _compare_files(old, survey, jobs, progress)
     if said:
         raise PedarrError(f'{store}: a store that differs stands here ({"; ".join(said)}): delete it, '

@@ -10,8 +10,9 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError, natural_key, one_of
-from ..core.files import read_table
+from ..core.errors import PedarrError
+from ..core.names import natural_key, one_of
+from ..core.tables import read_table
 
 # %% auto #0
 __all__ = ['SPLITS', 'ROLES', 'make_split', 'train_test', 'split_notes', 'make_roles', 'all_roles', 'repeated_splits',

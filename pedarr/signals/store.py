@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationError
 
-from ..core.errors import PedarrError, from_system, one_line, one_of
-from ..core.files import (
-    Checked, MOST, in_words, open_regular, parse_json, read_bytes, read_table, sha256, stamp)
+from ..core.errors import PedarrError, from_system, one_line
+from ..core.names import one_of
+from ..core.tables import Checked, parse_json, read_table, validation_errors
+from ..core.files import MOST_BYTES, file_stamp, open_regular, read_bytes, sha256
 from ..data.channels import CHANNELS, N_ECG
 from .filters import PreprocessConfig
 
@@ -87,7 +88,7 @@ def _read_meta(path: Path) -> tuple[dict, str]:
         raise PedarrError(f'{path}: the store has version {one_line(version)[:20]}, this pedarr reads '
                           f'version {STORE_VERSION}: preprocess again')
     try: meta = StoreMeta.model_validate_json(raw)
-    except ValidationError as e: raise _damaged(file, in_words(e)) from e
+    except ValidationError as e: raise _damaged(file, validation_errors(e)) from e
     if len(set(meta.classes)) < len(meta.classes): raise _damaged(file, 'a class stands there twice')
     missing = set(FILES) - set(meta.sha256)
     if missing: raise _damaged(file, f'it has no hash of {min(missing)}')
@@ -170,13 +171,13 @@ def _verify(file: Path, before: tuple, want: str) -> None:
     if sha256(file) != want:
         raise PedarrError(f'{file}: altered since the store was made (its SHA-256 differs from store.json): '
                           'delete the store and preprocess again')
-    if stamp(file) == before: _VERIFIED.add(known)
+    if file_stamp(file) == before: _VERIFIED.add(known)
 
 def _stamps(path: Path) -> dict:
     "The stamps of a store's files; `PedarrError` if one is missing."
     for name in FILES:
         if not os.path.lexists(path/name): raise _damaged(path/name, 'missing from the store')
-    return {name: stamp(path/name) for name in (*FILES, 'store.json')}
+    return {name: file_stamp(path/name) for name in (*FILES, 'store.json')}
 
 # %% ../../nbs/4_signals/03_store.ipynb #9edcafdb
 def open_store(path, verify: bool = True) -> Store:
@@ -186,7 +187,7 @@ def open_store(path, verify: bool = True) -> Store:
     meta, seal = _read_meta(path)
     stamps = _stamps(path)
     config = _config_of(path, meta)
-    most = MOST + 4*len(CHANNELS)*config.samples*int(meta.get('segments', 0))
+    most = MOST_BYTES + 4*len(CHANNELS)*config.samples*int(meta.get('segments', 0))
     for name in FILES:
         if stamps[name][0] > most: raise _damaged(path/name, f'{stamps[name][0]:,} bytes are too many for it')
         if verify: _verify(path/name, stamps[name], meta['sha256'][name])
@@ -245,7 +246,7 @@ def _unchanged(self: Store) -> None:
     not read."""
     for name, before in self.stamps.items():
         file, want = self.path/name, self.meta['sha256'].get(name, self.seal)
-        now = stamp(file)
+        now = file_stamp(file)
         if now == before: continue
         if now[0] != before[0] or sha256(file) != want:
             raise PedarrError(f'{file}: was changed while it was used: preprocess again, and repeat the work')

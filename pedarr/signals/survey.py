@@ -21,14 +21,18 @@ import wfdb
 from tqdm import tqdm
 
 import pedarr
-from ..core.errors import PassingError, PedarrError, natural_key, one_line
-from ..core.files import MOST, digest, plain, read_text, sha256
-from ..core.parallel import parallel
+from ..core.errors import PassingError, PedarrError, one_line
+from ..core.names import natural_key
+from ..core.files import MOST_BYTES, read_text, sha256
+from ..core.tables import digest, json_ready
+from ..core.parallel import parallel_map
 from ..data.channels import CHANNELS, N_ECG
 from ..data.checksums import CHECKSUMS, parse_checksums
-from ..data.databases import Database, Found, few
+from ..data.databases import Database
+from ..data.listing import FoundRecords
+from ..core.names import first_few
 from ..data.records import Record
-from ..data.rhythms import classes_of, get_grouping
+from ..data.groupings import classes_of, get_grouping
 from .fast_filters import _check_drift, _matrices
 from .filters import PreprocessConfig
 from .store import STORE_VERSION
@@ -78,7 +82,7 @@ def _small_files(database: Database, path: Path) -> dict:
     stem = path.name.removesuffix('.hea')
     files = [path.with_name(f'{stem}.hea')]
     if database.annotator is not None: files.append(path.with_name(f'{stem}.{database.annotator}'))
-    return {f.name: sha256(f, most=MOST) for f in files if f.is_file()}
+    return {f.name: sha256(f, most=MOST_BYTES) for f in files if f.is_file()}
 
 def _says_zero(path: Path) -> bool:
     "Does the record line of a header give a length of 0?"
@@ -124,8 +128,8 @@ def grouped(said: Iterable[tuple[str, str]]) -> list[str]:
     for same in kinds.values():
         (first, sentence), names = same[0], list(dict.fromkeys(name for name, _ in same))
         if len(names) == 1: lines += [f'{name}: {s}' for name, s in dict.fromkeys(same)]
-        elif len({s for _, s in same}) == 1: lines.append(f'{few(names)}: {sentence}')
-        else: lines.append(f'{first}: {sentence}; likewise {few(names[1:])}')
+        elif len({s for _, s in same}) == 1: lines.append(f'{first_few(names)}: {sentence}')
+        else: lines.append(f'{first}: {sentence}; likewise {first_few(names[1:])}')
     return lines
 
 # %% ../../nbs/4_signals/04_survey.ipynb #9c757c79
@@ -133,7 +137,7 @@ def _refuse_damaged(folder: Path, left_out: list[LeftOut], total: int) -> Pedarr
     "What is said of damaged records: all of them at once."
     bad = [x for x in left_out if x.damaged]
     if len(bad) == 1: return PedarrError(f'{bad[0].why}; or leave {bad[0].name} out with --skip-damaged')
-    names = few((x.name for x in bad), 10)
+    names = first_few((x.name for x in bad), 10)
     return PedarrError(f'{folder}: {len(bad)} of {total} records cannot be used ({names}). '
                        f'The first: {bad[0].why}. The second: {bad[1].why}. '
                        'Mend them, or leave them out with --skip-damaged')
@@ -173,7 +177,7 @@ class Comparison:
         "`PedarrError` if what was read differs from the list."
         if not self.changed: return
         differs = 'differs' if len(self.changed) == 1 else 'differ'
-        raise PedarrError(f'{self.folder}: {few(self.changed, 10)} {differs} from {CHECKSUMS}: fetch again '
+        raise PedarrError(f'{self.folder}: {first_few(self.changed, 10)} {differs} from {CHECKSUMS}: fetch again '
                           'what differs, or go on with --accept-changed if the change is meant')
 
 # %% ../../nbs/4_signals/04_survey.ipynb #4531b255
@@ -189,7 +193,7 @@ def _see_tables(check: Comparison) -> None:
         path = check.folder/name
         is_table = path.suffix.lower() in _TABLES or path.name == 'RECORDS'
         if not path.is_file(): check.others.append(f'{name} is missing')
-        elif is_table: check.see(path, sha256(path, most=MOST))
+        elif is_table: check.see(path, sha256(path, most=MOST_BYTES))
         elif path.stat().st_size > _SMALL: continue
         elif sha256(path) != check.listed[name]: check.others.append(f'{name} differs')
 
@@ -201,7 +205,7 @@ def _check_notes(check: Comparison) -> list[str]:
             'not read, and of no weight': check.others,
             'records of the list that are not here': sorted(absent, key=natural_key)}
     empty = f'{CHECKSUMS}: names no file, so nothing that was read was verified: fetch it again'
-    return [empty]*check.empty + [f'{CHECKSUMS}: {few(what)} ({why})' for why, what in said.items() if what]
+    return [empty]*check.empty + [f'{CHECKSUMS}: {first_few(what)} ({why})' for why, what in said.items() if what]
 
 # %% ../../nbs/4_signals/04_survey.ipynb #e53277fe
 @dataclass
@@ -244,7 +248,7 @@ def _meta(database: Database, config: PreprocessConfig, plans: list, who: pd.Dat
     "What store.json says of how the store was made, but for the hashes of the signal files."
     simulated = any('simulated' in c.lower() for p in plans for c in p.record.comments)
     each = lambda what: {p.name: what(p) for p in plans}
-    return plain(dict(
+    return json_ready(dict(
         **more, store_version=STORE_VERSION, versions=_versions(), config=asdict(config),
         database=database.name, subjects=digest(who.to_csv()), unit='mV', simulated=simulated,
         records=each(lambda p: dict(fs=p.record.fs, sig_len=p.record.sig_len)),
@@ -262,7 +266,7 @@ def _mapping(grouping: str) -> dict:
                               'names, rhythm and class')
     return dict(mapping)
 
-def _plans(database: Database, found: Found, jobs: int, progress: bool) -> tuple[list, list]:
+def _plans(database: Database, found: FoundRecords, jobs: int, progress: bool) -> tuple[list, list]:
     "(plans of the records that can be used, those that are left out)."
     tasks = [(database, path, name) for path, name in zip(found.paths, found.names)]
     seen = list(_each(_plan, tasks, jobs, 'annotations', progress))
@@ -310,7 +314,7 @@ def _survey(folder: Path, database: Database, grouping: str, config: PreprocessC
     check, more = _compare(folder, plans, accept_changed)
     notes = [*notes, *more, *_check_drift([p.record for p in plans], config.rate)]
     _check_bands(plans, config)
-    used = Found([p.record.path for p in plans], [p.name for p in plans], [])
+    used = FoundRecords([p.record.path for p in plans], [p.name for p in plans], [])
     who = database.subjects(folder, used)
     tables, rare = _tables(plans, mapping, config)
     if not sum(map(len, tables)): raise _no_segments(plans, mapping, config)
@@ -364,7 +368,7 @@ def _no_segments(plans: list, grouping: dict, config: PreprocessConfig) -> Pedar
 
 # %% ../../nbs/4_signals/04_survey.ipynb #97bb9a4a
 def _each(function, items: list, jobs: int, text: str, progress: bool, delay: float = 0) -> Iterator:
-    "As `parallel`, with a progress bar on standard error after `delay` seconds."
+    "As `parallel_map`, with a progress bar on standard error after `delay` seconds."
     unit = 'part' if text == 'segments' else 'record'
-    yield from tqdm(parallel(function, items, jobs), total=len(items), desc=text, unit=unit,
+    yield from tqdm(parallel_map(function, items, jobs), total=len(items), desc=text, unit=unit,
                     disable=not progress, file=sys.stderr, delay=delay)

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PedarrError
-from ..data.channels import CHANNELS, FLAT
+from ..data.channels import CHANNELS
+from ..data.masks import FLAT_SPAN
 from ..data.records import Record
 from .fast_filters import Scratch, _block, ratio, store_length
 from .filters import PreprocessConfig
@@ -77,10 +78,10 @@ def _groups(start: np.ndarray, stop: np.ndarray, span: int):
             i = j
 
 def _alive(part: np.ndarray) -> np.ndarray:
-    """True for the channels of `part [channel, time]` that span more than `FLAT`. Most do in their first
+    """True for the channels of `part [channel, time]` that span more than `FLAT_SPAN`. Most do in their first
     256 samples."""
-    ok = np.ptp(part[:, :256], axis=1) > FLAT
-    for i in np.flatnonzero(~ok): ok[i] = np.ptp(part[i]) > FLAT
+    ok = np.ptp(part[:, :256], axis=1) > FLAT_SPAN
+    for i in np.flatnonzero(~ok): ok[i] = np.ptp(part[i]) > FLAT_SPAN
     return ok
 
 # %% ../../nbs/4_signals/02_windows.ipynb #b9565b34

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PedarrError, one_line
-from ..core.files import read_bytes, read_table
-from ..data.databases import parse_age
+from ..core.files import read_bytes
+from ..core.tables import read_table
+from ..data.subjects import parse_age
 from ..data.leipzig import parse_duration, release_facts
 from .heart import MECHANISMS, Pace, RHYTHM_MODELS
 from .studies import Subject, make_study, subject_frame, write_database

@@ -14,7 +14,8 @@ from pydantic import Field, ValidationError
 from safetensors.torch import save
 
 from ..core.errors import PassingError, PedarrError, one_line
-from ..core.files import Checked, in_words, parse_json, plain, write_whole
+from ..core.tables import Checked, json_ready, parse_json, validation_errors
+from ..core.files import write_whole
 from .runs import Count, Share, read_tensors
 
 # %% auto #0
@@ -31,7 +32,7 @@ def _tensors(model, contrastive, optimizer) -> dict:
 
 def save_checkpoint(path: Path, model, contrastive, optimizer, epoch: int, history: list) -> None:
     "State after `epoch` epochs: the tensors, with epoch and history as JSON in the same file's header."
-    meta = {'state': json.dumps(plain(dict(epoch=epoch, history=history)))}
+    meta = {'state': json.dumps(json_ready(dict(epoch=epoch, history=history)))}
     write_whole(path, save(_tensors(model, contrastive, optimizer), metadata=meta))
 
 # %% ../../nbs/8_training/04_checkpoints.ipynb #f2743bd8
@@ -56,7 +57,7 @@ def _progress(meta: dict, path: Path, epochs: int) -> Progress:
     "What the header of a checkpoint says; `PedarrError` unless it fits a run of `epochs` epochs."
     try: p = Progress.model_validate_json(json.dumps(parse_json(meta.get('state', ''), path)))
     except ValidationError as e:
-        raise PedarrError(f'{path}: damaged ({one_line(in_words(e))}): delete it') from e
+        raise PedarrError(f'{path}: damaged ({one_line(validation_errors(e))}): delete it') from e
     if not [row.epoch for row in p.history] == list(range(p.epoch)) or not 0 < p.epoch <= epochs:
         raise PedarrError(f'{path}: damaged, its history does not fit its epoch: delete it')
     return p

@@ -15,8 +15,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, Field, create_model, model_validator
 
-from ..core.errors import PedarrError, one_line, one_of
-from ..core.files import plain
+from ..core.errors import PedarrError, one_line
+from ..core.names import one_of
+from ..core.tables import json_ready
 from ..core.parameters import Parameters
 from ..losses.registry import loss_terms
 from ..model.pedarrnet import ModelConfig
@@ -59,7 +60,7 @@ def _fold(value: Any) -> Any:
 
 def _for_json(x: Any) -> Any:
     "Numbers and arrays of numpy, and paths, as JSON has them."
-    if isinstance(x, (np.generic, np.ndarray, Path)): return plain(x)
+    if isinstance(x, (np.generic, np.ndarray, Path)): return json_ready(x)
     raise TypeError(f'{type(x).__name__} has no form in JSON')
 
 # %% ../../nbs/8_training/00_config.ipynb #9d80c6ca

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..core.errors import PedarrError
-from ..core.files import write_table, write_whole
+from ..core.tables import write_table
+from ..core.files import write_whole
 from ..signals.batches import Augment, SegmentDataset, make_loader
 from ..signals.store import Store
 from .checkpoints import load_checkpoint, save_checkpoint

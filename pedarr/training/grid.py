@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ..core.errors import PedarrError, error_line as said_of, from_system, one_line, one_of
-from ..core.files import Checked, read_json, read_table, write_json, write_table
+from ..core.errors import PedarrError, error_line as said_of, from_system, one_line
+from ..core.names import one_of
+from ..core.tables import Checked, read_json, read_table, write_json, write_table
 from ..evaluation.comparison import holm_correction, paired_scores
 from ..evaluation.subgroups import per_class
 from ..evaluation.intervals import bootstrap_scores, format_score

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..core.errors import PedarrError, one_of
+from ..core.errors import PedarrError
+from ..core.names import one_of
 
 # %% auto #0
 __all__ = ['Objective', 'DEVICES', 'fit', 'network_inputs', 'supervised', 'start_epoch', 'learning_rate', 'make_optimizer',

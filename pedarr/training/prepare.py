@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.errors import PedarrError, one_of
+from ..core.errors import PedarrError
+from ..core.names import one_of
 from ..data.channels import N_ECG
-from ..data.rhythms import GROUPINGS, classes_of, get_grouping
+from ..data.groupings import GROUPINGS, classes_of, get_grouping
 from ..model.trees import TREES, annotated_beats, segment_features
 from ..signals.batches import SegmentDataset
 from ..signals.splits import all_roles, make_split, split_notes

@@ -23,9 +23,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 import pedarr
-from ..core.errors import PedarrError, from_system, natural_key, one_line
-from ..core.files import (
-    Checked, MOST, locked, parse_json, plain, read_bytes, read_json, read_table, sha256, write_json)
+from ..core.errors import PedarrError, from_system, one_line
+from ..core.names import natural_key
+from ..core.tables import Checked, json_ready, parse_json, read_json, read_table, write_json
+from ..core.files import MOST_BYTES, read_bytes, sha256
+from ..core.locks import hold_lock
 from ..evaluation.subgroups import SINGLE_SUBJECT, per_class, per_subject
 from ..evaluation.intervals import bootstrap_scores
 from ..evaluation.metrics import scores
@@ -224,7 +226,7 @@ def writing(run: Path, c: TrainConfig):
     check_same(run, c)
     try: run.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise from_system(e, run, 'cannot be made') from e
-    with locked(run/'lock', 'training into this folder') as note:
+    with hold_lock(run/'lock', 'training into this folder') as note:
         check_place(run)
         check_same(run, c)
         if not (run/'params.json').exists(): write_json(run/'params.json', c.model_dump())
@@ -270,7 +272,7 @@ def environment(store: Store, device: torch.device) -> dict:
 def write_environment(run: Path, now: dict) -> None:
     """Write environment.json; where a run is resumed in another environment, the later ones are listed
     below the first."""
-    file, now = run/'environment.json', plain(now)
+    file, now = run/'environment.json', json_ready(now)
     first = read_json(file, _Entries).model_dump() if file.exists() else dict(now)
     earlier = first.pop('resumed', [])
     if now not in [first, *earlier]: earlier = [*earlier, now]
@@ -284,7 +286,7 @@ def _edited(run: Path, env: Environment, store: Store) -> list:
     now = dict(simulated=bool(store.meta.get('simulated')), database=store.meta['database'])
     if (run/'model.json').exists():
         was |= read_json(run/'model.json', ModelCard).preprocess
-        now |= plain(store.meta.get('config', {}))
+        now |= json_ready(store.meta.get('config', {}))
     return [f'{k} is {shown(v)}, was {shown(was[k])}' for k, v in now.items() if k in was and was[k] != v]
 
 # %% ../../nbs/8_training/01_runs.ipynb #f76d99f1
@@ -454,7 +456,7 @@ def check_files(run: Path, metrics: Metrics, names) -> None:
     for name in names:
         want = metrics.files.get(name)
         if want is None and not metrics.files: return
-        most = LARGEST_MODEL if name.endswith('.safetensors') else MOST
+        most = LARGEST_MODEL if name.endswith('.safetensors') else MOST_BYTES
         if want is None or sha256(run/name, most=most) != want:
             raise PedarrError(f'{run}/{name}: altered since the run was finished (its SHA-256 is not that in '
                               'metrics.json): restore it, or train again into another folder')
@@ -487,7 +489,7 @@ def _check_metrics(run: Path, said: Metrics, predictions: pd.DataFrame, c: Train
     true = dict(split=c.split, loss=TREE_LOSS if c.model == TREES else c.loss, segments=len(who),
                 subjects=len(set(who)), overall=overall, per_class=_class_rows(*codes, who, classes, {}),
                 per_subject=_subject_rows(*codes, who, classes))
-    mine, theirs = _by_name(plain(true)), _by_name(said.model_dump(by_alias=True))
+    mine, theirs = _by_name(json_ready(true)), _by_name(said.model_dump(by_alias=True))
     for k in ('per_class', 'per_subject'):
         if mine[k].keys() != theirs[k].keys():
             raise damaged(run/'metrics.json', f'{k} lists others than predictions.csv')
@@ -520,7 +522,7 @@ class Run:
         "The contents of metrics.json, computed again."
         notes = [split_warning(self.params.split), *self.metrics.notes[1:]]
         again = summarise(self.predictions, self.classes, self.params, notes, carriers(self.split))
-        return plain(again | dict(speed=training_speed(self.history)))
+        return json_ready(again | dict(speed=training_speed(self.history)))
 
 # %% ../../nbs/8_training/01_runs.ipynb #27dad676
 def _agree(run: Path, c: TrainConfig, metrics: Metrics, card: ModelCard) -> None:

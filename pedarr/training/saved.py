@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..core.errors import PedarrError, one_line
-from ..core.files import read_json
+from ..core.tables import read_json
 from ..losses.registry import HeadSpec
 from ..model.trees import TREES
 from .network import build_network

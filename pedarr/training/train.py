@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.errors import PedarrError
-from ..core.files import write_json, write_table
+from ..core.tables import write_json, write_table
 from ..model.trees import TREES, grower
 from ..signals.splits import read_roles, read_split, split_table
 from ..signals.store import Store

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PedarrError
-from ..core.files import read_table, write_table
+from ..core.tables import read_table, write_table
 from ..model.trees import segment_features, tree_fold
 from ..signals.store import Store
 from .config import MODALITY_SETS, TrainConfig, tree_options

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError, one_of
+from ..core.errors import PedarrError
+from ..core.names import one_of
 from ..data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS
 from ..evaluation.comparison import paired_bootstrap
 from ..evaluation.intervals import bootstrap_scores

@@ -8,14 +8,20 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.errors import one_line
 from ..core.files import write_whole
 
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+    from nbformat import NotebookNode
+
 # %% auto #0
-__all__ = ['find_notebook', 'no_notebook', 'with_parameters', 'Outputs', 'notebook_shell', 'execute']
+__all__ = ['find_notebook', 'no_notebook', 'with_parameters', 'Outputs', 'notebook_shell', 'execute_notebook']
 
 # %% ../../nbs/9_use/02_notebook.ipynb #46666b8f
 def find_notebook(name: str = 'train') -> Path | None:
@@ -34,7 +40,7 @@ def no_notebook() -> str:
     return 'a notebook is running already' if InteractiveShell.initialized() else ''
 
 # %% ../../nbs/9_use/02_notebook.ipynb #52b2de65
-def with_parameters(notebook, params: dict):
+def with_parameters(notebook: NotebookNode, params: dict) -> NotebookNode:
     "The notebook with a cell that sets `params`, after the one with the tag 'parameters' (or first)."
     import nbformat
     has = lambda cell, tag: tag in cell.metadata.get('tags', [])
@@ -48,9 +54,10 @@ def with_parameters(notebook, params: dict):
 # %% ../../nbs/9_use/02_notebook.ipynb #0dde0565
 class Outputs(io.TextIOBase):
     "What the cell that is running shows, in its order; stands in for standard output."
-    def __init__(self): self.shown = []
+    def __init__(self) -> None: self.shown = []
 
     def add(self, kind: str, **content) -> None:
+        "Show an output of a `kind` that the format of notebooks knows."
         from nbformat.v4 import new_output
         self.shown.append(new_output(kind, **content))
 
@@ -60,16 +67,16 @@ class Outputs(io.TextIOBase):
         elif text: self.add('stream', name='stdout', text=text)
         return len(text)
 
-    def take(self) -> list:
+    def take(self) -> list[NotebookNode]:
+        "What was shown since the last time."
         shown, self.shown = self.shown, []
         return shown
 
 # %% ../../nbs/9_use/02_notebook.ipynb #3b28fce9
-def _shell_class(outputs: Outputs):
-    "A kind of IPython shell that puts what cells show into `outputs`, and shows no traceback."
+def _hooks(outputs: Outputs) -> tuple[type, type]:
+    "IPython's two places where results and displays go, led into `outputs`."
     from IPython.core.displayhook import DisplayHook
     from IPython.core.displaypub import DisplayPublisher
-    from IPython.core.interactiveshell import InteractiveShell
 
     class Result(DisplayHook):
         def write_output_prompt(self): "The number stands in the cell."
@@ -82,28 +89,40 @@ def _shell_class(outputs: Outputs):
             outputs.add('display_data', data=data, metadata=metadata or {})
         def clear_output(self, *args, **kwargs): outputs.take()
 
+    return Result, Display
+
+# %% ../../nbs/9_use/02_notebook.ipynb #9c3b9eb3
+def _shell_class(outputs: Outputs) -> type[InteractiveShell]:
+    "A kind of IPython shell that puts what cells show into `outputs`, and shows no traceback."
+    from IPython.core.interactiveshell import InteractiveShell
+
     class Shell(InteractiveShell):
-        displayhook_class, display_pub_class = Result, Display
+        displayhook_class, display_pub_class = _hooks(outputs)
         def showtraceback(self, *args, **kwargs): "Errors are raised, not shown."
         def showsyntaxerror(self, *args, **kwargs): "Errors are raised, not shown."
 
     return Shell
 
 # %% ../../nbs/9_use/02_notebook.ipynb #34c7043a
+def _start(kind: type[InteractiveShell], profile: Path) -> InteractiveShell:
+    "A shell of this `kind`, without history; its `profile` folder is there for a moment."
+    from IPython.core.profiledir import ProfileDir
+    from traitlets.config import Config
+    profile.mkdir(exist_ok=True)
+    try:
+        return kind.instance(config=Config(HistoryManager=dict(enabled=False, hist_file=':memory:')),
+                             ipython_dir=str(profile), profile_dir=ProfileDir(location=str(profile)))
+    finally: shutil.rmtree(profile, ignore_errors=True)
+
+# %% ../../nbs/9_use/02_notebook.ipynb #679598cd
 @contextmanager
-def notebook_shell(folder: Path, outputs: Outputs):
+def notebook_shell(folder: Path, outputs: Outputs) -> Iterator[InteractiveShell]:
     """An IPython shell in this process, without settings, start-up files and history of the user.
 
     `folder` is written to for a moment."""
-    from IPython.core.profiledir import ProfileDir
-    from traitlets.config import Config
-    kind, profile = _shell_class(outputs), folder/'.ipython'
     before = sys.modules['__main__'], sys.displayhook, sys.stdout
-    profile.mkdir(exist_ok=True)
-    try:
-        shell = kind.instance(config=Config(HistoryManager=dict(enabled=False, hist_file=':memory:')),
-                              ipython_dir=str(profile), profile_dir=ProfileDir(location=str(profile)))
-    finally: shutil.rmtree(profile, ignore_errors=True)
+    kind = _shell_class(outputs)
+    shell = _start(kind, folder/'.ipython')
     try:
         sys.stdout = outputs
         yield shell
@@ -112,7 +131,7 @@ def notebook_shell(folder: Path, outputs: Outputs):
         sys.modules['__main__'], sys.displayhook, sys.stdout = before
 
 # %% ../../nbs/9_use/02_notebook.ipynb #44807847
-def execute(notebook: Path, out: Path, params: dict) -> None:
+def execute_notebook(notebook: Path, out: Path, params: dict) -> None:
     "Run `notebook` with `params` in this process, and write it with its outputs to `out`, or not at all."
     import nbformat
     nb, outputs = with_parameters(nbformat.read(notebook, 4), params), Outputs()

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError, from_system, natural_key
+from ..core.errors import PedarrError, from_system
+from ..core.names import natural_key
 from ..core.files import write_whole
 from ..data.rhythms import RHYTHMS
 from ..evaluation.subgroups import SINGLE_SUBJECT, macro_table, recall_by_subject
