@@ -20,9 +20,9 @@ print(time.perf_counter() - began)
 PEAK = """
 import re, sys
 from pathlib import Path
-from pedarr.synthetic.twin import _Twin, twin_subjects
-from pedarr.synthetic.studies import write_study
-write_study(Path(sys.argv[1]), _Twin(0, float(sys.argv[2]), {})(next(s for s in twin_subjects() if s.record == 'x003')))
+from pedarr.synthetic.files import write_study
+from pedarr.synthetic.twin import Twin, twin_subjects
+write_study(Path(sys.argv[1]), Twin(scale=float(sys.argv[2]))(next(s for s in twin_subjects() if s.record == 'x003')))
 print(int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])/1024)   # ru_maxrss would count the parent's
 """
 

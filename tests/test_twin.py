@@ -21,8 +21,12 @@ from pedarr.data.records import open_record
 from pedarr.data.annotations import read_annotations
 from pedarr.core.errors import PedarrError
 from pedarr.data.rhythms import parse_episodes, poor_signal
-from pedarr.synthetic.heart import SIMULATED_RATE, make_heart, perform_in
-from pedarr.synthetic.studies import TWIN_VERSION
+from pedarr.synthetic.files import TWIN_VERSION
+from pedarr.synthetic.heart import SIMULATED_RATE, make_heart
+from pedarr.synthetic.rates import LEAST_RUN, MEASURED_RHYTHMS, measure_opening, measure_rates, rate_facts
+from pedarr.synthetic.rhythms import play_score_in
+from pedarr.synthetic.scores import episode_lengths, twin_score
+from pedarr.synthetic.twin import RAILS, Twin, read_script, record_seconds, simulate_twin, twin_subjects
 
 FACTS = release_facts()
 
@@ -33,7 +37,7 @@ def tree(folder): return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for
 @pytest.fixture(scope='session')
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp('twin')/'db'
-    twin_.simulate_twin(folder, scale=.01, seed=3)
+    simulate_twin(folder, scale=.01, seed=3)
     return folder
 
 
@@ -67,11 +71,11 @@ def test_einthoven_outside_the_rails_and_clipping_where_it_belongs(small):
         inside = (abs(d[:3]) < 20480).all(axis=0)
         assert (d[2] == d[1] - d[0])[inside].all()
         if (abs(d[:12]) >= 20480).any(): clipped.add(record)
-    assert clipped <= set(twin_.RAILS) and len(clipped) >= 4
+    assert clipped <= set(RAILS) and len(clipped) >= 4
 
 
 def test_same_bytes_for_any_jobs(tmp_path, small):
-    twin_.simulate_twin(tmp_path/'two', scale=.01, seed=3, jobs=2)
+    simulate_twin(tmp_path/'two', scale=.01, seed=3, jobs=2)
     assert tree(tmp_path/'two') == tree(small)
     sums = dict(reversed(line.split()) for line in (small/'SHA256SUMS.txt').read_text().splitlines())
     assert sums == {k: v for k, v in tree(small).items() if k != 'SHA256SUMS.txt'}
@@ -80,7 +84,7 @@ def test_same_bytes_for_any_jobs(tmp_path, small):
 @given(st.integers(0, 2**31), st.sampled_from(sorted(FACTS['records'].record)), st.floats(.001, .999))
 @settings(max_examples=40, deadline=None)
 def test_scores_at_any_scale(seed, record, scale):
-    score = twin_.twin_score(record, seed, scale)
+    score = twin_score(record, seed, scale)
     rows = FACTS['episodes'][(FACTS['episodes'].record == record) & (FACTS['episodes'].rhythm != '')]
     assert {text[1:] for symbol, text in score if symbol == '+'} == set(rows.rhythm)
     known = {(m.symbol, m.aux) for m in FACTS['marks'][FACTS['marks'].record == record].itertuples()}
@@ -88,7 +92,8 @@ def test_scores_at_any_scale(seed, record, scale):
     assert sum(s == '~' for s, _ in score) % 2 == 0
     whole = FACTS['marks'][(FACTS['marks'].record == record) & (FACTS['marks'].symbol != '~')].n.sum()
     least = 12*len(rows) + 2
-    assert scale*whole - 3*len(rows) <= sum(s not in '+~' for s, _ in score) <= max(scale*whole + 12*rows.episodes.mul(scale).add(1).sum() + 12, least)
+    most = max(scale*whole + 12*rows.episodes.mul(scale).add(1).sum() + 12, least)
+    assert scale*whole - 3*len(rows) <= sum(s not in '+~' for s, _ in score) <= most
 
 
 @given(st.integers(2, 30), st.data())
@@ -96,16 +101,19 @@ def test_scores_at_any_scale(seed, record, scale):
 def test_episode_lengths_from_real_lengths(n, data):
     "Whatever lengths there are, their own statistics can be met."
     lengths = data.draw(st.lists(st.integers(1, 400), min_size=n, max_size=n))
-    x = twin_.episode_lengths(n, sum(lengths), float(np.median(lengths)), max(lengths), np.random.default_rng(0))
+    x = episode_lengths(n, sum(lengths), float(np.median(lengths)), max(lengths), np.random.default_rng(0))
     assert (len(x), x.sum(), np.median(x), x.max()) == (n, sum(lengths), np.median(lengths), max(lengths)) and x.min() >= 0
 
 
-@given(st.lists(st.sampled_from([(m.symbol, m.aux) for m in FACTS['marks'].drop_duplicates(['symbol', 'aux']).itertuples() if m.symbol != '~']), min_size=3, max_size=80),
+LABELS = [(m.symbol, m.aux) for m in FACTS['marks'].drop_duplicates(['symbol', 'aux']).itertuples() if m.symbol != '~']
+
+
+@given(st.lists(st.sampled_from(LABELS), min_size=3, max_size=80),
        st.integers(0, 10**6), st.floats(.3, 1.2), st.floats(4, 70))
 @settings(max_examples=150, deadline=None)
 def test_any_sequence_of_beats_can_be_played(score, seed, rr, age):
     heart = make_heart(age, np.random.default_rng(seed), 'left lateral', fallot=age > 30)
-    beats, _, _ = perform_in(score, heart, seed, rr*len(score) + 1)
+    beats, _, _ = play_score_in(score, heart, seed, rr*len(score) + 1)
     annotated = beats[beats.symbol != '']
     assert list(zip(annotated.symbol, annotated.aux)) == score
     assert (annotated.ventricle.diff().dropna() > .1).all() and annotated.ventricle.iloc[0] > -.3
@@ -115,38 +123,38 @@ def test_facts_are_those_of_the_real_files():
     "The tables of the package, made anew from the release's R peaks and the order of its annotations."
     peaks = pd.read_csv(real('leipzig')/'r-peaks-first-minute.csv')
     sequence = pd.read_csv(real('leipzig')/'annotation-sequence.csv.gz', dtype=str, keep_default_na=False)
-    rates, opening = twin_.rate_facts()
-    pd.testing.assert_frame_equal(twin_.measure_rates(peaks), rates)
-    pd.testing.assert_frame_equal(twin_.measure_opening(peaks, sequence), opening)
+    rates, opening = rate_facts()
+    pd.testing.assert_frame_equal(measure_rates(peaks), rates)
+    pd.testing.assert_frame_equal(measure_opening(peaks, sequence), opening)
 
 
 def test_facts_are_plausible():
-    rates, opening = twin_.rate_facts()
+    rates, opening = rate_facts()
     assert list(rates.record) and sorted(rates.record) == sorted(FACTS['records'].record)
     assert rates.rr.between(.3, 1.2).all() and (rates.spread < .5).all() and rates.peaks.sum() == 4070
     assert set(opening.record) == set(rates.record) and (opening.beats >= 1).all()
     want = FACTS['episodes'].groupby(['record', 'rhythm']).longest.max()
     assert all(r.beats <= want[r.record, r.rhythm] for r in opening.itertuples())
-    for s in twin_.twin_subjects():
-        for p in s.known: assert .25 < p.cycle < 1.2 and p.rhythm in twin_.MEASURED
+    for s in twin_subjects():
+        for p in s.known: assert .25 < p.cycle < 1.2 and p.rhythm in MEASURED_RHYTHMS
 
 
 def planned(subject, seed):
     "A twin's study at full length, not drawn."
-    return twin_._Twin(seed, 1., {})(subject)
+    return Twin(seed)(subject)
 
 
 def test_the_first_minute_has_the_measured_rates_and_rhythms():
     "Where a cycle is known and the peaks could be followed: within a tenth of the real rate in most."
-    rates, opening = twin_.rate_facts()
+    rates, opening = rate_facts()
     rows = []
-    for s in twin_.twin_subjects()[::2]:
+    for s in twin_subjects()[::2]:
         study, runs = planned(s, 4), opening[opening.record == s.record]
         marks = [a[1:] for symbol, a in zip(study.symbol, study.aux) if symbol == '+']
         order = [r for r in runs.rhythm if r]
         assert marks[:len(order)] == order
         beats = study.sample[~np.isin(study.symbol, ['+', '~'])]/SIMULATED_RATE
-        lost = runs.rr.isna()[runs.beats >= twin_.LEAST].any()
+        lost = runs.rr.isna()[runs.beats >= LEAST_RUN].any()
         made = np.median(np.diff(beats[beats < 60]))
         if s.known and not lost: rows.append((rates.set_index('record').rr[s.record], made))
     truth, made = np.array(rows).T
@@ -208,10 +216,11 @@ def write_script(path, rows): pd.DataFrame(rows, columns=['record', 'symbol', 'a
 
 
 def test_a_script_is_played_in_its_order(tmp_path):
-    rows = [('x101', '+', '(N'), *[('x101', 'R', '')]*9, ('x101', 'V', ''), ('x101', '+', '(VT'), *[('x101', 'X', 'VT')]*20, ('x101', '~', ''), ('x101', '~', ''), ('x101', 'Q', '')]
-    twin_.simulate_twin(tmp_path/'db', script=write_script(tmp_path/'s.csv', rows))
+    order = [('+', '(N'), *[('R', '')]*9, ('V', ''), ('+', '(VT'), *[('X', 'VT')]*20, ('~', ''), ('~', ''), ('Q', '')]
+    rows = [('x101', *label) for label in order]
+    simulate_twin(tmp_path/'db', script=write_script(tmp_path/'s.csv', rows))
     marks = wfdb.rdann(str(tmp_path/'db'/'x101'), 'atr')
-    assert list(zip(marks.symbol, [a.strip('\0') for a in marks.aux_note])) == [r[1:] for r in rows]
+    assert list(zip(marks.symbol, [a.strip('\0') for a in marks.aux_note])) == order
     assert (tmp_path/'db'/'RECORDS').read_text() == 'x101\n'
 
 
@@ -220,17 +229,17 @@ def test_the_real_sequence(tmp_path):
     with gzip.open(real('leipzig')/'annotation-sequence.csv.gz', 'rt') as f: table = pd.read_csv(f, dtype=str, keep_default_na=False)
     some = table[table.record.isin(['x0027', 'x0013'])]
     some.to_csv(tmp_path/'s.csv.gz', index=False)
-    twin_.simulate_twin(tmp_path/'db', script=tmp_path/'s.csv.gz')
+    simulate_twin(tmp_path/'db', script=tmp_path/'s.csv.gz')
     for record, want in some.groupby('record'):
         marks = wfdb.rdann(str(tmp_path/'db'/record), 'atr')
         assert marks.symbol == list(want.symbol) and [a.strip('\0') for a in marks.aux_note] == list(want.aux)
-        assert open_record(tmp_path/'db'/record).duration == pytest.approx(twin_.record_seconds(record), abs=.002)
+        assert open_record(tmp_path/'db'/record).duration == pytest.approx(record_seconds(record), abs=.002)
 
 
 @pytest.mark.parametrize('rows, words', [
     ([('x001', '?', '')], 'line 2'), ([('x001', '+', '(ZZ')], 'unknown rhythm'), ([('x999', 'N', '')], 'x999'), ([], 'holds no annotations')])
 def test_bad_scripts(tmp_path, rows, words):
-    with pytest.raises(PedarrError, match=words) as e: twin_.simulate_twin(tmp_path/'db', script=write_script(tmp_path/'s.csv', rows))
+    with pytest.raises(PedarrError, match=words) as e: simulate_twin(tmp_path/'db', script=write_script(tmp_path/'s.csv', rows))
     assert '\n' not in str(e.value) and 's.csv' in str(e.value) and not (tmp_path/'db').exists()
 
 
@@ -238,7 +247,7 @@ def test_scripts_that_are_no_files(tmp_path):
     "A pipe would wait for ever, a device never end."
     os.mkfifo(tmp_path/'s.csv')
     for path in (tmp_path/'s.csv', tmp_path, Path('/dev/zero'), tmp_path/'none.csv', tmp_path/('n'*300)):
-        with pytest.raises(PedarrError, match=path.name[:20]) as e: twin_.read_script(path)
+        with pytest.raises(PedarrError, match=path.name[:20]) as e: read_script(path)
         assert '\n' not in str(e.value) and not (tmp_path/'db').exists()
 
 
@@ -249,16 +258,16 @@ def test_scripts_that_are_too_large(tmp_path, monkeypatch):
     (tmp_path/'packed.csv.gz').write_bytes(gzip.compress(b'record,symbol,aux\n' + 200*row))
     assert (tmp_path/'packed.csv.gz').stat().st_size < 1000
     for name in ('plain.csv', 'packed.csv.gz'):
-        with pytest.raises(PedarrError, match=name): twin_.read_script(tmp_path/name)
+        with pytest.raises(PedarrError, match=name): read_script(tmp_path/name)
 
 
 def test_control_characters_of_a_script_reach_neither_terminal_nor_header(tmp_path):
     for row in (('x001', 'N\x1b[2J', ''), ('x001', '+', '(\x1b[2J'), ('x\x1b[2J\n', 'N', '')):
         script = write_script(tmp_path/'s.csv', [row])
-        with pytest.raises(PedarrError) as e: twin_.simulate_twin(tmp_path/'db', script=script)
+        with pytest.raises(PedarrError) as e: simulate_twin(tmp_path/'db', script=script)
         assert str(e.value).isprintable()
     script = write_script(tmp_path/'s\n# scale 1.csv', [('x0027', '+', '(N'), *[('x0027', 'N', '')]*5])
-    twin_.simulate_twin(tmp_path/'db', script=script)
+    simulate_twin(tmp_path/'db', script=script)
     header = (tmp_path/'db'/'x0027.hea').read_text().splitlines()
     assert all(line.startswith(('x0027', '#')) for line in header)
 
@@ -269,30 +278,33 @@ def test_control_characters_of_a_script_reach_neither_terminal_nor_header(tmp_pa
 def test_scripts_that_are_no_tables(tmp_path, content):
     for name in ('s.csv', 's.csv.gz'):
         (tmp_path/name).write_bytes(content)
-        with pytest.raises(PedarrError, match=name) as e: twin_.read_script(tmp_path/name)
+        with pytest.raises(PedarrError, match=name) as e: read_script(tmp_path/name)
         assert '\n' not in str(e.value)
 
 
-@pytest.mark.parametrize('options, word', [(dict(scale=0), 'scale=0'), (dict(scale=1.5), 'scale=1.5'), (dict(scale=float('nan')), 'scale=nan'), (dict(seed=-1), 'seed=-1'), (dict(scale=.01, jobs=0), 'jobs=0')])
+@pytest.mark.parametrize('options, word', [
+    (dict(scale=0), 'scale=0'), (dict(scale=1.5), 'scale=1.5'), (dict(scale=float('nan')), 'scale=nan'),
+    (dict(seed=-1), 'seed=-1'), (dict(scale=.01, jobs=0), 'jobs=0')])
 def test_values_out_of_range(tmp_path, options, word):
-    with pytest.raises(PedarrError, match=word): twin_.simulate_twin(tmp_path/'db', **options)
+    with pytest.raises(PedarrError, match=word): simulate_twin(tmp_path/'db', **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_disk_that_is_too_full(tmp_path, monkeypatch):
     import shutil
     monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
-    with pytest.raises(PedarrError, match='GB left'): twin_.simulate_twin(tmp_path/'db', scale=.1)
+    with pytest.raises(PedarrError, match='GB left'): simulate_twin(tmp_path/'db', scale=.1)
     assert not list(tmp_path.iterdir())
 
 
 MEMORY = """
 import re, sys
 from pathlib import Path
-from pedarr.synthetic.twin import _Twin, twin_subjects
-from pedarr.simulate import digitise, BLOCK
-study = _Twin(0, 1., {})(next(s for s in twin_subjects() if s.record == sys.argv[1]))
-for start in range(0, 4*BLOCK, BLOCK): digitise(study.subject, study.signals, start, BLOCK)
+from pedarr.synthetic.recording import digitise
+from pedarr.synthetic.signals import NOISE_BLOCK
+from pedarr.synthetic.twin import Twin, twin_subjects
+study = Twin()(next(s for s in twin_subjects() if s.record == sys.argv[1]))
+for start in range(0, 4*NOISE_BLOCK, NOISE_BLOCK): digitise(study.subject, study.signals, start, NOISE_BLOCK)
 print(study.n/977/3600, int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])/1024)
 """
 
