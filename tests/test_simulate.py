@@ -244,13 +244,8 @@ def test_leftovers_of_killed_runs_are_removed_and_nothing_else(tmp_path):
 
 
 def test_two_at_once(tmp_path):
-<<<<<<< HEAD
     with hold_lock(tmp_path/'.db.lock', 'simulating'):
-        with pytest.raises(PedarrError, match='process') as e: studies_.simulate_database(tmp_path/'db', 4, .5)
-=======
-    with locked(tmp_path/'.db.lock', 'simulating'):
         with pytest.raises(PedarrError, match='process') as e: simulate_database(tmp_path/'db', 4, .5)
->>>>>>> h_synth
     assert str(e.value).count(str(os.getpid())) == 1 and not list(tmp_path.iterdir())
 
 

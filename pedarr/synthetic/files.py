@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PassingError, PedarrError, from_system, one_line
-from ..core.files import NO_LOCKS, create, locked, sha256, sync_file, sync_folder
-from ..core.parallel import parallel
+from ..core.locks import NO_LOCKS, hold_lock
+from ..core.files import create_file, sha256, sync_file, sync_folder
+from ..core.parallel import parallel_map
 from .heart import SIMULATED_RATE
 from .recording import Study, Subject
 
@@ -64,7 +65,7 @@ def write_study(folder: Path | str, study: Study, comments: Iterable[str] = ()) 
 def _write_signals(path: Path, study: Study) -> tuple[str, np.ndarray, np.ndarray]:
     "Write the signal file of a `Study`: its SHA-256, the first sample and the sum of each channel."
     digest, first, total = hashlib.sha256(), None, 0
-    with create(path) as f:
+    with create_file(path) as f:
         for digital in study.blocks():
             first = digital[:, 0] if first is None else first
             total = total + digital.sum(axis=1, dtype=np.int64)
@@ -129,7 +130,7 @@ def _write_all(work, subjects, make, seconds, jobs, progress, comments) -> list[
     order = [subjects[i] for i in sorted(range(len(subjects)), key=lambda i: -seconds[i])]
     write, done = partial(_write_one, work, make, comments), []
     with tqdm(total=round(sum(seconds) / 60), desc='simulate', unit='min', disable=not progress) as bar:
-        for r in parallel(write, order, min(jobs, len(order))):
+        for r in parallel_map(write, order, min(jobs, len(order))):
             done.append(r)
             bar.update(min(round(r[1] / 60), bar.total - bar.n))
         bar.update(bar.total - bar.n)
@@ -200,6 +201,6 @@ def _whole(goal: Path) -> Iterator[Path]:
     "A folder to write into, for this process alone: at the end it becomes `goal`, or nothing is left of it."
     try: goal.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise from_system(e, goal.parent, 'cannot be made') from e
-    with locked(goal.parent / f'.{goal.name}.lock', f'simulating into {goal.name}') as note:
+    with hold_lock(goal.parent / f'.{goal.name}.lock', f'simulating into {goal.name}') as note:
         if note != NO_LOCKS: _remove_leftovers(goal)
         with _part(goal) as work: yield work

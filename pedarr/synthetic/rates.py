@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.files import read_table
+from ..core.tables import read_table
 from ..data.leipzig import release_facts
 from .heart import Pace
 

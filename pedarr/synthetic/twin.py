@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..core.errors import PedarrError, one_line
 from ..core.files import read_bytes
-from ..data.databases import parse_age
+from ..data.subjects import parse_age
 from ..data.leipzig import parse_duration
 from .files import write_database
 from .rates import measured_paces, twin_facts
