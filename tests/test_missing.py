@@ -13,8 +13,9 @@ from pedarr.evaluation.metrics import METRICS, scores
 from pedarr.evaluation.intervals import bootstrap_scores
 from pedarr.evaluation.comparison import paired_bootstrap
 from pedarr.use.missing import (
-    Answers, CASES, KINDS, ask, draw_subsets, format_missing, mask_channels, missing_answers,
-    missing_curve, missing_difference, open_folds, plot_missing, predict_without)
+    Answers, CASES, KINDS, _ask, draw_subsets, format_missing, mask_channels, missing_answers,
+    missing_curve, missing_difference, plot_missing, predict_without)
+from pedarr.training.networks import open_folds
 from pedarr.signals.filters import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.signals.store import open_store
@@ -91,11 +92,11 @@ def test_each_fold_is_asked_with_its_own_network(made):
     store, run, _ = made
     saved = open_finished(run).predictions.set_index('segment')
     for part, full in open_folds(run):
-        own = ask(part, full)['prob']
+        own = _ask(part, full)['prob']
         want = saved.loc[part.rows, [c for c in saved if c.startswith('p_')]].to_numpy()
         np.testing.assert_allclose(own, want, atol=2e-6)
         other = part._replace(model=load_model(run, 1 - part.k)[0])
-        assert abs(ask(other, full)['prob'] - want).max() > 1e-4             # so the comparison above can fail
+        assert abs(_ask(other, full)['prob'] - want).max() > 1e-4             # so the comparison above can fail
 
 
 def test_answers_are_those_of_predict_without(made):

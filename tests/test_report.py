@@ -10,7 +10,10 @@ from pedarr.evaluation.fewshot import METHODS
 from pedarr.evaluation.comparison import LONE, paired_bootstrap
 from pedarr.evaluation.intervals import bootstrap_scores
 from pedarr.core.errors import PedarrError
-from pedarr.use.report import class_score_table, plot_recalls, protocol_table, run_few_shot, run_store
+from pedarr.use.report import class_score_table
+from pedarr.training.run_figures import plot_recalls
+from pedarr.training.protocols import protocol_table
+from pedarr.training.networks import run_few_shot, run_store
 from pedarr.evaluation.comparison import macro_table
 from pedarr.training.runs import carriers, prediction_codes, split_warning, summarise
 from pedarr.training.config import make_config
@@ -186,7 +189,7 @@ def test_what_trees_do_not_have_may_differ(tmp_path):
 
 
 def test_a_run_without_a_contrastive_loss_has_no_empty_panel():
-    from pedarr.use.report import plot_learning
+    from pedarr.training.run_figures import plot_learning
     history = pd.DataFrame(dict(fold=[0, 0], epoch=[0, 1], classification=[1., .5], contrastive=0., validation_top1=[.5, .6]))
     titles = [[ax.get_title() for ax in plot_learning(history.assign(contrastive=c)).axes] for c in (0., 1.)]
     assert titles == [['classification loss', 'top-1 in validation'], ['classification loss', 'contrastive loss', 'top-1 in validation']]
@@ -197,7 +200,7 @@ def test_a_run_without_a_contrastive_loss_has_no_empty_panel():
 
 
 def test_subjects_stand_in_the_order_of_their_numbers():
-    from pedarr.use.report import plot_subjects
+    from pedarr.training.run_figures import plot_subjects
     names = ['x100', 'x0010', 'x002', 'x1']
     t = pd.DataFrame(dict(subject=[n for n in names for _ in range(4)], label=CLASSES[:2]*8, predicted='SR'))
     c = make_config(resamples=100)
@@ -210,7 +213,7 @@ def test_subjects_stand_in_the_order_of_their_numbers():
 
 
 def test_cases_do_not_depend_on_the_order_of_rows():
-    from pedarr.use.report import choose_cases
+    from pedarr.training.run_figures import choose_cases
     t = pd.DataFrame(dict(segment=range(12), label=['SR', 'VT', 'AVNRT']*4, predicted=['SR', 'VT', 'AVNRT']*4, **probabilities(np.array(['SR', 'VT', 'AVNRT']*4), CLASSES)))
     cases = [choose_cases(t.sample(frac=1, random_state=s), CLASSES, right=2).segment.tolist() for s in range(6)]
     assert all(c == cases[0] for c in cases)
