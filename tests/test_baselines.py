@@ -10,9 +10,8 @@ from hypothesis import given, settings, strategies as st
 
 from conftest import assert_learns, everywhere
 from pedarr.model.baselines import MODELS, InceptionTime, XResNet1d, make_model
-from pedarr.model.trees import (
-    annotated_beats, boosted_trees, interval_features, prediction_table, segment_features,
-    shape_features)
+from pedarr.model.features import annotated_beats, interval_features, segment_features, shape_features
+from pedarr.model.trees import boosted_trees, prediction_table
 from pedarr.model.pedarrnet import PedArrNet
 from pedarr.model.variants import NETWORK_VARIANTS, count_multiply_adds
 from pedarr.signals.build import build_store
