@@ -32,8 +32,11 @@ def runs(store, tmp_path_factory):
     return jobs
 
 
+SYSTEMS = st.dictionaries(st.text('xyz +', min_size=1, max_size=4), st.fixed_dictionaries({'lr': st.sampled_from([.1, .2, .3])}), min_size=1, max_size=3)
+
+
 @settings(max_examples=25, deadline=None)
-@given(st.dictionaries(st.sampled_from('abcd'), st.dictionaries(st.text('xyz +', min_size=1, max_size=4), st.fixed_dictionaries({'lr': st.sampled_from([.1, .2, .3])}), min_size=1, max_size=3), min_size=1),
+@given(st.dictionaries(st.sampled_from('abcd'), SYSTEMS, min_size=1),
        st.integers(1, 3), st.sampled_from([['patient'], ['segment'], ['patient', 'segment']]))
 def test_a_plan_has_every_system_once_and_a_folder_does_one_thing(questions, seeds, splits):
     try: jobs = grid_.plan_jobs(questions, 'out', splits, seeds)
@@ -73,7 +76,8 @@ def test_an_unfinished_system_is_named_and_left_out(runs, tmp_path):
 def test_a_run_that_cannot_be_read_is_named_and_left_out(runs, tmp_path):
     "Metrics that were altered, predictions that were cut short, a file that is gone: the others still make their table."
     import shutil
-    for i, (name, harm) in enumerate({'metrics.json': lambda t: t.replace('"value": 0', '"value": 1', 1), 'predictions.csv': lambda t: t[:-20], 'environment.json': lambda t: '{}'}.items()):
+    for i, (name, harm) in enumerate({'metrics.json': lambda t: t.replace('"value": 0', '"value": 1', 1), 'predictions.csv': lambda t: t[:-20],
+                                      'environment.json': lambda t: '{}'}.items()):
         bad = Path(shutil.copytree(runs[1].run, tmp_path/str(i)))
         assert harm((bad/name).read_text()) != (bad/name).read_text()
         (bad/name).write_text(harm((bad/name).read_text()))
@@ -97,7 +101,8 @@ def test_a_damaged_table_of_results_says_so(runs, tmp_path):
     again, classes, made = answers_.load_answers(tmp_path/'k')
     pd.testing.assert_frame_equal(again, scores.round(5), check_dtype=False)
     assert made['runs'] == 8 and made['simulated']
-    for name, harm in (('scores.csv', lambda t: t.replace('top1,0', 'top1,x', 1)), ('classes.csv', lambda t: t.replace('support', 'suport', 1)), ('made.json', lambda t: t.replace('true', '3', 1))):
+    for name, harm in (('scores.csv', lambda t: t.replace('top1,0', 'top1,x', 1)), ('classes.csv', lambda t: t.replace('support', 'suport', 1)),
+                       ('made.json', lambda t: t.replace('true', '3', 1))):
         whole = (tmp_path/'k'/name).read_text()
         (tmp_path/'k'/name).write_text(harm(whole))
         with pytest.raises(PedarrError, match=f'{name}: damaged'): answers_.load_answers(tmp_path/'k')
@@ -119,7 +124,8 @@ def test_runs_of_other_segments_are_not_pooled(runs, tmp_path):
 def test_a_crash_is_an_entry_of_the_table(store, tmp_path, monkeypatch):
     jobs = grid_.plan_jobs({'q': {'a': {'loss': 'none'}, 'b': {'loss': 'focal'}}}, tmp_path/'runs', ['patient'], 1, store=str(store), **SMALL)
     real = grid_._command
-    everywhere(monkeypatch, grid_, '_command', lambda job, notebook: (real(job, notebook) if job.system == 'b' else (['python3', '-c', 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)'], '')))
+    dies = ['python3', '-c', 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)'], ''
+    everywhere(monkeypatch, grid_, '_command', lambda job, notebook: real(job, notebook) if job.system == 'b' else dies)
     state = grid_.run_grid(jobs, progress=False).set_index('run')
     assert state.status[jobs[0].run] == 'failed' and '-9' in state.why[jobs[0].run] and state.status[jobs[1].run] == 'done'
     monkeypatch.undo()
@@ -149,7 +155,9 @@ def test_a_finished_run_on_another_store_is_refused(runs, simulated, tmp_path):
 def test_a_damaged_plan_says_so(tmp_path):
     with pytest.raises(PedarrError, match='plan.json: cannot be read'): grid_.load_plan(tmp_path)
     job = dict(question='q', system='s', split='patient', seed=0, run='r', params={})
-    for text in ('{', '[]', '{"jobs": [{"run": "x"}]}', '{"jobs": [3]}', *(json.dumps({'jobs': [job | change]}) for change in (dict(run='../x'), dict(run='/etc'), dict(run=''), dict(run='..'), dict(seed='0'), dict(params=[])))):
+    for text in ('{', '[]', '{"jobs": [{"run": "x"}]}', '{"jobs": [3]}',
+                 *(json.dumps({'jobs': [job | change]}) for change in (dict(run='../x'), dict(run='/etc'), dict(run=''), dict(run='..'),
+                                                                       dict(seed='0'), dict(params=[])))):
         (tmp_path/'plan.json').write_text(text)
         with pytest.raises(PedarrError): grid_.load_plan(tmp_path)
 
@@ -162,15 +170,18 @@ def test_plans_in_one_folder_are_joined(tmp_path):
 
 
 def _run(name, page, tmp_path, **params):
-    papermill.execute_notebook(str(ROOT/f'nbs/experiments/{name}.ipynb'), str(page), parameters=params, cwd=str(tmp_path), kernel_name='python3', progress_bar=False)
-    return '\n'.join(str(o.get('text', '') or o.get('data', {}).get('text/html', '')) for c in nbformat.read(page, 4).cells if c.cell_type == 'code' for o in c.outputs)
+    papermill.execute_notebook(str(ROOT/f'nbs/experiments/{name}.ipynb'), str(page), parameters=params, cwd=str(tmp_path), kernel_name='python3',
+                               progress_bar=False)
+    outputs = [o for c in nbformat.read(page, 4).cells if c.cell_type == 'code' for o in c.outputs]
+    return '\n'.join(str(o.get('text', '') or o.get('data', {}).get('text/html', '')) for o in outputs)
 
 
 def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_failure(store, tmp_path):
     own = {'mine': {'plain': {'loss': 'none'}, 'odd': {'model': 'xresnet1d', 'model_options': {'width': 7}}}}
     common = {k: v for k, v in SMALL.items() if k != 'lone_classes'}
     with pytest.raises(papermill.PapermillExecutionError, match='1 of 2 runs failed.*width=7'):
-        _run('ablations', tmp_path/'a.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), questions='', own=own, splits='patient', seeds=1, common=common)
+        _run('ablations', tmp_path/'a.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), questions='', own=own, splits='patient', seeds=1,
+             common=common)
     text = _run('report', tmp_path/'r.ipynb', tmp_path, out=str(tmp_path/'runs'), results=str(tmp_path/'results'), resamples=200)
     assert 'SIMULATED' in text and 'odd is left out' in text
     scores, classes, made = answers_.load_answers(tmp_path/'results')
@@ -180,14 +191,16 @@ def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_
 
 
 def test_the_cross_validation_notebook(store, tmp_path):
-    text = _run('crossval', tmp_path/'c.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seeds=1, n_folds=2, epochs=1, common={k: SMALL[k] for k in ('dim', 'depth', 'heads')})
+    text = _run('crossval', tmp_path/'c.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seeds=1, n_folds=2, epochs=1,
+                common={k: SMALL[k] for k in ('dim', 'depth', 'heads')})
     assert 'gap (segment minus patient)' in text and 'macro means over' in text and 'SIMULATED' in text
     assert sorted(p.name for p in (tmp_path/'runs').iterdir()) == ['plan.json', 'run-patient-0', 'run-segment-0']
 
 
 def test_the_bedside_notebook_joins_seeds_and_asks_runs_by_patient_only(runs, tmp_path):
     out = Path(runs[0].run).parent
-    text = _run('bedside', tmp_path/'b.ipynb', tmp_path, out=str(out), results=str(tmp_path/'kept'), shots='1', lose='loss', systems='cross-entropy, focal', draws=1, resamples=100)
+    text = _run('bedside', tmp_path/'b.ipynb', tmp_path, out=str(out), results=str(tmp_path/'kept'), shots='1', lose='loss',
+                systems='cross-entropy, focal', draws=1, resamples=100)
     assert 'SIMULATED' in text
     shots, missing, paired = (pd.read_csv(tmp_path/'kept'/f'{n}.csv') for n in ('shots', 'missing', 'missing_paired'))
     assert set(shots.system) == set(missing.system) == {'cross-entropy', 'focal'} and set(paired.system) == {'focal'}
@@ -201,7 +214,8 @@ def test_the_bedside_notebook_joins_seeds_and_asks_runs_by_patient_only(runs, tm
 
 
 def test_the_speed_notebook_trains_end_to_end_and_leaves_its_measurements(store, tmp_path):
-    params = dict(store=str(store), run=str(tmp_path/'run'), epochs=1, n_folds=2, batch_size=32, seconds=.02, device='cpu', options={k: SMALL[k] for k in ('dim', 'depth', 'heads', 'resamples')})
+    params = dict(store=str(store), run=str(tmp_path/'run'), epochs=1, n_folds=2, batch_size=32, seconds=.02, device='cpu',
+                  options={k: SMALL[k] for k in ('dim', 'depth', 'heads', 'resamples')})
     text = _run('speed', tmp_path/'s.ipynb', tmp_path, **params)
     assert 'SIMULATED' in text and 'bf16' in text and (tmp_path/'run'/'model-1.safetensors').exists()
     found = json.loads((tmp_path/'run'/'speed.json').read_text())['found']
