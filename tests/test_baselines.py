@@ -10,9 +10,8 @@ from hypothesis import given, settings, strategies as st
 
 from conftest import assert_learns, everywhere
 from pedarr.model.baselines import MODELS, InceptionTime, XResNet1d, make_model
-from pedarr.model.trees import (
-    annotated_beats, boosted_trees, interval_features, prediction_table, segment_features,
-    shape_features)
+from pedarr.model.features import annotated_beats, interval_features, segment_features, shape_features
+from pedarr.model.trees import boosted_trees, prediction_table
 from pedarr.model.pedarrnet import PedArrNet
 from pedarr.model.variants import NETWORK_VARIANTS, count_multiply_adds
 from pedarr.signals.build import build_store
@@ -121,15 +120,18 @@ def test_counts_by_hand():
 
 
 def test_registry_makes_what_the_classes_make():
-    assert type(make_model('pedarrnet', 3, dim=16, heads=2)) is PedArrNet and type(net('xresnet1d')) is XResNet1d and type(net('inceptiontime')) is InceptionTime
+    assert type(make_model('pedarrnet', 3, dim=16, heads=2)) is PedArrNet
+    assert type(net('xresnet1d')) is XResNet1d and type(net('inceptiontime')) is InceptionTime
     for options in NETWORK_VARIANTS.values(): make_model('pedarrnet', 3, **{'dim': 16, 'heads': 2, **options})
     for name in MODELS: make_model(name, 3, dropout=.2, modality_dropout=.1, proj_dim=8, modalities=('ecg',))      # options that all of them know
 
 
 @pytest.mark.parametrize('name, options, says', [
-    ('resnet', {}, 'unknown model .resnet.'), ('xresnet1d', dict(depth=2), 'unknown option of xresnet1d'), ('pedarrnet', dict(width=8), 'unknown option of pedarrnet'),
+    ('resnet', {}, 'unknown model .resnet.'), ('xresnet1d', dict(depth=2), 'unknown option of xresnet1d'),
+    ('pedarrnet', dict(width=8), 'unknown option of pedarrnet'),
     ('xresnet1d', dict(n_classes=1), 'at least 2 classes'), ('inceptiontime', dict(width=7), 'width=7'), ('xresnet1d', dict(proj_dim=0), 'proj_dim'),
-    ('xresnet1d', dict(dropout=1.), 'probabilities'), ('inceptiontime', dict(modality_dropout=-1.), 'probabilities'), ('xresnet1d', dict(modalities=['mri']), 'of ecg, iegm')])
+    ('xresnet1d', dict(dropout=1.), 'probabilities'), ('inceptiontime', dict(modality_dropout=-1.), 'probabilities'),
+    ('xresnet1d', dict(modalities=['mri']), 'of ecg, iegm')])
 def test_bad_options(name, options, says):
     with pytest.raises(PedarrError, match=says) as e: make_model(name, **{'n_classes': 3, **options})
     assert '\n' not in str(e.value)
@@ -281,6 +283,7 @@ def test_rows_alone_measure_the_same(store, features):
     pd.testing.assert_frame_equal(segment_features(store, rows=rows), features.iloc[rows].reset_index(drop=True))
 
 
-@pytest.mark.parametrize('options, says', [(dict(max_iter=0), 'max_iter'), (dict(max_iter=10**9), 'at most 100,000'), (dict(depth=3), 'depth'), (dict(early_stopping=True, validation_fraction=.0001), 'no trees can be grown')])
+@pytest.mark.parametrize('options, says', [(dict(max_iter=0), 'max_iter'), (dict(max_iter=10**9), 'at most 100,000'), (dict(depth=3), 'depth'),
+                                           (dict(early_stopping=True, validation_fraction=.0001), 'no trees can be grown')])
 def test_options_that_trees_do_not_take(store, features, options, says):
     with pytest.raises(PedarrError, match=says): boosted_trees(store, features, make_split(store.segments, 'patient', n_folds=2), **options)

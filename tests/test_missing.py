@@ -1,4 +1,5 @@
-"""Missing channels: properties of the draws, nothing leaks from a masked channel, what is compared, and what is refused. What is a lesson stands in the chapter."""
+"""Missing channels: properties of the draws, nothing leaks from a masked channel, what is compared, what is refused.
+What is a lesson stands in the chapter."""
 import dataclasses
 import shutil
 
@@ -13,8 +14,9 @@ from pedarr.evaluation.metrics import METRICS, scores
 from pedarr.evaluation.intervals import bootstrap_scores
 from pedarr.evaluation.comparison import paired_bootstrap
 from pedarr.use.missing import (
-    Answers, CASES, KINDS, ask, draw_subsets, format_missing, mask_channels, missing_answers,
-    missing_curve, missing_difference, open_folds, plot_missing, predict_without)
+    Answers, CASES, KINDS, _ask, draw_subsets, format_missing, mask_channels, missing_answers,
+    missing_curve, missing_difference, plot_missing, predict_without)
+from pedarr.training.networks import open_folds
 from pedarr.signals.filters import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.signals.store import open_store
@@ -92,11 +94,11 @@ def test_each_fold_is_asked_with_its_own_network(made):
     store, run, _ = made
     saved = open_finished(run).predictions.set_index('segment')
     for part, full in open_folds(run):
-        own = ask(part, full)['prob']
+        own = _ask(part, full)['prob']
         want = saved.loc[part.rows, [c for c in saved if c.startswith('p_')]].to_numpy()
         np.testing.assert_allclose(own, want, atol=2e-6)
         other = part._replace(model=load_model(run, 1 - part.k)[0])
-        assert abs(ask(other, full)['prob'] - want).max() > 1e-4             # so the comparison above can fail
+        assert abs(_ask(other, full)['prob'] - want).max() > 1e-4             # so the comparison above can fail
 
 
 def test_answers_are_those_of_predict_without(made):
@@ -133,7 +135,8 @@ def test_a_store_without_electrograms(made):
 
 
 def answers(predicted, truth, subject, case='no ECG at all', **key):
-    rows = pd.DataFrame([dict(kind='all', case='', number=0., draws=1, removed=0., unchanged=1., blank=0.), dict(kind='all', case=case, number=np.nan, draws=len(predicted[1]), removed=3., unchanged=0., blank=0.)])
+    rows = pd.DataFrame([dict(kind='all', case='', number=0., draws=1, removed=0., unchanged=1., blank=0.),
+                         dict(kind='all', case=case, number=np.nan, draws=len(predicted[1]), removed=3., unchanged=0., blank=0.)])
     truth = np.array(truth)
     return Answers(rows, [np.array(p) for p in predicted], np.arange(len(truth)), truth, np.array(subject), ['a', 'b'],
                    dict(store='x', kind='all', numbers=(0.,), draws=2, seed=0) | key)
@@ -187,8 +190,10 @@ def test_what_cannot_be_compared():
 
 
 @pytest.mark.parametrize('options, message', [
-    (dict(numbers=(20,)), r'numbers: 20 channels cannot be removed'), (dict(numbers=(-1,)), r'numbers: -1 channels'), (dict(numbers=(1.5,)), 'numbers: 1.5 is no whole number'),
-    (dict(numbers=(True,)), 'numbers: True is no whole number'), (dict(draws=0), 'draws=0: at least one'), (dict(kind='eeg'), "unknown kind 'eeg': did you mean 'ecg'")])
+    (dict(numbers=(20,)), r'numbers: 20 channels cannot be removed'), (dict(numbers=(-1,)), r'numbers: -1 channels'),
+    (dict(numbers=(1.5,)), 'numbers: 1.5 is no whole number'),
+    (dict(numbers=(True,)), 'numbers: True is no whole number'), (dict(draws=0), 'draws=0: at least one'),
+    (dict(kind='eeg'), "unknown kind 'eeg': did you mean 'ecg'")])
 def test_bad_options(made, options, message):
     with pytest.raises(PedarrError, match=message) as e: missing_answers(made[1], **options)
     assert '\n' not in str(e.value)
@@ -196,10 +201,12 @@ def test_bad_options(made, options, message):
 
 def test_runs_that_cannot_be_asked(made, tmp_path):
     _, run, _ = made
-    grown = run_training(make_config(store=made[0].path, run=tmp_path/'trees', model='trees', model_options=dict(max_iter=2), n_folds=2, lone_classes='keep', resamples=100), progress=False)
+    grown = run_training(make_config(store=made[0].path, run=tmp_path/'trees', model='trees', model_options=dict(max_iter=2), n_folds=2,
+                                     lone_classes='keep', resamples=100), progress=False)
     half = shutil.copytree(run, tmp_path/'half'); (half/'model-1.safetensors').unlink()
     damaged = shutil.copytree(run, tmp_path/'damaged'); (damaged/'model-0.safetensors').write_bytes(b'no weights')
-    for folder, message in ((grown, 'has no network to ask again'), (half, 'model-1.safetensors is missing'), (damaged, 'model-0.safetensors: altered'), (tmp_path, 'not a finished run'),
+    for folder, message in ((grown, 'has no network to ask again'), (half, 'model-1.safetensors is missing'),
+                            (damaged, 'model-0.safetensors: altered'), (tmp_path, 'not a finished run'),
                             (tmp_path/'none', 'no such folder')):
         for call in (lambda: predict_without(folder), lambda: missing_answers(folder, (1,), draws=1)):
             with pytest.raises(PedarrError, match=message) as e: call()
@@ -222,5 +229,6 @@ def test_the_figure():
     assert [x.get_text() for x in left.get_legend().get_texts()] == ['one', 'two'] and len(left.lines) == 2 and len(left.collections) == 2
     assert left.lines[0].get_color() != left.lines[1].get_color() and left.lines[0].get_marker() != left.lines[1].get_marker()
     assert [x.get_text() for x in right.get_xticklabels()] == ['no ECG at all'] and left.get_ylabel() == 'macro F1 (%)'
-    for call, message in ((lambda: plot_missing({}), '0 curves'), (lambda: plot_missing({'a': t, 'b': t.assign(kind='ecg')}), 'kinds all, ecg'), (lambda: plot_missing({'a': t}, 'acc'), "unknown metric 'acc'")):
+    for call, message in ((lambda: plot_missing({}), '0 curves'), (lambda: plot_missing({'a': t, 'b': t.assign(kind='ecg')}), 'kinds all, ecg'),
+                          (lambda: plot_missing({'a': t}, 'acc'), "unknown metric 'acc'")):
         with pytest.raises(PedarrError, match=message): call()

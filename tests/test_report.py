@@ -7,12 +7,14 @@ import pandas as pd
 import pytest
 
 from pedarr.evaluation.fewshot import METHODS
-from pedarr.evaluation.subgroups import SINGLE_SUBJECT
-from pedarr.evaluation.comparison import paired_bootstrap
+from pedarr.evaluation.comparison import LONE, paired_bootstrap
 from pedarr.evaluation.intervals import bootstrap_scores
 from pedarr.core.errors import PedarrError
-from pedarr.use.report import class_score_table, plot_recalls, protocol_table, run_few_shot, run_store
-from pedarr.evaluation.subgroups import macro_table
+from pedarr.use.report import class_score_table
+from pedarr.training.run_figures import plot_recalls
+from pedarr.training.protocols import protocol_table
+from pedarr.training.networks import run_few_shot, run_store
+from pedarr.evaluation.comparison import macro_table
 from pedarr.training.runs import carriers, prediction_codes, split_warning, summarise
 from pedarr.training.config import make_config
 
@@ -21,7 +23,8 @@ CLASSES = ['SR', 'AVNRT', 'VT']
 
 def truth(n=240, subjects=12, seed=0):
     rng = np.random.default_rng(seed)
-    return pd.DataFrame(dict(segment=np.arange(n), subject=[f'x{i % subjects:03}' for i in range(n)], label=np.array(CLASSES)[rng.choice(3, n, p=[.6, .3, .1])]))
+    return pd.DataFrame(dict(segment=np.arange(n), subject=[f'x{i % subjects:03}' for i in range(n)],
+                             label=np.array(CLASSES)[rng.choice(3, n, p=[.6, .3, .1])]))
 
 
 def probabilities(predicted, classes):
@@ -35,7 +38,8 @@ def write_run(folder, table, split, share, seed=0, store='a'*64, **params):
     rng = np.random.default_rng(seed)
     classes = [c for c in CLASSES if (table.label == c).any()]
     predicted = np.where(rng.random(len(table)) < share, table.label, rng.choice(classes, len(table)))
-    t = table.assign(fold=0, record='r', start=table.segment*10, stop=table.segment*10 + 5, rhythm='N', predicted=predicted, **probabilities(predicted, classes), weight_ecg=1., weight_iegm=0.)
+    t = table.assign(fold=0, record='r', start=table.segment*10, stop=table.segment*10 + 5, rhythm='N', predicted=predicted,
+                     **probabilities(predicted, classes), weight_ecg=1., weight_iegm=0.)
     t.sample(frac=1, random_state=seed).to_csv(folder/'predictions.csv', index=False)
     rows = pd.DataFrame(dict(segment=range(table.segment.max() + 1), record='r', subject='nobody', label='', evaluate=False, fold=-1))
     rows.loc[table.segment, ['subject', 'label']] = table[['subject', 'label']].to_numpy()
@@ -46,7 +50,8 @@ def write_run(folder, table, split, share, seed=0, store='a'*64, **params):
     config = make_config(**dict(store='somewhere', run=str(folder), split=split, seed=seed, loss='none', resamples=100) | params)
     write = lambda name, value: (folder/f'{name}.json').write_text(json.dumps(value, default=lambda x: x.item()).replace('NaN', 'null'))
     write('params', config.__dict__)
-    write('environment', dict.fromkeys(('pedarr', 'python', 'torch', 'numpy', 'sklearn', 'device', 'store', 'database'), 'x') | dict(commit=None, changed=False, store_sha256={'ecg.npy': store}))
+    write('environment', dict.fromkeys(('pedarr', 'python', 'torch', 'numpy', 'sklearn', 'device', 'store', 'database'),
+                                       'x') | dict(commit=None, changed=False, store_sha256={'ecg.npy': store}))
     write('model', dict(network=config.model, model={}, classes=classes, folds=[0]))
     write('metrics', summarise(t, classes, config, [split_warning(split)], carriers(rows)) | dict(speed={}))
     return folder, pd.Series(predicted, index=table.segment)
@@ -88,11 +93,12 @@ def test_a_class_that_one_run_left_out_is_said(tmp_path):
     lone = t.assign(label=np.where((t.label == 'VT') & (t.subject != 'x003'), 'SR', t.label))
     assert ((lone.label == 'VT') & (lone.subject == 'x003')).any()
     a, b = write_run(tmp_path/'c', lone, 'patient', .5)[0], write_run(tmp_path/'d', lone, 'segment', .8)[0]
-    assert protocol_table(a, b, n_resamples=100).classes.set_index('class').note['VT'] == SINGLE_SUBJECT
+    assert protocol_table(a, b, n_resamples=100).classes.set_index('class').note['VT'] == LONE
 
 
 @pytest.mark.parametrize('change, says', [
-    (dict(split='patient'), 'give runs by patient'), (dict(store='b'*64), 'different stores'), (dict(loss='agcacl'), 'differ in loss'), (dict(grouping='svt4', lr=1.), 'differ in grouping .*, lr')])
+    (dict(split='patient'), 'give runs by patient'), (dict(store='b'*64), 'different stores'), (dict(loss='agcacl'), 'differ in loss'),
+    (dict(grouping='svt4', lr=1.), 'differ in grouping .*, lr')])
 def test_runs_that_do_not_compare(tmp_path, change, says):
     t = truth()
     a, b = write_run(tmp_path/'a', t, 'patient', .5)[0], write_run(tmp_path/'b', t, **dict(split='segment', share=.5) | change)[0]
@@ -106,7 +112,8 @@ def test_damaged_runs(tmp_path):
     whole = pd.read_csv(b/'predictions.csv')
     other = t.assign(label=np.where(t.segment == 0, 'AVNRT' if t.label[0] != 'AVNRT' else 'SR', t.label))
     with pytest.raises(PedarrError, match='under other labels'): protocol_table(a, write_run(tmp_path/'c', other, 'segment', .5)[0])
-    for change, why in ((dict(predicted='XX'), 'a class that the run does not know'), (dict(label='SR'), 'not the test segments of split.csv'), (dict(p_SR=7.), 'a probability outside 0 to 1')):
+    for change, why in ((dict(predicted='XX'), 'a class that the run does not know'), (dict(label='SR'), 'not the test segments of split.csv'),
+                        (dict(p_SR=7.), 'a probability outside 0 to 1')):
         whole.assign(**change).to_csv(b/'predictions.csv', index=False)
         with pytest.raises(PedarrError, match=why): protocol_table(a, b)
     (b/'predictions.csv').unlink()
@@ -124,8 +131,9 @@ def test_recall_figure_and_notes():
     fig = plot_recalls(pd.concat([t.assign(subject=t.subject + str(i)) for i in range(8)]), CLASSES)       # many subjects: no taller than a page
     assert fig.get_size_inches()[1] <= 12
     plt.close(fig)
-    old = dict(per_class=[{'class': 'VT', 'support': 3, 'subjects': 1, 'precision': None, 'recall': 0., 'f1': 0., 'f2': 0.}])      # from before there were notes
-    assert class_score_table(old).note.tolist() == [SINGLE_SUBJECT] and class_score_table(old).precision.tolist() == ['-']
+    old = dict(per_class=[{'class': 'VT', 'support': 3, 'subjects': 1, 'precision': None, 'recall': 0., 'f1': 0.,
+                           'f2': 0.}])      # from before there were notes
+    assert class_score_table(old).note.tolist() == [LONE] and class_score_table(old).precision.tolist() == ['-']
 
 
 @pytest.fixture(scope='module')
@@ -183,11 +191,12 @@ def test_what_trees_do_not_have_may_differ(tmp_path):
     c, d = (write_run(tmp_path/f'net-{split}', t, split, .6, loss=loss)[0] for split, loss in (('patient', 'agcacl'), ('segment', 'none')))
     with pytest.raises(PedarrError, match='differ in loss'): protocol_table(c, d)
     with pytest.raises(PedarrError, match='differ in'): protocol_table(a, d)
-    assert 'agcacl' not in describe_model(json.loads((a/'params.json').read_text())) and 'annotated beats' in describe_model(dict(model='trees', model_options={'beats': 'db'}))
+    assert 'agcacl' not in describe_model(json.loads((a/'params.json').read_text()))
+    assert 'annotated beats' in describe_model(dict(model='trees', model_options={'beats': 'db'}))
 
 
 def test_a_run_without_a_contrastive_loss_has_no_empty_panel():
-    from pedarr.use.report import plot_learning
+    from pedarr.training.run_figures import plot_learning
     history = pd.DataFrame(dict(fold=[0, 0], epoch=[0, 1], classification=[1., .5], contrastive=0., validation_top1=[.5, .6]))
     titles = [[ax.get_title() for ax in plot_learning(history.assign(contrastive=c)).axes] for c in (0., 1.)]
     assert titles == [['classification loss', 'top-1 in validation'], ['classification loss', 'contrastive loss', 'top-1 in validation']]
@@ -198,7 +207,7 @@ def test_a_run_without_a_contrastive_loss_has_no_empty_panel():
 
 
 def test_subjects_stand_in_the_order_of_their_numbers():
-    from pedarr.use.report import plot_subjects
+    from pedarr.training.run_figures import plot_subjects
     names = ['x100', 'x0010', 'x002', 'x1']
     t = pd.DataFrame(dict(subject=[n for n in names for _ in range(4)], label=CLASSES[:2]*8, predicted='SR'))
     c = make_config(resamples=100)
@@ -211,7 +220,8 @@ def test_subjects_stand_in_the_order_of_their_numbers():
 
 
 def test_cases_do_not_depend_on_the_order_of_rows():
-    from pedarr.use.report import choose_cases
-    t = pd.DataFrame(dict(segment=range(12), label=['SR', 'VT', 'AVNRT']*4, predicted=['SR', 'VT', 'AVNRT']*4, **probabilities(np.array(['SR', 'VT', 'AVNRT']*4), CLASSES)))
+    from pedarr.training.run_figures import choose_cases
+    t = pd.DataFrame(dict(segment=range(12), label=['SR', 'VT', 'AVNRT']*4, predicted=['SR', 'VT', 'AVNRT']*4,
+                          **probabilities(np.array(['SR', 'VT', 'AVNRT']*4), CLASSES)))
     cases = [choose_cases(t.sample(frac=1, random_state=s), CLASSES, right=2).segment.tolist() for s in range(6)]
     assert all(c == cases[0] for c in cases)
