@@ -21,7 +21,7 @@ from conftest import ROOT, everywhere, real
 from pedarr.signals import build as build_
 from pedarr.use.command import pedarr_command
 from pedarr.use.notebook import execute_notebook, find_notebook, no_notebook, with_parameters
-from pedarr.use.options import parse_value
+from pedarr.use.options import parse_params
 
 SMALL = dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200)
 BARS = re.compile(r'(annotations|segments|verify|check|simulate|compare|training|fold \d)\b')
@@ -284,10 +284,23 @@ def test_bad_parameters_of_trees_leave_no_run(store, tmp_path, params, say):
 
 
 def test_numbers_as_they_are_typed():
-    values = {'3': 3, '1e-3': 1e-3, '1E3': 1e3, '.5': .5, '+2': 2, '-1': -1, 'true': True, 'False': False,
-              "{'a': 1}": {'a': 1}, 'ten': 'ten', '007': '007', '': '', '('*5000: '('*5000}
-    for text, value in values.items():
-        assert parse_value(text) == value and type(parse_value(text)) is type(value)
+    values = {'epochs': {'3': 3, '+2': 2}, 'lr': {'1e-3': 1e-3, '1E3': 1e3, '.5': .5, '-1': -1},
+              'balanced': {'true': True, 'False': False}, 'loss_options': {"{'a': 1}": {'a': 1}},
+              'run': {'ten': 'ten', '007': '007', '7': '7', '': '', '('*5000: '('*5000}}
+    for name, texts in values.items():
+        for text, value in texts.items():
+            got = parse_params([(name, text)])[name]
+            assert got == value and type(got) is type(value)
+
+
+def test_a_parameter_that_is_given_twice(store, tmp_path):
+    assert 'epochs is given twice' in refused('train', store, '--run', tmp_path/'r', '-p', 'epochs', '1', '-p', 'epochs', '2')
+
+
+def test_help_of_train_lists_every_parameter():
+    from pedarr.training.config import TrainConfig
+    text = CliRunner().invoke(pedarr_command, ['train', '--help']).output
+    assert all(f'  {name} ' in text for name in TrainConfig.model_fields if name not in ('store', 'run'))
 
 
 def test_a_class_with_one_subject(store, tmp_path):
@@ -496,7 +509,7 @@ def test_notebook_parameters_are_those_of_the_configuration():
     cells = nbformat.read(find_notebook(), 4).cells
     cell = next(c for c in cells if 'parameters' in c.metadata.get('tags', []))
     given = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cell.source).body}
-    assert given == asdict(TrainConfig())
+    assert given == TrainConfig().model_dump()
 
 
 # --- Simulation and demonstration ---------------------------------------------

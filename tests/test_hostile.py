@@ -187,7 +187,7 @@ def try_store(home: Path, work: Path, rng, number: int) -> None:
 
 def try_run(home: Path, work: Path, rng, number: int) -> None:
     "A mutated run folder: reports, tables, networks and a resumed training refuse it or give the same numbers."
-    from pedarr.training.grid import paired_table
+    from pedarr.training.answers import paired_table
     from pedarr.use.report import write_report
     from pedarr.training.saved import load_model
     from pedarr.training.train import run_training

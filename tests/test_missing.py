@@ -16,7 +16,7 @@ from pedarr.evaluation.comparison import paired_bootstrap
 from pedarr.use.missing import (
     Answers, CASES, KINDS, _ask, draw_subsets, format_missing, mask_channels, missing_answers,
     missing_curve, missing_difference, plot_missing, predict_without)
-from pedarr.training.networks import open_folds
+from pedarr.training.run_networks import open_folds
 from pedarr.signals.filters import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.signals.store import open_store

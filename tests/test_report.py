@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 
 from pedarr.evaluation.fewshot import METHODS
-from pedarr.evaluation.comparison import LONE, paired_bootstrap
+from pedarr.evaluation.subgroups import SINGLE_SUBJECT
+from pedarr.evaluation.comparison import paired_bootstrap
 from pedarr.evaluation.intervals import bootstrap_scores
 from pedarr.core.errors import PedarrError
 from pedarr.use.report import class_score_table
 from pedarr.training.run_figures import plot_recalls
 from pedarr.training.protocols import protocol_table
-from pedarr.training.networks import run_few_shot, run_store
-from pedarr.evaluation.comparison import macro_table
+from pedarr.training.run_networks import run_few_shot, run_store
+from pedarr.evaluation.subgroups import macro_table
 from pedarr.training.runs import carriers, prediction_codes, split_warning, summarise
 from pedarr.training.config import make_config
 
@@ -93,7 +94,7 @@ def test_a_class_that_one_run_left_out_is_said(tmp_path):
     lone = t.assign(label=np.where((t.label == 'VT') & (t.subject != 'x003'), 'SR', t.label))
     assert ((lone.label == 'VT') & (lone.subject == 'x003')).any()
     a, b = write_run(tmp_path/'c', lone, 'patient', .5)[0], write_run(tmp_path/'d', lone, 'segment', .8)[0]
-    assert protocol_table(a, b, n_resamples=100).classes.set_index('class').note['VT'] == LONE
+    assert protocol_table(a, b, n_resamples=100).classes.set_index('class').note['VT'] == SINGLE_SUBJECT
 
 
 @pytest.mark.parametrize('change, says', [
@@ -133,7 +134,7 @@ def test_recall_figure_and_notes():
     plt.close(fig)
     old = dict(per_class=[{'class': 'VT', 'support': 3, 'subjects': 1, 'precision': None, 'recall': 0., 'f1': 0.,
                            'f2': 0.}])      # from before there were notes
-    assert class_score_table(old).note.tolist() == [LONE] and class_score_table(old).precision.tolist() == ['-']
+    assert class_score_table(old).note.tolist() == [SINGLE_SUBJECT] and class_score_table(old).precision.tolist() == ['-']
 
 
 @pytest.fixture(scope='module')

@@ -17,11 +17,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pedarr.training import grid as grid_
+from pedarr.training.answers import answer_table, paired_table, recall_table
+from pedarr.training.grid import Job
 from pedarr.core.errors import PedarrError
 from pedarr.use.missing import missing_answers
 from pedarr.signals.store import open_store
-from pedarr.use.report import protocol_table, run_few_shot, write_report
+from pedarr.training.protocols import protocol_table
+from pedarr.training.run_networks import run_few_shot
+from pedarr.use.report import write_report
 from pedarr.training.config import make_config
 from pedarr.training.runs import read_params, scores_of
 from pedarr.training.saved import load_model
@@ -108,8 +111,8 @@ def unfinish(run: Path) -> None:
 def readers(run: Path, source: Path, figures: bool) -> list:
     "All that is asked of a run."
     c = read_params(source).replace(run=str(run))
-    job = grid_.Job('q', 's', 'patient', 0, str(run), c.model_dump())
-    calls = [lambda: scores_of(run), lambda: load_model(run), lambda: (grid_.answer_table([job], 100), grid_.recalls([job])), lambda: grid_.paired_table([run], [source], 100),
+    job = Job(question='q', system='s', split='patient', seed=0, run=str(run), params=c.model_dump())
+    calls = [lambda: scores_of(run), lambda: load_model(run), lambda: (answer_table([job], 100), recall_table([job])), lambda: paired_table([run], [source], 100),
              lambda: run_training(c, progress=False), lambda: protocol_table(run, source.parent/'segment', 100), lambda: run_few_shot(run, shots=(1,), draws=1),
              lambda: missing_answers(run, (1,), draws=1)]
     return calls + [lambda: write_report(run)]*figures

@@ -21,7 +21,8 @@ from conftest import everywhere, real
 from pedarr.signals.filters import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.signals.store import open_store
-from pedarr.use.report import choose_cases, percent, write_report
+from pedarr.training.run_figures import choose_cases
+from pedarr.use.report import percent, write_report
 from pedarr.core.errors import PassingError, PedarrError
 from pedarr.losses.registry import LOSSES, loss_terms
 from pedarr.training.config import TrainConfig, check_parameters, make_config
@@ -382,7 +383,8 @@ def test_trees_leave_the_folder_of_a_run(grown, run, store):
 
 
 def test_trees_of_a_run_are_those_of_chapter_07a(grown, store):
-    from pedarr.model.trees import segment_features, tree_fold
+    from pedarr.model.features import segment_features
+    from pedarr.model.trees import tree_fold
     s = open_store(store)
     roles, features = read_roles(grown/'split.csv', s.segments), segment_features(s)
     want = pd.concat([tree_fold(s, features, roles[:, k], k, max_iter=5)[0] for k in (0, 1)], ignore_index=True)
@@ -415,9 +417,9 @@ train_.run_training(config_.make_config(store={str(store)!r}, run={str(tmp_path/
     from pedarr.training import train as train_
     from pedarr.model import trees as trees_
     measured = []
-    keep, trees_.segment_features = trees_.segment_features, lambda *a, rows=None, **k: (measured.append(rows), keep(*a, rows=rows, **k))[1]
+    keep, tree_runs_.segment_features = tree_runs_.segment_features, lambda *a, rows=None, **k: (measured.append(rows), keep(*a, rows=rows, **k))[1]
     try: run_training(make_config(store=store, run=r, **TREES), progress=False)
-    finally: trees_.segment_features = keep
+    finally: tree_runs_.segment_features = keep
     assert all(rows is not None and len(rows) <= 3 for rows in measured), 'the features were measured again'
     assert (r/'features.csv').stat().st_mtime_ns == stamps['features.csv']
     assert (r/'predictions.csv').read_bytes() == (grown/'predictions.csv').read_bytes()
@@ -472,9 +474,9 @@ def test_impossible_runs_of_trees_leave_nothing(store, tmp_path, params, say):
 
 
 def test_a_run_of_trees_has_no_network(grown, store):
-    from pedarr.use.report import embed, run_few_shot
+    from pedarr.training.run_networks import embed_segments, run_few_shot
     s = open_store(store)
-    for ask in (lambda: load_model(grown), lambda: embed(grown, 0, s, [0]), lambda: run_few_shot(grown)):
+    for ask in (lambda: load_model(grown), lambda: embed_segments(grown, 0, s, [0]), lambda: run_few_shot(grown)):
         with pytest.raises(PedarrError, match='boosted trees, which has no network and no embeddings'): ask()
 
 
@@ -675,8 +677,8 @@ def test_a_store_that_changes_while_it_is_trained_on_ends_the_run_in_one_line(st
 
 @pytest.mark.parametrize('names', [('0', '1'), ('True', 'False'), ('1e3', '2e3'), ('426783006', '164889003'), ('NA', 'nan'), ('a,b', 'c "d"'), ('<b>x</b>', ' x ')])
 def test_classes_with_odd_names_are_trained_reported_and_compared(store, tmp_path, monkeypatch, names):
-    from pedarr.training.grid import paired_table
-    from pedarr.use.report import run_few_shot
+    from pedarr.training.answers import paired_table
+    from pedarr.training.run_networks import run_few_shot
     from pedarr.data.groupings import GROUPINGS
     monkeypatch.setitem(GROUPINGS, 'odd', {r: names[r != 'N'] for r in GROUPINGS['rhythm13']})
     c = make_config(store=store, run=tmp_path/'r', **SMALL, grouping='odd')
@@ -690,7 +692,7 @@ def test_classes_with_odd_names_are_trained_reported_and_compared(store, tmp_pat
 
 
 def test_a_grouping_that_nobody_registered_here_is_the_stores_own(simulated, tmp_path, monkeypatch):
-    from pedarr.use.report import run_few_shot, run_store
+    from pedarr.training.run_networks import run_few_shot, run_store
     from pedarr.data.groupings import GROUPINGS
     with monkeypatch.context() as m:
         m.setitem(GROUPINGS, 'mine', {'N': 'calm', 'VT': 'wild', 'AVNRT': 'wild', 'AVRT': 'wild'})
@@ -739,7 +741,7 @@ def test_a_fault_of_the_moment_is_never_answered_with_delete(run, store, tmp_pat
     from pedarr.training import runs as runs_
     from pedarr.training import train as train_
     from pedarr.model import trees as trees_
-    from pedarr.training.grid import paired_table
+    from pedarr.training.answers import paired_table
     again = Path(shutil.copytree(run, tmp_path/'r'))
     before = {p.name for p in again.iterdir()}
     real = os.open
@@ -836,7 +838,7 @@ def test_damaged_checkpoints_are_one_line(store, tmp_path, harm, why):
 def test_every_file_of_a_finished_run_is_vouched_for(run, grown, tmp_path):
     "One flipped bit, a row less, or another file under its name: named before any number is made of it, weights and features too."
     from pedarr.use.missing import missing_answers
-    from pedarr.use.report import run_few_shot
+    from pedarr.training.run_networks import run_few_shot
     for source in (run, grown):
         files = json.loads((source/'metrics.json').read_text())['files']
         assert set(files) == {p.name for p in source.iterdir() if p.suffix in ('.csv', '.json', '.safetensors')} - {'metrics.json'}

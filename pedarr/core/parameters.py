@@ -78,9 +78,10 @@ def _mistakes(error: ValidationError, most: int = 3) -> str:
 # %% ../../nbs/0_core/06_parameters.ipynb #1c92595e
 def _parts(kind: type[Parameters]) -> list[type[Parameters]]:
     "The groups that `kind` inherits from, in order, and last itself, if it adds parameters of its own."
-    parts = [b for b in kind.__mro__ if issubclass(b, Parameters) and b is not Parameters]
-    parts = [b for b in parts if b.__dict__.get('__annotations__')]
-    return sorted(parts, key=lambda part: part is kind)
+    parts = [b for b in kind.__mro__ if issubclass(b, Parameters) and b.__dict__.get('__annotations__')]
+    fields = list(kind.model_fields)
+    place = {b: [fields.index(n) for n in b.__annotations__ if n in fields] for b in parts}
+    return sorted((b for b in parts if place[b]), key=lambda part: (part is kind, min(place[part])))
 
 def parameter_groups(kind: type[Parameters]) -> Iterator[tuple[str, dict[str, FieldInfo]]]:
     "(title, fields) for each group of `kind`; a title is the first line of the group's docstring."

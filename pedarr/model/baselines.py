@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,39 +23,53 @@ from ..signals.batches import drop_modality
 __all__ = ['MODELS', 'OneBranch', 'XResBlock', 'xresnet_trunk', 'Inception', 'ThreeInceptions', 'inception_trunk', 'XResNet1d',
            'InceptionTime', 'make_model']
 
-# %% ../../nbs/5_model/06_baselines.ipynb #b9855625
-class OneBranch(nn.Module):
-    """A trunk over all channels of `modalities` with the heads of `PedArrNet`: `trunk(n_in, width)` -> (module [B,n_in,T] -> [B,features,time], features).
-    Interface, `config`, and `PedarrError` as in `PedArrNet`; the modality weights are equal shares."""
-    def __init__(self, trunk, n_classes, width, proj_dim, dropout, modality_dropout, modalities):
-        super().__init__()
-        self.config = dict(n_classes=n_classes, width=width, proj_dim=proj_dim, dropout=dropout, modality_dropout=modality_dropout, modalities=list(modalities))
-        _check_options(**self.config)
-        self.trunk, features = trunk(sum(MODALITIES[m] for m in modalities), width)
-        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(2 * features, n_classes)
-        self.project = nn.Sequential(nn.Linear(2 * features, 2 * features), nn.GELU(), nn.Linear(2 * features, proj_dim))
-
-    def forward(self, ecg, iegm, mask):
-        "`ecg` [B,12,T], `iegm` [B,7,T] (normalised mV), `mask` bool [B,19] -> `ModelOutput`."
-        check_model_inputs(ecg, iegm, mask)
-        if self.training and self.config['modality_dropout']: mask = drop_modality(mask, self.config['modality_dropout'])
-        masks, used = split_mask(mask), self.config['modalities']
-        x = torch.cat([zero_masked(x, masks[m]) for m, x in zip(MODALITIES, (ecg, iegm)) if m in used], dim=1)
-        x = self.trunk(x)
-        state = self.dropout(torch.cat([x.mean(dim=-1), x.amax(dim=-1)], dim=1))
-        logits, embedding = self.head(state), self.project(state)
-        weights = equal_shares(torch.stack([masks[m].any(dim=1) & (m in used) for m in MODALITIES], dim=1))
-        full = torch.promote_types(logits.dtype, torch.float32)
-        return ModelOutput(logits.to(full), F.normalize(embedding.to(full), dim=-1), weights.to(full))
-
-def _check_options(n_classes, width, proj_dim, dropout, modality_dropout, modalities):
+# %% ../../nbs/5_model/06_baselines.ipynb #3f6f79a9
+def _check_options(n_classes: int, width: int, proj_dim: int, dropout: float, modality_dropout: float,
+                   modalities: Sequence[str]) -> None:
+    "`PedarrError` for options that no network can have."
     if n_classes < 2: raise PedarrError(f'n_classes={n_classes}: at least 2 classes are needed')
-    if width < 8 or width % 2 or proj_dim < 1: raise PedarrError(f'width={width}, proj_dim={proj_dim}: width must be even and at least 8, proj_dim at least 1')
-    if not (0 <= dropout < 1 and 0 <= modality_dropout <= 1): raise PedarrError(f'dropout={dropout}, modality_dropout={modality_dropout}: both are probabilities, the first below 1')
+    if width < 8 or width % 2 or proj_dim < 1:
+        raise PedarrError(f'width={width}, proj_dim={proj_dim}: width must be even and at least 8, '
+                          'proj_dim at least 1')
+    if not (0 <= dropout < 1 and 0 <= modality_dropout <= 1):
+        raise PedarrError(f'dropout={dropout}, modality_dropout={modality_dropout}: both are probabilities, '
+                          'the first below 1')
     check_modalities(modalities)
 
+# %% ../../nbs/5_model/06_baselines.ipynb #b9855625
+class OneBranch(nn.Module):
+    """A trunk over all channels of `modalities` with the heads of `PedArrNet`. Interface, `config`, and
+    `PedarrError` as there; the modality weights are equal shares.
+
+    `trunk(n_in, width)` -> (module [B, n_in, T] -> [B, features, time], features)."""
+    def __init__(self, trunk: Callable[[int, int], tuple[nn.Module, int]], **config):
+        super().__init__()
+        self.config = config | dict(modalities=list(config['modalities']))
+        _check_options(**self.config)
+        n_in = sum(MODALITIES[m] for m in self.config['modalities'])
+        self.trunk, features = trunk(n_in, config['width'])
+        both = 2 * features                                                     # mean and maximum over time
+        self.dropout, self.head = nn.Dropout(config['dropout']), nn.Linear(both, config['n_classes'])
+        self.project = nn.Sequential(nn.Linear(both, both), nn.GELU(), nn.Linear(both, config['proj_dim']))
+
+    def forward(self, ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor) -> ModelOutput:
+        "`ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV), `mask` bool [B, 19]."
+        check_model_inputs(ecg, iegm, mask)
+        if self.training and self.config['modality_dropout']:
+            mask = drop_modality(mask, self.config['modality_dropout'])
+        masks, used = split_mask(mask), self.config['modalities']
+        signals = [zero_masked(x, masks[m]) for m, x in zip(MODALITIES, (ecg, iegm)) if m in used]
+        x = self.trunk(torch.cat(signals, dim=1))
+        state = self.dropout(torch.cat([x.mean(dim=-1), x.amax(dim=-1)], dim=1))
+        logits, embedding = self.head(state), self.project(state)
+        there = torch.stack([masks[m].any(dim=1) & (m in used) for m in MODALITIES], dim=1)
+        full = torch.promote_types(logits.dtype, torch.float32)
+        embedding = F.normalize(embedding.to(full), dim=-1)
+        return ModelOutput(logits.to(full), embedding, equal_shares(there).to(full))
+
 # %% ../../nbs/5_model/06_baselines.ipynb #110c2595
-def _conv(n_in, n_out, kernel, stride=1, act=True, zero=False):
+def _conv(n_in: int, n_out: int, kernel: int, stride: int = 1, act: bool = True,
+          zero: bool = False) -> nn.Sequential:
     "Convolution, batch normalisation (its weight 0 at the start with `zero`), and with `act` a ReLU."
     norm = nn.BatchNorm1d(n_out)
     if zero: nn.init.zeros_(norm.weight)
@@ -62,64 +77,82 @@ def _conv(n_in, n_out, kernel, stride=1, act=True, zero=False):
     nn.init.kaiming_normal_(layers[0].weight)
     return nn.Sequential(*layers, *([nn.ReLU()] if act else []))
 
+# %% ../../nbs/5_model/06_baselines.ipynb #01ede109
 class XResBlock(nn.Module):
-    "Residual block of an xresnet: [B,n_in,T] -> [B,n_out,ceil(T/stride)]; starts as the way round it alone."
-    def __init__(self, n_in, n_out, kernel, stride):
+    """Residual block of an xresnet: [B, n_in, T] -> [B, n_out, ceil(T/stride)]; starts as the way round it
+    alone."""
+    def __init__(self, n_in: int, n_out: int, kernel: int, stride: int):
         super().__init__()
-        self.convs = nn.Sequential(_conv(n_in, n_out, kernel, stride), _conv(n_out, n_out, kernel, act=False, zero=True))
-        self.round = nn.Sequential(*([nn.AvgPool1d(2, ceil_mode=True)] if stride > 1 else []), *([_conv(n_in, n_out, 1, act=False)] if n_in != n_out else []))
+        first = _conv(n_in, n_out, kernel, stride)
+        self.convs = nn.Sequential(first, _conv(n_out, n_out, kernel, act=False, zero=True))
+        self.round = nn.Sequential()
+        if stride > 1: self.round.append(nn.AvgPool1d(2, ceil_mode=True))
+        if n_in != n_out: self.round.append(_conv(n_in, n_out, 1, act=False))
 
-    def forward(self, x): return F.relu(self.convs(x) + self.round(x))
+    def forward(self, x: torch.Tensor) -> torch.Tensor: return F.relu(self.convs(x) + self.round(x))
 
-def xresnet_trunk(n_in, width):
+# %% ../../nbs/5_model/06_baselines.ipynb #39550816
+def xresnet_trunk(n_in: int, width: int) -> tuple[nn.Sequential, int]:
     "The trunk of an xresnet1d18 with `width` channels, 32 times slower than its input: (module, features)."
-    stem = [_conv(n_in, width // 2, 5, 2), _conv(width // 2, width // 2, 5), _conv(width // 2, width, 5), nn.MaxPool1d(3, 2, 1)]
-    stages = [XResBlock(width, width, 5, 2 if first and stage else 1) for stage in range(4) for first in (True, False)]
-    return nn.Sequential(*stem, *stages), width
+    half = width // 2
+    stem = [_conv(n_in, half, 5, 2), _conv(half, half, 5), _conv(half, width, 5), nn.MaxPool1d(3, 2, 1)]
+    strides = [2 if first and stage else 1 for stage in range(4) for first in (True, False)]
+    return nn.Sequential(*stem, *[XResBlock(width, width, 5, stride) for stride in strides]), width
 
 # %% ../../nbs/5_model/06_baselines.ipynb #754eb27d
 class Inception(nn.Module):
-    "Inception module (Ismail Fawaz et al. 2020): [B,n_in,T] -> [B,4*width,T], with kernels of 39, 19 and 9 samples and a maximum over 3."
-    def __init__(self, n_in, width):
+    """Inception module (Ismail Fawaz et al. 2020): [B, n_in, T] -> [B, 4*width, T], with kernels of 39, 19
+    and 9 samples and a maximum over 3."""
+    def __init__(self, n_in: int, width: int):
         super().__init__()
-        self.narrow = nn.Conv1d(n_in, width, 1, bias=False)
-        self.scales = nn.ModuleList(nn.Conv1d(width, width, k, padding=k // 2, bias=False) for k in (39, 19, 9))
-        self.peak = nn.Sequential(nn.MaxPool1d(3, 1, 1), nn.Conv1d(n_in, width, 1, bias=False))
+        def conv(n, kernel): return nn.Conv1d(n, width, kernel, padding=kernel // 2, bias=False)
+        self.narrow = conv(n_in, 1)
+        self.scales = nn.ModuleList(conv(width, k) for k in (39, 19, 9))
+        self.peak = nn.Sequential(nn.MaxPool1d(3, 1, 1), conv(n_in, 1))
         self.norm = nn.BatchNorm1d(4 * width)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.narrow(x)
         return F.relu(self.norm(torch.cat([conv(h) for conv in self.scales] + [self.peak(x)], dim=1)))
 
+# %% ../../nbs/5_model/06_baselines.ipynb #3be3def9
 class ThreeInceptions(nn.Module):
-    "Three inception modules and a way round them: [B,n_in,T] -> [B,4*width,T]."
-    def __init__(self, n_in, width):
+    "Three inception modules and a way round them: [B, n_in, T] -> [B, 4*width, T]."
+    def __init__(self, n_in: int, width: int):
         super().__init__()
         self.chain = nn.Sequential(*[Inception(n, width) for n in (n_in, 4 * width, 4 * width)])
         self.round = _conv(n_in, 4 * width, 1, act=False)
 
-    def forward(self, x): return F.relu(self.chain(x) + self.round(x))
+    def forward(self, x: torch.Tensor) -> torch.Tensor: return F.relu(self.chain(x) + self.round(x))
 
-def inception_trunk(n_in, width):
-    "The trunk of an InceptionTime network behind a stem that makes the signal five times slower: (module, features)."
-    return nn.Sequential(_conv(n_in, width, 15, 5), ThreeInceptions(width, width), ThreeInceptions(4 * width, width)), 4 * width
+def inception_trunk(n_in: int, width: int) -> tuple[nn.Sequential, int]:
+    """The trunk of an InceptionTime network behind a stem that makes the signal five times slower: (module,
+    features)."""
+    stem, wide = _conv(n_in, width, 15, 5), 4 * width
+    return nn.Sequential(stem, ThreeInceptions(width, width), ThreeInceptions(wide, width)), wide
 
 # %% ../../nbs/5_model/06_baselines.ipynb #180f393c
 class XResNet1d(OneBranch):
     "A small xresnet1d in the manner of Strodthoff et al. 2021 (JBHI, doi 10.1109/JBHI.2020.3022989)."
-    def __init__(self, n_classes, width=64, proj_dim=64, dropout=0.1, modality_dropout=0.0, modalities=('ecg', 'iegm')):
-        super().__init__(xresnet_trunk, n_classes, width, proj_dim, dropout, modality_dropout, modalities)
+    def __init__(self, n_classes: int, width: int = 64, proj_dim: int = 64, dropout: float = 0.1,
+                 modality_dropout: float = 0.0, modalities: Sequence[str] = ('ecg', 'iegm')):
+        super().__init__(xresnet_trunk, n_classes=n_classes, width=width, proj_dim=proj_dim,
+                         dropout=dropout, modality_dropout=modality_dropout, modalities=modalities)
 
 class InceptionTime(OneBranch):
-    "One network of InceptionTime (Ismail Fawaz et al. 2020, doi 10.1007/s10618-020-00710-y), behind a stem that slows 500 Hz to 100."
-    def __init__(self, n_classes, width=32, proj_dim=64, dropout=0.1, modality_dropout=0.0, modalities=('ecg', 'iegm')):
-        super().__init__(inception_trunk, n_classes, width, proj_dim, dropout, modality_dropout, modalities)
+    """One network of InceptionTime (Ismail Fawaz et al. 2020, doi 10.1007/s10618-020-00710-y), behind a stem
+    that slows 500 Hz to 100."""
+    def __init__(self, n_classes: int, width: int = 32, proj_dim: int = 64, dropout: float = 0.1,
+                 modality_dropout: float = 0.0, modalities: Sequence[str] = ('ecg', 'iegm')):
+        super().__init__(inception_trunk, n_classes=n_classes, width=width, proj_dim=proj_dim,
+                         dropout=dropout, modality_dropout=modality_dropout, modalities=modalities)
 
 # %% ../../nbs/5_model/06_baselines.ipynb #922617cf
-MODELS = {'pedarrnet': PedArrNet, 'xresnet1d': XResNet1d, 'inceptiontime': InceptionTime}     # networks; the trees below are no torch module
+MODELS = {'pedarrnet': PedArrNet, 'xresnet1d': XResNet1d, 'inceptiontime': InceptionTime}
 
-def make_model(name, n_classes, **options):
-    "The network `name` of `MODELS`; `make_model(name, **model.config)` rebuilds one. `PedarrError` for a name or an option that does not exist."
+def make_model(name: str, n_classes: int, **options) -> nn.Module:
+    """The network `name` of `MODELS`; `make_model(name, **model.config)` rebuilds one. `PedarrError` for a
+    name or an option that does not exist."""
     cls = MODELS[one_of(name, MODELS, 'model')]
     known = [p for p in inspect.signature(cls).parameters if p != 'n_classes']
     for option in options: one_of(option, known, f'option of {name}')

@@ -21,7 +21,7 @@ from ..core.tables import json_ready
 from ..core.parameters import Parameters
 from ..losses.registry import loss_terms
 from ..model.pedarrnet import ModelConfig
-from ..model.trees import CLASSIFIERS, TREES, grower, known_options
+from ..model.trees import CLASSIFIERS, TREES, known_options, make_trees
 from ..signals.splits import SPLITS
 from ..signals.store import NORMALISE
 
@@ -181,11 +181,11 @@ def _check_trees(c: TrainConfig) -> None:
     if not isinstance(c.model_options.get('beats', ''), str):
         raise PedarrError(f'parameter beats (in model_options) is {shown(c.model_options["beats"])}: '
                           'it must be a text')
-    grower(**tree_options(c))
+    make_trees(**tree_options(c))
 
 # %% ../../nbs/8_training/00_config.ipynb #f6b4d5a0
 def tree_options(c: TrainConfig) -> dict:
-    "What the trees of a run are grown with: the keyword arguments of `grower`."
+    "What the trees of a run are grown with: the keyword arguments of `make_trees`."
     own = {k: v for k, v in c.model_options.items() if k != 'beats'}
     return dict(seed=c.seed, balanced=c.balanced, **own)
 

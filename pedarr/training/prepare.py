@@ -19,7 +19,8 @@ from ..core.errors import PedarrError
 from ..core.names import one_of
 from ..data.channels import N_ECG
 from ..data.groupings import GROUPINGS, classes_of, get_grouping
-from ..model.trees import TREES, annotated_beats, segment_features
+from ..model.trees import TREES
+from ..model.features import annotated_beats, segment_features
 from ..signals.batches import SegmentDataset
 from ..signals.splits import all_roles, make_split, split_notes
 from ..signals.store import NORMALISE, Store, open_store

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core.errors import PedarrError
 from ..core.tables import write_json, write_table
-from ..model.trees import TREES, grower
+from ..model.trees import TREES, make_trees
 from ..signals.splits import read_roles, read_split, split_table
 from ..signals.store import Store
 from .config import TrainConfig, tree_options
@@ -32,7 +32,7 @@ __all__ = ['model_card', 'parts_of', 'remove_parts', 'finish_run', 'all_networks
 def model_card(store: Store, folds, c: TrainConfig) -> dict:
     "The contents of model.json: what rebuilds the networks of a run, or grows its trees again."
     n, scale = len(store.classes), None
-    if c.model == TREES: model = grower(**tree_options(c)).get_params() | {'features': 'features.csv'}
+    if c.model == TREES: model = make_trees(**tree_options(c)).get_params() | {'features': 'features.csv'}
     else: model, scale = build_model(c, n, 'meta').config, loss_head(c).scale
     return dict(network=c.model, model=model, cosine_head=scale, classes=store.classes, normalise=c.normalise,
                 folds=list(folds), preprocess=store.meta['config'],

@@ -13,7 +13,8 @@ import pandas as pd
 
 from ..core.errors import PedarrError
 from ..core.tables import read_table, write_table
-from ..model.trees import segment_features, tree_fold
+from ..model.features import segment_features
+from ..model.trees import tree_fold
 from ..signals.store import Store
 from .config import MODALITY_SETS, TrainConfig, tree_options
 from .folds import Follower, on_terminal, say_on_stderr

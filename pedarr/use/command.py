@@ -18,8 +18,8 @@ from .process import Command, say_line
 from .steps import Demo, open_demo, say_run, say_store, store_notes, train_run
 
 # %% auto #0
-__all__ = ['pedarr_command', 'simulate', 'download', 'check', 'preprocess', 'train', 'report', 'compare', 'protocols', 'fewshot',
-           'missing', 'run_demo']
+__all__ = ['pedarr_command', 'simulate', 'download', 'check', 'preprocess', 'WithParameters', 'train', 'report', 'compare',
+           'protocols', 'fewshot', 'missing', 'run_demo']
 
 # %% ../../nbs/9_use/06_command.ipynb #df686b87
 @click.group(cls=Command, invoke_without_command=True,
@@ -157,6 +157,11 @@ def preprocess(context: click.Context, folder: Path, store: Path, database: str,
     context.exit(say_store(built, store, old))
 
 # %% ../../nbs/9_use/06_command.ipynb #5a643609
+class WithParameters(click.Command):
+    "A command whose help ends in the parameters of a training."
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write('\nParameters, given as -p NAME VALUE:\n\n' + params_text() + '\n')
+
 def _say_params(context: click.Context, option: click.Parameter, wanted: bool) -> None:
     "Print every parameter with its default, and stop."
     if not wanted: return
@@ -164,7 +169,7 @@ def _say_params(context: click.Context, option: click.Parameter, wanted: bool) -
     context.exit()
 
 # %% ../../nbs/9_use/06_command.ipynb #24c37bda
-@pedarr_command.command()
+@pedarr_command.command(cls=WithParameters)
 @click.option('--params', is_flag=True, is_eager=True, expose_value=False, callback=_say_params,
               help='List the parameters with their defaults, and stop.')
 @click.argument('store', type=Place())
@@ -198,7 +203,7 @@ def report(run: Path, store: Path | None) -> None:
 def _differences(runs_a: list, runs_b: list) -> list[dict]:
     "The parameters in which two lists of open runs differ, for each side."
     from pedarr.training.config import own_parameters
-    a, b = (own_parameters(dataclasses.asdict(runs[0].params)) for runs in (runs_a, runs_b))
+    a, b = (own_parameters(runs[0].params.model_dump()) for runs in (runs_a, runs_b))
     differ = [k for k in {**a, **b} if k not in ('run', 'store') and a.get(k) != b.get(k)]
     return [{k: p[k] for k in differ if k in p} for p in (a, b)]
 
@@ -216,7 +221,7 @@ def _side_line(runs: list, own: dict) -> str:
 def compare(runs_a: tuple[Path, ...], runs_b: tuple[Path, ...]) -> None:
     "Paired differences of runs that tested the same segments: -a RUN -b RUN; repeat both for several seeds."
     from pedarr.evaluation.intervals import format_scores
-    from pedarr.training.grid import paired_table
+    from pedarr.training.answers import paired_table
     from pedarr.training.runs import open_finished
     if len(runs_a) != len(runs_b):
         raise PedarrError(f'{len(runs_a)} runs for a and {len(runs_b)} for b: give equally many')
@@ -234,7 +239,7 @@ def compare(runs_a: tuple[Path, ...], runs_b: tuple[Path, ...]) -> None:
 def protocols(by_patient: tuple[Path, ...], by_segment: tuple[Path, ...]) -> None:
     "Both protocols side by side: the same segments tested by patient and by segment, and the gap."
     from pedarr.evaluation.comparison import format_protocols
-    from pedarr.use.report import protocol_table
+    from pedarr.training.protocols import protocol_table
     found = protocol_table(list(by_patient), list(by_segment))
     say_line(format_protocols(found.overall).to_string(index=False))
     for note in found.notes: say_line(f'note: {note}')
@@ -249,7 +254,7 @@ def protocols(by_patient: tuple[Path, ...], by_segment: tuple[Path, ...]) -> Non
 def fewshot(run: Path, shots: tuple[int, ...], draws: int) -> None:
     "Few-shot test of a finished RUN: prototypes moved by a few labelled segments of a new patient."
     from pedarr.evaluation.fewshot import few_shot_table, format_few_shot
-    from pedarr.use.report import run_few_shot
+    from pedarr.training.run_networks import run_few_shot
     found, classes = run_few_shot(run, shots=tuple(sorted(set(shots))), draws=draws)
     say_line(format_few_shot(few_shot_table(found)).to_string(index=False))
 

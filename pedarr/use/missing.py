@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,248 +19,344 @@ from ..data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS
 from ..evaluation.comparison import paired_bootstrap
 from ..evaluation.intervals import bootstrap_scores
 from ..evaluation.metrics import METRICS, scores
-from ..model.encoders import MODALITIES
-from ..model.trees import TREES, prediction_table
-from ..signals.batches import SegmentDataset, make_loader
-from ..signals.store import Store
-from ..training.folds import rows_of
-from ..training.network import class_codes
-from ..training.loop import pick_device
-from ..training.folds import predict
-from ..training.runs import Run, finished
-from ..training.saved import load_model
-from .report import run_store
+from ..model.trees import prediction_table
 
 # %% auto #0
-__all__ = ['KINDS', 'CASES', 'check_channels', 'mask_channels', 'OpenFold', 'with_networks', 'open_folds', 'ask',
-           'predict_without', 'draw_subsets', 'Answers', 'missing_answers', 'missing_curve', 'join_answers',
-           'format_missing', 'plot_missing', 'missing_difference']
+__all__ = ['KINDS', 'CASES', 'mask_channels', 'predict_without', 'draw_subsets', 'Answers', 'missing_answers', 'missing_curve',
+           'join_answers', 'format_missing', 'plot_missing', 'missing_difference']
+
+# %% ../../nbs/9_use/01_missing.ipynb #128cf7bf
+from ..signals.batches import make_loader
+from ..signals.store import Store
+from ..training.network import class_codes
+from ..training.folds import predict
+from ..training.run_networks import OpenFold, open_folds, run_store, with_networks
+from ..training.runs import Run
+
+if TYPE_CHECKING:                     # matplotlib is slow to import, and only a drawing needs it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # %% ../../nbs/9_use/01_missing.ipynb #cc476426
-def check_channels(drop) -> list:
+def _channel_names(drop: str | Iterable[str]) -> list[str]:
     "`drop` as a list of channel names; `PedarrError` for a name that is none of `CHANNELS`."
     drop = [drop] if isinstance(drop, str) else list(drop)
     for c in drop: one_of(c, CHANNELS, 'channel')
     return drop
 
-def mask_channels(store: Store, drop) -> Store:
-    "The store with the channels `drop` masked in every segment; signals are untouched, and a channel that was absent stays absent."
-    keep = ~np.isin(CHANNELS, check_channels(drop))
+def mask_channels(store: Store, drop: str | Iterable[str]) -> Store:
+    """The store with the channels `drop` masked in every segment; signals are untouched, and a channel that
+    was absent stays absent. `PedarrError` for an unknown channel."""
+    keep = ~np.isin(CHANNELS, _channel_names(drop))
     return dataclasses.replace(store, mask=np.asarray(store.mask) & keep)
 
-# %% ../../nbs/9_use/01_missing.ipynb #272386bc
-class OpenFold(NamedTuple):
-    """A fold of a finished run: its number, network, test segments (rows of the store, and a data set of them) and which
-    channels the network looks at, bool [19]."""
-    k: int
-    model: object
-    rows: np.ndarray
-    data: SegmentDataset
-    used: np.ndarray
-
-def with_networks(run) -> Run:
-    "A finished run (folder or `Run`) that has a network for each fold, or `PedarrError`."
-    run = finished(run)
-    if run.params.model == TREES:
-        raise PedarrError(f'{run.path}: has no network to ask again (it is a run of trees): give a finished run of a network')
-    for k in run.folds:
-        if not (run.path/f'model-{k}.safetensors').is_file():
-            raise PedarrError(f'{run.path}: model-{k}.safetensors is missing, and with it the network of fold {k}: '
-                              'copy it here, or train again')
-    return run
-
-def open_folds(run, store: Store | None = None, device: str = 'auto'):
-    """Each fold of a finished run as a `OpenFold`, one at a time, with the store that they index; `PedarrError` for a run
-    without networks or with another store."""
-    run = with_networks(run)
-    store, roles = run_store(run, store)
-    for k in run.folds:
-        model, meta = load_model(run.path, k, store.classes)
-        rows, modalities = rows_of(roles, k, 'test'), model.config['modalities']
-        used = np.repeat([m in modalities for m in MODALITIES], list(MODALITIES.values()))
-        data = SegmentDataset(store, rows, normalise=meta['normalise'])
-        yield OpenFold(k, model.to(pick_device(device)), rows, data, used), store
-
 # %% ../../nbs/9_use/01_missing.ipynb #98b9c565
-def ask(part: OpenFold, store: Store, drop=(), batch_size: int = 256) -> dict:
-    "What the network of `part` says of its test segments without the channels `drop`: as `train.predict`, in the order of `part.rows`."
-    part.data.store = mask_channels(store, drop)
-    return predict(part.model, make_loader(part.data, batch_size, shuffle=False), next(part.model.parameters()).device)
+def _ask(fold: OpenFold, store: Store, drop: Sequence[str] = (), batch_size: int = 256) -> dict:
+    """What the network of `fold` says of its test segments without the channels `drop`: as `predict`, in the
+    order of `fold.rows`."""
+    fold.data.store = mask_channels(store, drop)
+    loader = make_loader(fold.data, batch_size, shuffle=False)
+    return predict(fold.model, loader, next(fold.model.parameters()).device)
 
-def predict_without(run, drop=(), store: Store | None = None, device: str = 'auto') -> pd.DataFrame:
-    """Predictions of a finished run's test segments with the channels `drop` (names) masked, each by its own fold's network:
-    columns as in predictions.csv, then `removed` and `left`, the channels that each segment lost and has. `store`: where it is
-    now, if it was moved. Raises `PedarrError`."""
-    drop, parts = check_channels(drop), []
-    for part, full in open_folds(run, store, device):
-        out, less = ask(part, full, drop), mask_channels(full, drop)
-        weights = dict(weight_ecg=out['weights'][:, 0].round(4), weight_iegm=out['weights'][:, 1].round(4))
-        before, after = (np.asarray(s.mask)[part.rows].sum(1) for s in (full, less))
-        t = prediction_table(less, part.rows, out['prob'], part.k)
-        parts.append(t.assign(**weights, removed=before - after, left=after))
+def _answer_rows(fold: OpenFold, full: Store, drop: Sequence[str]) -> pd.DataFrame:
+    "`predict_without` of one fold."
+    out, less = _ask(fold, full, drop), mask_channels(full, drop)
+    before, after = (np.asarray(s.mask)[fold.rows].sum(1) for s in (full, less))
+    weights = dict(weight_ecg=out['weights'][:, 0].round(4), weight_iegm=out['weights'][:, 1].round(4))
+    t = prediction_table(less, fold.rows, out['prob'], fold.k)
+    return t.assign(**weights, removed=before - after, left=after)
+
+# %% ../../nbs/9_use/01_missing.ipynb #4347f55d
+def predict_without(run: str | Path | Run, drop: str | Sequence[str] = (), store: Store | None = None,
+                    device: str = 'auto') -> pd.DataFrame:
+    """Predictions of a finished run's test segments with the channels `drop` (names) masked, each by its own
+    fold's network: columns as in predictions.csv, then `removed` and `left`, the channels that each segment
+    lost and has.
+
+    `store`: where it is now, if it was moved. Raises `PedarrError`."""
+    drop = _channel_names(drop)
+    parts = [_answer_rows(fold, full, drop) for fold, full in open_folds(run, store, device)]
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/9_use/01_missing.ipynb #fecf7202
 KINDS = {'ecg': ECG_LEADS, 'iegm': IEGM_CHANNELS, 'all': CHANNELS}
 
-def draw_subsets(kind: str, number: int, there=CHANNELS, draws: int = 5, seed: int = 0) -> list:
-    """Sets of `number` channels of `kind` to take away, tuples in the order of `CHANNELS`: one for each draw, but only one where all of them go.
-
-    `there`: the channels that exist. A larger number holds the set of the smaller one. Raises `PedarrError` for more channels than there are."""
+def _kind_channels(kind: str, there: Sequence[str]) -> list[str]:
+    "The channels of `kind` that exist; `PedarrError` for none."
     names = [c for c in KINDS[one_of(kind, KINDS, 'kind')] if c in there]
-    if not names: raise PedarrError(f'kind {kind}: no test segment has such a channel, so none can be missing: choose another kind')
+    if not names:
+        raise PedarrError(f'kind {kind}: no test segment has such a channel, so none can be missing: '
+                          'choose another kind')
+    return names
+
+def _order(kind: str, names: list[str], seed: int, draw: int) -> list[str]:
+    "`names` in the random order of one draw: that of all channels of `kind`, without those that don't exist."
+    return [c for c in np.random.default_rng([seed, draw]).permutation(KINDS[kind]).tolist() if c in names]
+
+# %% ../../nbs/9_use/01_missing.ipynb #72a0ca68
+def draw_subsets(kind: str, number: int, there: Sequence[str] = CHANNELS, draws: int = 5,
+                 seed: int = 0) -> list[tuple[str, ...]]:
+    """Sets of `number` channels of `kind` to take away, tuples in the order of `CHANNELS`: one for each draw,
+    but only one where none or all of them go.
+
+    `there`: the channels that exist. A larger number holds the set of the smaller one. Raises `PedarrError`
+    for more channels than there are."""
+    names = _kind_channels(kind, there)
     if draws < 1: raise PedarrError(f'draws={draws}: at least one is needed')
-    if not 0 <= number <= len(names): raise PedarrError(f'numbers: {number} channels cannot be removed, the test segments have {len(names)} of kind {kind}: use 0 to {len(names)}')
-    orders = [[c for c in np.random.default_rng([seed, d]).permutation(KINDS[kind]).tolist() if c in names] for d in range(draws)]
-    return [tuple(sorted(o[:number], key=CHANNELS.index)) for o in orders[:1 if number in (0, len(names)) else draws]]
+    if not 0 <= number <= len(names):
+        raise PedarrError(f'numbers: {number} channels cannot be removed, the test segments have '
+                          f'{len(names)} of kind {kind}: use 0 to {len(names)}')
+    if number in (0, len(names)): draws = 1
+    orders = [_order(kind, names, seed, d) for d in range(draws)]
+    return [tuple(sorted(o[:number], key=CHANNELS.index)) for o in orders]
 
 # %% ../../nbs/9_use/01_missing.ipynb #285dab41
-CASES = {'no IEGM at all': ECG_LEADS, 'no coronary sinus catheter': [c for c in CHANNELS if not c.startswith('CS')], 'no ECG at all': IEGM_CHANNELS,
-         'limb leads only': ECG_LEADS[:6], 'lead II only': ['II'], 'nothing at all': []}       # what is left
+CASES = {                                                                                # what is left
+    'no IEGM at all': ECG_LEADS,
+    'no coronary sinus catheter': [c for c in CHANNELS if not c.startswith('CS')],
+    'no ECG at all': IEGM_CHANNELS,
+    'limb leads only': ECG_LEADS[:6],
+    'lead II only': ['II'],
+    'nothing at all': []}
 
-def _conditions(kind, numbers, there, draws, seed) -> list:
-    "(case, number, sets of channels to take away) of each row of a curve: first nothing, then the numbers, then `CASES`."
-    n = sum(c in there for c in KINDS[one_of(kind, KINDS, 'kind')])
-    if numbers is None: numbers = sorted({1, 2, *np.linspace(1, n, 6).round().astype(int).tolist()} & set(range(1, n + 1)))
+def _numbers(numbers: Iterable[int] | None, most: int) -> list[int]:
+    "Numbers of missing channels, 0 first; None: about six of 1 to `most`."
+    if numbers is None:
+        spaced = np.linspace(1, most, 6).round().astype(int).tolist()
+        numbers = {1, 2, *spaced} & set(range(1, most + 1))
     strange = [x for x in numbers if isinstance(x, bool) or not isinstance(x, (int, np.integer))]
-    if strange: raise PedarrError(f'numbers: {strange[0]!r} is no whole number: give numbers of channels, for example 1, 2, 4')
-    rows = [('', int(x), draw_subsets(kind, int(x), there, draws, seed)) for x in sorted({0, *numbers})]
-    return rows + [(name, np.nan, [tuple(c for c in CHANNELS if c not in left)]) for name, left in CASES.items()]
+    if strange:
+        raise PedarrError(f'numbers: {strange[0]!r} is no whole number: give numbers of channels, '
+                          'for example 1, 2, 4')
+    return [int(x) for x in sorted({0, *numbers})]
+
+# %% ../../nbs/9_use/01_missing.ipynb #250d0477
+class _Condition(NamedTuple):
+    "A row of a curve: a named case or a number of channels, and the sets of channels to take away."
+    case: str
+    number: float
+    sets: list[tuple[str, ...]]
+
+def _conditions(kind: str, numbers: Iterable[int] | None, there: Sequence[str], draws: int,
+                seed: int) -> list[_Condition]:
+    "Each row of a curve: first nothing missing, then the numbers, then `CASES`."
+    most = sum(c in there for c in KINDS[one_of(kind, KINDS, 'kind')])
+    drawn = [_Condition('', n, draw_subsets(kind, n, there, draws, seed)) for n in _numbers(numbers, most)]
+    gone = {name: tuple(c for c in CHANNELS if c not in left) for name, left in CASES.items()}
+    return drawn + [_Condition(name, np.nan, [channels]) for name, channels in gone.items()]
+
+def _condition_table(kind: str, conditions: list[_Condition], counts: np.ndarray) -> pd.DataFrame:
+    "`Answers.rows` from the mean `counts` [conditions, 3]."
+    rows = [dict(kind=kind, case=c, number=n, draws=len(sets)) for c, n, sets in conditions]
+    removed, unchanged, blank = counts.T
+    return pd.DataFrame(rows).assign(removed=removed, unchanged=unchanged, blank=blank)
 
 # %% ../../nbs/9_use/01_missing.ipynb #68544c65
 class Answers(NamedTuple):
-    """What a run answered under each condition. `rows`: DataFrame `[kind, case, number, draws, removed, unchanged, blank]`; `predicted`: for each of them int [draws, N];
-    `segment`, `truth`, `subject` [N] in the order of the segments; `classes`; `key`: what two of them must share to be compared."""
+    """What a run answered under each condition. `rows`: DataFrame `[kind, case, number, draws, removed,
+    unchanged, blank]`; `predicted`: for each of them int [draws, N]; `segment`, `truth`, `subject` [N] in the
+    order of the segments; `classes`; `key`: what two of them must share to be compared."""
     rows: pd.DataFrame
-    predicted: list
+    predicted: list[np.ndarray]
     segment: np.ndarray
     truth: np.ndarray
     subject: np.ndarray
-    classes: list
+    classes: list[str]
     key: dict
 
-def _counts(store: Store, rows, used, sets) -> np.ndarray:
-    "[3, N]: channels that each segment lost, whether it lost none, whether it has none left of those `used`; means over `sets`."
+def _counts(store: Store, rows: np.ndarray, used: np.ndarray, sets: list) -> np.ndarray:
+    """[3, N]: channels that each segment lost, whether it lost none, whether it has none left of those
+    `used`; means over `sets`."""
     before = np.asarray(store.mask)[rows]
     after = np.stack([before & ~np.isin(CHANNELS, s) for s in sets])
     lost = (before & ~after).sum(-1)
     return np.stack([lost, lost == 0, ~(after & used).any(-1)]).mean(1)
 
-# %% ../../nbs/9_use/01_missing.ipynb #cebeb8fa
-def missing_answers(run, numbers=None, kind: str = 'all', draws: int = 5, seed: int = 0, store: Store | None = None, device: str = 'auto') -> Answers:
-    """Ask the networks of a finished run again with channels missing: `numbers` of them at random (`kind` 'ecg', 'iegm' or 'all'; None: about six numbers), and in `CASES`.
-
-    The same seed takes the same channels from every run on the store. Each fold is loaded once and each set of channels asked once. Raises `PedarrError`."""
-    run, parts, counted = with_networks(run), [], []
-    store, roles = run_store(run, store)
-    conditions = _conditions(kind, numbers, _there(store, roles[:, run.folds]), draws, seed)
-    for part, _ in open_folds(run, store, device):
-        unique = {s: None for _, _, sets in conditions for s in sets}
-        for s in unique: unique[s] = ask(part, store, s)['prob'].argmax(1)
-        parts.append((part.rows, [np.stack([unique[s] for s in sets]) for *_, sets in conditions]))
-        counted.append(np.stack([_counts(store, part.rows, part.used, sets) for *_, sets in conditions]))
-    order = np.argsort(segments := np.concatenate([rows for rows, _ in parts]))
-    count, rows = np.concatenate(counted, -1).mean(-1), segments[order]
-    table = pd.DataFrame([dict(kind=kind, case=c, number=n, draws=len(s)) for c, n, s in conditions]).assign(removed=count[:, 0], unchanged=count[:, 1], blank=count[:, 2])
-    predicted = [np.concatenate(p, axis=1)[:, order] for p in zip(*(p for _, p in parts))]
-    key = dict(store=store.meta['sha256'], kind=kind, numbers=tuple(table.number.dropna()), draws=draws, seed=seed)
-    return Answers(table, predicted, rows, class_codes(store, rows), store.segments.subject.to_numpy()[rows], store.classes, key)
-
-def _there(store: Store, roles) -> list:
+# %% ../../nbs/9_use/01_missing.ipynb #f96f4e4c
+def _there(store: Store, roles: np.ndarray) -> list[str]:
     "The channels that any test segment of the folds of `roles` [N, K] has."
     tested = (roles == 'test').any(1)
     return [c for c, any_has in zip(CHANNELS, np.asarray(store.mask)[tested].any(0)) if any_has]
 
+def _fold_answers(fold: OpenFold, store: Store, conditions: list[_Condition]) -> tuple[list, np.ndarray]:
+    """(predicted classes int [draws, n] for each condition, counts [conditions, 3, n]) of a fold; each set of
+    channels is asked once."""
+    unique = dict.fromkeys(s for c in conditions for s in c.sets)
+    for s in unique: unique[s] = _ask(fold, store, s)['prob'].argmax(1)
+    predicted = [np.stack([unique[s] for s in c.sets]) for c in conditions]
+    return predicted, np.stack([_counts(store, fold.rows, fold.used, c.sets) for c in conditions])
+
+def _every_fold(run: Run, store: Store, device: str, conditions: list[_Condition]) -> Iterator[tuple]:
+    "(rows, predicted, counts) of each fold."
+    for fold, _ in open_folds(run, store, device): yield fold.rows, *_fold_answers(fold, store, conditions)
+
+# %% ../../nbs/9_use/01_missing.ipynb #cebeb8fa
+def missing_answers(run: str | Path | Run, numbers: Iterable[int] | None = None, kind: str = 'all',
+                    draws: int = 5, seed: int = 0, store: Store | None = None,
+                    device: str = 'auto') -> Answers:
+    """Ask the networks of a finished run again with channels missing: `numbers` of them at random (`kind`
+    'ecg', 'iegm' or 'all'; None: about six numbers), and in `CASES`.
+
+    The same seed takes the same channels from every run on the store. Each fold is loaded once and each set
+    of channels asked once. Raises `PedarrError`."""
+    run = with_networks(run)
+    store, roles = run_store(run, store)
+    conditions = _conditions(kind, numbers, _there(store, roles[:, run.folds]), draws, seed)
+    segments, predicted, counts = zip(*_every_fold(run, store, device, conditions))
+    order = np.argsort(segments := np.concatenate(segments))
+    rows, predicted = segments[order], [np.concatenate(p, axis=1)[:, order] for p in zip(*predicted)]
+    t = _condition_table(kind, conditions, np.concatenate(counts, -1).mean(-1))
+    numbers = tuple(t.number.dropna())
+    key = dict(store=store.meta['sha256'], kind=kind, numbers=numbers, draws=draws, seed=seed)
+    truth, subject = class_codes(store, rows), store.segments.subject.to_numpy()[rows]
+    return Answers(t, predicted, rows, truth, subject, store.classes, key)
+
 # %% ../../nbs/9_use/01_missing.ipynb #b81b222e
-def _flat(a: Answers, i: int, base: bool = False) -> tuple:
-    "(truth, predicted, subject) of row `i`, its draws one after the other; `base`: predicted with nothing taken away instead, as often."
+def _flat(a: Answers, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "(truth, predicted, subject) of row `i`, its draws one after the other."
     n = len(a.predicted[i])
-    whole = a.predicted[0]                                                                 # [runs, N]; draws stand run after run
-    predicted = np.repeat(whole, n//len(whole), axis=0).ravel() if base else a.predicted[i].ravel()
-    return np.tile(a.truth, n), predicted, np.tile(a.subject, n)
+    return np.tile(a.truth, n), a.predicted[i].ravel(), np.tile(a.subject, n)
 
-def missing_curve(run, n_resamples: int = 10_000, level: float = .95, **options) -> pd.DataFrame:
-    """Scores with missing channels, tidy: a row for each condition and metric, with the columns of `Answers.rows` and `metric value low high change change_low change_high worst`.
+def _whole(a: Answers, i: int) -> np.ndarray:
+    "What was predicted with nothing taken away, as often as row `i` has draws; they stand run after run."
+    whole = a.predicted[0]                                                              # [runs, N]
+    return np.repeat(whole, len(a.predicted[i])//len(whole), axis=0).ravel()
 
-    `run`: a run folder (then `options` are those of `missing_answers`), or `Answers`. `change`: against nothing missing, paired; intervals clustered by subject; `worst`: the worst draw."""
+def _curve_row(a: Answers, i: int, **bootstrap) -> pd.DataFrame:
+    "Scores of row `i`, a row for each metric: `metric value low high change change_low change_high worst`."
+    truth, predicted, subject = _flat(a, i)
+    c = len(a.classes)
+    score = bootstrap_scores(truth, predicted, subject, c, **bootstrap)
+    change = paired_bootstrap(truth, predicted, _whole(a, i), subject, c, **bootstrap)
+    worst = pd.DataFrame([scores(a.truth, p, c) for p in a.predicted[i]]).min()
+    return score.assign(change=change.value, change_low=change.low, change_high=change.high,
+                        worst=worst).reset_index()
+
+# %% ../../nbs/9_use/01_missing.ipynb #9791d500
+def missing_curve(run: str | Path | Run | Answers, n_resamples: int = 10_000, level: float = .95,
+                  **options) -> pd.DataFrame:
+    """Scores with missing channels, tidy: a row for each condition and metric, with the columns of
+    `Answers.rows` and `metric value low high change change_low change_high worst`.
+
+    `run`: a run folder (then `options` are those of `missing_answers`), or `Answers`. `change`: against
+    nothing missing, paired; intervals clustered by subject; `worst`: the worst draw."""
+    if isinstance(run, Answers) and options:
+        raise PedarrError(f'{min(options)}: these answers were given already: '
+                          'pass the run folder to change it')
     a = run if isinstance(run, Answers) else missing_answers(run, **options)
-    if isinstance(run, Answers) and options: raise PedarrError(f'{min(options)}: these answers were given already: pass the run folder to change it')
-    c, bootstrap = len(a.classes), dict(n_resamples=n_resamples, level=level)
     parts = []
     for i, row in a.rows.iterrows():
-        truth, predicted, subject = _flat(a, i)
-        score = bootstrap_scores(truth, predicted, subject, c, **bootstrap)
-        change = paired_bootstrap(truth, predicted, _flat(a, i, base=True)[1], subject, c, **bootstrap)
-        worst = pd.DataFrame([scores(a.truth, p, c) for p in a.predicted[i]]).min()
-        score = score.assign(change=change.value, change_low=change.low, change_high=change.high, worst=worst).reset_index()
+        score = _curve_row(a, i, n_resamples=n_resamples, level=level)
         parts.append(score.assign(**row)[[*a.rows, *score]])
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/9_use/01_missing.ipynb #de3b77a5
-def join_answers(answers) -> Answers:
-    "`Answers` of several runs (seeds) of one recipe as one, run after run. `PedarrError` unless they were asked the same of the same segments."
+def _comparable(a: Answers, b: Answers) -> None:
+    """`PedarrError` unless both lost the same channels (store, kind, numbers, draws, seed) from the same
+    segments."""
+    for k, v in a.key.items():
+        if b.key[k] != v:
+            raise PedarrError(f'these answers differ in {k} ({v}, {b.key[k]}): ask both runs with the same '
+                              'options on the same store')
+    same = np.array_equal(a.segment, b.segment) and np.array_equal(a.truth, b.truth)
+    if a.classes != b.classes or not same:
+        raise PedarrError('these answers are about other segments or classes: compare runs of one grouping '
+                          'that tested the same segments')
+
+# %% ../../nbs/9_use/01_missing.ipynb #834196b5
+def join_answers(answers: Iterable[Answers]) -> Answers:
+    """`Answers` of several runs (seeds) of one recipe as one, run after run. `PedarrError` unless they were
+    asked the same of the same segments."""
     answers = list(answers)
     if not answers: raise PedarrError('no answers to join: give those of at least one run')
     for b in answers[1:]: _comparable(answers[0], b)
     predicted = [np.concatenate(p) for p in zip(*(a.predicted for a in answers))]
-    return answers[0]._replace(rows=answers[0].rows.assign(draws=[len(p) for p in predicted]), predicted=predicted)
-
-def _comparable(a: Answers, b: Answers) -> None:
-    "`PedarrError` unless both lost the same channels (store, kind, numbers, draws, seed) from the same segments."
-    for k, v in a.key.items():
-        if b.key[k] != v: raise PedarrError(f'these answers differ in {k} ({v}, {b.key[k]}): ask both runs with the same options on the same store')
-    same = a.classes == b.classes and np.array_equal(a.segment, b.segment) and np.array_equal(a.truth, b.truth)
-    if not same: raise PedarrError('these answers are about other segments or classes: compare runs of one grouping that tested the same segments')
+    draws = [len(p) for p in predicted]
+    return answers[0]._replace(rows=answers[0].rows.assign(draws=draws), predicted=predicted)
 
 # %% ../../nbs/9_use/01_missing.ipynb #0d5f2814
-_INK = ['#0173b2', '#de8f05', '#029e73', '#cc78bc', '#56b4e9']        # seaborn's colour-blind palette
-_MARK = 'osD^v'
+def _with_interval(value: float, low: float, high: float, sign: str = '') -> str:
+    "'91.2 [88.1, 94.0]' in per cent, from fractions; `sign` '+' for a change."
+    known = f'[{100*low:{sign}.1f}, {100*high:{sign}.1f}]'
+    return f'{100*value:{sign}.1f} ' + (known if np.isfinite(low) else '[one subject: no interval]')
 
+def _in_words(row: NamedTuple) -> str:
+    "The condition of a row of a curve, in words."
+    if row.case: return row.case
+    return f'{row.number:.0f} channels missing ({row.kind})' if row.number else 'nothing missing'
+
+# %% ../../nbs/9_use/01_missing.ipynb #46f531e2
 def format_missing(curve: pd.DataFrame, metric: str = 'top1') -> pd.DataFrame:
-    "A curve as a table to read: what is missing, what was really removed, score and change with their intervals (per cent, points)."
+    "A curve as a table to read, as text: score and change with their intervals (per cent, points)."
     t = curve[curve.metric == one_of(metric, METRICS, 'metric')]
-    what = [r.case or ('nothing missing' if not r.number else f'{r.number:.0f} channels missing ({r.kind})') for r in t.itertuples()]
-    cell = lambda v, low, high, sign='': f'{100*v:{sign}.1f}' + (f' [{100*low:{sign}.1f}, {100*high:{sign}.1f}]' if np.isfinite(low) else ' [one subject: no interval]')
-    return pd.DataFrame({'condition': what, 'removed': t.removed.round(1).to_numpy(), 'blank (%)': (100*t.blank).round(1).to_numpy(),
-                         f'{METRICS[metric]} (%)': [cell(r.value, r.low, r.high) for r in t.itertuples()],
-                         'change (points)': [cell(r.change, r.change_low, r.change_high, '+') for r in t.itertuples()], 'worst draw': [f'{100*w:.1f}' for w in t.worst]})
+    rows = list(t.itertuples())
+    return pd.DataFrame({
+        'condition': [_in_words(r) for r in rows], 'removed': t.removed.round(1).to_numpy(),
+        'blank (%)': (100*t.blank).round(1).to_numpy(),
+        f'{METRICS[metric]} (%)': [_with_interval(r.value, r.low, r.high) for r in rows],
+        'change (points)': [_with_interval(r.change, r.change_low, r.change_high, '+') for r in rows],
+        'worst draw': [f'{100*w:.1f}' for w in t.worst]})
 
-def plot_missing(curves: dict, metric: str = 'top1'):
-    "`curves`, name -> table of `missing_curve`, in one matplotlib `Figure`: left over the number of missing channels with interval bands, right the named cases."
-    import matplotlib.pyplot as plt
-    one_of(metric, METRICS, 'metric')
-    if not 1 <= len(curves) <= len(_INK): raise PedarrError(f'{len(curves)} curves: one to {len(_INK)} can be told apart in a figure')
-    if len(kinds := {k for t in curves.values() for k in t.kind}) > 1: raise PedarrError(f"curves of the kinds {', '.join(sorted(kinds))}: draw a figure for each")
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout='constrained')
-    for i, (name, t) in enumerate(curves.items()): _draw(left, right, t[t.metric == metric], i, len(curves), name)
-    names = next(iter(curves.values())).case.replace('', np.nan).dropna().unique()
-    what = {'ecg': 'ECG leads', 'iegm': 'electrograms', 'all': 'channels'}[kinds.pop()]
-    left.set(xlabel=f'{what} missing (drawn at random)', ylabel=METRICS[metric] + ' (%)')
-    left.xaxis.get_major_locator().set_params(integer=True)
-    right.set_xticks(range(len(names)), names, rotation=30, ha='right', fontsize=8)
-    left.legend(frameon=False, fontsize=8)
-    for ax in (left, right): ax.spines[['top', 'right']].set_visible(False); ax.grid(axis='y', lw=.4)
-    return fig
+# %% ../../nbs/9_use/01_missing.ipynb #0132f8ea
+_INK = ['#0173b2', '#de8f05', '#029e73', '#cc78bc', '#56b4e9']        # seaborn's colour-blind palette
+_MARKER = 'osD^v'
+_DASHES = ['-', '--', '-.', ':', (0, (5, 1))]
+_WHAT = {'ecg': 'ECG leads', 'iegm': 'electrograms', 'all': 'channels'}
 
-def _draw(left, right, t, i, n, name):
-    "One run: a line with its band on the left, points with bars on the right."
-    style = dict(color=_INK[i], marker=_MARK[i], ms=5)
+def _draw(left: Axes, right: Axes, t: pd.DataFrame, i: int, n: int, name: str) -> None:
+    "Run `i` of `n`: a line with its band on the left, points with bars on the right."
+    style = dict(color=_INK[i], marker=_MARKER[i], ms=5)
     curve, cases = t[t.case == ''], t[t.case != '']
     left.fill_between(curve.number, 100*curve.low, 100*curve.high, color=_INK[i], alpha=.18, lw=0)
-    left.plot(curve.number, 100*curve.value, label=name, ls=['-', '--', '-.', ':', (0, (5, 1))][i], **style)
+    left.plot(curve.number, 100*curve.value, label=name, ls=_DASHES[i], **style)
     at = np.arange(len(cases)) + .16*(i - (n - 1)/2)
     right.vlines(at, 100*cases.low, 100*cases.high, color=_INK[i], lw=1.2)
     right.plot(at, 100*cases.value, ls='', **style)
 
+# %% ../../nbs/9_use/01_missing.ipynb #610be5dc
+def _one_kind(curves: dict[str, pd.DataFrame]) -> str:
+    "The kind of channels that all curves are about; `PedarrError` for several, or too many curves."
+    if not 1 <= len(curves) <= len(_INK):
+        raise PedarrError(f'{len(curves)} curves: one to {len(_INK)} can be told apart in a figure')
+    kinds = {k for t in curves.values() for k in t.kind}
+    if len(kinds) > 1:
+        raise PedarrError(f"curves of the kinds {', '.join(sorted(kinds))}: draw a figure for each")
+    return kinds.pop()
+
+# %% ../../nbs/9_use/01_missing.ipynb #e1d31ce4
+def plot_missing(curves: dict[str, pd.DataFrame], metric: str = 'top1') -> Figure:
+    """`curves`, name -> table of `missing_curve`, in one figure: left over the number of missing channels
+    with interval bands, right the named cases. `PedarrError` for more than five curves, or of several
+    kinds."""
+    import matplotlib.pyplot as plt
+    one_of(metric, METRICS, 'metric')
+    kind = _one_kind(curves)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout='constrained')
+    for i, (name, t) in enumerate(curves.items()):
+        _draw(left, right, t[t.metric == metric], i, len(curves), name)
+    names = next(iter(curves.values())).case.replace('', np.nan).dropna().unique()
+    left.set(xlabel=f'{_WHAT[kind]} missing (drawn at random)', ylabel=METRICS[metric] + ' (%)')
+    left.xaxis.get_major_locator().set_params(integer=True)
+    right.set_xticks(range(len(names)), names, rotation=30, ha='right', fontsize=8)
+    left.legend(frameon=False, fontsize=8)
+    for ax in (left, right):
+        ax.spines[['top', 'right']].set_visible(False)
+        ax.grid(axis='y', lw=.4)
+    return fig
+
 # %% ../../nbs/9_use/01_missing.ipynb #d334e915
 def missing_difference(a: Answers, b: Answers, n_resamples: int = 10_000, level: float = .95) -> pd.DataFrame:
-    """Scores of `a` minus `b` under the same missing channels: `[kind, case, number, draws, removed, metric, value, low, high]`, on the same resampled subjects.
+    """Scores of `a` minus `b` under the same missing channels: `[kind, case, number, draws, removed, metric,
+    value, low, high]`, on the same resampled subjects.
 
-    Raises `PedarrError` unless both lost the same channels (store, kind, numbers, draws, seed) from the same segments."""
+    Raises `PedarrError` unless both lost the same channels (store, kind, numbers, draws, seed) from the same
+    segments."""
     _comparable(a, b)
     parts = []
     for i, row in a.rows.iterrows():
         truth, predicted, subject = _flat(a, i)
-        t = paired_bootstrap(truth, predicted, _flat(b, i)[1], subject, len(a.classes), n_resamples, level).drop(columns='p').reset_index()
+        other, c = _flat(b, i)[1], len(a.classes)
+        t = paired_bootstrap(truth, predicted, other, subject, c, n_resamples, level)
+        t = t.drop(columns='p').reset_index()
         parts.append(t.assign(**row)[['kind', 'case', 'number', 'draws', 'removed', *t]])
     return pd.concat(parts, ignore_index=True)

@@ -5,8 +5,6 @@
 # %% ../../nbs/9_use/04_options.ipynb #6fed27ba
 from __future__ import annotations
 
-import ast
-import dataclasses
 import math
 import os
 from collections.abc import Iterable
@@ -16,9 +14,10 @@ from typing import Any
 import click
 
 from ..core.errors import PassingError, PedarrError
+from ..core.parameters import from_text, help_text
 
 # %% auto #0
-__all__ = ['JOBS', 'SEED', 'DATABASE', 'Number', 'Place', 'check_target', 'parse_value', 'parse_params', 'params_text']
+__all__ = ['JOBS', 'SEED', 'DATABASE', 'Number', 'Place', 'check_target', 'parse_params', 'params_text']
 
 # %% ../../nbs/9_use/04_options.ipynb #a150daef
 class Number(click.FloatRange):
@@ -57,29 +56,25 @@ def check_target(path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
         raise PassingError(f'{path.parent}: no file can be made there: choose another place')
 
 # %% ../../nbs/9_use/04_options.ipynb #5d18f26c
-def parse_value(text: str) -> Any:
-    "The value of a parameter as typed: a Python literal where it is one ('3', '1e-4', 'true'), or a text."
-    if text.lower() in ('true', 'false'): return text.lower() == 'true'
-    try: return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError): return text
-
 def parse_params(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    "Named parameters with their types; a number that is given for a text (a run called 7, say) stays a text."
+    """Named parameters with their types; a number that is given for a text (a run called 7, say) stays a
+    text. `PedarrError` for an unknown name, and for one that is given twice."""
     from pedarr.training.config import TrainConfig
-    fields = dataclasses.fields(TrainConfig)
-    texts = {f.name for f in fields if isinstance(f.default, str) and f.name != 'fold'}
-    return {name: value if name in texts else parse_value(value) for name, value in pairs}
+    params = {}
+    for name, text in pairs:
+        if name in params: raise PedarrError(f'parameter {name} is given twice: leave one out')
+        params[name] = from_text(TrainConfig, name, text)
+    return params
 
 # %% ../../nbs/9_use/04_options.ipynb #e516af62
 def params_text() -> str:
-    "Every parameter of a training with its default, and what losses and models there are."
+    "Every parameter of a training, grouped, one line each; and what losses there are, and options of trees."
     from pedarr.losses.registry import LOSSES
-    from pedarr.model.trees import CLASSIFIERS, TREES, known_options
+    from pedarr.model.trees import TREES, known_options
     from pedarr.training.config import NETWORK_ONLY, TrainConfig
-    defaults = dataclasses.asdict(TrainConfig()).items()
     return '\n'.join([
-        *(f'{name:<18} {value!r}' for name, value in defaults if name not in ('store', 'run')),
+        help_text(TrainConfig, leave=('store', 'run')), '',
         f'loss is one of {", ".join(LOSSES)}; '
         'none is cross-entropy alone (with logit_adjust, if that is not 0)',
-        f'model is one of {", ".join(CLASSIFIERS)}; {TREES} takes none of {", ".join(NETWORK_ONLY)}, '
+        f'{TREES} takes none of {", ".join(NETWORK_ONLY)}, '
         f'and as model_options {", ".join(known_options(TREES))}'])

@@ -7,44 +7,33 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError, from_system
-from ..core.names import natural_key
+from ..core.errors import from_system
 from ..core.files import write_whole
 from ..data.rhythms import RHYTHMS
-from ..evaluation.subgroups import SINGLE_SUBJECT, macro_table, recall_by_subject
-from ..evaluation.comparison import paired_classes, protocol_gap
-from ..evaluation.fewshot import few_shot, number_episodes
-from ..evaluation.prototypes import fit_prototypes
+from ..evaluation.subgroups import SINGLE_SUBJECT, macro_table
 from ..evaluation.metrics import METRICS, confusion_matrix, plot_confusion
 from ..evaluation.reliability import plot_reliability, reliability
-from ..exploration.figures import class_colours
-from ..exploration.drawing import plot_segment
 from ..exploration.figures import figure_png
 from ..losses.registry import describe_loss
-from ..model.trees import TREES
-from ..signals.batches import SegmentDataset, make_loader, take
-from ..signals.splits import read_roles
-from ..signals.store import Store, open_store
-from ..training.config import TREE_LOSS, own_parameters, shown
-from ..training.folds import rows_of
-from ..training.network import class_codes
-from ..training.loop import pick_device
-from ..training.folds import predict
-from ..training.prepare import grouping_of, regroup, settle_lone_classes
-from ..training.runs import Run, carriers, finished, prediction_codes, same_store, scores_of
-from ..training.saved import load_model
 
 # %% auto #0
-__all__ = ['WATCHED', 'percent', 'metrics_table', 'majority', 'class_meanings', 'class_score_table', 'plot_learning',
-           'plot_subjects', 'plot_recalls', 'plot_weights', 'choose_cases', 'plot_case', 'figure_makers',
-           'draw_figures', 'describe_model', 'macro_rows', 'write_report', 'Protocols', 'protocol_table', 'run_store',
-           'embed', 'run_few_shot']
+__all__ = ['percent', 'metrics_table', 'majority', 'class_meanings', 'class_score_table', 'draw_figures', 'describe_model',
+           'write_report']
+
+# %% ../../nbs/9_use/00_report.ipynb #6e06e45c
+from ..model.trees import TREES
+from ..signals.store import Store, open_store
+from ..training.config import TREE_LOSS, own_parameters
+from ..training.prepare import grouping_of
+from ..training.run_figures import (
+    choose_cases, plot_case, plot_learning, plot_recalls, plot_subjects, plot_weights)
+from ..training.runs import Run, carriers, finished, prediction_codes, same_store, scores_of
 
 # %% ../../nbs/9_use/00_report.ipynb #2aad8e49
 def percent(row: dict) -> str:
@@ -53,136 +42,43 @@ def percent(row: dict) -> str:
     return f"{100*row['value']:.1f} % [{100*row['low']:.1f}, {100*row['high']:.1f}]"
 
 def metrics_table(metrics: dict) -> pd.DataFrame:
-    """The main table of a run: metric, value with its 95 % interval. `metrics`: as from `scores_of`, here
-    and below."""
+    "The main table of a run: metric, value with its 95 % interval. `metrics`: as from `scores_of`."
     rows = [(words, percent(metrics['overall'][k])) for k, words in METRICS.items()]
     return pd.DataFrame(rows, columns=['metric', 'value [95 % interval]'])
 
 def majority(metrics: dict) -> tuple[str, float]:
-    """The most common class of the test and the top-1 of always answering it: what a result must beat to
-    mean anything."""
+    """The most common class of the test and the top-1 of always answering it: what a result must beat to mean
+    anything. `metrics`: as from `scores_of`."""
     t = pd.DataFrame(metrics['per_class'])
     top = t.loc[t.support.idxmax()]
     return top['class'], float(top.support/t.support.sum())
 
-def class_meanings(classes: list, grouping: dict) -> pd.DataFrame:
+# %% ../../nbs/9_use/00_report.ipynb #4dc230eb
+def class_meanings(classes: list[str], grouping: dict[str, str]) -> pd.DataFrame:
     "Each class with the rhythms that it stands for, in words; `grouping`: rhythm -> class."
     words = lambda c: ', '.join(RHYTHMS.get(r, r) for r in grouping if grouping[r] == c)
     return pd.DataFrame([(c, words(c)) for c in classes], columns=['class', 'rhythms'])
 
 def class_score_table(metrics: dict) -> pd.DataFrame:
-    """Per class: segments, subjects, recall, precision, F1 and F2 in per cent, and a note where a class
-    stands in one subject."""
+    """Per class: segments, subjects, recall, precision, F1 and F2 in per cent, and a note for a
+    single-subject class. `metrics`: as from `scores_of`."""
     t = pd.DataFrame(metrics['per_class'])
     if 'note' not in t: t['note'] = np.select([t.support == 0, t.subjects == 1], ['absent', SINGLE_SUBJECT], '')
     for k in ('precision', 'recall', 'f1', 'f2'):
         t[k] = [f'{100*v:.1f}' if v is not None and np.isfinite(v) else '-' for v in t[k].astype(float)]
     return t.rename(columns={'support': 'segments'})
 
-# %% ../../nbs/9_use/00_report.ipynb #af3c6496
-def _bare(ax): ax.spines[['top', 'right']].set_visible(False)
-
-WATCHED = {'validation_top1': 'top-1 in validation',
-           'test_top1': 'top-1 on the test fold'}          # in older runs
-
-def plot_learning(history: pd.DataFrame):
-    """Losses (the contrastive one where there is one) and validation top-1 (where there is any) by epoch,
-    a line per fold -> Figure."""
-    import matplotlib.pyplot as plt
-    watched = next(k for k in WATCHED if k in history)
-    panels = {'classification': 'classification loss', 'contrastive': 'contrastive loss',
-              watched: WATCHED[watched]}
-    if not history.contrastive.any(): del panels['contrastive']             # a run without a contrastive loss
-    fig, axes = plt.subplots(1, len(panels), figsize=(3*len(panels), 2.6), layout='constrained')
-    for ax, (key, label) in zip(axes, panels.items()):
-        for k, h in history.groupby('fold'):
-            ax.plot(h.epoch + 1, h[key].astype(float), lw=1.2, label=f'fold {k}')
-        ax.set(xlabel='epoch', title=label)
-        _bare(ax)
-    axes[-1].set_ylim(0, 1)
-    axes[0].legend(fontsize=7, frameon=False)
-    if history[watched].isna().all():
-        axes[-1].text(.5, .5, 'no validation', ha='center', va='center', transform=axes[-1].transAxes)
-    return fig
-
-# %% ../../nbs/9_use/00_report.ipynb #ec82c5d7
-def plot_subjects(per_subject: pd.DataFrame):
-    """Top-1 of each subject, the best first (ties in the order of their numbers), with its number of
-    segments -> Figure."""
-    import matplotlib.pyplot as plt
-    names = per_subject.subject.tolist()
-    t = per_subject.iloc[sorted(range(len(names)), key=lambda i: natural_key(names[i]))]
-    t = t.sort_values('top1', ascending=False, kind='stable')
-    fig, ax = plt.subplots(figsize=(min(9, 2 + .3*len(t)), 2.8), layout='constrained')
-    ax.bar(np.arange(len(t)), t.top1, width=.8 if len(t) < 60 else 1., color='#4477aa')
-    names = [f'{s} ({n})' for s, n in zip(t.subject, t.segments)]
-    if len(t) <= 45: ax.set_xticks(np.arange(len(t)), names, rotation=90, fontsize=7)
-    else: ax.set_xlabel(f'{len(t)} subjects, sorted')
-    ax.set(ylabel='top-1', ylim=(0, 1), title='each subject (segments)')
-    _bare(ax)
-    return fig
-
-# %% ../../nbs/9_use/00_report.ipynb #ba43d10e
-def plot_recalls(predictions: pd.DataFrame, classes: list, of: dict | None = None):
-    """Recall of each class in each subject, a cell for each -> Figure. `of`: class -> subjects of the
-    whole store (default: those tested)."""
-    import matplotlib.pyplot as plt
-    t = recall_by_subject(*prediction_codes(predictions, classes), predictions.subject.to_numpy(), classes)
-    t, n = t.loc[sorted(t.index, key=natural_key)], t.notna().sum()
-    lone = [c for c in classes if (of or {}).get(c, n[c]) == 1]
-    fig, ax = plt.subplots(figsize=(1.8 + .55*len(classes), min(12, 1.2 + .19*len(t))), layout='constrained')
-    image = ax.imshow(100*t.to_numpy(), cmap='cividis', vmin=0, vmax=100, aspect='auto')
-    heads = [f'{c}\n{n[c]}' + ('\nuntestable' if c in lone else '') for c in classes]
-    ax.set_xticks(range(len(classes)), heads, fontsize=8)
-    ax.set_yticks(range(len(t)) if len(t) <= 60 else [], t.index if len(t) <= 60 else [], fontsize=7)
-    ax.set(xlabel='class, and its subjects', ylabel='subject')
-    fig.colorbar(image, ax=ax, label='recall (%)')
-    return fig
-
-# %% ../../nbs/9_use/00_report.ipynb #6e553b45
-def plot_weights(predictions: pd.DataFrame, classes: list):
-    "Weight of the electrograms by true class, a box per class -> Figure."
-    import matplotlib.pyplot as plt
-    present = [c for c in classes if (predictions.label == c).any()]
-    fig, ax = plt.subplots(figsize=(1.5 + .8*len(present), 2.8), layout='constrained')
-    weights = [predictions.weight_iegm[predictions.label == c] for c in present]
-    boxes = ax.boxplot(weights, patch_artist=True, widths=.6, flierprops=dict(markersize=2),
-                       medianprops=dict(color='black'))
-    for box, c in zip(boxes['boxes'], present): box.set_facecolor(class_colours(classes)[c])
-    ax.set_xticks(np.arange(1, len(present) + 1), present)
-    ax.set(ylabel='weight of the electrograms', ylim=(-.05, 1.05))
-    _bare(ax)
-    return fig
-
-# %% ../../nbs/9_use/00_report.ipynb #a726be48
-def choose_cases(predictions: pd.DataFrame, classes: list, right: int = 3, wrong: int = 3) -> pd.DataFrame:
-    """Typical right cases (median probability, one per class, rare classes first) and the most confident
-    wrong ones (one per confusion)."""
-    p = predictions.assign(probability=predictions[[f'p_{c}' for c in classes]].max(axis=1),
-                           right=predictions.label == predictions.predicted)
-    good, cases = p[p.right], []
-    n = good.label.value_counts()
-    for c in sorted(n.index, key=lambda c: (n[c], classes.index(c)))[:right]:
-        g = good[good.label == c].sort_values(['probability', 'segment'])
-        cases.append(g.iloc[[(len(g) - 1)//2]])
-    bad = p[~p.right].sort_values(['probability', 'segment'], ascending=[False, True])
-    bad = bad.drop_duplicates(['label', 'predicted'])
-    return pd.concat(cases + [bad.head(wrong)]) if cases or len(bad) else p.head(0)
-
-# %% ../../nbs/9_use/00_report.ipynb #6b877a3c
-def plot_case(store: Store, case) -> 'Figure':
-    "One segment of `choose_cases` on paper, with what was true and what was said."
-    i = int(case.segment)
-    fs = store.meta.get('records', {}).get(case.record, {}).get('fs')
-    when = f' at {case.start/fs:.1f} s' if fs else ''
-    said = f'annotated {case.label} ({case.rhythm}), predicted {case.predicted} with {case.probability:.2f}'
-    ecg, iegm = (x[0].astype(np.float32) for x in take(store, [i]))
-    title = f'{"right" if case.right else "WRONG"}: {said}; {case.record}{when}'
-    mask = np.asarray(store.mask[i])
-    return plot_segment(ecg, iegm if mask[12:].any() else None, mask, store.fs, title=title)
+# %% ../../nbs/9_use/00_report.ipynb #372db894
+def _macro_rows(run: Run) -> pd.DataFrame:
+    "Macro means over all classes and, where some stand in one subject of the store, without them."
+    p = run.predictions
+    rows = macro_table(*prediction_codes(p, run.classes), p.subject.to_numpy(), run.classes,
+                       n_resamples=run.params.resamples, seed=run.params.seed)
+    tested, of = p.groupby('label').subject.nunique(), carriers(run.split)
+    return rows if all(of[c] == 1 for c in tested.index[tested == 1]) else rows.head(1)
 
 # %% ../../nbs/9_use/00_report.ipynb #7908f35b
-def figure_makers(run: Run, store: Store) -> dict:
+def _figure_makers(run: Run, store: Store) -> dict[str, Callable]:
     "name -> function that draws a figure which this run has."
     p, classes, of = run.predictions, run.classes, carriers(run.split)
     truth, predicted = prediction_codes(p, classes)
@@ -197,56 +93,24 @@ def figure_makers(run: Run, store: Store) -> dict:
         makers[f'case-{i+1}'] = lambda case=case: plot_case(store, case)
     return makers
 
-def draw_figures(run, store: Store, dpi: int = 100) -> dict:
+# %% ../../nbs/9_use/00_report.ipynb #42b54ac2
+def draw_figures(run: str | Path | Run, store: Store, dpi: int = 100) -> dict[str, Path]:
     """Draw the figures that a finished run (folder or `Run`) has into its folder `figures` as PNG: name ->
-    path."""
+    path.
+
+    `PedarrError` where the folder cannot be written."""
     run = finished(run)
     folder, paths = run.path/'figures', {}
     try: folder.mkdir(exist_ok=True)
     except OSError as e: raise from_system(e, folder, 'cannot be made') from e
-    for name, make in figure_makers(run, store).items():
+    for name, make in _figure_makers(run, store).items():
         paths[name] = write_whole(folder/f'{name}.png', figure_png(make(), dpi=dpi, colours=256))
     return paths
 
-# %% ../../nbs/9_use/00_report.ipynb #c6664ad8
-_STYLE = """body{font:16px/1.55 Georgia,serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1,h2{font-family:Helvetica,Arial,sans-serif;line-height:1.2}h2{margin-top:2.2rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;font-size:14px;margin:1rem 0}th,td{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left}
-td{font-variant-numeric:tabular-nums}img{max-width:100%;display:block;margin:.6rem 0}.banner{background:#fff3cd;border:1px solid #e0c060;padding:.6rem 1rem}
-.bad{color:#a02020}.good{color:#1f6f3f}small,figcaption{color:#555;font-size:13px}"""
-
-_CASES = """<h2>Cases</h2>
-<p>Chosen by rule: right ones of median probability, one per class, rare classes first; wrong ones the most confident, one per confusion. ECG on paper
-(25 mm/s, 10 mm/mV), electrograms below, each with its own gain. Band-passed as in the store that was trained on, in millivolts, before any normalisation.</p>
-{% for name in figures if name.startswith('case') %}{{ image(name) }}{% endfor %}"""
-
-_LIMITS = """<h2>Limits</h2><ul>{% for note in metrics.notes %}<li>{{ note }}</li>{% endfor %}
-<li>Intervals resample subjects and hold the trained models fixed: they do not include the luck of training. With few subjects they are too narrow rather than too wide.</li>
-<li>A rhythm annotation is taken at its word; disagreement between experts is not measured here.</li>
-<li>AGCACL, where it was used, is a reconstruction from the public description of arXiv 2509.19315.</li>
-<li>A research result, not a medical device.</li></ul>"""
-
-# %% ../../nbs/9_use/00_report.ipynb #1411ccd3
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>pedarr: {{ title }}</title><style>{{ style }}</style>
-<h1>Rhythm classification: {{ title }}</h1>
-{% if simulated %}<p class="banner"><b>Simulated data.</b> These recordings were made by pedarr's simulator. Nothing on this page is a result on patients.</p>{% endif %}
-<h2>What was tested</h2>
-<p>{{ metrics.segments }} test segments of {{ window }} s from {{ metrics.subjects }} subjects of {% if simulated %}a simulated database in the format of{% else %}the database{% endif %}
-<i>{{ database }}</i>, {{ metrics.classes|length }} rhythm classes. <b>{{ metrics.notes[0]|capitalize }}.</b> {{ what }}, {{ folds }}, seed {{ params.seed }}.</p>{{ table(meanings) }}
-<h2>How well</h2>{{ table(main) }}<p><small>Always answering {{ majority[0] }} would give {{ '%.1f'|format(100*majority[1]) }} % top-1. Macro means over the classes present in the truth. Intervals: 95 %, bootstrap clustered by subject, {{ params.resamples }} resamples.
-All numbers were computed from predictions.csv when this page was written.</small></p>
-{{ table(classes) }}
-{% if macro|length > 1 %}<p><small>A class that stands in one subject says nothing about the next one; macro means with and without it:</small></p>{{ table(macro) }}{% endif %}
-<h2>What is confused with what</h2>{{ image('confusion') }}
-<h2>Each subject</h2>{{ image('subjects') }}{{ image('recalls') }}
-<h2>Are the probabilities honest?</h2>{{ image('reliability') }}
-{% if 'learning' in figures %}<h2>Learning curves</h2>{{ image('learning') }}<p><small>{{ curve }} The last epoch counts.</small></p>
-{% else %}<p><small>Boosted trees have no epochs, so no learning curves are shown: their settings were chosen beforehand, and the last round of boosting counts.</small></p>{% endif %}
-{% if 'weights' in figures %}<h2>How the modalities were weighed</h2>{{ image('weights') }}<p><small>The weight that the semantic attention gave the electrograms. It is no explanation: on toy data it did not
-reliably show which modality carried the information.</small></p>{% else %}<p><small>This model does not weigh the modalities, so no weights are shown.</small></p>{% endif %}
-""" + _CASES + _LIMITS + """
-<h2>To repeat it</h2><p>{{ '%.0f'|format(metrics.speed.segments_per_second) }} segments per second in training, {{ '%.1f'|format(100*metrics.speed.wait_share) }} % of the time
-spent {{ waiting }}, on {{ env.device }}.</p><details><summary>Parameters and versions</summary>{{ table(facts) }}</details></html>"""
+def _embed(path: Path) -> str:
+    "A figure as an HTML image that holds its bytes."
+    text = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{path.stem}" src="data:image/png;base64,{text}">'
 
 # %% ../../nbs/9_use/00_report.ipynb #024ec19b
 def describe_model(params: dict) -> str:
@@ -254,21 +118,8 @@ def describe_model(params: dict) -> str:
     if params.get('model') == TREES:
         beats = 'annotated beats' if 'beats' in params['model_options'] else 'beats found in the signals'
         return f'Model: boosted trees on measured intervals, {beats}; loss: {TREE_LOSS}'
-    return f"Network: {params.get('model') or 'pedarrnet'}, loss: {describe_loss(params['loss'], params['gamma'], params['logit_adjust'])}, {params['epochs']} epochs"
-
-# %% ../../nbs/9_use/00_report.ipynb #372db894
-def _embed(path: Path) -> str:
-    "A figure as an HTML image that holds its bytes."
-    text = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{path.stem}" src="data:image/png;base64,{text}">'
-
-def macro_rows(run: Run) -> pd.DataFrame:
-    "Macro means over all classes and, where some stand in one subject of the store, without them."
-    p = run.predictions
-    rows = macro_table(*prediction_codes(p, run.classes), p.subject.to_numpy(), run.classes,
-                       n_resamples=run.params.resamples, seed=run.params.seed)
-    tested, of = p.groupby('label').subject.nunique(), carriers(run.split)
-    return rows if all(of[c] == 1 for c in tested.index[tested == 1]) else rows.head(1)
+    loss = describe_loss(params['loss'], params['gamma'], params['logit_adjust'])
+    return f"Network: {params.get('model') or 'pedarrnet'}, loss: {loss}, {params['epochs']} epochs"
 
 def _folds(run: Run) -> str:
     "Which folds were run, in words."
@@ -282,25 +133,98 @@ def _curve(run: Run) -> str:
     if run.history.validation_top1.isna().all(): return 'No subjects were set aside for validation.'
     return 'Validation segments were neither learnt from nor tested.'
 
+# %% ../../nbs/9_use/00_report.ipynb #1411ccd3
+_TESTED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>pedarr: {{ title }}</title>
+<style>{{ style }}</style>
+<h1>Rhythm classification: {{ title }}</h1>
+{% if simulated %}<p class="banner"><b>Simulated data.</b> These recordings were made by pedarr's simulator.
+Nothing on this page is a result on patients.</p>{% endif %}
+<h2>What was tested</h2>
+<p>{{ metrics.segments }} test segments of {{ window }} s from {{ metrics.subjects }} subjects of
+{% if simulated %}a simulated database in the format of{% else %}the database{% endif %}
+<i>{{ database }}</i>, {{ metrics.classes|length }} rhythm classes. <b>{{ metrics.notes[0]|capitalize }}.</b>
+{{ what }}, {{ folds }}, seed {{ params.seed }}.</p>{{ table(meanings) }}"""
+
+_SCORES = """<h2>How well</h2>{{ table(main) }}
+<p><small>Always answering {{ majority[0] }} would give {{ '%.1f'|format(100*majority[1]) }} % top-1.
+Macro means over the classes present in the truth. Intervals: 95 %, bootstrap clustered by subject,
+{{ params.resamples }} resamples. All numbers
+were computed from predictions.csv when this page was written.</small></p>
+{{ table(classes) }}
+{% if macro|length > 1 %}<p><small>A class that stands in one subject says nothing about the next one;
+macro means with and without it:</small></p>{{ table(macro) }}{% endif %}"""
+
+# %% ../../nbs/9_use/00_report.ipynb #6c18d2b5
+_FIGURES = """<h2>What is confused with what</h2>{{ image('confusion') }}
+<h2>Each subject</h2>{{ image('subjects') }}{{ image('recalls') }}
+<h2>Are the probabilities honest?</h2>{{ image('reliability') }}
+{% if 'learning' in figures %}<h2>Learning curves</h2>{{ image('learning') }}
+<p><small>{{ curve }} The last epoch counts.</small></p>
+{% else %}<p><small>Boosted trees have no epochs, so no learning curves are shown: their settings were chosen
+beforehand, and the last round of boosting counts.</small></p>{% endif %}
+{% if 'weights' in figures %}<h2>How the modalities were weighed</h2>{{ image('weights') }}
+<p><small>The weight that the semantic attention gave the electrograms. It is no explanation: on toy data it
+did not reliably show which modality carried the information.</small></p>
+{% else %}
+<p><small>This model does not weigh the modalities, so no weights are shown.</small></p>{% endif %}"""
+
+_CASES = """<h2>Cases</h2>
+<p>Chosen by rule: right ones of median probability, one per class, rare classes first; wrong ones the most
+confident, one per confusion. ECG on paper (25 mm/s, 10 mm/mV), electrograms below, each with its own gain.
+Band-passed as in the store that was trained on, in millivolts, before any normalisation.</p>
+{% for name in figures if name.startswith('case') %}{{ image(name) }}{% endfor %}"""
+
+# %% ../../nbs/9_use/00_report.ipynb #c6664ad8
+_LIMITS = """<h2>Limits</h2><ul>{% for note in metrics.notes %}<li>{{ note }}</li>{% endfor %}
+<li>Intervals resample subjects and hold the trained models fixed: they do not include the luck of training.
+With few subjects they are too narrow rather than too wide.</li>
+<li>A rhythm annotation is taken at its word; disagreement between experts is not measured here.</li>
+<li>AGCACL, where it was used, is a reconstruction from the public description of arXiv 2509.19315.</li>
+<li>A research result, not a medical device.</li></ul>"""
+
+_REPEAT = """<h2>To repeat it</h2>
+<p>{{ '%.0f'|format(metrics.speed.segments_per_second) }} segments per second in training,
+{{ '%.1f'|format(100*metrics.speed.wait_share) }} % of the time spent {{ waiting }}, on {{ env.device }}.</p>
+<details><summary>Parameters and versions</summary>{{ table(facts) }}</details></html>"""
+
+_PAGE = '\n'.join([_TESTED, _SCORES, _FIGURES, _CASES, _LIMITS, _REPEAT])
+
+# %% ../../nbs/9_use/00_report.ipynb #8a2d2f6a
+_STYLE = """body{font:16px/1.55 Georgia,serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#222}
+h1,h2{font-family:Helvetica,Arial,sans-serif;line-height:1.2}
+h2{margin-top:2.2rem;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;font-size:14px;margin:1rem 0}
+th,td{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left}
+td{font-variant-numeric:tabular-nums}
+img{max-width:100%;display:block;margin:.6rem 0}
+.banner{background:#fff3cd;border:1px solid #e0c060;padding:.6rem 1rem}
+.bad{color:#a02020}.good{color:#1f6f3f}small,figcaption{color:#555;font-size:13px}"""
+
 # %% ../../nbs/9_use/00_report.ipynb #5ff9d706
+def _facts(run: Run, params: dict) -> pd.DataFrame:
+    "Parameters and versions, a row each."
+    tables = own_parameters(params), run.environment.model_dump()
+    return pd.DataFrame([(k, str(v)) for d in tables for k, v in d.items()], columns=['name', 'value'])
+
 def _contents(run: Run, store: Store) -> dict:
     "What the page shows, its figures aside."
-    params, scores, trees = dataclasses.asdict(run.params), scores_of(run), run.params.model == TREES
-    tables = own_parameters(params), run.environment.model_dump()
-    facts = pd.DataFrame([(k, str(v)) for d in tables for k, v in d.items()], columns=['name', 'value'])
+    params, scores, trees = run.params.model_dump(), scores_of(run), run.params.model == TREES
     simulated, name = run.environment.simulated, run.path.resolve()
     if simulated is None: simulated = bool(store.meta.get('simulated'))                    # an older run
+    grouping = run.card.grouping or grouping_of(store, params['grouping'])
     return dict(title=f'{name.parent.name}/{name.name}', metrics=scores, params=params, env=run.environment,
                 simulated=simulated, database=store.meta['database'], window=f'{store.config.window:g}',
-                folds=_folds(run), main=metrics_table(scores), macro=macro_rows(run), facts=facts,
-                what=describe_model(params), classes=class_score_table(scores), majority=majority(scores),
+                folds=_folds(run), what=describe_model(params), facts=_facts(run, params),
+                main=metrics_table(scores), macro=_macro_rows(run), classes=class_score_table(scores),
+                majority=majority(scores),
                 waiting='measuring the segments' if trees else 'waiting for data',
-                curve='' if trees else _curve(run),
-                meanings=class_meanings(run.classes, run.card.grouping or grouping_of(store, params['grouping'])))
+                curve='' if trees else _curve(run), meanings=class_meanings(run.classes, grouping))
 
-def write_report(run, store: Store | None = None) -> Path:
-    """Write `run`/report.html, one self-contained page, and the figures it shows; `PedarrError` if `run`
-    is not finished, or the store another."""
+# %% ../../nbs/9_use/00_report.ipynb #f04a87a6
+def write_report(run: str | Path | Run, store: Store | None = None) -> Path:
+    """Write `run`/report.html, one self-contained page, and the figures that it shows.
+
+    `PedarrError` if `run` is not finished, or the store is another."""
     from jinja2 import Environment
     from markupsafe import Markup
     run = finished(run)
@@ -312,125 +236,3 @@ def write_report(run, store: Store | None = None) -> Path:
                        image=lambda n: Markup(_embed(figures[n])),
                        table=lambda t: Markup(t.to_html(index=False, border=0)))
     return write_whole(run.path/'report.html', html)
-
-# %% ../../nbs/9_use/00_report.ipynb #3440eb88
-class Protocols(NamedTuple):
-    """`overall`: see `metrics.protocol_gap`; `classes`: recall of each class under both, and the gap;
-    `notes`: what a reader must know."""
-    overall: pd.DataFrame
-    classes: pd.DataFrame
-    notes: list
-
-_OWN = ('run', 'store', 'split', 'n_folds', 'fold', 'split_seed', 'lone_classes', 'device', 'workers',
-        'resamples')     # may differ between two protocols
-
-def _same_training(a: Run, b: Run) -> None:
-    "`PedarrError` unless runs `a` (by patient) and `b` (by segment) differ in the split alone."
-    if a.params.split == 'segment' or b.params.split != 'segment':
-        raise PedarrError(f'{a.path} is split by {a.params.split}, {b.path} by {b.params.split}: '
-                          'give runs by patient (or loso) first, then those by segment')
-    if a.environment.store_sha256 != b.environment.store_sha256:
-        raise PedarrError(f'{a.path} and {b.path} were trained on different stores: '
-                          'compare runs of one store')
-    p, q = (own_parameters(dataclasses.asdict(r.params)) for r in (a, b))
-    differ = [k for k in dict.fromkeys([*p, *q]) if k not in _OWN and p.get(k) != q.get(k)]
-    if differ:
-        said = ', '.join(f'{k} ({shown(p.get(k))}, {shown(q.get(k))})' for k in differ)
-        raise PedarrError(f'{a.path} and {b.path} differ in {said}: compare runs that differ in the split '
-                          'alone')
-
-# %% ../../nbs/9_use/00_report.ipynb #17ef8394
-def _same_segments(a: Run, b: Run) -> tuple[pd.DataFrame, set]:
-    """One table of the segments that both runs tested (`label subject predicted other`), and the labels of
-    those that only one did."""
-    p, q = (r.predictions.set_index('segment') for r in (a, b))
-    both = p.index.intersection(q.index)
-    if not len(both) or (p.label[both] != q.label[both]).any():
-        raise PedarrError(f'{a.path} and {b.path} tested no common segments, or under other labels: '
-                          'compare runs of one store and grouping')
-    left = set(p.label.drop(both)) | set(q.label.drop(both))
-    columns = dict(label=p.label, subject=p.subject, predicted=p.predicted, other=q.predicted)
-    return pd.DataFrame({name: column[both] for name, column in columns.items()}), left
-
-def _opened(runs) -> list[Run]:
-    "A run or several, as `Run`s."
-    return [finished(r) for r in ([runs] if isinstance(runs, (str, Path, Run)) else runs)]
-
-# %% ../../nbs/9_use/00_report.ipynb #8da0f501
-def protocol_table(patient, segment, n_resamples: int = 10_000, seed: int = 0) -> Protocols:
-    """Runs split by patient beside runs split by segment (a folder, or as many for both), pooled.
-    `PedarrError` unless they differ in the split alone."""
-    patient, segment = _opened(patient), _opened(segment)
-    if len(patient) != len(segment) or not patient:
-        raise PedarrError(f'{len(patient)} runs by patient and {len(segment)} by segment: give equally many, '
-                          'in the same order of seeds')
-    for a, b in zip(patient, segment): _same_training(a, b)
-    tables, left = zip(*(_same_segments(a, b) for a, b in zip(patient, segment)))
-    t, left = pd.concat(tables), sorted(set().union(*left))
-    classes = list(dict.fromkeys(patient[0].classes + segment[0].classes))
-    truth, by_patient = prediction_codes(t, classes)
-    by_segment, who = prediction_codes(t.assign(predicted=t.other), classes)[1], t.subject.to_numpy()
-    options = dict(n_resamples=n_resamples, seed=seed)
-    each = paired_classes(truth, by_segment, by_patient, who, classes, **options)
-    each = each[each.support > 0].rename(columns={'a': 'segment', 'b': 'patient', 'value': 'gap'})
-    each = each[['class', 'support', 'subjects', 'patient', 'segment', 'gap', 'low', 'high', 'note']]
-    notes = ['split by segment: the same subjects are in training and test; the gap is what that is worth']
-    left = [c for c in left if c not in set(t.label)]
-    notes += [f'{c} was tested by one of the two only, and is left out' for c in left]
-    overall = protocol_gap(truth, by_patient, by_segment, who, len(classes), **options)
-    return Protocols(overall, each.assign(support=each.support//len(patient)).reset_index(drop=True), notes)
-
-# %% ../../nbs/9_use/00_report.ipynb #92b3da0e
-def run_store(run, store: Store | None = None) -> tuple[Store, np.ndarray]:
-    """The store of a finished run as its training saw it (classes, labels), and the checked role of each row
-    in each fold [N, K].
-    `store`: where it is now, if it was moved."""
-    run = finished(run)
-    store = store if store is not None else open_store(run.params.store)
-    store, _ = regroup(store, run.params.grouping, run.card.grouping)
-    same_store(run.path, store)
-    store, _ = settle_lone_classes(store, run.params)
-    if store.classes != run.classes:
-        raise PedarrError(f'{run.path}: knows the classes {", ".join(run.classes)}, but this store and '
-                          'grouping have '
-                          f'{", ".join(store.classes)}: the grouping was changed since; train again')
-    return store, read_roles(run.path/'split.csv', store.segments, run.params.split)
-
-def embed(run, k: int, store: Store, rows, device: str = 'auto', batch_size: int = 256) -> np.ndarray:
-    "Embeddings f32 [len(rows), d] of segments `rows` by the network of fold `k` of a run."
-    model, meta = load_model(run.path if isinstance(run, Run) else run, k, store.classes)
-    loader = make_loader(SegmentDataset(store, rows, normalise=meta['normalise']), batch_size, shuffle=False)
-    return predict(model.to(pick_device(device)), loader, pick_device(device))['embedding']
-
-# %% ../../nbs/9_use/00_report.ipynb #0d359e1b
-def _fold_embeddings(run: Run, k: int, store: Store, roles, device: str):
-    "(prototypes of the training segments, test rows, their embeddings) of fold `k`."
-    train, test = rows_of(roles, k, 'train'), rows_of(roles, k, 'test')
-    train = train[store.segments['evaluate'].to_numpy(bool)[train]]    # overlapping windows would count twice
-    x = embed(run, k, store, np.concatenate([train, test]), device)
-    n, who = len(train), store.segments.subject.iloc[train]
-    return fit_prototypes(x[:n], class_codes(store, train), who, len(store.classes)), test, x[n:]
-
-def run_few_shot(run, store: Store | None = None, device: str = 'auto',
-                 **options) -> tuple[pd.DataFrame, list]:
-    """`fewshot.few_shot` on the test subjects of every fold of a finished run: (its table, class names).
-    `options`: shots, apart,
-    draws, min_classes, seed. `PedarrError` for a run split by segment."""
-    run = finished(run)
-    if run.params.model == TREES: load_model(run.path)                        # says that there is no network
-    if run.params.split == 'segment':
-        raise PedarrError(f'{run.path}: is split by segment, so no subject is new to it: few shots need a '
-                          'run by patient')
-    store, roles = run_store(run, store)
-    parts, prototypes = [], {}
-    for k in run.folds:
-        prototypes[k], test, x = _fold_embeddings(run, k, store, roles, device)
-        parts.append((test, x, np.full(len(test), k)))
-    rows, x, fold = (np.concatenate(p) for p in zip(*parts))
-    t, label = store.segments.iloc[rows], class_codes(store, rows)
-    fs = t.record.map({r: v['fs'] for r, v in store.meta['records'].items()}).to_numpy(float)
-    start, stop = t.start.to_numpy()/fs, t.stop.to_numpy()/fs
-    episode = number_episodes(t.record, start, stop, label)
-    found = few_shot(x, label, t.subject.to_numpy(), start, stop, prototypes, fold=fold,
-                     record=t.record.to_numpy(), episode=episode, **options)
-    return found, store.classes
