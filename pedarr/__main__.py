@@ -5,12 +5,25 @@
 # %% ../nbs/9_use/07_main.ipynb #f88b75ac
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 _STOPPED = 'stopped before anything was done: the same command starts again'
 
 # %% auto #0
-__all__ = ['trouble', 'main']
+__all__ = ['search_named_folders_only', 'trouble', 'main']
+
+# %% ../nbs/9_use/07_main.ipynb #ffb186c7
+def search_named_folders_only() -> None:
+    "Entries of PYTHONPATH that are no full path mean the working folder: they are left out."
+    given = os.environ.get('PYTHONPATH', '').split(os.pathsep)
+    named = [folder for folder in given if os.path.isabs(folder)]
+    if named == given or given == ['']: return
+    home = str(Path(__file__).resolve().parents[1]) if '__file__' in globals() else ''
+    here = {os.path.abspath(folder) for folder in given if folder not in named} - {*named, home}
+    sys.path[:] = [folder for folder in sys.path if folder not in here]
+    os.environ['PYTHONPATH'] = os.pathsep.join(named)
 
 # %% ../nbs/9_use/07_main.ipynb #3a37a983
 def trouble(error: BaseException) -> tuple[str, int]:
@@ -23,7 +36,9 @@ def trouble(error: BaseException) -> tuple[str, int]:
 
 def main() -> None:
     "The command `pedarr`."
-    try: from pedarr.use.command import pedarr_command
+    try:
+        search_named_folders_only()
+        from pedarr.use.command import pedarr_command
     except BaseException as e:
         said, status = trouble(e)
         print(f'pedarr: {said}', file=sys.stderr)

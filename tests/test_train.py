@@ -416,6 +416,7 @@ train_.run_training(config_.make_config(store={str(store)!r}, run={str(tmp_path/
     from pedarr.training import runs as runs_
     from pedarr.training import train as train_
     from pedarr.model import trees as trees_
+    from pedarr.training import tree_runs as tree_runs_
     measured = []
     keep, tree_runs_.segment_features = tree_runs_.segment_features, lambda *a, rows=None, **k: (measured.append(rows), keep(*a, rows=rows, **k))[1]
     try: run_training(make_config(store=store, run=r, **TREES), progress=False)
