@@ -1,4 +1,4 @@
-"""Properties and faults of pedarr.segments that are no lesson."""
+"""Properties and faults of splits, augmentation and batches that are no lesson."""
 import pickle
 from types import SimpleNamespace
 
@@ -9,17 +9,16 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from pedarr.core.errors import PedarrError
-from pedarr.signals.splits import (
-    SPLITS, all_roles, check_split, make_roles, make_split, read_roles, read_split, repeated_splits,
-    split_notes, split_table, train_test)
-from pedarr.signals.batches import (
-    Augment, SegmentDataset, drop_channels, drop_modality, make_loader, time_shift)
+from pedarr.signals.splits import SPLITS, check_split, make_split, repeated_splits, split_notes, train_test
+from pedarr.signals.roles import all_roles, make_roles, read_roles, read_split, split_table
+from pedarr.signals.augmentation import Augment, drop_channels, drop_modality, time_shift
+from pedarr.signals.batches import SegmentDataset, make_loader
 
 CLASSES = ['SR', 'AVNRT', 'VT']
 
 
 def toy_store(n=60, T=200, seed=0):
-    "In memory, with what the store of pedarr.preprocess has; about a third of the rows lack the electrograms."
+    "In memory, with what a store has; about a third of the rows lack the electrograms."
     rng = np.random.default_rng(seed)
     mask = rng.random((n, 19)) < .9; mask[::3, 12:] = False; mask[:, 0] = True
     x = rng.standard_normal((n, 19, T)).astype('float16') * mask[..., None]
@@ -392,7 +391,7 @@ def test_bad_augment(options):
 # ---- batches
 
 def test_batch_is_the_normalised_store():
-    from pedarr.signals.store import normalise
+    from pedarr.signals.augmentation import normalise
     s, rows = toy_store(), [7, 3, 50]
     index = np.array([50, 3, 20, 7])
     b = SegmentDataset(s, index, normalise='none').__getitems__([3, 1, 0])
