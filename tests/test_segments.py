@@ -344,7 +344,7 @@ def test_augment_respects_the_mask(seed, channel, modality):
     mask = torch.rand(8, 19, generator=g) < .7; mask[0, 12:], mask[1, :12], mask[2] = False, False, False
     ecg = torch.randn(8, 12, 100, generator=g) * mask[:, :12, None]; iegm = torch.randn(8, 7, 100, generator=g) * mask[:, 12:, None]
     before = ecg.clone(), iegm.clone(), mask.clone()
-    e, i, m = Augment(channel=channel, modality=modality, shift=10)(ecg, iegm, mask, g)
+    e, i, m = Augment(channel=channel, modality=modality, shift=.02)(ecg, iegm, mask, 500., g)
     assert same(before, (ecg, iegm, mask))                                  # the input is left alone
     assert not (m & ~mask).any() and (e[~m[:, :12]] == 0).all() and (i[~m[:, 12:]] == 0).all()
     assert torch.equal(m.any(1), mask.any(1))                               # never the last modality
@@ -354,7 +354,7 @@ def test_augment_respects_the_mask(seed, channel, modality):
 def test_augment_off_is_the_identity():
     s = toy_store(); b = SegmentDataset(s, np.arange(20)).__getitems__(np.arange(20))
     off = Augment(scale=0, noise=0, shift=0, channel=0, modality=0)
-    assert same(off(b.ecg, b.iegm, b.mask, torch.Generator()), b[:3])
+    assert same(off(b.ecg, b.iegm, b.mask, 500., torch.Generator()), b[:3])
 
 
 @given(st.integers(-120, 120))
@@ -367,12 +367,23 @@ def test_time_shift_equals_slicing(k):
 
 def test_modalities_are_shifted_together_and_lead_ratios_stay():
     x = torch.zeros(40, 12, 300); x[:, :, 150] = torch.arange(1., 13)
-    e, i, _ = Augment(noise=0, channel=0)(x, x[:, :7], torch.ones(40, 19, dtype=torch.bool), torch.Generator().manual_seed(0))
+    e, i, _ = Augment(noise=0, channel=0)(x, x[:, :7], torch.ones(40, 19, dtype=torch.bool), 500.,
+                                        torch.Generator().manual_seed(0))
     where = e[:, 0].argmax(1)
     assert torch.equal(where, i[:, 0].argmax(1)) and len(set(where.tolist())) > 20 and (where - 150).abs().max() <= 50
     peaks = e.amax(2); torch.testing.assert_close(peaks / peaks[:, :1], torch.arange(1., 13).expand(40, 12))
     assert .8 <= peaks[:, 0].min() < .9 < 1.1 < peaks[:, 0].max() <= 1.2
     assert not torch.allclose(peaks[:, 0], i.amax(2)[:, 0])                 # each modality has a factor of its own
+
+
+def test_a_shift_is_in_seconds_at_any_rate():
+    "At 500 Hz the default is what it was in samples (50); at another rate it is as long in time."
+    x = torch.randn(30, 12, 400, generator=torch.Generator().manual_seed(1)); mask = torch.ones(30, 19, dtype=torch.bool)
+    for fs, most in ((500., 50), (250., 25), (1000., 100)):
+        g = torch.Generator().manual_seed(0)
+        moved = Augment(scale=0, noise=0, channel=0)(x, x[:, :7], mask, fs, g)[0]
+        shift = torch.randint(-most, most + 1, (30,), generator=torch.Generator().manual_seed(0))
+        assert torch.equal(moved, time_shift(x, shift))
 
 
 @pytest.mark.parametrize('rate', [0., .3, 1.])
@@ -383,7 +394,7 @@ def test_drop_rates(rate):
     assert abs((~drop_channels(mask, .3, g)).float().mean() - .3) < .01
 
 
-@pytest.mark.parametrize('options', [dict(scale=-1), dict(shift=-1), dict(channel=1.1), dict(modality=-.1), dict(noise=-1)])
+@pytest.mark.parametrize('options', [dict(scale=-1), dict(shift=-1), dict(shift=601), dict(channel=1.1), dict(modality=-.1), dict(noise=-1)])
 def test_bad_augment(options):
     with pytest.raises(PedarrError, match=next(iter(options))): Augment(**options)
 
