@@ -41,7 +41,7 @@ from pedarr.signals.windows import segment_table
 from pedarr.data.channels import CHANNELS
 from pedarr.data.records import Record, RecordStream, open_record
 
-FILES = ('ecg.npy', 'iegm.npy', 'mask.npy', 'segments.csv', 'store.json')
+FILES = ('ecg.npy', 'iegm.npy', 'mask.npy', 'beats.npy', 'segments.csv', 'store.json')
 CONFIG = PreprocessConfig()
 
 
@@ -654,8 +654,8 @@ def test_an_altered_or_missing_file_is_noticed(built, tmp_path, name):
 
 
 @pytest.mark.parametrize('text, message', [('{"store_version": 99}', 'version 99.*reads version'), ('{"a"', 'not JSON'), ('[]', 'version None'),
-                                           ('{"store_version": 1}', 'version 1.*reads version 2.*preprocess again'),
-                                           ('{"store_version": 2}', 'damaged.*versions.*required')])
+                                           ('{"store_version": 1}', 'version 1.*reads version 3.*preprocess again'),
+                                           ('{"store_version": 3}', 'damaged.*versions.*required')])
 def test_a_store_of_another_version_or_none(built, tmp_path, text, message):
     path = shutil.copytree(built.path, tmp_path/'s')
     (path/'store.json').write_text(text)

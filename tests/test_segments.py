@@ -12,7 +12,7 @@ from pedarr.core.errors import PedarrError
 from pedarr.signals.splits import SPLITS, check_split, make_split, repeated_splits, split_notes, train_test
 from pedarr.signals.roles import all_roles, make_roles, read_roles, read_split, split_table
 from pedarr.signals.augmentation import Augment, drop_channels, drop_modality, time_shift
-from pedarr.signals.batches import SegmentDataset, make_loader
+from pedarr.signals.batches import SegmentDataset, make_loader, split_views
 
 CLASSES = ['SR', 'AVNRT', 'VT']
 
@@ -423,6 +423,23 @@ def test_memory_and_memmap_agree_and_the_store_stays_as_it_is(tmp_path):
     a, b, c = [SegmentDataset(st, index, Augment(), in_memory=mem) for st, mem in ((s, True), (m, False), (m, 'auto'))]
     assert b.memory is None and c.memory is not None and same(a.__getitems__([4, 9]), b.__getitems__([4, 9]))
     assert np.array_equal(ecg, s.ecg)
+
+
+def test_views_of_a_segment():
+    "Each segment as often as there are views, in the same order; one view is what it was without the option."
+    s = toy_store(); plain = SegmentDataset(s, np.arange(30), Augment(), seed=4)
+    three = SegmentDataset(s, np.arange(30), Augment(), seed=4, views=3)
+    b = three.__getitems__([2, 7]); parts = split_views(b, 3)
+    assert len(three) == 30 and b.index.tolist() == [2, 7]*3 and all(p.index.tolist() == [2, 7] for p in parts)
+    assert not torch.equal(parts[0].ecg, parts[1].ecg) and same(b, three.__getitems__([2, 7]))
+    assert same(plain.__getitems__([2, 7]), SegmentDataset(s, np.arange(30), Augment(), seed=4, views=1).__getitems__([2, 7]))
+    still = SegmentDataset(s, np.arange(30), Augment(scale=0, noise=0, shift=0, channel=0), views=2).__getitems__([5])
+    assert torch.equal(still.ecg[0], still.ecg[1])
+    sizes = [len(x) for x in map(lambda b: b.index, make_loader(three, 8))]
+    assert sizes == [24, 24, 24, 18] and same(split_views(b, 1)[0], b)
+    with pytest.raises(PedarrError, match='does not hold 2 views'): split_views(b, 2)
+    with pytest.raises(PedarrError, match='at least 1'): SegmentDataset(s, [0], Augment(), views=0)
+    with pytest.raises(PedarrError, match='give an Augment'): SegmentDataset(s, [0], views=2)
 
 
 def test_chance_depends_on_seed_epoch_and_rows_alone():

@@ -28,6 +28,7 @@ from pedarr.data.known_databases import mark_episodes, whole_record
 from pedarr.signals.filters import PreprocessConfig, default_config
 from pedarr.signals.build import build_store
 from pedarr.signals.store import open_store
+from pedarr.data.channels import ECG_LEADS, IEGM_CHANNELS
 from pedarr.data.rhythms import GROUPINGS
 
 FS, SECONDS = 250., 20.
@@ -591,14 +592,82 @@ def test_a_store_is_hashed_once_in_a_process(made, tmp_path, monkeypatch):
     open_store(path)
     assert sorted(hashed) == sorted(store_.FILES)
     open_store(path)
-    assert len(hashed) == 4
+    assert len(hashed) == 5
     os.utime(path/'ecg.npy')
     open_store(path)
-    assert hashed[4:] == ['ecg.npy']
+    assert hashed[5:] == ['ecg.npy']
     raw = bytearray((path/'mask.npy').read_bytes())
     raw[-1] ^= 1
     (path/'mask.npy').write_bytes(raw)
     with pytest.raises(PedarrError, match='mask.npy: altered'): open_store(path)
+
+
+# ---- only the channels that exist, and the beats
+
+def test_a_store_holds_only_the_channels_that_a_record_has(made, tmp_path):
+    "Two leads: two rows on the disk, twelve and seven for who reads; whole and as before where all are there."
+    n, samples = len(made), CONFIG.samples
+    assert made.meta['stored'] == ['I', 'II'] and (made.path/'ecg.npy').stat().st_size == 128 + 2*2*n*samples
+    assert (made.path/'iegm.npy').stat().st_size == 128
+    assert made.ecg.shape == (n, 12, samples) and made.iegm.shape == (n, 7, samples) and made.ecg.dtype == np.float16
+    ecg, iegm = made.take(slice(None))
+    assert ecg.shape == (n, 12, samples) and iegm.shape == (n, 7, samples) and ecg[:, :2].any() and not ecg[:, 2:].any() and not iegm.any()
+    np.testing.assert_array_equal(np.asarray(made.ecg), ecg)
+    np.testing.assert_array_equal(made.ecg[3], ecg[3])
+    leads = [*ECG_LEADS, *IEGM_CHANNELS]
+    write_record(tmp_path/'db', 'a', leads=leads[::-1])
+    write_record(tmp_path/'db', 'b', seed=1)
+    both = build(tmp_path/'db', tmp_path/'s')
+    assert both.meta['stored'] == leads and isinstance(both.ecg, np.memmap)
+    alone = build(tmp_path/'db', tmp_path/'t', db=replace(MINE, read_episodes=lambda r, db: whole_record(r, 'N' if r.name == 'b' else 'XYZ')))
+    assert alone.meta['stored'] == leads                                     # a record without a window counts
+
+
+def test_channels_of_several_records_come_together(tmp_path):
+    write_record(tmp_path/'db', 'a', leads=('V2', 'I'))
+    write_record(tmp_path/'db', 'b', seed=1, leads=('CS12',))
+    store = build(tmp_path/'db', tmp_path/'s')
+    ecg, iegm = store.take(slice(None))
+    a = (store.segments.record == 'a').to_numpy()
+    assert store.meta['stored'] == ['I', 'V2', 'CS12'] and np.array_equal(store.mask, np.concatenate([ecg.any(2), iegm.any(2)], axis=1))
+    assert ecg[a][:, [0, 7]].any(2).all() and iegm[~a][:, 2].any(1).all() and not ecg[~a].any() and not iegm[a].any()
+    other = build(tmp_path/'db', tmp_path/'t', config=replace(CONFIG, dtype='float32'))
+    np.testing.assert_allclose(other.take([0])[0], store.take([0])[0], atol=2e-3)
+    assert pickle.loads(pickle.dumps(store)).take([1])[0].shape == (1, 12, CONFIG.samples)
+
+
+@pytest.mark.parametrize('version', [1, 2])
+def test_a_store_of_an_older_version_is_refused(made, tmp_path, version):
+    path = altered(made, tmp_path, lambda meta: meta.update(store_version=version))
+    with pytest.raises(PedarrError, match=f'has version {version}, this pedarr reads version 3: preprocess again') as e: open_store(path)
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('stored, words', [(['I'], 'ecg.npy: damaged.*bytes where'), (['I', 'XX'], 'store.json: damaged.*stored'), ([], 'ecg.npy: damaged')])
+def test_channels_that_the_arrays_do_not_have(made, tmp_path, stored, words):
+    path = altered(made, tmp_path, lambda meta: meta.update(stored=stored))
+    with pytest.raises(PedarrError, match=words): open_store(path, verify=False)
+
+
+def test_beats_lie_where_they_were_annotated(tmp_path):
+    "Some beats a window, in samples of the store; -1 and none where beats were not annotated."
+    for i, name in enumerate('ab'): write_record(tmp_path/'db', name, seed=i)
+    at = {'a': np.array([10, 500, 501, 1500, 2600, 4999]), 'b': np.arange(62, 4900, 250)}
+    for name, x in at.items(): wfdb.wrann(name, 'atr', x, ['N']*len(x), write_dir=str(tmp_path/'db'))
+    store = build(tmp_path/'db', tmp_path/'s', db=replace(MINE, annotator='atr'))
+    assert (store.segments.beats >= 0).all() and len(store.beats) == len(store) and sum(map(len, store.beats)) > 20
+    for row, beats in zip(store.segments.itertuples(), store.beats):
+        x = at[row.record]
+        want = (x[(x >= row.start) & (x < row.stop)] - row.start)/FS*CONFIG.rate
+        assert len(beats) == row.beats == len(want) and np.abs(beats - want).max(initial=0) <= 1
+        assert beats.dtype == np.int32 and (np.diff(beats) >= 0).all()
+    without = build(tmp_path/'db', tmp_path/'t')
+    assert (without.segments.beats == -1).all() and [len(b) for b in without.beats] == [0]*len(without)
+    raw = bytearray((store.path/'beats.npy').read_bytes())
+    raw[-4:] = np.int32(CONFIG.samples).tobytes()
+    (store.path/'beats.npy').write_bytes(raw)
+    with pytest.raises(PedarrError, match='beats.npy: altered'): open_store(store.path)
+    with pytest.raises(PedarrError, match='beats.npy: damaged.*outside its window'): open_store(store.path, verify=False)
 
 
 # ---- used for hours
