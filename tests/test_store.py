@@ -670,6 +670,73 @@ def test_beats_lie_where_they_were_annotated(tmp_path):
     with pytest.raises(PedarrError, match='beats.npy: damaged.*outside its window'): open_store(store.path, verify=False)
 
 
+# ---- windows without a label
+
+def half(record, db):
+    "Ten seconds of sinus rhythm, three of a rhythm that no grouping has; the rest is not annotated."
+    episodes = pd.DataFrame({'start': [0, 2500], 'stop': [2500, 3500], 'rhythm': ['N', 'XYZ'], 'beats': [-1, -1]})
+    return episodes, pd.DataFrame({'start': pd.Series(dtype=int), 'stop': pd.Series(dtype=int)})
+
+
+def nothing(record, db): return half(record, db)[0].iloc[:0], half(record, db)[1]
+
+
+HALF = replace(MINE, read_episodes=half)
+
+
+def test_windows_without_a_label_are_kept_if_asked_for(db, tmp_path):
+    some, more = build(db, tmp_path/'s', db=HALF), build(db, tmp_path/'m', db=HALF, unlabelled=True)
+    t = more.segments
+    none = (t.label == '').to_numpy()
+    assert set(t.rhythm[none]) == {'', 'XYZ'} and not t.evaluate[none].any() and set(t.label[~none]) == {'SR'} and more.classes == ['SR']
+    same = [c for c in t if c != 'segment']
+    assert t[~none][same].reset_index(drop=True).equals(some.segments[same])
+    for x, y in zip(more.take(~none), some.take(slice(None))):      # cut from other chunks: equal but for the last digit
+        np.testing.assert_allclose(x.astype(float), y.astype(float), atol=2e-3)
+    assert (t.stop[none & (t.rhythm == '')] <= SECONDS*FS).all() and (t.start[none & (t.rhythm == '')] >= 3500).all()
+    assert any('give segments without a label' in n for n in more.meta['notes']) and more.meta['unlabelled'] and not some.meta['unlabelled']
+    for other, words in ((False, 'made with windows'), (True, 'made without windows')):
+        with pytest.raises(PedarrError, match=f'{words} that have no label'): build(db, (more, some)[other].path, db=HALF, unlabelled=other)
+
+
+def test_no_split_and_no_balance_uses_windows_without_a_label(db, tmp_path):
+    from pedarr.signals.batches import SegmentDataset, make_loader
+    from pedarr.signals.roles import all_roles, check_roles
+    from pedarr.signals.splits import check_split, make_split, split_notes
+    store = build(db, tmp_path/'s', db=HALF, unlabelled=True)
+    none = (store.segments.label == '').to_numpy()
+    for kind, folds in (('patient', 3), ('loso', 3), ('segment', 3)):
+        fold = make_split(store.segments, kind, folds)
+        only = make_split(store.segments[~none].reset_index(drop=True), kind, folds)
+        assert (fold[none] == -1).all() and np.array_equal(fold[~none], only)
+        check_split(store.segments, fold, kind)
+        roles = all_roles(store.segments, fold, kind)
+        check_roles(store.segments, fold, roles, kind)
+        assert (roles[none] == '').all() and split_notes(store.segments, fold) == split_notes(store.segments[~none], only)
+    data = SegmentDataset(store, np.arange(len(store)))
+    assert (data.label[none] == -1).all() and (data.label[~none] == 0).all() and len(next(iter(make_loader(data, 4))).index) == 4
+    with pytest.raises(PedarrError, match='balanced batches need a label'): make_loader(data, 4, balanced=True)
+
+
+def test_a_store_without_any_label(db, tmp_path):
+    bare = replace(MINE, read_episodes=nothing)
+    with pytest.raises(PedarrError, match='it has no episode'): build(db, tmp_path/'s', db=bare)
+    store = build(db, tmp_path/'s', db=bare, unlabelled=True)
+    assert store.classes == [] and set(store.segments.label) == {''} and len(open_store(store.path)) == len(store) > 10
+    path = altered(store, tmp_path/'x', lambda meta: meta.update(unlabelled=False))
+    with pytest.raises(PedarrError, match='store.json: damaged.*classes'): open_store(path)
+    with pytest.raises(PedarrError, match='fewer than'):
+        from pedarr.signals.splits import make_split
+        make_split(store.segments, n_folds=2)
+
+
+def test_an_unlabelled_row_in_a_store_that_has_none(made, tmp_path):
+    path = shutil.copytree(made.path, tmp_path/'s')
+    text = (path/'segments.csv').read_text().replace(',SR,', ',,', 1)
+    (path/'segments.csv').write_text(text)
+    with pytest.raises(PedarrError, match='a label is no class'): open_store(path, verify=False)
+
+
 # ---- used for hours
 
 def test_take_gives_what_the_maps_give(made):
