@@ -24,7 +24,8 @@ from scipy.signal import resample_poly, sosfiltfilt
 from conftest import everywhere, real
 from pedarr.signals import build as build_
 from pedarr.signals import fast_filters as fast_
-from pedarr.core import tables as tables_
+from pedarr.signals import rates as rates_
+from pedarr.core import files as files_
 from pedarr.signals import filters as filters_
 from pedarr.signals import store as store_
 from pedarr.signals import windows as windows_
@@ -33,14 +34,14 @@ from pedarr.data.known_databases import LEIPZIG, get_database
 from pedarr.data.databases import Database
 from pedarr.signals.filters import PreprocessConfig
 from pedarr.signals.build import build_store
-from pedarr.signals.fast_filters import filtered, stream
-from pedarr.signals.store import normalise, open_store
+from pedarr.signals.fast_filters import read_filtered, stream_filtered
+from pedarr.signals.augmentation import normalise
+from pedarr.signals.store import open_store
 from pedarr.signals.windows import segment_table
 from pedarr.data.channels import CHANNELS
-from pedarr.data.records import Record, open_record
-from pedarr.data.streams import RecordStream
+from pedarr.data.records import Record, RecordStream, open_record
 
-FILES = ('ecg.npy', 'iegm.npy', 'mask.npy', 'segments.csv', 'store.json')
+FILES = ('ecg.npy', 'iegm.npy', 'mask.npy', 'beats.npy', 'segments.csv', 'store.json')
 CONFIG = PreprocessConfig()
 
 
@@ -54,7 +55,7 @@ class Endless:
         return (base*np.linspace(.5, 1.5, 19)[:, None]).astype(np.float32)
 
 
-def whole(record, config): return np.concatenate([y for _, y in stream(record, config)], axis=1)
+def whole(record, config): return np.concatenate([y for _, y in stream_filtered(record, config)], axis=1)
 
 
 def same(a, b): return [f for f in FILES if (a/f).read_bytes() != (b/f).read_bytes()]
@@ -66,7 +67,7 @@ def same(a, b): return [f for f in FILES if (a/f).read_bytes() != (b/f).read_byt
 def test_chunks_equal_the_whole(fs):
     record = Endless(2, fs)
     one, many = whole(record, replace(CONFIG, chunk=1e6)), whole(record, replace(CONFIG, chunk=17))
-    assert one.shape == many.shape == (19, fast_.store_length(record, CONFIG))
+    assert one.shape == many.shape == (19, rates_.store_length(record, CONFIG))
     inner = slice(8*500, -8*500)
     assert np.abs(one - many)[:, inner].max() < 1e-4
     assert np.abs(one[:, inner]).max() > .1       # there is a signal to compare
@@ -87,9 +88,9 @@ def test_equals_scipy_in_float64_on_a_real_recording(notch):
     config = replace(CONFIG, notch=notch)
     ours = whole(record, config)
     rows = np.flatnonzero(record.rows >= 0)
-    x = resample_poly(record.standard()[rows].astype(float), 1, 2, axis=1, window=fast_.taps(1, 2))
+    x = resample_poly(record.standard()[rows].astype(float), 1, 2, axis=1, window=rates_.taps(1, 2))
     for y, xi, row in zip(ours[rows], x, rows):
-        theirs = sosfiltfilt(filters_._sections(config, config.ecg_band if row < 12 else config.iegm_band), xi)
+        theirs = sosfiltfilt(filters_.filter_sections(config, config.ecg_band if row < 12 else config.iegm_band), xi)
         assert np.abs(y - theirs)[8*500:-8*500].max() < 1e-4
 
 
@@ -118,15 +119,15 @@ def test_odd_rates_give_the_signal_at_the_times_that_the_ratio_says(fs, rate):
     "Exact up to the drift, which is bounded, against the formula of the signal."
     seconds = 60
     record = Sines(fs, round(seconds*fs))
-    up, down = fast_.ratio(fs, rate)
-    assert max(up, down) <= fast_.LONGEST_PERIOD and abs(fast_.deviation(fs, rate)) <= 1/fast_.LONGEST_PERIOD
+    up, down = rates_.ratio(fs, rate)
+    assert max(up, down) <= rates_.LONGEST_PERIOD and abs(rates_.deviation(fs, rate)) <= 1/rates_.LONGEST_PERIOD
     y = fast_.resample(record.standard(0, record.sig_len)[:1], up, down)[0]
     k = np.arange(len(y))
     inner = slice(round(2*rate), -round(2*rate))
     exact = record.at(k*down/(up*fs))                         # the signal at the instant of each output
     assert np.abs(y - exact)[inner].max() < 4e-3
     late = np.abs(k*down/(up*fs) - k/rate).max()              # against a clock of exactly `rate`
-    assert late <= abs(fast_.drift(record, rate)) + 1e-9 and late <= seconds/fast_.LONGEST_PERIOD
+    assert late <= abs(rates_.drift(record, rate)) + 1e-9 and late <= seconds/rates_.LONGEST_PERIOD
 
 
 @pytest.mark.parametrize('fs', [333.333, 62.4725, 249.89, 499.907])
@@ -139,7 +140,7 @@ def test_windows_at_odd_rates_lie_where_their_start_says(fs, rate):
         assert mask.all()
     for s in start:
         x, _ = next(windows_.cut_windows(record, [s], [s + round(3*fs)], config))
-        up, down = fast_.ratio(fs, rate)
+        up, down = rates_.ratio(fs, rate)
         first = round(s*up/down)*down/(up*fs)                 # when the nearest store sample is
         assert abs(first - s/fs) <= .51/rate
         assert np.abs(x[0, 0] - record.at(first + np.arange(config.samples)/rate)).max() < .09      # the filter takes .074 of 19.3 Hz
@@ -149,20 +150,20 @@ def test_windows_at_odd_rates_lie_where_their_start_says(fs, rate):
 @given(st.integers(50_000, 2_000_000), st.sampled_from([100., 125., 128., 250., 256., 360., 500., 1000.]))
 def test_every_rate_with_three_decimals_is_near_a_ratio(thousandths, rate):
     fs = thousandths/1000
-    up, down = fast_.ratio(fs, rate)
-    assert 1 <= min(up, down) and max(up, down) <= fast_.LONGEST_PERIOD and abs(fast_.deviation(fs, rate)) <= 1/fast_.LONGEST_PERIOD
+    up, down = rates_.ratio(fs, rate)
+    assert 1 <= min(up, down) and max(up, down) <= rates_.LONGEST_PERIOD and abs(rates_.deviation(fs, rate)) <= 1/rates_.LONGEST_PERIOD
     exact = Fraction(rate)/Fraction(thousandths, 1000)
-    if max(exact.numerator, exact.denominator) <= fast_.LONGEST_PERIOD: assert Fraction(up, down) == exact
+    if max(exact.numerator, exact.denominator) <= rates_.LONGEST_PERIOD: assert Fraction(up, down) == exact
 
 
 def test_a_drift_beyond_the_bound_is_refused_with_a_rate_that_works():
     week, hour = Sines(333.333, round(7*86400*333.333), 'week'), Sines(333.333, round(3600*333.333))
-    with pytest.raises(PedarrError, match='week.*drift by 0.6 s.*--rate 249.99975') as e: fast_._check_drift([hour, week], 250.)
+    with pytest.raises(PedarrError, match='week.*drift by 0.6 s.*--rate 249.99975') as e: rates_.check_drift([hour, week], 250.)
     assert '\n' not in str(e.value)
     rate = float(str(e.value).split('--rate ')[1].split(',')[0])
-    assert fast_._check_drift([hour, week], rate) == [] and fast_.deviation(333.333, rate) == 0
-    assert len(fast_._check_drift([hour, hour], 250.)) == 1 and fast_._check_drift([Sines(977., 977*86400*7)], 500.) == []
-    with pytest.raises(PedarrError, match='too far apart'): fast_.ratio(1e6, 1.)
+    assert rates_.check_drift([hour, week], rate) == [] and rates_.deviation(333.333, rate) == 0
+    assert len(rates_.check_drift([hour, hour], 250.)) == 1 and rates_.check_drift([Sines(977., 977*86400*7)], 500.) == []
+    with pytest.raises(PedarrError, match='too far apart'): rates_.ratio(1e6, 1.)
 
 
 @settings(max_examples=25, deadline=None)
@@ -172,7 +173,7 @@ def test_resampling_equals_scipy_for_any_ratio(up, down, n, seed):
     up, down = int(up//g), int(down//g)
     x = np.random.default_rng(seed).standard_normal((2, n)).astype(np.float32)
     if up == down: return
-    theirs = resample_poly(x.astype(float), up, down, axis=1, window=fast_.taps(up, down)/up)
+    theirs = resample_poly(x.astype(float), up, down, axis=1, window=rates_.taps(up, down)/up)
     ours = fast_.resample(x, up, down)
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
@@ -201,7 +202,7 @@ def test_blocks_equal_the_product_of_spectra_for_any_filter(order, low, width, n
 def test_memory_does_not_grow_with_length():
     def peak(minutes):
         tracemalloc.start()
-        for _, y in stream(Endless(minutes), replace(CONFIG, chunk=60)): pass
+        for _, y in stream_filtered(Endless(minutes), replace(CONFIG, chunk=60)): pass
         return tracemalloc.get_traced_memory()[1], tracemalloc.stop()
     peak(3)                                      # fills the caches of filters
     short, long = peak(5)[0], peak(40)[0]
@@ -221,7 +222,7 @@ class Gappy(Endless):
 
 def test_gaps_and_flat_channels_are_masked_and_do_not_spread():
     record = Gappy(1)
-    y = filtered(record, 0, record.sig_len)
+    y = read_filtered(record, 0, record.sig_len)
     k = np.isnan(y[0])
     assert abs(k.sum() - 1000*500/977) <= 1 and abs(np.flatnonzero(k)[0] - 20_000*500/977) <= 1
     assert np.isnan(y[1]).all() and np.isfinite(y[3]).all()
@@ -355,7 +356,7 @@ def test_store_holds_what_was_asked(simulated, built):
     assert built.classes == ['SR', 'AVNRT', 'AVRT', 'VT', 'AT', 'AP', 'VP', 'ECT'] and built.config == CONFIG
     row = built.segments.iloc[len(built)//2]
     record = LEIPZIG.open(simulated/row['record'])
-    y = np.nan_to_num(filtered(record, row['start'], row['stop']))
+    y = np.nan_to_num(read_filtered(record, row['start'], row['stop']))
     mask = built.mask[len(built)//2]
     x = np.concatenate([built.ecg[len(built)//2], built.iegm[len(built)//2]])
     np.testing.assert_allclose(x[mask], y[mask], rtol=1e-3, atol=2e-4)
@@ -385,7 +386,7 @@ def test_killed_at_any_record_resumes_to_the_same_bytes(simulated, built, tmp_pa
 
 BUILD = """
 import sys
-from pedarr import preprocess as P
+from pedarr.signals import build as build_
 build_.SMALLEST_PART = 1
 build_.build_store(sys.argv[1], sys.argv[2], "leipzig", jobs=int(sys.argv[3]), progress=False)
 """
@@ -653,8 +654,8 @@ def test_an_altered_or_missing_file_is_noticed(built, tmp_path, name):
 
 
 @pytest.mark.parametrize('text, message', [('{"store_version": 99}', 'version 99.*reads version'), ('{"a"', 'not JSON'), ('[]', 'version None'),
-                                           ('{"store_version": 1}', 'version 1.*reads version 2.*preprocess again'),
-                                           ('{"store_version": 2}', 'damaged.*versions.*required')])
+                                           ('{"store_version": 1}', 'version 1.*reads version 3.*preprocess again'),
+                                           ('{"store_version": 3}', 'damaged.*versions.*required')])
 def test_a_store_of_another_version_or_none(built, tmp_path, text, message):
     path = shutil.copytree(built.path, tmp_path/'s')
     (path/'store.json').write_text(text)
@@ -676,7 +677,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_store(simulated, built, tmp_path,
     with monkeypatch.context() as m:
         everywhere(m, build_, 'SMALLEST_PART', 1)
         if place == 'part': everywhere(m, windows_, 'cut_windows', full)
-        else: everywhere(m, tables_, 'write_table', full)
+        else: everywhere(m, files_, 'write_table', full)
         with pytest.raises(PassingError, match='No space left.*make room.*same command again') as e:
             build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
     assert '\n' not in str(e.value) and 'delete' not in str(e.value) and not (tmp_path/'s').exists()
@@ -777,7 +778,7 @@ def test_config_checks_itself(wrong):
 def test_a_rate_without_a_simple_ratio_is_taken_with_a_note(simulated, tmp_path):
     store = build_store(simulated, tmp_path/'s', 'leipzig', config=replace(CONFIG, rate=499.999), progress=False)
     assert len(store) and store.fs == 499.999
-    assert fast_.deviation(977., 499.999) == 0 or any('is resampled by' in n for n in store.meta['notes'])
+    assert rates_.deviation(977., 499.999) == 0 or any('is resampled by' in n for n in store.meta['notes'])
 
 
 def test_too_little_room_is_said_before_the_work(simulated, tmp_path, monkeypatch):

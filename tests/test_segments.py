@@ -1,4 +1,4 @@
-"""Properties and faults of pedarr.segments that are no lesson."""
+"""Properties and faults of splits, augmentation and batches that are no lesson."""
 import pickle
 from types import SimpleNamespace
 
@@ -9,17 +9,16 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from pedarr.core.errors import PedarrError
-from pedarr.signals.splits import (
-    SPLITS, all_roles, check_split, make_roles, make_split, read_roles, read_split, repeated_splits,
-    split_notes, split_table, train_test)
-from pedarr.signals.batches import (
-    Augment, SegmentDataset, drop_channels, drop_modality, make_loader, time_shift)
+from pedarr.signals.splits import SPLITS, check_split, make_split, repeated_splits, split_notes, train_test
+from pedarr.signals.roles import all_roles, make_roles, read_roles, read_split, split_table
+from pedarr.signals.augmentation import Augment, drop_channels, drop_modality, time_shift
+from pedarr.signals.batches import SegmentDataset, make_loader, split_views
 
 CLASSES = ['SR', 'AVNRT', 'VT']
 
 
 def toy_store(n=60, T=200, seed=0):
-    "In memory, with what the store of pedarr.preprocess has; about a third of the rows lack the electrograms."
+    "In memory, with what a store has; about a third of the rows lack the electrograms."
     rng = np.random.default_rng(seed)
     mask = rng.random((n, 19)) < .9; mask[::3, 12:] = False; mask[:, 0] = True
     x = rng.standard_normal((n, 19, T)).astype('float16') * mask[..., None]
@@ -345,7 +344,7 @@ def test_augment_respects_the_mask(seed, channel, modality):
     mask = torch.rand(8, 19, generator=g) < .7; mask[0, 12:], mask[1, :12], mask[2] = False, False, False
     ecg = torch.randn(8, 12, 100, generator=g) * mask[:, :12, None]; iegm = torch.randn(8, 7, 100, generator=g) * mask[:, 12:, None]
     before = ecg.clone(), iegm.clone(), mask.clone()
-    e, i, m = Augment(channel=channel, modality=modality, shift=10)(ecg, iegm, mask, g)
+    e, i, m = Augment(channel=channel, modality=modality, shift=.02)(ecg, iegm, mask, 500., g)
     assert same(before, (ecg, iegm, mask))                                  # the input is left alone
     assert not (m & ~mask).any() and (e[~m[:, :12]] == 0).all() and (i[~m[:, 12:]] == 0).all()
     assert torch.equal(m.any(1), mask.any(1))                               # never the last modality
@@ -355,7 +354,7 @@ def test_augment_respects_the_mask(seed, channel, modality):
 def test_augment_off_is_the_identity():
     s = toy_store(); b = SegmentDataset(s, np.arange(20)).__getitems__(np.arange(20))
     off = Augment(scale=0, noise=0, shift=0, channel=0, modality=0)
-    assert same(off(b.ecg, b.iegm, b.mask, torch.Generator()), b[:3])
+    assert same(off(b.ecg, b.iegm, b.mask, 500., torch.Generator()), b[:3])
 
 
 @given(st.integers(-120, 120))
@@ -368,12 +367,23 @@ def test_time_shift_equals_slicing(k):
 
 def test_modalities_are_shifted_together_and_lead_ratios_stay():
     x = torch.zeros(40, 12, 300); x[:, :, 150] = torch.arange(1., 13)
-    e, i, _ = Augment(noise=0, channel=0)(x, x[:, :7], torch.ones(40, 19, dtype=torch.bool), torch.Generator().manual_seed(0))
+    e, i, _ = Augment(noise=0, channel=0)(x, x[:, :7], torch.ones(40, 19, dtype=torch.bool), 500.,
+                                        torch.Generator().manual_seed(0))
     where = e[:, 0].argmax(1)
     assert torch.equal(where, i[:, 0].argmax(1)) and len(set(where.tolist())) > 20 and (where - 150).abs().max() <= 50
     peaks = e.amax(2); torch.testing.assert_close(peaks / peaks[:, :1], torch.arange(1., 13).expand(40, 12))
     assert .8 <= peaks[:, 0].min() < .9 < 1.1 < peaks[:, 0].max() <= 1.2
     assert not torch.allclose(peaks[:, 0], i.amax(2)[:, 0])                 # each modality has a factor of its own
+
+
+def test_a_shift_is_in_seconds_at_any_rate():
+    "At 500 Hz the default is what it was in samples (50); at another rate it is as long in time."
+    x = torch.randn(30, 12, 400, generator=torch.Generator().manual_seed(1)); mask = torch.ones(30, 19, dtype=torch.bool)
+    for fs, most in ((500., 50), (250., 25), (1000., 100)):
+        g = torch.Generator().manual_seed(0)
+        moved = Augment(scale=0, noise=0, channel=0)(x, x[:, :7], mask, fs, g)[0]
+        shift = torch.randint(-most, most + 1, (30,), generator=torch.Generator().manual_seed(0))
+        assert torch.equal(moved, time_shift(x, shift))
 
 
 @pytest.mark.parametrize('rate', [0., .3, 1.])
@@ -384,7 +394,7 @@ def test_drop_rates(rate):
     assert abs((~drop_channels(mask, .3, g)).float().mean() - .3) < .01
 
 
-@pytest.mark.parametrize('options', [dict(scale=-1), dict(shift=-1), dict(channel=1.1), dict(modality=-.1), dict(noise=-1)])
+@pytest.mark.parametrize('options', [dict(scale=-1), dict(shift=-1), dict(shift=601), dict(channel=1.1), dict(modality=-.1), dict(noise=-1)])
 def test_bad_augment(options):
     with pytest.raises(PedarrError, match=next(iter(options))): Augment(**options)
 
@@ -392,7 +402,7 @@ def test_bad_augment(options):
 # ---- batches
 
 def test_batch_is_the_normalised_store():
-    from pedarr.signals.store import normalise
+    from pedarr.signals.augmentation import normalise
     s, rows = toy_store(), [7, 3, 50]
     index = np.array([50, 3, 20, 7])
     b = SegmentDataset(s, index, normalise='none').__getitems__([3, 1, 0])
@@ -413,6 +423,23 @@ def test_memory_and_memmap_agree_and_the_store_stays_as_it_is(tmp_path):
     a, b, c = [SegmentDataset(st, index, Augment(), in_memory=mem) for st, mem in ((s, True), (m, False), (m, 'auto'))]
     assert b.memory is None and c.memory is not None and same(a.__getitems__([4, 9]), b.__getitems__([4, 9]))
     assert np.array_equal(ecg, s.ecg)
+
+
+def test_views_of_a_segment():
+    "Each segment as often as there are views, in the same order; one view is what it was without the option."
+    s = toy_store(); plain = SegmentDataset(s, np.arange(30), Augment(), seed=4)
+    three = SegmentDataset(s, np.arange(30), Augment(), seed=4, views=3)
+    b = three.__getitems__([2, 7]); parts = split_views(b, 3)
+    assert len(three) == 30 and b.index.tolist() == [2, 7]*3 and all(p.index.tolist() == [2, 7] for p in parts)
+    assert not torch.equal(parts[0].ecg, parts[1].ecg) and same(b, three.__getitems__([2, 7]))
+    assert same(plain.__getitems__([2, 7]), SegmentDataset(s, np.arange(30), Augment(), seed=4, views=1).__getitems__([2, 7]))
+    still = SegmentDataset(s, np.arange(30), Augment(scale=0, noise=0, shift=0, channel=0), views=2).__getitems__([5])
+    assert torch.equal(still.ecg[0], still.ecg[1])
+    sizes = [len(x) for x in map(lambda b: b.index, make_loader(three, 8))]
+    assert sizes == [24, 24, 24, 18] and same(split_views(b, 1)[0], b)
+    with pytest.raises(PedarrError, match='does not hold 2 views'): split_views(b, 2)
+    with pytest.raises(PedarrError, match='at least 1'): SegmentDataset(s, [0], Augment(), views=0)
+    with pytest.raises(PedarrError, match='give an Augment'): SegmentDataset(s, [0], views=2)
 
 
 def test_chance_depends_on_seed_epoch_and_rows_alone():

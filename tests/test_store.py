@@ -19,16 +19,17 @@ import wfdb
 from conftest import everywhere, real
 from pedarr.signals import build as build_
 from pedarr.data import checksums as checksums_
-from pedarr.core import files as files_, locks as locks_
+from pedarr.core import files as files_
 from pedarr.signals import store as store_
 from pedarr.signals import windows as windows_
 from pedarr.core.errors import PassingError, PedarrError
 from pedarr.data.databases import Database
-from pedarr.data.habits import mark_episodes, whole_record
+from pedarr.data.known_databases import mark_episodes, whole_record
 from pedarr.signals.filters import PreprocessConfig, default_config
 from pedarr.signals.build import build_store
 from pedarr.signals.store import open_store
-from pedarr.data.groupings import GROUPINGS
+from pedarr.data.channels import ECG_LEADS, IEGM_CHANNELS
+from pedarr.data.rhythms import GROUPINGS
 
 FS, SECONDS = 250., 20.
 CONFIG = PreprocessConfig(rate=125., ecg_band=(.5, 40.), iegm_band=(10., 50.))
@@ -434,7 +435,7 @@ def test_no_locks_is_a_note_and_a_second_build_waits(db, tmp_path, monkeypatch):
         m.setattr(fcntl, 'flock', refuse)
         assert any('no locks' in n for n in build(db, tmp_path/'s').meta['notes'])
     (tmp_path/'t.part').mkdir()
-    with locks_.hold_lock(tmp_path/'t.part'/'lock', 'building this store'):
+    with files_.locked(tmp_path/'t.part'/'lock', 'building this store'):
         with pytest.raises(PedarrError, match=f'process {os.getpid()} on .* is building this store'): build(db, tmp_path/'t')
         assert (tmp_path/'t.part'/'lock').exists()
     assert len(build(db, tmp_path/'t')) and not (tmp_path/'t.part').exists()
@@ -551,7 +552,7 @@ def test_names_that_look_like_something_else_stay_text(db, tmp_path, monkeypatch
 def test_passing_faults_do_not_say_damaged(made, tmp_path, monkeypatch):
     from pedarr.signals import build as build_
     from pedarr.data import checksums as checksums_
-    from pedarr.core import files as files_, locks as locks_
+    from pedarr.core import files as files_
     from pedarr.signals import store as store_
     from pedarr.signals import windows as windows_
     real_open = os.open
@@ -591,14 +592,149 @@ def test_a_store_is_hashed_once_in_a_process(made, tmp_path, monkeypatch):
     open_store(path)
     assert sorted(hashed) == sorted(store_.FILES)
     open_store(path)
-    assert len(hashed) == 4
+    assert len(hashed) == 5
     os.utime(path/'ecg.npy')
     open_store(path)
-    assert hashed[4:] == ['ecg.npy']
+    assert hashed[5:] == ['ecg.npy']
     raw = bytearray((path/'mask.npy').read_bytes())
     raw[-1] ^= 1
     (path/'mask.npy').write_bytes(raw)
     with pytest.raises(PedarrError, match='mask.npy: altered'): open_store(path)
+
+
+# ---- only the channels that exist, and the beats
+
+def test_a_store_holds_only_the_channels_that_a_record_has(made, tmp_path):
+    "Two leads: two rows on the disk, twelve and seven for who reads; whole and as before where all are there."
+    n, samples = len(made), CONFIG.samples
+    assert made.meta['stored'] == ['I', 'II'] and (made.path/'ecg.npy').stat().st_size == 128 + 2*2*n*samples
+    assert (made.path/'iegm.npy').stat().st_size == 128
+    assert made.ecg.shape == (n, 12, samples) and made.iegm.shape == (n, 7, samples) and made.ecg.dtype == np.float16
+    ecg, iegm = made.take(slice(None))
+    assert ecg.shape == (n, 12, samples) and iegm.shape == (n, 7, samples) and ecg[:, :2].any() and not ecg[:, 2:].any() and not iegm.any()
+    np.testing.assert_array_equal(np.asarray(made.ecg), ecg)
+    np.testing.assert_array_equal(made.ecg[3], ecg[3])
+    leads = [*ECG_LEADS, *IEGM_CHANNELS]
+    write_record(tmp_path/'db', 'a', leads=leads[::-1])
+    write_record(tmp_path/'db', 'b', seed=1)
+    both = build(tmp_path/'db', tmp_path/'s')
+    assert both.meta['stored'] == leads and isinstance(both.ecg, np.memmap)
+    alone = build(tmp_path/'db', tmp_path/'t', db=replace(MINE, read_episodes=lambda r, db: whole_record(r, 'N' if r.name == 'b' else 'XYZ')))
+    assert alone.meta['stored'] == leads                                     # a record without a window counts
+
+
+def test_channels_of_several_records_come_together(tmp_path):
+    write_record(tmp_path/'db', 'a', leads=('V2', 'I'))
+    write_record(tmp_path/'db', 'b', seed=1, leads=('CS12',))
+    store = build(tmp_path/'db', tmp_path/'s')
+    ecg, iegm = store.take(slice(None))
+    a = (store.segments.record == 'a').to_numpy()
+    assert store.meta['stored'] == ['I', 'V2', 'CS12'] and np.array_equal(store.mask, np.concatenate([ecg.any(2), iegm.any(2)], axis=1))
+    assert ecg[a][:, [0, 7]].any(2).all() and iegm[~a][:, 2].any(1).all() and not ecg[~a].any() and not iegm[a].any()
+    other = build(tmp_path/'db', tmp_path/'t', config=replace(CONFIG, dtype='float32'))
+    np.testing.assert_allclose(other.take([0])[0], store.take([0])[0], atol=2e-3)
+    assert pickle.loads(pickle.dumps(store)).take([1])[0].shape == (1, 12, CONFIG.samples)
+
+
+@pytest.mark.parametrize('version', [1, 2])
+def test_a_store_of_an_older_version_is_refused(made, tmp_path, version):
+    path = altered(made, tmp_path, lambda meta: meta.update(store_version=version))
+    with pytest.raises(PedarrError, match=f'has version {version}, this pedarr reads version 3: preprocess again') as e: open_store(path)
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('stored, words', [(['I'], 'ecg.npy: damaged.*bytes where'), (['I', 'XX'], 'store.json: damaged.*stored'), ([], 'ecg.npy: damaged')])
+def test_channels_that_the_arrays_do_not_have(made, tmp_path, stored, words):
+    path = altered(made, tmp_path, lambda meta: meta.update(stored=stored))
+    with pytest.raises(PedarrError, match=words): open_store(path, verify=False)
+
+
+def test_beats_lie_where_they_were_annotated(tmp_path):
+    "Some beats a window, in samples of the store; -1 and none where beats were not annotated."
+    for i, name in enumerate('ab'): write_record(tmp_path/'db', name, seed=i)
+    at = {'a': np.array([10, 500, 501, 1500, 2600, 4999]), 'b': np.arange(62, 4900, 250)}
+    for name, x in at.items(): wfdb.wrann(name, 'atr', x, ['N']*len(x), write_dir=str(tmp_path/'db'))
+    store = build(tmp_path/'db', tmp_path/'s', db=replace(MINE, annotator='atr'))
+    assert (store.segments.beats >= 0).all() and len(store.beats) == len(store) and sum(map(len, store.beats)) > 20
+    for row, beats in zip(store.segments.itertuples(), store.beats):
+        x = at[row.record]
+        want = (x[(x >= row.start) & (x < row.stop)] - row.start)/FS*CONFIG.rate
+        assert len(beats) == row.beats == len(want) and np.abs(beats - want).max(initial=0) <= 1
+        assert beats.dtype == np.int32 and (np.diff(beats) >= 0).all()
+    without = build(tmp_path/'db', tmp_path/'t')
+    assert (without.segments.beats == -1).all() and [len(b) for b in without.beats] == [0]*len(without)
+    raw = bytearray((store.path/'beats.npy').read_bytes())
+    raw[-4:] = np.int32(CONFIG.samples).tobytes()
+    (store.path/'beats.npy').write_bytes(raw)
+    with pytest.raises(PedarrError, match='beats.npy: altered'): open_store(store.path)
+    with pytest.raises(PedarrError, match='beats.npy: damaged.*outside its window'): open_store(store.path, verify=False)
+
+
+# ---- windows without a label
+
+def half(record, db):
+    "Ten seconds of sinus rhythm, three of a rhythm that no grouping has; the rest is not annotated."
+    episodes = pd.DataFrame({'start': [0, 2500], 'stop': [2500, 3500], 'rhythm': ['N', 'XYZ'], 'beats': [-1, -1]})
+    return episodes, pd.DataFrame({'start': pd.Series(dtype=int), 'stop': pd.Series(dtype=int)})
+
+
+def nothing(record, db): return half(record, db)[0].iloc[:0], half(record, db)[1]
+
+
+HALF = replace(MINE, read_episodes=half)
+
+
+def test_windows_without_a_label_are_kept_if_asked_for(db, tmp_path):
+    some, more = build(db, tmp_path/'s', db=HALF), build(db, tmp_path/'m', db=HALF, unlabelled=True)
+    t = more.segments
+    none = (t.label == '').to_numpy()
+    assert set(t.rhythm[none]) == {'', 'XYZ'} and not t.evaluate[none].any() and set(t.label[~none]) == {'SR'} and more.classes == ['SR']
+    same = [c for c in t if c != 'segment']
+    assert t[~none][same].reset_index(drop=True).equals(some.segments[same])
+    for x, y in zip(more.take(~none), some.take(slice(None))):      # cut from other chunks: equal but for the last digit
+        np.testing.assert_allclose(x.astype(float), y.astype(float), atol=2e-3)
+    assert (t.stop[none & (t.rhythm == '')] <= SECONDS*FS).all() and (t.start[none & (t.rhythm == '')] >= 3500).all()
+    assert any('give segments without a label' in n for n in more.meta['notes']) and more.meta['unlabelled'] and not some.meta['unlabelled']
+    for other, words in ((False, 'made with windows'), (True, 'made without windows')):
+        with pytest.raises(PedarrError, match=f'{words} that have no label'): build(db, (more, some)[other].path, db=HALF, unlabelled=other)
+
+
+def test_no_split_and_no_balance_uses_windows_without_a_label(db, tmp_path):
+    from pedarr.signals.batches import SegmentDataset, make_loader
+    from pedarr.signals.roles import all_roles, check_roles
+    from pedarr.signals.splits import check_split, make_split, split_notes
+    store = build(db, tmp_path/'s', db=HALF, unlabelled=True)
+    none = (store.segments.label == '').to_numpy()
+    for kind, folds in (('patient', 3), ('loso', 3), ('segment', 3)):
+        fold = make_split(store.segments, kind, folds)
+        only = make_split(store.segments[~none].reset_index(drop=True), kind, folds)
+        assert (fold[none] == -1).all() and np.array_equal(fold[~none], only)
+        check_split(store.segments, fold, kind)
+        roles = all_roles(store.segments, fold, kind)
+        check_roles(store.segments, fold, roles, kind)
+        assert (roles[none] == '').all() and split_notes(store.segments, fold) == split_notes(store.segments[~none], only)
+    data = SegmentDataset(store, np.arange(len(store)))
+    assert (data.label[none] == -1).all() and (data.label[~none] == 0).all() and len(next(iter(make_loader(data, 4))).index) == 4
+    with pytest.raises(PedarrError, match='balanced batches need a label'): make_loader(data, 4, balanced=True)
+
+
+def test_a_store_without_any_label(db, tmp_path):
+    bare = replace(MINE, read_episodes=nothing)
+    with pytest.raises(PedarrError, match='it has no episode'): build(db, tmp_path/'s', db=bare)
+    store = build(db, tmp_path/'s', db=bare, unlabelled=True)
+    assert store.classes == [] and set(store.segments.label) == {''} and len(open_store(store.path)) == len(store) > 10
+    path = altered(store, tmp_path/'x', lambda meta: meta.update(unlabelled=False))
+    with pytest.raises(PedarrError, match='store.json: damaged.*classes'): open_store(path)
+    with pytest.raises(PedarrError, match='fewer than'):
+        from pedarr.signals.splits import make_split
+        make_split(store.segments, n_folds=2)
+
+
+def test_an_unlabelled_row_in_a_store_that_has_none(made, tmp_path):
+    path = shutil.copytree(made.path, tmp_path/'s')
+    text = (path/'segments.csv').read_text().replace(',SR,', ',,', 1)
+    (path/'segments.csv').write_text(text)
+    with pytest.raises(PedarrError, match='a label is no class'): open_store(path, verify=False)
 
 
 # ---- used for hours
