@@ -16,7 +16,8 @@ from pedarr.model.pedarrnet import PedArrNet
 from pedarr.model.variants import NETWORK_VARIANTS, count_multiply_adds
 from pedarr.signals.build import build_store
 from pedarr.core.errors import PedarrError
-from pedarr.signals.splits import make_roles, make_split
+from pedarr.signals.roles import make_roles
+from pedarr.signals.splits import make_split
 
 RIVALS = ['xresnet1d', 'inceptiontime']
 

@@ -66,7 +66,7 @@ def test_nothing_leaks_from_a_masked_channel(made, drop, monkeypatch):
     "Garbage in the channels that were taken away changes no bit, not even through the normalisation; in a channel that is there it does."
     from pedarr.signals import batches as batches_
     store, run, _ = made
-    rng, real, whole = np.random.default_rng(0), batches_.take, predict_without(run, drop, store)
+    rng, real, whole = np.random.default_rng(0), batches_.take_signals, predict_without(run, drop, store)
     def garbage(gone):
         def take(store, rows):
             signals = [np.array(x) for x in real(store, rows)]

@@ -13,7 +13,7 @@ from pedarr.model.attention import (
 from pedarr.core.errors import PedarrError
 from pedarr.model.encoders import ENCODERS, MODALITIES, split_mask
 from pedarr.model.pedarrnet import FUSIONS, ModelConfig, PedArrNet
-from pedarr.signals.batches import drop_modality
+from pedarr.signals.augmentation import drop_modality
 from pedarr.model.variants import NETWORK_VARIANTS, count_multiply_adds, count_parameters
 
 

@@ -39,7 +39,8 @@ from pedarr.signals.augmentation import normalise
 from pedarr.signals.store import open_store
 from pedarr.signals.windows import segment_table
 from pedarr.data.channels import CHANNELS
-from pedarr.data.records import Record, RecordStream, open_record
+from pedarr.data.records import Record, open_record
+from pedarr.data.streams import RecordStream
 
 FILES = ('ecg.npy', 'iegm.npy', 'mask.npy', 'beats.npy', 'segments.csv', 'store.json')
 CONFIG = PreprocessConfig()

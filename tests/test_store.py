@@ -24,12 +24,12 @@ from pedarr.signals import store as store_
 from pedarr.signals import windows as windows_
 from pedarr.core.errors import PassingError, PedarrError
 from pedarr.data.databases import Database
-from pedarr.data.known_databases import mark_episodes, whole_record
+from pedarr.data.habits import mark_episodes, whole_record
 from pedarr.signals.filters import PreprocessConfig, default_config
 from pedarr.signals.build import build_store
 from pedarr.signals.store import open_store
 from pedarr.data.channels import ECG_LEADS, IEGM_CHANNELS
-from pedarr.data.rhythms import GROUPINGS
+from pedarr.data.groupings import GROUPINGS
 
 FS, SECONDS = 250., 20.
 CONFIG = PreprocessConfig(rate=125., ecg_band=(.5, 40.), iegm_band=(10., 50.))
@@ -435,7 +435,7 @@ def test_no_locks_is_a_note_and_a_second_build_waits(db, tmp_path, monkeypatch):
         m.setattr(fcntl, 'flock', refuse)
         assert any('no locks' in n for n in build(db, tmp_path/'s').meta['notes'])
     (tmp_path/'t.part').mkdir()
-    with files_.locked(tmp_path/'t.part'/'lock', 'building this store'):
+    with files_.hold_lock(tmp_path/'t.part'/'lock', 'building this store'):
         with pytest.raises(PedarrError, match=f'process {os.getpid()} on .* is building this store'): build(db, tmp_path/'t')
         assert (tmp_path/'t.part'/'lock').exists()
     assert len(build(db, tmp_path/'t')) and not (tmp_path/'t.part').exists()

@@ -27,7 +27,7 @@ from pedarr.core.errors import PassingError, PedarrError
 from pedarr.losses.registry import LOSSES, loss_terms
 from pedarr.training.config import TrainConfig, check_parameters, make_config
 from pedarr.training.runs import open_finished, read_params, scores_of, writing
-from pedarr.signals.splits import all_roles, read_roles, split_table
+from pedarr.signals.roles import all_roles, read_roles, split_table
 from pedarr.training.folds import fit_fold, rows_of
 from pedarr.training.loop import learning_rate
 from pedarr.training.folds import predict

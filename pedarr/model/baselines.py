@@ -17,7 +17,7 @@ from ..core.names import one_of
 from .attention import equal_shares
 from .encoders import MODALITIES, split_mask, zero_masked
 from .pedarrnet import ModelOutput, PedArrNet, check_modalities, check_model_inputs
-from ..signals.batches import drop_modality
+from ..signals.augmentation import drop_modality
 
 # %% auto #0
 __all__ = ['MODELS', 'OneBranch', 'XResBlock', 'xresnet_trunk', 'Inception', 'ThreeInceptions', 'inception_trunk', 'XResNet1d',

@@ -27,7 +27,7 @@ __all__ = ['interval_features', 'shape_features', 'annotated_beats', 'segment_fe
 # %% ../../nbs/5_model/07_features.ipynb #37a61fab
 from .encoders import MODALITIES
 from .pedarrnet import check_modalities
-from ..signals.batches import take
+from ..signals.batches import take_signals
 from ..signals.store import Store
 
 # %% ../../nbs/5_model/07_features.ipynb #eff45f27
@@ -111,7 +111,7 @@ def _window_features(ecg, iegm, mask, fs, beats, modalities) -> dict[str, float]
 def _windows(store: Store, rows, beats, modalities) -> Iterator[tuple]:
     "What `_window_features` needs of each of the `rows`, one at a time."
     for i in rows:
-        ecg, iegm = take(store, [i])
+        ecg, iegm = take_signals(store, [i])
         yield ecg[0], iegm[0], store.mask[i], store.fs, None if beats is None else beats[i], modalities
 
 # %% ../../nbs/5_model/07_features.ipynb #d7d4ea6e

@@ -21,7 +21,7 @@ from pedarr.model.attention import (
     CrossModalAttention, SemanticAttention, TransformerBlock, equal_shares, masked_sum,
     sinusoidal_positions)
 from .encoders import ENCODERS, MODALITIES, PlainEncoder, split_mask
-from ..signals.batches import drop_modality
+from ..signals.augmentation import drop_modality
 
 # %% auto #0
 __all__ = ['FUSIONS', 'check_modalities', 'ModelConfig', 'OneStream', 'TwoStreams', 'check_model_inputs', 'ModelOutput',

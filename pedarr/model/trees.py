@@ -19,7 +19,7 @@ from ..core.names import one_of
 from .attention import equal_shares
 from .baselines import MODELS
 from .encoders import split_mask
-from ..signals.splits import make_roles
+from ..signals.roles import make_roles
 from ..signals.store import Store
 
 # %% auto #0

@@ -23,7 +23,7 @@ from ..losses.registry import loss_terms
 from ..model.pedarrnet import ModelConfig
 from ..model.trees import CLASSIFIERS, TREES, known_options, make_trees
 from ..signals.splits import SPLITS
-from ..signals.store import NORMALISE
+from ..signals.augmentation import NORMALISE
 
 # %% auto #0
 __all__ = ['MODALITY_SETS', 'PRECISIONS', 'LONE_CLASSES', 'SplitName', 'ModelName', 'ModalityName', 'Precision', 'Normalisation',

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from ..core.errors import PedarrError
 from ..core.tables import write_table
 from ..core.files import write_whole
-from ..signals.batches import Augment, SegmentDataset, make_loader
+from ..signals.augmentation import Augment
+from ..signals.batches import SegmentDataset, make_loader
 from ..signals.store import Store
 from .checkpoints import load_checkpoint, save_checkpoint
 from .config import TrainConfig

@@ -22,8 +22,10 @@ from ..data.groupings import GROUPINGS, classes_of, get_grouping
 from ..model.trees import TREES
 from ..model.features import annotated_beats, segment_features
 from ..signals.batches import SegmentDataset
-from ..signals.splits import all_roles, make_split, split_notes
-from ..signals.store import NORMALISE, Store, open_store
+from ..signals.roles import all_roles
+from ..signals.splits import make_split, split_notes
+from ..signals.augmentation import NORMALISE
+from ..signals.store import Store, open_store
 from .config import MODALITY_SETS, TrainConfig
 from .folds import rows_of
 from .loop import pick_device, supervised

@@ -14,7 +14,7 @@ from ..core.names import natural_key
 from ..evaluation.subgroups import recall_by_subject
 from ..exploration.figures import class_colours
 from ..exploration.drawing import plot_segment
-from ..signals.batches import take
+from ..signals.batches import take_signals
 from ..signals.store import Store
 from .runs import prediction_codes
 
@@ -140,6 +140,6 @@ def plot_case(store: Store, case: NamedTuple) -> Figure:
     when = f' at {case.start/fs:.1f} s' if fs else ''
     said = f'annotated {case.label} ({case.rhythm}), predicted {case.predicted} with {case.probability:.2f}'
     title = f'{"right" if case.right else "WRONG"}: {said}; {case.record}{when}'
-    ecg, iegm = (x[0].astype(np.float32) for x in take(store, [i]))
+    ecg, iegm = (x[0].astype(np.float32) for x in take_signals(store, [i]))
     mask = np.asarray(store.mask[i])
     return plot_segment(ecg, iegm if mask[12:].any() else None, mask, store.fs, title=title)

@@ -23,7 +23,7 @@ from ..evaluation.prototypes import fit_prototypes
 from ..model.encoders import MODALITIES
 from ..model.trees import TREES
 from ..signals.batches import SegmentDataset, make_loader
-from ..signals.splits import read_roles
+from ..signals.roles import read_roles
 from ..signals.store import Store, open_store
 from .folds import rows_of
 from .network import class_codes

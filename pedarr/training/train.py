@@ -14,7 +14,7 @@ import pandas as pd
 from ..core.errors import PedarrError
 from ..core.tables import write_json, write_table
 from ..model.trees import TREES, make_trees
-from ..signals.splits import read_roles, read_split, split_table
+from ..signals.roles import read_roles, read_split, split_table
 from ..signals.store import Store
 from .config import TrainConfig, tree_options
 from .folds import Follower, run_fold, say_on_stderr
