@@ -37,6 +37,7 @@ lab: install
 check: install
 	@$(BIN)/python .ci/check.py
 	@$(BIN)/python .ci/readme.py --check
+	@$(BIN)/python .ci/style.py
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing

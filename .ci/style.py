@@ -43,7 +43,9 @@ def functions(source: str):
 
 def only_imports(source: str) -> bool:
     "Does a cell hold nothing but imports?"
-    return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(code(source)).body)
+    kinds = ast.Import, ast.ImportFrom
+    inside = lambda node: node.body if isinstance(node, ast.If) else [node]           # if TYPE_CHECKING:
+    return all(isinstance(x, kinds) for node in ast.parse(code(source)).body for x in inside(node))
 
 
 def public(source: str) -> list:

@@ -70,7 +70,8 @@ def _look_for(db: Database, folder: Path, sums: dict[str, str]) -> tuple[FoundRe
     return _only(found, [s not in absent for s in stems]), problems
 
 # %% ../../nbs/1_data/30_check.ipynb #66780ced
-def _read_subjects(db: Database | None, folder: Path, readable: FoundRecords) -> tuple[pd.DataFrame, list[str]]:
+def _read_subjects(db: Database | None, folder: Path,
+                   readable: FoundRecords) -> tuple[pd.DataFrame, list[str]]:
     "The subjects of the `readable` records (empty if they can't be known), and problems."
     if db is None or not readable.paths: return pd.DataFrame(), []
     try: table = subject_table(folder) if db.name == LEIPZIG.name else db.subjects(folder, readable)
@@ -84,7 +85,8 @@ def _check_one(db: Database | None, record: tuple) -> dict:
     "`check_record` of a record (path, name)."
     return check_record(*record, db)
 
-def _scan_all(found: FoundRecords, db: Database | None, grouping: str, jobs: int, progress: bool) -> list[dict]:
+def _scan_all(found: FoundRecords, db: Database | None, grouping: str, jobs: int,
+              progress: bool) -> list[dict]:
     "`check_record` of all records, `jobs` at a time, and for each its part of a `rhythm_table`."
     from tqdm import tqdm
     runs = parallel_map(partial(_check_one, db), zip(found.paths, found.names), jobs)

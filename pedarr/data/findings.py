@@ -97,7 +97,8 @@ def content_notes(records: pd.DataFrame, names: dict[str, list[str]]) -> list[st
     for r, n in outside.items():
         notes.append(f'{r}: {n:.0f} beats before the first rhythm mark belong to no episode')
     odd = list(records.index[records.quality_marks % 2 == 1])
-    return notes + [f'{first_few(odd)}: an odd number of ~ marks; the last poor stretch runs to the end']*bool(odd)
+    said = f'{first_few(odd)}: an odd number of ~ marks; the last poor stretch runs to the end'
+    return notes + [said]*bool(odd)
 
 # %% ../../nbs/1_data/28_findings.ipynb #8ff6138b
 def _grouped(rows: Iterable[tuple]) -> dict:
@@ -126,7 +127,8 @@ def _format_problems(results: list[dict]) -> list[str]:
     groups = _grouped((r['format'], r['record']) for r in results if 'format' in r)
     groups.pop(RELEASE_FORMAT, None)
     rate, form, gain = RELEASE_FORMAT
-    return [f'{first_few(records)}: {fs} Hz, format {fmt}, {units} units per mV where the release has {rate}, '
+    return [f'{first_few(records)}: {fs} Hz, format {fmt}, {units} units per mV '
+            f'where the release has {rate}, '
             f'{form} and {gain}: check where they come from' for (fs, fmt, units), records in groups.items()]
 
 # %% ../../nbs/1_data/28_findings.ipynb #b83abf54

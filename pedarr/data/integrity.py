@@ -176,7 +176,8 @@ def _said_of_list(folder: Path, files: pd.DataFrame, listed: dict, absent: list,
     sentences = [f'{folder/n}: {UNLISTED}' for n in unlisted]
     problems, notes = (sentences, []) if release else ([], sentences)
     if absent:
-        problems.append(f'{folder}: {len(absent)} records of its checksum list are not here: {first_few(absent)}')
+        problems.append(f'{folder}: {len(absent)} records of its checksum list are not here: '
+                        f'{first_few(absent)}')
     for a, b in one_file_elsewhere(listed):
         notes.append(f'{folder/CHECKSUMS}: {a} and {b} are one file on some disks')
     return problems, notes

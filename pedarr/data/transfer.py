@@ -152,7 +152,8 @@ def _drop(part: Path) -> int:
     return length
 
 # %% ../../nbs/1_data/23_transfer.ipynb #fab36f5a
-def _try_once(url: str, part: Path, target: Path, digest: str | None, pace: TransferPace, count) -> Failure | None:
+def _try_once(url: str, part: Path, target: Path, digest: str | None, pace: TransferPace,
+              count) -> Failure | None:
     "One attempt to complete `part` and to give it the name of `target`; what kept it from that, if anything."
     try: _attempt(url, part, digest, pace, count)
     except Failure as e: return e

@@ -217,7 +217,8 @@ def comparison_notes(check: Comparison) -> list[str]:
             'not read, and of no weight': check.others,
             'records of the list that are not here': sorted(absent, key=natural_key)}
     empty = f'{CHECKSUMS}: names no file, so nothing that was read was verified: fetch it again'
-    return [empty]*check.empty + [f'{CHECKSUMS}: {first_few(what)} ({why})' for why, what in said.items() if what]
+    lists = [f'{CHECKSUMS}: {first_few(what)} ({why})' for why, what in said.items() if what]
+    return [empty]*check.empty + lists
 
 # %% ../../nbs/4_signals/05_survey.ipynb #e53277fe
 @dataclass

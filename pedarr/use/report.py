@@ -63,7 +63,8 @@ def class_score_table(metrics: dict) -> pd.DataFrame:
     """Per class: segments, subjects, recall, precision, F1 and F2 in per cent, and a note for a
     single-subject class. `metrics`: as from `scores_of`."""
     t = pd.DataFrame(metrics['per_class'])
-    if 'note' not in t: t['note'] = np.select([t.support == 0, t.subjects == 1], ['absent', SINGLE_SUBJECT], '')
+    if 'note' not in t:
+        t['note'] = np.select([t.support == 0, t.subjects == 1], ['absent', SINGLE_SUBJECT], '')
     for k in ('precision', 'recall', 'f1', 'f2'):
         t[k] = [f'{100*v:.1f}' if v is not None and np.isfinite(v) else '-' for v in t[k].astype(float)]
     return t.rename(columns={'support': 'segments'})
