@@ -1,6 +1,7 @@
 """Preprocessing against reading alone, and against the plain way, as ratios within one run; printed by `make bench`.
 
-Without more, on a small SIMULATED database. PEDARR_TWIN=FOLDER takes any folder in the Leipzig format instead (at full scale this takes some twenty minutes, most of them for the plain way, which then runs once)."""
+Without more, on a small SIMULATED database. PEDARR_TWIN=FOLDER takes any folder in the Leipzig format
+instead (at full scale this takes some twenty minutes, most of them for the plain way, which then runs once)."""
 import json
 import os
 import re
@@ -81,7 +82,8 @@ def test_bench_build_against_reading(database, tmp_path, jobs):
     print(f'\n{hours:.2f} h in {len(paths)} SIMULATED records, {jobs} process(es), {os.cpu_count()} processors; wall time, medians of {len(rounds)} rounds'
           f'\n  reading and decoding to float32 mV, our reader   {reading:7.2f} s'
           f'\n  SHA-256 of the files                             {hashing:7.2f} s  {median(h/r for r, _, h in rounds):5.2f} x reading'
-          f'\n  preprocessing to a store                         {building:7.2f} s  {median(b/r for r, b, _ in rounds):5.2f} x reading, {hours*3600/building:.0f} x real time', flush=True)
+          f'\n  preprocessing to a store                         {building:7.2f} s  {median(b/r for r, b, _ in rounds):5.2f} x reading, '
+          f'{hours*3600/building:.0f} x real time', flush=True)
     slow = [median(seconds(lambda: each(f, paths, jobs)) for _ in range(3 if hours < 2 else 1)) for f in (read_wfdb, plain)]
     print(f'  reading and decoding, wfdb.rdrecord              {slow[0]:7.2f} s; preprocessing takes {building/slow[0]:.2f} x as long'
           f'\n  rdrecord + sosfiltfilt + resample_poly           {slow[1]:7.2f} s; preprocessing is {slow[1]/building:.1f} x as fast', flush=True)

@@ -238,12 +238,14 @@ def test_gaps_and_flat_channels_are_masked_and_do_not_spread():
 
 @pytest.mark.parametrize('fmt', ['16', '24', '212'])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(n=st.integers(1, 30_000), n_sig=st.integers(1, 3), cuts=st.lists(st.tuples(st.integers(0, 30_000), st.integers(1, 20_000)), max_size=5), seed=st.integers(0, 99))
+@given(n=st.integers(1, 30_000), n_sig=st.integers(1, 3), cuts=st.lists(st.tuples(st.integers(0, 30_000), st.integers(1, 20_000)), max_size=5),
+    seed=st.integers(0, 99))
 def test_a_tape_plays_what_the_record_holds(tmp_path, fmt, n, n_sig, cuts, seed):
     "For any stretches in rising order; every byte is hashed once, whatever was asked for."
     d = np.random.default_rng(seed).integers(-2000, 2000, (n, n_sig))
     d[seed % n, 0] = -2**(int(fmt) - 1) if fmt != '212' else -2**11        # one invalid sample
-    wfdb.wrsamp('r', fs=977, units=['mV']*n_sig, sig_name=['CS12', 'II', 'V1'][:n_sig], d_signal=d, fmt=[fmt]*n_sig, adc_gain=[200.]*n_sig, baseline=[3]*n_sig, write_dir=str(tmp_path))
+    wfdb.wrsamp('r', fs=977, units=['mV']*n_sig, sig_name=['CS12', 'II', 'V1'][:n_sig], d_signal=d, fmt=[fmt]*n_sig, adc_gain=[200.]*n_sig,
+        baseline=[3]*n_sig, write_dir=str(tmp_path))
     record = open_record(tmp_path/'r')
     with RecordStream(record) as tape:
         last = 0
@@ -257,7 +259,8 @@ def test_a_tape_plays_what_the_record_holds(tmp_path, fmt, n, n_sig, cuts, seed)
 def test_a_tape_of_several_files_and_of_one_behind_a_header(tmp_path):
     d = np.random.default_rng(0).integers(-2000, 2000, (20_001, 2))
     for name, fmt, part in (('a', '24', d), ('b', '212', d[:, :1])):
-        wfdb.wrsamp(name, fs=977, units=['mV']*part.shape[1], sig_name=['I', 'II'][:part.shape[1]], d_signal=part, fmt=[fmt]*part.shape[1], adc_gain=[200.]*part.shape[1], baseline=[0]*part.shape[1], write_dir=str(tmp_path))
+        wfdb.wrsamp(name, fs=977, units=['mV']*part.shape[1], sig_name=['I', 'II'][:part.shape[1]], d_signal=part, fmt=[fmt]*part.shape[1],
+            adc_gain=[200.]*part.shape[1], baseline=[0]*part.shape[1], write_dir=str(tmp_path))
     lines = (tmp_path/'a.hea').read_text().splitlines()[1:] + [(tmp_path/'b.hea').read_text().splitlines()[1].rsplit(' ', 1)[0] + ' V6']
     (tmp_path/'both.hea').write_text('\n'.join(['both 3 977 20001', *lines]) + '\n')
     (tmp_path/'a.mat').write_bytes(bytes(24) + (tmp_path/'a.dat').read_bytes())
@@ -270,7 +273,8 @@ def test_a_tape_of_several_files_and_of_one_behind_a_header(tmp_path):
 
 
 def test_a_file_cut_short_while_it_is_read(tmp_path):
-    wfdb.wrsamp('r', fs=977, units=['mV'], sig_name=['II'], d_signal=np.zeros((50_000, 1), int), fmt=['24'], adc_gain=[200.], baseline=[0], write_dir=str(tmp_path))
+    wfdb.wrsamp('r', fs=977, units=['mV'], sig_name=['II'], d_signal=np.zeros((50_000, 1), int), fmt=['24'], adc_gain=[200.], baseline=[0],
+        write_dir=str(tmp_path))
     record = open_record(tmp_path/'r')
     os.truncate(tmp_path/'r.dat', 60_000)
     with RecordStream(record) as tape, pytest.raises(PedarrError, match='r.dat.*shorter'): tape.finish()
@@ -284,10 +288,12 @@ def annotated(draw):
     "Episodes, poor signal, and a config, at a low rate so that edges meet often."
     marks = sorted(draw(st.lists(st.integers(0, 600), min_size=1, max_size=8, unique=True)))
     sig_len = marks[-1] + draw(st.integers(1, 200))
-    episodes = pd.DataFrame({'start': marks, 'stop': marks[1:] + [sig_len], 'rhythm': draw(st.lists(st.sampled_from(['N', 'VT', '?']), min_size=len(marks), max_size=len(marks)))})
+    episodes = pd.DataFrame({'start': marks, 'stop': marks[1:] + [sig_len], 'rhythm': draw(st.lists(st.sampled_from(['N', 'VT', '?']),
+        min_size=len(marks), max_size=len(marks)))})
     edges = draw(st.lists(st.tuples(st.integers(0, 700), st.integers(0, 60)), max_size=4))
     poor = pd.DataFrame({'start': [a for a, _ in edges], 'stop': [a + n for a, n in edges]}, dtype='int64')
-    config = PreprocessConfig(window=draw(st.integers(1, 30)), guard=draw(st.integers(0, 8)), stride=draw(st.none() | st.integers(1, 40)), rare_stride=draw(st.integers(1, 9)))
+    config = PreprocessConfig(window=draw(st.integers(1, 30)), guard=draw(st.integers(0, 8)), stride=draw(st.none() | st.integers(1, 40)),
+        rare_stride=draw(st.integers(1, 9)))
     return episodes, poor, sig_len, config
 
 
@@ -712,7 +718,8 @@ def small(folder, names=('II', 'CS12'), p_signal=None, mark='(N', seconds=12, un
     folder.mkdir(exist_ok=True)
     n = 977*seconds
     x = np.random.default_rng(1).standard_normal((n, len(names))) if p_signal is None else p_signal
-    wfdb.wrsamp(record, 977, units or ['mV']*len(names), list(names), p_signal=x, fmt=['24']*len(names), adc_gain=[2000.]*len(names), baseline=[0]*len(names), write_dir=str(folder))
+    wfdb.wrsamp(record, 977, units or ['mV']*len(names), list(names), p_signal=x, fmt=['24']*len(names), adc_gain=[2000.]*len(names),
+        baseline=[0]*len(names), write_dir=str(folder))
     wfdb.wrann(record, 'atr', np.array([10, 500]), symbol=['+', 'N'], aux_note=[mark, ''], write_dir=str(folder))
     (folder/'RECORDS').write_text(record + '\n')
     for cohort in ('children', 'adults'):
@@ -730,7 +737,8 @@ def small(folder, names=('II', 'CS12'), p_signal=None, mark='(N', seconds=12, un
 def test_bad_recordings(tmp_path, change, message):
     folder = small(tmp_path/'db', **change)
     with pytest.raises(PedarrError, match=message) as e: build_store(folder, tmp_path/'s', 'leipzig', progress=False)
-    assert '\n' not in str(e.value) and 'x001' in str(e.value) + 'x001'*('segment' in message or 'grouping' in message or 'window' in message or '3.5' in message)
+    nameless = any(word in message for word in ('segment', 'grouping', 'window', '3.5'))
+    assert '\n' not in str(e.value) and ('x001' in str(e.value) or nameless)
     assert not (tmp_path/'s').exists()
 
 
@@ -766,10 +774,14 @@ def test_damaged_data_stop_the_build(tmp_path):
     assert not (tmp_path/'s').exists()
 
 
-@pytest.mark.parametrize('wrong', [dict(window=0), dict(window='3'), dict(rate=-1), dict(rate=float('nan')), dict(ecg_band=(100, .5)), dict(ecg_band=(0, 100)), dict(ecg_band=(30, 260), iegm_band=(30, 260)),
-                                   dict(iegm_band=30), dict(dtype='int8'), dict(notch=300), dict(order=0), dict(order='two'), dict(stride=0), dict(guard=-1), dict(chunk=1), dict(rate=True), dict(dtype=None),
-                                   dict(guard=1e308), dict(rate=1e300), dict(window=1e9), dict(window=1e-9), dict(stride=1e-300), dict(rare_stride=1e308), dict(rare_below=2), dict(chunk=float('inf')),
-                                   dict(pad=1e9), dict(ecg_band=(1e-9, 100)), dict(ecg_band=(50, 50.00001)), dict(notch=1e-9), dict(window=10**400), dict(rate=float('inf'))])
+@pytest.mark.parametrize('wrong', [dict(window=0), dict(window='3'), dict(rate=-1), dict(rate=float('nan')), dict(ecg_band=(100, .5)),
+    dict(ecg_band=(0, 100)), dict(ecg_band=(30, 260), iegm_band=(30, 260)),
+                                   dict(iegm_band=30), dict(dtype='int8'), dict(notch=300), dict(order=0), dict(order='two'), dict(stride=0),
+                                   dict(guard=-1), dict(chunk=1), dict(rate=True), dict(dtype=None),
+                                   dict(guard=1e308), dict(rate=1e300), dict(window=1e9), dict(window=1e-9), dict(stride=1e-300),
+                                   dict(rare_stride=1e308), dict(rare_below=2), dict(chunk=float('inf')),
+                                   dict(pad=1e9), dict(ecg_band=(1e-9, 100)), dict(ecg_band=(50, 50.00001)), dict(notch=1e-9),
+                                       dict(window=10**400), dict(rate=float('inf'))])
 def test_config_checks_itself(wrong):
     with pytest.raises(PedarrError) as e: PreprocessConfig(**wrong)
     assert next(iter(wrong)) in str(e.value) or 'band' in str(e.value)

@@ -254,6 +254,7 @@ def test_repeated_splits_deal_anew():
 def test_split_file_round_trip_and_faults(tmp_path, kind):
     t = table([[('A', 9), ('B', 6)]]*6).assign(evaluate=True)
     t['label'] = np.where(np.arange(len(t)) % 10 == 0, '', t.label)            # rows of no class are in no fold
+    t['official'] = t.subject.str[1:].astype(int) % 3
     fold = np.full(len(t), -1); named = (t.label != '').to_numpy()
     fold[named] = make_split(t[named].reset_index(drop=True), kind, n_folds=3)
     path, roles = tmp_path/'split.csv', all_roles(t, fold, kind)
@@ -271,7 +272,8 @@ def test_split_file_round_trip_and_faults(tmp_path, kind):
         with pytest.raises(PedarrError, match=says) as e: read_split(path, t, kind)
         assert str(path) in str(e.value) and '\n' not in str(e.value)
     if kind != 'segment': refused(written.assign(fold=np.where(written.index == row, (fold + 1) % 3, fold)), 'in training and test')
-    refused(written.assign(fold=np.where(written.index == row, -1, fold)), f'row {row} .1 in all. is for evaluation')
+    says = 'does not fit the folds' if kind == 'official' else f'row {row} .1 in all. is for evaluation'
+    refused(written.assign(fold=np.where(written.index == row, -1, fold)), says)
     refused(written.iloc[:-1], 'another table')
     refused(written.assign(subject=written.subject[::-1].to_numpy()), 'another table')
     refused(written.drop(columns='fold'), "'fold' is missing")
@@ -289,7 +291,8 @@ def test_split_file_round_trip_and_faults(tmp_path, kind):
 
 
 @pytest.mark.parametrize('kind, options, says', [
-    ('fold', {}, 'use one of patient, loso, segment'), ('patient', dict(n_folds=1), 'at least 2 folds'), ('patient', dict(n_folds=7), '3 subjects with an evaluation segment are fewer than 7 folds'),
+    ('fold', {}, 'use one of patient, loso, segment'), ('patient', dict(n_folds=1), 'at least 2 folds'), ('patient', dict(n_folds=7),
+    '3 subjects with an evaluation segment are fewer than 7 folds'),
     ('segment', dict(n_folds=40), 'no class has 40'), ('patient', dict(n_folds=2, strict=True), 'VT stands in 1 subject only; group it'),
     ('loso', dict(strict=True), 'VT stands in 1 subject only')])
 def test_bad_splits(kind, options, says):
@@ -515,7 +518,7 @@ def test_bad_datasets_and_loaders():
 
 
 def test_split_names_have_explanations():
-    assert list(SPLITS) == ['patient', 'loso', 'segment'] and all(SPLITS.values())
+    assert list(SPLITS) == ['patient', 'loso', 'segment', 'official'] and all(SPLITS.values())
 
 
 def test_real_ludb_headers_split():

@@ -7,7 +7,8 @@ import pickle
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -492,9 +493,12 @@ def test_the_seal_covers_what_the_hashes_do_not(made, tmp_path):
 
 
 @pytest.mark.parametrize('entry, value', [
-    ('simulated', 'no'), ('simulated', 0), ('segments', -1), ('segments', 10**12), ('segments', '18'), ('segments', True), ('classes', []), ('classes', ['SR', 'SR']),
-    ('classes', 'SR'), ('notes', 'x'), ('notes', [1]), ('sha256', {}), ('sha256', {'ecg.npy': 'x'}), ('records', {'a': {'fs': 0, 'sig_len': 5}}), ('records', None),
-    ('config', {}), ('config', {'rate': 1e9}), ('config', {'nope': 1}), ('unit', 'V'), ('database', ''), ('versions', []), ('mapping', {'N': ''}), ('skipped', None)])
+    ('simulated', 'no'), ('simulated', 0), ('segments', -1), ('segments', 10**12), ('segments', '18'), ('segments', True), ('classes', []),
+    ('classes', ['SR', 'SR']),
+    ('classes', 'SR'), ('notes', 'x'), ('notes', [1]), ('sha256', {}), ('sha256', {'ecg.npy': 'x'}), ('records', {'a': {'fs': 0, 'sig_len': 5}}),
+    ('records', None),
+    ('config', {}), ('config', {'rate': 1e9}), ('config', {'nope': 1}), ('unit', 'V'), ('database', ''), ('versions', []), ('mapping', {'N': ''}),
+        ('skipped', None)])
 def test_entries_of_store_json_have_a_type_and_a_range(made, tmp_path, entry, value):
     path = altered(made, tmp_path, lambda meta: meta.update({entry: value}))
     with pytest.raises(PedarrError, match='damaged|belong|no hash|altered') as e: open_store(path, verify=entry == 'config')
@@ -527,7 +531,8 @@ def test_the_header_of_an_array_is_compared_not_evaluated(made, tmp_path, header
     (lambda t: t.assign(label='XX'), 'no class'), (lambda t: t.assign(record='zz'), 'not one of store.json'), (lambda t: t.assign(subject=''), 'no subject'),
     (lambda t: t.assign(start=t.stop), 'begin before it ends'), (lambda t: t.assign(segment=0), 'numbered'), (lambda t: t.iloc[:-1], 'rows where'),
     (lambda t: t.assign(beats=-2), 'beats'), (lambda t: t.assign(start='x'), "'x' in row 1"), (lambda t: t.assign(evaluate='yes'), "'yes' in row 1"),
-    (lambda t: t.drop(columns='age'), 'age'), (lambda t: t.assign(more=1), 'columns'), (lambda t: t.iloc[:0], 'no row'), (lambda t: t.assign(age='inf'), 'inf')])
+    (lambda t: t.drop(columns='age'), 'age'), (lambda t: t.assign(more=1), 'columns'), (lambda t: t.iloc[:0], 'no row'),
+        (lambda t: t.assign(age='inf'), 'inf')])
 def test_a_table_that_somebody_edited(made, tmp_path, change, words):
     path = shutil.copytree(made.path, tmp_path/'s')
     change(made.segments).to_csv(path/'segments.csv', index=False, lineterminator='\n')
@@ -614,6 +619,8 @@ def test_a_store_holds_only_the_channels_that_a_record_has(made, tmp_path):
     assert ecg.shape == (n, 12, samples) and iegm.shape == (n, 7, samples) and ecg[:, :2].any() and not ecg[:, 2:].any() and not iegm.any()
     np.testing.assert_array_equal(np.asarray(made.ecg), ecg)
     np.testing.assert_array_equal(made.ecg[3], ecg[3])
+    some = np.arange(n) % 2 == 0
+    for key in ((some, slice(2)), (slice(None), 1, slice(5, 9)), (4, 0), ([3, 1], slice(None), 7)): np.testing.assert_array_equal(made.ecg[key], ecg[key])
     leads = [*ECG_LEADS, *IEGM_CHANNELS]
     write_record(tmp_path/'db', 'a', leads=leads[::-1])
     write_record(tmp_path/'db', 'b', seed=1)
@@ -735,6 +742,74 @@ def test_an_unlabelled_row_in_a_store_that_has_none(made, tmp_path):
     text = (path/'segments.csv').read_text().replace(',SR,', ',,', 1)
     (path/'segments.csv').write_text(text)
     with pytest.raises(PedarrError, match='a label is no class'): open_store(path, verify=False)
+
+
+# ---- statements on a recording, and the database's own folds
+
+@dataclass(frozen=True)
+class Described(Database):
+    "A description that knows statements and folds."
+    read_statements: Callable = None
+    read_folds: Callable = None
+
+
+SAID = {'a': ['SR', 'NORM'], 'b': [], 'c': ('IRBBB', 'SR', 'SR')}
+FULL = Described('mine', 'made up', 'rhythm8', sinus, one_each, read_statements=lambda record, db: SAID[record.name],
+                 read_folds=lambda paths, folder, db: {p.stem: 3*i for i, p in enumerate(paths) if p.stem != 'b'})
+
+
+def test_statements_of_a_recording_and_their_targets(db, tmp_path, made):
+    store = build(db, tmp_path/'s', db=FULL)
+    of = store.segments.groupby('record').statements.first().to_dict()
+    assert of == {'a': 'NORM|SR', 'b': '', 'c': 'IRBBB|SR'} and store.meta['statements'] == ['IRBBB', 'NORM', 'SR']
+    targets = store.targets()
+    assert targets.shape == (len(store), 3) and targets.dtype == np.float32
+    for row, name in enumerate(store.segments.record): assert targets[row].tolist() == {'a': [0, 1, 1], 'b': [0, 0, 0], 'c': [1, 0, 1]}[name]
+    np.testing.assert_array_equal(store.targets([5, 0]), targets[[5, 0]])
+    assert made.targets().shape == (len(made), 0) and made.meta['statements'] == [] and (made.segments.official == -1).all()
+    for x, y in zip(store.take(slice(None)), made.take(slice(None))): np.testing.assert_array_equal(x, y)
+    path = altered(store, tmp_path/'x', lambda meta: meta.update(statements=['SR']))
+    with pytest.raises(PedarrError, match='a statement is none of store.json'): open_store(path)
+    other = replace(FULL, read_statements=lambda record, db: ['SR'])
+    with pytest.raises(PedarrError, match='other labels of record a, b, c'): build(db, tmp_path/'s', db=other)
+
+
+@pytest.mark.parametrize('said', ['SR', ['A|B'], [3], [''], 7, {'SR': 1}])
+def test_statements_that_are_no_names(db, tmp_path, said):
+    with pytest.raises(PedarrError, match='its statements .* must be a list of names') as e:
+        build(db, tmp_path/'s', db=replace(FULL, read_statements=lambda record, db: said))
+    assert '\n' not in str(e.value) and not (tmp_path/'s').exists()
+
+
+def test_official_folds(db, tmp_path):
+    from pedarr.signals.roles import all_roles, check_roles, read_split, split_table
+    from pedarr.signals.splits import check_split, make_split
+    store = build(db, tmp_path/'s', db=FULL)
+    assert store.segments.groupby('record').official.first().to_dict() == {'a': 0, 'b': -1, 'c': 6} and store.meta['folds'] == {'a': 0, 'b': -1, 'c': 6}
+    fold = make_split(store.segments, 'official', n_folds=1)
+    assert store.segments.assign(fold=fold).groupby('record').fold.unique().map(list).to_dict() == {'a': [0], 'b': [-1], 'c': [1]}
+    check_split(store.segments, fold, 'official')
+    roles = all_roles(store.segments, fold, 'official')
+    check_roles(store.segments, fold, roles, 'official')
+    files_.write_table(tmp_path/'split.csv', split_table(store.segments, fold, roles))
+    assert np.array_equal(read_split(tmp_path/'split.csv', store.segments, 'official'), fold)
+    with pytest.raises(PedarrError, match='names one, not 2'):
+        from pedarr.signals.splits import repeated_splits
+        repeated_splits(store.segments, 'official', repeats=2)
+    moved = replace(FULL, read_folds=lambda paths, folder, db: dict(a=1, b=1, c=2))
+    with pytest.raises(PedarrError, match='other official folds'): build(db, tmp_path/'s', db=moved)
+
+
+def test_official_folds_that_cannot_be(db, tmp_path, made):
+    from pedarr.signals.splits import make_split
+    with pytest.raises(PedarrError, match='names no folds of its own'): make_split(made.segments, 'official')
+    for folds, words in ((dict(a=.5), "fold '0.5' of record a"), (dict(a=-2), "fold '-2'"), (dict(a=True), "fold 'True'")):
+        with pytest.raises(PedarrError, match=words): build(db, tmp_path/'s', db=replace(FULL, read_folds=lambda *a, f=folds: f))
+    people = lambda paths, folder, db: one_each(paths, folder, db).assign(subject='x')
+    with pytest.raises(PedarrError, match='the folds part subject x'): build(db, tmp_path/'s', db=replace(FULL, read_subjects=people))
+    def broken(paths, folder, db): return 1/0
+    with pytest.raises(PedarrError, match="read_folds of database 'mine' failed with ZeroDivisionError"): build(db, tmp_path/'s', db=replace(FULL,
+        read_folds=broken))
 
 
 # ---- used for hours
