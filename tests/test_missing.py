@@ -23,7 +23,7 @@ from pedarr.signals.store import open_store
 from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG
 from pedarr.core.errors import PedarrError
 from pedarr.training.config import make_config
-from pedarr.training.runs import open_finished
+from pedarr.training.finished import open_finished
 from pedarr.training.saved import load_model
 from pedarr.training.train import run_training
 

@@ -16,7 +16,8 @@ from pedarr.training.run_figures import plot_recalls
 from pedarr.training.protocols import protocol_table
 from pedarr.training.run_networks import run_few_shot, run_store
 from pedarr.evaluation.subgroups import macro_table
-from pedarr.training.runs import carriers, prediction_codes, split_warning, summarise
+from pedarr.training.run_tables import carriers
+from pedarr.training.finished import prediction_codes, split_warning, summarise
 from pedarr.training.config import make_config
 
 CLASSES = ['SR', 'AVNRT', 'VT']

@@ -26,7 +26,8 @@ from pedarr.training.protocols import protocol_table
 from pedarr.training.run_networks import run_few_shot
 from pedarr.use.report import write_report
 from pedarr.training.config import make_config
-from pedarr.training.runs import read_params, scores_of
+from pedarr.training.run_files import read_params
+from pedarr.training.finished import scores_of
 from pedarr.training.saved import load_model
 from pedarr.training.train import run_training
 

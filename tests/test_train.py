@@ -26,10 +26,12 @@ from pedarr.use.report import percent, write_report
 from pedarr.core.errors import PassingError, PedarrError
 from pedarr.losses.registry import LOSSES, loss_terms
 from pedarr.training.config import TrainConfig, check_parameters, make_config
-from pedarr.training.runs import open_finished, read_params, scores_of, writing
+from pedarr.training.finished import open_finished, scores_of
+from pedarr.training.run_files import read_params
+from pedarr.training.runs import writing
 from pedarr.signals.roles import all_roles, read_roles, split_table
 from pedarr.training.folds import fit_fold, rows_of
-from pedarr.training.loop import learning_rate
+from pedarr.training.loop import _learning_rate
 from pedarr.training.folds import predict
 from pedarr.training.saved import load_model
 from pedarr.training.train import run_training
@@ -266,7 +268,7 @@ def test_papermill_cells_are_read():
 @given(st.integers(1, 500), st.floats(0, .9))
 @settings(max_examples=50)
 def test_learning_rate_rises_then_falls(steps, warmup):
-    r = np.array([learning_rate(s, steps, 1., warmup) for s in range(steps)])
+    r = np.array([_learning_rate(s, steps, 1., warmup) for s in range(steps)])
     peak = int(r.argmax())
     assert (r > 0).all() and r.max() <= 1 and (np.diff(r[:peak + 1]) >= 0).all() and (np.diff(r[peak:]) <= 0).all()
 
