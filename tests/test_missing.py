@@ -73,9 +73,9 @@ def test_nothing_leaks_from_a_masked_channel(made, drop, monkeypatch):
             for x, g in zip(signals, (gone[:N_ECG], gone[N_ECG:])): x[:, g] = 50*rng.standard_normal((len(x), g.sum(), x.shape[-1]))
             return signals
         return take
-    everywhere(monkeypatch, batches_, 'take', garbage(np.isin(CHANNELS, drop)))
+    everywhere(monkeypatch, batches_, 'take_signals', garbage(np.isin(CHANNELS, drop)))
     pd.testing.assert_frame_equal(predict_without(run, drop, store), whole, check_exact=True)
-    everywhere(monkeypatch, batches_, 'take', garbage(~np.isin(CHANNELS, drop)))
+    everywhere(monkeypatch, batches_, 'take_signals', garbage(~np.isin(CHANNELS, drop)))
     assert not predict_without(run, drop, store).equals(whole)
 
 

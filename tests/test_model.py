@@ -32,7 +32,7 @@ def same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
 
 
 def test_channels_agree_with_records():
-    records = pytest.importorskip('pedarr.data.records')
+    records = pytest.importorskip('pedarr.data.channels')
     assert MODALITIES == {'ecg': len(records.ECG_LEADS), 'iegm': len(records.IEGM_CHANNELS)}
 
 

@@ -396,8 +396,11 @@ def _without(part: Part, keep: np.ndarray) -> tuple[Path, dict]:
 # %% ../../nbs/4_signals/06_build.ipynb #6d7eb117
 def _whole_table(survey: Survey) -> pd.DataFrame:
     "All segment tables below each other, with record and subject columns."
-    pairs = [(p.name, t) for p, t in zip(survey.plans, survey.tables) if len(t)]
-    return pd.concat([t.assign(record=name, **survey.who.loc[name]) for name, t in pairs], ignore_index=True)
+    tables, folds = [], survey.meta['folds']
+    for p, t in zip(survey.plans, survey.tables):
+        said = dict(statements='|'.join(p.statements), official=folds.get(p.name, -1))
+        if len(t): tables.append(t.assign(record=p.name, **said, **survey.who.loc[p.name]))
+    return pd.concat(tables, ignore_index=True)
 
 def _beats(survey: Survey, keep: np.ndarray) -> np.ndarray:
     "The samples of the beats of the windows `keep`, one window after another (int32)."
@@ -405,6 +408,7 @@ def _beats(survey: Survey, keep: np.ndarray) -> np.ndarray:
     windows = [at for of_record in found for at in of_record]
     return np.concatenate([np.zeros(0, np.int32), *(windows[i] for i in np.flatnonzero(keep))])
 
+# %% ../../nbs/4_signals/06_build.ipynb #3b0557d9
 def _gone(survey: Survey, said: list, masks: list) -> list[LeftOut]:
     "The recordings that turned out to be damaged or flat."
     gone = [x for x in said if isinstance(x, LeftOut)]
@@ -419,6 +423,7 @@ def _final_meta(survey: Survey, said: list, gone: list, table: pd.DataFrame, sha
     signals = _signal_sources(survey, said)
     made = dict(
         classes=classes, rare=[c for c in survey.meta['rare'] if c in classes],
+        statements=sorted({s for said in table['statements'].unique() for s in said.split('|') if s}),
         segments=len(table), sha256=sha,
         sources={p.name: dict(sorted((p.small | s).items())) for p, s in zip(survey.plans, signals)},
         skipped=sorted({x.name for x in [*survey.left_out, *gone]}, key=natural_key), notes=notes)
@@ -561,9 +566,7 @@ def _differences(old: dict, new: dict) -> list[str]:
     if old['grouping'] != new['grouping']: said.append(f'another grouping ({old["grouping"]})')
     elif old['mapping'] != new['mapping']: said.append(f'another content of grouping {new["grouping"]}')
     if old['subjects'] != new['subjects']: said.append('other subjects')
-    if old['unlabelled'] != new['unlabelled']:
-        said.append(f"made {'with' if old['unlabelled'] else 'without'} windows that have no label")
-    return said + _other_records(old, new)
+    return said + _other_choices(old, new) + _other_records(old, new)
 
 # %% ../../nbs/4_signals/06_build.ipynb #nf239ae7
 def _other_records(old: dict, new: dict) -> list[str]:
@@ -572,6 +575,12 @@ def _other_records(old: dict, new: dict) -> list[str]:
         names = [n for n in dict.fromkeys([*old[key], *new[key]]) if old[key].get(n) != new[key].get(n)]
         if names: return [f'other {words} {first_few(names)}']
     return []
+
+def _other_choices(old: dict, new: dict) -> list[str]:
+    "What differs in the folds of the database and in windows without a label."
+    said = ['other official folds'] if old['folds'] != new['folds'] else []
+    if old['unlabelled'] == new['unlabelled']: return said
+    return [*said, f"made {'with' if old['unlabelled'] else 'without'} windows that have no label"]
 
 # %% ../../nbs/4_signals/06_build.ipynb #f242cf48
 def _existing(store: Path, survey: Survey, jobs: int, progress: bool) -> Store | None:

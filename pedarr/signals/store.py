@@ -34,7 +34,7 @@ STORE_VERSION = 3
 SIGNALS = {'ecg.npy': range(N_ECG), 'iegm.npy': range(N_ECG, len(CHANNELS))}    # their rows in CHANNELS
 FILES = (*SIGNALS, 'mask.npy', 'beats.npy', 'segments.csv')        # what store.json vouches for
 _TYPES = dict(segment=int, record=str, subject=str, cohort=str, age=float, sex=str, start=int, stop=int,
-              rhythm=str, label=str, beats=int, evaluate=bool)
+              rhythm=str, label=str, beats=int, evaluate=bool, statements=str, official=int)
 SEGMENT_COLUMNS = list(_TYPES)                                     # of segments.csv
 
 # %% ../../nbs/4_signals/04_store.ipynb #46b6ef50
@@ -61,13 +61,15 @@ class _Recipe(Checked):
     channels: dict[_Name, list[str]]
     signals: dict[_Name, list[int]]           # which signals of the file these channels are
     stored: list[Literal[tuple(CHANNELS)]]    # channels that any record has: the rows of the arrays
-    labels: dict[_Name, Sha256]               # of episodes, poor signal and beats
+    labels: dict[_Name, Sha256]               # of episodes, poor signal, beats and statements
+    folds: dict[_Name, int]                   # the database's own fold of a record, where it names them
     sources: dict[_Name, dict[str, Sha256]]   # header, annotation and signal files
 
 # %% ../../nbs/4_signals/04_store.ipynb #nbb4e3e2
 class StoreMeta(_Recipe):
     "The contents of store.json: the recipe, and what came out."
     classes: list[_Name]
+    statements: list[_Name]                   # that a segment has, in the order of `Store.targets`
     rare: list[_Name]
     unit: Literal['mV']
     simulated: bool
@@ -81,6 +83,7 @@ def stored_rows(stored: list[str]) -> dict[str, list[int]]:
     "Array name -> the rows of the 19 channels that it holds, for the channels that a store has."
     return {name: [i for i in rows if CHANNELS[i] in stored] for name, rows in SIGNALS.items()}
 
+# %% ../../nbs/4_signals/04_store.ipynb #535eeade
 class _Padded:
     "An array [N, channels, samples] of which a file holds the channels `rows`; the others are zero."
     def __init__(self, held: np.ndarray, rows: list[int], channels: int):
@@ -94,7 +97,11 @@ class _Padded:
         return out
 
     def __len__(self) -> int: return len(self.held)
-    def __getitem__(self, rows: Any) -> np.ndarray: return self.pad(np.asarray(self.held[rows]))
+    def __getitem__(self, key: Any) -> np.ndarray:
+        windows, *rest = key if isinstance(key, tuple) else (key,)     # then channels and samples, all there
+        x = self.pad(np.asarray(self.held[windows]))
+        return x[(*[slice(None)]*(x.ndim - 2), *rest)]
+
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray: return np.asarray(self[:], dtype)
 
 # %% ../../nbs/4_signals/04_store.ipynb #ncff4bf0
@@ -200,6 +207,18 @@ def read_at(f: BinaryIO, n: int, offset: int) -> bytes:
     f.seek(offset)
     return f.read(n)
 
+# %% ../../nbs/4_signals/04_store.ipynb #04fdd7b2
+def _targets(self: Store, rows: Any = slice(None)) -> np.ndarray:
+    "Zeros and ones (float32) `[n, statements]`: which of `meta['statements']` the segments `rows` have."
+    column = {name: i for i, name in enumerate(self.meta['statements'])}
+    said = self.segments['statements'].iloc[np.atleast_1d(np.arange(len(self))[rows])]
+    out = np.zeros((len(said), len(column)), np.float32)
+    for row, names in enumerate(said):
+        for name in filter(None, names.split('|')): out[row, column[name]] = 1
+    return out
+
+Store.targets = _targets
+
 # %% ../../nbs/4_signals/04_store.ipynb #1e69b87a
 def _damaged(file: Path, why: str) -> PedarrError:
     return PedarrError(f'{file}: damaged ({one_line(why)}): delete the store and preprocess again')
@@ -245,6 +264,10 @@ def _reopen(path: Path, seal: str, classes: list, segments: pd.DataFrame, mask: 
     return replace(store, classes=classes, segments=segments, mask=mask)
 
 # %% ../../nbs/4_signals/04_store.ipynb #526cf0a0
+def _statements_in(segments: pd.DataFrame) -> set[str]:
+    return {s for said in segments['statements'].unique() for s in said.split('|') if s}
+
+# %% ../../nbs/4_signals/04_store.ipynb #e2c18631
 def _read_segments(file: Path, meta: dict) -> pd.DataFrame:
     "The segments of a store, or `PedarrError` if the file holds none or others than store.json says."
     t = read_table(file, _TYPES, most=1 << 30)
@@ -256,7 +279,9 @@ def _read_segments(file: Path, meta: dict) -> pd.DataFrame:
              'a label is no class of store.json': not set(t.label) <= {*meta['classes'], *no_label},
              'a record is not one of store.json': not set(t.record) <= set(meta['records']),
              'a row has no subject': (t.subject == '').any(),
-             'a number of beats is negative': (t.beats < -1).any()}
+             'a number of beats is negative': (t.beats < -1).any(),
+             'a statement is none of store.json': not _statements_in(t) <= set(meta['statements']),
+             'a fold is negative': (t.official < -1).any()}
     for why, is_so in wrong.items():
         if is_so: raise _damaged(file, why)
     return t

@@ -63,7 +63,7 @@ class RecordPlan:
     beats: np.ndarray | None          # sample numbers
     small: dict
     notes: list
-
+    statements: list                  # of the recording, sorted
     @property
     def channels(self) -> list[str]:
         "The standard channels that the record has."
@@ -78,7 +78,8 @@ def _files(self: RecordPlan) -> dict[str, Path]:
 def _labels(self: RecordPlan) -> str:
     "A hash of all that the description says of the record."
     beats = None if self.beats is None else np.asarray(self.beats).tolist()
-    return digest([self.episodes.to_dict('list'), self.poor.to_dict('list'), beats])
+    stretches = [self.episodes.to_dict('list'), self.poor.to_dict('list'), beats]
+    return digest(stretches + [self.statements]*bool(self.statements))
 
 RecordPlan.files, RecordPlan.labels = property(_files), _labels
 
@@ -108,7 +109,7 @@ def _plan(task: tuple) -> RecordPlan | LeftOut:
     try:
         small = _small_files(database, path)
         record = database.open(path)
-        labels = database.labels(record, name)
+        labels, statements = database.labels(record, name), _statements(database, record, name)
     except PassingError: raise
     except PedarrError as e:
         if _holds_nothing(path, e): return LeftOut(name, 'it holds no samples')
@@ -120,7 +121,46 @@ def _plan(task: tuple) -> RecordPlan | LeftOut:
     notes = [*record.notes, *(n.removeprefix(f'{name}: ') for n in labels.notes)]
     if not len(labels.episodes) and not unlabelled:
         return LeftOut(name, 'it has no episode', notes=tuple(notes))
-    return RecordPlan(name, record, labels.episodes, labels.poor, labels.beats, small, notes)
+    return RecordPlan(name, record, labels.episodes, labels.poor, labels.beats, small, notes, statements)
+
+# %% ../../nbs/4_signals/05_survey.ipynb #bf1f1140
+def _asked(database: Database, what: str, where: str, *given: Any) -> Any:
+    "What an optional function of a description returns, None where it has none; `PedarrError` if it fails."
+    function = getattr(database, what, None)
+    if function is None: return None
+    try: return function(*given, database)
+    except (PedarrError, MemoryError): raise
+    except Exception as e:
+        said = f'{type(e).__name__}: {one_line(e)[:200]}'
+        of = f'{what} of database {database.name!r}'
+        raise PedarrError(f'{where}: {of} failed with {said}: correct it') from e
+
+# %% ../../nbs/4_signals/05_survey.ipynb #dbcde815
+def _statements(database: Database, record: Record, name: str) -> list[str]:
+    "The statements on a record, sorted, each once; `PedarrError` if they are no names."
+    said = _asked(database, 'read_statements', name, record)
+    said = [] if said is None else said
+    words = isinstance(said, (list, tuple, set)) and all(isinstance(s, str) for s in said)
+    if not words or any(not s.strip() or '|' in s or not s.isprintable() for s in said):
+        raise PedarrError(f'{name}: its statements {one_line(said)[:80]!r} must be a list of names without '
+                          'a bar')
+    return sorted(set(said))
+
+# %% ../../nbs/4_signals/05_survey.ipynb #1974b260
+def _official(database: Database, folder: Path, used: Found, who: pd.DataFrame) -> dict[str, int]:
+    "The database's own fold of each record, if it names folds; `PedarrError` if they part a subject."
+    said = _asked(database, 'read_folds', str(folder), list(used.paths), folder)
+    if said is None: return {}
+    folds = {name: said.get(name, -1) for name in used.names}
+    for name, fold in folds.items():
+        if isinstance(fold, bool) or not isinstance(fold, (int, np.integer)) or fold < -1:
+            raise PedarrError(f'{folder}: fold {one_line(fold)[:40]!r} of record {name} must be a whole '
+                              'number from 0 (-1: none)')
+    parted = pd.Series(folds).groupby(who.loc[list(folds), 'subject'].to_numpy()).nunique()
+    if (parted > 1).any():
+        raise PedarrError(f'{folder}: the folds part subject {parted.idxmax()}: each subject belongs '
+                          'in one fold')
+    return {name: int(fold) for name, fold in folds.items()}
 
 # %% ../../nbs/4_signals/05_survey.ipynb #96ce71fd
 def group_sentences(said: Iterable[tuple[str, str]]) -> list[str]:
@@ -260,8 +300,9 @@ def make_survey(folder: Path, database: Database, grouping: str, config: Preproc
     who = database.subjects(folder, used)
     tables, rare = _tables(plans, mapping, config, unlabelled)
     if not sum(map(len, tables)): raise _no_segments(plans, mapping, config)
+    folds = _official(database, folder, used, who)
     meta = _meta(database, config, plans, who, grouping=grouping, mapping=mapping, rare=rare,
-                 unlabelled=unlabelled)
+                 unlabelled=unlabelled, folds=folds)
     said = [(x.name, note) for x in [*plans, *left_out] for note in x.notes]
     return Survey(folder, config, mapping, plans, tables, who, left_out, check, meta, skip_damaged,
                   accept_changed, said, notes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Iterable
 from copy import copy
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,17 +27,16 @@ from ..signals.splits import SPLITS
 from ..signals.augmentation import NORMALISE
 
 # %% auto #0
-__all__ = ['MODALITY_SETS', 'PRECISIONS', 'LONE_CLASSES', 'SplitName', 'ModelName', 'ModalityName', 'Precision', 'Normalisation',
-           'LoneClasses', 'Options', 'Fold', 'Seed', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'name_of',
-           'shown', 'DataParameters', 'SplitParameters', 'FitParameters', 'LossParameters', 'ModelParameters',
-           'MachineParameters', 'TrainConfig', 'make_config', 'tree_options', 'own_parameters', 'check_parameters']
+__all__ = ['MODALITY_SETS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'shown', 'DataParameters', 'SplitParameters',
+           'FitParameters', 'LossParameters', 'ModelParameters', 'MachineParameters', 'TrainConfig', 'make_config',
+           'tree_options', 'own_parameters', 'check_parameters']
 
 # %% ../../nbs/8_training/00_config.ipynb #3e6f785b
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
-PRECISIONS = ('float32', 'bf16')
-LONE_CLASSES = ('error', 'drop', 'keep')
+_PRECISIONS = ('float32', 'bf16')
+_LONE_CLASSES = ('error', 'drop', 'keep')
 
-def name_of(names, what: str) -> Any:
+def _name_of(names: Iterable[str], what: str) -> Any:
     "The type of a parameter that must be one of `names`."
     return Annotated[str, AfterValidator(lambda name: one_of(name, names, what))]
 
@@ -46,9 +46,9 @@ def shown(value: Any) -> str:
     except ValueError: text = 'a number with thousands of digits'
     return one_line(text)[:80]
 
-SplitName, ModelName = name_of(SPLITS, 'split'), name_of(CLASSIFIERS, 'model')
-ModalityName, Precision = name_of(MODALITY_SETS, 'modalities'), name_of(PRECISIONS, 'precision')
-Normalisation, LoneClasses = name_of(NORMALISE, 'normalisation'), name_of(LONE_CLASSES, 'lone_classes')
+_SplitName, _ModelName = _name_of(SPLITS, 'split'), _name_of(CLASSIFIERS, 'model')
+_ModalityName, _Precision = _name_of(MODALITY_SETS, 'modalities'), _name_of(_PRECISIONS, 'precision')
+_Normalisation, _LoneClasses = _name_of(NORMALISE, 'normalisation'), _name_of(_LONE_CLASSES, 'lone_classes')
 
 # %% ../../nbs/8_training/00_config.ipynb #84a00019
 _POWER = re.compile(r'[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+')
@@ -73,27 +73,27 @@ def _options(value: dict) -> dict:
     number = lambda k, v: k != 'beats' and isinstance(v, str) and _POWER.fullmatch(v)
     return {k: float(v) if number(k, v) else v for k, v in value.items()}
 
-Options = Annotated[dict, AfterValidator(_options)]
-Fold = Annotated[int | str, AfterValidator(_fold)]
+_Options = Annotated[dict, AfterValidator(_options)]
+_Fold = Annotated[int | str, AfterValidator(_fold)]
 
 # %% ../../nbs/8_training/00_config.ipynb #71b6b4ea
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+_Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 class DataParameters(Parameters):
     "What is learnt from, and where the result goes."
     store: str = Field('', description='folder made by pedarr preprocess')
     run: str = Field('', description='folder that the run is written to')
     grouping: str = Field('', description="label set; '' is the store's own")
-    modalities: ModalityName = Field('both', description='both, ecg or iegm')
+    modalities: _ModalityName = Field('both', description='both, ecg or iegm')
 
 class SplitParameters(Parameters):
     "Who is tested on whom."
-    split: SplitName = Field('patient', description=f'one of {", ".join(SPLITS)}')
+    split: _SplitName = Field('patient', description=f'one of {", ".join(SPLITS)}')
     n_folds: int = Field(5, ge=2, le=100_000, description='folds of the split')
-    fold: Fold = Field('all', description='all, or the number of one fold')
-    split_seed: Seed = Field(0, description='draws the folds')
+    fold: _Fold = Field('all', description='all, or the number of one fold')
+    split_seed: _Seed = Field(0, description='draws the folds')
     validation: float = Field(0.2, ge=0, le=.9, description='share of training subjects to watch by')
-    lone_classes: LoneClasses = Field('error', description='a single-subject class: error, drop or keep')
+    lone_classes: _LoneClasses = Field('error', description='a single-subject class: error, drop or keep')
 
 # %% ../../nbs/8_training/00_config.ipynb #5373d5a9
 class FitParameters(Parameters):
@@ -105,15 +105,15 @@ class FitParameters(Parameters):
     warmup: float = Field(0.1, ge=0, description='share of the steps in which the rate rises')
     clip: float = Field(1.0, gt=0, description='longest gradient')
     augment: bool = Field(True, description='training windows are disturbed')
-    normalise: Normalisation = Field('modality', description=f'one of {", ".join(NORMALISE)}')
-    precision: Precision = Field('float32', description='of the forward pass: float32 or bf16')
+    normalise: _Normalisation = Field('modality', description=f'one of {", ".join(NORMALISE)}')
+    precision: _Precision = Field('float32', description='of the forward pass: float32 or bf16')
 
 class LossParameters(Parameters):
     "What a network minimises."
     loss: str = Field('none', description='a name of the losses (none: cross-entropy), or two joined by +')
     gamma: float = Field(0.5, ge=0, description='weight of the contrastive loss')
     logit_adjust: float = Field(0.0, ge=0, description='strength of the logit adjustment of cross-entropy')
-    loss_options: Options = Field({}, description='options of the losses')
+    loss_options: _Options = Field({}, description='options of the losses')
 
 # %% ../../nbs/8_training/00_config.ipynb #ad3ae933
 def _of_the_network(name: str, default: Any = None) -> tuple:
@@ -129,14 +129,14 @@ NetworkParameters = create_model(
 
 class ModelParameters(Parameters):
     "Which model."
-    model: ModelName = Field('pedarrnet', description=f'one of {", ".join(CLASSIFIERS)}')
-    model_options: Options = Field({}, description='other options of that model')
+    model: _ModelName = Field('pedarrnet', description=f'one of {", ".join(CLASSIFIERS)}')
+    model_options: _Options = Field({}, description='other options of that model')
     balanced: bool = Field(False, description='classes are drawn with equal probability')
 
 # %% ../../nbs/8_training/00_config.ipynb #c1e011a7
 class MachineParameters(Parameters):
     "Seed and machine."
-    seed: Seed = Field(0, description='of weights, batches and dropout')
+    seed: _Seed = Field(0, description='of weights, batches and dropout')
     device: str = Field('auto', description='auto, cpu, cuda, ...')
     workers: int = Field(0, ge=0, le=1024, description='processes that prepare batches')
     resamples: int = Field(10_000, ge=100, le=1_000_000, description='of the bootstrap')
@@ -194,7 +194,7 @@ def own_parameters(params: dict) -> dict:
     return {k: v for k, v in params.items() if params.get('model') != TREES or k not in NETWORK_ONLY}
 
 # %% ../../nbs/8_training/00_config.ipynb #2f41ae83
-def check_parameters(cells, known: list | None = None) -> None:
+def check_parameters(cells: list[str], known: list[str] | None = None) -> None:
     """`PedarrError` if a parameter cell among `cells` (source texts, such as IPython's `In`) sets a name that
     isn't `known` (default: the fields of `TrainConfig`)."""
     known = known or list(TrainConfig.model_fields)

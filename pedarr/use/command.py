@@ -194,7 +194,7 @@ def report(run: Path, store: Path | None) -> None:
     "Write the report of a finished RUN again."
     from pedarr.signals.store import open_store
     from pedarr.use.report import write_report
-    from pedarr.training.runs import read_params
+    from pedarr.training.run_files import read_params
     from pedarr.training.prepare import regroup
     moved = None if store is None else regroup(open_store(store), read_params(run).grouping)[0]
     say_line(f'report: {write_report(run, moved)}')
@@ -222,7 +222,7 @@ def compare(runs_a: tuple[Path, ...], runs_b: tuple[Path, ...]) -> None:
     "Paired differences of runs that tested the same segments: -a RUN -b RUN; repeat both for several seeds."
     from pedarr.evaluation.intervals import format_scores
     from pedarr.training.answers import paired_table
-    from pedarr.training.runs import open_finished
+    from pedarr.training.finished import open_finished
     if len(runs_a) != len(runs_b):
         raise PedarrError(f'{len(runs_a)} runs for a and {len(runs_b)} for b: give equally many')
     a, b = ([open_finished(r) for r in runs] for runs in (runs_a, runs_b))

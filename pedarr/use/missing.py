@@ -31,7 +31,7 @@ from ..signals.store import Store
 from ..training.network import class_codes
 from ..training.folds import predict
 from ..training.run_networks import OpenFold, open_folds, run_store, with_networks
-from ..training.runs import Run
+from ..training.finished import Run
 
 if TYPE_CHECKING:                     # matplotlib is slow to import, and only a drawing needs it
     from matplotlib.axes import Axes

@@ -33,7 +33,9 @@ from ..training.config import TREE_LOSS, own_parameters
 from ..training.prepare import grouping_of
 from ..training.run_figures import (
     choose_cases, plot_case, plot_learning, plot_recalls, plot_subjects, plot_weights)
-from ..training.runs import Run, carriers, finished, prediction_codes, same_store, scores_of
+from ..training.finished import Run, finished, prediction_codes, scores_of
+from ..training.run_tables import carriers
+from ..training.runs import same_store
 
 # %% ../../nbs/9_use/00_report.ipynb #2aad8e49
 def percent(row: dict) -> str:

@@ -52,7 +52,7 @@ def say_run(run: Path) -> None:
     import pandas as pd
     from pedarr.evaluation.intervals import format_scores
     from pedarr.use.report import majority
-    from pedarr.training.runs import scores_of
+    from pedarr.training.finished import scores_of
     m = scores_of(run)
     rebuilt = ' (a reconstruction)' if 'agcacl' in m['loss'] else ''
     say_line(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, "
