@@ -42,6 +42,8 @@ class Database:
     rate: float | None = None           # Hz of its stores; None: the general default, as for the bands
     ecg_band: tuple | None = None       # Hz that the filter of the surface leads lets pass
     iegm_band: tuple | None = None      # Hz, electrograms
+    read_statements: Callable | None = None   # (record, db) -> names of what is said of the recording
+    read_folds: Callable | None = None        # (record paths, folder, db) -> {record: official fold}
 
     def __post_init__(self): _check_fields(self)
 
@@ -107,7 +109,9 @@ _KINDS = {
     'aliases': (_are_words, "a dictionary from the file's channel name to ours"),
     'licence': (_is_text, 'text'), 'citation': (_is_text, 'text'),
     'rate': (lambda v: v is None or _is_rate(v), 'a frequency in Hz, or None'),
-    'ecg_band': _OPTIONAL_BAND, 'iegm_band': _OPTIONAL_BAND}
+    'ecg_band': _OPTIONAL_BAND, 'iegm_band': _OPTIONAL_BAND,
+    'read_statements': (lambda v: v is None or callable(v), 'a function (record, db), or None'),
+    'read_folds': (lambda v: v is None or callable(v), 'a function (paths, folder, db), or None')}
 
 # %% ../../nbs/1_data/16_databases.ipynb #3cf3a7fb
 def _check_fields(db: Database) -> None:

@@ -147,7 +147,7 @@ def _statements(database: Database, record: Record, name: str) -> list[str]:
     return sorted(set(said))
 
 # %% ../../nbs/4_signals/05_survey.ipynb #1974b260
-def _official(database: Database, folder: Path, used: Found, who: pd.DataFrame) -> dict[str, int]:
+def _official(database: Database, folder: Path, used: FoundRecords, who: pd.DataFrame) -> dict[str, int]:
     "The database's own fold of each record, if it names folds; `PedarrError` if they part a subject."
     said = _asked(database, 'read_folds', str(folder), list(used.paths), folder)
     if said is None: return {}

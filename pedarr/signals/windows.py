@@ -26,7 +26,7 @@ __all__ = ['MAX_MISSING', 'clear_stretches', 'segment_table', 'unlabelled_rhythm
            'cut_windows']
 
 # %% ../../nbs/4_signals/03_windows.ipynb #01ffa6de
-def clear_stretches(start: int, stop: int, poor) -> list[tuple[int, int]]:
+def clear_stretches(start: int, stop: int, poor: pd.DataFrame) -> list[tuple[int, int]]:
     "The parts of `[start, stop)` outside the intervals of `poor` (DataFrame with start, stop), in order."
     out = []
     for a, b in sorted(zip(poor['start'], poor['stop'])):

@@ -140,6 +140,7 @@ def recall_table(jobs: list[Job]) -> pd.DataFrame:
 # %% ../../nbs/8_training/15_answers.ipynb #ad81499e
 SPLIT_NAMES = {'patient': 'inter-patient',
                'loso': 'inter-patient (leave one out)',
+               'official': 'official split',
                'segment': 'intra-patient'}
 
 def _percent(value: float, low: float, high: float) -> str:

@@ -35,8 +35,8 @@ from .network import build_model, class_codes, fold_losses
 from .runs import check_unchanged
 
 # %% auto #0
-__all__ = ['answering_loader', 'predict', 'validation_scores', 'Training', 'fit_fold', 'on_terminal', 'say_on_stderr', 'Follower',
-           'rows_of', 'run_fold']
+__all__ = ['answering_loader', 'predict', 'validation_scores', 'Training', 'prepare_training', 'fit_fold', 'on_terminal',
+           'say_on_stderr', 'Follower', 'rows_of', 'run_fold']
 
 # %% ../../nbs/8_training/08_folds.ipynb #708b0ffe
 def _training_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoader:
@@ -99,8 +99,8 @@ def _before_epochs(losses: tuple, dataset: SegmentDataset, c: TrainConfig) -> Ca
     return before_epoch
 
 # %% ../../nbs/8_training/08_folds.ipynb #65e57a71
-def _prepare_training(store: Store, train: np.ndarray, c: TrainConfig, model: nn.Module,
-                      losses: tuple) -> Training:
+def prepare_training(store: Store, train: np.ndarray, c: TrainConfig, model: nn.Module,
+                     losses: tuple) -> Training:
     "All that `fit` needs to train `model` on the segments `train`."
     device = pick_device(c.device)
     model = model.to(device)
@@ -132,7 +132,7 @@ def fit_fold(store: Store, train: np.ndarray, validation: np.ndarray, c: TrainCo
     loss that isn't finite any more."""
     pick_device(c.device)
     model = build_model(c, len(store.classes))
-    t = _prepare_training(store, train, c, model, fold_losses(store, train, model.config['proj_dim'], c))
+    t = prepare_training(store, train, c, model, fold_losses(store, train, model.config['proj_dim'], c))
     history = _resumed(t, checkpoint, c)
     for row in history: after_epoch(row)
     schedule_rate(t.optimizer, c.epochs*len(t.batches), c.lr, c.warmup, done=len(history)*len(t.batches))

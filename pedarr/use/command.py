@@ -124,6 +124,8 @@ _PREPROCESS_OPTIONS = [
                  help='Of the stored millivolts.'),
     click.option('--notch', default=None, type=Number(.1, 5000),
                  help='Powerline frequency to remove, Hz; default: none.'),
+    click.option('--unlabelled', is_flag=True,
+                 help='Windows without a label, too: for pretraining; no split uses them.'),
     click.option('--skip-damaged', is_flag=True,
                  help='Leave out recordings that are damaged; exit status 1 says so.'),
     click.option('--accept-changed', is_flag=True,
@@ -145,7 +147,7 @@ def _preprocess_options(command: click.Command) -> click.Command:
 @JOBS
 @click.pass_context
 def preprocess(context: click.Context, folder: Path, store: Path, database: str, grouping: str | None,
-               jobs: int, skip_damaged: bool, accept_changed: bool, **options) -> None:
+               jobs: int, skip_damaged: bool, accept_changed: bool, unlabelled: bool, **options) -> None:
     "Filter, resample and cut the recordings in FOLDER into segments, written to STORE."
     from pedarr.data.own_database import load_database
     from pedarr.signals.build import build_store
@@ -153,7 +155,7 @@ def preprocess(context: click.Context, folder: Path, store: Path, database: str,
     described, old = load_database(database), store.exists()
     config = default_config(described, **options)
     built = build_store(folder, store, described, grouping=grouping, config=config, jobs=jobs, progress=True,
-                        skip_damaged=skip_damaged, accept_changed=accept_changed)
+                        skip_damaged=skip_damaged, accept_changed=accept_changed, unlabelled=unlabelled)
     context.exit(say_store(built, store, old))
 
 # %% ../../nbs/9_use/06_command.ipynb #5a643609
