@@ -31,3 +31,9 @@ def test_a_package_index_sees_full_addresses():
     exec('import re\n' + re.search(r'^def page.*?\n\n', source, re.S | re.M).group(), scope)
     page = scope['page'](README, 'https://example.org/pedarr')
     assert not re.findall(r'\]\((?!https?:|#)', page) and '](https://example.org/pedarr/blob/main/nbs/images/study.png)' in page
+
+
+def test_contributing_names_what_exists():
+    text = (ROOT/'CONTRIBUTING.md').read_text(encoding='utf-8')
+    paths = set(re.findall(r'`((?:nbs|tests|\.ci)/[\w./]+)`', text))
+    assert len(paths) > 8 and not [p for p in paths if not (ROOT/p).exists()]
