@@ -349,7 +349,7 @@ def test_ink_palette_png_holds_what_pillow_quantises(size):
         assert np.array_equal(np.asarray(have.convert('RGB')), np.asarray(want))
 
 
-@pytest.mark.parametrize('chapter', ['03_cohort', '04_long_tail', '07_examples', '08_missing_and_spoilt'])
+@pytest.mark.parametrize('chapter', ['07_cohort', '08_long_tail', '11_examples', '12_missing_and_spoilt'])
 def test_a_chapter_drawn_from_a_folder_has_one_parameter_cell(chapter):
     nb = nbformat.read(ROOT/'nbs'/'3_exploration'/f'{chapter}.ipynb', 4)
     tagged = [c.source for c in nb.cells if 'parameters' in c.metadata.get('tags', [])]

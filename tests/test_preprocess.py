@@ -26,6 +26,7 @@ from pedarr.signals import build as build_
 from pedarr.signals import fast_filters as fast_
 from pedarr.signals import rates as rates_
 from pedarr.core import files as files_
+from pedarr.core import tables as tables_
 from pedarr.signals import filters as filters_
 from pedarr.signals import store as store_
 from pedarr.signals import windows as windows_
@@ -684,7 +685,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_store(simulated, built, tmp_path,
     with monkeypatch.context() as m:
         everywhere(m, build_, 'SMALLEST_PART', 1)
         if place == 'part': everywhere(m, windows_, 'cut_windows', full)
-        else: everywhere(m, files_, 'write_table', full)
+        else: everywhere(m, tables_, 'write_table', full)
         with pytest.raises(PassingError, match='No space left.*make room.*same command again') as e:
             build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
     assert '\n' not in str(e.value) and 'delete' not in str(e.value) and not (tmp_path/'s').exists()

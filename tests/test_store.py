@@ -21,6 +21,8 @@ from conftest import everywhere, real
 from pedarr.signals import build as build_
 from pedarr.data import checksums as checksums_
 from pedarr.core import files as files_
+from pedarr.core import tables as tables_
+from pedarr.core import locks as locks_
 from pedarr.signals import store as store_
 from pedarr.signals import windows as windows_
 from pedarr.core.errors import PassingError, PedarrError
@@ -436,7 +438,7 @@ def test_no_locks_is_a_note_and_a_second_build_waits(db, tmp_path, monkeypatch):
         m.setattr(fcntl, 'flock', refuse)
         assert any('no locks' in n for n in build(db, tmp_path/'s').meta['notes'])
     (tmp_path/'t.part').mkdir()
-    with files_.hold_lock(tmp_path/'t.part'/'lock', 'building this store'):
+    with locks_.hold_lock(tmp_path/'t.part'/'lock', 'building this store'):
         with pytest.raises(PedarrError, match=f'process {os.getpid()} on .* is building this store'): build(db, tmp_path/'t')
         assert (tmp_path/'t.part'/'lock').exists()
     assert len(build(db, tmp_path/'t')) and not (tmp_path/'t.part').exists()
@@ -791,7 +793,7 @@ def test_official_folds(db, tmp_path):
     check_split(store.segments, fold, 'official')
     roles = all_roles(store.segments, fold, 'official')
     check_roles(store.segments, fold, roles, 'official')
-    files_.write_table(tmp_path/'split.csv', split_table(store.segments, fold, roles))
+    tables_.write_table(tmp_path/'split.csv', split_table(store.segments, fold, roles))
     assert np.array_equal(read_split(tmp_path/'split.csv', store.segments, 'official'), fold)
     with pytest.raises(PedarrError, match='names one, not 2'):
         from pedarr.signals.splits import repeated_splits
