@@ -138,10 +138,8 @@ def recall_table(jobs: list[Job]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[_RECALL_COLUMNS]
 
 # %% ../../nbs/8_training/15_answers.ipynb #ad81499e
-SPLIT_NAMES = {'patient': 'inter-patient',
-               'loso': 'inter-patient (leave one out)',
-               'official': 'official split',
-               'segment': 'intra-patient'}
+SPLIT_NAMES = {'patient': 'inter-patient', 'loso': 'inter-patient (leave one out)',
+               'official': 'official split', 'segment': 'intra-patient'}
 
 def _percent(value: float, low: float, high: float) -> str:
     "'91.2 % [88.1, 94.0]' from fractions; '' for NaN."
