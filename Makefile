@@ -38,6 +38,7 @@ check: install
 	@$(BIN)/python .ci/check.py
 	@$(BIN)/python .ci/readme.py --check
 	@$(BIN)/python .ci/style.py
+	@$(BIN)/python .ci/contents.py --check
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
@@ -61,9 +62,11 @@ export: install
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/python .ci/readme.py
+	$(BIN)/python .ci/contents.py
 
 readme: install
 	$(BIN)/python .ci/readme.py
+	$(BIN)/python .ci/contents.py
 
 clean:
 	rm -rf .venv build dist *.egg-info
