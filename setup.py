@@ -24,7 +24,7 @@ setup(
     author_email=cfg['author_email'],
     license='Apache-2.0',
     packages=find_packages(include=['pedarr', 'pedarr.*']),
-    package_data={'pedarr': ['facts/*.csv', 'facts/README.md']},   # the counts of the release, read by pedarr.leipzig.release_facts
+    package_data={'pedarr': ['py.typed', 'facts/*.csv', 'facts/README.md']},   # facts: the counts of the release
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},
