@@ -452,6 +452,8 @@ def test_protocols_side_by_side():
 
 
 def test_figures(tmp_path):
+    import matplotlib.pyplot as plt
+    before = plt.get_fignums()                                   # another file's tests may share the process
     y_true, y_pred, _ = study()
     fig = plot_confusion(confusion_matrix(y_true, y_pred, C + 1), [f'class {i}' for i in range(C)] + ['absent'])
     fig.savefig(tmp_path/'confusion.png')
@@ -463,8 +465,7 @@ def test_figures(tmp_path):
     fig = plot_reliability(table, ece)
     fig.savefig(tmp_path/'reliability.png')
     assert sum(bar.get_height() for bar in fig.axes[1].patches) == 600 and f'{ece:.3f}' in fig.axes[0].get_title()
-    import matplotlib.pyplot as plt
-    assert not plt.get_fignums()                                 # nothing is left behind in pyplot
+    assert plt.get_fignums() == before                           # nothing is left behind in pyplot
 
 
 def test_evaluation_needs_predictions_only():
