@@ -83,6 +83,7 @@ def mutate(folder: Path, rng) -> str:
     name, text = path.relative_to(folder).as_posix(), path.suffix in TEXT
     how = rng.choice(['field', 'line', 'bytes', 'whole'] if text else ['bytes', 'bytes', 'whole'])
     if how == 'whole': return f'{name}: {_whole(path, rng)}'
+    if path.stat().st_size > 1 << 30: return f'{path.name}: huge already'      # mutated before
     raw = path.read_bytes()
     path.write_bytes({'field': _field, 'line': _line, 'bytes': _bytes}[how](raw, rng))
     return f'{name}: {how}'
