@@ -8,6 +8,7 @@ A rule is broken for a reason now and then: `.ci/excused.txt` names the place an
 import ast
 import io
 import json
+import re
 import sys
 import tokenize
 from collections import Counter
@@ -67,11 +68,23 @@ def cell_faults(i: int, source: str) -> list:
     return out + [(f'long function {name}', f'cell {i}: {name} has {n} lines') for name, n in functions(source) if n > FUNCTION]
 
 
+def long_prose(i: int, source: str) -> list:
+    "(rule, sentence) for each line of prose that is too long; tables, formulas and code may be."
+    out, inside = [], False
+    for line in source.split('\n'):
+        inside ^= line.startswith('```')
+        free = inside or line.startswith(('|', '    ', '#', '> ')) or '\\' in line or re.fullmatch(r'\S*\]\(\S+\)\S*', line.strip())
+        if len(line) > LINE and not free:
+            out.append(('prose', f'cell {i} has a line of {len(line)} characters: {line.strip()[:40]}'))
+    return out
+
+
 def faults(path: Path) -> list:
     "(rule, sentence) for each rule that a chapter breaks."
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     sources = [(i, ''.join(c['source'])) for i, c in enumerate(cells) if c['cell_type'] == 'code']
     found = [f for i, s in sources for f in cell_faults(i, s)]
+    found += [f for i, c in enumerate(cells) if c['cell_type'] == 'markdown' for f in long_prose(i, ''.join(c['source']))]
     names = [n for _, s in sources if s.lstrip().startswith('#| export') for n in public(s)]
     if len(cells) > CELLS: found.append(('cells', f'{len(cells)} cells'))
     if len(names) > NAMES: found.append(('names', f'{len(names)} public names'))

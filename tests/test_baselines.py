@@ -1,4 +1,4 @@
-"""Properties and faults of pedarr.baselines that are no lesson."""
+"""Properties and faults of pedarr.model.baselines that are no lesson."""
 import dataclasses
 import json
 

@@ -1,4 +1,4 @@
-"""Preprocessing: seams, memory, windows, bytes, faults. What is a lesson stands in nbs/05_preprocess.ipynb."""
+"""Preprocessing: seams, memory, windows, bytes, faults. What is a lesson stands in nbs/4_signals."""
 import errno
 import hashlib
 import json

@@ -11,8 +11,8 @@ import signal
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['MEMORY_REMEDY', 'PedarrError', 'PassingError', 'escape_controls', 'one_line', 'shown_path', 'file_error',
-           'from_system', 'file_is_missing', 'Terminated', 'error_line']
+__all__ = ['MEMORY_REMEDY', 'PedarrError', 'PassingError', 'escape_controls', 'one_line', 'shown_value', 'shown_path',
+           'file_error', 'from_system', 'file_is_missing', 'Terminated', 'error_line']
 
 # %% ../../nbs/0_core/00_errors.ipynb #c2891d0f
 class PedarrError(ValueError):
@@ -35,6 +35,14 @@ def escape_controls(text: object) -> str:
 def one_line(text: object) -> str:
     "`text` on one line, without control characters."
     return ' '.join(escape_controls(text).split())
+
+# %% ../../nbs/0_core/00_errors.ipynb #8bd00cc7
+def shown_value(value: object) -> str:
+    "`value` as an error can show it: one short line, whatever it is."
+    try: return one_line(repr(value))[:60]
+    except Exception:
+        if isinstance(value, int): return 'a number with thousands of digits'
+        return f'a {type(value).__name__}'
 
 def shown_path(path: Path | str) -> str:
     "A path, or the name of a source, on one line; every blank of it stays."

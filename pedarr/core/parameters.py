@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from .errors import PedarrError, one_line
+from .errors import PedarrError, one_line, shown_value
 from .names import one_of
 
 # %% auto #0
@@ -62,12 +62,7 @@ def _mistake(x: Mapping) -> str:
     name, kind, limits = '.'.join(map(str, x['loc'])), x['type'], x.get('ctx', {})
     if kind == 'value_error': return one_line(limits['error'])
     rule = f'must be {_RULES[kind].format(**limits)}' if kind in _RULES else one_line(x['msg'])
-    return f'parameter {name} is {_shown(x["input"])}: it {rule}'
-
-def _shown(value: Any) -> str:
-    "`value` on one line."
-    try: return one_line(repr(value))[:60]
-    except ValueError: return 'a number with thousands of digits'
+    return f'parameter {name} is {shown_value(x["input"])}: it {rule}'
 
 def _mistakes(error: ValidationError, most: int = 3) -> str:
     "What pydantic found, the first `most` of it."
@@ -143,9 +138,9 @@ def _assigned(cell: str) -> list[str]:
     nodes = ast.walk(ast.parse(cell))
     return [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
 
-def check_cells(kind: type[Parameters], cells: Iterable[str], also: Iterable[str] = ()) -> None:
-    "`PedarrError` if a cell '# Parameters' sets a name that is no parameter of `kind` (or in `also`)."
-    known = [*kind.model_fields, *also]
+def check_cells(known: Iterable[str], cells: Iterable[str]) -> None:
+    "`PedarrError` if a cell '# Parameters' sets a name that is not `known`."
+    known = list(known)
     for cell in cells:
         if not cell.lower().startswith('# parameters'): continue
         for name in _assigned(cell): one_of(name, known, 'parameter')

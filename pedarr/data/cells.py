@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError, one_line
+from ..core.errors import PedarrError, shown_value
 from ..core.names import first_few
 
 # %% auto #0
-__all__ = ['as_number', 'shown_value', 'is_empty', 'is_whole', 'whole_number', 'table_column']
+__all__ = ['as_number', 'is_empty', 'is_whole', 'whole_number', 'table_column']
 
 # %% ../../nbs/1_data/13_cells.ipynb #8d148709
 def as_number(value: object) -> int | float | None:
@@ -20,11 +20,6 @@ def as_number(value: object) -> int | float | None:
     if isinstance(value, (bool, np.timedelta64)): return None
     if isinstance(value, (int, np.integer)): return int(value)
     return float(value) if isinstance(value, (float, np.floating)) else None
-
-def shown_value(value: object) -> str:
-    "`value` as an error can show it: one short line."
-    try: return one_line(repr(value))[:60]
-    except Exception: return f'a {type(value).__name__}'
 
 # %% ../../nbs/1_data/13_cells.ipynb #2f1dec53
 def is_empty(value: object) -> bool:

@@ -16,7 +16,8 @@ import pandas as pd
 
 from ..core.errors import PedarrError, from_system, one_line
 from .annotations import read_annotations
-from .cells import as_number, shown_value
+from .cells import as_number
+from ..core.errors import shown_value
 from .labels import Labels, check_episodes, check_poor, unknown_notes, unlabelled_note
 from .listing import FoundRecords, find_records
 from .records import Record, open_record

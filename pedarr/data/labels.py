@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PedarrError, one_line
-from .cells import is_empty, shown_value, table_column, whole_number
+from .cells import is_empty, table_column, whole_number
+from ..core.errors import shown_value
 from .groupings import GROUPINGS
 from .rhythms import RHYTHMS
 

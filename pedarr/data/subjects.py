@@ -17,7 +17,8 @@ import pandas as pd
 from ..core.errors import PedarrError, file_is_missing
 from ..core.files import read_bytes
 from ..core.names import first_few, natural_key
-from .cells import as_number, is_empty, is_whole, shown_value, table_column
+from .cells import as_number, is_empty, is_whole, table_column
+from ..core.errors import shown_value
 from .listing import FoundRecords
 
 # %% auto #0

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.errors import PedarrError
 from .agcacl import at_least_float32, check_loss_inputs, sum_over_processes, unit_vectors
-from .cross_entropy import log_class_prior
+from .cross_entropy import check_positive, log_class_prior
 
 # %% auto #0
 __all__ = ['SupCon', 'BalancedContrastive', 'log_bessel', 'von_mises_fisher_concentration', 'ProCo']
@@ -22,8 +21,7 @@ __all__ = ['SupCon', 'BalancedContrastive', 'log_bessel', 'von_mises_fisher_conc
 # %% ../../nbs/6_losses/03_contrastive.ipynb #73c4ef5b
 def _positive(tau: float) -> float:
     "`tau`, or `PedarrError` if it isn't a positive number."
-    if 0 < tau < math.inf: return tau
-    raise PedarrError(f'tau must be positive, not {tau}: it divides cosines, 0.1 is usual')
+    return check_positive('tau', tau, 'it divides cosines, 0.1 is usual')
 
 class SupCon(nn.Module):
     "Supervised contrastive loss (Khosla et al. 2020, arXiv 2004.11362); `tau`: temperature."

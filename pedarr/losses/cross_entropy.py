@@ -17,7 +17,7 @@ from .agcacl import at_least_float32, check_counts, check_loss_inputs, frequency
 
 # %% auto #0
 __all__ = ['log_class_prior', 'adjusted_cross_entropy', 'AdjustedCrossEntropy', 'WeightedCrossEntropy', 'FocalLoss',
-           'check_cosine_scale', 'CosineHead', 'LDAM']
+           'check_positive', 'check_cosine_scale', 'CosineHead', 'LDAM']
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #f979a899
 def log_class_prior(class_counts: Sequence[float] | Tensor) -> Tensor:
@@ -91,10 +91,14 @@ class FocalLoss(nn.Module):
         return (-torch.expm1(-loss)).clamp(min=1e-12).pow(self.focus).mul(loss).mean()
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #87f7cf15
+def check_positive(name: str, value: float, hint: str) -> float:
+    "`value`, or `PedarrError` (with a `hint`) if it is no positive number."
+    if 0 < value < math.inf: return value
+    raise PedarrError(f'{name} must be positive, not {value}: {hint}')
+
 def check_cosine_scale(scale: float) -> float:
     "`scale`, or `PedarrError` if it is no positive number."
-    if 0 < scale < math.inf: return scale
-    raise PedarrError(f'scale must be positive, not {scale}: it multiplies cosines, 30 is usual')
+    return check_positive('scale', scale, 'it multiplies cosines, 30 is usual')
 
 class CosineHead(nn.Linear):
     "Features [..., dim] -> logits [..., C]: `scale` times the cosine with one direction per class."

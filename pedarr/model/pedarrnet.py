@@ -131,8 +131,10 @@ class TwoStreams(_Streams):
         return torch.stack([t.to(both[0].dtype) for t in both], dim=1), present
 
 # %% ../../nbs/5_model/02_pedarrnet.ipynb #9cd245ce
-def check_model_inputs(ecg: Tensor, iegm: Tensor, mask: Tensor) -> None:
-    "`PedarrError` unless the three fit each other: [B, 12, T], [B, 7, T], bool [B, 19], T long enough."
+def check_model_inputs(ecg: Tensor, iegm: Tensor, mask: Tensor,
+                       stride: int = PlainEncoder.strides[-1]) -> None:
+    """`PedarrError` unless the three fit each other: [B, 12, T], [B, 7, T], bool [B, 19], and T gives four
+    tokens of `stride` samples."""
     for (name, channels), x in zip(MODALITIES.items(), (ecg, iegm)):
         if x.ndim != 3 or x.shape[1] != channels:
             raise PedarrError(f'{name}: shape {list(x.shape)}, but [batch, {channels}, time] is needed; '
@@ -143,7 +145,7 @@ def check_model_inputs(ecg: Tensor, iegm: Tensor, mask: Tensor) -> None:
     needed = (len(ecg), sum(MODALITIES.values()))
     if mask.dtype != torch.bool or mask.shape != needed:
         raise PedarrError(f'mask: {mask.dtype} {list(mask.shape)}, but torch.bool {list(needed)} is needed')
-    shortest = 4 * PlainEncoder.strides[-1]
+    shortest = 4 * stride
     if ecg.shape[-1] < shortest:
         raise PedarrError(f'window of {ecg.shape[-1]} samples: at least {shortest} are needed (four tokens); '
                           'use a longer window')
@@ -167,6 +169,7 @@ class PedArrNet(nn.Module):
         if n_classes < 2: raise PedarrError(f'n_classes={n_classes}: at least 2 classes are needed')
         c = ModelConfig(**options)
         self.config = dict(n_classes=n_classes, **c.model_dump())
+        self.stride = ENCODERS[c.encoder].strides[-1]
         early = c.fusion == 'early' and len(c.modalities) == len(MODALITIES)
         self.views = OneStream(c) if early else TwoStreams(c)
         self.semantic = SemanticAttention(c.dim) if c.semantic and not early else None
@@ -199,7 +202,7 @@ class PedArrNet(nn.Module):
         column every s samples, s = 1 the masked signal, the largest s the source of the tokens (no map if no
         sample has m); `m.tokens` [B, N, dim], after cross-modal attention; `m.pooled` [B, dim], their mean.
         For all: `present` bool [B, M], `weights` [B, M], `state` [B, dim]."""
-        check_model_inputs(ecg, iegm, mask)
+        check_model_inputs(ecg, iegm, mask, self.stride)
         maps, encoders = self.views.maps(ecg, iegm, mask), self.views.encoders
         encoded = {m: encoders[m].tokens(found[-1]) for m, found in maps.items()}
         tokens, present = self.views.join(encoded, ecg, mask)
@@ -213,7 +216,7 @@ class PedArrNet(nn.Module):
 
     def forward(self, ecg: Tensor, iegm: Tensor, mask: Tensor) -> ModelOutput:
         "`ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV), `mask` bool [B, 19] -> `ModelOutput`."
-        check_model_inputs(ecg, iegm, mask)
+        check_model_inputs(ecg, iegm, mask, self.stride)
         if self.training and self.config['modality_dropout']:
             mask = drop_modality(mask, self.config['modality_dropout'])
         state, weights = self.pooled_state(*self.views(ecg, iegm, mask))

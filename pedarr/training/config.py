@@ -5,7 +5,6 @@
 # %% ../../nbs/8_training/00_config.ipynb #b4999328
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterable
@@ -16,10 +15,10 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, Field, create_model, model_validator
 
-from ..core.errors import PedarrError, one_line
+from ..core.errors import PedarrError, one_line, shown_value
 from ..core.names import one_of
 from ..core.tables import json_ready
-from ..core.parameters import Parameters
+from ..core.parameters import Parameters, check_cells
 from ..losses.registry import loss_terms
 from ..model.pedarrnet import ModelConfig
 from ..model.trees import CLASSIFIERS, TREES, known_options, make_trees
@@ -27,7 +26,7 @@ from ..signals.splits import SPLITS
 from ..signals.augmentation import NORMALISE
 
 # %% auto #0
-__all__ = ['MODALITY_SETS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'shown', 'DataParameters', 'SplitParameters',
+__all__ = ['MODALITY_SETS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'DataParameters', 'SplitParameters',
            'FitParameters', 'LossParameters', 'ModelParameters', 'MachineParameters', 'TrainConfig', 'make_config',
            'tree_options', 'own_parameters', 'check_parameters']
 
@@ -40,12 +39,6 @@ def _name_of(names: Iterable[str], what: str) -> Any:
     "The type of a parameter that must be one of `names`."
     return Annotated[str, AfterValidator(lambda name: one_of(name, names, what))]
 
-def shown(value: Any) -> str:
-    "`value` as a short text on one line, whatever it is."
-    try: text = repr(value)
-    except ValueError: text = 'a number with thousands of digits'
-    return one_line(text)[:80]
-
 _SplitName, _ModelName = _name_of(SPLITS, 'split'), _name_of(CLASSIFIERS, 'model')
 _ModalityName, _Precision = _name_of(MODALITY_SETS, 'modalities'), _name_of(_PRECISIONS, 'precision')
 _Normalisation, _LoneClasses = _name_of(NORMALISE, 'normalisation'), _name_of(_LONE_CLASSES, 'lone_classes')
@@ -56,7 +49,7 @@ _POWER = re.compile(r'[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+')
 def _fold(value: Any) -> Any:
     "A number of a fold, or 'all'."
     if value == 'all' or (type(value) is int and 0 <= value < 10**6): return value
-    raise PedarrError(f'parameter fold is {shown(value)}: it must be a whole number, or all')
+    raise PedarrError(f'parameter fold is {shown_value(value)}: it must be a whole number, or all')
 
 def _for_json(x: Any) -> Any:
     "Numbers and arrays of numpy, and paths, as JSON has them."
@@ -177,9 +170,9 @@ def _check_trees(c: TrainConfig) -> None:
     for name in NETWORK_ONLY:
         if getattr(c, name) != TrainConfig.model_fields[name].default:
             raise PedarrError(f'parameter {name} means nothing to model trees, but is '
-                              f'{shown(getattr(c, name))}: leave it out')
+                              f'{shown_value(getattr(c, name))}: leave it out')
     if not isinstance(c.model_options.get('beats', ''), str):
-        raise PedarrError(f'parameter beats (in model_options) is {shown(c.model_options["beats"])}: '
+        raise PedarrError(f'parameter beats (in model_options) is {shown_value(c.model_options["beats"])}: '
                           'it must be a text')
     make_trees(**tree_options(c))
 
@@ -197,9 +190,4 @@ def own_parameters(params: dict) -> dict:
 def check_parameters(cells: list[str], known: list[str] | None = None) -> None:
     """`PedarrError` if a parameter cell among `cells` (source texts, such as IPython's `In`) sets a name that
     isn't `known` (default: the fields of `TrainConfig`)."""
-    known = known or list(TrainConfig.model_fields)
-    for cell in cells:
-        if not cell.lower().startswith('# parameters'): continue
-        for node in ast.walk(ast.parse(cell)):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                one_of(node.id, known, 'parameter')
+    check_cells(known or TrainConfig.model_fields, cells)

@@ -22,7 +22,8 @@ from ..evaluation.subgroups import SINGLE_SUBJECT, per_class, per_subject
 from ..evaluation.intervals import bootstrap_scores
 from ..evaluation.metrics import scores
 from ..model.trees import TREES
-from .config import TREE_LOSS, TrainConfig, shown
+from .config import TREE_LOSS, TrainConfig
+from ..core.errors import shown_value
 from .run_files import Environment, Metrics, ModelCard, damaged, read_params
 from .run_tables import (
     carriers, check_tested, read_history, read_predictions, read_run_split, training_speed)
@@ -170,7 +171,8 @@ def _agree(run: Path, c: TrainConfig, metrics: Metrics, card: ModelCard) -> None
                               ('model.json and params.json', card.network, c.model),
                               ('metrics.json and model.json', metrics.classes, card.classes)):
         if said != true:
-            raise PedarrError(f'{run}: {files} do not belong together ({shown(said)} and {shown(true)}): '
+            raise PedarrError(f'{run}: {files} do not belong together '
+                              f'({shown_value(said)} and {shown_value(true)}): '
                               'restore the folder, or train again into another one')
     for what, names in (('class', card.classes), ('fold', card.folds)):
         if len(set(names)) < len(names): raise damaged(run/'model.json', f'a {what} stands there twice')

@@ -21,12 +21,12 @@ import pandas as pd
 from tqdm import tqdm
 
 # %% auto #0
-__all__ = ['LOSS_NAMES', 'QUESTIONS', 'Job', 'slug', 'plan_jobs', 'train_from_stdin', 'run_job', 'run_grid', 'save_plan',
-           'load_plan']
+__all__ = ['QUESTIONS', 'Job', 'slug', 'plan_jobs', 'train_from_stdin', 'run_job', 'run_grid', 'save_plan', 'load_plan']
 
 # %% ../../nbs/8_training/14_grid.ipynb #13f9413a
 from ..core.errors import PedarrError, error_line as said_of, from_system, one_line
 from ..core.tables import Checked, read_json, write_json
+from ..losses.registry import LOSSES
 from ..model.variants import NETWORK_VARIANTS
 from ..signals.store import open_store
 from .config import NETWORK_ONLY, make_config
@@ -34,18 +34,11 @@ from .run_files import GONE
 from .runs import check_same, same_store
 
 # %% ../../nbs/8_training/14_grid.ipynb #8c3c2499
-LOSS_NAMES = {
-    'none': 'cross-entropy',
-    'logit': 'logit adjustment',
-    'weighted': 'class-weighted',
-    'focal': 'focal',
-    'ldam': 'LDAM-DRW',
-    'proto': 'prototype softmax',
-    'supcon': 'SupCon',
-    'bcl': 'BCL',
-    'proco': 'ProCo',
-    'agcacl': 'AGCACL',
-    'logit+agcacl': 'AGCACL + logit adjustment'}
+def _loss_systems() -> dict[str, dict]:
+    "A system for each loss of the registry ('ce' is 'none'), and AGCACL with adjusted logits."
+    place = lambda key: (key != 'none', LOSSES[key].kind != 'classification', key == 'agcacl')
+    names = {LOSSES[key].short: dict(loss=key) for key in sorted(LOSSES, key=place) if key != 'ce'}
+    return names | {'AGCACL + logit adjustment': dict(loss='logit+agcacl')}
 
 # %% ../../nbs/8_training/14_grid.ipynb #2cd9b197
 _MODALITIES = {
@@ -101,7 +94,7 @@ _AGCACL_CENTRED = {
     'cross-entropy': dict(loss='none')}
 
 QUESTIONS = {
-    'loss': {name: dict(loss=loss) for loss, name in LOSS_NAMES.items()},
+    'loss': _loss_systems(),
     'modality': _MODALITIES,
     'model': _NETWORKS,
     'agcacl': _AGCACL_PARTS | _AGCACL_CENTRED}

@@ -12,7 +12,8 @@ from ..core.errors import PedarrError, one_line
 from ..losses.registry import HeadSpec, head_of, make_head, make_losses
 from ..model.baselines import make_model
 from ..signals.store import Store
-from .config import MODALITY_SETS, TrainConfig, shown
+from .config import MODALITY_SETS, TrainConfig
+from ..core.errors import shown_value
 
 # %% auto #0
 __all__ = ['LARGEST_OPTION', 'DEEPEST', 'loss_head', 'replace_head', 'build_network', 'network_options', 'build_model',
@@ -55,7 +56,7 @@ def build_network(name: str, n_classes: int, options: dict, head: HeadSpec, what
     except (TypeError, ValueError, RuntimeError, AttributeError) as e:
         why = (str(e).splitlines() or [type(e).__name__])[0]
         why = f'no network can be built from these ({why})'
-        raise PedarrError(f'{what} {shown(options)}: {why}: correct them') from e
+        raise PedarrError(f'{what} {shown_value(options)}: {why}: correct them') from e
 
 # %% ../../nbs/8_training/06_network.ipynb #c8a5c47d
 def network_options(c: TrainConfig) -> dict:

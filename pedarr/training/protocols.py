@@ -5,17 +5,16 @@
 # %% ../../nbs/8_training/16_protocols.ipynb #caf83c3e
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from ..core.errors import PedarrError
 from ..evaluation.comparison import paired_classes, protocol_gap
-from .config import own_parameters, shown
+from .config import own_parameters
+from ..core.errors import shown_value
 from .finished import Run, finished, prediction_codes
 
 # %% auto #0
@@ -36,7 +35,7 @@ def _same_training(a: Run, b: Run) -> None:
     p, q = (own_parameters(r.params.model_dump()) for r in (a, b))
     differ = [k for k in dict.fromkeys([*p, *q]) if k not in _MAY_DIFFER and p.get(k) != q.get(k)]
     if differ:
-        said = ', '.join(f'{k} ({shown(p.get(k))}, {shown(q.get(k))})' for k in differ)
+        said = ', '.join(f'{k} ({shown_value(p.get(k))}, {shown_value(q.get(k))})' for k in differ)
         raise PedarrError(f'{a.path} and {b.path} differ in {said}: '
                           'compare runs that differ in the split alone')
 

@@ -22,7 +22,8 @@ from ..core.files import sha256
 from ..core.locks import hold_lock
 from ..core.tables import json_ready, read_json, write_json
 from ..signals.store import Store
-from .config import TrainConfig, own_parameters, shown
+from .config import TrainConfig, own_parameters
+from ..core.errors import shown_value
 from .run_files import Environment, ModelCard, damaged, given_parameters, read_entries
 
 # %% auto #0
@@ -38,7 +39,7 @@ def check_same(run: Path, c: TrainConfig) -> None:
     old, new = given_parameters(run), c.model_dump()
     differ = [k for k in own_parameters(new) if k not in _FREE and old.get(k) != new[k]]
     if not differ: return
-    said = '; '.join(f'{k}={shown(old.get(k))}, not {shown(new[k])}' for k in differ)
+    said = '; '.join(f'{k}={shown_value(old.get(k))}, not {shown_value(new[k])}' for k in differ)
     raise PedarrError(f'{run}: holds a run with {said}: '
                       'choose another run folder, or give the parameters of that run')
 
@@ -127,7 +128,8 @@ def _edited(run: Path, env: Environment, store: Store) -> list[str]:
     if (run/'model.json').exists():
         was |= read_json(run/'model.json', ModelCard).preprocess
         now |= json_ready(store.meta.get('config', {}))
-    return [f'{k} is {shown(v)}, was {shown(was[k])}' for k, v in now.items() if k in was and was[k] != v]
+    other = [k for k in now if k in was and was[k] != now[k]]
+    return [f'{k} is {shown_value(now[k])}, was {shown_value(was[k])}' for k in other]
 
 # %% ../../nbs/8_training/03_runs.ipynb #f76d99f1
 def same_store(run: Path, store: Store) -> None:

@@ -5,7 +5,6 @@
 # %% ../../nbs/9_use/06_command.ipynb #75968b4e
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import click

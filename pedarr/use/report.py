@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
