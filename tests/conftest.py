@@ -53,7 +53,7 @@ def simulated(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def store(simulated, tmp_path_factory) -> Path:
     "A store of that database at 250 Hz, one for each file of tests that has none of its own."
-    from pedarr.signals.filters import PreprocessConfig
+    from pedarr.signals.settings import PreprocessConfig
     from pedarr.signals.build import build_store
     path = tmp_path_factory.mktemp('store')/'s'
     build_store(simulated, path, 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)

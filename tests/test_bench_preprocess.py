@@ -24,7 +24,7 @@ from pedarr.signals import build as build_
 from pedarr.data import channels as channels_
 from pedarr.core import files as files_
 from pedarr.data.known_databases import LEIPZIG
-from pedarr.signals.filters import PreprocessConfig
+from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.data.formats import n_bytes
 

@@ -675,7 +675,7 @@ def marks_of(folder, name):
 @fuzz(15, .05)
 @given(data=st.data())
 def test_damaged_folders(tiny, tmp_path_factory, data):
-    from pedarr.signals.filters import PreprocessConfig
+    from pedarr.signals.settings import PreprocessConfig
     from pedarr.signals.build import build_store
     base = tmp_path_factory.mktemp('damaged')
     folder, which = base/'db', data.draw(st.sampled_from(sorted(p.name for p in tiny.iterdir()) + ['x001.atr']*4))
@@ -704,7 +704,7 @@ def test_damaged_folders(tiny, tmp_path_factory, data):
 
 @pytest.fixture(scope='module')
 def store(tiny, tmp_path_factory):
-    from pedarr.signals.filters import PreprocessConfig
+    from pedarr.signals.settings import PreprocessConfig
     from pedarr.signals.build import build_store
     path = tmp_path_factory.mktemp('store')/'store'
     build_store(tiny, path, 'leipzig', config=PreprocessConfig(window=.5, guard=.05), progress=False)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pedarr.training import answers as answers_, grid as grid_
-from pedarr.signals.filters import PreprocessConfig
+from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.core.errors import PedarrError
 from pedarr.training.config import make_config

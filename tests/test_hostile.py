@@ -124,7 +124,7 @@ def content(store) -> dict:
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
     "A folder with database, store and run, all small."
-    from pedarr.signals.filters import PreprocessConfig
+    from pedarr.signals.settings import PreprocessConfig
     from pedarr.signals.build import build_store
     from pedarr.synthetic.studies import simulate_database
     from pedarr.training.config import make_config
@@ -137,7 +137,7 @@ def home(tmp_path_factory):
 
 
 def CONFIG():
-    from pedarr.signals.filters import PreprocessConfig
+    from pedarr.signals.settings import PreprocessConfig
     return PreprocessConfig(rate=125., ecg_band=(.5, 40.), iegm_band=(20., 60.), window=2., guard=.1)
 
 

@@ -17,7 +17,7 @@ from pedarr.use.missing import (
     Answers, CASES, KINDS, _ask, draw_subsets, format_missing, mask_channels, missing_answers,
     missing_curve, missing_difference, plot_missing, predict_without)
 from pedarr.training.run_networks import open_folds
-from pedarr.signals.filters import PreprocessConfig
+from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.signals.store import open_store
 from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG

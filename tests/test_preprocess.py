@@ -3,6 +3,7 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -28,12 +29,13 @@ from pedarr.signals import rates as rates_
 from pedarr.core import files as files_
 from pedarr.core import tables as tables_
 from pedarr.signals import filters as filters_
+from pedarr.signals import settings as settings_
 from pedarr.signals import store as store_
 from pedarr.signals import windows as windows_
 from pedarr.core.errors import PassingError, PedarrError
 from pedarr.data.known_databases import LEIPZIG, get_database
 from pedarr.data.databases import Database
-from pedarr.signals.filters import PreprocessConfig
+from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.signals.fast_filters import read_filtered, stream_filtered
 from pedarr.signals.augmentation import normalise
@@ -68,7 +70,7 @@ def same(a, b): return [f for f in FILES if (a/f).read_bytes() != (b/f).read_byt
 @pytest.mark.parametrize('fs', [977., 1000., 500., 360., 128.])
 def test_chunks_equal_the_whole(fs):
     record = Endless(2, fs)
-    one, many = whole(record, replace(CONFIG, chunk=1e6)), whole(record, replace(CONFIG, chunk=17))
+    one, many = whole(record, CONFIG.replace(chunk=1e6)), whole(record, CONFIG.replace(chunk=17))
     assert one.shape == many.shape == (19, rates_.store_length(record, CONFIG))
     inner = slice(8*500, -8*500)
     assert np.abs(one - many)[:, inner].max() < 1e-4
@@ -78,7 +80,7 @@ def test_chunks_equal_the_whole(fs):
 @pytest.mark.parametrize('name, record', [('mitdb', '100'), ('iafdb', 'iaf1_afw')])
 def test_chunks_equal_the_whole_on_real_recordings(name, record):
     record = get_database(name).open(real(name)/record)
-    one, many = whole(record, replace(CONFIG, chunk=1e6)), whole(record, replace(CONFIG, chunk=61))
+    one, many = whole(record, CONFIG.replace(chunk=1e6)), whole(record, CONFIG.replace(chunk=61))
     error = np.nanmax(np.abs(one - many)[:, 8*500:-8*500])
     print(f'{record.name}: chunks against whole {error:.1e} mV')
     assert error < 1e-4
@@ -87,12 +89,12 @@ def test_chunks_equal_the_whole_on_real_recordings(name, record):
 @pytest.mark.parametrize('notch', [None, 50.])
 def test_equals_scipy_in_float64_on_a_real_recording(notch):
     record = get_database('iafdb').open(real('iafdb')/'iaf1_afw')
-    config = replace(CONFIG, notch=notch)
+    config = CONFIG.replace(notch=notch)
     ours = whole(record, config)
     rows = np.flatnonzero(record.rows >= 0)
     x = resample_poly(record.standard()[rows].astype(float), 1, 2, axis=1, window=rates_.taps(1, 2))
     for y, xi, row in zip(ours[rows], x, rows):
-        theirs = sosfiltfilt(filters_.filter_sections(config, config.ecg_band if row < 12 else config.iegm_band), xi)
+        theirs = sosfiltfilt(settings_.filter_sections(config, config.ecg_band if row < 12 else config.iegm_band), xi)
         assert np.abs(y - theirs)[8*500:-8*500].max() < 1e-4
 
 
@@ -100,7 +102,7 @@ def test_a_tone_is_kept_in_place_and_hum_is_removed_where_asked():
     t = np.arange(60*500)/500
     x = (np.sin(2*np.pi*10*t) + np.sin(2*np.pi*50*t))[None].astype(np.float32)
     inner = slice(5000, -5000)
-    clean = fast_.bandpass(x, [0], replace(CONFIG, notch=50.))[0, inner]
+    clean = fast_.bandpass(x, [0], CONFIG.replace(notch=50.))[0, inner]
     np.testing.assert_allclose(clean, np.sin(2*np.pi*10*t)[inner], atol=.01)     # no phase shift, no hum
     assert fast_.bandpass(x, [0], CONFIG)[0, inner].std() > .95                       # without the notch, the hum stays
 
@@ -187,8 +189,8 @@ def test_blocks_equal_the_product_of_spectra_for_any_filter(order, low, width, n
     "Or the settings are refused in one line."
     try: config = PreprocessConfig(rate=rate, ecg_band=(low, min(low*width, rate/2 - 1)), iegm_band=(30, 100), order=order, notch=notch)
     except PedarrError as e: assert '\n' not in str(e); return
-    if filters_.settling(config) > 60: return
-    n, pad = round(20*rate), round(filters_.settling(config)*rate) + 64
+    if settings_.settling(config) > 60: return
+    n, pad = round(20*rate), round(settings_.settling(config)*rate) + 64
     x = np.random.default_rng(seed).standard_normal((3, n + 2*pad)).astype(np.float32)
     x[:, :pad] = x[:, -pad:] = 0                 # silence, so that the transform's ring doesn't matter
     try: ours = fast_.bandpass(x, [0, 5, 12], config)
@@ -197,14 +199,14 @@ def test_blocks_equal_the_product_of_spectra_for_any_filter(order, low, width, n
         return
     f = np.fft.rfftfreq(x.shape[1], 1/rate)
     for y, xi, band in zip(ours, x, (config.ecg_band, config.ecg_band, config.iegm_band)):
-        theirs = np.fft.irfft(np.fft.rfft(xi.astype(float))*filters_.frequency_response(config, band, f), x.shape[1])
+        theirs = np.fft.irfft(np.fft.rfft(xi.astype(float))*filters_.frequency_response(settings_.filter_sections(config, band), f, rate), x.shape[1])
         assert np.abs(y - theirs).max() < 1e-4*max(1, np.abs(xi).max())
 
 
 def test_memory_does_not_grow_with_length():
     def peak(minutes):
         tracemalloc.start()
-        for _, y in stream_filtered(Endless(minutes), replace(CONFIG, chunk=60)): pass
+        for _, y in stream_filtered(Endless(minutes), CONFIG.replace(chunk=60)): pass
         return tracemalloc.get_traced_memory()[1], tracemalloc.stop()
     peak(3)                                      # fills the caches of filters
     short, long = peak(5)[0], peak(40)[0]
@@ -231,7 +233,7 @@ def test_gaps_and_flat_channels_are_masked_and_do_not_spread():
     x, mask = next(windows_.cut_windows(record, [19_900, 20_000, 26_000], [22_831, 22_931, 28_931], CONFIG))
     assert mask[:, 0].tolist() == [True, True, True] and not mask[:, 1].any() and mask[:, 2].tolist() == [True, True, False]
     assert np.isfinite(x).all() and (x[~mask] == 0).all() and (x[0, 0] == 0).sum() >= 511
-    gap = replace(CONFIG, window=1., chunk=50)
+    gap = CONFIG.replace(window=1., chunk=50)
     assert not next(windows_.cut_windows(record, [20_000], [20_977], gap))[1][0, 0]      # the whole window is missing
 
 
@@ -339,7 +341,7 @@ def test_rare_classes_get_more_training_windows(simulated, tmp_path):
     rare = set(share[share < CONFIG.rare_below].index)
     assert set(store.meta['rare']) == rare
     assert set(store.segments.loc[~store.segments['evaluate'], 'label']) <= rare
-    plain = build_store(simulated, tmp_path/'p', 'leipzig', config=replace(CONFIG, rare_stride=None), progress=False)
+    plain = build_store(simulated, tmp_path/'p', 'leipzig', config=CONFIG.replace(rare_stride=None), progress=False)
     assert plain.segments['evaluate'].all() and len(plain) == store.segments['evaluate'].sum()
 
 
@@ -621,12 +623,12 @@ def test_sources_in_the_store_are_the_files_sha256(simulated, built):
 
 
 def test_parts_of_other_settings_are_not_used_and_not_thrown_away(simulated, built, tmp_path, monkeypatch):
-    place = interrupted(simulated, tmp_path/'s', monkeypatch, config=replace(CONFIG, notch=50.))
+    place = interrupted(simulated, tmp_path/'s', monkeypatch, config=CONFIG.replace(notch=50.))
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as m:
         everywhere(m, build_, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
     assert place.is_dir() and len([p for p in place.parent.iterdir() if p.is_dir()]) == 2
-    store, again = resumed(simulated, tmp_path/'s', monkeypatch, config=replace(CONFIG, notch=50.))
+    store, again = resumed(simulated, tmp_path/'s', monkeypatch, config=CONFIG.replace(notch=50.))
     assert again == [] and store.config.notch == 50 and not place.parent.exists()
     shutil.rmtree(store.path)
     assert same(built.path, build_store(simulated, tmp_path/'s', 'leipzig', progress=False).path) == []
@@ -636,7 +638,7 @@ def test_an_existing_store(simulated, built, tmp_path, capsys):
     again = build_store(simulated, built.path, 'leipzig')
     assert 'already built' in capsys.readouterr().err and len(again) == len(built)
     with pytest.raises(PedarrError, match=r'notch None \(asked for: 50\).*choose another name'):
-        build_store(simulated, built.path, 'leipzig', config=replace(CONFIG, notch=50.), progress=False)
+        build_store(simulated, built.path, 'leipzig', config=CONFIG.replace(notch=50.), progress=False)
     with pytest.raises(PedarrError, match='another grouping'): build_store(simulated, built.path, 'leipzig', grouping='svt4', progress=False)
     (tmp_path/'notes').mkdir()
     with pytest.raises(PedarrError, match='not a store'): build_store(simulated, tmp_path/'notes', 'leipzig', progress=False)
@@ -775,7 +777,7 @@ def test_damaged_data_stop_the_build(tmp_path):
     assert not (tmp_path/'s').exists()
 
 
-@pytest.mark.parametrize('wrong', [dict(window=0), dict(window='3'), dict(rate=-1), dict(rate=float('nan')), dict(ecg_band=(100, .5)),
+@pytest.mark.parametrize('wrong', [dict(window=0), dict(window='3 s'), dict(rate=-1), dict(rate=float('nan')), dict(ecg_band=(100, .5)),
     dict(ecg_band=(0, 100)), dict(ecg_band=(30, 260), iegm_band=(30, 260)),
                                    dict(iegm_band=30), dict(dtype='int8'), dict(notch=300), dict(order=0), dict(order='two'), dict(stride=0),
                                    dict(guard=-1), dict(chunk=1), dict(rate=True), dict(dtype=None),
@@ -789,8 +791,33 @@ def test_config_checks_itself(wrong):
     assert '\n' not in str(e.value)
 
 
+@pytest.mark.parametrize('wrong, said', [
+    (dict(guard=1e308), 'parameter guard is 1e+308: it must be at most 3600'),
+    (dict(rate=float('nan')), 'parameter rate is nan: it must be a finite number'),
+    (dict(order=2.5), 'parameter order is 2.5: it must be a whole number'),
+    (dict(ecg_band=(100, .5)), 'parameter ecg_band is (100, 0.5) Hz: it must rise'),
+    (dict(iegm_band=30), 'parameter iegm_band is 30: it must be two frequencies, low and high'),
+    (dict(dtype='int8'), "parameter dtype is 'int8': it must be one of 'float16' or 'float32'"),
+    (dict(notch=300), 'preprocess: notch=300 Hz must lie below half the rate, 250 Hz'),
+    (dict(chunk=1), 'preprocess: chunk=1 s must be at least as long as the window, 3 s')])
+def test_a_mistake_is_named_with_its_value_and_what_it_must_be(wrong, said):
+    with pytest.raises(PedarrError) as e: PreprocessConfig(**wrong)
+    assert str(e.value) == said
+
+
+def test_a_mistyped_setting_is_answered_with_the_one_that_was_meant():
+    with pytest.raises(PedarrError, match="unknown parameter 'windw': did you mean 'window'"): PreprocessConfig(windw=3)
+
+
+def test_equal_settings_are_one_key_whatever_they_were_typed_as():
+    "Numbers of numpy, texts of a shell and lists of a JSON file: as all parameters are read."
+    typed = PreprocessConfig(rate='500', order=np.int64(2), ecg_band=[.5, np.float64(100)])
+    assert typed == CONFIG == PreprocessConfig(**json.loads(json.dumps(CONFIG.model_dump()))) and len({typed, CONFIG}) == 1
+    assert json.dumps(typed.model_dump()) == json.dumps(CONFIG.model_dump()) and pickle.loads(pickle.dumps(CONFIG)) == CONFIG
+
+
 def test_a_rate_without_a_simple_ratio_is_taken_with_a_note(simulated, tmp_path):
-    store = build_store(simulated, tmp_path/'s', 'leipzig', config=replace(CONFIG, rate=499.999), progress=False)
+    store = build_store(simulated, tmp_path/'s', 'leipzig', config=CONFIG.replace(rate=499.999), progress=False)
     assert len(store) and store.fs == 499.999
     assert rates_.deviation(977., 499.999) == 0 or any('is resampled by' in n for n in store.meta['notes'])
 

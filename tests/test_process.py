@@ -27,7 +27,7 @@ posix = pytest.mark.skipif(os.name != 'posix', reason='signals and limits of POS
 @pytest.fixture(scope='module')
 def small(tmp_path_factory):
     "A folder with a small SIMULATED database and its store."
-    from pedarr.signals.filters import PreprocessConfig
+    from pedarr.signals.settings import PreprocessConfig
     from pedarr.signals.build import build_store
     from pedarr.synthetic.studies import simulate_database
     folder = tmp_path_factory.mktemp('small')

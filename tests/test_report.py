@@ -141,7 +141,7 @@ def test_recall_figure_and_notes():
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory):
     "A run by patient on simulated recordings: two folds, one epoch."
-    from pedarr.signals.filters import PreprocessConfig
+    from pedarr.signals.settings import PreprocessConfig
     from pedarr.signals.build import build_store
     from pedarr.synthetic.studies import simulate_database
     from pedarr.training.train import run_training

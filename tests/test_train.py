@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from conftest import everywhere, real
-from pedarr.signals.filters import PreprocessConfig
+from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.signals.store import open_store
 from pedarr.training.run_figures import choose_cases
