@@ -503,13 +503,97 @@ def test_paths_in_jupyterlab_are_seen_from_the_clone(tmp_path, monkeypatch):
 
 
 def test_notebook_parameters_are_those_of_the_configuration():
-    import ast
-    from dataclasses import asdict
+    "Each field once, with its default and its help: the cell is the one that the parameters make."
+    from pedarr.core.parameters import cell_text
     from pedarr.training.config import TrainConfig
-    cells = nbformat.read(find_notebook(), 4).cells
-    cell = next(c for c in cells if 'parameters' in c.metadata.get('tags', []))
-    given = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cell.source).body}
-    assert given == TrainConfig().model_dump()
+    names, given = cell_parameters(find_notebook())
+    assert given == TrainConfig().model_dump() and len(names) == len(given)
+    assert tagged_cell(find_notebook()) == cell_text(TrainConfig)
+
+
+@pytest.mark.parametrize('name', ['ablations', 'bedside', 'crossval', 'losses', 'report', 'speed', 'why'])
+def test_parameters_of_an_experiment_are_values_of_a_training(name):
+    "Where a parameter of an experiment has the name of one of a training, its default is a value of that one."
+    from pedarr.training.config import TrainConfig
+    names, given = cell_parameters(ROOT/'nbs'/'experiments'/f'{name}.ipynb')
+    assert len(names) == len(set(names)) and 'store' in names
+    shared = {n: v for n, v in given.items() if n in TrainConfig.model_fields}
+    assert TrainConfig(**shared).model_dump().items() >= shared.items()
+
+
+def tagged_cell(path):
+    "The source of the parameter cell of a notebook."
+    cells = nbformat.read(path, 4).cells
+    return next(c.source for c in cells if 'parameters' in c.metadata.get('tags', []))
+
+
+def cell_parameters(path):
+    "(the names in the order in which the parameter cell of a notebook sets them, name -> value)."
+    import ast
+    set_ = [(n.targets[0].id, ast.literal_eval(n.value)) for n in ast.parse(tagged_cell(path)).body]
+    return [name for name, _ in set_], dict(set_)
+
+
+# --- Options that are made of parameters
+
+def helps(command):
+    "The help of a command on one line."
+    return ' '.join(pedarr(command, '-h', ok=True).stdout.split())
+
+
+def test_every_setting_of_preprocessing_is_an_option_with_its_help_and_default():
+    from pedarr.core.parameters import default_text
+    from pedarr.signals.settings import FROM_DATABASE, PreprocessConfig
+    said = helps('preprocess')
+    for name, field in PreprocessConfig.model_fields.items():
+        about = field.description[0].upper() + field.description[1:]
+        before = "the database's own, or " if name in FROM_DATABASE else ''
+        line = said[said.index(f'--{name.replace("_", "-")} '):]
+        assert about in line[:120] and f'default: {before}{default_text(field)}.' in line[:300], line[:300]
+
+
+def test_what_is_typed_for_a_setting_reaches_the_store_and_nothing_else_is_set(simulated, tmp_path, monkeypatch):
+    from pedarr.data.known_databases import get_database
+    from pedarr.signals.settings import PreprocessConfig, default_config
+    class Seen(Exception): pass
+    def stop(*args, config, **more): raise Seen(config)
+    everywhere(monkeypatch, build_, 'build_store', stop)
+    def config(*args):
+        with pytest.raises(Seen) as e, pedarr_command.make_context('pedarr', ['preprocess', str(simulated), str(tmp_path/'s'), *args]) as context:
+            pedarr_command.invoke(context)
+        return e.value.args[0]
+    assert config() == PreprocessConfig() and config('--database', 'mitdb') == default_config(get_database('mitdb'))
+    typed = dict(rate=250., window=2., guard=0., ecg_band=(1., 40.), iegm_band=(30., 110.), order=3, notch=50., stride=1., rare_stride=None,
+                 rare_below=.1, dtype='float32', chunk=60., pad=4.)
+    assert typed.keys() == PreprocessConfig.model_fields.keys()
+    words = [w for n, v in typed.items() for w in (f'--{n.replace("_", "-")}', *map(str, v if isinstance(v, tuple) else (v,)))]
+    assert config(*words) == PreprocessConfig(**typed)
+
+
+@pytest.mark.parametrize('args, said', [
+    (['--rate', 'nan'], "parameter rate is 'nan': it must be a number"), (['--window', '1e9'], 'parameter window is 1000000000.0: it must be at most 600'),
+    (['--dtype', 'int8'], "parameter dtype is 'int8': it must be one of"), (['--ecg-band', '100', '1'], 'parameter ecg_band is (100, 1) Hz: it must rise'),
+    (['--guard', 'none'], "parameter guard is 'none': it must be a number"), (['--windw', '3'], '--window')])
+def test_a_wrong_setting_is_named_with_what_it_must_be(simulated, tmp_path, args, said):
+    assert said in refused('preprocess', simulated, tmp_path/'s', *args)
+
+
+def test_the_help_names_the_databases_that_there_are():
+    from pedarr.data.known_databases import DATABASES
+    for command in ('preprocess', 'check'): assert f'One of {", ".join(DATABASES)}, or a description of your own' in helps(command)
+
+
+def test_defaults_of_simulations_are_those_of_their_parameters(tmp_path):
+    import inspect
+    from pedarr.synthetic.studies import CohortParameters, simulate_database
+    from pedarr.synthetic.twin import TwinParameters, simulate_twin
+    from pedarr.use.steps import Demo
+    for kind, function in ((CohortParameters, simulate_database), (TwinParameters, simulate_twin)):
+        signature = inspect.signature(function).parameters
+        assert {n: signature[n].default for n in kind.model_fields} == kind().model_dump()
+    assert 'default: 16.' in helps('demo') and 'default: 2.' in helps('demo') and Demo().minutes == 2 and CohortParameters().minutes == 3
+    assert 'parameter epochs is 1000000: it must be at most 100000' in refused('demo', tmp_path/'d', '--epochs', 10**6)
+    assert not list(tmp_path.iterdir())
 
 
 # --- Simulation and demonstration ---------------------------------------------
