@@ -399,7 +399,11 @@ def test_drop_rates(rate):
 
 @pytest.mark.parametrize('options', [dict(scale=-1), dict(shift=-1), dict(shift=601), dict(channel=1.1), dict(modality=-.1), dict(noise=-1)])
 def test_bad_augment(options):
-    with pytest.raises(PedarrError, match=next(iter(options))): Augment(**options)
+    with pytest.raises(PedarrError, match=f'parameter {next(iter(options))} is .*: it must be at [a-z]+ [0-9]'): Augment(**options)
+
+
+def test_a_mistyped_variation_is_answered_with_the_one_that_was_meant():
+    with pytest.raises(PedarrError, match="unknown parameter 'nois': did you mean 'noise'"): Augment(nois=.1)
 
 
 # ---- batches
