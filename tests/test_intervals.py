@@ -176,12 +176,13 @@ ROWS = [        # table, row, what differs from sinus rhythm: one case for each 
     (ASKED_FIRST, 1, dict(v_paced=.9)),
     (ASKED_FIRST, 2, dict(a_paced=.9)),
     (ASKED_FIRST, 3, dict(ratio=nan)),
-    (ATRIA_AHEAD, 0, dict(ratio=3., aa=.2, aa_jitter=.1, rr_jitter=.2, locked=.3)),
-    (ATRIA_AHEAD, 1, dict(locked=.6, early=.4, rr_jitter=.4)),
-    (ATRIA_AHEAD, 2, dict(early=.3, aa_jitter=.3)),
-    (ATRIA_AHEAD, 3, dict(ratio=2., aa=.32, va=.03)),
-    (ATRIA_AHEAD, 4, dict(ratio=2., aa=.22)),
-    (ATRIA_AHEAD, 5, dict(ratio=2., aa=.4)),
+    (ATRIA_AHEAD, 0, dict(ratio=2., aa=.32, va=.03)),
+    (ATRIA_AHEAD, 1, ALONE | dict(ratio=4., aa=.257, aa_jitter=.05, rr_jitter=.3, early=.4)),            # iaf5: variable block
+    (ATRIA_AHEAD, 2, dict(ratio=3., aa=.2, aa_jitter=.1, rr_jitter=.2, locked=.3)),
+    (ATRIA_AHEAD, 3, dict(locked=.6, early=.4, rr_jitter=.4)),
+    (ATRIA_AHEAD, 4, dict(early=.3, aa_jitter=.3)),
+    (ATRIA_AHEAD, 5, dict(ratio=2., aa=.19)),
+    (ATRIA_AHEAD, 6, dict(ratio=2., aa=.4)),
     (DISSOCIATED, 0, ALONE | dict(ratio=2., rr=1.2)),
     (DISSOCIATED, 1, ALONE | dict(rr=.6)),
     (DISSOCIATED, 2, ALONE | dict(rr=.4)),
@@ -205,8 +206,21 @@ ROWS = [        # table, row, what differs from sinus rhythm: one case for each 
 def test_each_rule_decides_for_its_case(table, row, change):
     n = SimpleNamespace(**SINUS | change); rule = table[row]
     assert rule.holds(n) and not any(r.holds(n) for r in table[:row])
-    seen = dict(va=f'{1000*n.va:.0f}', earliest=n.earliest, side=rules_.SIDE[n.earliest])
+    seen = dict(va=f'{1000*n.va:.0f}', aa=f'{1000*n.aa:.0f}', earliest=n.earliest, side=rules_.SIDE[n.earliest])
     assert rules_.verdict(n) == (rule.rhythm, rule.reason.format(**seen))
+
+
+@pytest.mark.parametrize('aa, aa_jitter, ratio, rhythm', [(.257, .097, 4.5, 'AFL'), (.340, .02, 2., 'AFL'), (.200, .05, 3., 'AFL'), (.257, .12, 4.5, 'AFIB'),
+                                                          (.190, .05, 4., 'AFIB'), (.36, .02, 3., '?')])
+def test_a_regular_atrial_cycle_is_flutter_at_any_ratio(aa, aa_jitter, ratio, rhythm):
+    n = SimpleNamespace(**SINUS | ALONE | dict(aa=aa, aa_jitter=aa_jitter, ratio=ratio, rr=1., rr_jitter=.3))
+    assert rules_.verdict(n)[0] == rhythm
+
+
+def test_real_flutter_is_read_as_flutter():
+    r = open_record(real('iafdb')/'iaf5_tva')
+    read = [read_rhythm(r.standard(i, i + 10000), 1000).rhythm for i in range(0, 50000, 10000)]
+    assert read == ['AFL'] * 5
 
 
 def test_each_rule_has_a_case_and_the_rhythms_are_those_of_the_database():

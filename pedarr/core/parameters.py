@@ -8,24 +8,35 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from .errors import PedarrError, one_line, shown_value
 from .names import one_of
 
 # %% auto #0
-__all__ = ['Parameters', 'parameter_groups', 'allowed_values', 'default_text', 'help_text', 'from_text', 'check_cells']
+__all__ = ['Seed', 'plain_kinds', 'Parameters', 'parameter_groups', 'with_default', 'is_pair', 'allowed_values', 'default_text',
+           'help_text', 'from_text', 'cell_text', 'check_cells']
+
+# %% ../../nbs/0_core/06_parameters.ipynb #08b77fd9
+def plain_kinds(annotation: Any) -> list:
+    "The types that an annotation allows, without what pydantic is told besides: `float | None` has two."
+    if get_origin(annotation) is Annotated: return plain_kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in plain_kinds(part)]
+    return list(get_args(annotation)) if get_origin(annotation) is Literal else [annotation]
 
 # %% ../../nbs/0_core/06_parameters.ipynb #abcc0530
 _NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?', re.ASCII)
 
 def _is_numeric(field: FieldInfo) -> bool:
     "Is a parameter a number, and never a text?"
-    kinds = {field.annotation, *get_args(field.annotation)}
+    kinds = set(plain_kinds(field.annotation))
     return str not in kinds and bool(kinds & {int, float})
 
 def _from_outside(field: FieldInfo, value: Any) -> Any:
@@ -48,6 +59,10 @@ class Parameters(BaseModel):
         given = {name: _from_outside(fields[name], value) for name, value in given.items()}
         try: super().__init__(**given)
         except ValidationError as e: raise PedarrError(_mistakes(e)) from None
+
+    def replace(self, **changes: Any) -> Parameters:
+        "The same with `changes`, checked."
+        return type(self)(**{**self.model_dump(), **changes})
 
 # %% ../../nbs/0_core/06_parameters.ipynb #7406b357
 _RULES = {      # pydantic's type of a mistake -> what must hold; {x} is the limit it gives under that name
@@ -84,29 +99,45 @@ def parameter_groups(kind: type[Parameters]) -> Iterator[tuple[str, dict[str, Fi
         own = {n: f for n, f in kind.model_fields.items() if n in part.__annotations__}
         if own: yield (part.__doc__ or part.__name__).splitlines()[0].rstrip('.'), own
 
+# %% ../../nbs/0_core/06_parameters.ipynb #1b7f40c2
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+def with_default(kind: type[Parameters], name: str, default: Any) -> FieldInfo:
+    "The field `name` of `kind`, with its range and help, and another default."
+    field = copy(kind.model_fields[name])
+    field.default = default
+    return field
+
 # %% ../../nbs/0_core/06_parameters.ipynb #9b8ac421
-_WORDS = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text', dict: 'a dictionary',
-          type(None): 'none'}
+_WORDS = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text', dict: 'a dictionary'}
 
 def _range(field: FieldInfo) -> str:
     "'from 1 to 100000', 'above 0', or ''."
     words = dict(ge='from', gt='above', le='to', lt='below')
     limits = {k: getattr(m, k) for m in field.metadata for k in words if hasattr(m, k)}
-    low = [f'{words[k]} {limits[k]:g}' for k in ('ge', 'gt') if k in limits][:1]
-    high = [f'{words[k]} {limits[k]:g}' for k in ('le', 'lt') if k in limits][:1]
+    low = [f'{words[k]} {limits[k]:.12g}' for k in ('ge', 'gt') if k in limits][:1]
+    high = [f'{words[k]} {limits[k]:.12g}' for k in ('le', 'lt') if k in limits][:1]
     return ' '.join(low + high)
+
+def is_pair(field: FieldInfo) -> bool:
+    "Is a parameter two values, such as the ends of a band?"
+    return any(get_origin(kind) is tuple for kind in plain_kinds(field.annotation))
 
 def allowed_values(field: FieldInfo) -> str:
     "What a parameter may be, in words: 'a whole number, from 1 to 100000'."
-    kinds = get_args(field.annotation) or (field.annotation,)
+    kinds = plain_kinds(field.annotation)
+    none = ', or none'*(type(None) in kinds)
+    if is_pair(field): return '2 numbers' + none
     if all(isinstance(k, str) for k in kinds): return ' | '.join(kinds)
-    kind = ' or '.join(dict.fromkeys(_WORDS.get(k, str(k)) for k in kinds))
-    return ', '.join(x for x in (kind, _range(field)) if x)
+    kind = ' or '.join(dict.fromkeys(_WORDS.get(k, str(k)) for k in kinds if k is not type(None)))
+    return ', '.join(x for x in (kind, _range(field)) if x) + none
 
 # %% ../../nbs/0_core/06_parameters.ipynb #c604e636
 def default_text(field: FieldInfo) -> str:
     "The default as one would write it on the command line."
     value = field.get_default(call_default_factory=True)
+    if isinstance(value, tuple): return ' '.join(f'{x:g}' for x in value)
+    if value is None: return 'none'
     return "''" if value == '' else f'{value:g}' if isinstance(value, float) else str(value)
 
 def help_text(kind: type[Parameters], leave: Iterable[str] = ()) -> str:
@@ -125,12 +156,21 @@ def from_text(kind: type[Parameters], name: str, text: str) -> Any:
     "The value that `text` means for the parameter `name`; `PedarrError` for an unknown name."
     one_of(name, kind.model_fields, 'parameter')
     annotation = kind.model_fields[name].annotation
-    kinds = set(get_args(annotation) or (annotation,))
+    kinds = set(plain_kinds(annotation))
     if kinds <= {str} or all(isinstance(k, str) for k in kinds): return text
     if text.lower() in ('true', 'false') and bool in kinds: return text.lower() == 'true'
     if text.lower() == 'none' and type(None) in kinds: return None
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError): return text
+
+# %% ../../nbs/0_core/06_parameters.ipynb #71c0de22
+def cell_text(kind: type[Parameters]) -> str:
+    "The parameter cell of a notebook: every parameter, grouped, with its default and its help."
+    lines = ['# Parameters: change them here, or pass them with papermill -p']
+    for title, fields in parameter_groups(kind):
+        defaults = {n: f'{n} = {f.get_default(call_default_factory=True)!r}' for n, f in fields.items()}
+        lines += [f'# {title}', *(f'{defaults[n]:<29} # {f.description}' for n, f in fields.items())]
+    return '\n'.join(lines)
 
 # %% ../../nbs/0_core/06_parameters.ipynb #2081946b
 def _assigned(cell: str) -> list[str]:

@@ -148,17 +148,17 @@ class Downloaded:
 
     @property
     def ok(self) -> bool: return not self.failed
+    def text(self, most: int = 40) -> str: return _text(self, most)
 
 # %% ../../nbs/1_data/24_download.ipynb #eff55e0a
-def _text(self: Downloaded, most: int = 40) -> str:
+def _text(got: Downloaded, most: int) -> str:
     "The report, lists cut after `most` lines."
-    lines = [f'{self.folder}: {len(self.fetched)} files fetched and verified, '
-             f'{len(self.kept)} were already right, {len(self.failed)} failed']
-    lines += cut_lines([f'replaced, since it differed from its checksum: {n}' for n in self.replaced], most)
-    lines += cut_lines([f'failed: {n}: {why}' for n, why in self.failed.items()], most)
-    if self.note: lines.append(f'note: {self.note}')
+    lines = [f'{got.folder}: {len(got.fetched)} files fetched and verified, '
+             f'{len(got.kept)} were already right, {len(got.failed)} failed']
+    lines += cut_lines([f'replaced, since it differed from its checksum: {n}' for n in got.replaced], most)
+    lines += cut_lines([f'failed: {n}: {why}' for n, why in got.failed.items()], most)
+    if got.note: lines.append(f'note: {got.note}')
     return '\n'.join(map(one_line, lines))
-Downloaded.text = _text
 
 # %% ../../nbs/1_data/24_download.ipynb #28b566d7
 def size_on_server(url: str, patience: Patience = Patience(), stop: threading.Event | None = None) -> int:

@@ -21,12 +21,13 @@ from .streams import RecordStream
 # %% auto #0
 __all__ = ['LOWEST_RAIL', 'AT_RAIL', 'QUALITY', 'ChannelScan', 'standard_names', 'scan_samples', 'channel_quality']
 
-# %% ../../nbs/1_data/25_quality.ipynb #2fd47f90
+# %% ../../nbs/1_data/25_quality.ipynb #7a11f0c3
 LOWEST_RAIL = 10.24         # mV, the lowest rail of the release
 AT_RAIL = 3                 # samples at the extreme that make it a rail
 _EMPTY = np.int64(-2**40)   # the highest value of a channel without one
 _MOST_AT_ONCE = 1 << 22     # samples of all channels in a 'second': a header may claim any rate
 
+# %% ../../nbs/1_data/25_quality.ipynb #2fd47f90
 class ChannelScan:
     "What the samples of a record's channels show, from blocks in order: extremes, spans, flat parts."
     def __init__(self, record: Record):
@@ -41,46 +42,44 @@ class ChannelScan:
     def to_millivolts(self, digital: np.ndarray) -> np.ndarray:
         "`digital` values `[..., channel]` in mV."
         return (digital - self.record.baseline[:, 0])*self.to_mv
+    def add(self, digital: np.ndarray) -> None: _add(self, digital)
+    def quality(self) -> pd.DataFrame: return _quality(self)
 
 # %% ../../nbs/1_data/25_quality.ipynb #163770f2
-def _add(self: ChannelScan, d: np.ndarray) -> None:
+def _add(scan: ChannelScan, d: np.ndarray) -> None:
     "Take in the next digital values `[channel, time]`. Every block but the last holds whole seconds."
-    whole = d.shape[1]//self.second*self.second
-    for x in (d[:, :whole].reshape(len(d), -1, self.second), d[:, None, whole:]):
-        if x.size: self._add_seconds(x)
+    whole = d.shape[1]//scan.second*scan.second
+    for x in (d[:, :whole].reshape(len(d), -1, scan.second), d[:, None, whole:]):
+        if x.size: _add_seconds(scan, x)
 
-def _add_seconds(self: ChannelScan, x: np.ndarray) -> None:
+def _add_seconds(scan: ChannelScan, x: np.ndarray) -> None:
     "Take in seconds `[channel, second, time]`."
     top, bottom = x.max(axis=2).astype(np.int64), x.min(axis=2).astype(np.int64)
-    self._leave_out_invalid(x, top, bottom)
-    span = np.where(top >= bottom, (top - bottom)*np.abs(self.to_mv)[:, None], np.nan)
-    self.flat += x.shape[2]*(span <= FLAT_SPAN).sum(axis=1)
-    self.spans.append(np.where(span > FLAT_SPAN, span, np.nan).astype(np.float32))
-    self._count_extremes(0, np.maximum, top, x)
-    self._count_extremes(1, np.minimum, bottom, x)
-
-ChannelScan.add, ChannelScan._add_seconds = _add, _add_seconds
+    _leave_out_invalid(scan, x, top, bottom)
+    span = np.where(top >= bottom, (top - bottom)*np.abs(scan.to_mv)[:, None], np.nan)
+    scan.flat += x.shape[2]*(span <= FLAT_SPAN).sum(axis=1)
+    scan.spans.append(np.where(span > FLAT_SPAN, span, np.nan).astype(np.float32))
+    _count_extremes(scan, 0, np.maximum, top, x)
+    _count_extremes(scan, 1, np.minimum, bottom, x)
 
 # %% ../../nbs/1_data/25_quality.ipynb #ae60029e
-def _count_extremes(self: ChannelScan, i: int, further: np.ufunc, ends: np.ndarray, x: np.ndarray) -> None:
+def _count_extremes(scan: ChannelScan, i: int, further: np.ufunc, ends: np.ndarray, x: np.ndarray) -> None:
     "How often each channel takes its highest (`i` = 0) or lowest value; `ends`: those of each second."
-    edge = further(self.extreme[i], further.reduce(ends, axis=1))
-    self.at_extreme[i][edge != self.extreme[i]] = 0              # a new extreme: count anew
-    self.extreme[i] = edge
-    far = np.abs(self.to_millivolts(edge)) >= LOWEST_RAIL - 1e-9
+    edge = further(scan.extreme[i], further.reduce(ends, axis=1))
+    scan.at_extreme[i][edge != scan.extreme[i]] = 0              # a new extreme: count anew
+    scan.extreme[i] = edge
+    far = np.abs(scan.to_millivolts(edge)) >= LOWEST_RAIL - 1e-9
     for j in np.flatnonzero(far & (ends == edge[:, None]).any(axis=1)):
-        self.at_extreme[i, j] += (x[j, ends[j] == edge[j]] == edge[j]).sum()
+        scan.at_extreme[i, j] += (x[j, ends[j] == edge[j]] == edge[j]).sum()
 
-def _leave_out_invalid(self: ChannelScan, x: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> None:
+def _leave_out_invalid(scan: ChannelScan, x: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> None:
     "Count invalid samples, and find the extremes of the seconds that hold some without them."
-    at = channel, second = np.nonzero(bottom == self.record.invalid)
+    at = channel, second = np.nonzero(bottom == scan.record.invalid)
     if not channel.size: return
     v = x[at]
-    ok = v != self.record.invalid[channel]
-    np.add.at(self.invalid, channel, (~ok).sum(axis=1))
+    ok = v != scan.record.invalid[channel]
+    np.add.at(scan.invalid, channel, (~ok).sum(axis=1))
     top[at], bottom[at] = np.where(ok, v, _EMPTY).max(axis=1), np.where(ok, v, -_EMPTY).min(axis=1)
-
-ChannelScan._count_extremes, ChannelScan._leave_out_invalid = _count_extremes, _leave_out_invalid
 
 # %% ../../nbs/1_data/25_quality.ipynb #a6da9233
 QUALITY = ['record', 'channel', 'standard', 'low', 'high', 'span', 'flat', 'clipped', 'invalid']
@@ -101,16 +100,15 @@ def standard_names(record: Record) -> list[str]:
         if row >= 0: names[row] = channel
     return names
 
-def _quality(self: ChannelScan) -> pd.DataFrame:
+def _quality(scan: ChannelScan) -> pd.DataFrame:
     "A row of `QUALITY` for each channel: low, high, span in mV; flat, clipped, invalid as shares."
-    high, low = np.where(np.abs(self.extreme) == -_EMPTY, np.nan, self.to_millivolts(self.extreme))
-    rail = (np.abs([high, low]) >= LOWEST_RAIL - 1e-9) & (self.at_extreme >= AT_RAIL) & (high != low)
-    n, r = self.record.sig_len, self.record
+    high, low = np.where(np.abs(scan.extreme) == -_EMPTY, np.nan, scan.to_millivolts(scan.extreme))
+    rail = (np.abs([high, low]) >= LOWEST_RAIL - 1e-9) & (scan.at_extreme >= AT_RAIL) & (high != low)
+    n, r = scan.record.sig_len, scan.record
     return pd.DataFrame(dict(
         record=r.name, channel=list(r.names), standard=standard_names(r),
-        low=low, high=high, span=_typical(self.spans, r.n_sig), flat=self.flat/n,
-        clipped=np.where(rail, self.at_extreme, 0).sum(axis=0)/n, invalid=self.invalid/n))[QUALITY]
-ChannelScan.quality = _quality
+        low=low, high=high, span=_typical(scan.spans, r.n_sig), flat=scan.flat/n,
+        clipped=np.where(rail, scan.at_extreme, 0).sum(axis=0)/n, invalid=scan.invalid/n))[QUALITY]
 
 # %% ../../nbs/1_data/25_quality.ipynb #8e533f59
 _NO_VALUE = -2**62

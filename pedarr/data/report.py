@@ -182,17 +182,20 @@ class Check:
 
     @property
     def ok(self) -> bool: return not self.problems
+    @property
+    def verdict(self) -> str: return _verdict(self)
+    def text(self, most: int = 12) -> str: return _report_text(self, most)
+    def write_html(self, path: Path | str) -> Path: return _write_html(self, path)
 
 # %% ../../nbs/1_data/29_report.ipynb #00d38eaa
-def _verdict(self: Check) -> str:
+def _verdict(check: Check) -> str:
     "One line: how many records and hours, how many problems, and the counts against the release."
-    records = self.tables['records']
+    records = check.tables['records']
     hours = f', {records.seconds.sum()/3600:.2f} h' if 'seconds' in records else ''
-    made = ' (SIMULATED)' if any(n.startswith('SIMULATED') for n in self.notes) else ''
-    problems = f'{len(self.problems) or "no"} problem{"s"*(len(self.problems) != 1)}'
-    said = f'; {self.summary}' if self.summary else ''
-    return one_line(f'{self.folder}: {len(records)} records{made}{hours}, {problems}{said}')
-Check.verdict = property(_verdict)
+    made = ' (SIMULATED)' if any(n.startswith('SIMULATED') for n in check.notes) else ''
+    problems = f'{len(check.problems) or "no"} problem{"s"*(len(check.problems) != 1)}'
+    said = f'; {check.summary}' if check.summary else ''
+    return one_line(f'{check.folder}: {len(records)} records{made}{hours}, {problems}{said}')
 
 # %% ../../nbs/1_data/29_report.ipynb #a986e3ef
 _IN_TEXT = ('agreement', 'totals', 'classes', 'subjects', 'layouts')
@@ -202,18 +205,17 @@ def _list_text(title: str, lines: list[str], most: int) -> str:
     cut = cut_lines([line[:1000] for line in map(one_line, lines)], most, _PAGE)
     return '\n'.join([f'{title}: {len(lines) or "none"}', *cut])
 
-def _report_text(self: Check, most: int = 12) -> str:
+def _report_text(check: Check, most: int) -> str:
     """The short report: problems, counts against the release, classes, subjects, layouts, notes.
 
     Lists are cut after `most` lines, subjects after the release's 39."""
-    parts = [one_line(self.folder), _list_text('Problems', self.problems, most)]
+    parts = [one_line(check.folder), _list_text('Problems', check.problems, most)]
     for name in _IN_TEXT:
-        t = self.tables[name]
+        t = check.tables[name]
         whole = name == 'subjects' and len(t) <= len(RELEASE_RECORDS) + 1
         if len(t): parts.append('\n'.join([TITLES[name], *_text_table(t, len(t) if whole else most)]))
-    parts += [_list_text('Notes', self.notes, most), self.verdict]
+    parts += [_list_text('Notes', check.notes, most), check.verdict]
     return '\n\n'.join(part.rstrip() for part in parts)
-Check.text = _report_text
 
 # %% ../../nbs/1_data/29_report.ipynb #f9957564
 _STYLE = """body{font:14px/1.5 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}
@@ -264,18 +266,17 @@ def _html_list(lines: list[str], most: int = 20) -> str:
     return f'<ul>{first}</ul><details><summary>{len(lines) - most} more</summary><ul>{rest}</ul></details>'
 
 # %% ../../nbs/1_data/29_report.ipynb #34023e1c
-def _write_html(self: Check, path: Path | str) -> Path:
-    "Write the whole report as one self-contained page; returns its path."
-    shares = {'subjects': self.tables['shares']}
-    section = {n: _html_section(n, self.tables[n], shares.get(n)) for n in TITLES}
-    title = html.escape(one_line(f'Check of {self.folder}'))
+def _write_html(check: Check, path: Path | str) -> Path:
+    "Write the whole report as one check-contained page; returns its path."
+    shares = {'subjects': check.tables['shares']}
+    section = {n: _html_section(n, check.tables[n], shares.get(n)) for n in TITLES}
+    title = html.escape(one_line(f'Check of {check.folder}'))
     small = ''.join(section.pop(n) for n in ('agreement', 'totals', 'classes'))
-    problems = f'<div class=bad>{_html_list(self.problems)}</div>' if self.problems else ''
+    problems = f'<div class=bad>{_html_list(check.problems)}</div>' if check.problems else ''
     return write_whole(Path(path), ''.join([
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>',
-        f'<h1>{title}</h1><p>{html.escape(self.verdict)}</p>',
-        f'<h2>Problems: {len(self.problems) or "none"}</h2>{problems}',
+        f'<h1>{title}</h1><p>{html.escape(check.verdict)}</p>',
+        f'<h2>Problems: {len(check.problems) or "none"}</h2>{problems}',
         f'<div class=row>{small}</div>', section.pop('subjects'),
-        f'<h2>Notes: {len(self.notes) or "none"}</h2>{_html_list(self.notes)}',
+        f'<h2>Notes: {len(check.notes) or "none"}</h2>{_html_list(check.notes)}',
         *section.values(), '</html>\n']))
-Check.write_html = _write_html

@@ -13,14 +13,16 @@ import pandas as pd
 from .intervals import Reading, beat_intervals, describe_window
 
 # %% auto #0
-__all__ = ['FAST_ATRIA', 'TACHYCARDIA', 'JUNCTIONAL', 'SLOW_VENTRICLES', 'MORE_WAVES', 'NEAR_TWO', 'SLIGHTLY_MORE', 'FEWER_WAVES',
-           'SEPTAL_VA', 'WIDE', 'WIDER', 'VERY_WIDE', 'HIS_VENTRICLE', 'FIXED', 'LOCKED', 'NEARLY_LOCKED',
-           'LED_BY_VENTRICLES', 'LED_BY_ATRIA', 'IRREGULAR', 'REGULAR_ATRIA', 'IRREGULAR_VENTRICLES', 'SOME_EARLY',
-           'MANY_EARLY', 'MOST_BEATS', 'ASKED_FIRST', 'ATRIA_AHEAD', 'DISSOCIATED', 'WIDE_ONE_TO_ONE', 'SIDE',
-           'ONE_TO_ONE', 'Rule', 'first_that_holds', 'verdict', 'read_rhythm']
+__all__ = ['FAST_ATRIA', 'MACRO_REENTRY', 'TACHYCARDIA', 'JUNCTIONAL', 'SLOW_VENTRICLES', 'MORE_WAVES', 'NEAR_TWO',
+           'SLIGHTLY_MORE', 'FEWER_WAVES', 'SEPTAL_VA', 'WIDE', 'WIDER', 'VERY_WIDE', 'HIS_VENTRICLE', 'FIXED',
+           'LOCKED', 'NEARLY_LOCKED', 'LED_BY_VENTRICLES', 'LED_BY_ATRIA', 'IRREGULAR', 'REGULAR_CIRCUIT',
+           'REGULAR_ATRIA', 'IRREGULAR_VENTRICLES', 'SOME_EARLY', 'MANY_EARLY', 'MOST_BEATS', 'ASKED_FIRST',
+           'ATRIA_AHEAD', 'DISSOCIATED', 'WIDE_ONE_TO_ONE', 'SIDE', 'ONE_TO_ONE', 'Rule', 'first_that_holds', 'verdict',
+           'read_rhythm']
 
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #0ba73fc0
 FAST_ATRIA = .260           # s, atrial cycle (230/min): convention
+MACRO_REENTRY = .200, .350  # s, atrial cycle of a circuit round an obstacle, if it is regular
 TACHYCARDIA = .500          # s, ventricular cycle (120/min): convention, VT from IVR and AVNRT from J
 JUNCTIONAL = .460           # s, ventricular cycle (130/min): no dissociated junctional rhythm is faster here
 SLOW_VENTRICLES = .550      # s, ventricular cycle (109/min): a wide QRS that is slower is read as ventricular
@@ -43,6 +45,7 @@ NEARLY_LOCKED = .8          # the same, where some waves are not conducted
 LED_BY_VENTRICLES = .4      # leader: VA stays the same when the cycle changes
 LED_BY_ATRIA = .6           # leader: VA follows every change of the cycle
 IRREGULAR = .06             # relative change from cycle to cycle
+REGULAR_CIRCUIT = .10       # the same of the atrial cycle, in flutter: the first real patient had up to .097
 REGULAR_ATRIA = .15         # the same of the atrial cycle, where beats come early
 IRREGULAR_VENTRICLES = .2   # the same of the ventricular cycle, where beats come early
 SOME_EARLY = .15            # share of QRS complexes that come early, with their atrial waves
@@ -51,7 +54,7 @@ MOST_BEATS = .5             # share of paced beats
 
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #345dd50a
 class Rule(NamedTuple):
-    "A `rhythm`, if `holds` for the numbers of a window; the `reason` may name {va}, {earliest} and {side}."
+    "A `rhythm`, if `holds` for the numbers of a window; `reason` may name {va}, {aa}, {earliest}, {side}."
     rhythm: str
     reason: str
     holds: Callable[[pd.Series], bool]
@@ -76,20 +79,25 @@ def _irregular(n):
     return max(n.aa_jitter, n.rr_jitter) > IRREGULAR
 
 ATRIA_AHEAD = [
+    Rule('AVNRT', 'two atrial waves to a QRS, one with it and one midway: 2:1 block',
+         lambda n: _two_to_one(n) and n.aa > FAST_ATRIA and n.va < SEPTAL_VA),
+    Rule('AFL', 'several atrial waves to a QRS, regular, every {aa} ms: macro-reentry',
+         lambda n: n.ratio > MORE_WAVES and _one_circuit(n)),
     Rule('AFIB', 'atria faster than 230/min, not locked to the QRS, irregular',
          lambda n: n.ratio > MORE_WAVES and n.aa < FAST_ATRIA and _irregular(n) and n.locked < LOCKED),
     Rule('B', 'every second or third QRS early, atria regular',
          lambda n: _early_ventricles(n) and n.aa_jitter < REGULAR_ATRIA),
     Rule('A', 'early QRS complexes behind early atrial waves',
          lambda n: n.ratio < MORE_WAVES and n.early > SOME_EARLY and n.aa_jitter > REGULAR_ATRIA),
-    Rule('AVNRT', 'two atrial waves to a QRS, one with it and one midway: 2:1 block',
-         lambda n: _two_to_one(n) and n.aa > FAST_ATRIA and n.va < SEPTAL_VA),
     Rule('AFL', 'several atrial waves to a QRS, over 230/min',
          lambda n: n.ratio > MORE_WAVES and n.locked > NEARLY_LOCKED and n.aa < FAST_ATRIA),
     Rule('EAT', 'several atrial waves to a QRS',
          lambda n: n.ratio > MORE_WAVES and n.locked > NEARLY_LOCKED)]
 
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #a18d472f
+def _one_circuit(n):
+    return MACRO_REENTRY[0] <= n.aa <= MACRO_REENTRY[1] and n.aa_jitter < REGULAR_CIRCUIT
+
 def _early_ventricles(n):
     return n.locked < LOCKED and n.early > MANY_EARLY and n.rr_jitter > IRREGULAR_VENTRICLES
 
@@ -172,7 +180,8 @@ def verdict(n: pd.Series) -> tuple[str, str]:
     The rhythm is an annotation of the Leipzig database, or '?': cannot tell."""
     last = DISSOCIATED if _dissociated(n) else WIDE_ONE_TO_ONE + ONE_TO_ONE
     rule = first_that_holds(ASKED_FIRST + ATRIA_AHEAD + last, n)
-    seen = dict(va=f'{1000 * n.va:.0f}', earliest=n.earliest, side=SIDE.get(n.earliest))
+    va, aa = (f'{1000 * seconds:.0f}' for seconds in (n.va, n.aa))
+    seen = dict(va=va, aa=aa, earliest=n.earliest, side=SIDE.get(n.earliest))
     return rule.rhythm, rule.reason.format(**seen)
 
 def read_rhythm(signal: np.ndarray, fs: float, beats: Sequence | None = None) -> Reading:

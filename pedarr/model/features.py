@@ -11,6 +11,8 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+from scipy.ndimage import gaussian_filter1d
+from scipy.signal import find_peaks, welch
 from tqdm import tqdm
 
 from ..core.errors import PedarrError
@@ -22,7 +24,7 @@ from ..exploration.intervals import beat_intervals, describe_window
 from ..exploration.waves import CS_BIPOLES
 
 # %% auto #0
-__all__ = ['interval_features', 'shape_features', 'annotated_beats', 'segment_features']
+__all__ = ['interval_features', 'shape_features', 'activations', 'electrogram_features', 'annotated_beats', 'segment_features']
 
 # %% ../../nbs/5_model/07_features.ipynb #37a61fab
 from .encoders import MODALITIES
@@ -83,6 +85,55 @@ def shape_features(signal: np.ndarray, fs: float) -> dict[str, float]:
     out |= {f'ecg_{low}_{high}Hz': _share(ecg[has[:N_ECG]], fs, low, high) for low, high in _BANDS}
     return out | _sizes(np.nan_to_num(x[N_ECG:]))
 
+# %% ../../nbs/5_model/07_features.ipynb #ve7a0002
+_ALIKE = .08       # s on each side of a beat: its shape
+
+def _activity(x: np.ndarray, fs: float) -> np.ndarray:
+    "The rectified electrogram `x` [T], smoothed by a bell of 10 ms."
+    return gaussian_filter1d(abs(x - np.median(x)), .01 * fs)
+
+def activations(x: np.ndarray, fs: float) -> np.ndarray:
+    """Samples of the activations in one electrogram `x` [T]: peaks of its activity that reach a third of the
+    usual height, 120 ms apart or more."""
+    curve = _activity(np.nan_to_num(x).astype(float), fs)
+    peaks, _ = find_peaks(curve, height=max(np.percentile(curve, 98) / 3, 1e-9), distance=max(1, .12 * fs))
+    return peaks
+
+# %% ../../nbs/5_model/07_features.ipynb #ac587fcc
+def _likeness(x: np.ndarray, beats: np.ndarray, fs: float) -> float:
+    "Mean correlation of the shapes round the `beats` with their mean; NaN below three beats."
+    half = round(_ALIKE * fs)
+    shapes = np.array([x[b - half:b + half] for b in beats if half <= b <= len(x) - half])
+    if len(shapes) < 3: return np.nan
+    mean = shapes.mean(0)
+    return float(np.mean([np.corrcoef(s, mean)[0, 1] for s in shapes]))
+
+# %% ../../nbs/5_model/07_features.ipynb #ve7a0003
+def _rhythm_of(curve: np.ndarray, fs: float) -> tuple[float, float]:
+    "Dominant frequency (1 to 12 Hz) of an activity [T], and the share of the power within .5 Hz of it."
+    f, power = welch(curve - curve.mean(), fs, nperseg=min(len(curve), round(4 * fs)), nfft=round(8 * fs))
+    asked = (f >= 1) & (f <= 12)
+    peak = f[asked][power[asked].argmax()]
+    near = asked & (abs(f - peak) <= .5)
+    return float(peak), float(power[near].sum() / max(power[asked].sum(), 1e-12))
+
+# %% ../../nbs/5_model/07_features.ipynb #8d937ad5
+def electrogram_features(x: np.ndarray, fs: float) -> dict[str, float]:
+    """Rate and regularity of one electrogram `x` [T] (NaN: absent) at `fs` Hz, whatever its unit.
+
+    Median, 10th and 90th percentile of the cycle (s), its relative change from beat to beat, spread of the
+    heights, likeness of the shapes, dominant frequency (Hz), its share, share of the time that is active."""
+    names = ['cycle', 'cycle_10', 'cycle_90', 'jitter', 'heights', 'alike', 'df', 'df_share', 'active']
+    if np.isnan(x).any() or np.ptp(x) == 0: return dict.fromkeys((f'egm_{n}' for n in names), np.nan)
+    x, curve, beats = x.astype(float), _activity(x, fs), activations(x, fs)
+    cycles, heights = np.diff(beats) / fs, curve[beats]
+    span = np.percentile(cycles, [50, 10, 90]) if len(cycles) else [np.nan] * 3
+    jitter = np.median(abs(np.diff(cycles))) / span[0] if len(cycles) > 1 else np.nan
+    spread = heights.std() / heights.mean() if len(heights) else np.nan
+    active = (curve > np.percentile(curve, 98) / 3).mean()
+    numbers = [*span, jitter, spread, _likeness(x, beats, fs), *_rhythm_of(curve, fs), active]
+    return {f'egm_{n}': float(v) for n, v in zip(names, numbers)}
+
 # %% ../../nbs/5_model/07_features.ipynb #58c840e4
 def annotated_beats(store: Store, folder: str | Path) -> list[np.ndarray]:
     """Beat times (s from the start of each window) of a store's segments, from the annotations in the
@@ -101,18 +152,23 @@ def annotated_beats(store: Store, folder: str | Path) -> list[np.ndarray]:
     return out
 
 # %% ../../nbs/5_model/07_features.ipynb #6fa7e752
-def _window_features(ecg, iegm, mask, fs, beats, modalities) -> dict[str, float]:
-    "All features of one window of a store; `beats` in seconds."
+_RVA = N_ECG + IEGM_CHANNELS.index('RVA12')
+
+def _window_features(ecg, iegm, mask, fs, beats, modalities, leads) -> dict[str, float]:
+    "All features of one window of a store; `beats` in seconds; `leads`: has it any surface lead?"
     x = np.concatenate([ecg, iegm]).astype(float)
     x[~mask | ~np.repeat([m in modalities for m in MODALITIES], list(MODALITIES.values()))] = np.nan
     if beats is not None: beats = np.minimum(np.round(beats * fs).astype(int), x.shape[1] - 1)
-    with np.errstate(all='ignore'): return interval_features(x, fs, beats) | shape_features(x, fs)
+    with np.errstate(all='ignore'):
+        features = interval_features(x, fs, beats) | shape_features(x, fs)
+        return features if leads else features | electrogram_features(x[_RVA], fs)
 
 def _windows(store: Store, rows, beats, modalities) -> Iterator[tuple]:
     "What `_window_features` needs of each of the `rows`, one at a time."
+    leads = any(c in ECG_LEADS for c in store.meta['stored'])
     for i in rows:
         ecg, iegm = take_signals(store, [i])
-        yield ecg[0], iegm[0], store.mask[i], store.fs, None if beats is None else beats[i], modalities
+        yield ecg[0], iegm[0], store.mask[i], store.fs, None if beats is None else beats[i], modalities, leads
 
 # %% ../../nbs/5_model/07_features.ipynb #d7d4ea6e
 def segment_features(store: Store, beats: list[np.ndarray] | None = None,

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
-from ..core.errors import PedarrError
+from ..core.parameters import Parameters, Seed
 from ..data.channels import CHANNELS, ECG_LEADS
 from .files import write_database
 from .heart import PATHWAYS
 from .recording import Study, Subject, make_study, subject_frame
 
 # %% auto #0
-__all__ = ['plan_subjects', 'simulate_database']
+__all__ = ['plan_subjects', 'CohortParameters', 'simulate_database']
 
 # %% ../../nbs/2_synthetic/09_studies.ipynb #de60cd9e
 _SHARE = {'AVNRT': .4, 'AVRT': .4, 'VT': .3, 'AP': .5, 'VP': .32, 'AT': .28, 'ECT': .28}
@@ -80,22 +81,22 @@ class _Numbered:
         place = 1 + self.records.index(subject.record)
         return make_study(subject, seconds=self.seconds, seed=[self.seed, place])
 
-def _check_range(subjects: int, minutes: float, seed: int) -> None:
-    "`PedarrError` for a value that is out of range."
-    if not 4 <= subjects <= 10_000: raise PedarrError(f'subjects={subjects}: give 4 to 10,000 subjects')
-    if not .5 <= minutes <= 60: raise PedarrError(f'minutes={minutes}: give 0.5 to 60 minutes per recording')
-    if seed < 0: raise PedarrError(f'seed={seed}: the seed cannot be negative')
+class CohortParameters(Parameters):
+    "A small cohort."
+    subjects: int = Field(16, ge=4, le=10_000, description='simulated patients')
+    minutes: float = Field(3., ge=.5, le=60, description='length of each recording')
+    seed: Seed = Field(0, description='draws the hearts, their rhythms and the noise')
 
 # %% ../../nbs/2_synthetic/09_studies.ipynb #cc12b841
 def simulate_database(folder: Path | str, subjects: int = 16, minutes: float = 3.0, seed: int = 0,
                       jobs: int = 1, progress: bool = False) -> pd.DataFrame:
     """Write a simulated database in the Leipzig format into a new `folder`; returns its subjects, by record.
 
-    `subjects` (4 to 10,000) recordings of `minutes` (0.5 to 60) each. Same seed, same bytes, for any
-    number of `jobs`. Raises `PedarrError` for a folder that is not empty, a disk that is too full and values
-    out of range; an interrupted run leaves nothing behind."""
-    _check_range(subjects, minutes, seed)
-    cohort, seconds = plan_subjects(subjects, seed), 60. * minutes
-    make = _Numbered(tuple(s.record for s in cohort), seconds, seed)
-    write_database(folder, cohort, make, [seconds] * subjects, jobs, progress)
+    `subjects`, `minutes` and `seed` are those of `CohortParameters`. Same seed, same bytes, for any number of
+    `jobs`. Raises `PedarrError` for a folder that is not empty, a disk that is too full and values out of
+    range; an interrupted run leaves nothing behind."""
+    c = CohortParameters(subjects=subjects, minutes=minutes, seed=seed)
+    cohort, seconds = plan_subjects(c.subjects, c.seed), 60. * c.minutes
+    make = _Numbered(tuple(s.record for s in cohort), seconds, c.seed)
+    write_database(folder, cohort, make, [seconds] * c.subjects, jobs, progress)
     return subject_frame(cohort)

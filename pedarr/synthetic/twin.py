@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from pydantic import Field
 
 from ..core.errors import PedarrError, one_line
 from ..core.files import read_bytes
+from ..core.parameters import Parameters, Seed
 from ..data.subjects import parse_age
 from ..data.leipzig import parse_duration
 from .files import write_database
@@ -24,8 +26,8 @@ from .rhythms import MECHANISMS, RHYTHM_MODELS, Score
 from .scores import scaled_counts, twin_score
 
 # %% auto #0
-__all__ = ['RAILS', 'OFFSETS', 'MOST_SCRIPT', 'twin_subjects', 'record_seconds', 'scaled_seconds', 'Twin', 'simulate_twin',
-           'read_script']
+__all__ = ['RAILS', 'OFFSETS', 'MOST_SCRIPT', 'twin_subjects', 'record_seconds', 'scaled_seconds', 'Twin', 'TwinParameters',
+           'simulate_twin', 'read_script']
 
 # %% ../../nbs/2_synthetic/12_twin.ipynb #419294a4
 RAILS = ('x001', 'x002', 'x003', 'x004', 'x006', 'x109')   # clip on the surface ECG
@@ -78,22 +80,26 @@ class Twin:
         seconds = record_seconds(record, score)
         return make_study(subject, seconds=seconds, seed=[self.seed, place], score=score)
 
+# %% ../../nbs/2_synthetic/12_twin.ipynb #58ab7e60
+class TwinParameters(Parameters):
+    "The twin."
+    scale: float = Field(1., gt=0, le=1, description='share of the episodes, and so of the 18.45 hours')
+    seed: Seed = Field(0, description='draws the hearts, their rhythms and the noise')
+
 # %% ../../nbs/2_synthetic/12_twin.ipynb #617e314c
 def simulate_twin(folder: Path | str, scale: float = 1., seed: int = 0, jobs: int = 1, progress: bool = False,
                   script: Path | str | None = None) -> pd.DataFrame:
     """Write the twin of the Leipzig database into a new `folder`; returns its subjects, by record.
 
-    `scale` (above 0, at most 1): share of the episodes, and so of the 18.45 h, that is played. `script`: a
-    file for `read_script`; only its records are made. Same seed, same bytes, for any number of `jobs`. Raises
-    `PedarrError` for values out of range, a script that cannot be played, a folder that is not empty, a disk
-    that is too full."""
-    if not 0 < scale <= 1: raise PedarrError(f'scale={scale}: give a number above 0 and at most 1')
-    if seed < 0: raise PedarrError(f'seed={seed}: the seed cannot be negative')
+    `scale` and `seed` are those of `TwinParameters`. `script`: a file for `read_script`; only its records
+    are made. Same seed, same bytes, for any number of `jobs`. Raises `PedarrError` for values out of range,
+    a script that cannot be played, a folder that is not empty, a disk that is too full."""
+    p = TwinParameters(scale=scale, seed=seed)
     scores, subjects = _scripted(script) if script is not None else ({}, twin_subjects())
-    said = f'scale {scale:g}' if script is None else f'script {Path(script).name}'
-    comment = f'Twin of the Leipzig Heart Center ECG-Database, {said}, seed {seed}'
-    write_database(folder, subjects, Twin(seed, scale, scores), _expected(subjects, scale, scores), jobs,
-                   progress, [comment])
+    said = f'scale {p.scale:g}' if script is None else f'script {Path(script).name}'
+    comment = f'Twin of the Leipzig Heart Center ECG-Database, {said}, seed {p.seed}'
+    lengths = _expected(subjects, p.scale, scores)
+    write_database(folder, subjects, Twin(p.seed, p.scale, scores), lengths, jobs, progress, [comment])
     return subject_frame(subjects).drop(columns='classes')
 
 # %% ../../nbs/2_synthetic/12_twin.ipynb #dbc78aea

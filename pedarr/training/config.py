@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 from ..core.errors import PedarrError, one_line, shown_value
 from ..core.names import one_of
 from ..core.tables import json_ready
-from ..core.parameters import Parameters, check_cells
+from ..core.parameters import Parameters, Seed, check_cells, with_default
 from ..losses.registry import loss_terms
 from ..model.pedarrnet import ModelConfig
 from ..model.trees import CLASSIFIERS, TREES, known_options, make_trees
@@ -70,8 +70,6 @@ _Options = Annotated[dict, AfterValidator(_options)]
 _Fold = Annotated[int | str, AfterValidator(_fold)]
 
 # %% ../../nbs/8_training/00_config.ipynb #71b6b4ea
-_Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-
 class DataParameters(Parameters):
     "What is learnt from, and where the result goes."
     store: str = Field('', description='folder made by pedarr preprocess')
@@ -84,7 +82,7 @@ class SplitParameters(Parameters):
     split: _SplitName = Field('patient', description=f'one of {", ".join(SPLITS)}')
     n_folds: int = Field(5, ge=2, le=100_000, description='folds of the split')
     fold: _Fold = Field('all', description='all, or the number of one fold')
-    split_seed: _Seed = Field(0, description='draws the folds')
+    split_seed: Seed = Field(0, description='draws the folds')
     validation: float = Field(0.2, ge=0, le=.9, description='share of training subjects to watch by')
     lone_classes: _LoneClasses = Field('error', description='a single-subject class: error, drop or keep')
 
@@ -109,15 +107,14 @@ class LossParameters(Parameters):
     loss_options: _Options = Field({}, description='options of the losses')
 
 # %% ../../nbs/8_training/00_config.ipynb #ad3ae933
-def _of_the_network(name: str, default: Any = None) -> tuple:
-    "(type, field) of an option of `ModelConfig`, with another default if one is given."
+def _of_the_network(name: str) -> tuple:
+    "(type, field) of an option of `ModelConfig`."
     field = copy(ModelConfig.model_fields[name])
-    if default is not None: field.default = default
     return field.annotation, field
 
 NetworkParameters = create_model(
     'NetworkParameters', __base__=Parameters, __doc__='The network.',
-    modality_dropout=_of_the_network('modality_dropout', .1),
+    modality_dropout=(float, with_default(ModelConfig, 'modality_dropout', .1)),
     **{name: _of_the_network(name) for name in ('dim', 'depth', 'heads', 'encoder', 'dropout')})
 
 class ModelParameters(Parameters):
@@ -129,7 +126,7 @@ class ModelParameters(Parameters):
 # %% ../../nbs/8_training/00_config.ipynb #c1e011a7
 class MachineParameters(Parameters):
     "Seed and machine."
-    seed: _Seed = Field(0, description='of weights, batches and dropout')
+    seed: Seed = Field(0, description='of weights, batches and dropout')
     device: str = Field('auto', description='auto, cpu, cuda, ...')
     workers: int = Field(0, ge=0, le=1024, description='processes that prepare batches')
     resamples: int = Field(10_000, ge=100, le=1_000_000, description='of the bootstrap')
@@ -148,10 +145,6 @@ class TrainConfig(MachineParameters, ModelParameters, NetworkParameters, LossPar
         for name in self.model_options: _check_option(name, self.model)
         if self.model == TREES: _check_trees(self)
         return self
-
-    def replace(self, **changes: Any) -> TrainConfig:
-        "The same with `changes`, checked."
-        return make_config(**{**self.model_dump(), **changes})
 
 # %% ../../nbs/8_training/00_config.ipynb #f3751290
 def make_config(**params: Any) -> TrainConfig:

@@ -12,7 +12,7 @@ import click
 from ..core.errors import PedarrError
 from ..core.files import write_whole
 from .options import (
-    DATABASE, JOBS, SEED, Number, Place, check_target, params_text, parse_params)
+    DATABASE, JOBS, Place, TypedCommand, check_target, options_of, params_text, parse_params)
 from .process import Command, say_line
 from .steps import Demo, open_demo, say_run, say_store, store_notes, train_run
 
@@ -30,48 +30,40 @@ def pedarr_command(context: click.Context) -> None:
     if context.invoked_subcommand is None: say_line(context.get_help())
 
 # %% ../../nbs/9_use/06_command.ipynb #05af842c
-def _small_cohort(folder: Path, subjects: int | None, minutes: float | None, **options):
-    "The subjects of a small cohort, written into `folder`."
-    from pedarr.synthetic.studies import simulate_database
-    return simulate_database(folder, subjects=16 if subjects is None else subjects,
-                             minutes=3. if minutes is None else minutes, progress=True, **options)
-
-def _twin(folder: Path, scale: float | None, **options):
-    "The subjects of the twin, written into `folder`."
-    from pedarr.synthetic.twin import simulate_twin
-    return simulate_twin(folder, scale=1. if scale is None else scale, progress=True, **options)
+def _simulation() -> list[click.Option]:
+    "The options of a twin, and of a small cohort."
+    from pedarr.synthetic.studies import CohortParameters
+    from pedarr.synthetic.twin import TwinParameters
+    return options_of(TwinParameters, CohortParameters)
 
 # %% ../../nbs/9_use/06_command.ipynb #2800098d
-def _simulate(folder: Path, scale: float | None, script: Path | None, subjects: int | None,
-              minutes: float | None, **options):
+def _simulate(folder: Path, script: Path | None, jobs: int, **asked):
     "A twin or a small cohort, whatever the options ask for; `PedarrError` if they ask for both."
-    small = subjects is not None or minutes is not None
-    if small and (scale is not None or script is not None):
+    from pedarr.synthetic.studies import simulate_database
+    from pedarr.synthetic.twin import simulate_twin
+    small = 'subjects' in asked or 'minutes' in asked
+    if small and ('scale' in asked or script is not None):
         raise PedarrError('--scale and --script are for the twin, --subjects and --minutes are for a small '
                           'cohort: choose one')
-    if scale is not None and script is not None:
+    if 'scale' in asked and script is not None:
         raise PedarrError('--scale with --script: a script is played whole; leave out one of them')
-    if small: return _small_cohort(folder, subjects, minutes, **options)
-    return _twin(folder, scale, script=script, **options)
+    if small: return simulate_database(folder, **asked, jobs=jobs, progress=True)
+    return simulate_twin(folder, **asked, script=script, jobs=jobs, progress=True)
 
 # %% ../../nbs/9_use/06_command.ipynb #9915063f
-@pedarr_command.command()
+@pedarr_command.command(cls=TypedCommand, options=_simulation)
 @click.argument('folder', type=Place())
-@click.option('--scale', type=Number(0, 1, min_open=True), default=None,
-              help='Share of the 18.45 hours of the Leipzig database; default: 1, which takes 3.6 GB.')
 @click.option('--script', type=Place(), default=None,
-              help='Play the annotations of this CSV file (record,symbol,aux) instead.')
-@click.option('--subjects', type=click.IntRange(4, 10_000), default=None,
-              help='A small cohort of this many patients instead; default with --minutes: 16.')
-@click.option('--minutes', type=Number(.5, 60), default=None,
-              help='Length of each recording of a small cohort; default with --subjects: 3.')
-@SEED
+              help='Let the twin play the annotations of this CSV file (record,symbol,aux).')
 @JOBS
-def simulate(folder: Path, seed: int, jobs: int, **asked) -> None:
-    "Write a SIMULATED database in the Leipzig format into a new FOLDER: a twin, or a small cohort."
-    table = _simulate(folder, seed=seed, jobs=jobs, **asked)
+def simulate(folder: Path, script: Path | None, jobs: int, **asked) -> None:
+    """Write a SIMULATED database in the Leipzig format into a new FOLDER.
+
+    It is the twin of that database (3.6 GB, or a --scale of it, or a --script); with --subjects or --minutes
+    it is a small cohort instead."""
+    table = _simulate(folder, script, jobs, **asked)
     size = sum(f.stat().st_size for f in folder.iterdir())
-    say_line(f'{folder}: {len(table)} simulated recordings, {size/1e6:,.0f} MB, seed {seed}')
+    say_line(f'{folder}: {len(table)} simulated recordings, {size/1e6:,.0f} MB, seed {asked.get("seed", 0)}')
 
 # %% ../../nbs/9_use/06_command.ipynb #7809b72a
 @pedarr_command.command()
@@ -108,51 +100,33 @@ def check(context: click.Context, folder: Path, database: str, html: Path | None
     context.exit(0 if found.ok else 1)
 
 # %% ../../nbs/9_use/06_command.ipynb #aa6d2a6d
-_PREPROCESS_OPTIONS = [
-    click.option('--rate', default=None, type=Number(1, 10_000),
-                 help="Sampling rate of the store, Hz; default: the database's own, or 500."),
-    click.option('--window', default=3., show_default=True, type=Number(.05, 600),
-                 help='Length of a segment, s.'),
-    click.option('--guard', default=.25, show_default=True, type=Number(0, 3600),
-                 help="Distance from an episode's ends, s."),
-    click.option('--ecg-band', nargs=2, type=Number(.01, 1e4), default=None,
-                 help="Hz; default: the database's own, or 0.5 100."),
-    click.option('--iegm-band', nargs=2, type=Number(.01, 1e4), default=None,
-                 help="Hz; default: the database's own, or 30 220."),
-    click.option('--dtype', default='float16', show_default=True, type=click.Choice(['float16', 'float32']),
-                 help='Of the stored millivolts.'),
-    click.option('--notch', default=None, type=Number(.1, 5000),
-                 help='Powerline frequency to remove, Hz; default: none.'),
-    click.option('--unlabelled', is_flag=True,
-                 help='Windows without a label, too: for pretraining; no split uses them.'),
-    click.option('--skip-damaged', is_flag=True,
-                 help='Leave out recordings that are damaged; exit status 1 says so.'),
-    click.option('--accept-changed', is_flag=True,
-                 help='Take files that differ from SHA256SUMS.txt; noted in the store.')]
+def _settings() -> list[click.Option]:
+    "The options that decide what is done to a signal."
+    from pedarr.signals.settings import FROM_DATABASE, PreprocessConfig
+    return options_of(PreprocessConfig, of_database=FROM_DATABASE)
 
 # %% ../../nbs/9_use/06_command.ipynb #4ea91200
-def _preprocess_options(command: click.Command) -> click.Command:
-    "`command` with the options that decide what is done to a signal."
-    for option in reversed(_PREPROCESS_OPTIONS): command = option(command)
-    return command
-
-# %% ../../nbs/9_use/06_command.ipynb #4d09d59c
-@pedarr_command.command()
+@pedarr_command.command(cls=TypedCommand, options=_settings)
 @click.argument('folder', type=Place())
 @click.argument('store', type=Place())
 @DATABASE
 @click.option('--grouping', default=None, help="Label set; default: the database's own.")
-@_preprocess_options
+@click.option('--unlabelled', is_flag=True,
+              help='Windows without a label, too: for pretraining; no split uses them.')
+@click.option('--skip-damaged', is_flag=True,
+              help='Leave out recordings that are damaged; exit status 1 says so.')
+@click.option('--accept-changed', is_flag=True,
+              help='Take files that differ from SHA256SUMS.txt; noted in the store.')
 @JOBS
 @click.pass_context
 def preprocess(context: click.Context, folder: Path, store: Path, database: str, grouping: str | None,
-               jobs: int, skip_damaged: bool, accept_changed: bool, unlabelled: bool, **options) -> None:
+               jobs: int, skip_damaged: bool, accept_changed: bool, unlabelled: bool, **settings) -> None:
     "Filter, resample and cut the recordings in FOLDER into segments, written to STORE."
     from pedarr.data.own_database import load_database
     from pedarr.signals.build import build_store
-    from pedarr.signals.filters import default_config
+    from pedarr.signals.settings import default_config
     described, old = load_database(database), store.exists()
-    config = default_config(described, **options)
+    config = default_config(described, **settings)
     built = build_store(folder, store, described, grouping=grouping, config=config, jobs=jobs, progress=True,
                         skip_damaged=skip_damaged, accept_changed=accept_changed, unlabelled=unlabelled)
     context.exit(say_store(built, store, old))
@@ -281,17 +255,16 @@ def missing(runs: tuple[Path, ...], kind: str, draws: int, metric: str, figure: 
         write_whole(figure, lambda part: drawn.savefig(part, format=figure.suffix[1:].lower()))
 
 # %% ../../nbs/9_use/06_command.ipynb #191a15d9
-@pedarr_command.command('demo')
+@pedarr_command.command('demo', cls=TypedCommand, options=lambda: options_of(Demo))
 @click.argument('folder', type=Place())
-@click.option('--subjects', default=16, show_default=True, type=click.IntRange(4, 10_000))
-@click.option('--minutes', default=2., show_default=True, type=Number(.5, 60))
-@click.option('--epochs', default=20, show_default=True, type=click.IntRange(1, 100_000))
-@SEED
 def run_demo(folder: Path, **numbers) -> None:
     "Simulate a small database, preprocess it, train, evaluate and report, all in FOLDER."
     from pedarr.signals.build import build_store
     from pedarr.synthetic.studies import simulate_database
+    from pedarr.training.config import make_config
     demo, database, store = Demo(**numbers), folder/'database', folder/'store'
+    run = dict(store=str(store), run=str(folder/'run'), epochs=demo.epochs, n_folds=3, seed=demo.seed)
+    make_config(**run)                                     # refused before any work, if at all
     open_demo(folder, demo)
     say_line('1/3 simulating a database (simulated: nothing here is a result on patients)')
     if not database.exists():
@@ -299,4 +272,4 @@ def run_demo(folder: Path, **numbers) -> None:
     say_line('2/3 preprocessing')
     build_store(database, store, 'leipzig', jobs=2, progress=True)
     say_line('3/3 training and testing, patient by patient')
-    say_run(train_run(store=str(store), run=str(folder/'run'), epochs=demo.epochs, n_folds=3, seed=demo.seed))
+    say_run(train_run(**run))

@@ -8,8 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import PedarrError
-from ..core.tables import Checked, read_json, write_json
+from pydantic import Field
+
+from ..core.errors import PedarrError, one_line
+from ..core.parameters import with_default
+from ..core.tables import read_json, write_json
+from ..synthetic.studies import CohortParameters
 from .process import say_line
 
 if TYPE_CHECKING: from pedarr.signals.store import Store
@@ -88,12 +92,18 @@ def say_store(store: Store, place: Path, old: bool) -> int:
     return 1
 
 # %% ../../nbs/9_use/05_steps.ipynb #d0760794
-class Demo(Checked):
+class Demo(CohortParameters):
     "The numbers that a demonstration was begun with."
-    subjects: int
-    minutes: float
-    epochs: int
-    seed: int
+    minutes: float = with_default(CohortParameters, 'minutes', 2.)
+    epochs: int = Field(20, ge=1, description='passes over the training windows')
+
+# %% ../../nbs/9_use/05_steps.ipynb #c0de0b01
+def _begun_with(file: Path) -> Demo:
+    "The numbers in demo.json; `PedarrError` if they are none."
+    found = read_json(file)
+    try: return Demo(**found)
+    except (TypeError, PedarrError) as e:
+        raise PedarrError(f'{file}: damaged ({one_line(e)}): choose another folder') from e
 
 # %% ../../nbs/9_use/05_steps.ipynb #5751228d
 def open_demo(folder: Path, demo: Demo) -> None:
@@ -101,7 +111,7 @@ def open_demo(folder: Path, demo: Demo) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder/'demo.json'
     if file.exists():
-        old = read_json(file, Demo)
+        old = _begun_with(file)
         differ = [f'{k}={getattr(old, k)!r}, not {v!r}' for k, v in demo if getattr(old, k) != v]
         if differ:
             raise PedarrError(f'{folder}: holds a demonstration with {"; ".join(differ)}: '
