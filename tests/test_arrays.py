@@ -13,7 +13,7 @@ from scipy.signal import sosfiltfilt
 from pedarr.core.errors import PedarrError
 from pedarr.data.channels import CHANNELS
 from pedarr.signals.arrays import store_from_arrays
-from pedarr.signals.filters import PreprocessConfig, filter_sections, settling
+from pedarr.signals.settings import PreprocessConfig, filter_sections, settling
 from pedarr.signals.store import FILES, open_store
 
 NAMES = ['II', 'V1', 'RVA12']

@@ -23,7 +23,7 @@ from .names import one_of
 __all__ = ['Seed', 'plain_kinds', 'Parameters', 'parameter_groups', 'with_default', 'is_pair', 'allowed_values', 'default_text',
            'help_text', 'from_text', 'cell_text', 'check_cells']
 
-# %% ../../nbs/0_core/06_parameters.ipynb #08b77fd9
+# %% ../../nbs/0_core/06_parameters.ipynb #81d272bd
 def plain_kinds(annotation: Any) -> list:
     "The types that an annotation allows, without what pydantic is told besides: `float | None` has two."
     if get_origin(annotation) is Annotated: return plain_kinds(get_args(annotation)[0])
@@ -123,6 +123,7 @@ def is_pair(field: FieldInfo) -> bool:
     "Is a parameter two values, such as the ends of a band?"
     return any(get_origin(kind) is tuple for kind in plain_kinds(field.annotation))
 
+# %% ../../nbs/0_core/06_parameters.ipynb #ef021a67
 def allowed_values(field: FieldInfo) -> str:
     "What a parameter may be, in words: 'a whole number, from 1 to 100000'."
     kinds = plain_kinds(field.annotation)

@@ -31,7 +31,7 @@ from ..core.tables import digest, json_ready, write_json, write_table
 from ..data.cells import as_number, is_whole
 from ..data.channels import CHANNELS, N_ECG, match_channels
 from ..data.masks import PLAUSIBLE_AMPLITUDE, is_implausible, robust_amplitude, signal_mask
-from .filters import PreprocessConfig, filter_sections
+from .settings import PreprocessConfig, filter_sections
 from .rates import ratio, taps
 from pedarr.signals.store import (
     FILES, SEGMENT_COLUMNS, SIGNALS, STORE_VERSION, Store, StoreMeta, array_header, open_store, read_meta,
