@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -332,7 +332,7 @@ def _recipe(arrays: _Arrays, table: pd.DataFrame, hashes: np.ndarray, name: str,
     pairs = table.loc[table.label != '', ['rhythm', 'label']].drop_duplicates()
     versions = {m.__name__: m.__version__ for m in (pedarr, np, scipy)}
     return json_ready(dict(
-        store_version=STORE_VERSION, versions=versions, config=asdict(arrays.config), database=name,
+        store_version=STORE_VERSION, versions=versions, config=arrays.config.model_dump(), database=name,
         grouping=name, mapping=dict(zip(pairs.rhythm, pairs.label)), simulated=bool(simulated), unit='mV',
         unlabelled=bool((table.label == '').any()), stored=arrays.stored,
         subjects=digest(table[['record', 'subject']].to_dict('list')),
