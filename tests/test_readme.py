@@ -17,12 +17,25 @@ def test_links_lead_somewhere(target): assert (ROOT/target).exists()
 
 
 def test_the_lines_of_python_run_as_printed(tmp_path):
-    "In a folder and a process of their own; the last line is a macro F1 with its interval."
+    "In a folder and a process of their own: a macro F1 with its interval and the place of the report, and no file elsewhere."
     blocks = re.findall(r'```python\n(.*?)```', README, re.S)
-    assert len(blocks) == 1
+    assert len(blocks) == 1 and len(blocks[0].splitlines()) <= 8
     done = subprocess.run([sys.executable, '-c', blocks[0]], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"'value': [\d.]+", done.stdout.splitlines()[-1]) and not list(tmp_path.iterdir())
+    assert re.search(r'^macro F1 +[\d.]+ % \[[\d.]+, [\d.]+\]$', done.stdout, re.M), done.stdout
+    report = tmp_path/re.search(r'^report: (.*)$', done.stdout, re.M)[1]
+    assert 'simulated' in report.read_text(encoding='utf-8').lower() and [p.name for p in tmp_path.iterdir()] == ['runs']
+
+
+def test_the_picture_is_the_chapters():
+    "Of its size and bytes; the caption says that it is simulated."
+    image = (ROOT/'nbs'/'images'/'study.png').read_bytes()
+    width, height = (int.from_bytes(image[i:i + 4], 'big') for i in (16, 20))
+    assert 850 <= width <= 1000 and 300 < height < 700
+    caption = README.partition('study.png)')[2].strip().partition('\n\n')[0]
+    assert '**simulated**' in caption and 'nbs/3_exploration/10_calipers.ipynb' in caption
+    check = [sys.executable, ROOT/'.ci'/'readme.py', '--check']
+    assert not subprocess.run(check, capture_output=True, text=True, cwd=ROOT).returncode
 
 
 def test_a_package_index_sees_full_addresses():
