@@ -1,4 +1,5 @@
 """The front door: its size, its links, and the lines of Python that it prints."""
+import json
 import re
 import subprocess
 import sys
@@ -50,3 +51,32 @@ def test_contributing_names_what_exists():
     text = (ROOT/'CONTRIBUTING.md').read_text(encoding='utf-8')
     paths = set(re.findall(r'`((?:nbs|tests|\.ci)/[\w./]+)`', text))
     assert len(paths) > 8 and not [p for p in paths if not (ROOT/p).exists()]
+
+
+RESULTS = sorted((ROOT/'nbs'/'results').glob('*.ipynb'))
+
+
+def cells(path, kind): return [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind]
+
+
+def texts(path): return [''.join(c['source']) for c in cells(path, 'markdown')]
+
+
+@pytest.mark.parametrize('path', RESULTS, ids=lambda p: p.stem)
+def test_a_page_of_results_is_whole(path):
+    "A question, a table, a figure, one conclusion, the command; and it is in the list."
+    text, outputs = '\n\n'.join(texts(path)), [o.get('data', {}) for c in cells(path, 'code') for o in c['outputs']]
+    assert re.match(r'# [^\n]*\?', text) and any('<table' in ''.join(o.get('text/html', '')) for o in outputs)
+    pictures = re.findall(r'!\[[^\]]+\]\(([^)]+)\)', text)
+    assert any('image/png' in o for o in outputs) or pictures and all((path.parent/p).exists() for p in pictures)
+    assert text.count('\n## Conclusion\n') == 1 and re.search(r'\n## The command\n\n```bash\n', text)
+    assert f']({path.name})' in (path.parent/'README.md').read_text(encoding='utf-8')
+
+
+def test_pages_of_results_say_a_thing_once():
+    "No paragraph of prose longer than a line stands on two pages: what holds for all stands in their README."
+    seen = {}
+    for path in RESULTS:
+        for paragraph in re.split(r'\n\n+', '\n\n'.join(texts(path))):
+            if len(paragraph) > 150 and '```' not in paragraph: seen.setdefault(' '.join(paragraph.split()), set()).add(path.name)
+    assert len(RESULTS) == 9 and not {p: names for p, names in seen.items() if len(names) > 1}
