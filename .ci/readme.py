@@ -1,9 +1,11 @@
 """README.md from nbs/index.ipynb, without Quarto: the markdown cells, and the code cells with their text and table outputs.
 
-A cell that begins with `#| hide` is left out, of one with `#| echo: false` only the outputs are kept.
+A cell that begins with `#| hide` is left out, of one with `#| echo: false` only the outputs are kept. The picture is the
+output of one cell of a chapter.
 
-    python .ci/readme.py          writes README.md
-    python .ci/readme.py --check  says whether README.md agrees (exit 1 if not)"""
+    python .ci/readme.py          writes README.md and its picture
+    python .ci/readme.py --check  says whether they agree (exit 1 if not)"""
+import base64
 import re
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
+README, PICTURE = ROOT/'README.md', ROOT/'nbs'/'images'/'study.png'
+DRAWN_IN, CELL = ROOT/'nbs'/'3_exploration'/'10_calipers.ipynb', 'doorpicture'    # the cell's id
 
 
 def shown(output) -> str:
@@ -35,8 +39,16 @@ def render(notebook: Path) -> str:
     return '<!-- Made from nbs/index.ipynb by .ci/readme.py: edit the notebook. -->\n\n' + text + '\n'
 
 
+def picture() -> bytes:
+    "The picture of the front page, from the chapter that draws it."
+    cell = next(c for c in nbformat.read(DRAWN_IN, as_version=4).cells if c.id == CELL)
+    return base64.b64decode(cell.outputs[0]['data']['image/png'])
+
+
 if __name__ == '__main__':
-    text, readme = render(ROOT/'nbs'/'index.ipynb'), ROOT/'README.md'
-    if '--check' not in sys.argv: readme.write_text(text, encoding='utf-8')
-    elif readme.read_text(encoding='utf-8') != text: sys.exit('README.md differs from nbs/index.ipynb: run `make readme` and commit README.md')
-    else: print('README.md agrees with nbs/index.ipynb')
+    made = {README: render(ROOT/'nbs'/'index.ipynb').encode(), PICTURE: picture()}
+    differ = [file.name for file, content in made.items() if not file.exists() or file.read_bytes() != content]
+    if '--check' not in sys.argv:
+        for file, content in made.items(): file.write_bytes(content)
+    elif differ: sys.exit(f'{" and ".join(differ)} differ from the notebooks: run `make readme` and commit them')
+    else: print('README.md and its picture agree with the notebooks')

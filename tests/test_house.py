@@ -107,3 +107,25 @@ def test_importing_one_chapter_is_quick_and_quiet():
     "core and data need no torch."
     code = 'import sys, pedarr.data.databases; sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+def title(path) -> str:
+    "The first line of a notebook."
+    return ''.join(json.loads(path.read_text(encoding='utf-8'))['cells'][0]['source']).splitlines()[0].lstrip('# ')
+
+
+TITLES = {path.resolve(): title(path) for path in (ROOT/'nbs').rglob('*.ipynb')}
+def stems(text: str) -> set:
+    "Beginnings of its longer words: 'costs' and 'cost' are one."
+    return {word[:4].lower() for word in re.findall(r'\w{3,}', text)}
+
+
+@pytest.mark.parametrize('path', sorted(p for p in TITLES if p.parent.parent.name == 'nbs'), ids=lambda p: f'{p.parent.name}/{p.stem}')
+def test_a_link_says_where_it_leads(path):
+    "Its words are a word of the chapter's title at least: 'batches' does not lead to the splits."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    text = '\n\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
+    for words, target in re.findall(r'(?<!!)\[([^\]]+)\]\(([^)\s#]+\.ipynb)\)', text):
+        leads_to = TITLES[(path.parent/target).resolve()]
+        if leads_to == 'pedarr': continue
+        assert stems(words) & stems(leads_to), f'[{" ".join(words.split())}] leads to {leads_to!r}'

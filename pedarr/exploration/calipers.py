@@ -262,7 +262,7 @@ def plot_study(record: Record, start: int, database: Database, seconds: float = 
     fast = _part(stretch, at, at + room/speed)
     sweep = _Sweep(_SHOWN if stretch.mask[N_ECG:].any() else _SHOWN[:2], speed, fast.seconds)
     warning = '   SIMULATED: no patient' if is_simulated(record) else ''
-    fig, (above, below) = mm_axes(sheet.width(), (99, sweep.height()), title + warning)
+    fig, (above, below) = mm_axes(sheet.width(), (105, sweep.height()), title + warning)
     _draw_ecg(above, sheet, stretch)
     spans = [(name, a - fast.start, z - fast.start) for name, a, z in spans]
     _draw_sweep(below, sweep, fast, spans, earliest)

@@ -52,7 +52,7 @@ class EcgSheet(NamedTuple):
     length: float       # of a trace: 25 mm a second
     columns: int = 2    # of leads, one or two
     row: float = 15.    # from one lead to the next
-    top: float = 91.    # of the topmost row
+    top: float = 96.    # of the topmost row
 
     def column(self, lead: int) -> int:
         return lead//(len(ECG_LEADS)//self.columns)

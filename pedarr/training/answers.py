@@ -19,6 +19,7 @@ from ..evaluation.comparison import holm_correction, paired_scores
 from ..evaluation.subgroups import per_class
 from ..evaluation.intervals import bootstrap_scores
 from ..evaluation.metrics import METRICS
+from ..exploration.figures import INK
 from ..signals.store import Store
 from .grid import Job, slug
 from .finished import Run, finished, open_finished, prediction_codes
@@ -195,20 +196,21 @@ def _draw_split(ax: Axes, t: pd.DataFrame, order: list[str], split: str) -> None
 
 # %% ../../nbs/8_training/15_answers.ipynb #54297072
 def plot_question(scores: pd.DataFrame, question: str, metric: str = 'f1',
-                  baseline: float | None = None) -> Figure:
+                  baseline: float | None = None, simulated: bool = False) -> Figure:
     """The systems of a question, the best inter-patient on top: `metric` (%) with its interval under each
-    protocol. `scores`: as from `answer_table`; `baseline`: a value to mark (0..1)."""
+    protocol. `scores`: as from `answer_table`; `baseline`: a value to mark (0..1); `simulated`: say so."""
     from matplotlib.figure import Figure
     t = _of_question(scores, question).query('metric == @metric')
     order = _order(t)
-    fig = Figure(figsize=(6.4, .9 + .36*len(order)), layout='constrained')
+    fig = Figure(figsize=(6.4, 1.1 + .36*len(order)), layout='constrained')
     ax = fig.subplots()
     for split in _MARKS:
         part = t[(t.split == split) & t.system.isin(order)]
         if len(part): _draw_split(ax, part, order, split)
     if baseline is not None: ax.axvline(100*baseline, color='grey', lw=1, ls='--')
+    if simulated: ax.set_title('SIMULATED: no patient', loc='right', fontsize=8, color=INK)
     ax.set_yticks(range(len(order)), order)
-    ax.set_xlabel(f'{METRICS[metric]} (%), 95 % interval over subjects')
+    ax.set(ylim=(-.6, len(order) - .4), xlabel=f'{METRICS[metric]} (%), 95 % interval over subjects')
     ax.legend(frameon=False, fontsize=8, loc='lower right')
     ax.spines[['top', 'right']].set_visible(False)
     return fig
@@ -253,9 +255,11 @@ def save_answers(folder: str | Path, store: Store, jobs: list[Job], scores: pd.D
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder/'scores.csv', scores.round(5))
     write_table(folder/'classes.csv', classes.round(5))
-    write_json(folder/'made.json', provenance(store, jobs, list(notes)))
+    made = provenance(store, jobs, list(notes))
+    write_json(folder/'made.json', made)
     for q in dict.fromkeys(scores.question):
-        plot_question(scores, q, metric).savefig(folder/f'{slug(q)}.svg', metadata={'Date': None})
+        fig = plot_question(scores, q, metric, simulated=made['simulated'])
+        fig.savefig(folder/f'{slug(q)}.svg', metadata={'Date': None})
     return folder
 
 # %% ../../nbs/8_training/15_answers.ipynb #52eed92a

@@ -139,7 +139,8 @@ def plot_case(store: Store, case: NamedTuple) -> Figure:
     fs = store.meta.get('records', {}).get(case.record, {}).get('fs')
     when = f' at {case.start/fs:.1f} s' if fs else ''
     said = f'annotated {case.label} ({case.rhythm}), predicted {case.predicted} with {case.probability:.2f}'
-    title = f'{"right" if case.right else "WRONG"}: {said}; {case.record}{when}'
+    whose = 'SIMULATED, ' if store.meta.get('simulated') else ''
+    title = f'{whose}{"right" if case.right else "WRONG"}: {said}; {case.record}{when}'
     ecg, iegm = (x[0].astype(np.float32) for x in take_signals(store, [i]))
     mask = np.asarray(store.mask[i])
     return plot_segment(ecg, iegm if mask[12:].any() else None, mask, store.fs, title=title)
