@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PedarrError, from_system, one_line
+from ..core.names import first_few
 from .annotations import read_annotations
 from .cells import as_number
 from ..core.errors import shown_value
@@ -45,6 +46,10 @@ class Database:
     iegm_band: tuple | None = None      # Hz, electrograms
     read_statements: Callable | None = None   # (record, db) -> names of what is said of the recording
     read_folds: Callable | None = None        # (record paths, folder, db) -> {record: official fold}
+    select_records: Callable | None = None    # (record names, folder, db) -> (names that are used, notes)
+    window: float | None = None         # s of a segment of its stores
+    guard: float | None = None          # s kept away from the ends of an episode
+    unlabelled: bool = False            # do its stores hold what has no rhythm of the grouping, too?
 
     def __post_init__(self): _check_fields(self)
 
@@ -53,8 +58,10 @@ class Database:
         return open_record(path, self.aliases)
 
     def find(self, folder: Path | str, damaged: dict | None = None) -> FoundRecords:
-        "The records of `folder`, named, and notes; see `find_records`."
-        return find_records(folder, damaged)
+        "The records of `folder` that are used, named, and notes; see `find_records`."
+        if self.select_records is None: return find_records(folder, damaged)
+        faults: dict = {}
+        return _selected(self, find_records(folder, faults), folder, faults, damaged)
 
     def records(self, folder: Path | str) -> list[Path]:
         "Headers of the records of `folder`, as `find` has them."
@@ -92,6 +99,7 @@ def _is_word(value: object) -> bool:
     "Is this a text that can stand in a line?"
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
+def _is_time(value: object) -> bool: return value is not None and (as_number(value) == 0 or _is_rate(value))
 def _is_text(value: object) -> bool: return isinstance(value, str)
 def _is_suffix(value: object) -> bool: return _is_word(value) and not set(value) & set('./\\ ')
 
@@ -112,7 +120,11 @@ _KINDS = {
     'rate': (lambda v: v is None or _is_rate(v), 'a frequency in Hz, or None'),
     'ecg_band': _OPTIONAL_BAND, 'iegm_band': _OPTIONAL_BAND,
     'read_statements': (lambda v: v is None or callable(v), 'a function (record, db), or None'),
-    'read_folds': (lambda v: v is None or callable(v), 'a function (paths, folder, db), or None')}
+    'read_folds': (lambda v: v is None or callable(v), 'a function (paths, folder, db), or None'),
+    'select_records': (lambda v: v is None or callable(v), 'a function (names, folder, db), or None'),
+    'window': (lambda v: v is None or _is_rate(v), 'seconds, or None'),
+    'guard': (lambda v: v is None or _is_time(v), 'seconds, or None'),
+    'unlabelled': (lambda v: isinstance(v, bool), 'True or False')}
 
 # %% ../../nbs/1_data/16_databases.ipynb #3cf3a7fb
 def _check_fields(db: Database) -> None:
@@ -123,7 +135,7 @@ def _check_fields(db: Database) -> None:
             which = f'description {one_line(db.name)!r}: {name}={shown_value(value)}'
             raise PedarrError(f'{which} must be {kind}: correct it')
     band = lambda b: tuple(map(float, b))
-    plain = {'rate': float, 'ecg_band': band, 'iegm_band': band}
+    plain = {'rate': float, 'ecg_band': band, 'iegm_band': band, 'window': float, 'guard': float}
     for name, convert in plain.items():
         if getattr(db, name) is not None: object.__setattr__(db, name, convert(getattr(db, name)))
 
@@ -152,6 +164,29 @@ def _ask(db: Database, what: str, subject: object, *given: object) -> Any:
         which = f'{what} ({getattr(function, "__name__", type(function).__name__)}) of database {db.name!r}'
         file = getattr(getattr(function, '__code__', None), 'co_filename', None)
         raise user_code_error(e, f'{subject}: {which}', file, subject) from e
+
+# %% ../../nbs/1_data/16_databases.ipynb #5521ef57
+def _selection(db: Database, names: list[str], folder: Path | str) -> tuple[set[str], list[str]]:
+    "(names that the description uses, its notes); `PedarrError` for an answer of another kind."
+    got = _ask(db, 'select_records', folder, names, Path(folder))
+    two = isinstance(got, tuple) and len(got) == 2 and all(isinstance(x, (list, tuple)) for x in got)
+    if two and got[0] and set(got[0]) <= set(names): return set(got[0]), [one_line(n) for n in got[1]]
+    raise PedarrError(f'{folder}: select_records of database {db.name!r} chose no record that is there: '
+                      'return (names among those given, notes)')
+
+def _selected(db: Database, found: FoundRecords, folder: Path | str, faults: dict,
+              damaged: dict | None) -> FoundRecords:
+    """Those of the records `found` that are used. `damaged` gets those of the `faults` (name -> why) that
+    would be; where it is None, they are a `PedarrError`."""
+    used, notes = _selection(db, [*found.names, *faults], folder)
+    bad = {name: why for name, why in faults.items() if name in used}
+    if bad and damaged is None:
+        raise PedarrError(f'{folder}: the headers of {first_few(bad)} cannot be read ({[*bad.values()][0]}): '
+                          'fetch them again')
+    if damaged is not None: damaged.update(bad)
+    kept = [i for i, name in enumerate(found.names) if name in used]
+    paths, names = [found.paths[i] for i in kept], [found.names[i] for i in kept]
+    return FoundRecords(paths, names, [*found.notes, *notes])
 
 # %% ../../nbs/1_data/16_databases.ipynb #990966d1
 def _returned(got: object, where: str) -> tuple[object, object, list[str]]:

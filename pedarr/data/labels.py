@@ -15,7 +15,7 @@ import pandas as pd
 from ..core.errors import PedarrError, one_line
 from .cells import is_empty, table_column, whole_number
 from ..core.errors import shown_value
-from .groupings import GROUPINGS
+from .groupings import GROUPINGS, STATEMENT_GROUPINGS
 from .rhythms import RHYTHMS
 
 # %% auto #0
@@ -110,7 +110,8 @@ def unlabelled_note(e: pd.DataFrame, sig_len: int, fs: float) -> str:
     return f'{rest/fs:.1f} of {sig_len/fs:.1f} s belong to no rhythm: {said}'
 
 # %% ../../nbs/1_data/14_labels.ipynb #2e0428f1
-KNOWN_RHYTHMS = {*RHYTHMS, *(rhythm for grouping in GROUPINGS.values() for rhythm in grouping)}
+_OF_RHYTHMS = [grouping for name, grouping in GROUPINGS.items() if name not in STATEMENT_GROUPINGS]
+KNOWN_RHYTHMS = {*RHYTHMS, *(rhythm for grouping in _OF_RHYTHMS for rhythm in grouping)}
 
 def unknown_notes(e: pd.DataFrame) -> list[str]:
     "A sentence for each rhythm of the episodes `e` that no vocabulary and no grouping knows."

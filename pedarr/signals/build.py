@@ -47,20 +47,20 @@ from .windows import beat_samples, cut_windows
 # %% ../../nbs/4_signals/07_build.ipynb #fb4578da
 def build_store(folder: Path | str, store: Path | str, database: Database | str, grouping: str | None = None,
                 config: PreprocessConfig | None = None, jobs: int = 1, progress: bool = True,
-                skip_damaged: bool = False, accept_changed: bool = False, unlabelled: bool = False) -> Store:
+                skip_damaged: bool = False, accept_changed: bool = False,
+                unlabelled: bool | None = None) -> Store:
     """Filter, resample and cut all records of `folder` into a new store at the path `store`, and open it.
-    `database`: a `Database` or the name of one; `grouping`, `config`: None takes the database's own. Bytes do
-    not depend on `jobs`. If the same store is already there it is opened; an interrupted build goes on where
-    it was. `skip_damaged` leaves damaged records out (`store.meta['skipped']`), `accept_changed` goes on
-    although files differ from the checksum list. `unlabelled`: windows without a label, too (see
-    `segment_table`).
+    `database`: a `Database` or the name of one; `grouping`, `config` and `unlabelled` (windows without a
+    label, too): None takes the database's own. Bytes do not depend on `jobs`. If the same store is already
+    there it is opened; an interrupted build goes on where it was. `skip_damaged` leaves damaged records out
+    (`store.meta['skipped']`), `accept_changed` goes on although files differ from the checksum list.
 
     `PedarrError` for unusable input or another store in the way, `PassingError` for a full disk and the
     like, after which finished parts are kept; nothing half-written ever bears the name `store`."""
     database = get_database(database) if isinstance(database, str) else database
     config = default_config(database) if config is None else config
-    how = database, grouping or database.grouping, config, jobs, progress
-    how = *how, skip_damaged, accept_changed, unlabelled
+    how = database, grouping or database.grouping, config, jobs, progress, skip_damaged, accept_changed
+    how = *how, database.unlabelled if unlabelled is None else unlabelled
     store = Path(store).absolute()
     try: return _open_or_build(Path(folder), store, how)
     except OSError as e: raise from_system(e, e.filename or store) from e
@@ -396,11 +396,15 @@ def _without(part: Part, keep: np.ndarray) -> tuple[Path, dict]:
 # %% ../../nbs/4_signals/07_build.ipynb #6d7eb117
 def _whole_table(survey: Survey) -> pd.DataFrame:
     "All segment tables below each other, with record and subject columns."
-    tables, folds = [], survey.meta['folds']
-    for p, t in zip(survey.plans, survey.tables):
-        said = dict(statements='|'.join(p.statements), official=folds.get(p.name, -1))
-        if len(t): tables.append(t.assign(record=p.name, **said, **survey.who.loc[p.name]))
-    return pd.concat(tables, ignore_index=True)
+    used = [(p, t) for p, t in zip(survey.plans, survey.tables) if len(t)]
+    column = lambda name: [x for _, t in used for x in t[name].tolist()]
+    each = lambda what: [x for p, t in used for x in [what(p)]*len(t)]
+    windows = pd.DataFrame({name: column(name) for name in survey.tables[0]})
+    names, folds = each(lambda p: p.name), survey.meta['folds']
+    said = dict(record=names, statements=each(lambda p: '|'.join(p.statements)),
+                official=[folds.get(name, -1) for name in names])
+    who = {name: survey.who[name].loc[names].to_numpy() for name in survey.who}
+    return windows.assign(**said, **who)
 
 def _beats(survey: Survey, keep: np.ndarray) -> np.ndarray:
     "The samples of the beats of the windows `keep`, one window after another (int32)."

@@ -60,7 +60,8 @@ class PreprocessConfig(Parameters):
     def samples(self) -> int: return round(self.window*self.rate)   # of one segment in the store
 
 # %% ../../nbs/4_signals/01_settings.ipynb #n6c9a827
-FROM_DATABASE = ('rate', 'ecg_band', 'iegm_band')      # settings that a description may have, too
+# settings that a description may have, too
+FROM_DATABASE = ('rate', 'ecg_band', 'iegm_band', 'window', 'guard')
 
 def default_config(database: Database, **given: Any) -> PreprocessConfig:
     """The settings for `database`: those `given`, then its description's, then the usual ones. None stands

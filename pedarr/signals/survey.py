@@ -37,7 +37,7 @@ from ..data.databases import Database
 from ..data.listing import FoundRecords
 from ..core.names import first_few
 from ..data.records import Record
-from ..data.groupings import classes_of, get_grouping
+from ..data.groupings import STATEMENT_GROUPINGS, classes_of, get_grouping
 from .fast_filters import block_matrices
 from .settings import PreprocessConfig
 from .rates import check_drift
@@ -157,11 +157,25 @@ def _official(database: Database, folder: Path, used: FoundRecords, who: pd.Data
         if isinstance(fold, bool) or not isinstance(fold, (int, np.integer)) or fold < -1:
             raise PedarrError(f'{folder}: fold {one_line(fold)[:40]!r} of record {name} must be a whole '
                               'number from 0 (-1: none)')
-    parted = pd.Series(folds).groupby(who.loc[list(folds), 'subject'].to_numpy()).nunique()
+    own = pd.Series({name: fold for name, fold in folds.items() if fold >= 0}, dtype=int)
+    parted = own.groupby(who.loc[own.index, 'subject'].to_numpy()).nunique()
     if (parted > 1).any():
         raise PedarrError(f'{folder}: the folds part subject {parted.idxmax()}: each subject belongs '
                           'in one fold')
     return {name: int(fold) for name, fold in folds.items()}
+
+# %% ../../nbs/4_signals/06_survey.ipynb #ba66e656
+def _fold_notes(plans: list, folds: dict[str, int], classes: dict) -> list[str]:
+    "A sentence for each rhythm with a class that only one official fold has."
+    found: dict[str, set] = {}
+    for p in plans:
+        for rhythm in set(p.episodes['rhythm']) & set(classes):
+            found.setdefault(rhythm, set()).add(folds.get(p.name, -1))
+    alone = {rhythm: at - {-1} for rhythm, at in sorted(found.items()) if len(at - {-1}) == 1}
+    by_fold: dict[int, list] = {}
+    for rhythm, (fold,) in alone.items(): by_fold.setdefault(fold, []).append(rhythm)
+    return [f'official fold {fold} alone has rhythm {", ".join(names)}: it cannot be learnt and tested there'
+            for fold, names in sorted(by_fold.items())]
 
 # %% ../../nbs/4_signals/06_survey.ipynb #96ce71fd
 def group_sentences(said: Iterable[tuple[str, str]]) -> list[str]:
@@ -268,7 +282,7 @@ class Survey:
     "All that is known before a sample is read: which records are used, their windows, what is said of them."
     folder: Path
     config: PreprocessConfig
-    mapping: dict                # rhythm -> class
+    mapping: dict                # rhythm -> class; empty where the grouping is one of statements
     plans: list
     tables: list                 # of windows, one a plan
     who: pd.DataFrame            # subjects
@@ -289,34 +303,38 @@ def _key(survey: Survey) -> str:
 
 # %% ../../nbs/4_signals/06_survey.ipynb #4f1c76ee
 def make_survey(folder: Path, database: Database, grouping: str, config: PreprocessConfig, jobs: int,
-                progress: bool, skip_damaged: bool, accept_changed: bool,
-                unlabelled: bool = False) -> Survey:
+                progress: bool, skip_damaged: bool, accept_changed: bool, unlabelled: bool = False) -> Survey:
     "Read all that can be read before the samples; `PedarrError` for all that can be refused before them."
-    mapping = _mapping(grouping)
+    mapping, classes, unlabelled = _mapping(grouping, unlabelled)
     plans, left_out, notes = _records(folder, database, jobs, progress, skip_damaged, unlabelled)
     check, more = _compare(folder, plans, accept_changed)
     notes = [*notes, *more, *check_drift([p.record for p in plans], config.rate)]
     _check_bands(plans, config)
     used = FoundRecords([p.record.path for p in plans], [p.name for p in plans], [])
     who = database.subjects(folder, used)
-    tables, rare = _tables(plans, mapping, config, unlabelled)
-    if not sum(map(len, tables)): raise _no_segments(plans, mapping, config)
+    tables, rare = _tables(plans, classes, config, unlabelled)
+    if not sum(map(len, tables)): raise _no_segments(plans, classes, config)
     folds = _official(database, folder, used, who)
+    notes += _fold_notes(plans, folds, classes)
     meta = _meta(database, config, plans, who, grouping=grouping, mapping=mapping, rare=rare,
                  unlabelled=unlabelled, folds=folds)
     said = [(x.name, note) for x in [*plans, *left_out] for note in x.notes]
-    return Survey(folder, config, mapping, plans, tables, who, left_out, check, meta, skip_damaged,
+    return Survey(folder, config, classes, plans, tables, who, left_out, check, meta, skip_damaged,
                   accept_changed, said, notes)
 
 # %% ../../nbs/4_signals/06_survey.ipynb #3ce0a5cd
-def _mapping(grouping: str) -> dict:
-    "The classes of the rhythms in a grouping; `PedarrError` unless all are names."
+def _mapping(grouping: str, unlabelled: bool) -> tuple[dict, dict, bool]:
+    """(the classes in a grouping, those of rhythms, `unlabelled`); `PedarrError` unless all are names.
+
+    Where the grouping is one of statements, no rhythm has a class: labels are '', statements stand beside,
+    and so windows without a label are wanted."""
     mapping = get_grouping(grouping)
     for rhythm, c in mapping.items():
         if not (isinstance(rhythm, str) and isinstance(c, str) and c):
             raise PedarrError(f'grouping {grouping!r}: {one_line(rhythm)!r}: {one_line(c)!r} must be two '
                               'names, rhythm and class')
-    return dict(mapping)
+    if grouping in STATEMENT_GROUPINGS: return dict(mapping), {}, True
+    return dict(mapping), dict(mapping), unlabelled
 
 def _plans(database: Database, found: FoundRecords, jobs: int, progress: bool,
            unlabelled: bool) -> tuple[list, list]:
@@ -365,9 +383,10 @@ def _tables(plans: list, grouping: dict, config: PreprocessConfig, unlabelled: b
     "One segment table per plan, and the rare classes, which are decided over all of them."
     def cut(p, rare=()):
         where = p.record.fs, p.record.sig_len
-        return segment_table(p.episodes, p.poor, *where, config, grouping, rare, p.beats, unlabelled)
+        how = config, grouping, rare, p.beats, unlabelled, bool(p.statements)
+        return segment_table(p.episodes, p.poor, *where, *how)
     tables = [cut(p) for p in plans]
-    counts = Counter(label for t in tables for label in t.loc[t['evaluate'], 'label'])
+    counts = Counter(label for t in tables for label in t.loc[t['evaluate'], 'label'] if label)
     rare = [c for c in classes_of(grouping) if 0 < counts[c] < config.rare_below*sum(counts.values())]
     again = lambda t: config.rare_stride and t['label'].isin(rare).any()
     return [cut(p, rare) if again(t) else t for p, t in zip(plans, tables)], rare
@@ -399,6 +418,7 @@ def plan_notes(survey: Survey) -> list[str]:
     plans, tables, grouping = survey.plans, survey.tables, survey.mapping
     missing = sum((unlabelled_rhythms(p.episodes, grouping) for p in plans), Counter())
     gives = 'segments without a label' if survey.meta['unlabelled'] else 'no segment'
+    if not grouping: missing.clear()          # no rhythm is meant to have a class
     notes = [f'rhythm {r!r} has no class in this grouping: {n} episodes give {gives}'
              for r, n in sorted(missing.items())]
     notes += [f'class {c}: episodes last up to {s:.1f} s, too short for a window, no segment'

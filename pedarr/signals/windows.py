@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -45,21 +46,30 @@ def _starts(a: int, b: int, width: int, stride: int) -> dict:
 # %% ../../nbs/4_signals/04_windows.ipynb #1474f40d
 def segment_table(episodes: pd.DataFrame, poor: pd.DataFrame, fs: float, sig_len: int,
                   config: PreprocessConfig, grouping: dict, rare: Collection[str] = (),
-                  beats: np.ndarray | None = None, unlabelled: bool = False) -> pd.DataFrame:
+                  beats: np.ndarray | None = None, unlabelled: bool = False,
+                  stated: bool = False) -> pd.DataFrame:
     """The windows of a recording: `[start, stop, rhythm, label, beats, evaluate]`, in its samples, by start.
 
     `grouping` maps rhythm to class; a rhythm that it lacks gives no window (`unlabelled_rhythms` counts
     those) or, with `unlabelled`, windows with the label ''; so does then what no episode covers. Classes in
     `rare` get extra windows at `config.rare_stride`. `beats`: sample numbers of the beats, sorted (None:
-    unknown, -1 in the table)."""
-    stretches = [e for e in episodes.itertuples() if unlabelled or e.rhythm in grouping]
+    unknown, -1 in the table). `stated`: the recording carries statements, so that its windows without a label
+    are for evaluation, too."""
+    stretches = [e for e in _stretches(episodes) if unlabelled or e.rhythm in grouping]
     if unlabelled: stretches += [_Stretch(a, b, '') for a, b in clear_stretches(0, sig_len, episodes)]
     rows = [row for e in stretches for row in _windows(e, poor, fs, sig_len, config, grouping, rare)]
-    table = pd.DataFrame(rows, columns=['start', 'stop', 'rhythm', 'label', 'evaluate'])
-    table = table.astype({'start': 'int64', 'stop': 'int64', 'evaluate': bool})
-    before = lambda edge: np.searchsorted(beats, table[edge])
-    table.insert(4, 'beats', -1 if beats is None else before('stop') - before('start'))
-    return table.sort_values('start', kind='stable', ignore_index=True)
+    return _table_of(sorted(rows, key=itemgetter(0)), beats, stated)
+
+# %% ../../nbs/4_signals/04_windows.ipynb #fe2c6c67
+def _table_of(rows: list[tuple], beats: np.ndarray | None, stated: bool) -> pd.DataFrame:
+    "The table of a recording's windows from its `rows` (start, stop, rhythm, label, evaluate)."
+    start, stop, rhythm, label, evaluate = map(list, zip(*rows) if rows else [()]*5)
+    start, stop = np.array(start, np.int64), np.array(stop, np.int64)
+    unknown = np.full(len(start), -1, np.int64)
+    inside = unknown if beats is None else np.searchsorted(beats, stop) - np.searchsorted(beats, start)
+    evaluate = np.array([e and (stated or name != '') for e, name in zip(evaluate, label)], bool)
+    columns = dict(start=start, stop=stop, rhythm=rhythm, label=label, beats=inside, evaluate=evaluate)
+    return pd.DataFrame(columns)
 
 # %% ../../nbs/4_signals/04_windows.ipynb #n71669c7
 class _Stretch(NamedTuple):
@@ -68,15 +78,18 @@ class _Stretch(NamedTuple):
     stop: int
     rhythm: str
 
+def _stretches(episodes: pd.DataFrame) -> list[_Stretch]:
+    return list(map(_Stretch, *(episodes[name].tolist() for name in _Stretch._fields)))
+
 def _windows(e, poor: pd.DataFrame, fs: float, sig_len: int, config: PreprocessConfig, grouping: dict,
              rare: Collection[str]) -> list[tuple]:
-    "The rows (start, stop, rhythm, label, evaluate) of one episode `e`; without a label none is evaluated."
+    "The rows (start, stop, rhythm, label, evaluate) of one episode `e`."
     width, guard, label = round(config.window*fs), math.ceil(config.guard*fs), grouping.get(e.rhythm, '')
     stride = config.rare_stride if label in rare else config.stride
     stride = width if stride is None else max(1, round(stride*fs))
     clear = clear_stretches(max(e.start, 0) + guard, min(e.stop, sig_len) - guard, poor)
     starts = [start for a, b in clear for start in _starts(a, b, width, stride).items()]
-    return [(s, s + width, e.rhythm, label, evaluate and label != '') for s, evaluate in starts]
+    return [(s, s + width, e.rhythm, label, evaluate) for s, evaluate in starts]
 
 # %% ../../nbs/4_signals/04_windows.ipynb #f174f0f2
 def unlabelled_rhythms(episodes: pd.DataFrame, grouping: dict) -> Counter:

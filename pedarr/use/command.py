@@ -128,7 +128,8 @@ def preprocess(context: click.Context, folder: Path, store: Path, database: str,
     described, old = load_database(database), store.exists()
     config = default_config(described, **settings)
     built = build_store(folder, store, described, grouping=grouping, config=config, jobs=jobs, progress=True,
-                        skip_damaged=skip_damaged, accept_changed=accept_changed, unlabelled=unlabelled)
+                        skip_damaged=skip_damaged, accept_changed=accept_changed,
+                        unlabelled=unlabelled or None)
     context.exit(say_store(built, store, old))
 
 # %% ../../nbs/9_use/06_command.ipynb #5a643609
