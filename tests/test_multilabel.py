@@ -30,7 +30,8 @@ from pedarr.training.config import NETWORK_ONLY, TrainConfig, make_config
 from pedarr.training.finished import open_finished, scores_of
 from pedarr.training.folds import fit_fold, rows_of
 from pedarr.training.network import build_model
-from pedarr.training.prepare import labelled_store, plan_roles, plan_split, prepare, with_statements
+from pedarr.signals.statements import with_statements
+from pedarr.training.prepare import labelled_store, plan_roles, plan_split, prepare
 from pedarr.training.run_files import read_params
 from pedarr.training.saved import load_model
 from pedarr.training.train import run_training
