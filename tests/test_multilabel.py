@@ -340,3 +340,11 @@ def test_older_runs_have_the_default_and_trees_have_none(run, tmp_path):
     (old/'params.json').write_text(json.dumps(params))
     assert read_params(old).pretrained == '' and 'pretrained' in NETWORK_ONLY
     with pytest.raises(PedarrError, match='pretrained means nothing to model trees'): make_config(model='trees', pretrained='w')
+
+
+def test_ptbxl_statements_decide_the_task(spoken):
+    "The groupings of PTB-XL's statements are known as such, and the rhythms of PTB-XL are one class a window."
+    from pedarr.signals.statements import task_of
+    store = open_store(spoken)
+    assert [task_of(store, f'ptbxl_{x}') for x in ('all', 'super', 'sub', 'rhythm')] == ['multi', 'multi', 'multi', 'single']
+    with pytest.raises(PedarrError, match='set task to multi'): task_of(store, 'ptbxl_super', 'single')
