@@ -33,7 +33,7 @@ def table(subjects, seed=0):
     return pd.DataFrame(rows, columns=['subject', 'label', 'evaluate']).sample(frac=1, random_state=seed).reset_index(drop=True)
 
 
-def same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
+def same(a, b): return all(x is y is None or torch.equal(x, y) for x, y in zip(a, b))
 
 
 # ---- splits

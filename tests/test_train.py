@@ -321,7 +321,7 @@ def test_a_resume_elsewhere_is_recorded(run, tmp_path):
 def test_a_diverged_network_is_one_line_not_a_traceback():
     class Broken(torch.nn.Module):
         def forward(self, *inputs): return type('Out', (), {k: torch.full((2, 3), float('nan')) for k in ('logits', 'modality_weights', 'embedding')})
-    batch = type('Batch', (), dict(index=torch.arange(2)))
+    batch = type('Batch', (), dict(index=torch.arange(2), target=None))
     from pedarr.signals import batches as batches_
     from pedarr.training import config as config_
     from pedarr.core import files as files_

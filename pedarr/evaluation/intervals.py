@@ -16,11 +16,11 @@ from ..core.names import one_of
 from .metrics import METRICS, check_labels, scores_from_counts
 
 # %% auto #0
-__all__ = ['MAX_DRAWS', 'subject_counts', 'resample_subjects', 'check_bootstrap', 'percentile_interval', 'kept_classes',
-           'bootstrap_scores', 'format_score', 'format_scores', 'summary_row']
+__all__ = ['MAX_DRAWS', 'number_subjects', 'subject_counts', 'draw_subjects', 'resample_subjects', 'check_bootstrap',
+           'percentile_interval', 'kept_classes', 'bootstrap_scores', 'format_score', 'format_scores', 'summary_row']
 
 # %% ../../nbs/7_evaluation/01_intervals.ipynb #6438e3c1
-def _number_subjects(subject: ArrayLike, length: int) -> tuple[np.ndarray, np.ndarray]:
+def number_subjects(subject: ArrayLike, length: int) -> tuple[np.ndarray, np.ndarray]:
     "Number of each segment's subject, int64 [N], and the sorted names [S]; `PedarrError` if one is missing."
     subject = np.asarray(subject)
     if subject.shape != (length,):
@@ -40,7 +40,7 @@ def subject_counts(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike, n_c
     Raises `PedarrError` for labels or subjects [N] that make no sense."""
     y_true = check_labels(y_true, n_classes, 'y_true')
     y_pred = check_labels(y_pred, n_classes, name, len(y_true))
-    number, names = _number_subjects(subject, len(y_true))
+    number, names = number_subjects(subject, len(y_true))
 
     def count(label, rows):
         cells = (number*n_classes + label)[rows]
@@ -52,15 +52,19 @@ def subject_counts(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike, n_c
 # %% ../../nbs/7_evaluation/01_intervals.ipynb #e14b5ad0
 MAX_DRAWS = 2_000_000   # most draws held at one time (16 MB each for the draws and their counts)
 
-def resample_subjects(counts: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    "Blocks [r, ...] of the summed `counts` [S, ...] of resampled subjects, the same for the same seed."
-    n, flat = len(counts), counts.reshape(len(counts), -1)
-    rng, block = np.random.default_rng(seed), max(1, MAX_DRAWS // max(flat.shape))
+def draw_subjects(n: int, n_resamples: int, seed: int, block: int) -> Iterator[np.ndarray]:
+    "How often each of `n` subjects is drawn, [r, n] of at most `block` resamples at a time."
+    rng = np.random.default_rng(seed)
     for start in range(0, n_resamples, block):
         r = min(block, n_resamples - start)
         drawn = rng.integers(0, n, size=(r, n)) + np.arange(r)[:, None]*n
-        times_drawn = np.bincount(drawn.ravel(), minlength=r*n).reshape(r, n).astype(float)
-        yield (times_drawn @ flat).reshape(r, *counts.shape[1:])
+        yield np.bincount(drawn.ravel(), minlength=r*n).reshape(r, n).astype(float)
+
+def resample_subjects(counts: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    "Blocks [r, ...] of the summed `counts` [S, ...] of resampled subjects, the same for the same seed."
+    flat = counts.reshape(len(counts), -1)
+    for times_drawn in draw_subjects(len(counts), n_resamples, seed, max(1, MAX_DRAWS // max(flat.shape))):
+        yield (times_drawn @ flat).reshape(-1, *counts.shape[1:])
 
 # %% ../../nbs/7_evaluation/01_intervals.ipynb #b1712d1b
 def check_bootstrap(n_resamples: int, level: float) -> None:
@@ -123,10 +127,11 @@ def format_score(row: pd.Series, paired: bool | None = None) -> str:
     return text
 
 # %% ../../nbs/7_evaluation/01_intervals.ipynb #70381763
-def format_scores(table: pd.DataFrame) -> str:
-    "Lines such as 'top-1            91.2 % [88.1, 94.0]' from a table whose index are `METRICS`."
-    rows = ((METRICS[one_of(name, METRICS, 'metric')], row) for name, row in table.iterrows())
-    return '\n'.join(f'{metric:<16} {format_score(row)}' for metric, row in rows)
+def format_scores(table: pd.DataFrame, metrics: dict[str, str] = METRICS) -> str:
+    "Lines such as 'top-1            91.2 % [88.1, 94.0]' from a table whose index are `metrics`."
+    rows = ((metrics[one_of(name, metrics, 'metric')], row) for name, row in table.iterrows())
+    width = max(16, *map(len, metrics.values()))
+    return '\n'.join(f'{metric:<{width}} {format_score(row)}' for metric, row in rows)
 
 def summary_row(table: pd.DataFrame, **labels: str) -> dict[str, str]:
     "One row of a larger table: `labels` (for example loss='agcacl'), then the text of each of `METRICS`."

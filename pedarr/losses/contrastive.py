@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .agcacl import at_least_float32, check_loss_inputs, sum_over_processes, unit_vectors
-from .cross_entropy import check_positive, log_class_prior
+from .cross_entropy import EpochLoss, check_positive, log_class_prior
 
 # %% auto #0
 __all__ = ['SupCon', 'BalancedContrastive', 'log_bessel', 'von_mises_fisher_concentration', 'ProCo']
@@ -110,7 +110,7 @@ def _log_expectation(total: Tensor, number: Tensor, z: Tensor, tau: float) -> Te
     return (log_bessel(nu, tilde) - log_bessel(nu, kappa)).masked_fill(number == 0, -math.inf)
 
 # %% ../../nbs/6_losses/03_contrastive.ipynb #e1c7cf3c
-class _ClassSums(nn.Module):
+class _ClassSums(EpochLoss):
     "Sums [2, C, dim] and numbers [2, C] of embeddings: of the epoch before and since, and of this epoch."
     def __init__(self, log_prior: Tensor, dim: int):
         super().__init__()

@@ -17,7 +17,7 @@ from .agcacl import at_least_float32, check_counts, check_loss_inputs, frequency
 
 # %% auto #0
 __all__ = ['log_class_prior', 'adjusted_cross_entropy', 'AdjustedCrossEntropy', 'WeightedCrossEntropy', 'FocalLoss',
-           'check_positive', 'check_cosine_scale', 'CosineHead', 'LDAM']
+           'check_positive', 'check_cosine_scale', 'CosineHead', 'EpochLoss', 'LDAM', 'BinaryCrossEntropy']
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #f979a899
 def log_class_prior(class_counts: Sequence[float] | Tensor) -> Tensor:
@@ -123,8 +123,15 @@ def _margins(class_counts: Sequence[float] | Tensor, margin: float) -> Tensor:
     n = log_class_prior(class_counts).exp()                     # a class without samples counts as one
     return margin * (n / n.min()) ** -0.25
 
+# %% ../../nbs/6_losses/02_cross_entropy.ipynb #1d18c63a
+class EpochLoss(nn.Module):
+    "A loss that is told when an epoch begins."
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        "Epoch `epoch` (from 0) of `epochs` begins."
+        raise NotImplementedError
+
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #4163d78d
-class LDAM(nn.Module):
+class LDAM(EpochLoss):
     """Margins that know the label distribution, deferred reweighting (Cao et al. 2019, arXiv 1906.07413).
 
     For logits [B, C] of a `CosineHead` of that `scale`. `margin`: of the rarest class, in cosine; `defer`:
@@ -143,3 +150,19 @@ class LDAM(nn.Module):
         logits, label = at_least_float32(logits), label.long()
         shift = self.scale * self.margins.to(logits)[label, None] * F.one_hot(label, logits.shape[1])
         return F.cross_entropy(logits - shift, label, weight=self.weight.to(logits) if self.late else None)
+
+# %% ../../nbs/6_losses/02_cross_entropy.ipynb #b98c5d50
+class BinaryCrossEntropy(nn.Module):
+    """Mean binary cross-entropy: logits [B, C] and targets [B, C] of 0 and 1 -> scalar.
+
+    `positives` [C]: training samples that have each statement. `PedarrError` for targets that don't fit."""
+    def __init__(self, positives: Sequence[float] | Tensor):
+        super().__init__()
+        self.n_classes = len(positives)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        if logits.shape != target.shape or logits.ndim != 2 or logits.shape[1] != self.n_classes:
+            raise PedarrError(f'logits {list(logits.shape)} and targets {list(target.shape)}: both must be '
+                              f'[batch, {self.n_classes}]')
+        logits = at_least_float32(logits)
+        return F.binary_cross_entropy_with_logits(logits, target.to(logits))

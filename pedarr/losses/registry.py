@@ -15,18 +15,20 @@ from ..core.errors import PedarrError
 from ..core.names import one_of
 from .agcacl import AGCACL
 from .contrastive import BalancedContrastive, ProCo, SupCon
-from .cross_entropy import (
-    AdjustedCrossEntropy, CosineHead, FocalLoss, LDAM, WeightedCrossEntropy, check_cosine_scale)
+from pedarr.losses.cross_entropy import (
+    AdjustedCrossEntropy, BinaryCrossEntropy, CosineHead, FocalLoss, LDAM, WeightedCrossEntropy,
+    check_cosine_scale)
 
 # %% auto #0
-__all__ = ['LOSSES', 'LossEntry', 'loss_terms', 'make_losses', 'make_loss', 'HeadSpec', 'head_of', 'make_head', 'describe_loss']
+__all__ = ['LOSSES', 'MULTI_LOSSES', 'LossEntry', 'loss_terms', 'make_losses', 'make_loss', 'multi_key', 'make_multi_loss',
+           'HeadSpec', 'head_of', 'make_head', 'describe_loss']
 
 # %% ../../nbs/6_losses/04_registry.ipynb #4e1dfba9
 class LossEntry(NamedTuple):
     "What is known of a loss. `maker` takes (class_counts, ...); if contrastive, (class_counts, dim, ...)."
     short: str
     words: str
-    kind: Literal['classification', 'contrastive']
+    kind: Literal['classification', 'contrastive', 'multi']
     maker: Callable
     source: str
     head: Literal['linear', 'cosine'] = 'linear'
@@ -83,7 +85,7 @@ def loss_terms(name: str) -> tuple[str, str]:
 # %% ../../nbs/6_losses/04_registry.ipynb #e1787893
 def _options(entry: LossEntry) -> dict[str, Any]:
     "Options of a loss with their defaults. (logit_adjust is a parameter of its own.)"
-    given = 1 if entry.kind == 'classification' else 2
+    given = 2 if entry.kind == 'contrastive' else 1
     found = list(inspect.signature(entry.maker).parameters.values())[given:]
     return {p.name: p.default for p in found if p.name != 'logit_adjust'}
 
@@ -121,6 +123,24 @@ def make_loss(name: str, class_counts: Sequence[float] | Tensor, dim: int,
     "The contrastive term alone of `make_losses`: None where the loss has none."
     return make_losses(name, class_counts, dim, **options)[1]
 
+# %% ../../nbs/6_losses/04_registry.ipynb #8955fee5
+MULTI_LOSSES = {
+    'bce': LossEntry('BCE', 'binary cross-entropy', 'multi', BinaryCrossEntropy,
+                     'Strodthoff et al. 2021, IEEE JBHI 25:1519')}
+
+def multi_key(name: str) -> str:
+    "The key in `MULTI_LOSSES` that a run's loss `name` means; `PedarrError` for a loss of another kind."
+    if name in MULTI_LOSSES or name == 'none': return 'bce' if name == 'none' else name
+    raise PedarrError(f'loss {name!r} is for one class a window: for several labels at once use none or one '
+                      f'of {", ".join(MULTI_LOSSES)}')
+
+def make_multi_loss(name: str, positives: Sequence[float] | Tensor, **options: Any) -> nn.Module:
+    """The loss called `name` for windows with several labels, `positives` [C] of the training windows:
+    called with (logits [B, C], targets [B, C]). `PedarrError` as `make_losses`."""
+    entry = MULTI_LOSSES[multi_key(name)]
+    _check_options(name, _options(entry), options)
+    return entry.maker(positives, **options)
+
 # %% ../../nbs/6_losses/04_registry.ipynb #c046303d
 class HeadSpec(NamedTuple):
     "A last layer: `kind` 'linear', or 'cosine' with its `scale`."
@@ -141,8 +161,10 @@ def make_head(head: HeadSpec, dim: int, n_classes: int) -> nn.Module:
     return nn.Linear(dim, n_classes)
 
 # %% ../../nbs/6_losses/04_registry.ipynb #490eee65
-def describe_loss(name: str, gamma: float = 0.0, logit_adjust: float = 0.0) -> str:
-    "The objective of a run in words; `gamma`: weight of the contrastive term; `logit_adjust`: strength."
+def describe_loss(name: str, gamma: float = 0.0, logit_adjust: float = 0.0, multi: bool = False) -> str:
+    """The objective of a run in words; `gamma`: weight of the contrastive term; `logit_adjust`: strength;
+    `multi`: are there several labels at once?"""
+    if multi: return MULTI_LOSSES[multi_key(name)].words
     first, second = loss_terms(name)
     words = LOSSES[first].words + (f' with logit adjustment {logit_adjust:g}' if logit_adjust else '')
     return words if second == 'none' else f'{words} + {gamma:g} x {LOSSES[second].words}'

@@ -17,17 +17,24 @@ from ..core.errors import PedarrError
 from .augmentation import Augment, normalise
 
 # %% auto #0
-__all__ = ['Batch', 'take_signals', 'SegmentDataset', 'split_views', 'EpochBatches', 'make_loader']
+__all__ = ['Batch', 'is_multi', 'take_signals', 'SegmentDataset', 'split_views', 'EpochBatches', 'make_loader']
 
 # %% ../../nbs/4_signals/11_batches.ipynb #eef8760a
 class Batch(NamedTuple):
     """`ecg` f32 [B, 12, T], `iegm` f32 [B, 7, T], `mask` bool [B, 19], `label` int64 [B] (class numbers,
-    -1 for none), `index` int64 [B] (rows of the store)."""
+    -1 for none), `index` int64 [B] (rows of the store); where a window may carry several labels, `target`
+    f32 [B, C] of 0 and 1."""
     ecg: torch.Tensor
     iegm: torch.Tensor
     mask: torch.Tensor
     label: torch.Tensor
     index: torch.Tensor
+    target: torch.Tensor | None = None
+
+# %% ../../nbs/4_signals/11_batches.ipynb #569e5b47
+def is_multi(store: Any) -> bool:
+    "May a window of `store` carry several labels (has it a `target`)?"
+    return getattr(store, 'target', None) is not None
 
 # %% ../../nbs/4_signals/11_batches.ipynb #770e3c62
 def take_signals(store: Any, rows: np.ndarray) -> list[np.ndarray]:
@@ -41,6 +48,10 @@ def _views(views: int, augment: Augment | None) -> int:
     if views > 1 and augment is None:
         raise PedarrError(f'dataset: {views} views of a segment would be the same: give an Augment')
     return views
+
+def _for_each(batch: Batch, change: Any) -> Batch:
+    "`batch` with each of its tensors changed."
+    return Batch(*(x if x is None else change(x) for x in batch))
 
 def _fits(size: int, device: torch.device) -> bool:
     "Is there room for `size` bytes: below 1 GiB, on a GPU below half of what is free?"
@@ -76,7 +87,7 @@ class SegmentDataset(Dataset):
         self.device = torch.device(device)
         self.memory = _signals(self, self.index) if _is_kept(self, in_memory) else None
     def __len__(self) -> int: return len(self.index)
-    def __getitem__(self, i: int) -> Batch: return Batch(*(x[0] for x in self.__getitems__([i])))
+    def __getitem__(self, i: int) -> Batch: return _for_each(self.__getitems__([i]), lambda x: x[0])
     def __getitems__(self, items: list[int]) -> Batch: return _batch(self, items)
     def set_epoch(self, epoch: int) -> None: self.epoch = int(epoch)
 
@@ -108,12 +119,14 @@ def _batch(data: SegmentDataset, items: list[int]) -> Batch:
     ecg, iegm = normalise(ecg, iegm, mask, data.normalise)
     if data.augment:
         ecg, iegm, mask = data.augment(ecg, iegm, mask, data.store.fs, _generator(data, rows))
-    return Batch(ecg, iegm, mask, _to(data, data.label[items]), torch.from_numpy(rows))
+    target = _to(data, data.store.target[rows].astype(np.float32)) if is_multi(data.store) else None
+    return Batch(ecg, iegm, mask, _to(data, data.label[items]), torch.from_numpy(rows), target)
 
 # %% ../../nbs/4_signals/11_batches.ipynb #58658667
 def split_views(batch: Batch, views: int) -> list[Batch]:
     "The views of a batch of a `SegmentDataset` with so many `views`, each a `Batch` of the same segments."
-    found = [Batch(*part) for part in zip(*(x.chunk(views) for x in batch))]
+    parts = [[x] if x is None else x.chunk(views) for x in batch]
+    found = [Batch(*part) for part in zip(*([*p]*views if p == [None] else p for p in parts))]
     if len(found) != views or any(not torch.equal(view.index, found[0].index) for view in found):
         raise PedarrError(f'batch: it does not hold {views} views of its segments: '
                           f'make it with views={views}')

@@ -50,15 +50,24 @@ def _spare_segments(label: np.ndarray, share: float, rng: np.random.Generator) -
         parts.append(rng.permutation(rows)[:min(round(share*len(rows)), len(rows) - 1)])
     return np.concatenate(parts)
 
+# %% ../../nbs/4_signals/09_roles.ipynb #6ec6eee4
+def _fold_before(fold: np.ndarray, k: int) -> np.ndarray:
+    "Which rows, bool [N], are in the fold before fold `k`; the last one is before the first."
+    return np.asarray(fold) == (k - 1) % (int(np.max(fold)) + 1)
+
+def _check_share(validation: float) -> None:
+    "`PedarrError` for a share that leaves nothing to train on."
+    if not 0 <= validation < 1:
+        raise PedarrError(f'validation={validation}: a share of the training side, 0 (none) to below 1')
+
 # %% ../../nbs/4_signals/09_roles.ipynb #5f7ee069
 def make_roles(segments: pd.DataFrame, fold: np.ndarray, k: int, kind: str = 'patient',
                validation: float = .2, seed: int = 0) -> np.ndarray:
     """The role of each row in fold `k` of `fold [N]`, one of `ROLES` or '' for none (text [N]).
 
-    `validation`: about this share of the training side's subjects (for split 'segment', of its rows), at
-    least one where three or more can be spared, never a class's last training segment; 0: none."""
-    if not 0 <= validation < 1:
-        raise PedarrError(f'validation={validation}: a share of the training side, 0 (none) to below 1')
+    `validation`: about this share of the training side's subjects (of its rows for split 'segment'; of three
+    or more official folds the whole one before), never a class's last training segment; 0: none."""
+    _check_share(validation)
     train, test = train_test(segments, fold, k, kind)
     roles, rng = np.full(len(segments), '', dtype='<U10'), np.random.default_rng([seed, k])
     roles[train], roles[test] = 'train', 'test'
@@ -66,8 +75,9 @@ def make_roles(segments: pd.DataFrame, fold: np.ndarray, k: int, kind: str = 'pa
         label = segments['label'].to_numpy(str)[train]
         roles[train[_spare_segments(label, validation, rng)]] = 'validation'
         return roles
-    spared = _spare_subjects(segments.iloc[train], validation, rng)
-    mine = (roles == 'train') & segments['subject'].isin(spared).to_numpy()
+    if kind == 'official' and validation and np.max(fold) > 1: spared = _fold_before(fold, k)
+    else: spared = segments['subject'].isin(_spare_subjects(segments.iloc[train], validation, rng)).to_numpy()
+    mine = (roles == 'train') & spared
     roles[mine] = np.where(segments['evaluate'].to_numpy(bool)[mine], 'validation', '')
     return roles
 

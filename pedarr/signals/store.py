@@ -122,6 +122,7 @@ class Store:
     stamps: dict = field(default_factory=dict)    # file name -> its stamp when it was opened
     files: dict = field(default_factory=dict)     # array name -> the open file behind it
     beats: list = field(default_factory=list)     # of each segment: samples of its beats, at `fs`
+    target: np.ndarray | None = None              # uint8 [N, C]: its labels, where it may have several
     def __len__(self) -> int: return len(self.segments)
 
 # %% ../../nbs/4_signals/05_store.ipynb #n11173b7
@@ -132,7 +133,7 @@ def _described(self: Store) -> str:
 
 def _reduced(self: Store) -> tuple[Callable, tuple]:
     "Another process maps the files again."
-    return _reopen, (self.path, self.seal, self.classes, self.segments, self.mask)
+    return _reopen, (self.path, self.seal, self.classes, self.segments, self.mask, self.target)
 
 Store.__repr__, Store.__reduce__ = _described, _reduced
 Store.fs = property(lambda self: self.config.rate, doc='The rate (Hz) of the signals.')
@@ -256,12 +257,13 @@ def _config_of(path: Path, meta: dict) -> PreprocessConfig:
     except (TypeError, PedarrError) as e:
         raise _damaged(path/'store.json', f'its config is none of this version: {e}') from e
 
-def _reopen(path: Path, seal: str, classes: list, segments: pd.DataFrame, mask: np.ndarray) -> Store:
+def _reopen(path: Path, seal: str, classes: list, segments: pd.DataFrame, mask: np.ndarray,
+            target: np.ndarray | None) -> Store:
     "The same store in another process; `PedarrError` if another one stands there now."
     store = open_store(path, verify=False)
     if store.seal != seal:
         raise PedarrError(f'{path}: another store took the place of the one in use: start again')
-    return replace(store, classes=classes, segments=segments, mask=mask)
+    return replace(store, classes=classes, segments=segments, mask=mask, target=target)
 
 # %% ../../nbs/4_signals/05_store.ipynb #526cf0a0
 def _statements_in(segments: pd.DataFrame) -> set[str]:

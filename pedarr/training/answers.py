@@ -16,13 +16,15 @@ from ..core.errors import PedarrError
 from ..core.names import one_of
 from ..core.tables import Checked, read_json, read_table, write_json, write_table
 from ..evaluation.comparison import holm_correction, paired_scores
+from ..evaluation.multilabel import MULTI_RESAMPLES, paired_multilabel
 from ..evaluation.subgroups import per_class
 from ..evaluation.intervals import bootstrap_scores
 from ..evaluation.metrics import METRICS
 from ..exploration.figures import INK
 from ..signals.store import Store
 from .grid import Job, slug
-from .finished import Run, finished, open_finished, prediction_codes
+from .finished import (
+    Run, finished, multi_answers, open_finished, prediction_codes)
 
 # %% auto #0
 __all__ = ['SPLIT_NAMES', 'pool_predictions', 'paired_table', 'answer_table', 'recall_table', 'question_table', 'plot_question',
@@ -53,10 +55,26 @@ def pool_predictions(runs: Iterable[str | Path | Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/8_training/15_answers.ipynb #fef62518
+def _seed_mean(runs: list[Run]) -> tuple[np.ndarray, np.ndarray]:
+    "(probabilities, thresholds) [R, C] by recording, the mean over `runs` of one system."
+    answers = [multi_answers(r.predictions.sort_values('segment', kind='stable'), r.validation, r.classes)
+               for r in runs]
+    return np.mean([a.prob for a in answers], 0), np.mean([a.thresholds for a in answers], 0)
+
+def _paired_multi(runs_a: list[Run], runs_b: list[Run], n_resamples: int, seed: int) -> pd.DataFrame:
+    "`paired_multilabel` of runs with several labels a window; probabilities of several seeds are averaged."
+    first, other = runs_a[0], runs_b[0]
+    if any(r.classes != first.classes for r in (*runs_a, *runs_b)):
+        raise PedarrError(f'{first.path} and {other.path} know other classes: compare runs of one grouping')
+    a = multi_answers(first.predictions.sort_values('segment', kind='stable'), None, first.classes)
+    return paired_multilabel(a.truth, _seed_mean(runs_a), _seed_mean(runs_b), a.subject,
+                             min(n_resamples, MULTI_RESAMPLES), seed=seed)
+
+# %% ../../nbs/8_training/15_answers.ipynb #742ba080
 def paired_table(runs_a: Iterable[str | Path | Run], runs_b: Iterable[str | Path | Run],
                  n_resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """Scores of the pooled runs a minus those of b, as `paired_scores`: interval by bootstrap, p by
-    permutation, both over subjects.
+    permutation, both over subjects. With several labels a window, as `paired_multilabel`.
 
     `PedarrError` unless both have tested the same segments in the same folds."""
     runs_a, runs_b = ([finished(r) for r in runs] for runs in (runs_a, runs_b))
@@ -64,6 +82,8 @@ def paired_table(runs_a: Iterable[str | Path | Run], runs_b: Iterable[str | Path
     if not _same_rows(a, b, [*_SEGMENT_KEYS, 'fold']):
         raise PedarrError(f'{runs_a[0].path} and {runs_b[0].path} tested other segments, or in other folds: '
                           'compare runs of one store, grouping and split')
+    if runs_a[0].multi and runs_b[0].multi: return _paired_multi(runs_a, runs_b, n_resamples, seed)
+    for t in (a, b): prediction_codes(t.head(0), [])          # one class a window
     classes = sorted(set(a.label) | set(a.predicted) | set(b.predicted))
     (truth, x), (_, y) = prediction_codes(a, classes), prediction_codes(b, classes)
     return paired_scores(truth, x, y, a.subject.to_numpy(), len(classes), n_resamples, seed=seed)

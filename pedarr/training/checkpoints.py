@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors.torch import save
 from torch import nn
 from torch.optim import Optimizer
@@ -47,8 +47,14 @@ class EpochRow(Checked):
     contrastive: float
     seconds: float = Field(gt=0)
     wait_share: float
-    validation_top1: Share | None
+    validation_top1: Share | None = None
+    validation_auroc: Share | None = None      # where a window may carry several labels
     validation_loss: float | None
+
+    @model_validator(mode='after')
+    def _is_watched(self):
+        if {'validation_top1', 'validation_auroc'} & self.model_fields_set: return self
+        raise ValueError('validation_top1 is missing')
 
 # %% ../../nbs/8_training/07_checkpoints.ipynb #d980279d
 class Progress(Checked):
@@ -105,5 +111,5 @@ def load_checkpoint(path: Path, model: nn.Module, contrastive: nn.Module | None,
         _, i, name = key.split('.', 2)
         state['state'].setdefault(int(i), {})[name] = t[key]
     optimizer.load_state_dict(state)
-    rows = [row.model_dump() for row in progress.history]
+    rows = [row.model_dump(exclude_unset=True) for row in progress.history]
     return progress.epoch, [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]

@@ -19,14 +19,14 @@ from ..core.errors import PedarrError, one_line, shown_value
 from ..core.names import one_of
 from ..core.tables import json_ready
 from ..core.parameters import Parameters, Seed, check_cells, with_default
-from ..losses.registry import loss_terms
+from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.pedarrnet import ModelConfig
 from ..model.trees import CLASSIFIERS, TREES, known_options, make_trees
 from ..signals.splits import SPLITS
 from ..signals.augmentation import NORMALISE
 
 # %% auto #0
-__all__ = ['MODALITY_SETS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'DataParameters', 'SplitParameters',
+__all__ = ['MODALITY_SETS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'DataParameters', 'SplitParameters',
            'FitParameters', 'LossParameters', 'ModelParameters', 'MachineParameters', 'TrainConfig', 'make_config',
            'tree_options', 'own_parameters', 'check_parameters']
 
@@ -34,6 +34,7 @@ __all__ = ['MODALITY_SETS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'D
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
 _PRECISIONS = ('float32', 'bf16')
 _LONE_CLASSES = ('error', 'drop', 'keep')
+TASKS = ('', 'single', 'multi')         # '': what the grouping is for
 
 def _name_of(names: Iterable[str], what: str) -> Any:
     "The type of a parameter that must be one of `names`."
@@ -42,14 +43,15 @@ def _name_of(names: Iterable[str], what: str) -> Any:
 _SplitName, _ModelName = _name_of(SPLITS, 'split'), _name_of(CLASSIFIERS, 'model')
 _ModalityName, _Precision = _name_of(MODALITY_SETS, 'modalities'), _name_of(_PRECISIONS, 'precision')
 _Normalisation, _LoneClasses = _name_of(NORMALISE, 'normalisation'), _name_of(_LONE_CLASSES, 'lone_classes')
+_Task = _name_of(TASKS, 'task')
 
 # %% ../../nbs/8_training/00_config.ipynb #84a00019
 _POWER = re.compile(r'[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+')
 
 def _fold(value: Any) -> Any:
-    "A number of a fold, or 'all'."
-    if value == 'all' or (type(value) is int and 0 <= value < 10**6): return value
-    raise PedarrError(f'parameter fold is {shown_value(value)}: it must be a whole number, or all')
+    "A number of a fold, or 'all', or 'last'."
+    if value in ('all', 'last') or (type(value) is int and 0 <= value < 10**6): return value
+    raise PedarrError(f'parameter fold is {shown_value(value)}: it must be a whole number, all or last')
 
 def _for_json(x: Any) -> Any:
     "Numbers and arrays of numpy, and paths, as JSON has them."
@@ -75,13 +77,14 @@ class DataParameters(Parameters):
     store: str = Field('', description='folder made by pedarr preprocess')
     run: str = Field('', description='folder that the run is written to')
     grouping: str = Field('', description="label set; '' is the store's own")
+    task: _Task = Field('', description="single (one class a window), multi (several); '': the grouping's")
     modalities: _ModalityName = Field('both', description='both, ecg or iegm')
 
 class SplitParameters(Parameters):
     "Who is tested on whom."
     split: _SplitName = Field('patient', description=f'one of {", ".join(SPLITS)}')
     n_folds: int = Field(5, ge=2, le=100_000, description='folds of the split')
-    fold: _Fold = Field('all', description='all, or the number of one fold')
+    fold: _Fold = Field('all', description='all, last, or the number of one fold')
     split_seed: Seed = Field(0, description='draws the folds')
     validation: float = Field(0.2, ge=0, le=.9, description='share of training subjects to watch by')
     lone_classes: _LoneClasses = Field('error', description='a single-subject class: error, drop or keep')
@@ -98,6 +101,7 @@ class FitParameters(Parameters):
     augment: bool = Field(True, description='training windows are disturbed')
     normalise: _Normalisation = Field('modality', description=f'one of {", ".join(NORMALISE)}')
     precision: _Precision = Field('float32', description='of the forward pass: float32 or bf16')
+    pretrained: str = Field('', description="file of weights that encoders start from; '': chance")
 
 class LossParameters(Parameters):
     "What a network minimises."
@@ -135,13 +139,17 @@ class MachineParameters(Parameters):
 NETWORK_ONLY = (*FitParameters.model_fields, *LossParameters.model_fields, *NetworkParameters.model_fields)
 TREE_LOSS = 'log loss of boosting'
 
+# %% ../../nbs/8_training/00_config.ipynb #d406639d
 class TrainConfig(MachineParameters, ModelParameters, NetworkParameters, LossParameters, FitParameters,
                   SplitParameters, DataParameters):
     "What decides a run; `PedarrError` for wrong names, types and ranges."
 
     @model_validator(mode='after')
     def _fits(self):
-        loss_terms(self.loss)
+        if self.task == 'multi' or self.loss in MULTI_LOSSES: multi_key(self.loss)
+        else: loss_terms(self.loss)
+        if self.task == 'single' and self.loss in MULTI_LOSSES:
+            raise PedarrError(f'loss {self.loss!r} is for several labels at once: set task to multi')
         for name in self.model_options: _check_option(name, self.model)
         if self.model == TREES: _check_trees(self)
         return self

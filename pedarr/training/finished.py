@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,20 +22,28 @@ from ..core.files import MOST_BYTES, sha256
 from ..evaluation.subgroups import SINGLE_SUBJECT, per_class, per_subject
 from ..evaluation.intervals import bootstrap_scores
 from ..evaluation.metrics import scores
+from pedarr.evaluation.multilabel import (
+    MULTI_RESAMPLES, bootstrap_multilabel, by_recording, choose_thresholds, macro_scores, per_statement,
+    statement_scores)
 from ..model.trees import TREES
 from .config import TREE_LOSS, TrainConfig
 from ..core.errors import shown_value
-from .run_files import Environment, Metrics, ModelCard, damaged, read_params
-from .run_tables import (
-    carriers, check_tested, read_history, read_predictions, read_run_split, training_speed)
+from .run_files import (
+    Environment, Metrics, ModelCard, MultiMetrics, damaged, read_entries, read_params)
+from pedarr.training.run_tables import (
+    carriers, check_tested, read_history, read_multi_predictions, read_predictions, read_run_split,
+    training_speed)
 
 # %% auto #0
-__all__ = ['prediction_codes', 'split_warning', 'summarise', 'file_hashes', 'check_files', 'Run', 'open_finished', 'finished',
-           'scores_of']
+__all__ = ['prediction_codes', 'split_warning', 'summarise', 'MultiAnswers', 'multi_answers', 'summarise_multi', 'file_hashes',
+           'check_files', 'Run', 'open_finished', 'finished', 'scores_of']
 
 # %% ../../nbs/8_training/04_finished.ipynb #1a04c292
 def prediction_codes(predictions: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     "(truth [N], predicted [N]) as class numbers; `PedarrError` for a name that is none of `classes`."
+    if 'predicted' not in predictions:
+        raise PedarrError('predictions: a window carries several labels, and this is for one class a window: '
+                          'give a run of task single')
     code = {c: i for i, c in enumerate(classes)}
     strange = sorted((set(predictions.label) | set(predictions.predicted)) - set(code))
     if strange:
@@ -79,9 +88,61 @@ def summarise(predictions: pd.DataFrame, classes: list[str], c: TrainConfig, not
                 per_class=_class_rows(truth, predicted, who, classes, of or {}),
                 per_subject=_subject_rows(truth, predicted, who, classes))
 
+# %% ../../nbs/8_training/04_finished.ipynb #9a156680
+class MultiAnswers(NamedTuple):
+    "Answers by recording: `truth` bool [R, C], `prob` [R, C], `thresholds` [R, C], `subject` [R], names [R]."
+    truth: np.ndarray
+    prob: np.ndarray
+    thresholds: np.ndarray
+    subject: np.ndarray
+    recording: np.ndarray
+
+def _matrices(t: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    "(truth, probabilities) [R, C] by recording of a table of predictions."
+    truth, prob = (t[[f'{x}_{k}' for k in classes]].to_numpy(float) for x in 'tp')
+    return by_recording(truth, t.record) == 1, by_recording(prob, t.record)
+
+# %% ../../nbs/8_training/04_finished.ipynb #31426047
+def multi_answers(predictions: pd.DataFrame, validation: pd.DataFrame | None,
+                  classes: list[str]) -> MultiAnswers:
+    """The answers by recording of a run, recordings as they first appear; each with the thresholds of its
+    fold, of one half where there was no validation."""
+    thresholds = {}
+    for k, rows in () if validation is None else validation.groupby('fold'):
+        thresholds[k] = choose_thresholds(*_matrices(rows, classes))
+    first = predictions.drop_duplicates('record')
+    half = np.full(len(classes), .5)
+    chosen = np.stack([thresholds.get(k, half) for k in first.fold])
+    return MultiAnswers(*_matrices(predictions, classes), chosen, first.subject.to_numpy(),
+                        first.record.to_numpy())
+
+# %% ../../nbs/8_training/04_finished.ipynb #fd28d384
+def _statement_rows(a: MultiAnswers, classes: list[str]) -> list:
+    "Rows of `per_statement`, with the mean threshold of each."
+    t = per_statement(a.truth, a.prob, a.subject, classes, a.thresholds)
+    return t.assign(threshold=a.thresholds.mean(0)).to_dict('records')
+
+# %% ../../nbs/8_training/04_finished.ipynb #60b2aabc
+def summarise_multi(predictions: pd.DataFrame, validation: pd.DataFrame | None, classes: list[str],
+                    c: TrainConfig, notes: list[str]) -> dict:
+    """The contents of metrics.json of a run with several labels a window: `overall` and `per_class`.
+
+    `validation`: the answers that thresholds are chosen on (None: all are one half)."""
+    a = multi_answers(predictions, validation, classes)
+    table = bootstrap_multilabel(a.truth, a.prob, a.subject, a.thresholds, min(c.resamples, MULTI_RESAMPLES),
+                                 seed=c.seed)
+    rows = _statement_rows(a, classes)
+    left_out = [row['class'] for row in rows if 'not scored' in row['note']]
+    said = [f'left out of macro means: {", ".join(left_out)}']*bool(left_out)
+    if validation is None: said.append('there was no validation: all thresholds are 0.5')
+    notes = [*notes, *(note for note in said if note not in notes)]
+    return dict(task='multi', split=c.split, loss=c.loss, segments=len(predictions), recordings=len(a.truth),
+                subjects=int(predictions.subject.nunique()), classes=list(classes), notes=list(notes),
+                overall=table.to_dict('index'), per_class=rows)
+
 # %% ../../nbs/8_training/04_finished.ipynb #5a5c92fd
 _SMALL_FILES = ('params.json', 'environment.json', 'model.json', 'split.csv', 'predictions.csv',
-                'history.csv')
+                'history.csv', 'validation.csv')
 
 _LARGEST_MODEL = 16 << 30      # bytes of a network's weights
 
@@ -136,18 +197,39 @@ def _check_metrics(run: Path, said: Metrics, predictions: pd.DataFrame, c: Train
     where = _altered(theirs, mine)
     if where: raise damaged(run/'metrics.json', f'{where} is not what predictions.csv gives')
 
+# %% ../../nbs/8_training/04_finished.ipynb #ff7b279d
+def _read_validation(run: Path, classes: list[str], folds: list[int]) -> pd.DataFrame | None:
+    "The answers in validation of a run, None where there was none."
+    file = run/'validation.csv'
+    return read_multi_predictions(file, classes, folds, again=True) if file.exists() else None
+
+def _check_multi(run: Path, said: MultiMetrics, predictions: pd.DataFrame,
+                 folds: list[int]) -> pd.DataFrame | None:
+    "The answers in validation; `PedarrError` if the numbers of metrics.json are not those of the tables."
+    validation = _read_validation(run, said.classes, folds)
+    a = multi_answers(predictions, validation, said.classes)
+    value = macro_scores(statement_scores(a.truth, a.prob, a.thresholds))[0]
+    rows = {row['class']: row for row in _statement_rows(a, said.classes)}
+    true = dict(segments=len(predictions), recordings=len(a.truth), subjects=len(set(a.subject)),
+                overall={k: dict(value=v) for k, v in zip(said.overall.model_dump(), value)}, per_class=rows)
+    theirs = said.model_dump(by_alias=True)
+    theirs['per_class'] = {row['class']: row for row in theirs['per_class']}
+    where = _altered(theirs, json_ready(true))
+    if where: raise damaged(run/'metrics.json', f'{where} is not what predictions.csv gives')
+    return validation
+
 # %% ../../nbs/8_training/04_finished.ipynb #d72954fc
 @dataclasses.dataclass(frozen=True)
 class Run:
-    "A finished run, each of its files checked; `scores`: the contents of metrics.json, computed again."
+    "A finished run, each of its files checked."
     path: Path
     params: TrainConfig
-    metrics: Metrics
+    metrics: Metrics | MultiMetrics
     card: ModelCard
     environment: Environment
     split: pd.DataFrame
     predictions: pd.DataFrame
-
+    validation: pd.DataFrame | None = None        # answers in validation, where thresholds are chosen
     @property
     def classes(self) -> list[str]: return self.card.classes
     @property
@@ -155,13 +237,16 @@ class Run:
     @cached_property
     def history(self) -> pd.DataFrame: return read_history(self.path/'history.csv', self.folds)
     @cached_property
-    def scores(self) -> dict: return _scores(self)
+    def scores(self) -> dict: return _scores(self)         # what metrics.json holds, computed again
 
 # %% ../../nbs/8_training/04_finished.ipynb #9f7974f4
+Run.multi = property(lambda self: self.card.task == 'multi', doc='May a window carry several labels?')
+
 def _scores(run: Run) -> dict:
     "The contents of metrics.json, computed again from predictions and history."
     notes = [split_warning(run.params.split), *run.metrics.notes[1:]]
-    again = summarise(run.predictions, run.classes, run.params, notes, carriers(run.split))
+    if run.multi: again = summarise_multi(run.predictions, run.validation, run.classes, run.params, notes)
+    else: again = summarise(run.predictions, run.classes, run.params, notes, carriers(run.split))
     return json_ready(again | dict(speed=training_speed(run.history)))
 
 # %% ../../nbs/8_training/04_finished.ipynb #27dad676
@@ -169,7 +254,8 @@ def _agree(run: Path, c: TrainConfig, metrics: Metrics, card: ModelCard) -> None
     "`PedarrError` unless the JSON files of a run speak of one run."
     for files, said, true in (('metrics.json and params.json', metrics.split, c.split),
                               ('model.json and params.json', card.network, c.model),
-                              ('metrics.json and model.json', metrics.classes, card.classes)):
+                              ('metrics.json and model.json', metrics.classes, card.classes),
+                              ('metrics.json and model.json', getattr(metrics, 'task', 'single'), card.task)):
         if said != true:
             raise PedarrError(f'{run}: {files} do not belong together '
                               f'({shown_value(said)} and {shown_value(true)}): '
@@ -178,25 +264,32 @@ def _agree(run: Path, c: TrainConfig, metrics: Metrics, card: ModelCard) -> None
         if len(set(names)) < len(names): raise damaged(run/'model.json', f'a {what} stands there twice')
 
 # %% ../../nbs/8_training/04_finished.ipynb #e018a640
+def _check_there(run: Path) -> None:
+    "`PedarrError` unless `run` is the folder of a finished run."
+    if not os.path.isdir(run): raise PedarrError(f'{run}: no such folder: give the folder of a finished run')
+    if os.path.exists(run/'metrics.json'): return
+    raise PedarrError(f'{run}: is not a finished run (no metrics.json): run the training again to finish it')
+
+# %% ../../nbs/8_training/04_finished.ipynb #54bfafa6
 def open_finished(run: Path | str) -> Run:
     """The finished run in the folder `run`.
 
     `PedarrError` if it is none, a file is missing, damaged or altered, or files don't belong together."""
     run = Path(run)
-    if not os.path.isdir(run): raise PedarrError(f'{run}: no such folder: give the folder of a finished run')
-    if not os.path.exists(run/'metrics.json'):
-        raise PedarrError(f'{run}: is not a finished run (no metrics.json): run the training again to '
-                          'finish it')
-    metrics = read_json(run/'metrics.json', Metrics)
+    _check_there(run)
+    several = read_entries(run/'metrics.json').get('task') == 'multi'
+    metrics = read_json(run/'metrics.json', MultiMetrics if several else Metrics)
     check_files(run, metrics, [name for name in _SMALL_FILES if (run/name).exists()])
     c, card = read_params(run), read_json(run/'model.json', ModelCard)
     env = read_json(run/'environment.json', Environment)
     _agree(run, c, metrics, card)
     split = read_run_split(run/'split.csv')
-    predictions = read_predictions(run/'predictions.csv', card.classes, card.folds)
+    read = read_multi_predictions if several else read_predictions
+    predictions, validation = read(run/'predictions.csv', card.classes, card.folds), None
     check_tested(predictions, split, card.folds, run/'predictions.csv')
-    _check_metrics(run, metrics, predictions, c)
-    return Run(run, c, metrics, card, env, split, predictions)
+    if several: validation = _check_multi(run, metrics, predictions, card.folds)
+    else: _check_metrics(run, metrics, predictions, c)
+    return Run(run, c, metrics, card, env, split, predictions, validation)
 
 # %% ../../nbs/8_training/04_finished.ipynb #0973a975
 def finished(run: Run | Path | str) -> Run:

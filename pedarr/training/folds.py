@@ -23,20 +23,21 @@ from tqdm import tqdm
 from ..core.errors import PedarrError
 from ..core.tables import write_table
 from ..core.files import write_whole
+from ..evaluation.multilabel import by_recording, macro_scores, statement_scores
 from ..signals.augmentation import Augment
-from ..signals.batches import SegmentDataset, make_loader
+from ..signals.batches import SegmentDataset, is_multi, make_loader
 from ..signals.store import Store
 from .checkpoints import load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .loop import (
     Objective, Prefetched, check_finite, clip_gradients, fit, in_precision, make_optimizer, network_inputs,
     pick_device, schedule_rate, start_epoch, supervised)
-from .network import build_model, class_codes, fold_losses
+from .network import build_model, class_codes, fold_losses, start_pretrained
 from .runs import check_unchanged
 
 # %% auto #0
-__all__ = ['answering_loader', 'predict', 'validation_scores', 'Training', 'prepare_training', 'fit_fold', 'on_terminal',
-           'say_on_stderr', 'Follower', 'rows_of', 'run_fold']
+__all__ = ['answering_loader', 'predict', 'validation_scores', 'multi_validation_scores', 'Training', 'prepare_training',
+           'fit_fold', 'on_terminal', 'say_on_stderr', 'Follower', 'rows_of', 'run_fold']
 
 # %% ../../nbs/8_training/08_folds.ipynb #708b0ffe
 def _training_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoader:
@@ -61,7 +62,9 @@ def predict(model: nn.Module, loader: Iterable, device: torch.device | str) -> d
     parts = []
     for batch in loader:
         out = model(*network_inputs(batch, device))
-        said = out.logits.float().softmax(1), out.modality_weights.float(), out.embedding.float()
+        logits = out.logits.float()
+        prob = logits.softmax(1) if batch.target is None else logits.sigmoid()
+        said = prob, out.modality_weights.float(), out.embedding.float()
         parts.append((batch.index.numpy(), *(x.cpu().numpy() for x in said)))
     index, prob, weights, embedding = (np.concatenate(x) for x in zip(*parts))
     if not np.isfinite(prob).all():
@@ -78,6 +81,29 @@ def validation_scores(model: nn.Module, loader: Iterable | None, truth: np.ndarr
     right, p = prob.argmax(1) == truth, prob[np.arange(len(truth)), truth]
     loss = -np.log(np.maximum(p, 1e-12)).mean()
     return dict(validation_top1=float(right.mean()), validation_loss=float(loss))
+
+# %% ../../nbs/8_training/08_folds.ipynb #190315da
+def multi_validation_scores(model: nn.Module, loader: Iterable | None, truth: np.ndarray,
+                            recording: np.ndarray, device: torch.device | str) -> dict[str, float]:
+    """`validation_auroc` and `validation_loss` of windows with the labels `truth` [N, C] from recordings [N];
+    NaN without a loader."""
+    if loader is None: return dict(validation_auroc=math.nan, validation_loss=math.nan)
+    prob = predict(model, loader, device)['prob']
+    loss = -np.log(np.maximum(np.where(truth == 1, prob, 1 - prob), 1e-12)).mean()
+    whole = by_recording(truth, recording) == 1, by_recording(prob, recording)
+    auroc = macro_scores(statement_scores(*whole, np.full(truth.shape[1], .5)))[0, 0]
+    return dict(validation_auroc=float(auroc), validation_loss=float(loss))
+
+# %% ../../nbs/8_training/08_folds.ipynb #499610be
+def _scorer(store: Store, validation: np.ndarray, c: TrainConfig) -> Callable[[nn.Module], dict[str, float]]:
+    "A function that scores a network on the segments `validation` (may be empty)."
+    device = pick_device(c.device)
+    watched = answering_loader(store, validation, c) if len(validation) else None
+    if not is_multi(store):
+        truth = class_codes(store, validation)
+        return lambda model: validation_scores(model, watched, truth, device)
+    truth, recording = store.target[validation], store.segments.record.to_numpy()[validation]
+    return lambda model: multi_validation_scores(model, watched, truth, recording, device)
 
 # %% ../../nbs/8_training/08_folds.ipynb #b6ac6145
 class Training(NamedTuple):
@@ -132,6 +158,7 @@ def fit_fold(store: Store, train: np.ndarray, validation: np.ndarray, c: TrainCo
     loss that isn't finite any more."""
     pick_device(c.device)
     model = build_model(c, len(store.classes))
+    if checkpoint is None or not checkpoint.exists(): start_pretrained(model, c, store.fs)
     t = prepare_training(store, train, c, model, fold_losses(store, train, model.config['proj_dim'], c))
     history = _resumed(t, checkpoint, c)
     for row in history: after_epoch(row)
@@ -148,12 +175,11 @@ def _resumed(t: Training, checkpoint: Path | None, c: TrainConfig) -> list[dict]
 
 def _after_epochs(store, validation, c, t: Training, checkpoint, after_epoch) -> Callable:
     "What is done after each epoch: look, validate, complete the row, keep the state, tell."
-    device, truth = pick_device(c.device), class_codes(store, validation)
-    watched = answering_loader(store, validation, c) if len(validation) else None
+    score = _scorer(store, validation, c)
     def finish(model, history):
         epoch = len(history) - 1
         check_finite(model, history[-1], epoch, c.lr)
-        history[-1] = _epoch_row(t, history[-1], epoch) | validation_scores(model, watched, truth, device)
+        history[-1] = _epoch_row(t, history[-1], epoch) | score(model)
         check_unchanged(store)
         if checkpoint is not None:
             save_checkpoint(checkpoint, model, t.losses[1], t.optimizer, epoch + 1, history)
@@ -172,9 +198,11 @@ def say_on_stderr(text: str) -> None:
 
 # %% ../../nbs/8_training/08_folds.ipynb #a5d5e40f
 def _in_words(row: dict) -> str:
-    "The loss and, where there is one, the validation's top-1 in a row of the history."
-    top1, text = row['validation_top1'], f"loss {row['classification']:.2f}"
-    return text if math.isnan(top1) else f'{text}, validation top-1 {top1:.2f}'
+    "The loss and, where there is one, the validation's top-1 or AUROC in a row of the history."
+    name, words = 'validation_top1', 'top-1'
+    if name not in row: name, words = 'validation_auroc', 'AUROC'
+    text = f"loss {row['classification']:.2f}"
+    return text if math.isnan(row[name]) else f'{text}, validation {words} {row[name]:.2f}'
 
 def _move_bar(bar: tqdm, where: str, text: str) -> None:
     "One step on, with the fold before the `bar` and the numbers behind it."
@@ -208,10 +236,20 @@ def _prediction_rows(store: Store, out: dict, fold: int) -> pd.DataFrame:
     "One row per test segment."
     columns = ['segment', 'record', 'subject', 'start', 'stop', 'rhythm', 'label']
     t = store.segments.iloc[out['index']][columns].reset_index(drop=True)
-    t['predicted'] = np.array(store.classes)[out['prob'].argmax(1)]
+    if not is_multi(store): t['predicted'] = np.array(store.classes)[out['prob'].argmax(1)]
     t.insert(0, 'fold', fold)
-    for i, name in enumerate(store.classes): t[f'p_{name}'] = out['prob'][:, i].round(6)
+    said = pd.DataFrame(out['prob'].round(6), columns=[f'p_{name}' for name in store.classes])
+    if is_multi(store):
+        true = store.target[out['index']].astype(int)
+        said = said.join(pd.DataFrame(true, columns=[f't_{name}' for name in store.classes]))
+    t = pd.concat([t, said], axis=1)
     return t.assign(weight_ecg=out['weights'][:, 0].round(4), weight_iegm=out['weights'][:, 1].round(4))
+
+# %% ../../nbs/8_training/08_folds.ipynb #40a74917
+def _answers(store: Store, model: nn.Module, rows: np.ndarray, c: TrainConfig, fold: int) -> pd.DataFrame:
+    "The rows of predictions.csv of the segments `rows`."
+    out = predict(model, answering_loader(store, rows, c), pick_device(c.device))
+    return _prediction_rows(store, out, fold)
 
 # %% ../../nbs/8_training/08_folds.ipynb #f8fa768d
 def rows_of(roles: np.ndarray, k: int, role: str) -> np.ndarray:
@@ -228,7 +266,9 @@ def run_fold(store: Store, roles: np.ndarray, k: int, c: TrainConfig, run: Path,
         return follower.skip(c.epochs)
     train, validation, test = (rows_of(roles, k, role) for role in ('train', 'validation', 'test'))
     model, _, history = fit_fold(store, train, validation, c, checkpoint, follower.fold(k, c.epochs))
-    rows = _prediction_rows(store, predict(model, answering_loader(store, test, c), pick_device(c.device)), k)
+    rows = _answers(store, model, test, c, k)
+    if is_multi(store) and len(validation):          # what thresholds are chosen on
+        write_table(run/f'validation-{k}.csv', _answers(store, model, validation, c, k))
     check_unchanged(store)
     state = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()}
     write_whole(run/f'model-{k}.safetensors', save(state))

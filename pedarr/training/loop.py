@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from ..core.errors import PedarrError
 from ..core.names import one_of
+from ..losses.cross_entropy import EpochLoss
 
 # %% auto #0
 __all__ = ['Objective', 'fit', 'network_inputs', 'supervised', 'start_epoch', 'make_optimizer', 'schedule_rate', 'clip_gradients',
@@ -54,9 +55,11 @@ def network_inputs(batch: Any, device: torch.device | str) -> list[Tensor]:
 
 def supervised(classify: Callable, contrastive: Callable | None = None, gamma: float = 0.,
                device: torch.device | str = 'cpu') -> Objective:
-    "`classify(logits, label)` of labelled windows, and `gamma` times `contrastive(embedding, label)`."
+    """`classify(logits, label)` of labelled windows, and `gamma` times `contrastive(embedding, label)`. Where
+    a batch has targets (several labels a window), they are compared instead of the label."""
     def objective(model, batch, progress):
-        out, label = model(*network_inputs(batch, device)), batch.label.to(device, non_blocking=True)
+        truth = batch.label if batch.target is None else batch.target
+        out, label = model(*network_inputs(batch, device)), truth.to(device, non_blocking=True)
         losses = {'classification': classify(out.logits, label)}
         if contrastive is not None: losses['contrastive'] = gamma*contrastive(out.embedding, label)
         return losses
@@ -64,9 +67,9 @@ def supervised(classify: Callable, contrastive: Callable | None = None, gamma: f
 
 # %% ../../nbs/8_training/05_loop.ipynb #11fe4116
 def start_epoch(losses: Iterable[Any], epoch: int, epochs: int) -> None:
-    "Tell those of the `losses` that want to know it that epoch `epoch` of `epochs` begins."
+    "Tell each `EpochLoss` among the `losses` that epoch `epoch` of `epochs` begins."
     for loss in losses:
-        if hasattr(loss, 'start_epoch'): loss.start_epoch(epoch, epochs)
+        if isinstance(loss, EpochLoss): loss.start_epoch(epoch, epochs)
 
 # %% ../../nbs/8_training/05_loop.ipynb #901e3885
 def _learning_rate(step: int, steps: int, lr: float, warmup: float) -> float:

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..core.errors import PedarrError
 from ..model.trees import TREES
-from ..signals.batches import Batch, SegmentDataset
+from ..signals.batches import Batch, SegmentDataset, is_multi
 from ..signals.store import Store
 from .config import TrainConfig
 from .folds import rows_of
@@ -99,7 +99,8 @@ def check_disk(store: Store, folds: list[int], c: TrainConfig) -> None:
     "`PedarrError` if the disk has no room for the weights of the folds, a checkpoint and the predictions."
     shapes = build_model(c, len(store.classes), 'meta').parameters() if c.model != TREES else []
     weights = 4*sum(p.numel() for p in shapes)
-    need = weights*(len(folds) + 4) + 200*len(store.segments)*(len(store.classes) + 8)
+    columns = len(store.classes)*(1 + is_multi(store)) + 8
+    need = weights*(len(folds) + 4) + 200*len(store.segments)*columns
     above = next(p for p in [Path(c.run), *Path(c.run).absolute().parents] if p.exists())
     free = shutil.disk_usage(above).free
     if free < need:

@@ -5,24 +5,29 @@
 # %% ../../nbs/8_training/06_network.ipynb #3ef6dbc4
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from ..core.errors import PedarrError, one_line
-from ..losses.registry import HeadSpec, head_of, make_head, make_losses
+from ..losses.registry import (
+    MULTI_LOSSES, HeadSpec, head_of, make_head, make_losses, make_multi_loss)
 from ..model.baselines import make_model
+from ..model.pretrained import Pretrained, load_pretrained
+from ..signals.batches import is_multi
 from ..signals.store import Store
 from .config import MODALITY_SETS, TrainConfig
 from ..core.errors import shown_value
 
 # %% auto #0
 __all__ = ['LARGEST_OPTION', 'DEEPEST', 'loss_head', 'replace_head', 'build_network', 'network_options', 'build_model',
-           'class_codes', 'fold_losses']
+           'weights_file', 'start_pretrained', 'class_codes', 'fold_losses']
 
 # %% ../../nbs/8_training/06_network.ipynb #b9d5d83e
 def loss_head(c: TrainConfig) -> HeadSpec:
     "The last layer that the loss of a run asks for."
-    return head_of(c.loss, **c.loss_options)
+    return HeadSpec('linear') if c.loss in MULTI_LOSSES else head_of(c.loss, **c.loss_options)
 
 def replace_head(model: torch.nn.Module, head: HeadSpec) -> torch.nn.Module:
     "`model`, with another last layer where `head` is not the linear one that every network has."
@@ -72,6 +77,17 @@ def build_model(c: TrainConfig, n_classes: int, device: str | None = None) -> to
     torch.manual_seed(c.seed)
     return build_network(c.model, n_classes, network_options(c), loss_head(c), 'model_options', device)
 
+# %% ../../nbs/8_training/06_network.ipynb #e6c9a290
+def weights_file(name: str) -> Path:
+    "The file that the parameter `pretrained` means: a path."
+    return Path(name)
+
+def start_pretrained(model: torch.nn.Module, c: TrainConfig, rate: float) -> Pretrained | None:
+    """Fill the encoders of `model` from the file of `c.pretrained`, for windows of `rate` Hz; None: no file.
+
+    `PedarrError` if there is no such file, or it is of another encoder, rate or size."""
+    return load_pretrained(model, weights_file(c.pretrained), rate) if c.pretrained else None
+
 # %% ../../nbs/8_training/06_network.ipynb #0710a97f
 def class_codes(store: Store, index: np.ndarray) -> np.ndarray:
     "Class numbers [N] of the segments `index` [N]."
@@ -81,5 +97,6 @@ def class_codes(store: Store, index: np.ndarray) -> np.ndarray:
 def fold_losses(store: Store, train: np.ndarray, dim: int, c: TrainConfig) -> tuple:
     """(classification loss, contrastive loss or None) for the class counts of the segments `train` and
     embeddings of length `dim`."""
+    if is_multi(store): return make_multi_loss(c.loss, store.target[train].sum(0), **c.loss_options), None
     counts = np.bincount(class_codes(store, train), minlength=len(store.classes))
     return make_losses(c.loss, counts, dim, c.logit_adjust, **c.loss_options)

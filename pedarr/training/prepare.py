@@ -17,20 +17,24 @@ from ..core.names import one_of
 from ..data.channels import N_ECG
 from ..data.groupings import GROUPINGS, classes_of, get_grouping
 from ..model.trees import TREES
+from ..losses.registry import loss_terms, multi_key
 from ..model.features import annotated_beats, segment_features
+from ..signals.batches import is_multi
 from ..signals.roles import all_roles
 from ..signals.splits import make_split, split_notes
 from ..signals.augmentation import NORMALISE
+from ..signals.statements import statement_mapping, task_of, with_statements
 from ..signals.store import Store, open_store
 from .config import MODALITY_SETS, TrainConfig
 from .folds import rows_of
 from .loop import pick_device
 from .machine import check_disk, check_network
+from .network import build_model, start_pretrained
 from .runs import check_place, check_same, same_store
 
 # %% auto #0
-__all__ = ['grouping_of', 'regroup', 'settle_lone_classes', 'plan_split', 'plan_roles', 'role_notes', 'tree_beats',
-           'check_measurable', 'check_modalities_held', 'folds_of', 'prepare']
+__all__ = ['grouping_of', 'regroup', 'labelled_store', 'mapping_of', 'settle_lone_classes', 'plan_split', 'plan_roles',
+           'tree_beats', 'folds_of', 'prepare']
 
 # %% ../../nbs/8_training/10_prepare.ipynb #4817fc9e
 def grouping_of(store: Store, name: str = '') -> dict:
@@ -59,10 +63,22 @@ def regroup(store: Store, grouping: str, mapping: dict | None = None) -> tuple[S
     notes = [f'{n} segments of rhythm {r} {words}' for r, n in lost.items()]
     return dataclasses.replace(store, segments=store.segments.assign(label=label), classes=classes), notes
 
+# %% ../../nbs/8_training/10_prepare.ipynb #037072ed
+def labelled_store(store: Store, c: TrainConfig, mapping: dict | None = None) -> tuple[Store, list]:
+    "The store with the labels that a run asks for, one a window or several, and notes; as `regroup`."
+    if task_of(store, c.grouping, c.task) == 'single': return regroup(store, c.grouping, mapping)
+    return with_statements(store, c.grouping, mapping)
+
+def mapping_of(store: Store, c: TrainConfig) -> dict[str, str]:
+    "rhythm -> class, or statement -> class where a window may carry several, of the grouping of a run."
+    if task_of(store, c.grouping, c.task) == 'single': return grouping_of(store, c.grouping)
+    return statement_mapping(store, c.grouping)
+
 # %% ../../nbs/8_training/10_prepare.ipynb #ba921c7e
 def settle_lone_classes(store: Store, c: TrainConfig) -> tuple[Store, list]:
     """The store and notes after `c.lone_classes` was applied; `PedarrError` names a class with one subject
     where it says 'error'."""
+    if is_multi(store): return store, []              # its class is listed, and no recording is left out
     t = store.segments[store.segments.label != '']
     subjects = t.groupby('label').subject.agg(['nunique', 'first'])
     lone = [k for k in store.classes if subjects['nunique'].get(k) == 1]
@@ -86,7 +102,7 @@ def plan_split(store: Store, c: TrainConfig) -> tuple[np.ndarray, list]:
     table = store.segments[labelled].reset_index(drop=True)
     fold = np.full(len(store.segments), -1)
     fold[labelled] = make_split(table, c.split, n_folds=c.n_folds, seed=c.split_seed)
-    return fold, split_notes(table, fold[labelled])
+    return fold, [] if is_multi(store) else split_notes(table, fold[labelled])
 
 def plan_roles(store: Store, fold: np.ndarray, c: TrainConfig) -> np.ndarray:
     "The role of each segment in each fold, text [N, K]."
@@ -96,7 +112,7 @@ def plan_roles(store: Store, fold: np.ndarray, c: TrainConfig) -> np.ndarray:
     return all_roles(store.segments, fold, c.split, c.validation, c.split_seed)
 
 # %% ../../nbs/8_training/10_prepare.ipynb #d60d9941
-def role_notes(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig) -> list[str]:
+def _role_notes(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig) -> list[str]:
     """What must be said of the training and validation sides; `PedarrError` for a training side that a
     network can't be fitted on."""
     notes = []
@@ -118,14 +134,14 @@ def tree_beats(store: Store, c: TrainConfig) -> list | None:
     otherwise None: beats are found in the signals."""
     return annotated_beats(store, c.model_options['beats']) if 'beats' in c.model_options else None
 
-def check_measurable(store: Store, c: TrainConfig) -> list:
+def _check_measurable(store: Store, c: TrainConfig) -> list:
     "The notes that a run of trees needs; `PedarrError` if its features can't be measured."
     segment_features(store, tree_beats(store, c), MODALITY_SETS[c.modalities], rows=[0])
     if 'beats' not in c.model_options: return []
     return ['beat times were taken from annotations, which nobody has made for a new patient']
 
 # %% ../../nbs/8_training/10_prepare.ipynb #05549b1a
-def check_modalities_held(store: Store, c: TrainConfig) -> list:
+def _check_modalities_held(store: Store, c: TrainConfig) -> list:
     """Notes on labelled segments without any channel of `c.modalities`; `PedarrError` where that is all
     of them."""
     held = dict(ecg=store.mask[:, :N_ECG].any(1), iegm=store.mask[:, N_ECG:].any(1))
@@ -164,10 +180,39 @@ def _check_store(store: Store, c: TrainConfig) -> None:
 def folds_of(fold: np.ndarray, c: TrainConfig) -> list[int]:
     "The folds that a run trains; `PedarrError` for one that the split does not have."
     every = list(range(int(fold.max()) + 1))
-    if c.fold == 'all': return every
+    if c.fold in ('all', 'last'): return every if c.fold == 'all' else every[-1:]
     if c.fold not in every:
         raise PedarrError(f'parameter fold is {c.fold}, but the split has folds 0 to {every[-1]}: correct it')
     return [c.fold]
+
+# %% ../../nbs/8_training/10_prepare.ipynb #eb06a29f
+def _check_weights(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig,
+                  device: torch.device) -> list[str]:
+    "Notes on the weights that a network starts from; `PedarrError` as `check_network`, or if they don't fit."
+    check_network(store, roles, folds, c, device)
+    if not c.pretrained: return []
+    found = start_pretrained(build_model(c, len(store.classes)), c, store.fs)
+    fresh = f'; {", ".join(found.fresh)} start from chance' if found.fresh else ''
+    return [f'encoders for {", ".join(found.loaded)} start from {c.pretrained}{fresh}']
+
+def _check_task(store: Store, c: TrainConfig) -> None:
+    "`PedarrError` for a model or loss that is of another task."
+    if is_multi(store):
+        if c.model == TREES: raise PedarrError('model trees gives one class a window: choose a network')
+        if c.logit_adjust: raise PedarrError('logit_adjust is for one class a window: set it to 0')
+        multi_key(c.loss)
+    else: loss_terms(c.loss)
+
+# %% ../../nbs/8_training/10_prepare.ipynb #9db71abd
+def _statement_notes(store: Store, roles: np.ndarray, folds: list[int]) -> list[str]:
+    "What must be said of classes that no window has in the training, or in the test, of a fold."
+    notes = []
+    for k in folds:
+        for role, words in (('train', 'training'), ('test', 'test')):
+            n = store.target[rows_of(roles, k, role)].sum(0)
+            missing = [name for name, count in zip(store.classes, n) if not count]
+            if missing: notes.append(f'fold {k}: nobody in {words} has {", ".join(missing)}')
+    return notes
 
 # %% ../../nbs/8_training/10_prepare.ipynb #662388a6
 def prepare(c: TrainConfig) -> tuple[Store, np.ndarray, list, torch.device]:
@@ -175,15 +220,17 @@ def prepare(c: TrainConfig) -> tuple[Store, np.ndarray, list, torch.device]:
     before; writes nothing."""
     _check_folder(c)
     device = pick_device(c.device) if c.model != TREES else torch.device('cpu')
-    store, notes = regroup(open_store(c.store), c.grouping)
+    store, notes = labelled_store(open_store(c.store), c)
     same_store(Path(c.run), store)
+    _check_task(store, c)
     store, dropped = settle_lone_classes(store, c)
     _check_store(store, c)
     fold, said = plan_split(store, c)
     folds, roles = folds_of(fold, c), plan_roles(store, fold, c)
-    notes += dropped + said + role_notes(store, roles, folds, c)
-    notes += check_modalities_held(store, c)
-    if c.model == TREES: notes += check_measurable(store, c)
-    else: check_network(store, roles, folds, c, device)
+    notes += dropped + said + _role_notes(store, roles, folds, c)
+    if is_multi(store): notes += _statement_notes(store, roles, folds)
+    notes += _check_modalities_held(store, c)
+    if c.model == TREES: notes += _check_measurable(store, c)
+    else: notes += _check_weights(store, roles, folds, c, device)
     check_disk(store, folds, c)
     return store, fold, notes, device

@@ -26,7 +26,7 @@ if TYPE_CHECKING:                     # matplotlib is slow to import, and only a
 __all__ = ['plot_learning', 'plot_subjects', 'plot_recalls', 'plot_weights', 'choose_cases', 'plot_case']
 
 # %% ../../nbs/8_training/18_run_figures.ipynb #99d299ba
-_WATCHED = {'validation_top1': 'top-1 in validation',
+_WATCHED = {'validation_top1': 'top-1 in validation', 'validation_auroc': 'macro AUROC in validation',
             'test_top1': 'top-1 on the test fold'}          # in older runs
 
 def _open_frame(ax: Axes) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -20,8 +20,8 @@ from ..core.files import read_bytes
 from .config import TrainConfig, make_config, own_parameters
 
 # %% auto #0
-__all__ = ['Share', 'Count', 'GONE', 'Metrics', 'ModelCard', 'Environment', 'damaged', 'read_entries', 'given_parameters',
-           'read_params', 'read_tensors']
+__all__ = ['Share', 'Count', 'GONE', 'Metrics', 'MultiMetrics', 'ModelCard', 'Environment', 'damaged', 'read_entries',
+           'given_parameters', 'read_params', 'read_tensors']
 
 # %% ../../nbs/8_training/01_run_files.ipynb #8c49ed6e
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -81,12 +81,52 @@ class Metrics(Checked):
     per_subject: list[_SubjectRow]
     files: dict[str, _Hash] = {}
 
+# %% ../../nbs/8_training/01_run_files.ipynb #fa497d05
+class _MacroScore(_Interval):
+    "A mean over `statements`, of which a resample lacked `absent` on average."
+    statements: Count
+    absent: Annotated[float, Field(ge=0)]
+
+class _MultiOverall(Checked):
+    auroc: _MacroScore
+    average_precision: _MacroScore
+    f1: _MacroScore
+    f1_micro: _MacroScore
+
+# %% ../../nbs/8_training/01_run_files.ipynb #ad2a54dc
+class _StatementRow(Checked):
+    "One statement; scores are None where it can't be scored."
+    name: str = Field(alias='class')
+    support: Count
+    subjects: Count
+    auroc: Share | None
+    average_precision: Share | None
+    f1: Share | None
+    note: str
+
+# %% ../../nbs/8_training/01_run_files.ipynb #15eadb76
+class MultiMetrics(Checked):
+    "metrics.json of a run with several labels a window."
+    task: Literal['multi']
+    split: str
+    loss: str
+    segments: Count
+    recordings: Count
+    subjects: Count
+    classes: _Names
+    notes: list[str]
+    overall: _MultiOverall
+    per_class: list[_StatementRow]
+    files: dict[str, _Hash] = {}
+
 # %% ../../nbs/8_training/01_run_files.ipynb #1bfeeb35
 class ModelCard(Checked):
     "model.json: what rebuilds the networks of a run, or grows its trees again."
     network: str = 'pedarrnet'
     model: dict[str, Any]
     cosine_head: float | None = None
+    task: str = 'single'
+    pretrained: _Hash | None = None      # of the file that the encoders started from
     classes: _Names
     normalise: str = 'modality'
     folds: _Folds
@@ -111,7 +151,7 @@ class Environment(Checked):
     simulated: bool | None = None
 
 # %% ../../nbs/8_training/01_run_files.ipynb #e702c372
-_BEFORE = {'model': 'pedarrnet', 'model_options': {}, 'encoder': 'plain',
+_BEFORE = {'model': 'pedarrnet', 'model_options': {}, 'encoder': 'plain', 'task': '', 'pretrained': '',
            'validation': 0.}       # what was done before these existed
 
 GONE = ('watch',)                  # parameters that older runs had

@@ -29,8 +29,8 @@ from .folds import rows_of
 from .network import class_codes
 from .loop import pick_device
 from .folds import predict
-from .prepare import regroup, settle_lone_classes
-from .finished import Run, finished
+from .prepare import labelled_store, settle_lone_classes
+from .finished import Run, finished, prediction_codes
 from .runs import same_store
 from .saved import load_model
 
@@ -42,7 +42,7 @@ def run_store(run: str | Path | Run, store: Store | None = None) -> tuple[Store,
     `store`: where it is now, if it was moved. `PedarrError` for another store or a changed grouping."""
     run = finished(run)
     store = store if store is not None else open_store(run.params.store)
-    store, _ = regroup(store, run.params.grouping, run.card.grouping)
+    store, _ = labelled_store(store, run.params, run.card.grouping)
     same_store(run.path, store)
     store, _ = settle_lone_classes(store, run.params)
     if store.classes != run.classes:
@@ -110,6 +110,7 @@ def _shot_run(run: str | Path | Run) -> Run:
     "A finished run whose test subjects are new to its networks, or `PedarrError`."
     run = finished(run)
     if run.params.model == TREES: load_model(run.path)                    # says that there is no network
+    prediction_codes(run.predictions, run.classes)                        # one class a window
     if run.params.split == 'segment':
         raise PedarrError(f'{run.path}: is split by segment, so no subject is new to it: few shots need a '
                           'run by patient')

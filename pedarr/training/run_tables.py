@@ -15,11 +15,13 @@ from ..core.tables import read_table
 from .run_files import damaged
 
 # %% auto #0
-__all__ = ['read_predictions', 'read_history', 'training_speed', 'read_run_split', 'carriers', 'check_tested']
+__all__ = ['read_predictions', 'read_multi_predictions', 'read_history', 'training_speed', 'read_run_split', 'carriers',
+           'check_tested']
 
 # %% ../../nbs/8_training/02_run_tables.ipynb #f38e9f53
 _PREDICTION_COLUMNS = (dict.fromkeys(['fold', 'segment', 'start', 'stop'], int)
-                       | dict.fromkeys(['record', 'subject', 'rhythm', 'label', 'predicted'], str))
+                       | dict.fromkeys(['record', 'subject', 'rhythm', 'label'], str)
+                       | dict.fromkeys(['weight_ecg', 'weight_iegm'], float))
 
 def _refuse_rows(file: Path, faults: dict) -> None:
     "`PedarrError` for the first of `faults` (what is wrong -> which rows, bool [N]) that a row has."
@@ -30,21 +32,44 @@ def _refuse_rows(file: Path, faults: dict) -> None:
 def read_predictions(file: Path, classes: list[str], folds: Iterable[int]) -> pd.DataFrame:
     "The predictions of a run, checked; names as text. `classes`, `folds`: those of the run."
     shares = [f'p_{c}' for c in classes]
-    t = read_table(file, _PREDICTION_COLUMNS | dict.fromkeys([*shares, 'weight_ecg', 'weight_iegm'], float))
-    p, weight = t[shares].to_numpy(), t[['weight_ecg', 'weight_iegm']].to_numpy()
-    _refuse_rows(file, {
-        'a class that the run does not know': ~(t.label.isin(classes) & t.predicted.isin(classes)),
-        'a probability outside 0 to 1': ~((p >= 0) & (p <= 1)).all(1),
-        'a weight outside 0 to 1': ~((weight >= 0) & (weight <= 1)).all(1)})
-    place = {c: i for i, c in enumerate(classes)}
+    t = read_table(file, _PREDICTION_COLUMNS | {'predicted': str} | dict.fromkeys(shares, float))
+    _check_answers(file, t, t[shares].to_numpy(), classes, folds)
+    _refuse_rows(file, {'a class that the run does not know': ~t.predicted.isin(classes)})
+    p, place = t[shares].to_numpy(), {c: i for i, c in enumerate(classes)}
     said = p[np.arange(len(t)), t.predicted.map(place).to_numpy(int)]
     _refuse_rows(file, {
         'probabilities that do not sum to 1': abs(p.sum(1) - 1) > 1e-3,
-        'an answer that is not the most probable class': said < p.max(1) - 2e-6,
-        'a segment that stands there twice, or a negative one': t.segment.duplicated() | (t.segment < 0),
+        'an answer that is not the most probable class': said < p.max(1) - 2e-6})
+    return t
+
+# %% ../../nbs/8_training/02_run_tables.ipynb #58b012c6
+def _check_answers(file: Path, t: pd.DataFrame, p: np.ndarray, classes: list[str],
+                   folds: Iterable[int], again: bool = False) -> None:
+    "`PedarrError` for what may stand in no table of predictions; `p`: its probabilities [N, C]."
+    twice = t.duplicated(['fold', 'segment'] if again else 'segment')
+    weight = t[['weight_ecg', 'weight_iegm']].to_numpy()
+    _refuse_rows(file, {
+        'a class that the run does not know': ~t.label.isin(classes),
+        'a probability outside 0 to 1': ~((p >= 0) & (p <= 1)).all(1),
+        'a weight outside 0 to 1': ~((weight >= 0) & (weight <= 1)).all(1),
+        'a segment that stands there twice, or a negative one': twice | (t.segment < 0),
         'a window without length': ~((0 <= t.start) & (t.start < t.stop)),
         'no name of a record or subject': (t.record == '') | (t.subject == ''),
         'a fold that the run does not have': ~t.fold.isin(list(folds))})
+
+# %% ../../nbs/8_training/02_run_tables.ipynb #130d644e
+def read_multi_predictions(file: Path, classes: list[str], folds: Iterable[int],
+                           again: bool = False) -> pd.DataFrame:
+    """The predictions of a run with several labels a window, checked; input as `read_predictions`.
+
+    `again`: may a segment stand there for several folds, as in validation?"""
+    shares, said = [f'p_{c}' for c in classes], [f't_{c}' for c in classes]
+    t = read_table(file, _PREDICTION_COLUMNS | dict.fromkeys(shares, float) | dict.fromkeys(said, int))
+    _check_answers(file, t, t[shares].to_numpy(), classes, folds, again)
+    truth, place = t[said].to_numpy(), {c: i for i, c in enumerate(classes)}
+    _refuse_rows(file, {
+        'a truth that is neither 0 nor 1': ~np.isin(truth, (0, 1)).all(1),
+        'a label that is not true': truth[np.arange(len(t)), t.label.map(place).to_numpy(int)] != 1})
     return t
 
 # %% ../../nbs/8_training/02_run_tables.ipynb #25934eec
@@ -55,7 +80,7 @@ def read_history(file: Path, folds: Iterable[int]) -> pd.DataFrame:
     """The learning history of the `folds` of a run, checked: the columns `_COUNTS`, `_MEANS`, and a top-1 of
     validation or test."""
     t = read_table(file, _COUNTS | _MEANS, other=float)
-    top1 = t[[k for k in ('validation_top1', 'test_top1') if k in t]].to_numpy()
+    top1 = t[[k for k in ('validation_top1', 'test_top1', 'validation_auroc') if k in t]].to_numpy()
     again = t.duplicated(['fold', 'epoch'])
     _refuse_rows(file, {
         'a fold that the run does not have': ~t.fold.isin(list(folds)),

@@ -15,7 +15,7 @@ from ..losses.registry import HeadSpec
 from ..model.trees import TREES
 from .network import build_network
 from .machine import check_memory
-from .run_files import Metrics, ModelCard, read_tensors
+from .run_files import Metrics, ModelCard, MultiMetrics, read_tensors
 from .finished import check_files
 
 # %% auto #0
@@ -37,7 +37,8 @@ def _weights(run: Path, card: ModelCard, name: str) -> torch.nn.Module:
     """The network of model.json with the weights in the file `name`, or `PedarrError`; no memory is taken
     before that is sure."""
     if (run/'metrics.json').exists():
-        check_files(run, read_json(run/'metrics.json', Metrics), ['model.json', name])
+        kind = MultiMetrics if card.task == 'multi' else Metrics
+        check_files(run, read_json(run/'metrics.json', kind), ['model.json', name])
     shapes = _card_network(run, card, 'meta')
     tensors, _ = read_tensors(run/name, shapes.state_dict())
     check_memory(4*sum(p.numel() for p in shapes.parameters()), f'the network of {run}')

@@ -15,16 +15,19 @@ import torch
 
 from ..core.errors import PedarrError
 from ..core.tables import write_json, write_table
+from ..core.files import sha256
 from ..model.trees import TREES, make_trees
 from ..signals.roles import read_roles, read_split, split_table
+from ..signals.batches import is_multi
 from ..signals.store import Store
 from .config import TrainConfig, tree_options
 from .folds import Follower, run_fold, say_on_stderr
-from .network import build_model, loss_head
-from .prepare import folds_of, grouping_of, plan_roles, prepare
-from .run_tables import carriers, read_history, read_predictions, training_speed
+from .network import build_model, loss_head, weights_file
+from .prepare import folds_of, mapping_of, plan_roles, prepare
+from .run_tables import (
+    carriers, read_history, read_multi_predictions, read_predictions, training_speed)
 from .runs import check_unchanged, environment, same_store, write_environment, writing
-from .finished import file_hashes, split_warning, summarise
+from .finished import file_hashes, split_warning, summarise, summarise_multi
 from .tree_runs import all_trees
 
 # %% auto #0
@@ -36,11 +39,14 @@ def model_card(store: Store, folds: list[int], c: TrainConfig) -> dict:
     n, scale = len(store.classes), None
     if c.model == TREES: model = make_trees(**tree_options(c)).get_params() | {'features': 'features.csv'}
     else: model, scale = build_model(c, n, 'meta').config, loss_head(c).scale
-    return dict(network=c.model, model=model, cosine_head=scale, classes=store.classes, normalise=c.normalise,
-                folds=list(folds), preprocess=store.meta['config'],
-                grouping={r: k for r, k in grouping_of(store, c.grouping).items() if k in store.classes})
+    card = dict(network=c.model, model=model, cosine_head=scale, classes=store.classes,
+                normalise=c.normalise, folds=list(folds), preprocess=store.meta['config'],
+                grouping={r: k for r, k in mapping_of(store, c).items() if k in store.classes})
+    if is_multi(store): card['task'] = 'multi'
+    if c.pretrained: card['pretrained'] = sha256(weights_file(c.pretrained))
+    return card
 
-_PARTS = re.compile(r'(fold|history)-\d+\.csv|checkpoint-\d+\.safetensors|.*\.part')
+_PARTS = re.compile(r'(fold|history|validation)-\d+\.csv|checkpoint-\d+\.safetensors|.*\.part')
 
 # %% ../../nbs/8_training/12_train.ipynb #5b74a626
 def parts_of(run: Path) -> list:
@@ -52,15 +58,27 @@ def remove_parts(run: Path) -> None:
     for p in parts_of(run): p.unlink(missing_ok=True)
 
 # %% ../../nbs/8_training/12_train.ipynb #cf3f1ef4
+def _finish_multi(run: Path, predictions: pd.DataFrame, store: Store, folds: list[int], c: TrainConfig,
+                  notes: list[str]) -> dict:
+    "The contents of metrics.json where a window may carry several labels; writes validation.csv."
+    parts = [run/f'validation-{k}.csv' for k in folds if (run/f'validation-{k}.csv').exists()]
+    if not parts: return summarise_multi(predictions, None, store.classes, c, notes)
+    validation = pd.concat([read_multi_predictions(part, store.classes, folds) for part in parts])
+    write_table(run/'validation.csv', validation)
+    return summarise_multi(predictions, validation, store.classes, c, notes)
+
+# %% ../../nbs/8_training/12_train.ipynb #d650bfff
 def finish_run(run: Path, store: Store, folds: list[int], c: TrainConfig, notes: list[str]) -> None:
     "Join the folds' tables, and write metrics.json last."
-    predictions = pd.concat([read_predictions(run/f'fold-{k}.csv', store.classes, [k]) for k in folds])
+    read = read_multi_predictions if is_multi(store) else read_predictions
+    predictions = pd.concat([read(run/f'fold-{k}.csv', store.classes, [k]) for k in folds])
     history = pd.concat([read_history(run/f'history-{k}.csv', [k]) for k in folds])
     write_table(run/'predictions.csv', predictions)
     write_table(run/'history.csv', history)
     write_json(run/'model.json', model_card(store, folds, c))
     check_unchanged(store)
-    metrics = summarise(predictions, store.classes, c, notes, carriers(store.segments))
+    if is_multi(store): metrics = _finish_multi(run, predictions, store, folds, c, notes)
+    else: metrics = summarise(predictions, store.classes, c, notes, carriers(store.segments))
     write_json(run/'metrics.json', metrics | dict(speed=training_speed(history), files=file_hashes(run)))
     remove_parts(run)
 

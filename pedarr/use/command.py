@@ -171,8 +171,8 @@ def report(run: Path, store: Path | None) -> None:
     from pedarr.signals.store import open_store
     from pedarr.use.report import write_report
     from pedarr.training.run_files import read_params
-    from pedarr.training.prepare import regroup
-    moved = None if store is None else regroup(open_store(store), read_params(run).grouping)[0]
+    from pedarr.training.prepare import labelled_store
+    moved = None if store is None else labelled_store(open_store(store), read_params(run))[0]
     say_line(f'report: {write_report(run, moved)}')
 
 # %% ../../nbs/9_use/06_command.ipynb #9f751f9e
@@ -186,8 +186,9 @@ def _differences(runs_a: list, runs_b: list) -> list[dict]:
 def _side_line(runs: list, own: dict) -> str:
     "One side of a comparison: its runs, their accuracy, and the parameters that it has for its own."
     differ = ', '.join(f'{k}={v!r}' for k, v in own.items()) or 'same parameters as the other'
-    top1 = ', '.join(f'{100*r.metrics.overall.top1.value:.1f} %' for r in runs)
-    return f"{', '.join(str(r.path) for r in runs)}: top-1 {top1}; {differ}"
+    name, words = ('auroc', 'macro AUROC') if runs[0].multi else ('top1', 'top-1')
+    value = ', '.join(f'{100*getattr(r.metrics.overall, name).value:.1f} %' for r in runs)
+    return f"{', '.join(str(r.path) for r in runs)}: {words} {value}; {differ}"
 
 # %% ../../nbs/9_use/06_command.ipynb #15c9845e
 @pedarr_command.command()
@@ -197,6 +198,8 @@ def _side_line(runs: list, own: dict) -> str:
 def compare(runs_a: tuple[Path, ...], runs_b: tuple[Path, ...]) -> None:
     "Paired differences of runs that tested the same segments: -a RUN -b RUN; repeat both for several seeds."
     from pedarr.evaluation.intervals import format_scores
+    from pedarr.evaluation.metrics import METRICS
+    from pedarr.evaluation.multilabel import MULTI_METRICS
     from pedarr.training.answers import paired_table
     from pedarr.training.finished import open_finished
     if len(runs_a) != len(runs_b):
@@ -204,7 +207,10 @@ def compare(runs_a: tuple[Path, ...], runs_b: tuple[Path, ...]) -> None:
     a, b = ([open_finished(r) for r in runs] for runs in (runs_a, runs_b))
     table = paired_table(a, b)
     for name, runs, own in zip('ab', (a, b), _differences(a, b)): say_line(f'{name}: {_side_line(runs, own)}')
-    say_line(f'a minus b (interval: bootstrap; p: permutation; both over subjects):\n{format_scores(table)}')
+    several = a[0].multi
+    how = 'interval and p: bootstrap' if several else 'interval: bootstrap; p: permutation; both'
+    words = format_scores(table, MULTI_METRICS if several else METRICS)
+    say_line(f'a minus b ({how} over subjects):\n{words}')
 
 # %% ../../nbs/9_use/06_command.ipynb #f933eb7c
 @pedarr_command.command()

@@ -31,7 +31,7 @@ from ..signals.store import Store
 from ..training.network import class_codes
 from ..training.folds import predict
 from ..training.run_networks import OpenFold, open_folds, run_store, with_networks
-from ..training.finished import Run
+from ..training.finished import Run, prediction_codes
 
 if TYPE_CHECKING:                     # matplotlib is slow to import, and only a drawing needs it
     from matplotlib.axes import Axes
@@ -200,16 +200,16 @@ def missing_answers(run: str | Path | Run, numbers: Iterable[int] | None = None,
     The same seed takes the same channels from every run on the store. Each fold is loaded once and each set
     of channels asked once. Raises `PedarrError`."""
     run = with_networks(run)
+    prediction_codes(run.predictions, run.classes)             # one class a window
     store, roles = run_store(run, store)
     conditions = _conditions(kind, numbers, _there(store, roles[:, run.folds]), draws, seed)
     segments, predicted, counts = zip(*_every_fold(run, store, device, conditions))
     order = np.argsort(segments := np.concatenate(segments))
     rows, predicted = segments[order], [np.concatenate(p, axis=1)[:, order] for p in zip(*predicted)]
     t = _condition_table(kind, conditions, np.concatenate(counts, -1).mean(-1))
-    numbers = tuple(t.number.dropna())
-    key = dict(store=store.meta['sha256'], kind=kind, numbers=numbers, draws=draws, seed=seed)
-    truth, subject = class_codes(store, rows), store.segments.subject.to_numpy()[rows]
-    return Answers(t, predicted, rows, truth, subject, store.classes, key)
+    key = dict(store=store.meta['sha256'], kind=kind, draws=draws, seed=seed, numbers=(*t.number.dropna(),))
+    subject = store.segments.subject.to_numpy()[rows]
+    return Answers(t, predicted, rows, class_codes(store, rows), subject, store.classes, key)
 
 # %% ../../nbs/9_use/01_missing.ipynb #b81b222e
 def _flat(a: Answers, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

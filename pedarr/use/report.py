@@ -17,6 +17,7 @@ from ..core.files import write_whole
 from ..data.rhythms import RHYTHMS
 from ..evaluation.subgroups import SINGLE_SUBJECT, macro_table
 from ..evaluation.metrics import METRICS, confusion_matrix, plot_confusion
+from ..evaluation.multilabel import MULTI_METRICS, plot_statements
 from ..evaluation.reliability import plot_reliability, reliability
 from ..exploration.figures import figure_png
 from ..losses.registry import describe_loss
@@ -44,7 +45,8 @@ def percent(row: dict) -> str:
 
 def metrics_table(metrics: dict) -> pd.DataFrame:
     "The main table of a run: metric, value with its 95 % interval. `metrics`: as from `scores_of`."
-    rows = [(words, percent(metrics['overall'][k])) for k, words in METRICS.items()]
+    names = MULTI_METRICS if metrics.get('task') == 'multi' else METRICS
+    rows = [(words, percent(metrics['overall'][k])) for k, words in names.items()]
     return pd.DataFrame(rows, columns=['metric', 'value [95 % interval]'])
 
 def majority(metrics: dict) -> tuple[str, float]:
@@ -60,10 +62,21 @@ def class_meanings(classes: list[str], grouping: dict[str, str]) -> pd.DataFrame
     words = lambda c: ', '.join(RHYTHMS.get(r, r) for r in grouping if grouping[r] == c)
     return pd.DataFrame([(c, words(c)) for c in classes], columns=['class', 'rhythms'])
 
+def _statement_table(t: pd.DataFrame) -> pd.DataFrame:
+    "`per_class` of a run with several labels a window, the best found first, in per cent."
+    t = t.sort_values('auroc', ascending=False, kind='stable')
+    for k in ('auroc', 'average_precision', 'f1', 'precision', 'recall'):
+        t[k] = [f'{100*v:.1f}' if np.isfinite(v) else '-' for v in t[k].astype(float)]
+    t['threshold'] = t.threshold.map('{:.2f}'.format)
+    words = dict(support='recordings', average_precision='average precision')
+    return t.rename(columns=words)
+
+# %% ../../nbs/9_use/00_report.ipynb #dea07bdf
 def class_score_table(metrics: dict) -> pd.DataFrame:
     """Per class: segments, subjects, recall, precision, F1 and F2 in per cent, and a note for a
     single-subject class. `metrics`: as from `scores_of`."""
     t = pd.DataFrame(metrics['per_class'])
+    if metrics.get('task') == 'multi': return _statement_table(t)
     if 'note' not in t:
         t['note'] = np.select([t.support == 0, t.subjects == 1], ['absent', SINGLE_SUBJECT], '')
     for k in ('precision', 'recall', 'f1', 'f2'):
@@ -80,8 +93,15 @@ def _macro_rows(run: Run) -> pd.DataFrame:
     return rows if all(of[c] == 1 for c in tested.index[tested == 1]) else rows.head(1)
 
 # %% ../../nbs/9_use/00_report.ipynb #7908f35b
+def _multi_figures(run: Run) -> dict[str, Callable]:
+    "The figures of a run with several labels a window."
+    return {'statements': lambda: plot_statements(pd.DataFrame(run.scores['per_class'])),
+            'learning': lambda: plot_learning(run.history)}
+
+# %% ../../nbs/9_use/00_report.ipynb #599fc4dc
 def _figure_makers(run: Run, store: Store) -> dict[str, Callable]:
     "name -> function that draws a figure which this run has."
+    if run.multi: return _multi_figures(run)
     p, classes, of = run.predictions, run.classes, carriers(run.split)
     truth, predicted = prediction_codes(p, classes)
     shares = p[[f'p_{c}' for c in classes]].to_numpy()
@@ -115,14 +135,15 @@ def _embed(path: Path) -> str:
     return f'<img alt="{path.stem}" src="data:image/png;base64,{text}">'
 
 # %% ../../nbs/9_use/00_report.ipynb #024ec19b
-def describe_model(params: dict) -> str:
-    "What was trained, in words, from the parameters of a run."
+def describe_model(params: dict, multi: bool = False) -> str:
+    "What was trained, in words, from the parameters of a run; `multi`: with several labels a window?"
     if params.get('model') == TREES:
         beats = 'annotated beats' if 'beats' in params['model_options'] else 'beats found in the signals'
         return f'Model: boosted trees on measured intervals, {beats}; loss: {TREE_LOSS}'
-    loss = describe_loss(params['loss'], params['gamma'], params['logit_adjust'])
+    loss = describe_loss(params['loss'], params['gamma'], params['logit_adjust'], multi)
     return f"Network: {params.get('model') or 'pedarrnet'}, loss: {loss}, {params['epochs']} epochs"
 
+# %% ../../nbs/9_use/00_report.ipynb #3e6a904d
 def _folds(run: Run) -> str:
     "Which folds were run, in words."
     n = int(run.split.fold.max()) + 1
@@ -130,9 +151,10 @@ def _folds(run: Run) -> str:
 
 def _curve(run: Run) -> str:
     "What the last learning curve is of."
-    if 'validation_top1' not in run.history:
+    watched = 'validation_auroc' if run.multi else 'validation_top1'
+    if watched not in run.history:
         return "This run is from before there was validation; its curve is the test's, and chose nothing."
-    if run.history.validation_top1.isna().all(): return 'No subjects were set aside for validation.'
+    if run.history[watched].isna().all(): return 'No subjects were set aside for validation.'
     return 'Validation segments were neither learnt from nor tested.'
 
 # %% ../../nbs/9_use/00_report.ipynb #1411ccd3
@@ -144,7 +166,7 @@ Nothing on this page is a result on patients.</p>{% endif %}
 <h2>What was tested</h2>
 <p>{{ metrics.segments }} test segments of {{ window }} s from {{ metrics.subjects }} subjects of
 {% if simulated %}a simulated database in the format of{% else %}the database{% endif %}
-<i>{{ database }}</i>, {{ metrics.classes|length }} rhythm classes. <b>{{ metrics.notes[0]|capitalize }}.</b>
+<i>{{ database }}</i>, {{ metrics.classes|length }} {{ things }}. <b>{{ metrics.notes[0]|capitalize }}.</b>
 {{ what }}, {{ folds }}, seed {{ params.seed }}.</p>{{ table(meanings) }}"""
 
 _SCORES = """<h2>How well</h2>{{ table(main) }}
@@ -176,6 +198,17 @@ confident, one per confusion. ECG on paper (25 mm/s, 10 mm/mV), electrograms bel
 Band-passed as in the store that was trained on, in millivolts, before any normalisation.</p>
 {% for name in figures if name.startswith('case') %}{{ image(name) }}{% endfor %}"""
 
+# %% ../../nbs/9_use/00_report.ipynb #da2f61a2
+_STATEMENTS = """<h2>How well</h2>{{ table(main) }}
+<p><small>By recording: the largest probability of a recording's windows, {{ metrics.recordings }} recordings.
+Macro means over the statements that can be scored ({{ metrics.overall.auroc.statements }} of
+{{ metrics.classes|length }}); one that a resample lacks is left out of its mean
+({{ '%.1f'|format(metrics.overall.auroc.absent) }} on average). Yes from the threshold that gave the highest
+F1 in validation. Intervals: 95 %, bootstrap clustered by subject. All numbers were computed from
+predictions.csv and validation.csv when this page was written.</small></p>
+{{ image('statements') }}{{ table(classes) }}
+<h2>Learning curves</h2>{{ image('learning') }}<p><small>{{ curve }} The last epoch counts.</small></p>"""
+
 # %% ../../nbs/9_use/00_report.ipynb #c6664ad8
 _LIMITS = """<h2>Limits</h2><ul>{% for note in metrics.notes %}<li>{{ note }}</li>{% endfor %}
 <li>Intervals resample subjects and hold the trained models fixed: they do not include the luck of training.
@@ -190,6 +223,7 @@ _REPEAT = """<h2>To repeat it</h2>
 <details><summary>Parameters and versions</summary>{{ table(facts) }}</details></html>"""
 
 _PAGE = '\n'.join([_TESTED, _SCORES, _FIGURES, _CASES, _LIMITS, _REPEAT])
+_MULTI_PAGE = '\n'.join([_TESTED, _STATEMENTS, _LIMITS, _REPEAT])
 
 # %% ../../nbs/9_use/00_report.ipynb #8a2d2f6a
 _STYLE = """body{font:16px/1.55 Georgia,serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -208,17 +242,20 @@ def _facts(run: Run, params: dict) -> pd.DataFrame:
     tables = own_parameters(params), run.environment.model_dump()
     return pd.DataFrame([(k, str(v)) for d in tables for k, v in d.items()], columns=['name', 'value'])
 
+# %% ../../nbs/9_use/00_report.ipynb #a8baa06e
 def _contents(run: Run, store: Store) -> dict:
     "What the page shows, its figures aside."
     params, scores, trees = run.params.model_dump(), scores_of(run), run.params.model == TREES
     simulated, name = run.environment.simulated, run.path.resolve()
     if simulated is None: simulated = bool(store.meta.get('simulated'))                    # an older run
     grouping = run.card.grouping or grouping_of(store, params['grouping'])
-    return dict(title=f'{name.parent.name}/{name.name}', metrics=scores, params=params, env=run.environment,
+    things = 'statements' if run.multi else 'rhythm classes'
+    return dict(things=things,
+                title=f'{name.parent.name}/{name.name}', metrics=scores, params=params, env=run.environment,
                 simulated=simulated, database=store.meta['database'], window=f'{store.config.window:g}',
-                folds=_folds(run), what=describe_model(params), facts=_facts(run, params),
-                main=metrics_table(scores), macro=_macro_rows(run), classes=class_score_table(scores),
-                majority=majority(scores),
+                folds=_folds(run), what=describe_model(params, run.multi), facts=_facts(run, params),
+                main=metrics_table(scores), classes=class_score_table(scores),
+                **({} if run.multi else dict(macro=_macro_rows(run), majority=majority(scores))),
                 waiting='measuring the segments' if trees else 'waiting for data',
                 curve='' if trees else _curve(run), meanings=class_meanings(run.classes, grouping))
 
@@ -233,7 +270,7 @@ def write_report(run: str | Path | Run, store: Store | None = None) -> Path:
     if store is None: store = open_store(run.params.store)
     same_store(run.path, store)
     figures = draw_figures(run, store)
-    page = Environment(autoescape=True).from_string(_PAGE)
+    page = Environment(autoescape=True).from_string(_MULTI_PAGE if run.multi else _PAGE)
     html = page.render(**_contents(run, store), figures=figures, style=Markup(_STYLE),
                        image=lambda n: Markup(_embed(figures[n])),
                        table=lambda t: Markup(t.to_html(index=False, border=0)))

@@ -55,14 +55,18 @@ def say_run(run: Path) -> None:
     "Print a finished run: what was tested, the table, the notes, and where the report lies."
     import pandas as pd
     from pedarr.evaluation.intervals import format_scores
+    from pedarr.evaluation.multilabel import MULTI_METRICS
     from pedarr.use.report import majority
     from pedarr.training.finished import scores_of
     m = scores_of(run)
     rebuilt = ' (a reconstruction)' if 'agcacl' in m['loss'] else ''
     say_line(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, "
         f"loss {m['loss']}{rebuilt}")
-    say_line(format_scores(pd.DataFrame(m['overall']).T.astype(float)))
-    say_line(f'(always answering {majority(m)[0]}: {100*majority(m)[1]:.1f} % top-1)')
+    table = pd.DataFrame(m['overall']).T.astype(float)
+    if m.get('task') == 'multi': say_line(format_scores(table, MULTI_METRICS))
+    else:
+        say_line(format_scores(table))
+        say_line(f'(always answering {majority(m)[0]}: {100*majority(m)[1]:.1f} % top-1)')
     say_line(_speed(m))
     for note in m['notes']: say_line(f'note: {note}')
     say_line(f"report: {run/'report.html'}")
