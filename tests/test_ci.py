@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from conftest import ROOT
+from helpers import append
 
 pytest.importorskip('nbdev')
 CHAPTERS = '0_core/00_errors.ipynb', '9_use/06_command.ipynb', 'experiments/train.ipynb'
@@ -88,7 +89,7 @@ def test_what_is_stale_is_named(clone, name, change, status, words):
 
 
 def test_a_module_that_was_edited_by_hand_is_named(clone):
-    (clone/'pedarr'/'core'/'errors.py').write_text((clone/'pedarr'/'core'/'errors.py').read_text() + '\nX = 1\n')
+    append(clone/'pedarr'/'core'/'errors.py', '\nX = 1\n')
     code, said = check(clone)
     assert code == 1 and 'core/errors.py' in said and 'nbdev_export' in said
     (clone/'pedarr'/'core'/'errors.py').unlink()

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from conftest import everywhere
+from helpers import os_error
 from pedarr.data import requests as requests_
 from pedarr.data import download as download_
 from pedarr.core import files as files_
@@ -272,7 +273,7 @@ def test_disk_too_small_or_full(server, tmp_path, monkeypatch):
     monkeypatch.undo()
 
     class Full(io.BytesIO):
-        def write(self, block): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        def write(self, block): raise os_error(errno.ENOSPC)
     real_open = transfer_.open_part
     everywhere(monkeypatch, transfer_, 'open_part', lambda part, offset: Full() if part.name == 'x001.dat.part' else real_open(part, offset))
     server.always = {'x002.dat': ('status', 503, 60)}       # another thread waits for a minute: it must be woken
@@ -491,13 +492,13 @@ def test_a_fault_of_the_machine_removes_nothing(server, tmp_path, monkeypatch):
     (tmp_path/'x001.dat').write_bytes(b'cut short')
     before, read = contents(tmp_path), files_.sha256
     def broken(path, *args):
-        if Path(path).name == 'x002.dat': raise from_system(OSError(errno.EIO, os.strerror(errno.EIO)), path, 'cannot be read')
+        if Path(path).name == 'x002.dat': raise from_system(os_error(errno.EIO), path, 'cannot be read')
         return read(path, *args)
     everywhere(monkeypatch, files_, 'sha256', broken)
     with pytest.raises(PassingError, match='x002.dat: cannot be read .*check the disk'): get(server, tmp_path)
     assert contents(tmp_path) == before
     monkeypatch.undo()
-    def no_more(*args, **kw): raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    def no_more(*args, **kw): raise os_error(errno.EMFILE)
     monkeypatch.setattr('socket.create_connection', no_more)
     with pytest.raises(PassingError, match='Too many open files.*raise the limit'): get(server, tmp_path)
     assert contents(tmp_path) == before

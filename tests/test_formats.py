@@ -12,6 +12,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from conftest import everywhere
+from helpers import append, edit, os_error
 import soundfile
 import wfdb
 
@@ -314,7 +315,7 @@ def test_segments_of_a_fixed_layout_must_have_the_same_signals(tmp_path):
 
 def test_info_strings_of_segments(tmp_path):
     write(tmp_path, '16', samples('16', 40, 2), 'a')
-    (tmp_path/'a.hea').write_text((tmp_path/'a.hea').read_text() + '# <age>: 9\n')
+    append(tmp_path/'a.hea', '# <age>: 9\n')
     (tmp_path/'m.hea').write_text('m/1 2 250 40\na 40\n')
     assert open_record(tmp_path/'m').comments == ['<age>: 9']
     (tmp_path/'m.hea').write_text('m/1 2 250 40\na 40\n# Location: micu\n')
@@ -333,7 +334,7 @@ def test_gaps_take_no_memory(tmp_path):
     "Eleven days of gap between two short segments: a window is read in a moment, and only a window's memory is taken."
     write(tmp_path, '61', samples('61', 40, 2), 'a')
     (tmp_path/'m.hea').write_text(f'm/3 2 1000 {950_000_080}\na 40\n~ 950000000\na 40\n')
-    (tmp_path/'a.hea').write_text((tmp_path/'a.hea').read_text().replace(' 250 ', ' 1000 '))
+    edit(tmp_path/'a.hea', (' 250 ', ' 1000 '))
     tracemalloc.start()
     try:
         record = open_record(tmp_path/'m')
@@ -347,7 +348,7 @@ def test_a_flac_file_that_promises_too_much_is_not_given_memory(tmp_path):
     "The header and the file's own properties promise 900 million samples; there are a hundred."
     path = write_flac(tmp_path, '516', samples('516', 100, 1))
     n = 900_000_000
-    (tmp_path/'r.hea').write_text((tmp_path/'r.hea').read_text().replace(' 250 100\n', f' 250 {n}\n'))
+    edit(tmp_path/'r.hea', (' 250 100\n', f' 250 {n}\n'))
     raw = bytearray((tmp_path/'r.dat').read_bytes())
     raw[21:26] = (int.from_bytes(raw[21:26], 'big') >> 36 << 36 | n).to_bytes(5, 'big')
     (tmp_path/'r.dat').write_bytes(raw)
@@ -435,7 +436,7 @@ def test_a_passing_fault_is_no_damage(tmp_path, monkeypatch):
     windowed = write(tmp_path, '16', samples('16', 600, 2), 'w')
     class Failing:
         def __init__(self, inner): self.inner = inner
-        def readinto(self, _): raise OSError(errno.EIO, os.strerror(errno.EIO))
+        def readinto(self, _): raise os_error(errno.EIO)
         def __getattr__(self, name): return getattr(self.inner, name)
         def __enter__(self): return self
         def __exit__(self, *_): self.inner.close()

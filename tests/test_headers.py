@@ -29,6 +29,16 @@ def write(folder, text, encoding='utf-8', name='r'):
 def lines(*more, record='r 2 250 4', signals=SIGNALS): return '\n'.join([record, *signals, *more]) + '\n'
 
 
+def each(old, new, times=-1):
+    "The usual header, with a change in both signal lines."
+    return lines(signals=[s.replace(old, new, times) for s in SIGNALS])
+
+
+def second(old, new, times=-1):
+    "The usual header, with a change in the line of the second signal."
+    return lines(signals=[SIGNALS[0], SIGNALS[1].replace(old, new, times)])
+
+
 def opened(folder, text, **how):
     "The record, after all of it was read and verified."
     record = open_record(write(folder, text, **how))
@@ -68,28 +78,28 @@ READ = {     # the specification's sentence: (header, what the record must be, a
     'another time and date, as in the challenge of 2021': (lines(record='r 2 250 4 05-Feb-2020 11:39:16'), dict(sig_len=4), '05-Feb-2020'),
     'extra signal lines are disregarded': (lines('b.dat 16 200/mV 16 0 0 0 0 III', 'nonsense'), dict(names=['II', 'V1']), "III' and 1 more"),
     'info strings behind extra lines': (lines('b.dat 16', '# 69 M'), dict(comments=['69 M']), 'b.dat'),
-    'x1:0+0 are the defaults': (lines(signals=[s.replace(' 16 200', ' 16x1:0+0 200') for s in SIGNALS]), dict(names=['II', 'V1']), None),
-    'a gain with an exponent': (lines(signals=[s.replace('200', '2e2') for s in SIGNALS]), dict(mv=1/200), None),
-    'a gain below 0 turns the signal round': (lines(signals=[s.replace('200', '-200') for s in SIGNALS]), dict(mv=-1/200), None),
+    'x1:0+0 are the defaults': (each(' 16 200', ' 16x1:0+0 200'), dict(names=['II', 'V1']), None),
+    'a gain with an exponent': (each('200', '2e2'), dict(mv=1/200), None),
+    'a gain below 0 turns the signal round': (each('200', '-200'), dict(mv=-1/200), None),
     'no gain means 200, uncalibrated': (lines(signals=['r.dat 16', 'r.dat 16']), dict(mv=1/200, names=['', '']), 'not calibrated'),
-    'a gain of 0 means 200, uncalibrated': (lines(signals=[s.replace('200(0)/mV', '0') for s in SIGNALS]), dict(mv=1/200), 'not calibrated (gain 0 or missing), read at 200 units per mV: II, V1'),
-    'a gain of 0 with baseline and unit': (lines(signals=[s.replace('200', '0.0') for s in SIGNALS]), dict(mv=1/200), 'not calibrated'),
-    'a baseline': (lines(signals=[s.replace('(0)', '(-9)') for s in SIGNALS]), dict(mv=10/200), None),
-    'no baseline means the ADC zero': (lines(signals=[s.replace('200(0)/mV 16 0', '200 16 11') for s in SIGNALS]), dict(mv=-10/200), None),
+    'a gain of 0 means 200, uncalibrated': (each('200(0)/mV', '0'), dict(mv=1/200), 'not calibrated (gain 0 or missing), read at 200 units per mV: II, V1'),
+    'a gain of 0 with baseline and unit': (each('200', '0.0'), dict(mv=1/200), 'not calibrated'),
+    'a baseline': (each('(0)', '(-9)'), dict(mv=10/200), None),
+    'no baseline means the ADC zero': (each('200(0)/mV 16 0', '200 16 11'), dict(mv=-10/200), None),
     'no ADC zero means 0': (lines(signals=['r.dat 16 200 16', 'r.dat 16 200 16']), dict(mv=1/200), '(signal 0), (signal 1)'),
-    'a unit': (lines(signals=[s.replace('200(0)/mV', '200/uV') for s in SIGNALS]), dict(mv=1/200_000), None),
-    'no unit means mV': (lines(signals=[s.replace('/mV', '') for s in SIGNALS]), dict(mv=1/200, units=['mV', 'mV']), None),
-    'a resolution of 0': (lines(signals=[s.replace('/mV 16', '/mV 0') for s in SIGNALS]), dict(mv=1/200), None),
-    'a checksum may be written without sign': (lines(signals=[s.replace('-6', '65530') for s in SIGNALS]), dict(mv=1/200), None),
-    'checksums of 0 are place-holders': (lines(signals=[s.replace('-6', '0') for s in SIGNALS]), dict(mv=1/200), None),
-    'a block size below 0': (lines(signals=[s.replace('-6 0', '-6 -512') for s in SIGNALS]), dict(names=['II', 'V1']), None),
+    'a unit': (each('200(0)/mV', '200/uV'), dict(mv=1/200_000), None),
+    'no unit means mV': (each('/mV', ''), dict(mv=1/200, units=['mV', 'mV']), None),
+    'a resolution of 0': (each('/mV 16', '/mV 0'), dict(mv=1/200), None),
+    'a checksum may be written without sign': (each('-6', '65530'), dict(mv=1/200), None),
+    'checksums of 0 are place-holders': (each('-6', '0'), dict(mv=1/200), None),
+    'a block size below 0': (each('-6 0', '-6 -512'), dict(names=['II', 'V1']), None),
     'a description with blanks': (lines(signals=[SIGNALS[0], SIGNALS[1].replace('V1', ' ECG  lead V1 (sternum) ')]), dict(names=['II', 'ECG  lead V1 (sternum)']), 'sternum'),
     'no description': (lines(signals=[SIGNALS[0], SIGNALS[1][:-3]]), dict(names=['II', '']), '(signal 1)'),
-    'a description with text of other scripts': (lines(signals=[SIGNALS[0], SIGNALS[1].replace('V1', 'Ableitung Ⅱ Größe')]), dict(names=['II', 'Ableitung Ⅱ Größe']), 'Größe'),
+    'a description with text of other scripts': (second('V1', 'Ableitung Ⅱ Größe'), dict(names=['II', 'Ableitung Ⅱ Größe']), 'Größe'),
     'a comment between signal lines': (lines('# 69 M', signals=[SIGNALS[0], '# note', SIGNALS[1]]), dict(comments=['69 M']), "'note'"),
     'blanks before the # of a comment': (lines('  #69 M'), dict(comments=['69 M']), None),
-    './ before the file': (lines(signals=[s.replace('r.dat', './r.dat') for s in SIGNALS]), dict(names=['II', 'V1']), None),
-    'a folder and back': (lines(signals=[s.replace('r.dat', 'x/../r.dat') for s in SIGNALS]), dict(names=['II', 'V1']), None),
+    './ before the file': (each('r.dat', './r.dat'), dict(names=['II', 'V1']), None),
+    'a folder and back': (each('r.dat', 'x/../r.dat'), dict(names=['II', 'V1']), None),
 }
 
 
@@ -116,24 +126,24 @@ REFUSED = {     # why it is refused: (header, what the answer says)
     'a rate that is infinite': (lines(record='r 2 inf 4'), "sampling rate 'inf' is not a number"), 'a rate with a comma': (lines(record='r 2 977,5 4'), "'977,5' is not a number"),
     'a counter frequency that is none': (lines(record='r 2 250/x 4'), "counter frequency 'x'"), 'a base counter value that is not closed': (lines(record='r 2 250/250(0 4'), 'counter frequency'),
     'a negative length': (lines(record='r 2 250 -4'), "length '-4' is not a whole number"), 'a length in words': (lines(record='r 2 250 four'), "length 'four'"),
-    'a length of 5000 digits': (lines(record='r 2 250 ' + '9'*5000), 'length'), 'a format that is none': (lines(signals=[s.replace(' 16 ', ' 17 ', 1) for s in SIGNALS]), 'format 17 is none'),
-    'format 0': (lines(signals=[s.replace(' 16 ', ' 0 ', 1) for s in SIGNALS]), 'format 0, that is, no samples'), 'a format in words': (lines(signals=['r.dat sixteen']*2), "format 'sixteen'"),
-    '0 samples per frame': (lines(signals=[s.replace(' 16 ', ' 16x0 ', 1) for s in SIGNALS]), '0 samples per frame'), 'a negative skew': (lines(signals=[s.replace(' 16 ', ' 16:-1 ', 1) for s in SIGNALS]), 'format'),
-    'no format': (lines(signals=['r.dat', 'r.dat']), 'has no format'), 'a gain with a comma': (lines(signals=[s.replace('200', '2,00') for s in SIGNALS]), "II: gain '2,00"),
-    'a gain that is nothing': (lines(signals=[s.replace('200', '1e-300') for s in SIGNALS]), 'a gain of'), 'a gain that is not closed': (lines(signals=[s.replace('(0)', '(0') for s in SIGNALS]), 'gain'),
-    'a baseline with decimals': (lines(signals=[s.replace('(0)', '(0.5)') for s in SIGNALS]), 'gain'), 'a unit with a blank': (lines(signals=[s.replace('/mV', '/milli V') for s in SIGNALS]), "resolution 'V' is not a whole number"),
-    'a unit that is no voltage': (lines(signals=[s.replace('/mV', '/mmHg') for s in SIGNALS]), "is in 'mmHg', not a voltage"), 'a zero in words': (lines(signals=[s.replace('16 0', '16 nil') for s in SIGNALS]), "zero 'nil'"),
-    'a checksum in hexadecimal': (lines(signals=[s.replace('-6', '0xfa') for s in SIGNALS]), "checksum '0xfa'"), 'a block size in words': (lines(signals=[s.replace('-6 0', '-6 none') for s in SIGNALS]), "block size 'none'"),
-    'control characters in a name': (lines(signals=[SIGNALS[0] + '\x1b[2J', SIGNALS[1]]), 'holds control characters'), 'a bell in a file name': (lines(signals=[s.replace('r.dat', 'r\x07.dat') for s in SIGNALS]), 'holds control characters'),
-    'standard input': (lines(signals=[s.replace('r.dat', '-') for s in SIGNALS]), "'-' stands for the standard input"), 'no samples': (lines(signals=[s.replace('r.dat', '~') for s in SIGNALS]), "'~' stands for no samples"),
-    'an absolute path': (lines(signals=[s.replace('r.dat', '/etc/passwd') for s in SIGNALS]), "'/etc/passwd' has an absolute path"), 'a path out of the folder': (lines(signals=[s.replace('r.dat', '../r.dat') for s in SIGNALS]), r"'\.\./r.dat' lies outside"),
-    'a hidden way out': (lines(signals=[s.replace('r.dat', 'x/../../r.dat') for s in SIGNALS]), 'lies outside'), 'a backslash': (lines(signals=[s.replace('r.dat', 'x\\r.dat') for s in SIGNALS]), 'backslash'),
-    'a folder that is not there': (lines(signals=[s.replace('r.dat', 'db/r.dat') for s in SIGNALS]), r'db/r\.dat: the signal file named by the header is missing'), 'the folder itself': (lines(signals=[s.replace('r.dat', '.') for s in SIGNALS]), 'is a folder'),
+    'a length of 5000 digits': (lines(record='r 2 250 ' + '9'*5000), 'length'), 'a format that is none': (each(' 16 ', ' 17 ', 1), 'format 17 is none'),
+    'format 0': (each(' 16 ', ' 0 ', 1), 'format 0, that is, no samples'), 'a format in words': (lines(signals=['r.dat sixteen']*2), "format 'sixteen'"),
+    '0 samples per frame': (each(' 16 ', ' 16x0 ', 1), '0 samples per frame'), 'a negative skew': (each(' 16 ', ' 16:-1 ', 1), 'format'),
+    'no format': (lines(signals=['r.dat', 'r.dat']), 'has no format'), 'a gain with a comma': (each('200', '2,00'), "II: gain '2,00"),
+    'a gain that is nothing': (each('200', '1e-300'), 'a gain of'), 'a gain that is not closed': (each('(0)', '(0'), 'gain'),
+    'a baseline with decimals': (each('(0)', '(0.5)'), 'gain'), 'a unit with a blank': (each('/mV', '/milli V'), "resolution 'V' is not a whole number"),
+    'a unit that is no voltage': (each('/mV', '/mmHg'), "is in 'mmHg', not a voltage"), 'a zero in words': (each('16 0', '16 nil'), "zero 'nil'"),
+    'a checksum in hexadecimal': (each('-6', '0xfa'), "checksum '0xfa'"), 'a block size in words': (each('-6 0', '-6 none'), "block size 'none'"),
+    'control characters in a name': (lines(signals=[SIGNALS[0] + '\x1b[2J', SIGNALS[1]]), 'holds control characters'), 'a bell in a file name': (each('r.dat', 'r\x07.dat'), 'holds control characters'),
+    'standard input': (each('r.dat', '-'), "'-' stands for the standard input"), 'no samples': (each('r.dat', '~'), "'~' stands for no samples"),
+    'an absolute path': (each('r.dat', '/etc/passwd'), "'/etc/passwd' has an absolute path"), 'a path out of the folder': (each('r.dat', '../r.dat'), r"'\.\./r.dat' lies outside"),
+    'a hidden way out': (each('r.dat', 'x/../../r.dat'), 'lies outside'), 'a backslash': (each('r.dat', 'x\\r.dat'), 'backslash'),
+    'a folder that is not there': (each('r.dat', 'db/r.dat'), r'db/r\.dat: the signal file named by the header is missing'), 'the folder itself': (each('r.dat', '.'), 'is a folder'),
     'signals of a file that do not stand together': (lines(record='r 3 250 2', signals=[SIGNALS[0], SIGNALS[0].replace('r.dat', 'b.dat').replace('II', 'I'), SIGNALS[1]]), 'do not stand together'),
-    'two formats in one file': (lines(signals=[SIGNALS[0], SIGNALS[1].replace(' 16 ', ' 212 ', 1)]), 'two formats or offsets'), 'a wrong checksum': (lines(signals=[SIGNALS[0], SIGNALS[1].replace('-6', '7')]), 'checksum of signal V1 is 65530, the header says 7'),
-    'an offset behind the end': (lines(signals=[s.replace(' 16 ', ' 16+99 ', 1) for s in SIGNALS]), 'truncated: 0 bytes'), 'more samples than the file': (lines(record='r 2 250 5'), 'truncated: 16 bytes of samples where the header promises 20'),
+    'two formats in one file': (second(' 16 ', ' 212 ', 1), 'two formats or offsets'), 'a wrong checksum': (second('-6', '7'), 'checksum of signal V1 is 65530, the header says 7'),
+    'an offset behind the end': (each(' 16 ', ' 16+99 ', 1), 'truncated: 0 bytes'), 'more samples than the file': (lines(record='r 2 250 5'), 'truncated: 16 bytes of samples where the header promises 20'),
     'a billion billion samples': (lines(record='r 2 250 999999999999999'), 'truncated'), 'a million signals': (lines(record='r 1000000 250 4'), '1000000 signals are announced, 2 are described'),
-    'a channel named twice': (lines(signals=[SIGNALS[0], SIGNALS[1].replace('V1', 'ii')]), r'signal 0 \(II\) and signal 1 \(ii\) are both channel II'),
+    'a channel named twice': (second('V1', 'ii'), r'signal 0 \(II\) and signal 1 \(ii\) are both channel II'),
 }
 
 
@@ -155,7 +165,7 @@ def test_names_with_odd_characters_are_escaped(tmp_path, name):
 def test_a_folder_with_control_characters_in_its_name(tmp_path):
     folder = tmp_path/'a\x1b[2J\nb'
     folder.mkdir()
-    for text in ('r', lines(record='r 2 250 5'), lines(signals=[s.replace('r.dat', 'q.dat') for s in SIGNALS])):
+    for text in ('r', lines(record='r 2 250 5'), each('r.dat', 'q.dat')):
         with pytest.raises(PedarrError) as e: open_record(write(folder, text))
         assert str(e.value).isprintable()
     with pytest.raises(PedarrError) as e: read_annotations(folder/'none')
@@ -165,7 +175,7 @@ def test_a_folder_with_control_characters_in_its_name(tmp_path):
 def test_files_in_folders_below_the_header(tmp_path):
     (tmp_path/'signals').mkdir()
     (tmp_path/'signals'/'r.dat').write_bytes(DATA.tobytes())
-    (tmp_path/'r.hea').write_text(lines(signals=[s.replace('r.dat', 'signals/r.dat') for s in SIGNALS]))
+    (tmp_path/'r.hea').write_text(each('r.dat', 'signals/r.dat'))
     record = open_record(tmp_path/'r')
     assert np.array_equal(record.digital(), DATA.T)
     with RecordStream(record) as tape: assert list(tape.finish()) == ['signals/r.dat']
@@ -183,7 +193,7 @@ def quickly(action, say):
 def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path, make, say):
     write(tmp_path, lines())
     make(tmp_path/'pipe.hea'), make(tmp_path/'pipe.dat'), make(tmp_path/'r.atr')
-    (tmp_path/'s.hea').write_text(lines(signals=[s.replace('r.dat', 'pipe.dat') for s in SIGNALS]))
+    (tmp_path/'s.hea').write_text(each('r.dat', 'pipe.dat'))
     (tmp_path/'m.hea').write_text('m/1 2 250 4\npipe 4\n')
     for name in ('pipe', 's', 'm'): quickly(lambda: open_record(tmp_path/name), say)
     quickly(lambda: read_annotations(tmp_path/'r', sig_len=4, fs=250), say)

@@ -18,6 +18,7 @@ import wfdb
 from hypothesis import Phase, given, settings, strategies as st
 
 from conftest import ROOT, everywhere, real
+from helpers import edit, os_error
 from pedarr.data import findings as findings_
 from pedarr.data import report as report_
 from pedarr.core import files as files_
@@ -192,7 +193,7 @@ def test_unknown_words_and_a_subject_without_row(db):
     beat = [i for i, s in enumerate(symbol) if s == 'N'][0]; symbol[beat], aux[beat] = 'e', '<odd>'
     wfdb.wrann(path.stem, 'atr', a.sample, symbol=symbol, aux_note=aux,
                    custom_labels=pd.DataFrame({'label_store': [42, 43], 'symbol': ['X', 'b'], 'description': ['x', 'b']}), write_dir=str(db))
-    path.write_text(path.read_text().replace(' V6\n', ' V6b\n'))
+    edit(path, (' V6\n', ' V6b\n'))
     table = db/'children-subject-info.csv'
     table.write_text('\n'.join(line for line in table.read_text().splitlines() if f',{path.stem},' not in line))
     relist(db)
@@ -208,7 +209,7 @@ def test_unknown_words_and_a_subject_without_row(db):
 @pytest.mark.parametrize('unit, gain, size', [('V', '2', 'large'), ('uV', '2e+06', 'small'), ('mV', '2000', '')])
 def test_gain_and_unit_are_one_quantity(db, unit, gain, size):
     "2000/V is a right number with a wrong unit: neither the number nor the unit alone tells."
-    for p in list_records(db): p.write_text(p.read_text().replace('/mV', f'/{unit}'))
+    for p in list_records(db): edit(p, ('/mV', f'/{unit}'))
     relist(db)
     report = check_folder(db, progress=False)
     amplitude = [n for n in report.notes if 'for a heart' in n]
@@ -284,7 +285,7 @@ def test_a_file_that_changes_while_it_is_read(db, monkeypatch):
 
 
 def test_a_disk_that_fails_is_not_called_damage(db, monkeypatch):
-    def broken(path, *args): raise from_system(OSError(errno.EIO, os.strerror(errno.EIO)), path, 'cannot be read')
+    def broken(path, *args): raise from_system(os_error(errno.EIO), path, 'cannot be read')
     everywhere(monkeypatch, files_, 'sha256', broken)
     everywhere(monkeypatch, pedarr.data.streams, 'RecordStream', lambda record: broken(record.path.with_suffix('.dat')))
     report = check_folder(db, progress=False)
@@ -346,7 +347,7 @@ def test_no_text_is_read_as_a_number(db):
 CONTROL = '\x1b[31m\x07\x9b'
 
 def test_control_characters_reach_neither_terminal_nor_page(db):
-    for p in list_records(db): p.write_text(p.read_text().replace('#', f'#{CONTROL} ', 1))
+    for p in list_records(db): edit(p, ('#', f'#{CONTROL} '), times=1)
     for name in ('children-subject-info.csv', 'adults-subject-info.csv'):
         head, *rows = (db/name).read_text().splitlines()
         (db/name).write_text('\n'.join([head, *(r.replace('AVNRT', f'AV{CONTROL}NRT').replace(',M,', f',{CONTROL},') for r in rows)]))
@@ -596,7 +597,7 @@ def test_a_record_of_the_release_agrees_and_a_changed_one_is_a_problem(claims, t
     assert report.ok and 'scale 0.5' in report.summary and report.summary.endswith('in 0 of 39 records')
     assert any('other channels, or in another order' in n for n in report.notes) and report.tables['agreement'].what.tolist() == ['layout', 'subject']
     table = folder/'children-subject-info.csv'
-    header.write_text(before); table.write_text(table.read_text().replace(',M,', ',F,')); relist(folder)
+    header.write_text(before); edit(table, (',M,', ',F,')); relist(folder)
     assert 'sex: F here, M there' in check_folder(folder, progress=False).problems[0]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import everywhere
+from helpers import AT_250_HZ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +33,7 @@ from pedarr.training.train import run_training
 def made(simulated, tmp_path_factory):
     "A store and two runs on it of one epoch: one that looks at both modalities, one at the ECG alone."
     root = tmp_path_factory.mktemp('missing')
-    build_store(simulated, root/'store', 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
+    build_store(simulated, root/'store', 'leipzig', config=AT_250_HZ, progress=False)
     small = dict(store=root/'store', loss='none', epochs=1, batch_size=32, dim=16, heads=2, depth=1, n_folds=2, lone_classes='keep', resamples=100)
     runs = [run_training(make_config(**small, modalities=m, run=root/m), progress=False) for m in ('both', 'ecg')]
     return open_store(root/'store'), *runs

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from scipy.signal import resample_poly, sosfiltfilt
 
 from conftest import everywhere, real
+from helpers import AT_250_HZ, edit
 from pedarr.signals import build as build_
 from pedarr.signals import fast_filters as fast_
 from pedarr.signals import rates as rates_
@@ -265,7 +266,8 @@ def test_a_tape_of_several_files_and_of_one_behind_a_header(tmp_path):
     lines = (tmp_path/'a.hea').read_text().splitlines()[1:] + [(tmp_path/'b.hea').read_text().splitlines()[1].rsplit(' ', 1)[0] + ' V6']
     (tmp_path/'both.hea').write_text('\n'.join(['both 3 977 20001', *lines]) + '\n')
     (tmp_path/'a.mat').write_bytes(bytes(24) + (tmp_path/'a.dat').read_bytes())
-    (tmp_path/'behind.hea').write_text((tmp_path/'a.hea').read_text().replace('a 2', 'behind 2', 1).replace('a.dat 24', 'a.mat 24+24'))
+    shutil.copy(tmp_path/'a.hea', tmp_path/'behind.hea')
+    edit(tmp_path/'behind.hea', ('a 2', 'behind 2'), ('a.dat 24', 'a.mat 24+24'))
     for name in ('both', 'behind'):
         record = open_record(tmp_path/name)
         with RecordStream(record) as tape:
@@ -849,7 +851,7 @@ def test_mitdb_record(tmp_path):
 
 def test_iafdb(tmp_path):
     "Every record has the rhythm and the channels that its header names, and those of two rhythms are left out and named."
-    store = build_store(real('iafdb'), tmp_path/'s', 'iafdb', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
+    store = build_store(real('iafdb'), tmp_path/'s', 'iafdb', config=AT_250_HZ, progress=False)
     headers = {p.stem: p.read_text().splitlines() for p in real('iafdb').glob('*.hea')}
     rhythms, patients = {}, {}
     for name, lines in headers.items():

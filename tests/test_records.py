@@ -10,6 +10,7 @@ import wfdb
 from hypothesis import given, settings, strategies as st
 
 from conftest import real
+from helpers import edit
 from pedarr.data.channels import CHANNELS, ECG_LEADS
 from pedarr.data.masks import signal_mask
 from pedarr.data.formats import INVALID, decode_samples, n_bytes
@@ -102,14 +103,14 @@ def test_mask_of_flat_nan_and_absent_channels(tmp_path):
     (lambda p: p.with_suffix('.dat').unlink(), 'is missing'),
     (lambda p: p.with_suffix('.dat').write_bytes(p.with_suffix('.dat').read_bytes()[:-10]), 'truncated'),
     (lambda p: p.with_suffix('.dat').write_bytes(p.with_suffix('.dat').read_bytes() + b'123456'), 'different versions'),
-    (lambda p: p.with_suffix('.hea').write_text(p.with_suffix('.hea').read_text().replace(' 1000', ' 2000', 1)), 'truncated'),
-    (lambda p: p.with_suffix('.hea').write_text(p.with_suffix('.hea').read_text().replace(' 24 ', ' 310 ')), 'different versions'),
+    (lambda p: edit(p.with_suffix('.hea'), (' 1000', ' 2000'), times=1), 'truncated'),
+    (lambda p: edit(p.with_suffix('.hea'), (' 24 ', ' 310 ')), 'different versions'),
     (lambda p: p.with_suffix('.hea').write_text('what is this'), "number of signals 'is' is not a whole number"),
     (lambda p: p.with_suffix('.hea').write_text(''), 'header file is empty'),
     (lambda p: p.with_suffix('.hea').write_bytes(b'\xff\xfe\x00'), 'not UTF-8 text'),
     (lambda p: p.with_suffix('.hea').unlink(), 'no such header'),
-    (lambda p: p.with_suffix('.hea').write_text(p.with_suffix('.hea').read_text().replace(' I\n', ' II\n')), 'both channel II'),
-    (lambda p: p.with_suffix('.hea').write_text(p.with_suffix('.hea').read_text().replace(' 977 ', ' 0 ')), 'a sampling rate of .0. is not greater than 0'),
+    (lambda p: edit(p.with_suffix('.hea'), (' I\n', ' II\n')), 'both channel II'),
+    (lambda p: edit(p.with_suffix('.hea'), (' 977 ', ' 0 ')), 'a sampling rate of .0. is not greater than 0'),
 ])
 def test_damaged_records_are_refused_in_one_line(tmp_path, harm, say):
     path = write(tmp_path, '24', 3, 1000)
@@ -158,15 +159,14 @@ def test_bench_window_reads(tmp_path):
                                            ('200.0(7)/mV', '2_00.0(7)/mV', 'gain'), ('r 3 ', 'r 4 ', '4 signals are announced, 3 are described')])
 def test_headers_that_wfdb_would_guess_at_are_refused(tmp_path, old, new, say):
     path = write(tmp_path, '24', 3, 1000); hea = path.with_suffix('.hea')
-    assert old in hea.read_text(), hea.read_text()
-    hea.write_text(hea.read_text().replace(old, new, 1))
+    edit(hea, (old, new), times=1)
     with pytest.raises(PedarrError, match=say): open_record(path)
 
 
 @pytest.mark.parametrize('unit, factor', [('uV', 1e-3), ('uv', 1e-3), ('µV', 1e-3), ('\u03bcV', 1e-3), ('nV', 1e-6), ('V', 1e3), ('MV', 1), ('millivolts', 1), ('microvolt', 1e-3)])
 def test_units_are_brought_to_millivolts(tmp_path, unit, factor):
     path = write(tmp_path, '16', 2, 100); x = open_record(path).physical(0, 100, np.float64)
-    hea = path.with_suffix('.hea'); hea.write_text(hea.read_text().replace('/mV', f'/{unit}'), encoding='utf-8')
+    hea = path.with_suffix('.hea'); edit(hea, ('/mV', f'/{unit}'))
     assert np.allclose(open_record(path).physical(0, 100, np.float64), x*factor, rtol=1e-12)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers import AT_250_HZ, edit_json
 from pedarr.evaluation.fewshot import METHODS
 from pedarr.evaluation.subgroups import SINGLE_SUBJECT
 from pedarr.evaluation.comparison import paired_bootstrap
@@ -147,7 +148,7 @@ def tiny(tmp_path_factory):
     from pedarr.training.train import run_training
     root = tmp_path_factory.mktemp('report')
     simulate_database(root/'db', subjects=6, minutes=1., seed=2)
-    build_store(root/'db', root/'store', 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
+    build_store(root/'db', root/'store', 'leipzig', config=AT_250_HZ, progress=False)
     c = make_config(store=root/'store', run=root/'run', epochs=1, dim=32, depth=1, n_folds=2, lone_classes='drop', resamples=100)
     return run_training(c, progress=False)
 
@@ -188,7 +189,7 @@ def test_what_trees_do_not_have_may_differ(tmp_path):
     from pedarr.use.report import describe_model
     t = truth()
     a, b = (write_run(tmp_path/split, t, split, .6, model='trees', model_options={})[0] for split in ('patient', 'segment'))
-    (a/'params.json').write_text(json.dumps(json.loads((a/'params.json').read_text()) | dict(loss='agcacl', epochs=9)))      # the defaults of another day
+    edit_json(a/'params.json', loss='agcacl', epochs=9)      # the defaults of another day
     assert len(protocol_table(a, b, n_resamples=200).classes) == len(CLASSES)
     c, d = (write_run(tmp_path/f'net-{split}', t, split, .6, loss=loss)[0] for split, loss in (('patient', 'agcacl'), ('segment', 'none')))
     with pytest.raises(PedarrError, match='differ in loss'): protocol_table(c, d)

@@ -18,6 +18,7 @@ import pytest
 import wfdb
 
 from conftest import everywhere, real
+from helpers import append, edit
 from pedarr.signals import build as build_
 from pedarr.data import checksums as checksums_
 from pedarr.core import files as files_
@@ -159,7 +160,7 @@ def test_files_that_changed_since(db, tmp_path, harm, capsys):
         old, raw = (db/'b.dat').stat(), (db/'b.dat').read_bytes()
         (db/'b.dat').write_bytes(swapped(raw))         # the same sum, so the header's checksum holds
         os.utime(db/'b.dat', ns=(old.st_atime_ns, old.st_mtime_ns))
-    if harm == 'header': (db/'b.hea').write_text((db/'b.hea').read_text() + '# corrected\n')
+    if harm == 'header': append(db/'b.hea', '# corrected\n')
     if harm == 'touched': os.utime(db/'b.dat')
     if harm == 'record gone': (db/'RECORDS').write_text('a\nc\n')
     if harm == 'record new':
@@ -203,7 +204,7 @@ def test_a_list_that_names_nothing_is_said(db, tmp_path, content):
 def test_spellings_of_a_checksum_list(db, tmp_path, style):
     write_sums(db, style=style)
     assert build(db, tmp_path/'s').meta['notes'] == []
-    (db/'a.hea').write_text((db/'a.hea').read_text() + '# one\n')
+    append(db/'a.hea', '# one\n')
     with pytest.raises(PedarrError, match='a.hea differs'): build(db, tmp_path/'t')
 
 
@@ -236,7 +237,7 @@ def test_a_wrong_gain_and_wrong_annotations_are_seen(db, tmp_path):
     write_sums(db)
     assert build(db, tmp_path/'s', marked).classes == ['SR', 'AT']
     wfdb.wrann('b', 'atr', np.array([10, 2500]), ['+', '+'], aux_note=['(N', '(VT'], fs=FS, write_dir=str(db))
-    (db/'c.hea').write_text((db/'c.hea').read_text().replace('1000.0(0)', '100.0(0)'))
+    edit(db/'c.hea', ('1000.0(0)', '100.0(0)'))
     with pytest.raises(PedarrError, match='b.atr, c.hea differ'): build(db, tmp_path/'t', marked)
 
 
@@ -384,7 +385,8 @@ def test_a_passing_fault_is_no_damage(db, tmp_path):
 def test_one_recording_under_two_names(db, tmp_path):
     def twin(name, of):
         shutil.copy(db/f'{of}.dat', db/f'{name}.dat')
-        (db/f'{name}.hea').write_text((db/f'{of}.hea').read_text().replace(f'{of}.dat', f'{name}.dat').replace(f'{of} ', f'{name} ', 1))
+        shutil.copy(db/f'{of}.hea', db/f'{name}.hea')
+        edit(db/f'{name}.hea', (f'{of}.dat', f'{name}.dat'), (f'{of} ', f'{name} '), times=1)
     twin('d', 'a'), twin('e', 'b')
     (db/'RECORDS').unlink()
     def people(paths, folder, db): return one_each(paths, folder, db).assign(subject=['A', 'B', 'C', 'D', 'B'])

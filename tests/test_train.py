@@ -18,6 +18,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from conftest import everywhere, real
+from helpers import AT_250_HZ
 from pedarr.signals.filters import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.signals.store import open_store
@@ -634,7 +635,7 @@ def test_every_parameter_that_differs_is_named(run, store):
 
 def test_an_edited_description_of_the_store_is_named_by_report_and_resume(simulated, tmp_path):
     "`simulated` flipped in store.json after the training: no report without its banner, no resuming."
-    config = PreprocessConfig(rate=250., iegm_band=(30., 110.))
+    config = AT_250_HZ
     build_store(simulated, tmp_path/'s', 'leipzig', config=config, progress=False)
     c = make_config(store=tmp_path/'s', run=tmp_path/'r', **SMALL, fold=0)
     run_training(c, progress=False)
@@ -699,7 +700,7 @@ def test_a_grouping_that_nobody_registered_here_is_the_stores_own(simulated, tmp
     from pedarr.data.groupings import GROUPINGS
     with monkeypatch.context() as m:
         m.setitem(GROUPINGS, 'mine', {'N': 'calm', 'VT': 'wild', 'AVNRT': 'wild', 'AVRT': 'wild'})
-        build_store(simulated, tmp_path/'s', 'leipzig', grouping='mine', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
+        build_store(simulated, tmp_path/'s', 'leipzig', grouping='mine', config=AT_250_HZ, progress=False)
     assert 'mine' not in GROUPINGS
     for grouping in ('', 'mine'):
         c = make_config(store=tmp_path/'s', run=tmp_path/f'r{grouping}', **SMALL, grouping=grouping)
