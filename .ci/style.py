@@ -4,7 +4,8 @@
     python .ci/style.py --count   how often each rule is broken, excused or not
 
 A rule is broken for a reason now and then: `.ci/excused.txt` names the place and the reason, a line each
-(`nbs/6_losses/00_agcacl.ipynb: cells: one derivation`). An excuse that is no longer needed is an error too."""
+(`nbs/6_losses/00_agcacl.ipynb: cells: one derivation`). An excuse that is no longer needed is an error
+too."""
 import ast
 import io
 import json
@@ -33,13 +34,15 @@ def semicolons(source: str) -> int:
     try: tokens = list(tokenize.generate_tokens(io.StringIO(code(source)).readline))
     except (tokenize.TokenError, SyntaxError): return 0
     after = zip(tokens, tokens[1:])
-    return sum(a.string == ';' and a.type == tokenize.OP and b.type not in (tokenize.NEWLINE, tokenize.NL, tokenize.COMMENT) for a, b in after)
+    return sum(a.string == ';' and a.type == tokenize.OP
+               and b.type not in (tokenize.NEWLINE, tokenize.NL, tokenize.COMMENT) for a, b in after)
 
 
 def functions(source: str):
     "Each function with its number of lines."
     for node in ast.walk(ast.parse(code(source))):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): yield node.name, node.end_lineno - node.lineno + 1
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node.name, node.end_lineno - node.lineno + 1
 
 
 def only_imports(source: str) -> bool:
@@ -55,17 +58,21 @@ def public(source: str) -> list:
     for node in ast.parse(code(source)).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)): names.append(node.name)
         elif isinstance(node, ast.Assign): names += [t.id for t in node.targets if isinstance(t, ast.Name)]
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name): names.append(node.target.id)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.append(node.target.id)
     return [n for n in names if not n.startswith('_')]
 
 
 def cell_faults(i: int, source: str) -> list:
     "(rule, sentence) for each rule that one code cell breaks."
     lines = source.split('\n')
-    out = [('lines', f'cell {i} has a line of {len(l)} characters: {l.strip()[:40]}') for l in lines if len(l) > LINE]
+    out = [('lines', f'cell {i} has a line of {len(l)} characters: {l.strip()[:40]}') for l in lines
+           if len(l) > LINE]
     if n := semicolons(source): out.append(('semicolons', f'cell {i} joins {n} statements by ;'))
-    if len(lines) > CELL and not only_imports(source): out.append(('tall cells', f'cell {i} has {len(lines)} lines: {lines[0][:30]} ... {lines[1][:40]}'))
-    return out + [(f'long function {name}', f'cell {i}: {name} has {n} lines') for name, n in functions(source) if n > FUNCTION]
+    if len(lines) > CELL and not only_imports(source):
+        out.append(('tall cells', f'cell {i} has {len(lines)} lines: {lines[0][:30]} ... {lines[1][:40]}'))
+    return out + [(f'long function {name}', f'cell {i}: {name} has {n} lines')
+                  for name, n in functions(source) if n > FUNCTION]
 
 
 def long_prose(i: int, source: str) -> list:
@@ -73,7 +80,8 @@ def long_prose(i: int, source: str) -> list:
     out, inside = [], False
     for line in source.split('\n'):
         inside ^= line.startswith('```')
-        free = inside or line.startswith(('|', '    ', '#', '> ')) or '\\' in line or re.fullmatch(r'\S*\]\(\S+\)\S*', line.strip())
+        free = inside or line.startswith(('|', '    ', '#',
+                                          '> ')) or '\\' in line or re.fullmatch(r'\S*\]\(\S+\)\S*', line.strip())
         if len(line) > LINE and not free:
             out.append(('prose', f'cell {i} has a line of {len(line)} characters: {line.strip()[:40]}'))
     return out
@@ -84,7 +92,8 @@ def faults(path: Path) -> list:
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     sources = [(i, ''.join(c['source'])) for i, c in enumerate(cells) if c['cell_type'] == 'code']
     found = [f for i, s in sources for f in cell_faults(i, s)]
-    found += [f for i, c in enumerate(cells) if c['cell_type'] == 'markdown' for f in long_prose(i, ''.join(c['source']))]
+    found += [f for i, c in enumerate(cells) if c['cell_type'] == 'markdown'
+              for f in long_prose(i, ''.join(c['source']))]
     names = [n for _, s in sources if s.lstrip().startswith('#| export') for n in public(s)]
     if len(cells) > CELLS: found.append(('cells', f'{len(cells)} cells'))
     if len(names) > NAMES: found.append(('names', f'{len(names)} public names'))
@@ -104,13 +113,17 @@ def excused() -> dict:
 def main() -> int:
     found = [(p.relative_to(ROOT).as_posix(), rule, text) for p in chapters() for rule, text in faults(p)]
     if '--count' in sys.argv:
-        for rule, n in Counter(r.split(' ')[0] if r.startswith('long') else r for _, r, _ in found).most_common(): print(f'{n:5} {rule}')
+        for rule, n in Counter(r.split(' ')[0] if r.startswith('long') else r
+                               for _, r, _ in found).most_common():
+            print(f'{n:5} {rule}')
         return 0
     excuses = excused()
     bad = [f'{chapter}: {rule}: {text}' for chapter, rule, text in found if (chapter, rule) not in excuses]
-    idle = [f'.ci/excused.txt: {c}: {r}: is not needed any more, take the line out' for c, r in excuses if (c, r) not in {f[:2] for f in found}]
+    idle = [f'.ci/excused.txt: {c}: {r}: is not needed any more, take the line out' for c, r in excuses
+            if (c, r) not in {f[:2] for f in found}]
     for line in bad + idle: print(line, file=sys.stderr)
-    if not bad + idle: print(f'style: {len(chapters())} notebooks keep the rules of thumb, {len(excuses)} excuses')
+    if not bad + idle:
+        print(f'style: {len(chapters())} notebooks keep the rules of thumb, {len(excuses)} excuses')
     return int(bool(bad + idle))
 
 

@@ -1,11 +1,13 @@
-"""Small things that several files of tests do: change a file, make an error of the system, a quick configuration."""
+"""Small things that several files of tests do: change a file, make an error of the system, a quick
+configuration."""
 import json
 import os
 from pathlib import Path
 
 from pedarr.signals.filters import PreprocessConfig
 
-AT_250_HZ = PreprocessConfig(rate=250., iegm_band=(30., 110.))      # quick, and enough for what a network can learn here
+# quick, and enough for what a network can learn here
+AT_250_HZ = PreprocessConfig(rate=250., iegm_band=(30., 110.))
 
 
 def edit(path: Path, *changes: tuple, times: int = -1) -> Path:
