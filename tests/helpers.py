@@ -1,5 +1,4 @@
-"""Small things that several files of tests do: change a file, make an error of the system, a quick
-configuration."""
+"""What several files of tests use: changes of a file, an error of the system, a quick configuration."""
 import json
 import os
 from pathlib import Path
@@ -30,6 +29,12 @@ def edit_json(path: Path, **changes) -> Path:
     "Change keys of the object in a JSON file."
     path.write_text(json.dumps(json.loads(path.read_text(encoding='utf-8')) | changes), encoding='utf-8')
     return path
+
+
+def drop_key(path: Path, key: str) -> None:
+    "Take a key out of the object in a JSON file."
+    found = json.loads(path.read_text(encoding='utf-8'))
+    path.write_text(json.dumps({k: v for k, v in found.items() if k != key}), encoding='utf-8')
 
 
 def os_error(number: int) -> OSError:

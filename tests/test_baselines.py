@@ -29,7 +29,8 @@ def net(name, n_classes=3, **options):
 
 def batch(n=4, T=450, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(n, 12, T, generator=g), torch.randn(n, 7, T, generator=g), torch.ones(n, 19, dtype=torch.bool)
+    ecg, iegm = (torch.randn(n, channels, T, generator=g) for channels in (12, 7))
+    return ecg, iegm, torch.ones(n, 19, dtype=torch.bool)
 
 
 def same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
@@ -174,9 +175,8 @@ def features(store): return segment_features(store)
 def test_features_of_anything(kind):
     "Rubbish and holes give the same columns, finite or NaN, and no exception."
     rng = np.random.default_rng(0)
-    x = {
-        'nan': np.full((19, 1500), np.nan), 'zeros': np.zeros((19, 1500)),
-        'constant': np.ones((19, 1500))}.get(kind, rng.standard_normal((19, 1500)))
+    x = rng.standard_normal((19, 1500))
+    if kind in (same := dict(nan=np.nan, zeros=0., constant=1.)): x[:] = same[kind]
     if kind == 'ecg only': x[12:] = np.nan
     if kind == 'iegm only': x[:12] = np.nan
     if kind == 'one lead': x[1:] = np.nan
@@ -188,8 +188,10 @@ def test_features_of_anything(kind):
 
 def test_features_see_only_what_they_may(store, features):
     ecg = segment_features(first(store, 25), modalities=('ecg',))
-    assert list(ecg) == list(features) and ecg[[
-        'va', 'ratio', 'earliest', 'df', 'size_RVA12']].isna().all().all() and ecg.rr.notna().any()
+    of_electrograms = ['va', 'ratio', 'earliest', 'df', 'size_RVA12']
+    assert list(ecg) == list(features)
+    assert ecg[of_electrograms].isna().all(axis=None)
+    assert ecg.rr.notna().any()
     iegm = segment_features(first(store, 25), modalities=('iegm',))
     assert iegm[['direction_II', 'ecg_3_9Hz']].isna().all().all() and iegm.aa.notna().any()
 
@@ -252,7 +254,8 @@ def test_trees_learn_and_shuffled_labels_do_not(store, features):
     fold = make_split(store.segments, 'patient', n_folds=2)
     right = boosted_trees(store, features, fold, max_iter=20)
     rng = np.random.default_rng(0)
-    shuffled = dataclasses.replace(store, segments=store.segments.assign(label=rng.permutation(store.segments.label)))
+    labels = rng.permutation(store.segments.label)
+    shuffled = dataclasses.replace(store, segments=store.segments.assign(label=labels))
     wrong = boosted_trees(shuffled, features, fold, max_iter=20)
     most = store.segments.label.value_counts(normalize=True).max()
     assert (right.predicted == right.label).mean() > most + .05 > (wrong.predicted == wrong.label).mean()

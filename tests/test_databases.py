@@ -99,8 +99,11 @@ def test_leipzig_tables():
 
 
 def test_the_malformed_age_of_the_release(tmp_path):
-    (tmp_path/'children-subject-info.csv').write_text('subject_id,file_name,gender,age,diagnosis,ap_loacation,ecg_duration\n007,x007,M,.14.3,AVRT-PJRT,right,0:3:6\n')
-    (tmp_path/'adults-subject-info.csv').write_text('subject_id,file_name,gender,age,diagnosis,ecg_duration\n')
+    columns = ['subject_id', 'file_name', 'gender', 'age', 'diagnosis', 'ap_loacation', 'ecg_duration']
+    row = '007,x007,M,.14.3,AVRT-PJRT,right,0:3:6'
+    (tmp_path/'children-subject-info.csv').write_text(','.join(columns) + f'\n{row}\n')
+    columns.remove('ap_loacation')
+    (tmp_path/'adults-subject-info.csv').write_text(','.join(columns) + '\n')
     assert leipzig_subjects([], tmp_path, LEIPZIG).loc['x007', 'age'] == 14.3
 
 
@@ -149,7 +152,8 @@ def test_odd_names_can_be_sorted():
     (['Rhythm: A', 'Rhythm:'], None),
     ([], None)])
 def test_one_rhythm_in_the_header(tmp_path, comments, rhythm):
-    (tmp_path/'r.hea').write_text('r 1 500 10\nr.dat 16 200 12 0 0 0 0 II\n' + ''.join(f'#{c}\n' for c in comments))
+    below = ''.join(f'#{c}\n' for c in comments)
+    (tmp_path/'r.hea').write_text('r 1 500 10\nr.dat 16 200 12 0 0 0 0 II\n' + below)
     (tmp_path/'r.dat').write_bytes(bytes(20))
     db = get_database('ludb')
     found = db.labels(db.open(tmp_path/'r'))
@@ -195,7 +199,7 @@ DB = described()
 
 @pytest.mark.parametrize('odd', [
     '._a', '.hidden', '.backup/a', '.backup/deep/a', '__MACOSX/a', '__MACOSX/._a', '@eaDir/a',
-                                 '$RECYCLE.BIN/a', 'sub/._b', 'sub/.git/a', 'lost+found/a'])
+    '$RECYCLE.BIN/a', 'sub/._b', 'sub/.git/a', 'lost+found/a'])
 def test_files_of_other_systems_are_no_records(tmp_path, odd):
     header(tmp_path, 'a', odd)
     (tmp_path/'.DS_Store').write_bytes(b'\0')
@@ -284,7 +288,7 @@ def test_a_record_listed_through_a_link_is_not_another_one(tmp_path):
 
 @pytest.mark.parametrize('text', [
     'p1/\np2/\n', 'p1\np2', './p1/\n./p2/a\n./p2/b', 'p1/a.hea\np2/a.hea\np2/b.hea',
-                                  '\ufeffp1/a\r\np2/\r\n', 'p1/\np1/a\np2/\np2/\n'])
+    '\ufeffp1/a\r\np2/\r\n', 'p1/\np1/a\np2/\np2/\n'])
 def test_lists_as_people_and_physionet_write_them(tmp_path, text):
     header(tmp_path, 'p1/a', 'p2/a', 'p2/b')
     (tmp_path/'RECORDS').write_text(text, encoding='utf-8')
@@ -361,9 +365,11 @@ def test_order_does_not_depend_on_chance(tmp_path):
     header(tmp_path, 'p1', 'p01', 'p001', 'p10', 'p2', 'é', 'P2')
     program = '''
 import sys
-from pedarr.data.known_databases import LEIPZIG; from pedarr.data.listing import list_records
+from pedarr.data.known_databases import LEIPZIG
+from pedarr.data.listing import list_records
 found = LEIPZIG.find(sys.argv[1])
-print([ascii(n) for n in found.names], [p.name for p in list_records(sys.argv[1])] == [p.name for p in found.paths])
+listed = [p.name for p in list_records(sys.argv[1])]
+print([ascii(n) for n in found.names], listed == [p.name for p in found.paths])
 '''
     def run(seed):
         return subprocess.run([sys.executable, '-c', program, str(tmp_path)], capture_output=True, text=True,
@@ -638,8 +644,8 @@ def test_a_missing_column_is_named(two, column):
 
 @pytest.mark.parametrize('index, order', [
     ([101, 102], 'ab'), ([102, 101], 'ba'), ([102., 101.], 'ba'), (['102', '101'], 'ba'),
-                                          (pd.Index([102, 101], dtype='Int64'), 'ba'),
-                                          (np.array([102, 101], np.int16), 'ba')])
+    (pd.Index([102, 101], dtype='Int64'), 'ba'),
+    (np.array([102, 101], np.int16), 'ba')])
 def test_record_names_that_became_numbers(two, index, order):
     def read(paths, folder, db):
         return one_each(paths, folder, db).assign(subject=['a', 'b']).set_index(pd.Index(index))
@@ -774,8 +780,8 @@ def test_mitdb_has_one_man_twice(tmp_path):
 @pytest.mark.parametrize('comments, age, sex', [
     (['<age>: 51', '<sex>: F'], 51., 'F'), (['<age>: 81 <sex>: M <diagnosis>: x'], 81., 'M'),
     (['<age>:', '<sex>:', 'Rhythm: x'], math.nan, ''),
-                                                (['x', '<sex>: F', '<age>: >89'], 89., 'F'),
-                                                ([], math.nan, '')])
+    (['x', '<sex>: F', '<age>: >89'], 89., 'F'),
+    ([], math.nan, '')])
 def test_tags_in_comments(tmp_path, comments, age, sex):
     commented(tmp_path, '7', *comments)
     who = get_database('ludb').subjects(tmp_path).loc['7']
@@ -806,7 +812,9 @@ def test_every_leipzig_record_is_a_subject():
 MINE = '''from __future__ import annotations
 from dataclasses import dataclass, replace
 import pandas as pd
-from pedarr.data.databases import Database; from pedarr.data.known_databases import LEIPZIG; from pedarr.data.habits import whole_record
+from pedarr.data.databases import Database
+from pedarr.data.habits import whole_record
+from pedarr.data.known_databases import LEIPZIG
 
 @dataclass
 class Person:

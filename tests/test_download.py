@@ -66,8 +66,8 @@ class Server:
         raw, asked = self.files[name], h.headers.get('Range')
         start = int(re.fullmatch(r'bytes=(\d+)-', asked)[1]) if asked else 0
         with self.lock:
-            fault = None if head else self.always.get(name) or (self.faults[name].pop(0)
-                                                                if self.faults.get(name) else None)
+            fault = None if head else self.always.get(name)
+            if not head and not fault and self.faults.get(name): fault = self.faults[name].pop(0)
             if not head: self.log.append((name, start, time.monotonic()))
         if callable(fault):
             h.close_connection = True
@@ -76,21 +76,29 @@ class Server:
         if kind == 'status': return self.status(h, *args)
         if kind == 'no range': start = 0
         if start and start >= len(raw) and kind != 'wrong range': return h.send_error(416)
-        body, length = raw[start:], len(raw) - start
-        if kind == 'corrupt': body = bytes([body[0] ^ 255]) + body[1:]
-        if kind == 'drop': body = body[:args[0]]  # the promised length is right, the body ends early
-        # and here the length agrees with the cut body
-        if kind == 'truncate': body, length = body[:args[0]], min(args[0], length)
-        if kind == 'promise more': length += args[0]
-        if kind == 'no length': length = None
+        body, length = self.spoilt(raw[start:], kind, *args)
         if start:
+            first = start - (kind == 'wrong range')
             h.send_response(206)
-            h.send_header('Content-Range',
-                          f'bytes {start - (kind == "wrong range")}-{len(raw) - 1}/{len(raw)}')
+            h.send_header('Content-Range', f'bytes {first}-{len(raw) - 1}/{len(raw)}')
         else: h.send_response(200)
         if length is not None: h.send_header('Content-Length', str(length))
         h.end_headers()
-        if head: return
+        if not head: self.send(h, body, kind, *args)
+
+    @staticmethod
+    def spoilt(body, kind, *args):
+        "What is sent of `body`, and the length that is promised."
+        length = len(body)
+        if kind == 'corrupt': return bytes([body[0] ^ 255]) + body[1:], length
+        if kind == 'drop': return body[:args[0]], length      # the body ends early
+        if kind == 'truncate': return body[:args[0]], min(args[0], length)
+        if kind == 'promise more': return body, length + args[0]
+        return body, None if kind == 'no length' else length
+
+    @staticmethod
+    def send(h, body, kind, *args):
+        "In pieces with pauses, a little and then nothing for a while, or all at once."
         if kind == 'slow':
             for i in range(0, len(body), args[0]):
                 h.wfile.write(body[i:i + args[0]])
@@ -120,12 +128,10 @@ def checksum_list(files):
 def server(monkeypatch):
     for key in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'): monkeypatch.delenv(key, raising=False)
     rng = random.Random(5)
-    files = {f'{r}.{e}': rng.randbytes({
-        'hea': 300, 'dat': 200_000, 'atr': 1500}[e]) for r in ('x001', 'x002', 'x0010')
-             for e in ('hea', 'dat', 'atr')}
-    files |= {
-        'RECORDS': b'x001\nx002\nx0010\n', 'children-subject-info.csv': b'a,b\n',
-        'doc/read me+.txt': b'hello'}
+    sizes = dict(hea=300, dat=200_000, atr=1500)
+    files = {f'{r}.{e}': rng.randbytes(sizes[e]) for r in ('x001', 'x002', 'x0010') for e in sizes}
+    files |= {'RECORDS': b'x001\nx002\nx0010\n', 'children-subject-info.csv': b'a,b\n'}
+    files['doc/read me+.txt'] = b'hello'
     files[CHECKSUMS] = checksum_list(files)
     from urllib.parse import quote
     s = Server({quote(n): raw for n, raw in files.items()})
@@ -171,8 +177,8 @@ def test_download_then_nothing_then_mending(server, tmp_path):
     [('status', 429, 0)], [('status', 429)]*3, [('status', 500)]*3,
     [('status', 503, 'soon')], [('drop', 90_000), 'no range'], [('drop', 90_000), 'wrong range'],
     [('promise more', 1000)], ['no length'], [('slow', 20_000)],
-    [('drop', 90_000), ('status', 416)], [('status', 416)], [('drop', 0)]*3, [
-    ('drop', 10), ('status', 500), 'corrupt', ('status', 429, 0), ('drop', 100_000)],
+    [('drop', 90_000), ('status', 416)], [('status', 416)], [('drop', 0)]*3,
+    [('drop', 10), ('status', 500), 'corrupt', ('status', 429, 0), ('drop', 100_000)],
     [('drop', 199_999)], [('stall', 1.5)]], ids=str)
 def test_every_fault_that_passes_ends_in_a_whole_file(server, tmp_path, faults):
     server.faults = {n: list(faults) for n in ('x001.dat', 'x002.dat')}
@@ -211,8 +217,8 @@ def test_faults_that_stay_are_named(server, tmp_path, fault, words):
     assert not (tmp_path/'x002.dat').exists() and len(report.fetched) == 11
     expected = {n: raw for n, raw in server.plain.items() if n != 'x002.dat'}
     assert {n: raw for n, raw in contents(tmp_path).items() if not n.endswith('.part')} == expected
-    assert len(server.gets('x002.dat')) == (1 if '40' in words
-                                            else 3), 'no second try where it is pointless, `retries` otherwise'
+    tries = 1 if '40' in words else 3
+    assert len(server.gets('x002.dat')) == tries, 'no second try where it is pointless, `retries` otherwise'
     server.always = {}
     assert get(server, tmp_path).ok and contents(tmp_path) == server.plain
 
@@ -243,8 +249,8 @@ def test_a_part_of_another_version_is_discarded(server, tmp_path):
 
 
 def test_retry_after_is_honoured(server, tmp_path):
-    server.faults = {'x001.hea': [('status', 429, 1)], 'x002.hea': [(
-        'status', 503, formatdate(time.time() + 2, usegmt=True))]}
+    date = formatdate(time.time() + 2, usegmt=True)
+    server.faults = {'x001.hea': [('status', 429, 1)], 'x002.hea': [('status', 503, date)]}
     assert get(server, tmp_path).ok
     for name in server.faults:
         a, b = [t for n, _, t in server.log if n == name]
@@ -460,7 +466,8 @@ def test_redirections_that_are_followed_and_that_have_no_end(server, tmp_path):
     # the body is not read
     server.always = {'x001.hea': flood(b'HTTP/1.1 301 F\r\nLocation: /base/there\r\n\r\n')}
     assert get(server, tmp_path).ok and contents(tmp_path) == server.plain
-    server.always = {'x002.hea': lambda f: f.write(b'HTTP/1.1 302 F\r\nLocation: ?%d\r\n\r\n' % time.monotonic_ns())}
+    def elsewhere(f): f.write(b'HTTP/1.1 302 F\r\nLocation: ?%d\r\n\r\n' % time.monotonic_ns())
+    server.always = {'x002.hea': elsewhere}
     (tmp_path/'x002.hea').unlink()
     server.log.clear()
     assert 'more than 5 redirections' in get(server, tmp_path).failed['x002.hea']
@@ -511,10 +518,9 @@ def certificate(tmp_path_factory):
     "A key and a certificate for 127.0.0.1, in one file."
     if not shutil.which('openssl'): pytest.skip('openssl is not installed')
     file = tmp_path_factory.mktemp('tls')/'both.pem'
-    subprocess.run([
-        'openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj',
-        '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1', '-keyout', str(file), '-out',
-        str(file.with_suffix('.crt'))], check=True, capture_output=True)
+    command = ('openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 '
+               '-addext subjectAltName=IP:127.0.0.1 -keyout both.pem -out both.crt')
+    subprocess.run(command.split(), cwd=file.parent, check=True, capture_output=True)
     file.write_text(file.read_text() + file.with_suffix('.crt').read_text())
     return file
 
@@ -533,7 +539,7 @@ def test_a_protected_address(server, tmp_path, monkeypatch, certificate):
         'x001.hea': drip(OK + b'X: '),
         'x002.hea': flood(OK + b'\r\n'),
         'x0010.hea':
-            raw(b'HTTP/1.1 302 F\r\nLocation: ' + server.url.replace('https', 'http').encode() + b'\r\n\r\n')}
+        raw(b'HTTP/1.1 302 F\r\nLocation: ' + server.url.replace('https', 'http').encode() + b'\r\n\r\n')}
     report = get(server, tmp_path, **HURRY)
     assert {n: why.split(':')[0].split(' ')[0] for n, why in report.failed.items()} == {
         'x001.hea': 'too', 'x002.hea': 'the', 'x0010.hea': 'redirected'}
@@ -568,8 +574,8 @@ def test_what_stands_in_the_way(server, tmp_path, name, kind):
     beside(db).write_bytes(b'mine')
     try: IN_THE_WAY[kind](db/name)
     except PermissionError: pytest.skip('this system makes no devices')
-    replaced = kind in ('a symbolic link',
-                        'a second name') and not name.endswith(('.part', '.lock')) or kind == 'a second name' and name.endswith('.part')
+    own = name.endswith('.part') and kind == 'a second name'
+    replaced = own or (kind in ('a symbolic link', 'a second name') and not name.endswith(('.part', '.lock')))
     if replaced: assert get(server, db).ok and contents(db) == server.plain
     else:
         with pytest.raises(PedarrError) as e: get(server, db)
@@ -625,8 +631,10 @@ def test_addresses():
 
 # ---------------------------------------------------------------- the checksum list
 
-@given(st.text(max_size=60) | st.lists(st.sampled_from([
-    'a', '..', '.', '', 'C:', '\\', '/', ' ', 'x.dat', '\0', '~', 'é', 'con', 'a.part', '-'])).map('/'.join))
+PARTS = ['a', '..', '.', '', 'C:', '\\', '/', ' ', 'x.dat', '\0', '~', 'é', 'con', 'a.part', '-']
+
+
+@given(st.text(max_size=60) | st.lists(st.sampled_from(PARTS)).map('/'.join))
 @settings(max_examples=500)
 def test_safe_names_stay_inside(name):
     try: assert safe_name(name) == name
@@ -675,6 +683,6 @@ def test_sha256sum_agrees(tmp_path):
 
 
 def test_choose_files_in_subfolders():
-    sums = dict.fromkeys([
-        'data/x001.hea', 'data/x001.dat', 'data/x002.hea', 'data/x002.dat', 'RECORDS', 'notes.txt'], '')
+    names = [f'data/{r}.{e}' for r in ('x001', 'x002') for e in ('hea', 'dat')]
+    sums = dict.fromkeys([*names, 'RECORDS', 'notes.txt'], '')
     assert choose_files(sums, ['x002']) == ['data/x002.hea', 'data/x002.dat', 'notes.txt']

@@ -19,7 +19,9 @@ def study(subjects=8, segments=6, classes=3, d=5, seed=0, between=1.):
     rng = np.random.default_rng(seed)
     who = np.repeat(np.arange(subjects), classes*segments)
     label = np.tile(np.arange(classes), subjects*segments)
-    x = 2*np.eye(classes, d)[label] + between*rng.standard_normal((subjects, classes, d))[who, label] + rng.standard_normal((len(who), d))
+    of_class = 2*np.eye(classes, d)[label]
+    of_subject = between*rng.standard_normal((subjects, classes, d))[who, label]
+    x = of_class + of_subject + rng.standard_normal((len(who), d))
     start = np.tile(np.arange(classes*segments)*60., subjects)
     return x, label, np.char.add('s', who.astype(str)), start, start + 3
 

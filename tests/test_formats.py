@@ -1,5 +1,4 @@
-"""Every WFDB format, samples per frame, skew and segments against wfdb.rdrecord to the last bit, and against
-encoders written here."""
+"""Every WFDB format, samples per frame, skew and segments, against wfdb.rdrecord and our own encoders."""
 import hashlib
 import os
 import pickle
@@ -62,9 +61,11 @@ def samples(fmt, n, k, seed=0):
     return x
 
 
-def header(folder, name, x, fmt, frames=None, skews=None, fs=250, names=(
-    'II', 'V1', 'CS12', 'CS34', 'ABL12', 'RVA12'), length=True, gain='200.5(7)/mV',
-           initial=None, offset=''):
+NAMES = 'II', 'V1', 'CS12', 'CS34', 'ABL12', 'RVA12'
+
+
+def header(folder, name, x, fmt, frames=None, skews=None, fs=250, names=NAMES, length=True,
+           gain='200.5(7)/mV', initial=None, offset=''):
     "The text of the header of samples `x [frame, sample of all signals]`."
     frames = frames or [1]*x.shape[1]
     lines, at = [f'{name} {len(frames)} {fs}' + f' {len(x)}'*length], 0
@@ -194,8 +195,9 @@ def test_signals_at_another_rate_than_the_channels_are_named_not_read(tmp_path):
 
 def test_channels_of_different_rates_are_refused_with_the_reason(tmp_path):
     write(tmp_path, '16', samples('16', 60, 3), frames=[1, 2], names=['II', 'CS12'])
-    with pytest.raises(PedarrError, match='II has 1, CS12 has 2 samples per frame.*r.hea|r.hea.*II has 1, CS12 has 2 samples per frame'):
+    with pytest.raises(PedarrError, match='II has 1, CS12 has 2 samples per frame') as e:
         open_record(tmp_path/'r')
+    assert 'r.hea' in str(e.value)
 
 
 def test_annotations_count_frames(tmp_path):
@@ -285,7 +287,9 @@ def test_a_null_segment_is_a_gap(tmp_path):
 
 def variable(folder):
     "A layout of three signals; segments with some of them, in another order, with gains of their own."
-    (folder/'lay.hea').write_text('lay 3 250 0\n~ 0 100(0)/mV 12 0 0 0 0 II\n~ 0 100/mV 12 0 0 0 0 CS12\n~ 0 100/mV 12 0 0 0 0 ART\n')
+    layout = ['lay 3 250 0', '~ 0 100(0)/mV 12 0 0 0 0 II', '~ 0 100/mV 12 0 0 0 0 CS12',
+              '~ 0 100/mV 12 0 0 0 0 ART']
+    (folder/'lay.hea').write_text('\n'.join(layout) + '\n')
     write(folder, '80', samples('80', 25, 2, 1), 'a', names=['CS12', 'II'], gain='50(3)/mV')
     write(folder, '16', samples('16', 30, 3, 2), 'b', names=['ART', 'II', 'extra'], gain='1234.5(-9)/mV')
     (folder/'var.hea').write_text('var/4 3 250 65\nlay 0\na 25\n~ 10\nb 30\n')
@@ -556,7 +560,8 @@ def test_mutated_records_are_read_rightly_or_refused_in_one_line(tmp_path, layou
             record = open_record(tmp_path/'r')
             assert all(text.isprintable() for text in record.notes + record.unknown)
             x = record.physical(dtype=np.float64)
-            assert np.array_equal(record.physical(), x.astype(np.float32), equal_nan=True), (name, (tmp_path/name).read_bytes())
+            once_rounded = np.array_equal(record.physical(), x.astype(np.float32), equal_nan=True)
+            assert once_rounded, (name, (tmp_path/name).read_bytes())
             with RecordStream(record) as tape:
                 assert np.array_equal(tape.standard(0, record.sig_len), record.standard(), equal_nan=True)
             record.verify()

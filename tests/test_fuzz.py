@@ -123,14 +123,13 @@ def interval(draw, n):
     return raw, left
 
 
-rhythm = st.sampled_from([
-    'N', 'VT', 'IVR', 'AVRT', 'AVNRT', 'AFIB', 'EAT', 'AFL', 'A', 'B', 'J', '/A', '/V', 'MADE UP', '',
-    '((', 'ÄÖ']).map(lambda r: r.encode('latin-1'))
+names_of_rhythms = 'N VT IVR AVRT AVNRT AFIB EAT AFL A B J /A /V (( ÄÖ'.split() + ['MADE UP', '']
+rhythm = st.sampled_from(names_of_rhythms).map(lambda r: r.encode('latin-1'))
 padding = st.sampled_from([b'', b'\0', b'\0\0', b' \0', b' ', b'\0\0\0\0'])
 mark = st.fixed_dictionaries({
     'gap': st.one_of(st.integers(0, 1023), st.integers(0, 40_000)),
     'code':
-        st.one_of(st.sampled_from([28, 28, 28, 14, 1, 42, 43]), st.sampled_from(list(CODES)),
+    st.one_of(st.sampled_from([28, 28, 28, 14, 1, 42, 43]), st.sampled_from(list(CODES)),
                   st.integers(1, 58)),
     'rhythm': rhythm,
     'pad': padding,
@@ -148,12 +147,15 @@ def annotation_file(draw):
     note = lambda text: word(22, 0) + text_bytes(text)
     if draw(st.booleans()): raw += note(f'## time resolution: {FS}'.encode())
     if own:
-        raw += note(b'## annotation type definitions') + b''.join(note(f'{c} {s} made for this test'.encode()) for c, s in own.items()) + note(b'## end of definitions')
+        raw += note(b'## annotation type definitions')
+        for c, s in own.items(): raw += note(f'{c} {s} made for this test'.encode())
+        raw += note(b'## end of definitions')
     for m in marks:
         gap = min(m['gap'], SIG_LEN - 1 - at)
         passed, left = draw(interval(gap))
         raw, at = raw + passed + word(m['code'], left), at + gap
-        text = b'(' + m['rhythm'] + m['pad'] if m['code'] == 28 else b'' if m['text'][:2] == b'##' else m['text']
+        text = b'' if m['text'].startswith(b'##') else m['text']
+        if m['code'] == 28: text = b'(' + m['rhythm'] + m['pad']
         parts = [text_bytes(text)] if text else []
         if m['sub'] is not None: parts.append(word(61, m['sub'] & 255))
         parts += [word(e, 3) for e in m['extra']]
@@ -203,14 +205,14 @@ def test_lawful_annotation_files_give_their_marks_and_episodes(folder, made):
     got = read_bytes(folder, raw)
     assert got == want
     sample, symbol, text, _ = map(list, zip(*got)) if got else ([], [], [], [])
-    assert parse_episodes(sample, symbol, text,
-                          SIG_LEN).values.tolist() == episodes_of(want), 'no episode is lost, moved or renamed'
+    found = parse_episodes(sample, symbol, text, SIG_LEN).values.tolist()
+    assert found == episodes_of(want), 'no episode is lost, moved or renamed'
     assert poor_signal(sample, symbol, SIG_LEN).values.tolist() == poor_of(want)
 
 
 @fuzz(60, .2)
-@given(marks=st.lists(st.tuples(st.integers(0, 50_000), st.sampled_from([
-    '+', '+', 'N', 'V', '~', 'X', 'b']), rhythm), min_size=1, max_size=30))
+@given(marks=st.lists(st.tuples(st.integers(0, 50_000), st.sampled_from(list('++NV~Xb')), rhythm),
+                      min_size=1, max_size=30))
 def test_what_wfdb_writes_we_read(folder, marks):
     marks = sorted(marks, key=lambda m: m[0])
     texts = ['(' + r.decode('latin-1') if s == '+' else '' for _, s, r in marks]
@@ -230,8 +232,9 @@ def test_what_wfdb_writes_we_read(folder, marks):
 def test_marks_out_of_order_or_range_are_refused(folder, marks):
     raw, at = b'', 0
     for sample, symbol in marks:
-        raw += skip(sample - at) + word({
-            '+': 28, 'N': 1, '~': 14}[symbol], 0) + (text_bytes(b'(N') if symbol == '+' else b'')
+        code = {'+': 28, 'N': 1, '~': 14}[symbol]
+        raw += skip(sample - at) + word(code, 0)
+        if symbol == '+': raw += text_bytes(b'(N')
         at = sample
     got = read_bytes(folder, raw + b'\0\0', sig_len=100)
     samples = [s for s, _ in marks]
@@ -311,10 +314,13 @@ def test_damaged_annotation_files(folder, data):
     allowed(read_bytes(folder, raw, fs=None), raw)
 
 
+codes = st.sampled_from([0, 1, 14, 22, 28, 59, 60, 61, 62, 63])
+words = st.lists(st.tuples(codes, st.integers(0, 9)), max_size=30)
+word_files = words.map(lambda pairs: b''.join(word(*w) for w in pairs) + b'\0\0')
+
+
 @fuzz(60, .3)
-@given(raw=st.one_of(st.binary(max_size=60), st.lists(st.tuples(st.sampled_from([
-    0, 1, 14, 22, 28, 59, 60, 61, 62, 63]), st.integers(0, 9)),
-                                                      max_size=30).map(lambda l: b''.join(word(*w) for w in l) + b'\0\0')))
+@given(raw=st.one_of(st.binary(max_size=60), word_files))
 # wfdb.rdann never returns
 @example(raw=word(22, 0) + text_bytes(b'## foo') + word(28, 1) + text_bytes(b'(N') + b'\0\0')
 # two texts: wfdb shifts all that follow
@@ -361,8 +367,7 @@ def test_label_definitions_that_would_hide_rhythms_are_refused(folder, notes, sa
 @fuzz(80, .3)
 @given(sample=st.lists(st.one_of(st.integers(-3, 30), st.integers(-2**70, 2**70), st.floats(),
                                  st.sampled_from(['5', None])), max_size=5),
-       symbol=st.lists(st.sampled_from([
-    '+', 'N', '~', '', None]), max_size=5),
+       symbol=st.lists(st.sampled_from(['+', 'N', '~', '', None]), max_size=5),
        aux=st.lists(st.sampled_from(['(N', '', '(VT\0', None]), max_size=5))
 def test_marks_that_do_not_fit_each_other(sample, symbol, aux):
     e = outcome(lambda: parse_episodes(sample, symbol, aux, 20, 'x.atr'), 'x.atr')
@@ -384,13 +389,12 @@ sig_name = st.one_of(st.sampled_from(CHANNELS + ['MLII', 'ART', 'avr', '']),
 @st.composite
 def header(draw):
     "A lawful header: its text, and what it says. The data are random, in one or two files."
-    n_sig, n, fs = draw(st.integers(1, 6)), draw(st.integers(1, 12)), draw(st.sampled_from([
-        '977', '360', '500.5', '1e3', '977/977', '360/360(0)', '1000.']))
+    n_sig, n = draw(st.integers(1, 6)), draw(st.integers(1, 12))
+    fs = draw(st.sampled_from(['977', '360', '500.5', '1e3', '977/977', '360/360(0)', '1000.']))
     signals = []
     for i in range(n_sig):
         depth = draw(st.integers(0, 6))       # how many of the optional fields follow, from the left
-        gain = draw(st.sampled_from([
-            '200', '2000.0', '1716', '0.5', '-400', '1e3', '.25']))
+        gain = draw(st.sampled_from(['200', '2000.0', '1716', '0.5', '-400', '1e3', '.25']))
         base = draw(st.none() | st.integers(-9999, 9999))
         zero = draw(st.integers(-9999, 9999))
         unit = draw(st.sampled_from([None, *MV]))
@@ -409,17 +413,17 @@ def header(draw):
     lines = [blank().join([draw(st.sampled_from(['r', 'A1.mat', '0010'])), str(n_sig), fs, *tail])]
     for file, fmt, offset, part in files:
         for s in part:
-            lines.append(blank().join([file, fmt + (f'+{offset}' if offset else draw(st.sampled_from([
-                '', 'x1', ':0', '+0', 'x1:0+0']))), *s['fields']]))
-    comments = draw(st.lists(st.sampled_from([
-        'Rhythm: Sinus rhythm.', '<age>: 9 <sex>: F', '69 M 1085', '', 'x']), max_size=3))
+            more = f'+{offset}' if offset else draw(st.sampled_from(['', 'x1', ':0', '+0', 'x1:0+0']))
+            lines.append(blank().join([file, fmt + more, *s['fields']]))
+    said = st.sampled_from(['Rhythm: Sinus rhythm.', '<age>: 9 <sex>: F', '69 M 1085', '', 'x'])
+    comments = draw(st.lists(said, max_size=3))
     above = draw(st.integers(0, 2))       # comments before the last signal line are no info strings
     for _ in range(above): lines.insert(draw(st.sampled_from([0, 1])), '# made by hand')
     lines += ['# ' + c for c in comments]
     end = draw(st.sampled_from(['\n', '\r\n']))
-    return end.join(lines) + draw(st.sampled_from([end, ''])), dict(n=n, fs=float(fs.split('/')[0]),
-                                                                    signals=signals, files=files,
-                                                                    comments=comments, above=above)
+    text = end.join(lines) + draw(st.sampled_from([end, '']))
+    rate = float(fs.split('/')[0])
+    return text, dict(n=n, fs=rate, signals=signals, files=files, comments=comments, above=above)
 
 
 def write_record(folder, text, what, rng):
@@ -588,14 +592,18 @@ def test_episodes_of_a_database(folder, made, name, n_sig):
         assert got[1].values.tolist() == bad
 
 
-@fuzz(60, .3)
-@given(comments=st.lists(st.one_of(st.sampled_from([
+COMMENTS = [
     'Rhythm: Sinus rhythm.', 'Rhythm: Atrial fibrillation', ' Rhythm:', 'Rhythm: .', 'rhythm: x',
-    '<age>: 51', '<sex>: F', '<age>: ', '69 M 1085']), st.text(max_size=20)), max_size=5),
+    '<age>: 51', '<sex>: F', '<age>: ', '69 M 1085']
+
+
+@fuzz(60, .3)
+@given(comments=st.lists(st.sampled_from(COMMENTS) | st.text(max_size=20), max_size=5),
        name=st.sampled_from(['ludb', 'iafdb', 'mitdb']), stem=st.sampled_from(['iaf1_x', '7', '202']))
 def test_comments_of_headers(folder, comments, name, stem):
     comments = [c.replace('\n', ' ').replace('\r', ' ').encode('utf-8', 'replace').decode() for c in comments]
-    (folder/f'{stem}.hea').write_text(f'{stem} 1 500 10\nc.dat 16 200 12 0 0 0 0 II\n' + ''.join(f'# {c}\n' for c in comments), encoding='utf-8', newline='')
+    text = f'{stem} 1 500 10\nc.dat 16 200 12 0 0 0 0 II\n' + ''.join(f'# {c}\n' for c in comments)
+    (folder/f'{stem}.hea').write_text(text, encoding='utf-8', newline='')
     (folder/'c.dat').write_bytes(bytes(20))
     db = DATABASES[name]
     record = outcome(lambda: db.open(folder/stem), stem)
@@ -639,10 +647,12 @@ def same(a, b):
     return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
 
 
+FILE_NAMES = ['x001', 'x0010', 'NA', 'null', 'x100', '7', 'nan', 'True', '1e5', '007']
+
+
 @fuzz(50, .5)
-@given(children=st.lists(row, max_size=5), adults=st.lists(row, max_size=5), names=st.lists(st.sampled_from([
-    'x001', 'x0010', 'NA', 'null', 'x100', '7', 'nan', 'True', '1e5',
-    '007']), min_size=10, max_size=10, unique=True), extra=st.sampled_from(['', ',', ',,']))
+@given(children=st.lists(row, max_size=5), adults=st.lists(row, max_size=5),
+       names=st.permutations(FILE_NAMES), extra=st.sampled_from(['', ',', ',,']))
 def test_lawful_subject_tables(folder, children, adults, names, extra):
     for i, r in enumerate(children + adults): r['file_name'] = names[i]
     for cohort, rows in (('children', children), ('adults', adults)):
@@ -658,9 +668,16 @@ def test_lawful_subject_tables(folder, children, adults, names, extra):
         age = AGES.get(r['age'], math.nan)
         assert who.loc[name, ['subject', 'cohort', 'sex']].tolist() == [name, cohort, r['gender']]
         assert same(float(who.loc[name, 'age']), age)
-        assert t.loc[name, [
-            'cohort', 'sex', 'diagnosis', 'pathway', 'age_text']].tolist() == [cohort, r['gender'], r['diagnosis'].strip(), r['ap_loacation'].strip() if cohort == 'children' else '', r['age']]
+        pathway = r['ap_loacation'].strip() if cohort == 'children' else ''
+        expected = [cohort, r['gender'], r['diagnosis'].strip(), pathway, r['age']]
+        assert t.loc[name, ['cohort', 'sex', 'diagnosis', 'pathway', 'age_text']].tolist() == expected
         assert same(float(t.loc[name, 'age']), age)
+
+
+def three_subjects(cohort, first, side):
+    "A lawful table of three subjects."
+    rows = [f'0{i},x00{i},M,{i}.5,AVRT-WPW{side},0:3:6' for i in range(first, first + 3)]
+    return ('\n'.join([','.join(COLUMNS[cohort]), *rows]) + '\n').encode()
 
 
 @fuzz(120, .5)
@@ -670,7 +687,8 @@ def test_damaged_subject_tables(folder, data):
     if data.draw(st.booleans()) and (REAL/'leipzig').exists():
         texts = {c: (REAL/'leipzig'/f'{c}-subject-info.csv').read_bytes() for c in COLUMNS}
     else:
-        texts = {c: (','.join(COLUMNS[c]) + '\n' + '\n'.join(f'0{i},x00{i},M,{i}.5,AVRT-WPW{",left" if c == "children" else ""},0:3:6' for i in range(k, k + 3)) + '\n').encode() for k, c in ((1, 'children'), (5, 'adults'))}
+        texts = {'children': three_subjects('children', 1, ',left'),
+                 'adults': three_subjects('adults', 5, '')}
     harm = data.draw(st.sampled_from(list(texts)))
     texts[harm] = data.draw(harmed(texts[harm],
                                    (b',', b'"', b'\n', b'\0', b'\xff', b'\r', b';', b'\xef\xbb\xbf', b',,,',
@@ -747,10 +765,11 @@ def test_checksum_lists(files, data):
                                 if l.strip()} - {'SHA256SUMS.txt'}) or any(n != n.strip() for n in got)
 
 
+odd_names = ['x001', 'x²', 'x' + '9'*5000, '../x', '/etc/x', 'a/x', 'b/x', 'x\0', 'data/1']
+
+
 @fuzz(100, .3)
-@given(names=st.lists(st.one_of(st.text(max_size=8),
-                                st.sampled_from(['x001', 'x²', 'x' + '9'*5000, '../x', '/etc/x', 'a/x', 'b/x',
-                                                 'x\0', 'data/1'])), max_size=6))
+@given(names=st.lists(st.one_of(st.text(max_size=8), st.sampled_from(odd_names)), max_size=6))
 def test_lists_of_records(folder, names):
     (folder/'RECORDS').write_text('\n'.join(names), encoding='utf-8', errors='replace', newline='')
     try: got = outcome(lambda: list_records(folder), str(folder))
@@ -770,16 +789,18 @@ def test_layouts_lose_no_record(names):
     assert t.n.sum() == len(names) and len(t) == len({tuple(v) for v in names.values()})
 
 
+UNKNOWN = '', '(new', 'N-Prex', 'odd', '('
+symbols = st.sampled_from(['+', 'N', 'X', '[50]', '~', '?'])
+
+
 @fuzz(60, .3)
-@given(marks=st.lists(st.tuples(st.sampled_from([
-    '+', 'N', 'X', '[50]', '~', '?']), st.sampled_from(['', '(N', '(AVNRT', '(new', 'N-Prex', 'odd', '('])),
-                      max_size=12))
+@given(marks=st.lists(st.tuples(symbols, st.sampled_from(['(N', '(AVNRT', *UNKNOWN])), max_size=12))
 def test_unknown_words_are_counted(marks):
     t = outcome(lambda: unknown_annotations([m[0] for m in marks], [m[1] for m in marks]))
     got = {(r.kind, r.name): r.n for r in t.itertuples(index=False)} if len(t) else {}
     assert sum(n for (k, _), n in got.items() if k == 'symbol') == sum(m[0] in ('[50]', '?') for m in marks)
-    assert sum(n for (k, _), n in got.items() if k == 'rhythm') == sum(m[0] == '+' and m[1] in (
-        '', '(new', 'N-Prex', 'odd', '(') for m in marks)
+    expected = sum(symbol == '+' and text in UNKNOWN for symbol, text in marks)
+    assert sum(n for (k, _), n in got.items() if k == 'rhythm') == expected
 
 
 # ---- whole folders and stores --------------------------------------------------------------------
@@ -798,8 +819,7 @@ def tiny(tmp_path_factory):
         wfdb.wrsamp(name, fs=FS, units=['mV']*3, sig_name=['II', 'V1', 'CS12'], d_signal=d, fmt=['24']*3,
                     adc_gain=[2000.]*3, baseline=[0]*3, write_dir=str(folder))
         at = [100, 100, 1200, 1500, 1501, 1700, 2600, 2600, 3300]
-        wfdb.wrann(name, 'atr', np.array(at), symbol=[
-            '+', 'N', 'N', '~', '+', '~', '+', 'X', 'X'],
+        wfdb.wrann(name, 'atr', np.array(at), symbol=list('+NN~+~+XX'),
                    aux_note=['(N', '', '', '', '(VT', '', '(AVNRT', '', ''], fs=FS,
                    custom_labels=[(42, 'X', 'tachycardia beat')], write_dir=str(folder))
     write_table(folder/'children-subject-info.csv', COLUMNS['children'],
@@ -857,13 +877,14 @@ def test_damaged_folders(tiny, tmp_path_factory, data):
         if found is not None:
             assert outcome(found.text).startswith(str(folder))
             assert outcome(lambda: found.write_html(base/'c.html')).exists()
-            assert (folder/which).exists() and (folder/which).read_bytes() == (tiny/which).read_bytes() or not found.ok, 'a changed file, and nobody says so'
+            same_bytes = (folder/which).exists() and (folder/which).read_bytes() == (tiny/which).read_bytes()
+            assert same_bytes or not found.ok, 'a changed file, and nobody says so'
             for p in found.problems: assert len(p.splitlines()) == 1 and p.isprintable(), p
-        store = outcome(lambda: build_store(folder, base/'store', 'leipzig',
-                                            config=PreprocessConfig(window=.5, guard=.05, rare_stride=None),
-                                            progress=False), folder, 'x001', 'x100', seconds=30)
-        assert [p.name for p in base.iterdir()
-                if p.name not in ('db', 'store', 'c.html')] == [] or store is None, 'leftovers'
+        config = PreprocessConfig(window=.5, guard=.05, rare_stride=None)
+        def build(): return build_store(folder, base/'store', 'leipzig', config=config, progress=False)
+        store = outcome(build, folder, 'x001', 'x100', seconds=30)
+        left = {p.name for p in base.iterdir()} - {'db', 'store', 'c.html'}
+        assert not left or store is None, 'leftovers'
         if store is None:
             assert not (base/'store').exists(), 'half a store'
             return
@@ -871,8 +892,8 @@ def test_damaged_folders(tiny, tmp_path_factory, data):
             marks = marks_of(folder, path.stem)
             assert marks is not None
             s = store.segments[(store.segments.record == path.stem) & store.segments.evaluate]
-            assert sorted(zip(s.start.tolist(), s.rhythm)) == windows_of(marks,
-                                                                         open_record(path).sig_len), 'windows are not where the rhythms are'
+            expected = windows_of(marks, open_record(path).sig_len)
+            assert sorted(zip(s.start, s.rhythm)) == expected, 'windows are not where the rhythms are'
             for r in {m[2].removeprefix('(').strip() for m in marks if m[1] == '+'} - set(LEIPZIG_RHYTHMS):
                 assert any(repr(r) in n
                            for n in store.meta['notes']), f'the episode {r!r} went without a word'
@@ -911,17 +932,18 @@ def test_store_json_altered_with_its_hashes(store, tmp_path_factory, data):
                                                              'iegm.npy']))
         meta = json.loads((path/'store.json').read_text())
         if file == 'store.json':
-            at = data.draw(st.sampled_from([p for p in places(meta) if p
-                                            and p[0] not in ('sha256', 'sources')] + [p for p in places(meta) if p and p[0] in ('sha256', 'sources')][:3]))
+            hashes = [p for p in places(meta) if p and p[0] in ('sha256', 'sources')]
+            others = [p for p in places(meta) if p and p[0] not in ('sha256', 'sources')]
+            at = data.draw(st.sampled_from(others + hashes[:3]))
             spot = meta
             for k in at[:-1]: spot = spot[k]
             if data.draw(st.integers(0, 3)): spot[at[-1]] = data.draw(anything)
             else: del spot[at[-1]]
         else:
             raw = (path/file).read_bytes()
-            (path/file).write_bytes(data.draw(harmed(raw[:200], (
-                b'9', b',', b'\n', b"'", b'(', b'1e9'))) + raw[200:] if file != 'segments.csv'
-                                    else data.draw(harmed(raw, (b'9', b',', b'\n', b'"', b'nan', b'-'))))
+            if file == 'segments.csv': raw = data.draw(harmed(raw, (b'9', b',', b'\n', b'"', b'nan', b'-')))
+            else: raw = data.draw(harmed(raw[:200], (b'9', b',', b'\n', b"'", b'(', b'1e9'))) + raw[200:]
+            (path/file).write_bytes(raw)
             meta['sha256'][file] = sha256((path/file).read_bytes()).hexdigest()
         (path/'store.json').write_text(json.dumps(meta))
         got = outcome(lambda: open_store(path), path)
@@ -940,28 +962,25 @@ def test_store_json_altered_with_its_hashes(store, tmp_path_factory, data):
 ABSURD = ['-1', '0', 'nan', 'inf', '1e308', '1e9', 'abc', '']
 
 
-@pytest.mark.parametrize('words',
-                         [*(f'simulate NEW {o} {v or "_"}' for o in ('--subjects', '--minutes')
-                            for v in ABSURD),
-                          *(f'preprocess DB NEW {o} {v or "_"}' for o in ('--rate', '--window', '--notch')
-                            for v in ABSURD),
-                                   *(f'preprocess DB NEW {o} {v}' for o in ('--ecg-band', '--iegm-band')
-                                     for v in (
-    '0 100', '100 1', 'nan 5', '1 inf', '-1 5', '1 249.999', '1 1.0000001')),
-                                   *(f'preprocess DB NEW --guard {v}' for v in ('-1', 'nan', '1e308')),
-                          'preprocess DB NEW --dtype float8', 'preprocess DB NEW --database x',
-                          'preprocess DB NEW --grouping x',
-                                   'preprocess DB NEW --grouping ludb7', 'preprocess DB NEW --database ludb',
-                          'preprocess DB NEW --database iafdb', 'preprocess DB NEW --jobs 0',
-                          'preprocess /nope NEW', 'preprocess DB DB',
-                                   *(f'train STORE --run NEW -p {o} {v}' for o in (
-    'epochs', 'n_folds', 'batch_size', 'lr', 'seed', 'dim', 'depth', 'heads')
-                                     for v in ('-1', 'nan', 'inf', 'abc')), 'train /nope --run NEW',
-                                   'train STORE --run NEW -p nope 1', 'train STORE --run NEW -p store x',
-                          'train STORE --run DB', 'report /nope', 'report DB', 'compare -a /nope -b /nope',
-                          'compare -a DB -b DB', 'check /nope',
-                                   'check DB --jobs 0', 'download NEW --base-url ftp://x',
-                          'download NEW --jobs -3'])
+BANDS = ['0 100', '100 1', 'nan 5', '1 inf', '-1 5', '1 249.999', '1 1.0000001']
+NUMBERS = ['epochs', 'n_folds', 'batch_size', 'lr', 'seed', 'dim', 'depth', 'heads']
+COMMANDS = [
+    *(f'simulate NEW {o} {v or "_"}' for o in ('--subjects', '--minutes') for v in ABSURD),
+    *(f'preprocess DB NEW {o} {v or "_"}' for o in ('--rate', '--window', '--notch') for v in ABSURD),
+    *(f'preprocess DB NEW {o} {v}' for o in ('--ecg-band', '--iegm-band') for v in BANDS),
+    *(f'preprocess DB NEW --guard {v}' for v in ('-1', 'nan', '1e308')),
+    'preprocess DB NEW --dtype float8', 'preprocess DB NEW --database x', 'preprocess DB NEW --grouping x',
+    'preprocess DB NEW --grouping ludb7', 'preprocess DB NEW --database ludb',
+    'preprocess DB NEW --database iafdb', 'preprocess DB NEW --jobs 0', 'preprocess /nope NEW',
+    'preprocess DB DB',
+    *(f'train STORE --run NEW -p {o} {v}' for o in NUMBERS for v in ('-1', 'nan', 'inf', 'abc')),
+    'train /nope --run NEW', 'train STORE --run NEW -p nope 1', 'train STORE --run NEW -p store x',
+    'train STORE --run DB', 'report /nope', 'report DB', 'compare -a /nope -b /nope',
+    'compare -a DB -b DB', 'check /nope', 'check DB --jobs 0', 'download NEW --base-url ftp://x',
+    'download NEW --jobs -3']
+
+
+@pytest.mark.parametrize('words', COMMANDS)
 def test_absurd_options_are_refused_in_one_line(tiny, store, tmp_path, words):
     args = [dict(NEW=str(tmp_path/'new'), DB=str(tiny), STORE=str(store), _='').get(w, w)
             for w in words.split()]

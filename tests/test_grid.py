@@ -1,6 +1,6 @@
-"""Grids of runs: plans, processes that fail in every way, resuming, and the notebooks that run and collect
-them."""
+"""Grids of runs: plans, processes that fail in every way, resuming, and the notebooks that run them."""
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -49,14 +49,11 @@ def test_a_plan_has_every_system_once_and_a_folder_does_one_thing(questions, see
         assert 'another name' in str(e)
         return
     assert len(jobs) == seeds*len(splits)*sum(map(len, questions.values()))
-    does = {}
-    for j in jobs:
-        expected = {k: v for k, v in j.params.items() if k != 'run'}
-        assert does.setdefault(j.run, {k: v for k, v in j.params.items() if k != 'run'}) == expected
-    same = {}
-    for j in jobs:
-        assert same.setdefault(json.dumps({k: v for k, v in j.params.items() if k != 'run'}, sort_keys=True),
-                               j.run) == j.run
+    does, folder = {}, {}
+    for job in jobs:
+        what = json.dumps({k: v for k, v in job.params.items() if k != 'run'}, sort_keys=True)
+        assert does.setdefault(job.run, what) == what
+        assert folder.setdefault(what, job.run) == job.run
 
 
 def test_seeds_must_be_a_count():
@@ -91,12 +88,12 @@ def test_an_unfinished_system_is_named_and_left_out(runs, tmp_path):
 def test_a_run_that_cannot_be_read_is_named_and_left_out(runs, tmp_path):
     """Metrics that were altered, predictions that were cut short, a file that is gone: the others still make
     their table."""
-    import shutil
-    for i, (name, harm) in enumerate({
-            'metrics.json': lambda t: t.replace('"value": 0', '"value": 1', 1),
-            'predictions.csv': lambda t: t[:-20],
-            'environment.json': lambda t: '{}'}.items()):
-        bad = Path(shutil.copytree(runs[1].run, tmp_path/str(i)))
+    harms = {
+        'metrics.json': lambda t: t.replace('"value": 0', '"value": 1', 1),
+        'predictions.csv': lambda t: t[:-20],
+        'environment.json': lambda t: '{}'}
+    for name, harm in harms.items():
+        bad = Path(shutil.copytree(runs[1].run, tmp_path/name.partition('.')[0]))
         assert harm((bad/name).read_text()) != (bad/name).read_text()
         (bad/name).write_text(harm((bad/name).read_text()))
         jobs = [j.model_copy(update=dict(run=str(bad))) if j.run == runs[1].run else j for j in runs]
@@ -183,17 +180,17 @@ def test_a_store_that_is_not_there_fails_every_run_in_one_line(tmp_path):
 def test_a_finished_run_on_another_store_is_refused(runs, simulated, tmp_path):
     build_store(simulated, tmp_path/'other', 'leipzig',
                 config=PreprocessConfig(rate=250, iegm_band=(30, 100)), progress=False)
-    said = grid_.run_job(runs[0].model_copy(update=dict(params=runs[0].params | {'store': str(tmp_path/'other')})))
+    params = runs[0].params | {'store': str(tmp_path/'other')}
+    said = grid_.run_job(runs[0].model_copy(update=dict(params=params)))
     assert said['status'] == 'failed' and 'other contents' in said['why']
 
 
 def test_a_damaged_plan_says_so(tmp_path):
     with pytest.raises(PedarrError, match='plan.json: cannot be read'): grid_.load_plan(tmp_path)
     job = dict(question='q', system='s', split='patient', seed=0, run='r', params={})
-    for text in ('{', '[]', '{"jobs": [{"run": "x"}]}', '{"jobs": [3]}',
-                 *(json.dumps({'jobs': [job | change]}) for change in (
-            dict(run='../x'), dict(run='/etc'), dict(run=''), dict(run='..'), dict(seed='0'),
-            dict(params=[])))):
+    changes = [*(dict(run=name) for name in ('../x', '/etc', '', '..')), dict(seed='0'), dict(params=[])]
+    changed = [json.dumps({'jobs': [job | change]}) for change in changes]
+    for text in ('{', '[]', '{"jobs": [{"run": "x"}]}', '{"jobs": [3]}', *changed):
         (tmp_path/'plan.json').write_text(text)
         with pytest.raises(PedarrError): grid_.load_plan(tmp_path)
 
@@ -277,4 +274,5 @@ def test_the_speed_notebook_trains_end_to_end_and_leaves_its_measurements(store,
     assert found['batch'] <= 32
     # a finished run isn't repeated, nor its time made up
     _run('speed', tmp_path/'again.ipynb', tmp_path, **params)
-    assert json.loads((tmp_path/'run'/'speed.json').read_text())['found']['seconds from store to scores'] is None
+    again = json.loads((tmp_path/'run'/'speed.json').read_text())['found']
+    assert again['seconds from store to scores'] is None

@@ -1,5 +1,4 @@
-"""The WFDB header specification, sentence by sentence (github.com/wfdb/wfdb-spec, spec/HEADERS.md, version
-10), and headers that break it."""
+"""The WFDB header specification (wfdb-spec, HEADERS.md 10) by the sentence; headers that break it."""
 import os
 import re
 import time
@@ -157,7 +156,9 @@ REFUSED = {     # why it is refused: (header, what the answer says)
     'a sidecar of macOS': (bytes([0, 5, 22, 7, 0, 2, 0, 0]) + b'Mac OS X        ', 'sidecar file of macOS'),
     'no signals': ('r 0 250 4\n', 'describes no signal'),
     'a negative number of signals': (lines(record='r -2 250 4'), "'-2' is not a whole number"),
-    'fewer signal lines than announced': (lines(record='r 3 250 4'), '3 signals are announced, 2 are described'), 'a rate of 0': (lines(record='r 2 0 4'), 'not greater than 0'),
+    'fewer signal lines than announced':
+    (lines(record='r 3 250 4'), '3 signals are announced, 2 are described'),
+    'a rate of 0': (lines(record='r 2 0 4'), 'not greater than 0'),
     'a negative rate': (lines(record='r 2 -250 4'), 'not greater than 0'),
     'a rate too low': (lines(record='r 2 1 4'), '1 Hz is too low'),
     'a rate that is infinite': (lines(record='r 2 inf 4'), "sampling rate 'inf' is not a number"),
@@ -194,9 +195,9 @@ REFUSED = {     # why it is refused: (header, what the answer says)
     'a folder that is not there': (each('r.dat', 'db/r.dat'),
                                    r'db/r\.dat: the signal file named by the header is missing'),
     'the folder itself': (each('r.dat', '.'), 'is a folder'),
-    'signals of a file that do not stand together': (lines(record='r 3 250 2',
-                                                           signals=[SIGNALS[0],
-                                                                    SIGNALS[0].replace('r.dat', 'b.dat').replace('II', 'I'), SIGNALS[1]]), 'do not stand together'),
+    'signals of a file that do not stand together':
+    (lines(record='r 3 250 2', signals=[SIGNALS[0], 'b.dat 16 200(0)/mV 16 0 1 -6 0 I', SIGNALS[1]]),
+         'do not stand together'),
     'two formats in one file': (second(' 16 ', ' 212 ', 1), 'two formats or offsets'),
     'a wrong checksum': (second('-6', '7'), 'checksum of signal V1 is 65530, the header says 7'),
     'an offset behind the end': (each(' 16 ', ' 16+99 ', 1), 'truncated: 0 bytes'),
@@ -311,7 +312,7 @@ def test_paths_that_are_no_records(path):
 
 MEANS = {
     'I':
-        ['I', 'i', ' I ', 'ECG I', 'ECG-I', 'ECG_I', 'Lead I', 'LEAD_I', 'ECG lead I', 'MDC_ECG_LEAD_I',
+    ['I', 'i', ' I ', 'ECG I', 'ECG-I', 'ECG_I', 'Lead I', 'LEAD_I', 'ECG lead I', 'MDC_ECG_LEAD_I',
          'ekg i', 'ECGI', 'ECG: I'],
     'II': ['ii', 'Lead II', 'ecg.II', 'MDC_ECG_LEAD_II', 'MDC_ECG_ELEC_POTL_II'],
     'III': ['III', 'lead-iii'],
@@ -321,13 +322,13 @@ MEANS = {
     'V1': ['V1', 'v1', 'V 1', 'V-1', 'V_1', 'C1', 'c1', 'C 1', 'ECG V1', 'MDC_ECG_LEAD_V1', 'V01'],
     'V6': ['C6', 'Lead V6', 'v.6'],
     'ABL12':
-        ['ABL12', 'abl12', 'ABL d', 'ABL D', 'ABLd', 'ABL_D', 'ABL 1-2', 'ABL1-2', 'ABL 12', 'MAP d', 'MAPd',
+    ['ABL12', 'abl12', 'ABL d', 'ABL D', 'ABLd', 'ABL_D', 'ABL 1-2', 'ABL1-2', 'ABL 12', 'MAP d', 'MAPd',
          'Map 1-2', 'ABL dist', 'ABL D-2', 'ABL 1,2'],
     'RVA12':
-        ['RVA12', 'RVA', 'RVa', 'RVa d', 'RVAd', 'RV 1-2', 'RV12', 'RVA 1-2', 'RV d', 'RV apex', 'RV Apex d',
+    ['RVA12', 'RVA', 'RVa', 'RVa d', 'RVAd', 'RV 1-2', 'RV12', 'RVA 1-2', 'RV d', 'RV apex', 'RV Apex d',
          'rva_1_2'],
     'CS12':
-        ['CS12', 'cs12', 'CS 1-2', 'CS1-2', 'CS 1,2', 'CS 12', 'CS_1_2', 'CS-1-2', 'CS 1/2', 'CS d',
+    ['CS12', 'cs12', 'CS 1-2', 'CS1-2', 'CS 1,2', 'CS 12', 'CS_1_2', 'CS-1-2', 'CS 1/2', 'CS d',
          'CS 1.2'],
     'CS34': ['CS 3-4', 'CS3,4', 'CS34'],
     'CS56': ['CS5-6', 'cs 5 6'],
@@ -406,7 +407,7 @@ def test_an_alias_for_a_channel_that_is_not_there_is_an_error():
 ROWS = {
     'mitdb': ({'II': 0, 'V5': 1}, '100'),
     'iafdb':
-        ({'II': 0, 'V1': 1, 'aVF': 2, 'CS12': 3, 'CS34': 4, 'CS56': 5, 'CS78': 6, 'CS90': 7}, 'iaf1_afw'),
+    ({'II': 0, 'V1': 1, 'aVF': 2, 'CS12': 3, 'CS34': 4, 'CS56': 5, 'CS78': 6, 'CS90': 7}, 'iaf1_afw'),
     'ludb': ({c: i for i, c in enumerate(CHANNELS[:12])}, 'data/1')}
 
 

@@ -321,7 +321,8 @@ def kill_and_resume(what: str, home: Path, work: Path, kills: int, seed: int = 0
         status, _, said = run(words, mark)
         assert status == 0, f'{what} after a kill at {moment:.2f} s: {said[-500:]}'
         assert tree(place/'whole', timed) == want, f'{what}: other bytes after a kill at {moment:.2f} s'
-        assert sorted(p.name for p in place.iterdir()) == ['whole'], f'{what}: left behind {[p.name for p in place.iterdir()]}'
+        left = sorted(p.name for p in place.iterdir())
+        assert left == ['whole'], f'{what}: left behind {left}'
         assert {p.relative_to(place/'whole').as_posix()
                 for p in (place/'whole').rglob('*')} == figures, f'{what}: other files'
         shutil.rmtree(place)

@@ -1,5 +1,4 @@
-"""The house: imports point to chapters above, no chapter is imported around, no public name means two
-things."""
+"""The house: imports point to chapters above, no chapter is imported around, each name is one thing."""
 import ast
 import json
 import re

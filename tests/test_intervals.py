@@ -1,5 +1,4 @@
-"""The reader of intervals: what it measures on studies drawn by hand, what it must not depend on, damaged
-input, real recordings."""
+"""The reader of intervals: on studies drawn by hand, on damaged input, on real recordings."""
 import ast
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,8 @@ from conftest import real
 from pedarr.exploration import intervals as intervals_
 from pedarr.exploration import rhythm_rules as rules_
 from pedarr.exploration import waves as waves_
-from pedarr.exploration.rhythm_rules import ASKED_FIRST, ATRIA_AHEAD, DISSOCIATED, ONE_TO_ONE, WIDE_ONE_TO_ONE, read_rhythm
+from pedarr.exploration.rhythm_rules import (ASKED_FIRST, ATRIA_AHEAD, DISSOCIATED, ONE_TO_ONE,
+                                            WIDE_ONE_TO_ONE, read_rhythm)
 from pedarr.exploration.waves import drawn_study as study
 from pedarr.data.channels import CHANNELS
 from pedarr.data.records import open_record

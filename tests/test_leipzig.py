@@ -18,7 +18,7 @@ import wfdb
 from hypothesis import Phase, given, settings, strategies as st
 
 from conftest import ROOT, everywhere, real
-from helpers import edit, os_error
+from helpers import append, edit, os_error
 from pedarr.data import findings as findings_
 from pedarr.data import report as report_
 from pedarr.core import files as files_
@@ -28,7 +28,8 @@ from pedarr.data.habits import whole_record
 from pedarr.data.databases import Database
 from pedarr.data.listing import list_records
 from pedarr.data.checksums import CHECKSUMS
-from pedarr.data.leipzig import PUBLISHED, annotation_counts, annotation_totals, layout_table, parse_duration, release_facts, subject_table, unknown_annotations
+from pedarr.data.leipzig import (PUBLISHED, annotation_counts, annotation_totals, layout_table,
+                                 parse_duration, release_facts, subject_table, unknown_annotations)
 from pedarr.data.report import class_totals, rhythm_table
 from pedarr.data.release import RELEASE_RECORDS, against_release, agreement, differences, release_summary
 from pedarr.data.integrity import stated_scale
@@ -76,7 +77,8 @@ def test_episodes_of_the_release():
         if n := totals['beats'] + totals['unclassifiable'] - e.beats.sum(): outside[record] = n
     ours = rhythm_table(pd.concat(parts)).set_index(['record', 'rhythm'])
     theirs = pd.read_csv(folder/'episode-statistics.csv', keep_default_na=False)
-    theirs = theirs[theirs.rhythm != ''].assign(rhythm=lambda x: x.rhythm.map(rhythm_name)).set_index(['record', 'rhythm'])
+    theirs = theirs[theirs.rhythm != '']
+    theirs = theirs.assign(rhythm=theirs.rhythm.map(rhythm_name)).set_index(['record', 'rhythm'])
     assert outside == {'x0013': 2} and set(ours.index) == set(theirs.index) and (ours.label != '').all()
     pd.testing.assert_frame_equal(ours.loc[theirs.index, theirs.columns], theirs, check_dtype=False)
     assert ours.beats.sum() == PUBLISHED['beats'] + PUBLISHED['unclassifiable'] - 2
@@ -104,7 +106,8 @@ def test_subjects_and_layouts_of_the_release(tmp_path):
                                      else f.read_text())
     raw = subject_table(tmp_path)
     assert raw.age['x007'] == 14.3 and raw.age_text['x007'] == '.14.3'
-    notes = findings_.subject_notes(raw, pd.DataFrame({'seconds': raw.stated_seconds + np.where(raw.index == 'x005', 2.8, .01)}))
+    seconds = raw.stated_seconds + np.where(raw.index == 'x005', 2.8, .01)
+    notes = findings_.subject_notes(raw, pd.DataFrame({'seconds': seconds}))
     assert len(notes) == 2 and "'.14.3'" in notes[0] and notes[1].startswith('x005')
 
 
@@ -136,7 +139,8 @@ def test_check_of_a_sound_folder(simulated, tmp_path):
         np.testing.assert_allclose(q.low, r.d_signal.min(axis=0)/2000, atol=1e-9)
     assert t['classes'].seconds.sum() == pytest.approx(t['rhythms'].seconds.sum())
     assert t['rhythms'].seconds.sum() <= records.seconds.sum() + 1e-6
-    assert t['totals'].columns.tolist() == ['what', 'here'], 'a simulated folder is not put beside the published counts'
+    # a simulated folder is not put beside the published counts
+    assert t['totals'].columns.tolist() == ['what', 'here']
     dead = t['quality'].query('flat == 1')
     assert all(f'{d.record}: {d.channel} carries no signal' in '\n'.join(report.notes)
                for d in dead.itertuples())
@@ -226,9 +230,8 @@ def test_unknown_words_and_a_subject_without_row(db):
     aux[mark] = '(NEW'
     beat = [i for i, s in enumerate(symbol) if s == 'N'][0]
     symbol[beat], aux[beat] = 'e', '<odd>'
-    wfdb.wrann(path.stem, 'atr', a.sample, symbol=symbol, aux_note=aux,
-                   custom_labels=pd.DataFrame({
-        'label_store': [42, 43], 'symbol': ['X', 'b'], 'description': ['x', 'b']}), write_dir=str(db))
+    own = pd.DataFrame({'label_store': [42, 43], 'symbol': ['X', 'b'], 'description': ['x', 'b']})
+    wfdb.wrann(path.stem, 'atr', a.sample, symbol=symbol, aux_note=aux, custom_labels=own, write_dir=str(db))
     edit(path, (' V6\n', ' V6b\n'))
     table = db/'children-subject-info.csv'
     table.write_text('\n'.join(line for line in table.read_text().splitlines()
@@ -256,7 +259,8 @@ def test_gain_and_unit_are_one_quantity(db, unit, gain, size):
     if unit == 'mV':
         assert report.ok and not amplitude
         return
-    assert report.problems == [f'x001, x002, x003: 977 Hz, format 24, {gain} units per mV where the release has 977, 24 and 2000: check where they come from']
+    assert report.problems == [f'x001, x002, x003: 977 Hz, format 24, {gain} units per mV '
+                               'where the release has 977, 24 and 2000: check where they come from']
     assert len(amplitude) == 1
     assert amplitude[0].startswith(f'x001, x002, x003: too {size} for a heart on ')
     assert 'gain and unit' in amplitude[0]
@@ -402,7 +406,8 @@ def test_formats_that_are_read_whole(tmp_path, fmt):
     d = np.random.default_rng(3).integers(-100, 100, (2000, 2))
     stored = {'80': (d + 128).astype('<u1'), '61': d.astype('>i2'), '32': d.astype('<i4')}[fmt]
     (tmp_path/'w.dat').write_bytes(stored.tobytes())
-    (tmp_path/'w.hea').write_text('w 2 500 2000\n' + ''.join(f'w.dat {fmt} 100/mV 16 0 0 {x.sum() % 65536} 0 {c}\n' for c, x in zip(('I', 'II'), d.T)))
+    signals = [f'w.dat {fmt} 100/mV 16 0 0 {x.sum() % 65536} 0 {lead}' for lead, x in zip(('I', 'II'), d.T)]
+    (tmp_path/'w.hea').write_text('\n'.join(['w 2 500 2000', *signals]) + '\n')
     scan, hashes, problems = scan_samples(open_record(tmp_path/'w'))
     assert problems == [] and hashes == {tmp_path/'w.dat': sha256(tmp_path/'w.dat')}
     np.testing.assert_allclose(scan.quality()[['low', 'high']], np.stack([d.min(0), d.max(0)], 1)/100)
@@ -460,8 +465,10 @@ def test_tables_on_the_page_have_an_end(monkeypatch, simulated, tmp_path):
     assert len(page) < 100_000 and 'the first 5 of them' in page and 'a'*197 + '...' in page
 
 
-@given(st.lists(st.text(max_size=30) | st.sampled_from([
-    'a: is 1', 'b: is 2', '/x/c: is 33', "d: is 'x'", 'e: is'])))
+ALIKE = ['a: is 1', 'b: is 2', '/x/c: is 33', "d: is 'x'", 'e: is']
+
+
+@given(st.lists(st.text(max_size=30) | st.sampled_from(ALIKE)))
 def test_folding_loses_no_kind(sentences):
     folded = fold_sentences(sentences)
     assert all('\n' not in s and s.isprintable() for s in folded) and len(folded) <= len(sentences)
@@ -683,8 +690,9 @@ def claims(tmp_path_factory):
     write_marks(folder, marks)
     rows = ','.join([fact.subject_id, 'x0027', fact.sex, fact.age, fact.diagnosis, fact.pathway,
                      fact.duration])
-    (folder/'children-subject-info.csv').write_text(f'subject_id,file_name,gender,age,diagnosis,ap_loacation,ecg_duration\n{rows}\n')
-    (folder/'adults-subject-info.csv').write_text('subject_id,file_name,gender,age,diagnosis,ecg_duration\n')
+    columns = 'subject_id,file_name,gender,age,diagnosis,ap_loacation,ecg_duration'
+    (folder/'children-subject-info.csv').write_text(f'{columns}\n{rows}\n')
+    (folder/'adults-subject-info.csv').write_text(columns.replace('ap_loacation,', '') + '\n')
     relist(folder)
     return folder, marks
 
@@ -724,14 +732,21 @@ def test_a_record_of_the_release_agrees_and_a_changed_one_is_a_problem(claims, t
         assert report.summary.startswith(f"counts equal the release's in {equal} of 39")
         page = report.write_html(tmp_path/'c.html').read_text()
         assert 'Facts that differ from the release' in page and f'in {equal} of 39 records' in page
-    write_marks(folder, marks)
+
+
+def test_a_simulated_record_is_compared_and_what_differs_is_a_note(claims, tmp_path):
+    source, _ = claims
+    folder = tmp_path/'db'
+    shutil.copytree(source, folder)
     header = folder/'x0027.hea'
     before = header.read_text()
-    header.write_text(before + '#Simulated: no patient\n')
+    append(header, '#Simulated: no patient\n')
     relist(folder)
-    assert check_folder(folder,
-                        progress=False).summary == '', 'one simulated record that states no scale is no twin'
-    header.write_text(before.replace(' II\n', ' tmp\n').replace(' I\n', ' II\n').replace(' tmp\n', ' I\n') + '#Simulated, scale 0.5\n')
+    summary = check_folder(folder, progress=False).summary
+    assert summary == '', 'one simulated record that states no scale is no twin'
+    header.write_text(before)
+    edit(header, (' II\n', ' tmp\n'), (' I\n', ' II\n'), (' tmp\n', ' I\n'))
+    append(header, '#Simulated, scale 0.5\n')
     relist(folder)
     report = check_folder(folder, progress=False)
     assert report.ok and 'scale 0.5' in report.summary and report.summary.endswith('in 0 of 39 records')
@@ -763,7 +778,7 @@ def test_the_release_agrees_with_its_own_sequence():
             'rhythms': rhythm_table(e),
             'marks': annotation_counts(part.symbol, part.aux),
             'row':
-                {'seconds': seconds,
+            {'seconds': seconds,
                  'no_episode': totals['beats'] + totals['unclassifiable'] - e.beats.sum()}})
     against = against_release(results, subject_table(folder))
     assert against.agrees.all()
@@ -781,7 +796,8 @@ def test_another_database_is_called_so_in_one_line(name, records):
     report = check_folder(real(name), progress=False)
     assert len(report.problems) == 1
     assert f'this is not the Leipzig database (none of its {records} records' in report.problems[0]
-    fits = f'--database {name} seems to fit' if name in DATABASES else 'name it with --database (leipzig, mitdb, ludb, iafdb'
+    fits = 'name it with --database (leipzig, mitdb, ludb, iafdb'
+    if name in DATABASES: fits = f'--database {name} seems to fit'
     assert fits in report.problems[0] and 'pedarr download' not in report.text() and report.summary == ''
     assert len(report.text().split('\n')) < 60
     assert not any(len(line) > 400 for line in report.text().split('\n'))
@@ -796,7 +812,7 @@ def test_another_database_by_its_own_readers(name, records, subjects):
     assert t['records'].subject.nunique() == subjects
     assert 'download' not in report.text() and 'Leipzig' not in report.text() and not len(t['against'])
     if name == 'ludb':
-        assert t['classes'].set_index('label').records['AFIB'] == 15, 'beats were not annotated: no count of 0'
+        assert t['classes'].set_index('label').records['AFIB'] == 15
         assert t['classes'].beats.isna().all(), 'beats were not annotated: no count of 0'
         assert any('LICENSE.txt: differs from its checksum; no recording depends on it' in n
                    for n in report.notes)
@@ -882,10 +898,12 @@ def test_bench_check_reads_once(tmp_path):
         begun = time.perf_counter()
         f()
         return time.perf_counter() - begun
-    acts = lambda: hashlib.sha256(file.read_bytes()).hexdigest(), lambda: sha256(file), lambda: scan_samples(record), record.verify
+    acts = [lambda: hashlib.sha256(file.read_bytes()).hexdigest(), lambda: sha256(file),
+            lambda: scan_samples(record), record.verify]
     for _ in range(5): times.append([timed(act) for act in acts])
     mb, (whole, stream, once, verify) = file.stat().st_size/1e6, np.median(times, axis=0)
-    print(f'\ncheck, {mb:.0f} MB: one pass {mb/once:.0f} MB/s; plain read + sha256 {mb/whole:.0f} MB/s ({once/whole:.2f} of its time), '
+    print(f'\ncheck, {mb:.0f} MB: one pass {mb/once:.0f} MB/s; '
+          f'plain read + sha256 {mb/whole:.0f} MB/s ({once/whole:.2f} of its time), '
           f'by blocks {mb/stream:.0f} MB/s; Record.verify alone {mb/verify:.0f} MB/s')
 
 

@@ -1,5 +1,4 @@
-"""Scores against scikit-learn, the bootstrap against a plain loop over resampled segments, properties, and
-bad input."""
+"""Scores against scikit-learn, the bootstrap against a plain loop, properties, and bad input."""
 import time
 
 import numpy as np
@@ -476,7 +475,8 @@ def test_paired_classes():
     np.testing.assert_allclose(table.holm[:4], holm_correction(table.p[:4]))
     assert ((table.low <= table.value) & (table.value <= table.high))[:4].all()
     import itertools  # exact p of class 0 by a plain loop over 2^9 swaps
-    gap = lambda x, y: per_class(y_true, x, who, list('abcde')).recall[0] - per_class(y_true, y, who, list('abcde')).recall[0]
+    recall = lambda answers: per_class(y_true, answers, who, list('abcde')).recall[0]
+    gap = lambda x, y: recall(x) - recall(y)
     seen = abs(gap(a, b))
     larger = 0
     for coin in itertools.product([False, True], repeat=9):
@@ -554,7 +554,8 @@ def test_benchmark_against_a_loop_over_resamples():
     began = time.perf_counter()
     for _ in range(5): sklearn_scores(y_true, y_pred)
     sklearn = (time.perf_counter() - began)/5
-    print(f'\nbootstrap, 10,000 resamples of 10,000 segments of 200 subjects, 13 classes: {10_000*fast:.2f} s; '
+    print(f'\nbootstrap, 10,000 resamples of 10,000 segments of 200 subjects, 13 classes: '
+          f'{10_000*fast:.2f} s; '
           f'{loop/fast:.0f} times as fast as a loop over resamples ({1e6*loop:.0f} us each), '
           f'{sklearn/fast:.0f} times as fast as scikit-learn on each resample')
     assert np.isfinite(loop/fast)
@@ -576,6 +577,7 @@ def test_benchmark_permutation_against_scipy():
     scipy_test((np.zeros(40), np.ones(40)), lambda x, y: take(x) - take(y), permutation_type='samples',
                n_resamples=200, vectorized=False, rng=0)
     slow = (time.perf_counter() - began)/200
-    print(f'\npermutation test, 10,000 permutations of 10,000 segments of 40 subjects, 13 classes: {10_000*fast:.2f} s; {slow/fast:.0f} times as fast as '
+    print(f'\npermutation test, 10,000 permutations of 10,000 segments of 40 subjects, 13 classes: '
+          f'{10_000*fast:.2f} s; {slow/fast:.0f} times as fast as '
           f'scipy.stats.permutation_test with our scores of the segments')
     assert np.isfinite(slow/fast)

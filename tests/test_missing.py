@@ -1,5 +1,4 @@
-"""Missing channels: properties of the draws, nothing leaks from a masked channel, what is compared, what is
-refused. What is a lesson stands in the chapter."""
+"""Missing channels: the draws, that nothing leaks from a masked channel, what is compared and refused."""
 import dataclasses
 import shutil
 
@@ -199,8 +198,8 @@ def test_difference_is_antisymmetric_and_paired(made):
     ab, ba = missing_difference(a, b, n_resamples=200), missing_difference(b, a, n_resamples=200)
     np.testing.assert_allclose(ab.value, -ba.value, atol=1e-12)
     np.testing.assert_allclose(ab.low, -ba.high, atol=1e-12)
-    np.testing.assert_allclose(ab.value,
-                               missing_curve(a, n_resamples=10).value - missing_curve(b, n_resamples=10).value, atol=1e-9)
+    one, other = (missing_curve(x, n_resamples=10).value for x in (a, b))
+    np.testing.assert_allclose(ab.value, one - other, atol=1e-9)
 
 
 def test_what_cannot_be_compared():

@@ -367,7 +367,8 @@ def test_study_draws_its_calipers_where_they_were_measured(simulated):
     low = fig.axes[1]
     names = [t.get_text() for t in low.texts]
     rr = next(int(n.split()[1]) for n in names if n.startswith('RR '))
-    rate = episodes[(episodes.record == record.name) & (episodes.start <= start) & (episodes.stop > start)].rate.iloc[0]
+    here = (episodes.record == record.name) & (episodes.start <= start) & (episodes.stop > start)
+    rate = episodes[here].rate.iloc[0]
     assert rr == pytest.approx(60_000/rate, rel=.15) and any(n.startswith('VA ') for n in names)
     sweep = int(next(n for n in names if 'mm/s' in n).split()[0])
     widths = [np.ptp(l.get_xdata()) for l in low.lines if len(l.get_xdata()) == 2
@@ -420,7 +421,7 @@ def test_examples_keep_away_from_poor_signal(simulated):
     other, again = examples_.find_example(episodes, 'N', simulated, spoilt)
     n = int(2.5*record.fs)
     assert again + n <= start + 100 or again >= start + 200
-    everywhere = dataclasses.replace(DB,
-                                     read_episodes=lambda r, db: (DB.episodes(r)[0], pd.DataFrame(dict(start=[0], stop=[r.sig_len]))))
+    def all_poor(r, db): return DB.episodes(r)[0], pd.DataFrame(dict(start=[0], stop=[r.sig_len]))
+    everywhere = dataclasses.replace(DB, read_episodes=all_poor)
     # rather a spoilt one than none
     assert examples_.find_example(episodes, 'N', simulated, everywhere) is not None

@@ -284,9 +284,10 @@ def test_a_tape_of_several_files_and_of_one_behind_a_header(tmp_path):
     for name, fmt, part in (('a', '24', d), ('b', '212', d[:, :1])):
         wfdb.wrsamp(name, fs=977, units=['mV']*part.shape[1], sig_name=['I', 'II'][:part.shape[1]],
                     d_signal=part, fmt=[fmt]*part.shape[1],
-            adc_gain=[200.]*part.shape[1], baseline=[0]*part.shape[1], write_dir=str(tmp_path))
-    lines = (tmp_path/'a.hea').read_text().splitlines()[1:] + [(tmp_path/'b.hea').read_text().splitlines()[1].rsplit(' ', 1)[0] + ' V6']
-    (tmp_path/'both.hea').write_text('\n'.join(['both 3 977 20001', *lines]) + '\n')
+                    adc_gain=[200.]*part.shape[1], baseline=[0]*part.shape[1], write_dir=str(tmp_path))
+    edit(tmp_path/'b.hea', (' I\n', ' V6\n'))
+    signals = [line for n in 'ab' for line in (tmp_path/f'{n}.hea').read_text().splitlines()[1:]]
+    (tmp_path/'both.hea').write_text('\n'.join(['both 3 977 20001', *signals]) + '\n')
     (tmp_path/'a.mat').write_bytes(bytes(24) + (tmp_path/'a.dat').read_bytes())
     shutil.copy(tmp_path/'a.hea', tmp_path/'behind.hea')
     edit(tmp_path/'behind.hea', ('a 2', 'behind 2'), ('a.dat 24', 'a.mat 24+24'))
@@ -607,8 +608,9 @@ def test_parts_survive_names_with_folders_and_odd_characters(simulated, tmp_path
         (source/new).parent.mkdir(parents=True, exist_ok=True)
         stem = new.split('/')[-1]
         for e in ('dat', 'atr'): shutil.copy(simulated/f'{old}.{e}', source/f'{new}.{e}')
-        header = (simulated/f'{old}.hea').read_text().replace(f'{old}.dat', f'{stem}.dat').replace(f'{old} ', 'r ', 1)
-        (source/f'{new}.hea').write_text(header)
+        header = shutil.copy(simulated/f'{old}.hea', source/f'{new}.hea')
+        edit(header, (f'{old}.dat', f'{stem}.dat'))
+        edit(header, (f'{old} ', 'r '), times=1)
     def subjects(paths, folder, db):
         index = [p.relative_to(folder).with_suffix('').as_posix() for p in paths]
         return pd.DataFrame(dict(subject=range(4), cohort='c', age=1., sex='F'), index=index)
@@ -811,8 +813,8 @@ def test_dead_channels_are_masked_and_reported(tmp_path):
                         progress=False)
     assert [CHANNELS[i] for i in np.flatnonzero(store.mask.all(0))] == ['II'] and store.mask.any(0).sum() == 1
     assert any('ABL12' in n for n in store.meta['notes']) and any('CS12' in n for n in store.meta['notes'])
-    assert store.segments.iloc[0][[
-        'subject', 'cohort', 'sex', 'rhythm', 'label']].tolist() == ['x001', 'children', 'F', 'N', 'SR']
+    first = store.segments.iloc[0][['subject', 'cohort', 'sex', 'rhythm', 'label']]
+    assert first.tolist() == ['x001', 'children', 'F', 'N', 'SR']
 
 
 def test_a_dead_stretch_is_left_out_and_said(tmp_path):

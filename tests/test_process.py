@@ -39,7 +39,8 @@ def small(tmp_path_factory):
 
 def start(*args, inject='', **options):
     "The command, started as a process; `inject` is code that runs first in it."
-    begin = ['-c', f'{inject}\nfrom pedarr.use.command import pedarr_command\npedarr_command()'] if inject else ['-m', 'pedarr']
+    code = f'{inject}\nfrom pedarr.use.command import pedarr_command\npedarr_command()'
+    begin = ['-c', code] if inject else ['-m', 'pedarr']
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace', env=ENVIRONMENT)
     return subprocess.Popen([sys.executable, *begin, *map(str, args)], **{**pipes, **options})
 

@@ -1,5 +1,4 @@
-"""Readers that share no code with pedarr nor with wfdb's reader, and a third-party QRS detector, on real and
-simulated recordings."""
+"""Readers that share no code with pedarr nor wfdb, and a third-party QRS detector, on real recordings."""
 import numpy as np
 import pytest
 import scipy.io

@@ -92,8 +92,9 @@ def test_channels_of_real_records_are_found_by_name():
 
 def test_signals_in_several_files(tmp_path):
     a, b = write(tmp_path, '16', 2, 50, seed=1, name='a'), write(tmp_path, '212', 1, 50, seed=2, name='b')
-    lines = a.with_suffix('.hea').read_text().splitlines()[1:] + [b.with_suffix('.hea').read_text().splitlines()[1].rsplit(' ', 1)[0] + ' V6']
-    (tmp_path/'both.hea').write_text('\n'.join(['both 3 977 50', *lines]) + '\n')
+    edit(b.with_suffix('.hea'), (' I\n', ' V6\n'))
+    signals = [line for p in (a, b) for line in p.with_suffix('.hea').read_text().splitlines()[1:]]
+    (tmp_path/'both.hea').write_text('\n'.join(['both 3 977 50', *signals]) + '\n')
     agrees(tmp_path/'both', 11, 40)
 
 
@@ -176,7 +177,8 @@ def test_bench_window_reads(tmp_path):
         theirs = min(timeit(lambda: wfdb.rdrecord(str(path), sampfrom=a, sampto=a + n), number=10)/10
                      for _ in range(5))
         ours = min(timeit(lambda: rec.physical(a, a + n), number=100)/100 for _ in range(5))
-        print(f'\nwindow read, {name}: rdrecord {theirs*1e6:.0f} us, ours {ours*1e6:.0f} us, ratio {theirs/ours:.0f}')
+        print(f'\nwindow read, {name}: rdrecord {theirs*1e6:.0f} us, ours {ours*1e6:.0f} us, '
+              f'ratio {theirs/ours:.0f}')
 
 
 @pytest.mark.parametrize('old, new, say', [

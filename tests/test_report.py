@@ -1,5 +1,4 @@
-"""Two protocols in one table, and few shots from a run: what is compared, and what is refused. Run folders
-are written by hand where no network is needed."""
+"""Two protocols in one table, and few shots from a run: what is compared, and what is refused."""
 import json
 import shutil
 
@@ -7,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import AT_250_HZ, edit_json
+from helpers import AT_250_HZ, drop_key, edit_json
 from pedarr.evaluation.fewshot import METHODS
 from pedarr.evaluation.subgroups import SINGLE_SUBJECT
 from pedarr.evaluation.comparison import paired_bootstrap
@@ -55,12 +54,13 @@ def write_run(folder, table, split, share, seed=0, store='a'*64, **params):
     pd.DataFrame([history]).to_csv(folder/'history.csv', index=False)
     config = make_config(**dict(store='somewhere', run=str(folder), split=split, seed=seed, loss='none',
                                 resamples=100) | params)
-    write = lambda name, value: (folder/f'{name}.json').write_text(json.dumps(value, default=lambda x: x.item()).replace('NaN', 'null'))
+    def write(name, value):
+        text = json.dumps(value, default=lambda x: x.item()).replace('NaN', 'null')
+        (folder/f'{name}.json').write_text(text)
     write('params', config.__dict__)
-    write('environment', dict.fromkeys((
-        'pedarr', 'python', 'torch', 'numpy', 'sklearn', 'device', 'store', 'database'),
-                                       'x') | dict(commit=None, changed=False,
-                                                   store_sha256={'ecg.npy': store}))
+    named = ('pedarr', 'python', 'torch', 'numpy', 'sklearn', 'device', 'store', 'database')
+    found = dict(commit=None, changed=False, store_sha256={'ecg.npy': store})
+    write('environment', dict.fromkeys(named, 'x') | found)
     write('model', dict(network=config.model, model={}, classes=classes, folds=[0]))
     write('metrics', summarise(t, classes, config, [split_warning(split)], carriers(rows)) | dict(speed={}))
     return folder, pd.Series(predicted, index=table.segment)
@@ -144,8 +144,8 @@ def test_damaged_runs(tmp_path):
 
 def test_recall_figure_and_notes():
     t = truth().assign(predicted='SR')
-    fig = plot_recalls(t.assign(label=np.where(t.label == 'VT', 'SR',
-                                               t.label)).assign(label=lambda x: np.where(x.index == 0, 'VT', x.label)), CLASSES)
+    label = t.label.replace('VT', 'SR').where(t.index != 0, 'VT')      # one segment of VT
+    fig = plot_recalls(t.assign(label=label), CLASSES)
     ticks = [x.get_text() for x in fig.axes[0].get_xticklabels()]
     assert ticks[2] == 'VT\n1\nuntestable' and 'untestable' not in ticks[0]
     import matplotlib.pyplot as plt
@@ -191,10 +191,7 @@ def test_few_shots_of_a_run(tiny, tmp_path):
     # the split was edited: a subject in two folds
     copy = tmp_path/'run'
     shutil.copytree(tiny, copy)
-    # as in an older run
-    m = json.loads((copy/'metrics.json').read_text())
-    del m['files']
-    (copy/'metrics.json').write_text(json.dumps(m))
+    drop_key(copy/'metrics.json', 'files')      # as in an older run
     t = pd.read_csv(copy/'split.csv', keep_default_na=False)
     t.loc[t.index[t.fold >= 0][0], 'fold'] ^= 1
     t.to_csv(copy/'split.csv', index=False)

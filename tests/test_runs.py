@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from helpers import drop_key
 from pedarr.training.answers import answer_table, paired_table, recall_table
 from pedarr.training.grid import Job
 from pedarr.core.errors import PedarrError
@@ -54,7 +55,8 @@ def runs(store, tmp_path_factory):
 
 def places(value, at=()):
     "Where something stands in a JSON value."
-    inside = value.items() if isinstance(value, dict) else enumerate(value[:4]) if isinstance(value, list) else ()
+    if isinstance(value, dict): inside = value.items()
+    else: inside = enumerate(value[:4]) if isinstance(value, list) else ()
     return [at] + [place for k, v in inside for place in places(v, (*at, k))]
 
 
@@ -150,9 +152,7 @@ def spoil(runs: Path, folder: Path, seed: int, cases: int) -> int:
     for n in range(cases):
         source = runs/rng.choice(['patient', 'patient', 'patient', 'trees'])
         run = Path(shutil.copytree(source, folder/f'{n}'))
-        # as older runs
-        if rng.random() < .7:
-            (run/'metrics.json').write_text(json.dumps({k: v for k, v in json.loads((run/'metrics.json').read_text()).items() if k != 'files'}))
+        if rng.random() < .7: drop_key(run/'metrics.json', 'files')      # as older runs
         if rng.random() < .25: unfinish(run)
         file = rng.choice(sorted(p for p in run.iterdir() if p.suffix in SPOILT))
         file.write_bytes(SPOILT[file.suffix](file.read_bytes(), rng))
@@ -166,7 +166,8 @@ def spoil(runs: Path, folder: Path, seed: int, cases: int) -> int:
                     assert len(str(e)) < 1500, (seed, n, file.name, i, str(e))
                     assert ': ' in str(e), (seed, n, file.name, i, str(e))
                 except Exception as e:
-                    raise AssertionError(f'seed {seed}, case {n}: {source.name}/{file.name}, reader {i}: {type(e).__name__}: {e}') from e
+                    case = f'seed {seed}, case {n}: {source.name}/{file.name}, reader {i}'
+                    raise AssertionError(f'{case}: {type(e).__name__}: {e}') from e
         shutil.rmtree(run)
     return refused
 
@@ -188,7 +189,12 @@ def test_twenty_kills_of_a_training_end_in_the_same_bytes(store, tmp_path):
     training, and leaves nothing else."""
     params = dict(store=str(store), **{**SMALL, 'epochs': 6})
     whole = run_training(make_config(**params, run=tmp_path/'whole'), progress=False)
-    script = f'import pedarr.training.config as c, pedarr.training.train as t; print("begun", flush=True); t.run_training(c.make_config(**{params!r}, run={str(tmp_path/"r")!r}), progress=False)'
+    script = f'''
+from pedarr.training.config import make_config
+from pedarr.training.train import run_training
+print("begun", flush=True)
+run_training(make_config(**{params!r}, run={str(tmp_path/"r")!r}), progress=False)
+'''
     rng, killed = random.Random(0), 0
     while killed < 20:
         p = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)

@@ -68,10 +68,11 @@ def test_patient_split_properties(subjects, n_folds, seed):
 def uneven(draw):
     """A table of few subjects, very uneven, some without an evaluation window, and as many folds as it allows
     or fewer."""
-    rows = draw(st.lists(st.tuples(st.sampled_from('ABCD'), st.sampled_from([
-        1, 2, 3, 30, 200]), st.sampled_from('tto')), min_size=3, max_size=16))
-    names = draw(st.lists(st.sampled_from([
-        'x1', 'x01', 'x10', '1e3', 'NA', 'b', 'c', 'd']), min_size=len(rows), max_size=len(rows)))
+    count = st.sampled_from([1, 2, 3, 30, 200])
+    rows = draw(st.lists(st.tuples(st.sampled_from('ABCD'), count, st.sampled_from('tto')),
+                         min_size=3, max_size=16))
+    name = st.sampled_from(['x1', 'x01', 'x10', '1e3', 'NA', 'b', 'c', 'd'])
+    names = draw(st.lists(name, min_size=len(rows), max_size=len(rows)))
     t = pd.DataFrame([(s, c, kind == 't' and i % 2 == 0) for s, (c, n, kind) in zip(names, rows)
                       for i in range(n)], columns=['subject', 'label', 'evaluate'])
     tested = t[t.evaluate].subject.nunique()
@@ -137,8 +138,8 @@ def test_a_split_without_empty_folds_is_left_as_it_is():
 # ---- roles
 
 @settings(max_examples=100, deadline=None)
-@given(subjects, st.integers(2, 5), st.integers(0, 99), st.sampled_from([
-    0., .1, .2, .5, .8]), st.sampled_from(['patient', 'loso']))
+@given(subjects, st.integers(2, 5), st.integers(0, 99), st.sampled_from([0., .1, .2, .5, .8]),
+       st.sampled_from(['patient', 'loso']))
 def test_roles_keep_subjects_apart_and_every_class_in_training(subjects, n_folds, seed, share, kind):
     t = table(subjects)
     fold = make_split(t, kind, n_folds, seed)
@@ -181,7 +182,8 @@ def test_validation_under_a_segment_split_is_a_fifth_of_each_class():
     fold = make_split(t, 'segment', 3)
     for k in range(3):
         role = make_roles(t, fold, k, 'segment')
-        n = t.assign(role=role)[np.isin(role, ['train', 'validation'])].groupby(['label', 'role']).size().unstack(fill_value=0)
+        fitted = t.assign(role=role)[np.isin(role, ['train', 'validation'])]
+        n = fitted.groupby(['label', 'role']).size().unstack(fill_value=0)
         total = n.sum(axis=1)
         assert (abs(n.validation - .2*total) <= .5).all() and (n.train > 0).all()
         assert (role[fold == -1] == '').all()
@@ -275,14 +277,20 @@ def test_repeated_splits_deal_anew():
     assert np.array_equal(repeated_splits(t, 'loso', repeats=1)[0], make_split(t, 'loso'))
 
 
-@pytest.mark.parametrize('kind', SPLITS)
-def test_split_file_round_trip_and_faults(tmp_path, kind):
+def of_kind(kind):
+    "A table, its folds under this split, and which rows have a class."
     t = table([[('A', 9), ('B', 6)]]*6).assign(evaluate=True)
     t['label'] = np.where(np.arange(len(t)) % 10 == 0, '', t.label)  # rows of no class are in no fold
     t['official'] = t.subject.str[1:].astype(int) % 3
     fold = np.full(len(t), -1)
     named = (t.label != '').to_numpy()
     fold[named] = make_split(t[named].reset_index(drop=True), kind, n_folds=3)
+    return t, fold, named
+
+
+@pytest.mark.parametrize('kind', SPLITS)
+def test_split_file_is_read_as_it_was_written(tmp_path, kind):
+    t, fold, named = of_kind(kind)
     path, roles = tmp_path/'split.csv', all_roles(t, fold, kind)
     written = split_table(t.assign(segment=range(len(t)), record='r'), fold, roles)
     written.to_csv(path, index=False)
@@ -293,6 +301,14 @@ def test_split_file_round_trip_and_faults(tmp_path, kind):
     old = read_roles(path, t, kind)
     assert np.array_equal(read_split(path, t, kind), fold) and set(old.ravel()) == {'train', 'test', ''}
     assert np.array_equal(old == 'test', roles == 'test')
+
+
+@pytest.mark.parametrize('kind', SPLITS)
+def test_a_split_file_that_was_altered_is_refused(tmp_path, kind):
+    t, fold, named = of_kind(kind)
+    path, roles = tmp_path/'split.csv', all_roles(t, fold, kind)
+    written = split_table(t.assign(segment=range(len(t)), record='r'), fold, roles)
+    written.to_csv(path, index=False)
     row = int(np.flatnonzero(named)[3])
 
     def refused(change, says):

@@ -1,5 +1,4 @@
-"""The simulator: identities, third-party reading, determinism, promises about who has which rhythm, bad
-input."""
+"""The simulator: identities, third-party reading, determinism, who has which rhythm, bad input."""
 import errno
 import hashlib
 import os

@@ -1,5 +1,4 @@
-"""What a store is made of, what is verified, what is left out, and what is noted; and reading one that
-somebody edited."""
+"""What a store is made of, verified and noted, what is left out; and reading one that somebody edited."""
 import errno
 import hashlib
 import json
@@ -396,8 +395,8 @@ def test_where_nothing_can_be_used_all_is_said(tmp_path):
 def test_a_record_without_episode_is_left_out_and_a_class_that_goes_with_it_is_gone(db, tmp_path):
     def some(record, _):
         if record.name == 'a':
-            return whole_record(record, 'N')[0].iloc[:0], whole_record(record,
-                                                                       'N')[1], ['two diagnoses in the header']
+            episodes, poor = whole_record(record, 'N')[:2]
+            return episodes.iloc[:0], poor, ['two diagnoses in the header']
         return whole_record(record, 'VT' if record.name == 'b' else 'N')
     harm_record(db, 'b', 'flat')
     store = build(db, tmp_path/'s', replace(MINE, read_episodes=some))
@@ -463,9 +462,8 @@ def test_notes_of_records_and_descriptions_reach_the_store_one_line_a_kind(tmp_p
     for i, name in enumerate('abcdefghi'): write_record(db, name, seed=i, leads=('I', 'II', 'HIS D'))
     def late(record, _):
         start = 1000 + 100*int(record.name == 'c')
-        return pd.DataFrame({
-            'start': [start], 'stop': [record.sig_len], 'rhythm': ['N'],
-            'beats': [-1]}), whole_record(record, 'N')[1]
+        episode = dict(start=[start], stop=[record.sig_len], rhythm=['N'], beats=[-1])
+        return pd.DataFrame(episode), whole_record(record, 'N')[1]
     store = build(db, tmp_path/'s', replace(MINE, read_episodes=late), progress=True)
     unknown = [n for n in store.meta['notes'] if 'HIS D' in n]
     assert len(unknown) == 1 and unknown[0].startswith('a, b, c, d, e, f and 3 more: ')
@@ -584,7 +582,8 @@ def test_no_size_is_believed_before_the_file_has_it(made, tmp_path):
 def test_the_header_of_an_array_is_compared_not_evaluated(made, tmp_path, header):
     path = shutil.copytree(made.path, tmp_path/'s')
     raw = bytearray((path/'ecg.npy').read_bytes())
-    raw[10*(header[:1] == b'{'):][:0], raw[10*(header[:1] == b'{'):10*(header[:1] == b'{') + len(header)] = b'', header
+    at = 10 if header.startswith(b'{') else 0
+    raw[at:at + len(header)] = header
     (path/'ecg.npy').write_bytes(raw)
     with pytest.raises(PedarrError, match='ecg.npy: damaged'): open_store(path, verify=False)
 
@@ -616,9 +615,8 @@ def test_names_that_look_like_something_else_stay_text(db, tmp_path, monkeypatch
     monkeypatch.setitem(GROUPINGS, 'odd', names)
     def parts(record, _):
         edges = np.linspace(0, record.sig_len, len(names) + 1).astype(int)
-        return pd.DataFrame({
-            'start': edges[:-1], 'stop': edges[1:], 'rhythm': list(names),
-            'beats': -1}), whole_record(record, 'N')[1]
+        episodes = dict(start=edges[:-1], stop=edges[1:], rhythm=list(names), beats=-1)
+        return pd.DataFrame(episodes), whole_record(record, 'N')[1]
     def people(paths, folder, db):
         return one_each(paths, folder, db).assign(subject=['007', 'nan', 'False'], cohort='1.0')
     config = replace(CONFIG, window=1., rare_stride=None)
@@ -633,11 +631,6 @@ def test_names_that_look_like_something_else_stay_text(db, tmp_path, monkeypatch
 
 
 def test_passing_faults_do_not_say_damaged(made, tmp_path, monkeypatch):
-    from pedarr.signals import build as build_
-    from pedarr.data import checksums as checksums_
-    from pedarr.core import files as files_
-    from pedarr.signals import store as store_
-    from pedarr.signals import windows as windows_
     real_open = os.open
     def failing(number):
         def opened(path, *a, **k):

@@ -19,6 +19,14 @@ from hypothesis import given, settings, strategies as st
 
 from conftest import everywhere, real
 from helpers import AT_250_HZ
+from pedarr.core import files as files_
+from pedarr.signals import batches as batches_
+from pedarr.training import config as config_
+from pedarr.training import folds as folds_
+from pedarr.training import loop as loop_
+from pedarr.training import runs as runs_
+from pedarr.training import train as train_
+from pedarr.training import tree_runs as tree_runs_
 from pedarr.signals.filters import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.signals.store import open_store
@@ -129,15 +137,8 @@ def test_an_unfinished_run_has_no_report(tmp_path):
     with pytest.raises(PedarrError, match='not a finished run'): write_report(tmp_path)
 
 
-def test_a_full_disk_leaves_no_half_written_run_and_the_same_command_ends_it(run, store, tmp_path, monkeypatch):
-    from pedarr.signals import batches as batches_
-    from pedarr.training import config as config_
-    from pedarr.core import files as files_
-    from pedarr.training import folds as folds_
-    from pedarr.training import loop as loop_
-    from pedarr.training import runs as runs_
-    from pedarr.training import train as train_
-    from pedarr.model import trees as trees_
+def test_a_full_disk_leaves_no_half_written_run_and_the_same_command_ends_it(run, store, tmp_path,
+                                                                             monkeypatch):
     real = files_.create_file
     def full(path):
         if path.name.startswith('model-1'): raise OSError(errno.ENOSPC, 'No space left on device')
@@ -194,12 +195,14 @@ def test_a_run_cut_off_after_any_epoch_ends_the_same(store, tmp_path, loss):
 
 
 def test_names_that_mean_the_same_give_the_same_run(store, tmp_path):
-    runs = [run_training(make_config(store=store, run=tmp_path/str(i), **{**SMALL, 'fold': 0, **o}),
-                         progress=False)/'predictions.csv'
-            for i, o in enumerate([
-        dict(loss='none'), dict(loss='ce'), dict(loss='none', logit_adjust=1.), dict(loss='logit')])]
-    a, b, c, d = (p.read_bytes() for p in runs)
-    assert a == b and c == d and a != c
+    def answers(name, **loss):
+        config = make_config(store=store, run=tmp_path/name, **{**SMALL, 'fold': 0, **loss})
+        return (run_training(config, progress=False)/'predictions.csv').read_bytes()
+    plain = answers('none', loss='none')
+    adjusted = answers('adjusted', loss='none', logit_adjust=1.)
+    assert answers('ce', loss='ce') == plain
+    assert answers('logit', loss='logit') == adjusted
+    assert plain != adjusted
 
 
 def test_model_options_reach_the_network_and_come_back(store, tmp_path):
@@ -236,7 +239,8 @@ def older(run: Path, folder: Path) -> Path:
         return m
     edit(old/'metrics.json', plainer)
     h = pd.read_csv(old/'history.csv')
-    h.drop(columns='validation_loss').rename(columns={'validation_top1': 'test_top1'}).assign(test_top1=.5).to_csv(old/'history.csv', index=False)
+    h = h.drop(columns=['validation_loss', 'validation_top1']).assign(test_top1=.5)
+    h.to_csv(old/'history.csv', index=False)
     t = pd.read_csv(old/'split.csv', keep_default_na=False)
     t[[c for c in t if not c.startswith('role_')]].to_csv(old/'split.csv', index=False)
     return old
@@ -382,14 +386,6 @@ def test_a_run_of_another_store_is_not_taken_for_this_one(run, simulated, tmp_pa
 
 
 def test_environment_without_git(store, run, monkeypatch):
-    from pedarr.signals import batches as batches_
-    from pedarr.training import config as config_
-    from pedarr.core import files as files_
-    from pedarr.training import folds as folds_
-    from pedarr.training import loop as loop_
-    from pedarr.training import runs as runs_
-    from pedarr.training import train as train_
-    from pedarr.model import trees as trees_
     monkeypatch.setenv('PATH', '')
     assert runs_.environment(open_store(store), torch.device('cpu'))['commit'] is None
 
@@ -408,14 +404,6 @@ def test_a_diverged_network_is_one_line_not_a_traceback():
                         {k: torch.full((2, 3), float('nan'))
                          for k in ('logits', 'modality_weights', 'embedding')})
     batch = type('Batch', (), dict(index=torch.arange(2)))
-    from pedarr.signals import batches as batches_
-    from pedarr.training import config as config_
-    from pedarr.core import files as files_
-    from pedarr.training import folds as folds_
-    from pedarr.training import loop as loop_
-    from pedarr.training import runs as runs_
-    from pedarr.training import train as train_
-    from pedarr.model import trees as trees_
     keep, folds_.network_inputs = folds_.network_inputs, lambda batch, device: ()
     try:
         with pytest.raises(PedarrError, match='diverged'):
@@ -496,36 +484,31 @@ def test_trees_of_a_run_are_those_of_chapter_07a(grown, store):
     assert np.array_equal(got.filter(like='p_'), want.filter(like='p_'))
 
 
-def test_trees_killed_between_folds_end_the_same(grown, store, tmp_path):
+def test_trees_killed_between_folds_end_the_same(grown, store, tmp_path, monkeypatch):
     """SIGKILL when the second fold begins; the resumed run reads the features and the first fold, and ends
     byte for byte as the undisturbed one."""
     script = f"""
 import os, signal
-import pedarr.training.config as config_, pedarr.training.train as train_, pedarr.training.tree_runs as tree_runs_
+from pedarr.training import config as config_, train as train_, tree_runs as tree_runs_
 grow = tree_runs_.run_trees
 def deadly(store, features, measured, roles, k, *rest):
     if k == 1: os.kill(os.getpid(), signal.SIGKILL)
     return grow(store, features, measured, roles, k, *rest)
 tree_runs_.run_trees = deadly
-train_.run_training(config_.make_config(store={str(store)!r}, run={str(tmp_path/'r')!r}, **{TREES!r}), progress=False)
+config = config_.make_config(store={str(store)!r}, run={str(tmp_path/'r')!r}, **{TREES!r})
+train_.run_training(config, progress=False)
 """
     assert subprocess.run([sys.executable, '-c', script], capture_output=True).returncode == -9
     r = tmp_path/'r'
     assert (r/'fold-0.csv').exists() and not (r/'fold-1.csv').exists() and not (r/'metrics.json').exists()
     stamps = {n: (r/n).stat().st_mtime_ns for n in ('features.csv', 'fold-0.csv')}
-    from pedarr.signals import batches as batches_
-    from pedarr.training import config as config_
-    from pedarr.core import files as files_
-    from pedarr.training import folds as folds_
-    from pedarr.training import loop as loop_
-    from pedarr.training import runs as runs_
-    from pedarr.training import train as train_
-    from pedarr.model import trees as trees_
-    from pedarr.training import tree_runs as tree_runs_
     measured = []
-    keep, tree_runs_.segment_features = tree_runs_.segment_features, lambda *a, rows=None, **k: (measured.append(rows), keep(*a, rows=rows, **k))[1]
-    try: run_training(make_config(store=store, run=r, **TREES), progress=False)
-    finally: tree_runs_.segment_features = keep
+    measure = tree_runs_.segment_features
+    def counted(*a, rows=None, **k):
+        measured.append(rows)
+        return measure(*a, rows=rows, **k)
+    monkeypatch.setattr(tree_runs_, 'segment_features', counted)
+    run_training(make_config(store=store, run=r, **TREES), progress=False)
     assert all(rows is not None and len(rows) <= 3 for rows in measured), 'the features were measured again'
     assert (r/'features.csv').stat().st_mtime_ns == stamps['features.csv']
     assert (r/'predictions.csv').read_bytes() == (grown/'predictions.csv').read_bytes()
@@ -638,14 +621,6 @@ class Counting:
 def test_test_segments_are_read_once_and_after_the_last_epoch(store, tmp_path, monkeypatch):
     """Every read of a fold's training is counted: no test row before the last epoch's step, each once after
     it; validation in every epoch."""
-    from pedarr.signals import batches as batches_
-    from pedarr.training import config as config_
-    from pedarr.core import files as files_
-    from pedarr.training import folds as folds_
-    from pedarr.training import loop as loop_
-    from pedarr.training import runs as runs_
-    from pedarr.training import train as train_
-    from pedarr.model import trees as trees_
     c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'epochs': 2})
     s = Counting(open_store(store))
     fold, roles = plan_split(s, c)[0], plan_roles(s, plan_split(s, c)[0], c)
@@ -914,14 +889,6 @@ def test_an_odd_class_name_is_refused_before_training(store, tmp_path, monkeypat
 def test_a_fault_of_the_moment_is_never_answered_with_delete(run, store, tmp_path, monkeypatch):
     """EIO, EMFILE or a missing permission while a run is read: one line that blames no file, and nothing is
     gone."""
-    from pedarr.signals import batches as batches_
-    from pedarr.training import config as config_
-    from pedarr.core import files as files_
-    from pedarr.training import folds as folds_
-    from pedarr.training import loop as loop_
-    from pedarr.training import runs as runs_
-    from pedarr.training import train as train_
-    from pedarr.model import trees as trees_
     from pedarr.training.answers import paired_table
     again = Path(shutil.copytree(run, tmp_path/'r'))
     before = {p.name for p in again.iterdir()}
@@ -944,14 +911,6 @@ def test_a_fault_of_the_moment_is_never_answered_with_delete(run, store, tmp_pat
 
 
 def test_a_checkpoint_that_cannot_be_read_now_is_kept(store, tmp_path, monkeypatch):
-    from pedarr.signals import batches as batches_
-    from pedarr.training import config as config_
-    from pedarr.core import files as files_
-    from pedarr.training import folds as folds_
-    from pedarr.training import loop as loop_
-    from pedarr.training import runs as runs_
-    from pedarr.training import train as train_
-    from pedarr.model import trees as trees_
     c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'epochs': 2})
     s = open_store(store)
     sides = [rows_of(plan_roles(s, plan_split(s, c)[0], c), 0, role) for role in ('train', 'validation')]
@@ -1011,7 +970,8 @@ def test_numbers_come_from_the_predictions(run, tmp_path):
     (again/'metrics.json').write_text(json.dumps(wide))
     assert scores_of(again)['overall'] == whole['overall']
     t = open_finished(run).predictions
-    t.loc[0, 'predicted'] = t.predicted[t.predicted != t.predicted[0]].iloc[0] if t.predicted.nunique() > 1 else t.label[t.label != t.predicted[0]].iloc[0]
+    others = pd.concat([t.predicted, t.label])
+    t.loc[0, 'predicted'] = others[others != t.predicted[0]].iloc[0]
     t.to_csv(again/'predictions.csv', index=False)
     with pytest.raises(PedarrError,
                        match='predictions.csv: damaged, an answer that is not the most probable'):

@@ -1,5 +1,4 @@
-"""The twin: counts of the release whatever the seed and scale, same bytes for any jobs, scripts, bad input,
-memory."""
+"""The twin: counts of the release whatever the seed and scale, same bytes for any jobs, scripts."""
 import gzip
 import hashlib
 import os
