@@ -137,7 +137,7 @@ def test_a_split_without_empty_folds_is_left_as_it_is():
 
 # ---- roles
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(subjects, st.integers(2, 5), st.integers(0, 99), st.sampled_from([0., .1, .2, .5, .8]),
        st.sampled_from(['patient', 'loso']))
 def test_roles_keep_subjects_apart_and_every_class_in_training(subjects, n_folds, seed, share, kind):

@@ -420,7 +420,8 @@ def test_one_recording_under_two_names(db, tmp_path):
     def twin(name, of):
         shutil.copy(db/f'{of}.dat', db/f'{name}.dat')
         shutil.copy(db/f'{of}.hea', db/f'{name}.hea')
-        edit(db/f'{name}.hea', (f'{of}.dat', f'{name}.dat'), (f'{of} ', f'{name} '), times=1)
+        edit(db/f'{name}.hea', (f'{of}.dat', f'{name}.dat'))
+        edit(db/f'{name}.hea', (f'{of} ', f'{name} '), times=1)
     twin('d', 'a'), twin('e', 'b')
     (db/'RECORDS').unlink()
     def people(paths, folder, db):

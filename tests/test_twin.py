@@ -271,7 +271,7 @@ def test_scripts_that_are_too_large(tmp_path, monkeypatch):
     everywhere(monkeypatch, twin_, 'MOST_SCRIPT', 1000)
     row = b'x001,N,\n'
     (tmp_path/'plain.csv').write_bytes(b'record,symbol,aux\n' + 200*row)
-    (tmp_path/'packed.csv.gz').write_bytes(gzip.compress(b'record,symbol,aux\n' + 200*row))
+    (tmp_path/'packed.csv.gz').write_bytes(gzip.compress(b'record,symbol,aux\n' + 200*row, mtime=0))
     assert (tmp_path/'packed.csv.gz').stat().st_size < 1000
     for name in ('plain.csv', 'packed.csv.gz'):
         with pytest.raises(PedarrError, match=name): read_script(tmp_path/name)
@@ -290,7 +290,8 @@ def test_control_characters_of_a_script_reach_neither_terminal_nor_header(tmp_pa
 
 @pytest.mark.parametrize('content', [
     b'', b'\xff\xfe\x00nonsense\x00', b'a,b\n1,2\n', b'\x1f\x8b\x08broken',
-    b'\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03' + b'\xff'*40, gzip.compress(b'record,symbol,aux\n'*9)[:-9]])
+    b'\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03' + b'\xff'*40,
+    gzip.compress(b'record,symbol,aux\n'*9, mtime=0)[:-9]])
 def test_scripts_that_are_no_tables(tmp_path, content):
     for name in ('s.csv', 's.csv.gz'):
         (tmp_path/name).write_bytes(content)
