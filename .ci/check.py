@@ -2,8 +2,9 @@
 
     python .ci/check.py   exit 0 if so; otherwise 1, naming each file that differs and the mend
 
-A chapter that was opened and saved in JupyterLab, but not edited, is clean: what Lab writes of its own accord (the
-order of keys, the name of the kernel, metadata, new ids of cells) is in no way part of a chapter."""
+A chapter that was opened and saved in JupyterLab, but not edited, is clean: what Lab writes of its own
+accord (the order of keys, the name of the kernel, metadata, new ids of cells) is in no way part of a
+chapter."""
 import os
 import re
 import shutil
@@ -20,14 +21,16 @@ LEFT_OUT = '__pycache__', '.ipynb_checkpoints', 'runs'
 
 def copy(to: Path) -> None:
     "The notebooks, the package, and what nbdev reads, into the folder `to`."
-    for name in ('nbs', 'pedarr'): shutil.copytree(ROOT/name, to/name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    for name in ('nbs', 'pedarr'):
+        shutil.copytree(ROOT/name, to/name, ignore=shutil.ignore_patterns(*LEFT_OUT))
     for name in ('settings.ini', 'setup.py', 'README.md'): shutil.copy(ROOT/name, to/name)
 
 
 def notebook(path: Path):
     "What counts of a notebook: of each cell its kind, source, tags, outputs and count."
     cells = nbformat.read(path, as_version=4).cells
-    return [(c.cell_type, c.source, sorted(c.metadata.get('tags', [])), c.get('outputs'), c.get('execution_count'))
+    return [(c.cell_type, c.source, sorted(c.metadata.get('tags', [])), c.get('outputs'),
+             c.get('execution_count'))
             for c in cells]
 
 

@@ -85,7 +85,8 @@ def main() -> int:
         print('contents and links agree with the chapters')
         return 0
     names = ', '.join(p.relative_to(ROOT).as_posix() for p in list(stale)[:3])
-    print(f'{len(stale)} files differ from the order of the chapters ({names}): run `make readme` and commit', file=sys.stderr)
+    print(f'{len(stale)} files differ from the order of the chapters ({names}): run `make readme` and commit',
+          file=sys.stderr)
     return 1
 
 

@@ -1,4 +1,5 @@
-"""README.md from nbs/index.ipynb, without Quarto: the markdown cells, and the code cells with their text and table outputs.
+"""README.md from nbs/index.ipynb, without Quarto: the markdown cells, and the code cells with their text and
+table outputs.
 
 A cell that begins with `#| hide` is left out, of one with `#| echo: false` only the outputs are kept. The picture is the
 output of one cell of a chapter.
@@ -35,7 +36,8 @@ def render(notebook: Path) -> str:
             if '#| echo: false' not in cell.source: parts.append(f'```python\n{cell.source}\n```')
             parts += [shown(out) for out in cell.outputs]
     text = '\n\n'.join(p.strip() for p in parts if p.strip())
-    text = re.sub(r'\]\((?!https?:|#|\.\./)(?:\./)?', '](nbs/', text).replace('](../', '](')       # links as seen from the top
+    # links as seen from the top
+    text = re.sub(r'\]\((?!https?:|#|\.\./)(?:\./)?', '](nbs/', text).replace('](../', '](')
     return '<!-- Made from nbs/index.ipynb by .ci/readme.py: edit the notebook. -->\n\n' + text + '\n'
 
 

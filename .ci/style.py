@@ -1,10 +1,12 @@
-"""Rules of thumb for the chapters: short lines, short cells, short functions, chapters that do one job.
+"""Rules of thumb: short lines, short cells, short functions, chapters that do one job.
 
-    python .ci/style.py           exit 0 if every chapter keeps them, or is excused by name in .ci/excused.txt
+    python .ci/style.py           exit 0 if chapters, tests and .ci keep them, or are excused by name
     python .ci/style.py --count   how often each rule is broken, excused or not
 
-A rule is broken for a reason now and then: `.ci/excused.txt` names the place and the reason, a line each
-(`nbs/6_losses/00_agcacl.ipynb: cells: one derivation`). An excuse that is no longer needed is an error too."""
+The tests and the programs of .ci are held to lines, `;` and functions. A rule is broken for a reason now and
+then: `.ci/excused.txt` names the place and the reason, a line each
+(`nbs/6_losses/00_agcacl.ipynb: cells: one derivation`). An excuse that is no longer needed is an error
+too."""
 import ast
 import io
 import json
@@ -16,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LINE, CELL, FUNCTION, CELLS, NAMES = 110, 20, 30, 60, 12
+TEST = 40      # a test has set-up, act and one fact an assert: a chapter's 30 lines, and ten for the facts
 SKIPPED = {'.ipynb_checkpoints', '_proc', 'runs'}
 
 
@@ -33,13 +36,15 @@ def semicolons(source: str) -> int:
     try: tokens = list(tokenize.generate_tokens(io.StringIO(code(source)).readline))
     except (tokenize.TokenError, SyntaxError): return 0
     after = zip(tokens, tokens[1:])
-    return sum(a.string == ';' and a.type == tokenize.OP and b.type not in (tokenize.NEWLINE, tokenize.NL, tokenize.COMMENT) for a, b in after)
+    return sum(a.string == ';' and a.type == tokenize.OP
+               and b.type not in (tokenize.NEWLINE, tokenize.NL, tokenize.COMMENT) for a, b in after)
 
 
 def functions(source: str):
-    "Each function with its number of lines."
+    "Each function with its number of lines, and the line where it begins."
     for node in ast.walk(ast.parse(code(source))):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): yield node.name, node.end_lineno - node.lineno + 1
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node.name, node.end_lineno - node.lineno + 1, node.lineno
 
 
 def only_imports(source: str) -> bool:
@@ -55,17 +60,21 @@ def public(source: str) -> list:
     for node in ast.parse(code(source)).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)): names.append(node.name)
         elif isinstance(node, ast.Assign): names += [t.id for t in node.targets if isinstance(t, ast.Name)]
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name): names.append(node.target.id)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.append(node.target.id)
     return [n for n in names if not n.startswith('_')]
 
 
 def cell_faults(i: int, source: str) -> list:
     "(rule, sentence) for each rule that one code cell breaks."
     lines = source.split('\n')
-    out = [('lines', f'cell {i} has a line of {len(l)} characters: {l.strip()[:40]}') for l in lines if len(l) > LINE]
+    out = [('lines', f'cell {i} has a line of {len(l)} characters: {l.strip()[:40]}') for l in lines
+           if len(l) > LINE]
     if n := semicolons(source): out.append(('semicolons', f'cell {i} joins {n} statements by ;'))
-    if len(lines) > CELL and not only_imports(source): out.append(('tall cells', f'cell {i} has {len(lines)} lines: {lines[0][:30]} ... {lines[1][:40]}'))
-    return out + [(f'long function {name}', f'cell {i}: {name} has {n} lines') for name, n in functions(source) if n > FUNCTION]
+    if len(lines) > CELL and not only_imports(source):
+        out.append(('tall cells', f'cell {i} has {len(lines)} lines: {lines[0][:30]} ... {lines[1][:40]}'))
+    return out + [(f'long function {name}', f'cell {i}: {name} has {n} lines')
+                  for name, n, _ in functions(source) if n > FUNCTION]
 
 
 def long_prose(i: int, source: str) -> list:
@@ -73,7 +82,8 @@ def long_prose(i: int, source: str) -> list:
     out, inside = [], False
     for line in source.split('\n'):
         inside ^= line.startswith('```')
-        free = inside or line.startswith(('|', '    ', '#', '> ')) or '\\' in line or re.fullmatch(r'\S*\]\(\S+\)\S*', line.strip())
+        only_link = re.fullmatch(r'\S*\]\(\S+\)\S*', line.strip())
+        free = inside or line.startswith(('|', '    ', '#', '> ')) or '\\' in line or only_link
         if len(line) > LINE and not free:
             out.append(('prose', f'cell {i} has a line of {len(line)} characters: {line.strip()[:40]}'))
     return out
@@ -84,11 +94,34 @@ def faults(path: Path) -> list:
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     sources = [(i, ''.join(c['source'])) for i, c in enumerate(cells) if c['cell_type'] == 'code']
     found = [f for i, s in sources for f in cell_faults(i, s)]
-    found += [f for i, c in enumerate(cells) if c['cell_type'] == 'markdown' for f in long_prose(i, ''.join(c['source']))]
+    found += [f for i, c in enumerate(cells) if c['cell_type'] == 'markdown'
+              for f in long_prose(i, ''.join(c['source']))]
     names = [n for _, s in sources if s.lstrip().startswith('#| export') for n in public(s)]
     if len(cells) > CELLS: found.append(('cells', f'{len(cells)} cells'))
     if len(names) > NAMES: found.append(('names', f'{len(names)} public names'))
     return found
+
+
+def scripts() -> list:
+    "The tests, and the programs of .ci."
+    return sorted([*(ROOT/'tests').glob('*.py'), *(ROOT/'.ci').glob('*.py')])
+
+
+def joined(source: str) -> list:
+    "The numbers of the lines that hold a `;` between statements, or at the end of one."
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return sorted({t.start[0] for t in tokens if t.type == tokenize.OP and t.string == ';'})
+
+
+def script_faults(path: Path) -> list:
+    "(line, rule, sentence) for each rule that a file of tests or of .ci breaks."
+    source = path.read_text(encoding='utf-8')
+    lines = enumerate(source.split('\n'), 1)
+    out = [(i, 'line', f'{len(l)} characters: {l.strip()[:40]}') for i, l in lines if len(l) > LINE]
+    out += [(i, ';', 'statements joined by ;') for i in joined(source)]
+    limit = TEST if path.parent.name == 'tests' else FUNCTION
+    return out + [(i, f'long function {name}', f'{n} lines where at most {limit} are')
+                  for name, n, i in functions(source) if n > limit]
 
 
 def excused() -> dict:
@@ -101,17 +134,30 @@ def excused() -> dict:
     return out
 
 
+def all_faults() -> list:
+    "(file, rule, the line that is printed) for each rule that is broken anywhere."
+    name = lambda path: path.relative_to(ROOT).as_posix()
+    out = [(name(p), rule, f'{name(p)}: {rule}: {text}') for p in chapters() for rule, text in faults(p)]
+    out += [(name(p), rule, f'{name(p)}:{i}: {rule}: {text}') for p in scripts()
+            for i, rule, text in script_faults(p)]
+    return out
+
+
 def main() -> int:
-    found = [(p.relative_to(ROOT).as_posix(), rule, text) for p in chapters() for rule, text in faults(p)]
+    found = all_faults()
     if '--count' in sys.argv:
-        for rule, n in Counter(r.split(' ')[0] if r.startswith('long') else r for _, r, _ in found).most_common(): print(f'{n:5} {rule}')
+        kinds = Counter(rule.partition(' ')[0] if rule.startswith('long') else rule for _, rule, _ in found)
+        for rule, n in kinds.most_common(): print(f'{n:5} {rule}')
         return 0
-    excuses = excused()
-    bad = [f'{chapter}: {rule}: {text}' for chapter, rule, text in found if (chapter, rule) not in excuses]
-    idle = [f'.ci/excused.txt: {c}: {r}: is not needed any more, take the line out' for c, r in excuses if (c, r) not in {f[:2] for f in found}]
+    excuses, places = excused(), {f[:2] for f in found}
+    bad = [text for file, rule, text in found if (file, rule) not in excuses]
+    idle = [f'.ci/excused.txt: {file}: {rule}: is not needed any more, take the line out'
+            for file, rule in excuses if (file, rule) not in places]
     for line in bad + idle: print(line, file=sys.stderr)
-    if not bad + idle: print(f'style: {len(chapters())} notebooks keep the rules of thumb, {len(excuses)} excuses')
-    return int(bool(bad + idle))
+    if bad or idle: return 1
+    print(f'style: {len(chapters())} notebooks and {len(scripts())} files of tests and .ci keep the rules of '
+          f'thumb, {len(excuses)} excuses')
+    return 0
 
 
 if __name__ == '__main__': sys.exit(main())

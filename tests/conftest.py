@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# The same examples in every run, so that a change fails for what it changed; `PEDARR_FUZZ=1 pytest` draws new ones.
+# The same examples in every run, so that a change fails for what it changed; `PEDARR_FUZZ=1 pytest` draws
+# new ones.
 settings.register_profile('same', derandomize=True)
 settings.register_profile('new', derandomize=False)
 settings.load_profile('new' if os.environ.get('PEDARR_FUZZ') else 'same')
@@ -23,8 +24,10 @@ def everywhere(monkeypatch, module, name: str, value) -> None:
 
 
 def pytest_configure(config):
-    config.addinivalue_line('markers', 'bench: a benchmark that prints ratios; run by `make bench` (pytest -m bench)')
-    config.addinivalue_line('markers', 'long: takes too long for every change; run by `make long` (pytest -m long)')
+    config.addinivalue_line('markers',
+                            'bench: a benchmark that prints ratios; run by `make bench` (pytest -m bench)')
+    config.addinivalue_line('markers',
+                            'long: takes too long for every change; run by `make long` (pytest -m long)')
 
 
 def pytest_collection_modifyitems(config, items):
@@ -56,7 +59,8 @@ def store(simulated, tmp_path_factory) -> Path:
     from pedarr.signals.settings import PreprocessConfig
     from pedarr.signals.build import build_store
     path = tmp_path_factory.mktemp('store')/'s'
-    build_store(simulated, path, 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
+    build_store(simulated, path, 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)),
+                progress=False)
     return path
 
 
@@ -68,6 +72,9 @@ def assert_learns(model, ecg, iegm, mask, classes=3, steps=25):
     for _ in range(steps):
         out = model(ecg, iegm, mask)
         loss = torch.nn.functional.cross_entropy(out.logits, label) + (out.embedding @ out.embedding.T).mean()
-        optimiser.zero_grad(); loss.backward(); optimiser.step(); losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
         assert all(p.grad is not None for p in model.parameters())
     assert losses[-1] < losses[0]/2

@@ -29,7 +29,8 @@ def net(name, n_classes=3, **options):
 
 def batch(n=4, T=450, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(n, 12, T, generator=g), torch.randn(n, 7, T, generator=g), torch.ones(n, 19, dtype=torch.bool)
+    ecg, iegm = (torch.randn(n, channels, T, generator=g) for channels in (12, 7))
+    return ecg, iegm, torch.ones(n, 19, dtype=torch.bool)
 
 
 def same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
@@ -40,15 +41,17 @@ def same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
 @pytest.mark.parametrize('name', RIVALS)
 @pytest.mark.parametrize('rubbish', [float('nan'), float('inf'), -float('inf'), 1e30])
 @settings(max_examples=5, deadline=None)
-@given(has=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=4), channels=st.integers(0, 2**19 - 1))
+@given(has=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=4),
+       channels=st.integers(0, 2**19 - 1))
 def test_absent_changes_nothing_to_the_bit(name, rubbish, has, channels):
     model, (ecg, iegm, _) = net(name), batch(len(has))
     some = torch.tensor([bool(channels >> i & 1) for i in range(19)])
     mask = torch.stack([torch.cat([some[:12] & e, some[12:] & i]) for e, i in has])
     spoil = lambda x, m: torch.where(m[..., None], x, rubbish)
-    for mode in ('eval', 'train'):                                       # in training the batch statistics must not see it either
+    for mode in ('eval', 'train'):  # in training the batch statistics must not see it either
         clean = getattr(net(name, dropout=0.), mode)()(ecg, iegm, mask)
-        spoilt = getattr(net(name, dropout=0.), mode)()(spoil(ecg, mask[:, :12]), spoil(iegm, mask[:, 12:]), mask)
+        spoilt = getattr(net(name, dropout=0.), mode)()(spoil(ecg, mask[:, :12]), spoil(iegm, mask[:, 12:]),
+                                                        mask)
         assert same(clean, spoilt) and all(o.isfinite().all() for o in spoilt)
     present = torch.stack([mask[:, :12].any(1), mask[:, 12:].any(1)], 1)
     assert (spoilt.modality_weights[~present] == 0).all()
@@ -59,7 +62,8 @@ def test_single_modality_never_looks_at_the_other(name):
     (ecg, iegm, mask) = batch()
     model = net(name, modalities=('ecg',))
     out = model(ecg, iegm, mask)
-    assert same(out, model(ecg, iegm * float('nan'), mask)) and (out.modality_weights == torch.tensor([1., 0.])).all()
+    assert same(out, model(ecg, iegm * float('nan'), mask))
+    assert (out.modality_weights == torch.tensor([1., 0.])).all()
     model = net(name, modalities=['iegm'])
     assert same(model(ecg, iegm, mask), model(ecg * float('nan'), iegm, mask))
 
@@ -68,7 +72,9 @@ def test_single_modality_never_looks_at_the_other(name):
 @pytest.mark.parametrize('T', [180, 181, 1000, 1500, 2931])
 def test_any_length(name, T):
     out = net(name)(*batch(2, T))
-    assert out.logits.shape == (2, 3) and out.embedding.shape == (2, 8) and out.modality_weights.shape == (2, 2)
+    assert out.logits.shape == (2, 3)
+    assert out.embedding.shape == (2, 8)
+    assert out.modality_weights.shape == (2, 2)
     torch.testing.assert_close(out.embedding.norm(dim=1), torch.ones(2))
 
 
@@ -88,7 +94,9 @@ def test_learns_and_every_parameter_has_a_gradient(name):
 def test_config_rebuilds_and_no_tensor_is_shared(name, tmp_path):
     from safetensors.torch import load_file, save_file
     model, b = net(name, modality_dropout=.2, modalities=['iegm']), batch()
-    model.train()(*b); model.eval()                                      # running statistics are part of the state
+    # running statistics are part of the state
+    model.train()(*b)
+    model.eval()
     save_file(model.state_dict(), tmp_path/'model.safetensors')
     again = make_model(name, **json.loads(json.dumps(model.config))).eval()
     again.load_state_dict(load_file(tmp_path/'model.safetensors'))
@@ -124,14 +132,19 @@ def test_registry_makes_what_the_classes_make():
     assert type(make_model('pedarrnet', 3, dim=16, heads=2)) is PedArrNet
     assert type(net('xresnet1d')) is XResNet1d and type(net('inceptiontime')) is InceptionTime
     for options in NETWORK_VARIANTS.values(): make_model('pedarrnet', 3, **{'dim': 16, 'heads': 2, **options})
-    for name in MODELS: make_model(name, 3, dropout=.2, modality_dropout=.1, proj_dim=8, modalities=('ecg',))      # options that all of them know
+    # options that all of them know
+    for name in MODELS: make_model(name, 3, dropout=.2, modality_dropout=.1, proj_dim=8, modalities=('ecg',))
 
 
 @pytest.mark.parametrize('name, options, says', [
-    ('resnet', {}, 'unknown model .resnet.'), ('xresnet1d', dict(depth=2), 'unknown option of xresnet1d'),
+    ('resnet', {}, 'unknown model .resnet.'),
+    ('xresnet1d', dict(depth=2), 'unknown option of xresnet1d'),
     ('pedarrnet', dict(width=8), 'unknown option of pedarrnet'),
-    ('xresnet1d', dict(n_classes=1), 'at least 2 classes'), ('inceptiontime', dict(width=7), 'width=7'), ('xresnet1d', dict(proj_dim=0), 'proj_dim'),
-    ('xresnet1d', dict(dropout=1.), 'probabilities'), ('inceptiontime', dict(modality_dropout=-1.), 'probabilities'),
+    ('xresnet1d', dict(n_classes=1), 'at least 2 classes'),
+    ('inceptiontime', dict(width=7), 'width=7'),
+    ('xresnet1d', dict(proj_dim=0), 'proj_dim'),
+    ('xresnet1d', dict(dropout=1.), 'probabilities'),
+    ('inceptiontime', dict(modality_dropout=-1.), 'probabilities'),
     ('xresnet1d', dict(modalities=['mri']), 'of ecg, iegm')])
 def test_bad_options(name, options, says):
     with pytest.raises(PedarrError, match=says) as e: make_model(name, **{'n_classes': 3, **options})
@@ -141,7 +154,9 @@ def test_bad_options(name, options, says):
 @pytest.mark.parametrize('name', RIVALS)
 def test_bad_batches(name):
     ecg, iegm, mask = batch()
-    for bad in [(ecg[:, :11], iegm, mask), (ecg, iegm[..., :-1], mask), (ecg, iegm, mask.float()), (ecg[..., :100], iegm[..., :100], mask)]:
+    for bad in [
+            (ecg[:, :11], iegm, mask), (ecg, iegm[..., :-1], mask), (ecg, iegm, mask.float()),
+            (ecg[..., :100], iegm[..., :100], mask)]:
         with pytest.raises(PedarrError): net(name)(*bad)
 
 
@@ -160,17 +175,23 @@ def features(store): return segment_features(store)
 def test_features_of_anything(kind):
     "Rubbish and holes give the same columns, finite or NaN, and no exception."
     rng = np.random.default_rng(0)
-    x = {'nan': np.full((19, 1500), np.nan), 'zeros': np.zeros((19, 1500)), 'constant': np.ones((19, 1500))}.get(kind, rng.standard_normal((19, 1500)))
+    x = rng.standard_normal((19, 1500))
+    if kind in (same := dict(nan=np.nan, zeros=0., constant=1.)): x[:] = same[kind]
     if kind == 'ecg only': x[12:] = np.nan
     if kind == 'iegm only': x[:12] = np.nan
     if kind == 'one lead': x[1:] = np.nan
     out = interval_features(x, 500.) | shape_features(x, 500.)
-    assert len(out) == 38 and all(isinstance(v, float) for v in out.values()) and not np.isinf(list(out.values())).any()
+    assert len(out) == 38
+    assert all(isinstance(v, float) for v in out.values())
+    assert not np.isinf(list(out.values())).any()
 
 
 def test_features_see_only_what_they_may(store, features):
     ecg = segment_features(first(store, 25), modalities=('ecg',))
-    assert list(ecg) == list(features) and ecg[['va', 'ratio', 'earliest', 'df', 'size_RVA12']].isna().all().all() and ecg.rr.notna().any()
+    of_electrograms = ['va', 'ratio', 'earliest', 'df', 'size_RVA12']
+    assert list(ecg) == list(features)
+    assert ecg[of_electrograms].isna().all(axis=None)
+    assert ecg.rr.notna().any()
     iegm = segment_features(first(store, 25), modalities=('iegm',))
     assert iegm[['direction_II', 'ecg_3_9Hz']].isna().all().all() and iegm.aa.notna().any()
 
@@ -192,13 +213,16 @@ def test_annotated_beats_use_times_only(store, simulated, monkeypatch):
     read = annotations_.read_annotations
     def renamed(*args):
         marks = read(*args)
-        return marks._replace(symbol=np.where(np.isin(marks.symbol, list(rhythms_.BEATS)), 'N', marks.symbol), aux=['(VT'] * len(marks.aux))
+        return marks._replace(symbol=np.where(np.isin(marks.symbol, list(rhythms_.BEATS)), 'N', marks.symbol),
+                              aux=['(VT'] * len(marks.aux))
     everywhere(monkeypatch, annotations_, 'read_annotations', renamed)
     assert all(np.array_equal(x, y) for x, y in zip(before, annotated_beats(store, simulated)))
 
 
 def test_labels_do_not_reach_the_features(store, features):
-    blind = dataclasses.replace(store, segments=store.segments.head(25).assign(rhythm='?', label=store.classes[0], beats=0, age=0., sex='M'))
+    blind = dataclasses.replace(store,
+                                segments=store.segments.head(25).assign(rhythm='?', label=store.classes[0],
+                                                                        beats=0, age=0., sex='M'))
     pd.testing.assert_frame_equal(segment_features(blind), features.head(25))
 
 
@@ -207,11 +231,13 @@ def test_trees_predict_each_evaluation_segment_once(store, features, kind):
     fold = make_split(store.segments, kind, n_folds=2)
     t = boosted_trees(store, features, fold, kind, max_iter=5)
     expected = store.segments[store.segments.evaluate & (fold >= 0)]
-    assert sorted(t.segment) == expected.segment.tolist() and (t.set_index('segment').label[expected.segment].to_numpy() == expected.label.to_numpy()).all()
+    assert sorted(t.segment) == expected.segment.tolist()
+    assert (t.set_index('segment').label[expected.segment].to_numpy() == expected.label.to_numpy()).all()
     np.testing.assert_allclose(t.filter(like='p_').sum(axis=1), 1, atol=1e-5)
     assert (t.predicted == t.filter(like='p_').idxmax(axis=1).str[2:]).all()
     if kind == 'patient': assert (t.groupby('subject').fold.nunique() == 1).all()
-    pd.testing.assert_frame_equal(t, boosted_trees(store, features, fold, kind, max_iter=5))       # same seed, same table
+    # same seed, same table
+    pd.testing.assert_frame_equal(t, boosted_trees(store, features, fold, kind, max_iter=5))
 
 
 def test_columns_are_those_of_a_run(store, features):
@@ -228,7 +254,8 @@ def test_trees_learn_and_shuffled_labels_do_not(store, features):
     fold = make_split(store.segments, 'patient', n_folds=2)
     right = boosted_trees(store, features, fold, max_iter=20)
     rng = np.random.default_rng(0)
-    shuffled = dataclasses.replace(store, segments=store.segments.assign(label=rng.permutation(store.segments.label)))
+    labels = rng.permutation(store.segments.label)
+    shuffled = dataclasses.replace(store, segments=store.segments.assign(label=labels))
     wrong = boosted_trees(shuffled, features, fold, max_iter=20)
     most = store.segments.label.value_counts(normalize=True).max()
     assert (right.predicted == right.label).mean() > most + .05 > (wrong.predicted == wrong.label).mean()
@@ -236,7 +263,8 @@ def test_trees_learn_and_shuffled_labels_do_not(store, features):
 
 def test_a_class_that_is_not_in_training_has_probability_0(store, features):
     lone = store.segments.label[0]
-    fold = np.where((store.segments.label == lone).to_numpy(), 0, 1); fold[np.flatnonzero(fold)[::4]] = 0
+    fold = np.where((store.segments.label == lone).to_numpy(), 0, 1)
+    fold[np.flatnonzero(fold)[::4]] = 0
     t = boosted_trees(store, features, fold, 'segment', max_iter=5)
     assert (t.loc[t.fold == 0, f'p_{lone}'] == 0).all() and t[f'p_{lone}'].notna().all()
 
@@ -244,7 +272,8 @@ def test_a_class_that_is_not_in_training_has_probability_0(store, features):
 def test_bad_input(store, features, simulated, tmp_path):
     fold = make_split(store.segments, 'patient', n_folds=2)
     with pytest.raises(PedarrError, match='the store has'): boosted_trees(store, features.iloc[1:], fold)
-    with pytest.raises(PedarrError, match='no feature was seen'): boosted_trees(store, features * np.nan, fold)
+    with pytest.raises(PedarrError, match='no feature was seen'):
+        boosted_trees(store, features * np.nan, fold)
     with pytest.raises(PedarrError, match='the store has'): segment_features(store, beats=[])
     with pytest.raises(PedarrError, match='choose one or both'): segment_features(store, modalities=('mri',))
     with pytest.raises(PedarrError, match='no such annotation file'): annotated_beats(store, tmp_path)
@@ -257,7 +286,9 @@ def test_a_fold_alone_is_that_fold_of_all(store, features):
     part, grown = tree_fold(store, features, make_roles(store.segments, fold, 1, validation=0), 1, max_iter=5)
     pd.testing.assert_frame_equal(part, whole[whole.fold == 1].reset_index(drop=True))
     assert np.isnan(grown['validation_top1']) and np.isnan(grown['validation_loss'])
-    assert grown['rounds'] == 5 and grown['segments'] == ((fold != 1) & (fold >= 0)).sum() and 0 < grown['loss'] < np.log(len(store.classes))
+    assert grown['rounds'] == 5
+    assert grown['segments'] == ((fold != 1) & (fold >= 0)).sum()
+    assert 0 < grown['loss'] < np.log(len(store.classes))
 
 
 def test_validation_segments_are_answered_and_not_learnt_from(store, features):
@@ -266,7 +297,9 @@ def test_validation_segments_are_answered_and_not_learnt_from(store, features):
     roles = make_roles(store.segments, fold, 1)
     validation = np.flatnonzero(roles == 'validation')
     part, grown = tree_fold(store, features, roles, 1, max_iter=5)
-    assert grown['segments'] == (roles == 'train').sum() and 0 <= grown['validation_top1'] <= 1 and grown['validation_loss'] > 0
+    assert grown['segments'] == (roles == 'train').sum()
+    assert 0 <= grown['validation_top1'] <= 1
+    assert grown['validation_loss'] > 0
     noise = features.copy()
     noise.iloc[validation] = np.random.default_rng(0).standard_normal((len(validation), features.shape[1]))
     other, _ = tree_fold(store, noise, roles, 1, max_iter=5)
@@ -274,17 +307,23 @@ def test_validation_segments_are_answered_and_not_learnt_from(store, features):
 
 
 def test_one_class_in_training_is_always_answered(store, features):
-    fold = np.where((store.segments.label == 'SR').to_numpy(), 1, 0); fold[np.flatnonzero(fold)[:3]] = 0
+    fold = np.where((store.segments.label == 'SR').to_numpy(), 1, 0)
+    fold[np.flatnonzero(fold)[:3]] = 0
     t = boosted_trees(store, features, fold, 'segment', max_iter=3)
     assert (t[t.fold == 0].predicted == 'SR').all() and np.allclose(t.filter(like='p_').sum(1), 1, atol=1e-5)
 
 
 def test_rows_alone_measure_the_same(store, features):
     rows = [3, 17, len(store) - 1]
-    pd.testing.assert_frame_equal(segment_features(store, rows=rows), features.iloc[rows].reset_index(drop=True))
+    pd.testing.assert_frame_equal(segment_features(store, rows=rows),
+                                  features.iloc[rows].reset_index(drop=True))
 
 
-@pytest.mark.parametrize('options, says', [(dict(max_iter=0), 'max_iter'), (dict(max_iter=10**9), 'at most 100,000'), (dict(depth=3), 'depth'),
-                                           (dict(early_stopping=True, validation_fraction=.0001), 'no trees can be grown')])
+@pytest.mark.parametrize('options, says', [
+    (dict(max_iter=0), 'max_iter'),
+    (dict(max_iter=10**9), 'at most 100,000'),
+    (dict(depth=3), 'depth'),
+    (dict(early_stopping=True, validation_fraction=.0001), 'no trees can be grown')])
 def test_options_that_trees_do_not_take(store, features, options, says):
-    with pytest.raises(PedarrError, match=says): boosted_trees(store, features, make_split(store.segments, 'patient', n_folds=2), **options)
+    with pytest.raises(PedarrError, match=says):
+        boosted_trees(store, features, make_split(store.segments, 'patient', n_folds=2), **options)

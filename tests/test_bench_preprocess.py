@@ -1,7 +1,9 @@
-"""Preprocessing against reading alone, and against the plain way, as ratios within one run; printed by `make bench`.
+"""Preprocessing against reading alone, and against the plain way, as ratios within one run; printed by `make
+bench`.
 
 Without more, on a small SIMULATED database. PEDARR_TWIN=FOLDER takes any folder in the Leipzig format
-instead (at full scale this takes some twenty minutes, most of them for the plain way, which then runs once)."""
+instead (at full scale this takes some twenty minutes, most of them for the plain way, which then runs
+once)."""
 import json
 import os
 import re
@@ -52,7 +54,8 @@ def plain(path):
     x = record.p_signal.T
     for i, name in enumerate(record.sig_name):
         band = CONFIG.ecg_band if name in channels_.CHANNELS[:channels_.N_ECG] else CONFIG.iegm_band
-        resample_poly(sosfiltfilt(scipy.signal.butter(2, band, 'bandpass', fs=record.fs, output='sos'), x[i]), 500, 977)
+        resample_poly(sosfiltfilt(scipy.signal.butter(2, band, 'bandpass', fs=record.fs, output='sos'), x[i]),
+                      500, 977)
 
 
 def seconds(action):
@@ -72,22 +75,31 @@ def test_bench_build_against_reading(database, tmp_path, jobs):
     hours = sum(LEIPZIG.open(p).duration for p in paths)/3600
     def build():
         build_store(database, tmp_path/'s', 'leipzig', jobs=jobs, progress=False)
-    each(read, paths, jobs); build()                     # fills the file cache, starts the processes
+    # fills the file cache, starts the processes
+    each(read, paths, jobs)
+    build()
     shutil.rmtree(tmp_path/'s')
     rounds = []
     for _ in range(5 if hours < 2 else 3):
-        rounds.append((seconds(lambda: each(read, paths, jobs)), seconds(build), seconds(lambda: each(sha256, paths, jobs))))
+        acts = lambda: each(read, paths, jobs), build, lambda: each(sha256, paths, jobs)
+        rounds.append([seconds(act) for act in acts])
         shutil.rmtree(tmp_path/'s')
     reading, building, hashing = (median(r[i] for r in rounds) for i in range(3))
-    print(f'\n{hours:.2f} h in {len(paths)} SIMULATED records, {jobs} process(es), {os.cpu_count()} processors; wall time, medians of {len(rounds)} rounds'
-          f'\n  reading and decoding to float32 mV, our reader   {reading:7.2f} s'
-          f'\n  SHA-256 of the files                             {hashing:7.2f} s  {median(h/r for r, _, h in rounds):5.2f} x reading'
-          f'\n  preprocessing to a store                         {building:7.2f} s  {median(b/r for r, b, _ in rounds):5.2f} x reading, '
-          f'{hours*3600/building:.0f} x real time', flush=True)
-    slow = [median(seconds(lambda: each(f, paths, jobs)) for _ in range(3 if hours < 2 else 1)) for f in (read_wfdb, plain)]
-    print(f'  reading and decoding, wfdb.rdrecord              {slow[0]:7.2f} s; preprocessing takes {building/slow[0]:.2f} x as long'
-          f'\n  rdrecord + sosfiltfilt + resample_poly           {slow[1]:7.2f} s; preprocessing is {slow[1]/building:.1f} x as fast', flush=True)
-    assert slow[1] > building
+    hash_share = median(h/r for r, _, h in rounds)
+    build_share = median(b/r for r, b, _ in rounds)
+    print(f'\n{hours:.2f} h in {len(paths)} SIMULATED records, {jobs} process(es), {os.cpu_count()} '
+          f'processors; wall time, medians of {len(rounds)} rounds')
+    print(f'  reading and decoding to float32 mV, our reader   {reading:7.2f} s')
+    print(f'  SHA-256 of the files                             {hashing:7.2f} s  {hash_share:5.2f} x reading')
+    print(f'  preprocessing to a store                         {building:7.2f} s  '
+          f'{build_share:5.2f} x reading, {hours*3600/building:.0f} x real time', flush=True)
+    by_wfdb, by_scipy = (median(seconds(lambda: each(f, paths, jobs)) for _ in range(3 if hours < 2 else 1))
+                         for f in (read_wfdb, plain))
+    print(f'  reading and decoding, wfdb.rdrecord              {by_wfdb:7.2f} s; '
+          f'preprocessing takes {building/by_wfdb:.2f} x as long')
+    print(f'  rdrecord + sosfiltfilt + resample_poly           {by_scipy:7.2f} s; '
+          f'preprocessing is {by_scipy/building:.1f} x as fast', flush=True)
+    assert by_scipy > building
 
 
 def long_record(database, folder, hours=2.5):
@@ -115,15 +127,18 @@ def test_bench_memory_of_a_long_recording(database, tmp_path):
     folder = long_record(database, tmp_path/'long')
     code = """
 import json, re, resource, sys
-import pedarr.signals.build as P
+import pedarr.signals.build as build_
 def peak():      # ru_maxrss would remember the process that started this one
     try: return int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])/1e3
-    except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1e6 if sys.platform == 'darwin' else 1e3)
+    except OSError: pass
+    unit = 1e6 if sys.platform == 'darwin' else 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/unit
 start = peak()
 store = build_.build_store(sys.argv[1], sys.argv[2], 'leipzig', progress=False)
 print(json.dumps([start, peak(), len(store)]))
 """
-    done = subprocess.run([sys.executable, '-c', code, str(folder), str(tmp_path/'s')], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, '-c', code, str(folder), str(tmp_path/'s')], capture_output=True,
+                          text=True, check=True)
     start, peak, n = json.loads(done.stdout)
     size = sum(f.stat().st_size for f in folder.iterdir())/1e6
     print(f'\n{size:.0f} MB, {n} windows: peak memory {peak:.0f} MB, of which {start:.0f} MB are imports')

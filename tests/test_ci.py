@@ -1,4 +1,4 @@
-"""What `make check` lets pass and what it does not, and that `make long` is set apart."""
+"""What the checks of `make check` let pass and what they name, and that `make long` is set apart."""
 import json
 import re
 import shutil
@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from conftest import ROOT
+from helpers import append
 
 pytest.importorskip('nbdev')
 CHAPTERS = '0_core/00_errors.ipynb', '9_use/06_command.ipynb', 'experiments/train.ipynb'
@@ -88,7 +89,7 @@ def test_what_is_stale_is_named(clone, name, change, status, words):
 
 
 def test_a_module_that_was_edited_by_hand_is_named(clone):
-    (clone/'pedarr'/'core'/'errors.py').write_text((clone/'pedarr'/'core'/'errors.py').read_text() + '\nX = 1\n')
+    append(clone/'pedarr'/'core'/'errors.py', '\nX = 1\n')
     code, said = check(clone)
     assert code == 1 and 'core/errors.py' in said and 'nbdev_export' in said
     (clone/'pedarr'/'core'/'errors.py').unlink()
@@ -112,3 +113,28 @@ def test_long_tests_are_set_apart(tmp_path):
     assert ran() == ['test_a'] and ran('-m', 'long') == ['test_b'] and ran('-m', 'bench') == ['test_c']
     makefile = (ROOT/'Makefile').read_text()
     assert re.search(r'(?m)^long: install\n\t.*pytest -q -m long tests$', makefile)
+
+
+FAULTY = {
+    'tests/test_a.py': ['x = 1', f'x = "{"a"*105}"', 'def test_a(): pass; assert x', 'x = "a;b"; '],
+    'tests/helpers.py': ['def f():'] + ['    x = 1']*40,
+    '.ci/tool.py': ['def g():'] + ['    x = 1']*30,
+    'tests/test_b.py': [f'x = "{"a"*104}"', 'y = "a; b"      # one; two', 'def h():'] + ['    x = 1']*39}
+NAMED = ['.ci/tool.py:1: long function g', 'tests/helpers.py:1: long function f', 'tests/test_a.py:2: line',
+         'tests/test_a.py:3: ;', 'tests/test_a.py:4: ;']
+
+
+def test_style_names_file_line_and_rule_of_tests_and_tools(tmp_path):
+    shutil.copytree(ROOT/'.ci', tmp_path/'.ci')
+    (tmp_path/'tests').mkdir()
+    for name, lines in FAULTY.items(): (tmp_path/name).write_text('\n'.join(lines) + '\n')
+    (tmp_path/'.ci'/'excused.txt').write_text('')
+    def style():
+        return subprocess.run([sys.executable, '.ci/style.py'], cwd=tmp_path, capture_output=True, text=True)
+    found = style()
+    assert found.returncode == 1
+    assert sorted(':'.join(line.split(':')[:3]) for line in found.stderr.splitlines()) == NAMED
+    excuses = {(place.partition(':')[0], place.partition(': ')[2]) for place in NAMED}
+    lines = [f'{file}: {rule}: a reason' for file, rule in excuses]
+    (tmp_path/'.ci'/'excused.txt').write_text('\n'.join(lines))
+    assert style().returncode == 0

@@ -294,7 +294,8 @@ def test_numbers_as_they_are_typed():
 
 
 def test_a_parameter_that_is_given_twice(store, tmp_path):
-    assert 'epochs is given twice' in refused('train', store, '--run', tmp_path/'r', '-p', 'epochs', '1', '-p', 'epochs', '2')
+    assert 'epochs is given twice' in refused('train', store, '--run', tmp_path/'r', '-p', 'epochs', '1',
+                                              '-p', 'epochs', '2')
 
 
 def test_help_of_train_lists_every_parameter():

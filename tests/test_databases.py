@@ -38,11 +38,15 @@ def test_ages_survive_the_slips_of_the_tables(age):
     assert parse_age(f'.{age}') == age or '.' not in str(age)
 
 
-@pytest.mark.parametrize('text', ['', 'unknown', None, float('nan'), '-1', 'NaN', '3 months', '14 d', '1e1', '131', '9'*5000, '²'])
+@pytest.mark.parametrize('text',
+                         ['', 'unknown', None, float('nan'), '-1', 'NaN', '3 months', '14 d', '1e1', '131',
+                          '9'*5000, '²'])
 def test_unknown_ages_are_nan(text): assert math.isnan(parse_age(text))
 
 
-@pytest.mark.parametrize('text, age', [('.5', .5), ('0.5', .5), ('.14.3', 14.3), ('14,3', 14.3), ('>89', 89), ('12 years', 12), (7, 7), ('130', 130)])
+@pytest.mark.parametrize('text, age', [
+    ('.5', .5), ('0.5', .5), ('.14.3', 14.3), ('14,3', 14.3), ('>89', 89), ('12 years', 12), (7, 7),
+    ('130', 130)])
 def test_ages_as_tables_write_them(text, age): assert parse_age(text) == age
 
 
@@ -89,30 +93,45 @@ def test_noise_of_one_lead_does_not_cost_a_recording():
 
 def test_leipzig_tables():
     t = leipzig_subjects([], real('leipzig'), LEIPZIG)
-    assert len(t) == 39 and t.loc['x007', 'age'] == 14.3 and t.cohort.value_counts().to_dict() == dict(children=29, adults=10)
+    assert len(t) == 39
+    assert t.loc['x007', 'age'] == 14.3
+    assert t.cohort.value_counts().to_dict() == dict(children=29, adults=10)
 
 
 def test_the_malformed_age_of_the_release(tmp_path):
-    (tmp_path/'children-subject-info.csv').write_text('subject_id,file_name,gender,age,diagnosis,ap_loacation,ecg_duration\n007,x007,M,.14.3,AVRT-PJRT,right,0:3:6\n')
-    (tmp_path/'adults-subject-info.csv').write_text('subject_id,file_name,gender,age,diagnosis,ecg_duration\n')
+    columns = ['subject_id', 'file_name', 'gender', 'age', 'diagnosis', 'ap_loacation', 'ecg_duration']
+    row = '007,x007,M,.14.3,AVRT-PJRT,right,0:3:6'
+    (tmp_path/'children-subject-info.csv').write_text(','.join(columns) + f'\n{row}\n')
+    columns.remove('ap_loacation')
+    (tmp_path/'adults-subject-info.csv').write_text(','.join(columns) + '\n')
     assert leipzig_subjects([], tmp_path, LEIPZIG).loc['x007', 'age'] == 14.3
 
 
 @pytest.mark.parametrize('text, say', [
-    ('', 'no column file_name'), ('file_name,age,age\n', 'more than one column age'), ('file_name,age\nx001\n', 'row 1 has 1 values for 2 columns'), ('file_name,age\nx001,1,2\n', 'row 1 has 3 values'),
-    ('file_name,age\n,1\n', 'row 1 has no file_name'), ('file_name,age\n"x001,1\n', 'Error in reading'), ('file_name;age\nx001;1\n', 'no column file_name'), ('\udcff', 'UnicodeDecodeError')])
+    ('', 'no column file_name'),
+    ('file_name,age,age\n', 'more than one column age'),
+    ('file_name,age\nx001\n', 'row 1 has 1 values for 2 columns'),
+    ('file_name,age\nx001,1,2\n', 'row 1 has 3 values'),
+    ('file_name,age\n,1\n', 'row 1 has no file_name'),
+    ('file_name,age\n"x001,1\n', 'Error in reading'),
+    ('file_name;age\nx001;1\n', 'no column file_name'),
+    ('\udcff', 'UnicodeDecodeError')])
 def test_tables_that_lost_something_are_refused(tmp_path, text, say):
     (tmp_path/'t.csv').write_text(text, encoding='utf-8', errors='surrogateescape')
-    with pytest.raises(PedarrError, match=f't.csv: .*{say}') as e: read_subject_table(tmp_path/'t.csv', ['file_name', 'age'])
+    with pytest.raises(PedarrError, match=f't.csv: .*{say}') as e:
+        read_subject_table(tmp_path/'t.csv', ['file_name', 'age'])
     assert '\n' not in str(e.value)
 
 
 def test_lawful_tables_are_read_as_they_are(tmp_path):
     (tmp_path/'t.csv').write_text('\ufefffile_name, age,note\n NA ,.5,"a, b"\n\nnull,,,,\n', encoding='utf-8')
-    assert read_subject_table(tmp_path/'t.csv', ['file_name', 'age']).values.tolist() == [['NA', '.5', 'a, b'], ['null', '', '']]
+    expected = [['NA', '.5', 'a, b'], ['null', '', '']]
+    assert read_subject_table(tmp_path/'t.csv', ['file_name', 'age']).values.tolist() == expected
 
 
-@pytest.mark.parametrize('names, say', [('../x', "'../x' cannot"), ('a/../../x', 'cannot'), ('a//x', 'cannot'), ('/etc/x', 'cannot'), ('x\0', 'cannot'), ('y'*300, 'cannot')])
+@pytest.mark.parametrize('names, say', [
+    ('../x', "'../x' cannot"), ('a/../../x', 'cannot'), ('a//x', 'cannot'), ('/etc/x', 'cannot'),
+    ('x\0', 'cannot'), ('y'*300, 'cannot')])
 def test_lists_of_records_with_tricks_are_refused(tmp_path, names, say):
     (tmp_path/'RECORDS').write_text(names)
     with pytest.raises(PedarrError, match=f'RECORDS: .*{say}'): list_records(tmp_path)
@@ -123,10 +142,18 @@ def test_odd_names_can_be_sorted():
     assert names.index('x2') < names.index('x10')
 
 
-@pytest.mark.parametrize('comments, rhythm', [(['Rhythm: Sinus rhythm.'], 'Sinus rhythm'), (['x', '  Rhythm: Atrial flutter, typical. '], 'Atrial flutter, typical'), (['Rhythm: .'], None), (['Rhythm:'], None),
-                                              (['Rhythm: A', 'Rhythm: B'], None), (['Rhythm: A', 'Rhythm: A.'], 'A'), (['Rhythm: A', 'Rhythm:'], None), ([], None)])
+@pytest.mark.parametrize('comments, rhythm', [
+    (['Rhythm: Sinus rhythm.'], 'Sinus rhythm'),
+    (['x', '  Rhythm: Atrial flutter, typical. '], 'Atrial flutter, typical'),
+    (['Rhythm: .'], None),
+    (['Rhythm:'], None),
+    (['Rhythm: A', 'Rhythm: B'], None),
+    (['Rhythm: A', 'Rhythm: A.'], 'A'),
+    (['Rhythm: A', 'Rhythm:'], None),
+    ([], None)])
 def test_one_rhythm_in_the_header(tmp_path, comments, rhythm):
-    (tmp_path/'r.hea').write_text('r 1 500 10\nr.dat 16 200 12 0 0 0 0 II\n' + ''.join(f'#{c}\n' for c in comments))
+    below = ''.join(f'#{c}\n' for c in comments)
+    (tmp_path/'r.hea').write_text('r 1 500 10\nr.dat 16 200 12 0 0 0 0 II\n' + below)
     (tmp_path/'r.dat').write_bytes(bytes(20))
     db = get_database('ludb')
     found = db.labels(db.open(tmp_path/'r'))
@@ -145,7 +172,7 @@ def test_odd_folders(tmp_path):
         with pytest.raises(PedarrError, match='no such folder'): LEIPZIG.find(tmp_path/odd)
 
 
-# ---- which files are records ------------------------------------------------------------------------------------------
+# ---- which files are records ---------------------------------------------------------------------
 
 def header(folder, *names, text='x 1 250 10\n'):
     "Headers (of no signal) under `folder`."
@@ -172,10 +199,11 @@ DB = described()
 
 @pytest.mark.parametrize('odd', [
     '._a', '.hidden', '.backup/a', '.backup/deep/a', '__MACOSX/a', '__MACOSX/._a', '@eaDir/a',
-                                 '$RECYCLE.BIN/a', 'sub/._b', 'sub/.git/a', 'lost+found/a'])
+    '$RECYCLE.BIN/a', 'sub/._b', 'sub/.git/a', 'lost+found/a'])
 def test_files_of_other_systems_are_no_records(tmp_path, odd):
     header(tmp_path, 'a', odd)
-    (tmp_path/'.DS_Store').write_bytes(b'\0'); (tmp_path/'Thumbs.db').write_bytes(b'\0')
+    (tmp_path/'.DS_Store').write_bytes(b'\0')
+    (tmp_path/'Thumbs.db').write_bytes(b'\0')
     found = DB.find(tmp_path)
     assert found.names == ['a'] and found.paths == [tmp_path/'a.hea'] == DB.records(tmp_path)
     looks_like_one = not odd.endswith('deep/a') and '__MACOSX/._' not in odd
@@ -229,7 +257,8 @@ def test_all_headers_that_cannot_be_read_are_named_at_once(tmp_path):
 def test_records_that_are_listed_but_absent_are_named_at_once(tmp_path):
     header(tmp_path, 'x2')
     (tmp_path/'RECORDS').write_text('x2\nx10\nsub/x3\n')
-    with pytest.raises(PedarrError, match=r'2 of 3 records in RECORDS cannot be read \(not there: sub/x3, x10\)'):
+    with pytest.raises(PedarrError,
+                       match=r'2 of 3 records in RECORDS cannot be read \(not there: sub/x3, x10\)'):
         DB.find(tmp_path)
     assert DB.find(tmp_path, damaged := {}).names == ['x2']
     assert damaged == {'x10': 'not there', 'x3': 'not there'}
@@ -242,7 +271,8 @@ def test_headers_that_are_not_listed_are_noted(tmp_path):
     (tmp_path/'RECORDS').write_text('x10\nx2\n')
     found = DB.find(tmp_path)
     assert found.names == ['x2', 'x10']
-    assert found.notes == ['28 headers are not in RECORDS and were left out: sub/y, x1, x3, x4, x5, x6 and 22 more']
+    expected = ['28 headers are not in RECORDS and were left out: sub/y, x1, x3, x4, x5, x6 and 22 more']
+    assert found.notes == expected
     (tmp_path/'RECORDS').write_text('')
     with pytest.raises(PedarrError, match='RECORDS: lists no record, but 30 headers lie beside it'):
         DB.find(tmp_path)
@@ -258,7 +288,7 @@ def test_a_record_listed_through_a_link_is_not_another_one(tmp_path):
 
 @pytest.mark.parametrize('text', [
     'p1/\np2/\n', 'p1\np2', './p1/\n./p2/a\n./p2/b', 'p1/a.hea\np2/a.hea\np2/b.hea',
-                                  '\ufeffp1/a\r\np2/\r\n', 'p1/\np1/a\np2/\np2/\n'])
+    '\ufeffp1/a\r\np2/\r\n', 'p1/\np1/a\np2/\np2/\n'])
 def test_lists_as_people_and_physionet_write_them(tmp_path, text):
     header(tmp_path, 'p1/a', 'p2/a', 'p2/b')
     (tmp_path/'RECORDS').write_text(text, encoding='utf-8')
@@ -275,7 +305,8 @@ def test_a_listed_folder_has_a_list_of_its_own(tmp_path):
     for text in ('p1/\nempty/\n', 'p1/\nabsent/\n'):
         (tmp_path/'empty').mkdir(exist_ok=True)
         (tmp_path/'RECORDS').write_text(text)
-        with pytest.raises(PedarrError, match='RECORDS lists the folder (empty|absent)/, which holds no records'):
+        with pytest.raises(PedarrError,
+                           match='RECORDS lists the folder (empty|absent)/, which holds no records'):
             DB.find(tmp_path)
 
 
@@ -324,7 +355,8 @@ def test_the_same_name_in_several_folders(tmp_path):
     found = DB.find(tmp_path)
     assert found.names == ['Person_01/rec_1', 'Person_02/rec_1', 'rec_2', 'rec_1']
     assert found.names == record_names(found.paths, tmp_path)
-    def of_folders(paths, folder, db): return one_each(paths, folder, db).assign(subject=[p.parent.name for p in paths])
+    def of_folders(paths, folder, db):
+        return one_each(paths, folder, db).assign(subject=[p.parent.name for p in paths])
     who = described(subjects=of_folders).subjects(tmp_path).subject
     assert who.to_dict() == dict(zip(found.names, ['Person_01', 'Person_02', 'Person_02', tmp_path.name]))
 
@@ -333,9 +365,11 @@ def test_order_does_not_depend_on_chance(tmp_path):
     header(tmp_path, 'p1', 'p01', 'p001', 'p10', 'p2', 'é', 'P2')
     program = '''
 import sys
-from pedarr.data.known_databases import LEIPZIG; from pedarr.data.listing import list_records
+from pedarr.data.known_databases import LEIPZIG
+from pedarr.data.listing import list_records
 found = LEIPZIG.find(sys.argv[1])
-print([ascii(n) for n in found.names], [p.name for p in list_records(sys.argv[1])] == [p.name for p in found.paths])
+listed = [p.name for p in list_records(sys.argv[1])]
+print([ascii(n) for n in found.names], listed == [p.name for p in found.paths])
 '''
     def run(seed):
         return subprocess.run([sys.executable, '-c', program, str(tmp_path)], capture_output=True, text=True,
@@ -610,10 +644,11 @@ def test_a_missing_column_is_named(two, column):
 
 @pytest.mark.parametrize('index, order', [
     ([101, 102], 'ab'), ([102, 101], 'ba'), ([102., 101.], 'ba'), (['102', '101'], 'ba'),
-                                          (pd.Index([102, 101], dtype='Int64'), 'ba'),
-                                          (np.array([102, 101], np.int16), 'ba')])
+    (pd.Index([102, 101], dtype='Int64'), 'ba'),
+    (np.array([102, 101], np.int16), 'ba')])
 def test_record_names_that_became_numbers(two, index, order):
-    def read(paths, folder, db): return one_each(paths, folder, db).assign(subject=['a', 'b']).set_index(pd.Index(index))
+    def read(paths, folder, db):
+        return one_each(paths, folder, db).assign(subject=['a', 'b']).set_index(pd.Index(index))
     assert ''.join(described(subjects=read).subjects(two).subject) == order
 
 
@@ -635,7 +670,8 @@ def test_leading_zeros_and_ambiguous_numbers(tmp_path):
 
 def test_indices_that_name_no_record(tmp_path):
     header(tmp_path, 'x001', 'x002')
-    with pytest.raises(PedarrError, match=r'no subject is given for 2 of 2 records \(x001, x002\).*indexed by 1, 2'):
+    with pytest.raises(PedarrError,
+                       match=r'no subject is given for 2 of 2 records \(x001, x002\).*indexed by 1, 2'):
         by_index(tmp_path, [1, 2])
     with pytest.raises(PedarrError, match='set_index'): by_index(tmp_path, pd.RangeIndex(2))
     with pytest.raises(PedarrError, match='no subject is given for 1 of 2 records .x002'):
@@ -654,14 +690,15 @@ def test_paths_may_be_names_too(tmp_path):
     header(tmp_path, 'data/7', 'p1/r', 'p2/r')
     assert by_index(tmp_path, ['p2/r', 'data/7', 'p1/r']) == ['data/7', 'p1/r', 'p2/r']
     found = DB.find(tmp_path)
-    assert by_index(tmp_path, ['7', 'r', 'r']) == ['7', 'r', 'r']          # by order, as a table by p.stem has it
+    assert by_index(tmp_path, ['7', 'r', 'r']) == ['7', 'r', 'r']  # by order, as a table by p.stem has it
     some = FoundRecords(found.paths[:1], found.names[:1], [])
     assert DB.subjects(tmp_path, some).index.tolist() == ['7']
 
 
 def test_two_persons_with_records_of_one_name_stay_two(tmp_path):
     for person, age in (('p1', 5), ('p2', 60)):
-        header(tmp_path, f'{person}/r', text=f'r 1 250 10\nr.dat 16 200 12 0 0 0 0 II\n#<age>: {age} <sex>: F\n')
+        header(tmp_path, f'{person}/r',
+               text=f'r 1 250 10\nr.dat 16 200 12 0 0 0 0 II\n#<age>: {age} <sex>: F\n')
         (tmp_path/person/'r.dat').write_bytes(bytes(20))
     who = described(subjects=comment_subjects).subjects(tmp_path)
     assert who.subject.nunique() == 2 and who.age.to_dict() == {'p1/r': 5., 'p2/r': 60.}
@@ -682,7 +719,8 @@ def commented(folder, name, *comments):
     ('Atrial fibrillation and flutter', None), ('AVNRT', None), ('', None), (None, None)])
 def test_iafdb_reads_the_diagnosis(tmp_path, diagnosis, rhythm):
     db = get_database('iafdb')
-    said = [] if diagnosis is None else [f'<age>: 81 <sex>: F <diagnosis>: {diagnosis}', '<medications>: Digitalis']
+    said = [] if diagnosis is None else [f'<age>: 81 <sex>: F <diagnosis>: {diagnosis}',
+                                         '<medications>: Digitalis']
     record = db.open(commented(tmp_path, 'iaf1_ivc', *said, 'Note: x'))
     found = db.labels(record)
     assert found.episodes.values.tolist() == ([[0, 1000, rhythm, -1]] if rhythm else [])
@@ -735,14 +773,15 @@ def test_mitdb_finds_age_and_sex(tmp_path, comments, age, sex):
 
 def test_mitdb_has_one_man_twice(tmp_path):
     for name in ('200', '201', '202'): commented(tmp_path, name, '68 M 1085')
-    assert get_database('mitdb').subjects(tmp_path).subject.tolist() == ['mitdb-200', 'mitdb-201', 'mitdb-201']
+    expected = ['mitdb-200', 'mitdb-201', 'mitdb-201']
+    assert get_database('mitdb').subjects(tmp_path).subject.tolist() == expected
 
 
 @pytest.mark.parametrize('comments, age, sex', [
     (['<age>: 51', '<sex>: F'], 51., 'F'), (['<age>: 81 <sex>: M <diagnosis>: x'], 81., 'M'),
     (['<age>:', '<sex>:', 'Rhythm: x'], math.nan, ''),
-                                                (['x', '<sex>: F', '<age>: >89'], 89., 'F'),
-                                                ([], math.nan, '')])
+    (['x', '<sex>: F', '<age>: >89'], 89., 'F'),
+    ([], math.nan, '')])
 def test_tags_in_comments(tmp_path, comments, age, sex):
     commented(tmp_path, '7', *comments)
     who = get_database('ludb').subjects(tmp_path).loc['7']
@@ -773,7 +812,9 @@ def test_every_leipzig_record_is_a_subject():
 MINE = '''from __future__ import annotations
 from dataclasses import dataclass, replace
 import pandas as pd
-from pedarr.data.databases import Database; from pedarr.data.known_databases import LEIPZIG; from pedarr.data.habits import whole_record
+from pedarr.data.databases import Database
+from pedarr.data.habits import whole_record
+from pedarr.data.known_databases import LEIPZIG
 
 @dataclass
 class Person:
@@ -824,13 +865,17 @@ def test_worker_processes_get_it_too(tmp_path, record, name):
     ('DB = 1/0\n', r'my.py failed with ZeroDivisionError: division by zero \(my.py, line 1\): correct it'),
     ('DB = (\n', 'my.py: not Python .line 1'),
     ('DB = 5\n', 'DB is a int, not a Database: it has no Database'),
-    ('X = 5\n', "no 'DB' in it: it has no Database"), (MINE.replace('DB =', 'BD ='), 'NameError'),
+    ('X = 5\n', "no 'DB' in it: it has no Database"),
+    (MINE.replace('DB =', 'BD ='), 'NameError'),
     (MINE.replace('DB =', 'BD =').replace('(DB,', '(BD,'), "no 'DB' in it: it has BD, OTHER"),
-    ('raise SystemExit("bye")', 'SystemExit: bye'), ('import no_such_module_here', 'ModuleNotFoundError'),
+    ('raise SystemExit("bye")', 'SystemExit: bye'),
+    ('import no_such_module_here', 'ModuleNotFoundError'),
     ('from pedarr.data.known_databases import LEIPZIG as X\n', "no 'DB' in it: it has no Database"),
-    ('DB = "\0"', 'my.py'), ('open("/nowhere/x")', '/nowhere/x'),
+    ('DB = "\0"', 'my.py'),
+    ('open("/nowhere/x")', '/nowhere/x'),
     ('def f(): f()\nf()', 'RecursionError'),
-    ('from pedarr.data.databases import Database\nDB = Database("m", "t", "g", 1, 2)', 'read_episodes=1 must be a function')])
+    ('from pedarr.data.databases import Database\nDB = Database("m", "t", "g", 1, 2)',
+     'read_episodes=1 must be a function')])
 def test_files_with_mistakes_are_answered_in_one_line(tmp_path, text, said):
     with pytest.raises(PedarrError, match=said) as e: load_database(spec(tmp_path, text))
     assert '\n' not in str(e.value)
@@ -841,7 +886,9 @@ def test_specs_with_mistakes(tmp_path):
         load_database(f'{tmp_path}/my.py:DB')
     with pytest.raises(PedarrError, match='say which description in it: .*my.py:NAME'):
         load_database(f'{tmp_path}/my.py')
-    (tmp_path/'b.py').write_bytes(b'\xff\xfe'); (tmp_path/'c.py').mkdir(); os.mkfifo(tmp_path/'d.py')
+    (tmp_path/'b.py').write_bytes(b'\xff\xfe')
+    (tmp_path/'c.py').mkdir()
+    os.mkfifo(tmp_path/'d.py')
     for name, said in (('b', 'not UTF-8'), ('c', 'is a folder'), ('d', 'named pipe')):
         with pytest.raises(PedarrError, match=said): load_database(f'{tmp_path}/{name}.py:DB')
     with pytest.raises(PedarrError, match="did you mean 'leipzig'"): load_database('leipzg')

@@ -19,7 +19,9 @@ def study(subjects=8, segments=6, classes=3, d=5, seed=0, between=1.):
     rng = np.random.default_rng(seed)
     who = np.repeat(np.arange(subjects), classes*segments)
     label = np.tile(np.arange(classes), subjects*segments)
-    x = 2*np.eye(classes, d)[label] + between*rng.standard_normal((subjects, classes, d))[who, label] + rng.standard_normal((len(who), d))
+    of_class = 2*np.eye(classes, d)[label]
+    of_subject = between*rng.standard_normal((subjects, classes, d))[who, label]
+    x = of_class + of_subject + rng.standard_normal((len(who), d))
     start = np.tile(np.arange(classes*segments)*60., subjects)
     return x, label, np.char.add('s', who.astype(str)), start, start + 3
 
@@ -36,8 +38,9 @@ def test_subject_means_and_prototypes():
     want = np.mean([unit(x)[(label == 1) & (who == s)].mean(0) for s in np.unique(who)], axis=0)
     np.testing.assert_allclose(fitted.mean[1], want)
     assert np.isnan(fitted.mean[3]).all() and fitted.k0 > 0
-    doubled = fit_prototypes(np.concatenate([x, x[who == 's0']]), np.concatenate([label, label[who == 's0']]), np.concatenate([who, who[who == 's0']]), 4)
-    np.testing.assert_allclose(doubled.mean, fitted.mean)             # a subject with twice the segments weighs the same
+    doubled = fit_prototypes(np.concatenate([x, x[who == 's0']]), np.concatenate([label, label[who == 's0']]),
+                             np.concatenate([who, who[who == 's0']]), 4)
+    np.testing.assert_allclose(doubled.mean, fitted.mean)  # a subject with twice the segments weighs the same
 
 
 @pytest.mark.parametrize('between', [.3, 1., 3.])
@@ -45,7 +48,8 @@ def test_prior_weight_is_unbiased_enough(between):
     rng = np.random.default_rng(0)
     who = np.repeat(np.arange(400), rng.integers(2, 12, 400))          # uneven groups
     label = who % 3
-    x = between*rng.standard_normal((400, 6))[who] + rng.standard_normal((len(who), 6)) + 5*np.eye(3, 6)[label]
+    x = between*rng.standard_normal((400, 6))[who] + rng.standard_normal((len(who),
+                                                                          6)) + 5*np.eye(3, 6)[label]
     assert prior_weight(x, label, who) == pytest.approx(1/between**2, rel=.2)
 
 
@@ -66,17 +70,20 @@ def test_adapt_lies_between(seed, k, k0):
     got = adapt_prototypes(Prototypes(p, k0), support, np.ones(k, int))
     assert np.array_equal(got[[0, 2]], p[[0, 2]])
     np.testing.assert_allclose(got[1], (k0*p[1] + support.sum(0))/(k0 + k), atol=1e-9)
-    before = p.copy(); adapt_prototypes(Prototypes(p, k0), support, np.ones(k, int)); assert np.array_equal(p, before)
+    before = p.copy()
+    adapt_prototypes(Prototypes(p, k0), support, np.ones(k, int))
+    assert np.array_equal(p, before)
 
 
 def test_a_class_without_prototype_takes_the_support():
     p = np.array([[1., 0], [np.nan, np.nan]])
-    np.testing.assert_allclose(adapt_prototypes(Prototypes(p, np.inf), np.array([[0., 2]]), np.array([1])), [[1, 0], [0, 2]])
+    np.testing.assert_allclose(adapt_prototypes(Prototypes(p, np.inf), np.array([[0., 2]]), np.array([1])),
+                               [[1, 0], [0, 2]])
     x = np.array([[1., 0]]*4 + [[0, 1.]]*4)
     t = np.arange(8)*60.
     found = few_shot(x, [0]*4 + [1]*4, ['a']*8, t, t + 3, Prototypes(p, 1.), shots=(1,))
     row = found[found['class'] == 1].iloc[0]
-    assert (row.zero, row.told, row.shots, row.both) == (0, 0, 1, 1)    # unknown without support, found with it
+    assert (row.zero, row.told, row.shots, row.both) == (0, 0, 1, 1)  # unknown without support, found with it
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,18 +91,23 @@ def test_a_class_without_prototype_takes_the_support():
 def test_support_is_never_tested_and_the_distance_holds(seed, k, apart):
     rng = np.random.default_rng(seed)
     n = 40
-    start = np.sort(rng.integers(0, 300, n)).astype(float); stop = start + rng.choice([3., 5.], n)
+    start = np.sort(rng.integers(0, 300, n)).astype(float)
+    stop = start + rng.choice([3., 5.], n)
     record, label, group = rng.integers(0, 2, n), rng.integers(0, 3, n), rng.integers(0, 9, n)
     group = pd.factorize(group)[0]
     classes = np.flatnonzero(np.bincount(label, minlength=3) > k)
     if not len(classes): return
     support = _draw_support(group, label, classes, k, rng)
-    assert len(np.unique(support)) == len(support) and (np.bincount(label[support], minlength=3)[classes] == k).all()
+    assert len(np.unique(support)) == len(support)
+    assert (np.bincount(label[support], minlength=3)[classes] == k).all()
     clear = _far_from_support(support, start, stop, record, group, apart)
     assert not clear[support].any()
     for i in range(n):                                                  # the definition, pair by pair
         if apart == 'episode': near = any(group[i] == group[s] for s in support)
-        else: near = i in support or any(record[i] == record[s] and max(start[i] - stop[s], start[s] - stop[i]) < apart for s in support)
+        else:
+            near = i in support or any(record[i] == record[s]
+                                       and max(start[i] - stop[s], start[s] - stop[i]) < apart
+                                       for s in support)
         assert clear[i] == (not near)
 
 
@@ -103,7 +115,8 @@ def test_few_episodes_give_support():
     group, label = np.repeat(np.arange(4), 5), np.zeros(20, int)
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        assert len(np.unique(group[_draw_support(group, label, [0], 5, rng)])) == 1     # one episode fills five shots
+        # one episode fills five shots
+        assert len(np.unique(group[_draw_support(group, label, [0], 5, rng)])) == 1
         assert len(np.unique(group[_draw_support(group, label, [0], 6, rng)])) == 2
 
 
@@ -116,7 +129,7 @@ def test_equals_a_plain_loop():
     for s in np.unique(who):
         mine = who == s
         rows = found[found.subject == s].set_index('class')
-        for c in range(3):                                             # the expected recall, over all 27 choices of the tested segments
+        for c in range(3):  # the expected recall, over all 27 choices of the tested segments
             hits = []
             for left in np.ndindex(3, 3, 3):
                 mean = fitted.mean.copy()
@@ -137,10 +150,14 @@ def test_row_order_names_and_seed():
     a = few_shot(x, label, who, start, stop, fitted, draws=5)
     pd.testing.assert_frame_equal(a, few_shot(x, label, who, start, stop, fitted, draws=5))
     assert not a.equals(few_shot(x, label, who, start, stop, fitted, draws=5, seed=1))
-    pd.testing.assert_frame_equal(a, few_shot(3*x, label, who, start, stop, fitted, draws=5))          # only directions count
+    # only directions count
+    pd.testing.assert_frame_equal(a, few_shot(3*x, label, who, start, stop, fitted, draws=5))
     folds = np.where(np.char.endswith(who, '1'), 1, 0)
-    pd.testing.assert_frame_equal(a, few_shot(x, label, who, start, stop, {0: fitted, 1: fitted}, fold=folds, draws=5))
-    other = few_shot(x, label, who, start, stop, {0: fitted, 1: fitted._replace(mean=fitted.mean[::-1])}, fold=folds, draws=5)
+    pd.testing.assert_frame_equal(a,
+                                  few_shot(x, label, who, start, stop, {0: fitted, 1: fitted}, fold=folds,
+                                           draws=5))
+    other = few_shot(x, label, who, start, stop, {0: fitted, 1: fitted._replace(mean=fitted.mean[::-1])},
+                     fold=folds, draws=5)
     assert other[other.subject != 's1'].equals(a[a.subject != 's1']) and not other.equals(a)
 
 
@@ -150,7 +167,8 @@ def test_zero_and_infinite_weight():
     assert (still.zero == still.shots).all() and (still.told == still.both).all()
     free = fit_prototypes(x, label, who, 3, k0=0.)
     a, b = (few_shot(x, label, who, start, stop, Prototypes(m, 0.), draws=3) for m in (free.mean, -free.mean))
-    assert (a.shots == b.shots).all() and not (a.zero == b.zero).all()          # weight 0: the training prototype is forgotten
+    # weight 0: the training prototype is forgotten
+    assert (a.shots == b.shots).all() and not (a.zero == b.zero).all()
 
 
 def test_only_classes_with_enough_segments_count():
@@ -159,11 +177,14 @@ def test_only_classes_with_enough_segments_count():
     x, label, who, start, stop = (a[keep] for a in (x, label, who, start, stop))
     n = ((who == 's0') & (label == 2)).sum()
     found = few_shot(x, label, who, start, stop, fit_prototypes(x, label, who, 3), shots=(1, 2, 3), draws=4)
-    for k in (1, 2, 3): assert len(found[(found.k == k) & (found.subject == 's0') & (found['class'] == 2)]) == (n > k)
+    for k in (1, 2, 3):
+        assert len(found[(found.k == k) & (found.subject == 's0') & (found['class'] == 2)]) == (n > k)
     assert len(found[found.k == 3]) == 24 - (n <= 3)
-    alone = few_shot(x, np.where(who == 's1', 0, label), who, start, stop, fit_prototypes(x, label, who, 3), shots=(1,), draws=2)
-    assert 's1' not in set(alone.subject)                                      # one class: told would be right by definition
-    assert 's1' in set(few_shot(x, np.where(who == 's1', 0, label), who, start, stop, fit_prototypes(x, label, who, 3), shots=(1,), draws=2, min_classes=1).subject)
+    alone = few_shot(x, np.where(who == 's1', 0, label), who, start, stop, fit_prototypes(x, label, who, 3),
+                     shots=(1,), draws=2)
+    assert 's1' not in set(alone.subject)  # one class: told would be right by definition
+    assert 's1' in set(few_shot(x, np.where(who == 's1', 0, label), who, start, stop,
+                                fit_prototypes(x, label, who, 3), shots=(1,), draws=2, min_classes=1).subject)
 
 
 def test_tables():
@@ -175,22 +196,30 @@ def test_tables():
     np.testing.assert_allclose(table.loc[1].value['both - told'], (each.both - each.told).mean())
     assert ((table.low <= table.value) & (table.value <= table.high)).all()
     wide = format_few_shot(table)
-    assert wide.k.tolist() == [1, 5] and 'points' in wide[GAINS['both - told']][0] and wide[METHODS['zero']][0].endswith(']')
+    assert wide.k.tolist() == [1, 5]
+    assert 'points' in wide[GAINS['both - told']][0]
+    assert wide[METHODS['zero']][0].endswith(']')
     lone = few_shot_table(found[found.subject == 's0'])
-    assert lone[['low', 'high']].isna().all(axis=None) and 'no interval' in format_few_shot(lone)[METHODS['zero']][0]
-    by_class = few_shot_classes(found[(found['class'] < 2) | (found.subject == 's0')], ['SR', 'VT', 'AFL'], n_resamples=200)
-    assert by_class[by_class['class'] == 'AFL'].note.tolist() == [SINGLE_SUBJECT]*2 and by_class[by_class['class'] == 'AFL'].low.isna().all()
-    with pytest.raises(PedarrError, match='largest k'): few_shot_table(found[(found.k == 1) == (found.subject == 's0')], common=True)
+    assert lone[['low', 'high']].isna().all(axis=None)
+    assert 'no interval' in format_few_shot(lone)[METHODS['zero']][0]
+    by_class = few_shot_classes(found[(found['class'] < 2) | (found.subject == 's0')], ['SR', 'VT', 'AFL'],
+                                n_resamples=200)
+    assert by_class[by_class['class'] == 'AFL'].note.tolist() == [SINGLE_SUBJECT]*2
+    assert by_class[by_class['class'] == 'AFL'].low.isna().all()
+    with pytest.raises(PedarrError, match='largest k'):
+        few_shot_table(found[(found.k == 1) == (found.subject == 's0')], common=True)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from('xy'), st.integers(0, 60), st.integers(0, 1)), min_size=1, max_size=30, unique_by=lambda r: r[:2]), st.integers(0, 99))
+@given(st.lists(st.tuples(st.sampled_from('xy'), st.integers(0, 60), st.integers(0, 1)), min_size=1,
+                max_size=30, unique_by=lambda r: r[:2]), st.integers(0, 99))
 def test_episodes_do_not_depend_on_row_order(rows, seed):
     record, start, label = map(np.array, zip(*rows))
     start = start*3.
     got = number_episodes(record, start, start + 3, label)
     order = np.random.default_rng(seed).permutation(len(rows))
-    assert np.array_equal(got[order], number_episodes(record[order], start[order], start[order] + 3, label[order]))
+    assert np.array_equal(got[order],
+                          number_episodes(record[order], start[order], start[order] + 3, label[order]))
     t = pd.DataFrame(dict(e=got, record=record, label=label, start=start)).sort_values(['record', 'start'])
     assert (t.groupby('e')[['record', 'label']].nunique() == 1).all(axis=None)
     assert all(g.start.diff().max() <= 13 for _, g in t.groupby('e') if len(g) > 1)
@@ -203,13 +232,21 @@ def test_episodes_do_not_depend_on_row_order(rows, seed):
     (dict(stop=np.zeros(144)), 'pass seconds'),
     (dict(fold=np.arange(144) % 2), 'split by patient'),
     (dict(fold=np.full(144, 7), prototypes={0: Prototypes(np.eye(3, 5), 1.)}), 'fold 7 has none'),
-    (dict(label=np.full(144, 3)), 'class numbers 0..2'), (dict(label=np.zeros(144)), 'class numbers 0..2'), (dict(prototypes=Prototypes(np.eye(3), 1.)), 'same network'),
-    (dict(apart='episode'), 'number_episodes'), (dict(apart='beat'), 'apart='), (dict(apart=-1.), 'apart='),
-    (dict(shots=()), 'at least 1'), (dict(shots=(0,)), 'at least 1'), (dict(draws=0), 'at least 1'),
-    (dict(shots=(50,)), 'no subject has 2 classes'), (dict(apart=1e6), 'no subject has 2 classes')])
+    (dict(label=np.full(144, 3)), 'class numbers 0..2'),
+    (dict(label=np.zeros(144)), 'class numbers 0..2'),
+    (dict(prototypes=Prototypes(np.eye(3), 1.)), 'same network'),
+    (dict(apart='episode'), 'number_episodes'),
+    (dict(apart='beat'), 'apart='),
+    (dict(apart=-1.), 'apart='),
+    (dict(shots=()), 'at least 1'),
+    (dict(shots=(0,)), 'at least 1'),
+    (dict(draws=0), 'at least 1'),
+    (dict(shots=(50,)), 'no subject has 2 classes'),
+    (dict(apart=1e6), 'no subject has 2 classes')])
 def test_faults_are_one_line(change, says):
     x, label, who, start, stop = study()
-    given = dict(embedding=x, label=label, subject=who, start=start, stop=stop, prototypes=Prototypes(np.eye(3, 5), 1.)) | change
+    given = dict(embedding=x, label=label, subject=who, start=start, stop=stop,
+                 prototypes=Prototypes(np.eye(3, 5), 1.)) | change
     with pytest.raises(PedarrError, match=says) as e: few_shot(**given)
     assert '\n' not in str(e.value)
 

@@ -1,4 +1,4 @@
-"""Every WFDB format, samples per frame, skew and segments against wfdb.rdrecord to the last bit, and against encoders written here."""
+"""Every WFDB format, samples per frame, skew and segments, against wfdb.rdrecord and our own encoders."""
 import hashlib
 import os
 import pickle
@@ -12,6 +12,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from conftest import everywhere
+from helpers import append, edit, os_error
 import soundfile
 import wfdb
 
@@ -31,7 +32,8 @@ def encode(x, fmt, initial=None) -> bytes:
     "The bytes of the samples `x [time, signal]` in a format, by the manual's page signal(5)."
     if fmt == '8': return np.diff(x, axis=0, prepend=[initial]).astype('i1').tobytes()
     flat = [int(v) for v in x.reshape(-1)]
-    if fmt in ('16', '61', '32'): return b''.join(struct.pack({'16': '<h', '61': '>h', '32': '<i'}[fmt], v) for v in flat)
+    if fmt in ('16', '61', '32'):
+        return b''.join(struct.pack({'16': '<h', '61': '>h', '32': '<i'}[fmt], v) for v in flat)
     if fmt == '24': return b''.join(v.to_bytes(3, 'little', signed=True) for v in flat)
     if fmt == '80': return bytes(v + 128 for v in flat)
     if fmt == '160': return b''.join(struct.pack('<H', v + 32768) for v in flat)
@@ -59,14 +61,18 @@ def samples(fmt, n, k, seed=0):
     return x
 
 
-def header(folder, name, x, fmt, frames=None, skews=None, fs=250, names=('II', 'V1', 'CS12', 'CS34', 'ABL12', 'RVA12'), length=True, gain='200.5(7)/mV',
-           initial=None, offset=''):
+NAMES = 'II', 'V1', 'CS12', 'CS34', 'ABL12', 'RVA12'
+
+
+def header(folder, name, x, fmt, frames=None, skews=None, fs=250, names=NAMES, length=True,
+           gain='200.5(7)/mV', initial=None, offset=''):
     "The text of the header of samples `x [frame, sample of all signals]`."
     frames = frames or [1]*x.shape[1]
     lines, at = [f'{name} {len(frames)} {fs}' + f' {len(x)}'*length], 0
     for i, frame in enumerate(frames):
         total = int(x[:, at:at + frame].sum()) & 0xffff
-        spec = fmt + (f'x{frame}' if frame > 1 else '') + (f':{skews[i]}' if skews and skews[i] else '') + offset
+        spec = fmt + (f'x{frame}' if frame > 1 else '') + (f':{skews[i]}' if skews and skews[i]
+                                                           else '') + offset
         first = int(initial[i]) if initial is not None else int(x[0, at])
         lines.append(f'{name}.dat {spec} {gain} 12 0 {first} {total - 65536*(total > 32767)} 0 {names[i]}')
         at += frame
@@ -87,12 +93,14 @@ def write_flac(folder, fmt, x, name='r', frames=None, **more):
     header(folder, name, x, fmt, frames=frames, **more)
     y = x.reshape(len(x), len(frames), frames[0]).transpose(0, 2, 1).reshape(-1, len(frames))
     kind = {'508': 'PCM_S8', '516': 'PCM_16', '524': 'PCM_24'}[fmt]
-    soundfile.write(folder/f'{name}.dat', (y << 32 - FLAC[fmt]).astype(np.int32), 96000, subtype=kind, format='FLAC')
+    soundfile.write(folder/f'{name}.dat', (y << 32 - FLAC[fmt]).astype(np.int32), 96000, subtype=kind,
+                    format='FLAC')
     return folder/name
 
 
 def agrees(path, starts=((0, None), (1, 2), (33, 78))):
-    "Digital and physical values equal wfdb's; float32 is float64 rounded once; checksums pass; the tape gives the same and the true hashes."
+    """Digital and physical values equal wfdb's; float32 is float64 rounded once; checksums pass; the tape
+    gives the same and the true hashes."""
     record = open_record(path)
     digital = wfdb.rdrecord(str(path), physical=False).d_signal.T
     physical = wfdb.rdrecord(str(path)).p_signal.T
@@ -107,12 +115,15 @@ def agrees(path, starts=((0, None), (1, 2), (33, 78))):
 
 def same_tape(record):
     with RecordStream(record) as tape:
-        assert np.array_equal(tape.standard(0, min(9, record.sig_len)), record.standard(0, min(9, record.sig_len)), equal_nan=True)
+        assert np.array_equal(tape.standard(0, min(9, record.sig_len)),
+                              record.standard(0, min(9, record.sig_len)), equal_nan=True)
         assert np.array_equal(tape.standard(5, record.sig_len), record.standard(5), equal_nan=True)
         found = tape.finish()
     folder = record.path.parent
-    assert found == {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in record.sources if p != record.path}
-    with RecordStream(record) as tape: assert np.array_equal(np.concatenate([d.copy() for d in tape.blocks(7)], axis=1), record.digital())
+    assert found == {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+                     for p in record.sources if p != record.path}
+    with RecordStream(record) as tape:
+        assert np.array_equal(np.concatenate([d.copy() for d in tape.blocks(7)], axis=1), record.digital())
 
 
 @pytest.mark.parametrize('fmt', PLAIN)
@@ -139,7 +150,8 @@ def test_flac_equals_wfdb(tmp_path, fmt, frame):
 
 
 def agrees_by_frame(path, frame):
-    "Several samples per frame, the same for all signals: wfdb's expanded signals, at a rate that many times the header's."
+    """Several samples per frame, the same for all signals: wfdb's expanded signals, at a rate that many times
+    the header's."""
     record, theirs = open_record(path), wfdb.rdrecord(str(path), smooth_frames=False)
     assert (record.fs, record.sig_len) == (theirs.fs*frame, theirs.sig_len*frame)
     assert np.array_equal(record.physical(dtype=np.float64), np.stack(theirs.e_p_signal), equal_nan=True)
@@ -171,15 +183,21 @@ def test_signals_at_another_rate_than_the_channels_are_named_not_read(tmp_path):
     got = record.physical(dtype=np.float64)
     assert np.array_equal(got[0], theirs.e_p_signal[0], equal_nan=True) and np.isnan(got[1]).all()
     assert np.array_equal(got[2], theirs.e_p_signal[2], equal_nan=True)
-    assert any('another rate' in note and 'Resp' in note for note in record.notes) and record.unknown == ['Resp', 'V']
+    assert any('another rate' in note and 'Resp' in note for note in record.notes)
+    assert record.unknown == ['Resp', 'V']
     record.verify()
-    raw = bytearray((tmp_path/'r.dat').read_bytes()); raw[8] ^= 1; (tmp_path/'r.dat').write_bytes(raw)     # in Resp
+    # in Resp
+    raw = bytearray((tmp_path/'r.dat').read_bytes())
+    raw[8] ^= 1
+    (tmp_path/'r.dat').write_bytes(raw)
     with pytest.raises(PedarrError, match='signal Resp .*damaged'): open_record(path).verify()
 
 
 def test_channels_of_different_rates_are_refused_with_the_reason(tmp_path):
     write(tmp_path, '16', samples('16', 60, 3), frames=[1, 2], names=['II', 'CS12'])
-    with pytest.raises(PedarrError, match='II has 1, CS12 has 2 samples per frame.*r.hea|r.hea.*II has 1, CS12 has 2 samples per frame'): open_record(tmp_path/'r')
+    with pytest.raises(PedarrError, match='II has 1, CS12 has 2 samples per frame') as e:
+        open_record(tmp_path/'r')
+    assert 'r.hea' in str(e.value)
 
 
 def test_annotations_count_frames(tmp_path):
@@ -188,10 +206,14 @@ def test_annotations_count_frames(tmp_path):
     wfdb.wrann('r', 'atr', np.array([10, 99]), ['+', 'N'], aux_note=['(N', ''], write_dir=str(tmp_path))
     record = open_record(tmp_path/'r')
     assert read_annotations(record.path, 'atr', record.sig_len, record.fs).sample.tolist() == [40, 396]
-    wfdb.wrann('r', 'atr', np.array([10, 399]), ['+', 'N'], aux_note=['(N', ''], fs=1000, write_dir=str(tmp_path))       # counts in samples, and says so
+    # counts in samples, and says so
+    wfdb.wrann('r', 'atr', np.array([10, 399]), ['+', 'N'], aux_note=['(N', ''], fs=1000,
+               write_dir=str(tmp_path))
     assert read_annotations(record.path, 'atr', record.sig_len, record.fs).sample.tolist() == [10, 399]
-    wfdb.wrann('r', 'atr', np.array([10, 399]), ['+', 'N'], aux_note=['(N', ''], fs=300, write_dir=str(tmp_path))
-    with pytest.raises(PedarrError, match='counts time at 300 Hz where the recording has 1000 Hz'): read_annotations(record.path, 'atr', record.sig_len, record.fs)
+    wfdb.wrann('r', 'atr', np.array([10, 399]), ['+', 'N'], aux_note=['(N', ''], fs=300,
+               write_dir=str(tmp_path))
+    with pytest.raises(PedarrError, match='counts time at 300 Hz where the recording has 1000 Hz'):
+        read_annotations(record.path, 'atr', record.sig_len, record.fs)
 
 
 @pytest.mark.parametrize('fmt', [f for f in PLAIN if f != '8'])
@@ -225,7 +247,7 @@ def test_the_initial_value_of_differences_is_the_adc_zero_where_it_is_missing(tm
     assert open_record(tmp_path/'r').digital().tolist() == [[78, 79, 78]]
 
 
-# ---- segments ---------------------------------------------------------------------------------------------------------
+# ---- segments ------------------------------------------------------------------------------------
 
 def fixed(folder, null=False):
     "Two segments of different formats; the first twice, and a gap if `null`."
@@ -243,7 +265,8 @@ def test_a_fixed_layout_equals_wfdb(tmp_path):
     assert (record.n_sig, record.fs, record.sig_len) == (2, 250, 111)
     for a, b in ((0, 111), (39, 41), (35, 75), (70, 111)):
         assert np.array_equal(record.physical(a, b, np.float64), theirs.p_signal[a:b].T, equal_nan=True)
-        assert np.array_equal(record.physical(a, b), theirs.p_signal[a:b].T.astype(np.float32), equal_nan=True)
+        assert np.array_equal(record.physical(a, b), theirs.p_signal[a:b].T.astype(np.float32),
+                              equal_nan=True)
     assert np.array_equal(record.digital(), wfdb.rdrecord(str(path), physical=False).d_signal.T)
     assert [p.name for p in record.sources] == ['multi.hea', 'a.hea', 'b.hea', 'a.dat', 'b.dat']
     record.verify()
@@ -264,7 +287,9 @@ def test_a_null_segment_is_a_gap(tmp_path):
 
 def variable(folder):
     "A layout of three signals; segments with some of them, in another order, with gains of their own."
-    (folder/'lay.hea').write_text('lay 3 250 0\n~ 0 100(0)/mV 12 0 0 0 0 II\n~ 0 100/mV 12 0 0 0 0 CS12\n~ 0 100/mV 12 0 0 0 0 ART\n')
+    layout = ['lay 3 250 0', '~ 0 100(0)/mV 12 0 0 0 0 II', '~ 0 100/mV 12 0 0 0 0 CS12',
+              '~ 0 100/mV 12 0 0 0 0 ART']
+    (folder/'lay.hea').write_text('\n'.join(layout) + '\n')
     write(folder, '80', samples('80', 25, 2, 1), 'a', names=['CS12', 'II'], gain='50(3)/mV')
     write(folder, '16', samples('16', 30, 3, 2), 'b', names=['ART', 'II', 'extra'], gain='1234.5(-9)/mV')
     (folder/'var.hea').write_text('var/4 3 250 65\nlay 0\na 25\n~ 10\nb 30\n')
@@ -277,8 +302,10 @@ def test_a_variable_layout_equals_wfdb(tmp_path):
     assert record.names == ['II', 'CS12', 'ART'] and theirs.sig_name == record.names
     for a, b in ((0, 65), (20, 40), (34, 65)):
         assert np.array_equal(record.physical(a, b, np.float64), theirs.p_signal[a:b].T, equal_nan=True)
-        assert np.array_equal(record.physical(a, b), theirs.p_signal[a:b].T.astype(np.float32), equal_nan=True)
-    assert 'segment b: not in the layout, not used: extra' in record.notes and 'not used: ART' in ' '.join(record.notes)
+        assert np.array_equal(record.physical(a, b), theirs.p_signal[a:b].T.astype(np.float32),
+                              equal_nan=True)
+    assert 'segment b: not in the layout, not used: extra' in record.notes
+    assert 'not used: ART' in ' '.join(record.notes)
     record.verify()
     same_tape(record)
 
@@ -292,12 +319,20 @@ def test_units_may_change_between_segments(tmp_path):
 
 
 @pytest.mark.parametrize('top, say', [
-    ('m/1 2 250 40\nm 40\n', 'consists of segments itself'), ('m/2 2 250 80\na 40\na 41\n', '40 samples by its own header, 41 here'),
-    ('m/2 2 250 81\na 40\na 40\n', 'hold 80 samples, the record line says 81'), ('m/1 2 500 40\na 40\n', 'a has 250 Hz, the record 500 Hz'),
-    ('m/1 3 250 40\na 40\n', 'segment a has 2 signals, the record 3'), ('m/2 2 250 80\na 40\n', '2 segments are announced, 1 are described'),
-    ('m/1 2 250 40\n~ 40\n', 'only gaps'), ('m/2 2 250 40\n~ 0\na 40\n', 'only gaps'), ('m/1 2 250 40\nnone 40\n', 'none.hea: no such header'),
-    ('m/1 2 250 40\n../a 40\n', 'outside the folder'), ('m/1 2 250 40\n/tmp/a 40\n', 'absolute path'), ('m/0 2 250 40\na 40\n', '0 segments'),
-    ('m/1 2 250 9000000000000\n~ 9000000000000\n', 'only gaps'), ('m/2 2 250 9000000000040\na 40\n~ 9000000000000\n', '9,000,000,000,040 samples where at most')])
+    ('m/1 2 250 40\nm 40\n', 'consists of segments itself'),
+    ('m/2 2 250 80\na 40\na 41\n', '40 samples by its own header, 41 here'),
+    ('m/2 2 250 81\na 40\na 40\n', 'hold 80 samples, the record line says 81'),
+    ('m/1 2 500 40\na 40\n', 'a has 250 Hz, the record 500 Hz'),
+    ('m/1 3 250 40\na 40\n', 'segment a has 2 signals, the record 3'),
+    ('m/2 2 250 80\na 40\n', '2 segments are announced, 1 are described'),
+    ('m/1 2 250 40\n~ 40\n', 'only gaps'),
+    ('m/2 2 250 40\n~ 0\na 40\n', 'only gaps'),
+    ('m/1 2 250 40\nnone 40\n', 'none.hea: no such header'),
+    ('m/1 2 250 40\n../a 40\n', 'outside the folder'),
+    ('m/1 2 250 40\n/tmp/a 40\n', 'absolute path'),
+    ('m/0 2 250 40\na 40\n', '0 segments'),
+    ('m/1 2 250 9000000000000\n~ 9000000000000\n', 'only gaps'),
+    ('m/2 2 250 9000000000040\na 40\n~ 9000000000000\n', '9,000,000,000,040 samples where at most')])
 def test_segments_that_contradict_each_other_are_refused(tmp_path, top, say):
     write(tmp_path, '16', samples('16', 40, 2), 'a')
     (tmp_path/'m.hea').write_text(top)
@@ -309,12 +344,13 @@ def test_segments_of_a_fixed_layout_must_have_the_same_signals(tmp_path):
     write(tmp_path, '16', samples('16', 40, 2), 'a')
     write(tmp_path, '16', samples('16', 40, 2), 'b', names=['V1', 'II'])
     (tmp_path/'m.hea').write_text('m/2 2 250 80\na 40\nb 40\n')
-    with pytest.raises(PedarrError, match='segment b has other signals than the first'): open_record(tmp_path/'m')
+    with pytest.raises(PedarrError, match='segment b has other signals than the first'):
+        open_record(tmp_path/'m')
 
 
 def test_info_strings_of_segments(tmp_path):
     write(tmp_path, '16', samples('16', 40, 2), 'a')
-    (tmp_path/'a.hea').write_text((tmp_path/'a.hea').read_text() + '# <age>: 9\n')
+    append(tmp_path/'a.hea', '# <age>: 9\n')
     (tmp_path/'m.hea').write_text('m/1 2 250 40\na 40\n')
     assert open_record(tmp_path/'m').comments == ['<age>: 9']
     (tmp_path/'m.hea').write_text('m/1 2 250 40\na 40\n# Location: micu\n')
@@ -330,10 +366,11 @@ def test_many_segments_are_quick(tmp_path):
 
 
 def test_gaps_take_no_memory(tmp_path):
-    "Eleven days of gap between two short segments: a window is read in a moment, and only a window's memory is taken."
+    """Eleven days of gap between two short segments: a window is read in a moment, and only a window's memory
+    is taken."""
     write(tmp_path, '61', samples('61', 40, 2), 'a')
     (tmp_path/'m.hea').write_text(f'm/3 2 1000 {950_000_080}\na 40\n~ 950000000\na 40\n')
-    (tmp_path/'a.hea').write_text((tmp_path/'a.hea').read_text().replace(' 250 ', ' 1000 '))
+    edit(tmp_path/'a.hea', (' 250 ', ' 1000 '))
     tracemalloc.start()
     try:
         record = open_record(tmp_path/'m')
@@ -347,16 +384,16 @@ def test_a_flac_file_that_promises_too_much_is_not_given_memory(tmp_path):
     "The header and the file's own properties promise 900 million samples; there are a hundred."
     path = write_flac(tmp_path, '516', samples('516', 100, 1))
     n = 900_000_000
-    (tmp_path/'r.hea').write_text((tmp_path/'r.hea').read_text().replace(' 250 100\n', f' 250 {n}\n'))
+    edit(tmp_path/'r.hea', (' 250 100\n', f' 250 {n}\n'))
     raw = bytearray((tmp_path/'r.dat').read_bytes())
     raw[21:26] = (int.from_bytes(raw[21:26], 'big') >> 36 << 36 | n).to_bytes(5, 'big')
     (tmp_path/'r.dat').write_bytes(raw)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(PedarrError, match='damaged FLAC file'): open_record(path).physical(0, 10)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000      # kB; 3.6 GB were promised
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB; 3.6 GB were promised
 
 
-# ---- faults -----------------------------------------------------------------------------------------------------------
+# ---- faults --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('fmt', PLAIN + list(FLAC))
 def test_a_cut_is_noticed_and_so_is_a_flipped_bit(tmp_path, fmt):
@@ -381,12 +418,16 @@ def test_flac_that_is_not_what_the_header_says(tmp_path):
     write_flac(tmp_path, '524', samples('524', 100, 2))
     hea, dat = tmp_path/'r.hea', tmp_path/'r.dat'
     text = hea.read_text()
-    for old, new, say in (('524', '516', '24 bits, not those of format 516'), (' 100\n', ' 99\n', 'different versions'), (' 100\n', ' 101\n', 'truncated'),
-                          ('r.dat 524 ', 'r.dat 524x2 ', 'truncated|samples per frame')):
+    for old, new, say in (
+            ('524', '516', '24 bits, not those of format 516'),
+            (' 100\n', ' 99\n', 'different versions'),
+            (' 100\n', ' 101\n', 'truncated'),
+            ('r.dat 524 ', 'r.dat 524x2 ', 'truncated|samples per frame')):
         hea.write_text(text.replace(old, new) if old != ' 100\n' else text.replace(old, new, 1))
         with pytest.raises(PedarrError, match=say): open_record(tmp_path/'r')
     hea.write_text('\n'.join(text.splitlines()[:2]).replace('r 2', 'r 1') + '\n')
-    with pytest.raises(PedarrError, match='2 signals are in it, the header describes 1'): open_record(tmp_path/'r')
+    with pytest.raises(PedarrError, match='2 signals are in it, the header describes 1'):
+        open_record(tmp_path/'r')
     hea.write_text(text)
     dat.write_bytes(b'RIFF' + dat.read_bytes()[4:])
     with pytest.raises(PedarrError, match='this is no FLAC file'): open_record(tmp_path/'r')
@@ -412,7 +453,8 @@ def test_what_does_not_fit_into_memory_is_refused_before_memory_is_taken(tmp_pat
     n = MOST_WHOLE//4 + 1
     (tmp_path/'r.hea').write_text(f'r 1 1000 {n}\nr.dat 80 200 8 0 0 0 0 II\n')
     with open(tmp_path/'r.dat', 'wb') as f: f.truncate(n)
-    with pytest.raises(PedarrError, match='read whole, which takes 4.0 GB of memory'): open_record(tmp_path/'r')
+    with pytest.raises(PedarrError, match='read whole, which takes 4.0 GB of memory'):
+        open_record(tmp_path/'r')
 
 
 def test_nothing_goes_to_the_network_or_to_the_screen(tmp_path, monkeypatch, capfd):
@@ -435,7 +477,7 @@ def test_a_passing_fault_is_no_damage(tmp_path, monkeypatch):
     windowed = write(tmp_path, '16', samples('16', 600, 2), 'w')
     class Failing:
         def __init__(self, inner): self.inner = inner
-        def readinto(self, _): raise OSError(errno.EIO, os.strerror(errno.EIO))
+        def readinto(self, _): raise os_error(errno.EIO)
         def __getattr__(self, name): return getattr(self.inner, name)
         def __enter__(self): return self
         def __exit__(self, *_): self.inner.close()
@@ -443,9 +485,12 @@ def test_a_passing_fault_is_no_damage(tmp_path, monkeypatch):
     opened, records = files_.open_regular, [open_record(path), open_record(windowed)]
     everywhere(monkeypatch, files_, 'open_regular', lambda *a, **k: Failing(opened(*a, **k)))
     for record in records:
-        for action in (lambda: record.physical(), record.verify, lambda: RecordStream(record).standard(0, 100), lambda: RecordStream(record).finish()):
+        for action in (lambda: record.physical(), record.verify,
+                       lambda: RecordStream(record).standard(0, 100), lambda: RecordStream(record).finish()):
             with pytest.raises(PassingError, match=r'\.dat: cannot be read .*check the disk') as e: action()
-            assert 'fetch' not in str(e.value) and 'damaged' not in str(e.value) and 'delete' not in str(e.value)
+            assert 'fetch' not in str(e.value)
+            assert 'damaged' not in str(e.value)
+            assert 'delete' not in str(e.value)
 
 
 def test_too_many_open_files_and_no_permission_are_passing_faults(tmp_path, monkeypatch):
@@ -457,19 +502,27 @@ def test_too_many_open_files_and_no_permission_are_passing_faults(tmp_path, monk
         record = open_record(path)
         with monkeypatch.context() as m:
             m.setattr(os, 'open', fail)
-            for action in (lambda: open_record(path), lambda: record.physical(), lambda: read_annotations(path), lambda: RecordStream(record)):
+            for action in (lambda: open_record(path), lambda: record.physical(),
+                           lambda: read_annotations(path), lambda: RecordStream(record)):
                 with pytest.raises(PassingError) as e: action()
                 assert 'run the same command again' in str(e.value)
 
 
-# ---- mutations --------------------------------------------------------------------------------------------------------
+# ---- mutations -----------------------------------------------------------------------------------
 
-PIECES = [b' ', b'\n', b'\r', b'/', b'(', b')', b'-', b'.', b'e', b'+24', b'x2', b':3', b'#', b'\0', b'\xb5', b'9'*30, b'nan', b'inf', b'1e400', b'~', b'\x0b', b'\xe2\x80\xa8', b'\xd9\xa3', b'2 ', b'0 ',
-          b'\t', b'\x1b[2J', b'../', b'./', b'\xef\xbb\xbf', b'\xff', b'999999999999999', b'-1', b'16', b'212', b'310', b'8', b'516', b'0x10', b'II', b'V1', b'\xc2\xa0']
-LAYOUTS = {'212': lambda d: write(d, '212', samples('212', 60, 3)), '311': lambda d: write(d, '311', samples('311', 60, 3)), '8': lambda d: write(d, '8', samples('8', 60, 3)),
-           'FLAC': lambda d: write_flac(d, '516', samples('516', 60, 2)), 'frames': lambda d: write(d, '16', samples('16', 30, 5), frames=[2, 2, 1], names=['II', 'V1', 'Resp']),
-           'skew': lambda d: write(d, '61', samples('61', 30, 3), skews=[0, 3, 5]), 'fixed': lambda d: fixed(d, null=True).with_suffix('.hea').rename(d/'r.hea'),
-           'variable': lambda d: variable(d).with_suffix('.hea').rename(d/'r.hea')}
+PIECES = [b' ', b'\n', b'\r', b'/', b'(', b')', b'-', b'.', b'e', b'+24', b'x2', b':3', b'#', b'\0', b'\xb5',
+          b'9'*30, b'nan', b'inf', b'1e400', b'~', b'\x0b', b'\xe2\x80\xa8', b'\xd9\xa3', b'2 ', b'0 ',
+          b'\t', b'\x1b[2J', b'../', b'./', b'\xef\xbb\xbf', b'\xff', b'999999999999999', b'-1', b'16',
+          b'212', b'310', b'8', b'516', b'0x10', b'II', b'V1', b'\xc2\xa0']
+LAYOUTS = {
+    '212': lambda d: write(d, '212', samples('212', 60, 3)),
+    '311': lambda d: write(d, '311', samples('311', 60, 3)),
+    '8': lambda d: write(d, '8', samples('8', 60, 3)),
+    'FLAC': lambda d: write_flac(d, '516', samples('516', 60, 2)),
+    'frames': lambda d: write(d, '16', samples('16', 30, 5), frames=[2, 2, 1], names=['II', 'V1', 'Resp']),
+    'skew': lambda d: write(d, '61', samples('61', 30, 3), skews=[0, 3, 5]),
+    'fixed': lambda d: fixed(d, null=True).with_suffix('.hea').rename(d/'r.hea'),
+    'variable': lambda d: variable(d).with_suffix('.hea').rename(d/'r.hea')}
 
 
 def mutated(raw: bytes, rng: random.Random) -> bytes:
@@ -507,8 +560,10 @@ def test_mutated_records_are_read_rightly_or_refused_in_one_line(tmp_path, layou
             record = open_record(tmp_path/'r')
             assert all(text.isprintable() for text in record.notes + record.unknown)
             x = record.physical(dtype=np.float64)
-            assert np.array_equal(record.physical(), x.astype(np.float32), equal_nan=True), (name, (tmp_path/name).read_bytes())
-            with RecordStream(record) as tape: assert np.array_equal(tape.standard(0, record.sig_len), record.standard(), equal_nan=True)
+            once_rounded = np.array_equal(record.physical(), x.astype(np.float32), equal_nan=True)
+            assert once_rounded, (name, (tmp_path/name).read_bytes())
+            with RecordStream(record) as tape:
+                assert np.array_equal(tape.standard(0, record.sig_len), record.standard(), equal_nan=True)
             record.verify()
         except PedarrError as e: assert str(e).isprintable() and len(str(e)) < 700 and str(tmp_path) in str(e)
         assert time.perf_counter() - start < 5, (name, (tmp_path/name).read_bytes())

@@ -1,5 +1,6 @@
-"""Grids of runs: plans, processes that fail in every way, resuming, and the notebooks that run and collect them."""
+"""Grids of runs: plans, processes that fail in every way, resuming, and the notebooks that run them."""
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -26,13 +27,17 @@ SMALL = dict(dim=16, depth=1, heads=2, epochs=1, n_folds=2, lone_classes='keep',
 def runs(store, tmp_path_factory):
     "Two losses, two seeds, both protocols; two runs at a time."
     out = tmp_path_factory.mktemp('grid')/'runs'
-    jobs = grid_.plan_jobs({'loss': {k: grid_.QUESTIONS['loss'][k] for k in ('cross-entropy', 'focal')}}, out, seeds=2, store=str(store), **SMALL)
-    for j in jobs: run_training(make_config(**j.params), progress=False)        # in this process: starting eight takes a minute
+    jobs = grid_.plan_jobs({'loss': {k: grid_.QUESTIONS['loss'][k] for k in ('cross-entropy', 'focal')}}, out,
+                           seeds=2, store=str(store), **SMALL)
+    # in this process: starting eight takes a minute
+    for j in jobs: run_training(make_config(**j.params), progress=False)
     assert grid_.run_grid(jobs, progress=False).status.tolist() == ['already']*8
     return jobs
 
 
-SYSTEMS = st.dictionaries(st.text('xyz +', min_size=1, max_size=4), st.fixed_dictionaries({'lr': st.sampled_from([.1, .2, .3])}), min_size=1, max_size=3)
+SYSTEMS = st.dictionaries(st.text('xyz +', min_size=1, max_size=4),
+                          st.fixed_dictionaries({'lr': st.sampled_from([.1, .2, .3])}), min_size=1,
+                          max_size=3)
 
 
 @settings(max_examples=25, deadline=None)
@@ -40,12 +45,15 @@ SYSTEMS = st.dictionaries(st.text('xyz +', min_size=1, max_size=4), st.fixed_dic
        st.integers(1, 3), st.sampled_from([['patient'], ['segment'], ['patient', 'segment']]))
 def test_a_plan_has_every_system_once_and_a_folder_does_one_thing(questions, seeds, splits):
     try: jobs = grid_.plan_jobs(questions, 'out', splits, seeds)
-    except PedarrError as e: assert 'another name' in str(e); return
+    except PedarrError as e:
+        assert 'another name' in str(e)
+        return
     assert len(jobs) == seeds*len(splits)*sum(map(len, questions.values()))
-    does = {}
-    for j in jobs: assert does.setdefault(j.run, {k: v for k, v in j.params.items() if k != 'run'}) == {k: v for k, v in j.params.items() if k != 'run'}
-    same = {}
-    for j in jobs: assert same.setdefault(json.dumps({k: v for k, v in j.params.items() if k != 'run'}, sort_keys=True), j.run) == j.run
+    does, folder = {}, {}
+    for job in jobs:
+        what = json.dumps({k: v for k, v in job.params.items() if k != 'run'}, sort_keys=True)
+        assert does.setdefault(job.run, what) == what
+        assert folder.setdefault(what, job.run) == job.run
 
 
 def test_seeds_must_be_a_count():
@@ -57,7 +65,8 @@ def test_answers_are_those_of_the_runs(runs):
     scores, notes = answers_.answer_table(runs, 200)
     assert not notes and len(scores) == 2*2*5 and (scores.seeds == 2).all()
     for (split, system), part in scores.groupby(['split', 'system']):
-        t = pd.concat([pd.read_csv(Path(j.run)/'predictions.csv') for j in runs if (j.split, j.system) == (split, system)])
+        t = pd.concat([pd.read_csv(Path(j.run)/'predictions.csv') for j in runs
+                       if (j.split, j.system) == (split, system)])
         assert part.set_index('metric').value['top1'] == pytest.approx((t.label == t.predicted).mean())
     first = scores[scores.system == 'cross-entropy']
     assert first.gain.isna().all() and first.holm.isna().all()
@@ -65,32 +74,44 @@ def test_answers_are_those_of_the_runs(runs):
 
 
 def test_an_unfinished_system_is_named_and_left_out(runs, tmp_path):
-    jobs = [j.model_copy(update=dict(run=str(tmp_path/'none'))) if (j.system, j.split, j.seed) == ('focal', 'patient', 1) else j for j in runs]
+    jobs = [j.model_copy(update=dict(run=str(tmp_path/'none')))
+            if (j.system, j.split, j.seed) == ('focal', 'patient', 1) else j for j in runs]
     scores, notes = answers_.answer_table(jobs, 100)
     assert len(notes) == 1 and 'focal' in notes[0]
-    assert set(scores[scores.split == 'patient'].system) == {'cross-entropy'} and set(scores[scores.split == 'segment'].system) == {'cross-entropy', 'focal'}
+    assert set(scores[scores.split == 'patient'].system) == {'cross-entropy'}
+    assert set(scores[scores.split == 'segment'].system) == {'cross-entropy', 'focal'}
     assert 'not run' in answers_.question_table(scores, 'loss').loc['focal'].tolist()
-    with pytest.raises(PedarrError, match='no system'): answers_.answer_table([jobs[3].model_copy(update=dict(run=str(tmp_path/'none')))])
+    with pytest.raises(PedarrError, match='no system'):
+        answers_.answer_table([jobs[3].model_copy(update=dict(run=str(tmp_path/'none')))])
 
 
 def test_a_run_that_cannot_be_read_is_named_and_left_out(runs, tmp_path):
-    "Metrics that were altered, predictions that were cut short, a file that is gone: the others still make their table."
-    import shutil
-    for i, (name, harm) in enumerate({'metrics.json': lambda t: t.replace('"value": 0', '"value": 1', 1), 'predictions.csv': lambda t: t[:-20],
-                                      'environment.json': lambda t: '{}'}.items()):
-        bad = Path(shutil.copytree(runs[1].run, tmp_path/str(i)))
+    """Metrics that were altered, predictions that were cut short, a file that is gone: the others still make
+    their table."""
+    harms = {
+        'metrics.json': lambda t: t.replace('"value": 0', '"value": 1', 1),
+        'predictions.csv': lambda t: t[:-20],
+        'environment.json': lambda t: '{}'}
+    for name, harm in harms.items():
+        bad = Path(shutil.copytree(runs[1].run, tmp_path/name.partition('.')[0]))
         assert harm((bad/name).read_text()) != (bad/name).read_text()
         (bad/name).write_text(harm((bad/name).read_text()))
         jobs = [j.model_copy(update=dict(run=str(bad))) if j.run == runs[1].run else j for j in runs]
         scores, notes = answers_.answer_table(jobs, 100)
-        assert len(notes) == 1 and name in notes[0] and 'focal is left out' in notes[0] and '\n' not in notes[0]
-        assert set(scores[scores.split == 'patient'].system) == {'cross-entropy'} and len(answers_.recall_table(jobs))
+        assert len(notes) == 1
+        assert name in notes[0]
+        assert 'focal is left out' in notes[0]
+        assert '\n' not in notes[0]
+        assert set(scores[scores.split == 'patient'].system) == {'cross-entropy'}
+        assert len(answers_.recall_table(jobs))
 
 
 def test_kept_tables_of_older_code_can_be_read():
     for folder in ('twin', 'twin-30', 'ludb'):
         scores, classes, made = answers_.load_answers(ROOT/'nbs'/'results'/folder)
-        assert scores.value.between(0, 1).all() and scores.segments.dtype == scores.subjects.dtype == classes.support.dtype == 'int64' and made['runs'] > 0
+        assert scores.value.between(0, 1).all()
+        assert scores.segments.dtype == scores.subjects.dtype == classes.support.dtype == 'int64'
+        assert made['runs'] > 0
         for q in scores.question.unique(): assert len(answers_.question_table(scores, q))
 
 
@@ -101,8 +122,10 @@ def test_a_damaged_table_of_results_says_so(runs, tmp_path):
     again, classes, made = answers_.load_answers(tmp_path/'k')
     pd.testing.assert_frame_equal(again, scores.round(5), check_dtype=False)
     assert made['runs'] == 8 and made['simulated']
-    for name, harm in (('scores.csv', lambda t: t.replace('top1,0', 'top1,x', 1)), ('classes.csv', lambda t: t.replace('support', 'suport', 1)),
-                       ('made.json', lambda t: t.replace('true', '3', 1))):
+    for name, harm in (
+            ('scores.csv', lambda t: t.replace('top1,0', 'top1,x', 1)),
+            ('classes.csv', lambda t: t.replace('support', 'suport', 1)),
+            ('made.json', lambda t: t.replace('true', '3', 1))):
         whole = (tmp_path/'k'/name).read_text()
         (tmp_path/'k'/name).write_text(harm(whole))
         with pytest.raises(PedarrError, match=f'{name}: damaged'): answers_.load_answers(tmp_path/'k')
@@ -110,68 +133,82 @@ def test_a_damaged_table_of_results_says_so(runs, tmp_path):
 
 
 def test_without_its_first_system_a_question_has_no_gains(runs, tmp_path):
-    jobs = [j.model_copy(update=dict(run=str(tmp_path/'none'))) if j.system == 'cross-entropy' else j for j in runs]
+    jobs = [j.model_copy(update=dict(run=str(tmp_path/'none'))) if j.system == 'cross-entropy' else j
+            for j in runs]
     scores, notes = answers_.answer_table(jobs, 100)
     assert scores.gain.isna().all() and len(notes) == 2
 
 
 def test_runs_of_other_segments_are_not_pooled(runs, tmp_path):
-    other = run_training(make_config(**runs[0].params | dict(run=str(tmp_path/'run'), fold=0)), progress=False)
+    other = run_training(make_config(**runs[0].params | dict(run=str(tmp_path/'run'), fold=0)),
+                         progress=False)
     with pytest.raises(PedarrError, match='other segments'): answers_.pool_predictions([runs[0].run, other])
     with pytest.raises(PedarrError, match='other segments'): answers_.paired_table([runs[0].run], [other])
 
 
 def test_a_crash_is_an_entry_of_the_table(store, tmp_path, monkeypatch):
-    jobs = grid_.plan_jobs({'q': {'a': {'loss': 'none'}, 'b': {'loss': 'focal'}}}, tmp_path/'runs', ['patient'], 1, store=str(store), **SMALL)
+    jobs = grid_.plan_jobs({'q': {'a': {'loss': 'none'}, 'b': {'loss': 'focal'}}}, tmp_path/'runs',
+                           ['patient'], 1, store=str(store), **SMALL)
     real = grid_._command
     dies = ['python3', '-c', 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)'], ''
-    everywhere(monkeypatch, grid_, '_command', lambda job, notebook: real(job, notebook) if job.system == 'b' else dies)
+    everywhere(monkeypatch, grid_, '_command',
+               lambda job, notebook: real(job, notebook) if job.system == 'b' else dies)
     state = grid_.run_grid(jobs, progress=False).set_index('run')
-    assert state.status[jobs[0].run] == 'failed' and '-9' in state.why[jobs[0].run] and state.status[jobs[1].run] == 'done'
+    assert state.status[jobs[0].run] == 'failed'
+    assert '-9' in state.why[jobs[0].run]
+    assert state.status[jobs[1].run] == 'done'
     monkeypatch.undo()
     assert sorted(grid_.run_grid(jobs, progress=False).status) == ['already', 'done']
 
 
 def test_a_run_that_hangs_is_ended(store, tmp_path, monkeypatch):
     job = grid_.plan_jobs({'q': {'a': {}}}, tmp_path/'runs', ['patient'], 1, store=str(store), **SMALL)[0]
-    everywhere(monkeypatch, grid_, '_command', lambda job, notebook: (['python3', '-c', 'import time; time.sleep(60)'], ''))
+    everywhere(monkeypatch, grid_, '_command',
+               lambda job, notebook: (['python3', '-c', 'import time; time.sleep(60)'], ''))
     began = time.time()
     said = grid_.run_job(job, limit=1)
     assert said['status'] == 'failed' and 'longer than 1 s' in said['why'] and time.time() - began < 30
 
 
 def test_a_store_that_is_not_there_fails_every_run_in_one_line(tmp_path):
-    jobs = grid_.plan_jobs({'q': {'a': {}}}, tmp_path/'runs', ['patient'], 1, store=str(tmp_path/'none'), **SMALL)
+    jobs = grid_.plan_jobs({'q': {'a': {}}}, tmp_path/'runs', ['patient'], 1, store=str(tmp_path/'none'),
+                           **SMALL)
     state = grid_.run_grid(jobs, progress=False)
     assert state.status.tolist() == ['failed'] and 'not a store' in state.why[0] and '\n' not in state.why[0]
 
 
 def test_a_finished_run_on_another_store_is_refused(runs, simulated, tmp_path):
-    build_store(simulated, tmp_path/'other', 'leipzig', config=PreprocessConfig(rate=250, iegm_band=(30, 100)), progress=False)
-    said = grid_.run_job(runs[0].model_copy(update=dict(params=runs[0].params | {'store': str(tmp_path/'other')})))
+    build_store(simulated, tmp_path/'other', 'leipzig',
+                config=PreprocessConfig(rate=250, iegm_band=(30, 100)), progress=False)
+    params = runs[0].params | {'store': str(tmp_path/'other')}
+    said = grid_.run_job(runs[0].model_copy(update=dict(params=params)))
     assert said['status'] == 'failed' and 'other contents' in said['why']
 
 
 def test_a_damaged_plan_says_so(tmp_path):
     with pytest.raises(PedarrError, match='plan.json: cannot be read'): grid_.load_plan(tmp_path)
     job = dict(question='q', system='s', split='patient', seed=0, run='r', params={})
-    for text in ('{', '[]', '{"jobs": [{"run": "x"}]}', '{"jobs": [3]}',
-                 *(json.dumps({'jobs': [job | change]}) for change in (dict(run='../x'), dict(run='/etc'), dict(run=''), dict(run='..'),
-                                                                       dict(seed='0'), dict(params=[])))):
+    changes = [*(dict(run=name) for name in ('../x', '/etc', '', '..')), dict(seed='0'), dict(params=[])]
+    changed = [json.dumps({'jobs': [job | change]}) for change in changes]
+    for text in ('{', '[]', '{"jobs": [{"run": "x"}]}', '{"jobs": [3]}', *changed):
         (tmp_path/'plan.json').write_text(text)
         with pytest.raises(PedarrError): grid_.load_plan(tmp_path)
 
 
 def test_plans_in_one_folder_are_joined(tmp_path):
-    one, two = (grid_.plan_jobs({q: {'s': dict(loss=q)}}, tmp_path, ['patient'], 1) for q in ('focal', 'none'))
-    two = [j.model_copy(update=dict(run=str(tmp_path/'t'), params=j.params | {'run': str(tmp_path/'t')})) for j in two]
-    grid_.save_plan(one); grid_.save_plan(two); grid_.save_plan(one)
+    one, two = (grid_.plan_jobs({q: {'s': dict(loss=q)}}, tmp_path, ['patient'], 1)
+                for q in ('focal', 'none'))
+    two = [j.model_copy(update=dict(run=str(tmp_path/'t'), params=j.params | {'run': str(tmp_path/'t')}))
+           for j in two]
+    grid_.save_plan(one)
+    grid_.save_plan(two)
+    grid_.save_plan(one)
     assert sorted(j.question for j in grid_.load_plan(tmp_path)) == ['focal', 'none']
 
 
 def _run(name, page, tmp_path, **params):
-    papermill.execute_notebook(str(ROOT/f'nbs/experiments/{name}.ipynb'), str(page), parameters=params, cwd=str(tmp_path), kernel_name='python3',
-                               progress_bar=False)
+    papermill.execute_notebook(str(ROOT/f'nbs/experiments/{name}.ipynb'), str(page), parameters=params,
+                               cwd=str(tmp_path), kernel_name='python3', progress_bar=False)
     outputs = [o for c in nbformat.read(page, 4).cells if c.cell_type == 'code' for o in c.outputs]
     return '\n'.join(str(o.get('text', '') or o.get('data', {}).get('text/html', '')) for o in outputs)
 
@@ -180,45 +217,62 @@ def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_
     own = {'mine': {'plain': {'loss': 'none'}, 'odd': {'model': 'xresnet1d', 'model_options': {'width': 7}}}}
     common = {k: v for k, v in SMALL.items() if k != 'lone_classes'}
     with pytest.raises(papermill.PapermillExecutionError, match='1 of 2 runs failed.*width=7'):
-        _run('ablations', tmp_path/'a.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), questions='', own=own, splits='patient', seeds=1,
-             common=common)
-    text = _run('report', tmp_path/'r.ipynb', tmp_path, out=str(tmp_path/'runs'), results=str(tmp_path/'results'), resamples=200)
+        _run('ablations', tmp_path/'a.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'),
+             questions='', own=own, splits='patient', seeds=1, common=common)
+    text = _run('report', tmp_path/'r.ipynb', tmp_path, out=str(tmp_path/'runs'),
+                results=str(tmp_path/'results'), resamples=200)
     assert 'SIMULATED' in text and 'odd is left out' in text
     scores, classes, made = answers_.load_answers(tmp_path/'results')
-    assert set(scores.system) == {'plain'} and made['simulated'] and made['shared']['dim'] == 16 and (tmp_path/'results'/'mine.svg').exists()
+    assert set(scores.system) == {'plain'}
+    assert made['simulated']
+    assert made['shared']['dim'] == 16
+    assert (tmp_path/'results'/'mine.svg').exists()
     with pytest.raises(papermill.PapermillExecutionError, match='seed'):
         _run('ablations', tmp_path/'b.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seed=1)
 
 
 def test_the_cross_validation_notebook(store, tmp_path):
-    text = _run('crossval', tmp_path/'c.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seeds=1, n_folds=2, epochs=1,
-                common={k: SMALL[k] for k in ('dim', 'depth', 'heads')})
+    text = _run('crossval', tmp_path/'c.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seeds=1,
+                n_folds=2, epochs=1, common={k: SMALL[k] for k in ('dim', 'depth', 'heads')})
     assert 'gap (segment minus patient)' in text and 'macro means over' in text and 'SIMULATED' in text
-    assert sorted(p.name for p in (tmp_path/'runs').iterdir()) == ['plan.json', 'run-patient-0', 'run-segment-0']
+    expected = ['plan.json', 'run-patient-0', 'run-segment-0']
+    assert sorted(p.name for p in (tmp_path/'runs').iterdir()) == expected
 
 
 def test_the_bedside_notebook_joins_seeds_and_asks_runs_by_patient_only(runs, tmp_path):
     out = Path(runs[0].run).parent
-    text = _run('bedside', tmp_path/'b.ipynb', tmp_path, out=str(out), results=str(tmp_path/'kept'), shots='1', lose='loss',
-                systems='cross-entropy, focal', draws=1, resamples=100)
+    text = _run('bedside', tmp_path/'b.ipynb', tmp_path, out=str(out), results=str(tmp_path/'kept'),
+                shots='1', lose='loss', systems='cross-entropy, focal', draws=1, resamples=100)
     assert 'SIMULATED' in text
-    shots, missing, paired = (pd.read_csv(tmp_path/'kept'/f'{n}.csv') for n in ('shots', 'missing', 'missing_paired'))
-    assert set(shots.system) == set(missing.system) == {'cross-entropy', 'focal'} and set(paired.system) == {'focal'}
+    shots, missing, paired = (pd.read_csv(tmp_path/'kept'/f'{n}.csv')
+                              for n in ('shots', 'missing', 'missing_paired'))
+    assert set(shots.system) == set(missing.system) == {'cross-entropy', 'focal'}
+    assert set(paired.system) == {'focal'}
     whole = missing[(missing.system == 'focal') & (missing.metric == 'top1') & (missing.number == 0)].iloc[0]
-    predictions = pd.concat([pd.read_csv(Path(j.run)/'predictions.csv') for j in runs if (j.split, j.system) == ('patient', 'focal')])
-    assert whole.value == pytest.approx((predictions.label == predictions.predicted).mean(), abs=1e-5) and whole.draws == 2          # two seeds
-    assert (shots[shots.system == 'cross-entropy'].against_value.fillna(0) == 0).all() and json.loads((tmp_path/'kept'/'bedside.json').read_text())['simulated']
+    predictions = pd.concat([pd.read_csv(Path(j.run)/'predictions.csv') for j in runs
+                             if (j.split, j.system) == ('patient', 'focal')])
+    # two seeds
+    assert whole.value == pytest.approx((predictions.label == predictions.predicted).mean(), abs=1e-5)
+    assert whole.draws == 2
+    assert (shots[shots.system == 'cross-entropy'].against_value.fillna(0) == 0).all()
+    assert json.loads((tmp_path/'kept'/'bedside.json').read_text())['simulated']
     with pytest.raises(papermill.PapermillExecutionError, match='by patient'):
-        alone = tmp_path/'segments'; grid_.save_plan([j.model_copy(update=dict(run=str(alone/Path(j.run).name))) for j in runs if j.split == 'segment'])
+        alone = tmp_path/'segments'
+        grid_.save_plan([j.model_copy(update=dict(run=str(alone/Path(j.run).name))) for j in runs
+                         if j.split == 'segment'])
         _run('bedside', tmp_path/'c.ipynb', tmp_path, out=str(alone))
 
 
 def test_the_speed_notebook_trains_end_to_end_and_leaves_its_measurements(store, tmp_path):
-    params = dict(store=str(store), run=str(tmp_path/'run'), epochs=1, n_folds=2, batch_size=32, seconds=.02, device='cpu',
-                  options={k: SMALL[k] for k in ('dim', 'depth', 'heads', 'resamples')})
+    params = dict(store=str(store), run=str(tmp_path/'run'), epochs=1, n_folds=2, batch_size=32, seconds=.02,
+                  device='cpu', options={k: SMALL[k] for k in ('dim', 'depth', 'heads', 'resamples')})
     text = _run('speed', tmp_path/'s.ipynb', tmp_path, **params)
     assert 'SIMULATED' in text and 'bf16' in text and (tmp_path/'run'/'model-1.safetensors').exists()
     found = json.loads((tmp_path/'run'/'speed.json').read_text())['found']
-    assert all(v > 0 for v in found.values()) and found['losses (share of a step)'] < 1 and found['batch'] <= 32
-    _run('speed', tmp_path/'again.ipynb', tmp_path, **params)                                    # a finished run isn't repeated, nor its time made up
-    assert json.loads((tmp_path/'run'/'speed.json').read_text())['found']['seconds from store to scores'] is None
+    assert all(v > 0 for v in found.values())
+    assert found['losses (share of a step)'] < 1
+    assert found['batch'] <= 32
+    # a finished run isn't repeated, nor its time made up
+    _run('speed', tmp_path/'again.ipynb', tmp_path, **params)
+    again = json.loads((tmp_path/'run'/'speed.json').read_text())['found']
+    assert again['seconds from store to scores'] is None

@@ -1,7 +1,9 @@
-"""Mutated folders and killed commands: a right answer or one line, nothing lost without a word, nothing left behind.
+"""Mutated folders and killed commands: a right answer or one line, nothing lost without a word, nothing left
+behind.
 
-`make test` runs 200 mutations and two kills; `make long` 3,000 mutations with other seeds and 20 kills of each command.
-Every case is a number: `mutate` draws the same damage from the same number, so a failure names what to try again."""
+`make test` runs 200 mutations and two kills; `make long` 3,000 mutations with other seeds and 20 kills of
+each command. Every case is a number: `mutate` draws the same damage from the same number, so a failure names
+what to try again."""
 import hashlib
 import os
 import shutil
@@ -16,8 +18,10 @@ import pytest
 
 from pedarr.core.errors import PedarrError, one_line
 
-NASTY = [b'', b'0', b'-1', b'1e308', b'-1e308', b'nan', b'NaN', b'inf', b'null', b'true', b'[]', b'{}', b'""', b'10'*30, b'0.5', b'x'*500,
-         b'\0', b'\x1b[2J', b'\xff\xfe', b'\xef\xbb\xbf', '\u202e'.encode(), b'../../etc/passwd', b'/dev/zero', b'a b', b',', b'\n', b'"',
+NASTY = [b'', b'0', b'-1', b'1e308', b'-1e308', b'nan', b'NaN', b'inf', b'null', b'true', b'[]', b'{}', b'""',
+         b'10'*30, b'0.5', b'x'*500,
+         b'\0', b'\x1b[2J', b'\xff\xfe', b'\xef\xbb\xbf', '\u202e'.encode(), b'../../etc/passwd',
+         b'/dev/zero', b'a b', b',', b'\n', b'"',
          b"'", b'%s{0}', b'1_000', b'0x10', b'1,5', b'True', b'None', b'9'*400]
 
 
@@ -93,7 +97,8 @@ class Hangs(BaseException): "No `except Exception` under test swallows it."
 
 
 def outcome(function, case, seconds=60):
-    "What `function()` returns, or None after one honest line. Anything else fails, and says which case it was."
+    """What `function()` returns, or None after one honest line. Anything else fails, and says which case it
+    was."""
     def bark(*_): raise Hangs(f'{case}: no answer within {seconds} s')
     old = signal.signal(signal.SIGALRM, bark)
     signal.alarm(seconds)
@@ -104,7 +109,9 @@ def outcome(function, case, seconds=60):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, old)
-    assert said.strip() and len(said.splitlines()) == 1 and ': ' in said, f'{case}: not one line with a mend: {said!r}'
+    assert said.strip(), f'{case}: not one line with a mend: {said!r}'
+    assert len(said.splitlines()) == 1, f'{case}: not one line with a mend: {said!r}'
+    assert ': ' in said, f'{case}: not one line with a mend: {said!r}'
     return None
 
 
@@ -119,7 +126,7 @@ def content(store) -> dict:
     return out
 
 
-# ---- a tiny SIMULATED database, its store and a run -------------------------------------------------------------------------------
+# ---- a tiny SIMULATED database, its store and a run ----------------------------------------------
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
@@ -145,7 +152,8 @@ PARAMS = dict(epochs=1, n_folds=2, dim=16, depth=1, heads=2, resamples=100, lone
 
 
 def try_database(home: Path, work: Path, rng, number: int) -> None:
-    "A mutated database: `check_folder` says something, `build_store` refuses or says what is missing, and never gives other content in silence."
+    """A mutated database: `check_folder` says something, `build_store` refuses or says what is missing, and
+    never gives other content in silence."""
     from pedarr.data.check import check_folder
     from pedarr.signals.build import build_store
     from pedarr.signals.store import open_store
@@ -157,7 +165,8 @@ def try_database(home: Path, work: Path, rng, number: int) -> None:
     if found is not None:
         outcome(found.text, case)
         outcome(lambda: found.write_html(work/'check.html'), case)
-    store = outcome(lambda: build_store(work/'db', work/'store', 'leipzig', config=CONFIG(), progress=False), case)
+    store = outcome(lambda: build_store(work/'db', work/'store', 'leipzig', config=CONFIG(), progress=False),
+                    case)
     left = sorted(p.name for p in work.iterdir() if p.name not in ('db', 'store', 'check.html'))
     if store is None:
         assert not (work/'store').exists(), f'{case}: half a store'
@@ -183,11 +192,13 @@ def try_store(home: Path, work: Path, rng, number: int) -> None:
     if store is None: return
     outcome(lambda: store.take(np.arange(len(store))), case)
     outcome(lambda: repr(store), case)
-    if verify: assert content(store) == content(open_store(home/'store')), f'{case}: other content without a word'
+    if verify:
+        assert content(store) == content(open_store(home/'store')), f'{case}: other content without a word'
 
 
 def try_run(home: Path, work: Path, rng, number: int) -> None:
-    "A mutated run folder: reports, tables, networks and a resumed training refuse it or give the same numbers."
+    """A mutated run folder: reports, tables, networks and a resumed training refuse it or give the same
+    numbers."""
     from pedarr.training.answers import paired_table
     from pedarr.use.report import write_report
     from pedarr.training.saved import load_model
@@ -207,7 +218,8 @@ KINDS = {'database': try_database, 'store': try_store, 'run': try_run}
 
 
 def hunt(kind: str, numbers, home: Path, work: Path) -> None:
-    "All cases of a kind, each in a folder of its own; failures are collected, so that one run shows all of them."
+    """All cases of a kind, each in a folder of its own; failures are collected, so that one run shows all of
+    them."""
     failed = []
     for number in numbers:
         place = work/f'{kind}-{number}'
@@ -225,13 +237,16 @@ def test_mutations(home, tmp_path, kind, n): hunt(kind, range(n), home, tmp_path
 @pytest.mark.long
 @pytest.mark.parametrize('part', range(10))
 @pytest.mark.parametrize('kind', list(KINDS))
-def test_many_mutations(home, tmp_path, kind, part): hunt(kind, range(1000 + 100*part, 1100 + 100*part), home, tmp_path)
+def test_many_mutations(home, tmp_path, kind, part):
+    hunt(kind, range(1000 + 100*part, 1100 + 100*part), home, tmp_path)
 
 
-# ---- kills -----------------------------------------------------------------------------------------------------------------------
+# ---- kills ---------------------------------------------------------------------------------------
 
 def command(*words) -> list:
-    return [sys.executable, '-c', 'import sys; from pedarr.use.command import pedarr_command; sys.exit(pedarr_command())', *map(str, words)]
+    return [sys.executable, '-c',
+            'import sys; from pedarr.use.command import pedarr_command; sys.exit(pedarr_command())',
+            *map(str, words)]
 
 
 def processes(mark: str) -> list:
@@ -248,7 +263,8 @@ def run(words, mark: str, kill_after: float | None = None) -> tuple:
     "Run a command, killed after some seconds: (exit status, seconds, standard error)."
     env = {**os.environ, 'PEDARR_TEST_MARK': mark, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
     begun = time.perf_counter()
-    p = subprocess.Popen(command(*words), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen(command(*words), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                         text=True)
     try: _, said = p.communicate(timeout=kill_after or 900)
     except subprocess.TimeoutExpired:
         p.kill()
@@ -260,29 +276,34 @@ def run(words, mark: str, kill_after: float | None = None) -> tuple:
 
 def tree(folder: Path, skip=()) -> dict:
     "Hash of each file below `folder`."
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob('*'))
-            if p.is_file() and p.name not in skip}
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(folder.rglob('*')) if p.is_file() and p.name not in skip}
 
 
-TIMED = ('report.html', 'history.csv', 'metrics.json', 'environment.json', 'params.json', 'train.ipynb')      # hold times or paths
+# hold times or paths
+TIMED = ('report.html', 'history.csv', 'metrics.json', 'environment.json', 'params.json', 'train.ipynb')
 
 
 def job(what: str, home: Path, out: Path) -> tuple:
     "(words of the command, files that differ from run to run) for a job that writes `out`."
-    if what == 'simulate': return ['simulate', out, '--subjects', 4, '--minutes', .5, '--seed', 5, '--jobs', 2], ()
+    if what == 'simulate':
+        return ['simulate', out, '--subjects', 4, '--minutes', .5, '--seed', 5, '--jobs', 2], ()
     if what == 'preprocess':
-        return ['preprocess', home/'db', out, '--rate', 125, '--ecg-band', .5, 40, '--iegm-band', 20, 60, '--window', 2, '--jobs', 2], ()
+        return ['preprocess', home/'db', out, '--rate', 125, '--ecg-band', .5, 40, '--iegm-band', 20, 60,
+                '--window', 2, '--jobs', 2], ()
     pairs = [w for k, v in {**PARAMS, 'epochs': 4}.items() for w in ('-p', k, v)]
     return ['train', home/'store', '--run', out, *pairs], TIMED
 
 
 def kill_and_resume(what: str, home: Path, work: Path, kills: int, seed: int = 0) -> None:
-    "Kill a job at moments spread over its length; each time the same command then ends in the same bytes, with nothing left behind."
+    """Kill a job at moments spread over its length; each time the same command then ends in the same bytes,
+    with nothing left behind."""
     rng, mark = np.random.default_rng(seed), f'mark-{work.name}-{what}'
     words, timed = job(what, home, work/'whole')
     status, seconds, said = run(words, mark)
     assert status == 0, said
-    want, figures = tree(work/'whole', timed), {p.relative_to(work/'whole').as_posix() for p in (work/'whole').rglob('*')}
+    want = tree(work/'whole', timed)
+    figures = {p.relative_to(work/'whole').as_posix() for p in (work/'whole').rglob('*')}
     for k in range(kills):
         place = work/f'k{k}'
         place.mkdir()
@@ -292,14 +313,18 @@ def kill_and_resume(what: str, home: Path, work: Path, kills: int, seed: int = 0
         deadline = time.time() + 10
         while processes(mark) and time.time() < deadline: time.sleep(.1)
         assert not processes(mark), f'{what}: processes live on after a kill at {moment:.2f} s'
-        if what == 'simulate' and (place/'whole').exists():     # renamed into place before the kill: it must be whole as it stands
-            assert tree(place/'whole', timed) == want, f'{what}: in place but not whole after a kill at {moment:.2f} s'
+        # renamed into place before the kill: it must be whole as it stands
+        if what == 'simulate' and (place/'whole').exists():
+            assert tree(place/'whole',
+                        timed) == want, f'{what}: in place but not whole after a kill at {moment:.2f} s'
             continue
         status, _, said = run(words, mark)
         assert status == 0, f'{what} after a kill at {moment:.2f} s: {said[-500:]}'
         assert tree(place/'whole', timed) == want, f'{what}: other bytes after a kill at {moment:.2f} s'
-        assert sorted(p.name for p in place.iterdir()) == ['whole'], f'{what}: left behind {[p.name for p in place.iterdir()]}'
-        assert {p.relative_to(place/'whole').as_posix() for p in (place/'whole').rglob('*')} == figures, f'{what}: other files'
+        left = sorted(p.name for p in place.iterdir())
+        assert left == ['whole'], f'{what}: left behind {left}'
+        assert {p.relative_to(place/'whole').as_posix()
+                for p in (place/'whole').rglob('*')} == figures, f'{what}: other files'
         shutil.rmtree(place)
 
 

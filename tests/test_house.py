@@ -1,4 +1,4 @@
-"""The house: imports point to chapters above, no chapter is imported around, no public name means two things."""
+"""The house: imports point to chapters above, no chapter is imported around, each name is one thing."""
 import ast
 import json
 import re
@@ -26,13 +26,15 @@ CHAPTERS = chapters()
 
 
 def imports(tree: ast.AST, module: str):
-    "(module, name) of everything that a module of pedarr imports from another, at its top and inside functions."
+    """(module, name) of everything that a module of pedarr imports from another, at its top and inside
+    functions."""
     package = module.split('.')[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             base = package[:len(package) - node.level + 1] if node.level else []
             full = '.'.join([*base, *([node.module] if node.module else [])])
-            for a in node.names: yield (f'{full}.{a.name}', None) if f'{full}.{a.name}' in CHAPTERS else (full, a.name)
+            for a in node.names:
+                yield (f'{full}.{a.name}', None) if f'{full}.{a.name}' in CHAPTERS else (full, a.name)
         elif isinstance(node, ast.Import):
             for a in node.names: yield a.name, None
 
@@ -58,13 +60,15 @@ def test_there_is_a_notebook_for_every_module():
 
 @pytest.mark.parametrize('module', sorted(CHAPTERS))
 def test_imports_point_up(module):
-    below = [m for m, _ in imports(ast.parse(source(module)), module) if m in CHAPTERS and CHAPTERS[m][0] >= CHAPTERS[module][0]]
+    below = [m for m, _ in imports(ast.parse(source(module)), module) if m in CHAPTERS
+             and CHAPTERS[m][0] >= CHAPTERS[module][0]]
     assert not below, f'{module} imports from chapters that stand below it: {below}'
 
 
 @pytest.mark.parametrize('module', sorted(CHAPTERS))
 def test_names_are_imported_from_the_chapter_that_defines_them(module):
-    around = [f'{m}.{n}' for m, n in imports(ast.parse(source(module)), module) if m in CHAPTERS and n and n not in public(m) and n != '*']
+    around = [f'{m}.{n}' for m, n in imports(ast.parse(source(module)), module) if m in CHAPTERS and n
+              and n not in public(m) and n != '*']
     assert not around, f'{module} imports what another chapter only imported, or hides: {around}'
 
 
@@ -89,7 +93,8 @@ def test_every_chapter_has_a_title_and_links_by_title():
         assert ''.join(cells[0]['source']).startswith('# ') and '\n> ' in ''.join(cells[0]['source']), path
         text = '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
         assert not re.search(r'\b[Cc]hapters? \d', text), f'{path}: refers to a chapter by number'
-        for target in re.findall(r'\]\(([\w./-]+\.ipynb)\)', text): assert (path.parent/target).exists(), f'{path}: link to {target}'
+        for target in re.findall(r'\]\(([\w./-]+\.ipynb)\)', text):
+            assert (path.parent/target).exists(), f'{path}: link to {target}'
 
 
 def test_every_public_function_is_typed_and_documented():
@@ -98,7 +103,8 @@ def test_every_public_function_is_typed_and_documented():
         for node in ast.parse(source(module)).body:
             if not isinstance(node, ast.FunctionDef) or node.name.startswith('_'): continue
             a = node.args
-            typed = all(x.annotation for x in [*a.posonlyargs, *a.args, *a.kwonlyargs]) and node.returns is not None
+            typed = all(x.annotation
+                        for x in [*a.posonlyargs, *a.args, *a.kwonlyargs]) and node.returns is not None
             if not typed or not ast.get_docstring(node): bare.append(f'{module}.{node.name}')
     assert not bare, f'{len(bare)} public functions without types or docstring: {bare}'
 

@@ -1,4 +1,4 @@
-"""The reader of intervals: what it measures on studies drawn by hand, what it must not depend on, damaged input, real recordings."""
+"""The reader of intervals: on studies drawn by hand, on damaged input, on real recordings."""
 import ast
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,8 @@ from conftest import real
 from pedarr.exploration import intervals as intervals_
 from pedarr.exploration import rhythm_rules as rules_
 from pedarr.exploration import waves as waves_
-from pedarr.exploration.rhythm_rules import ASKED_FIRST, ATRIA_AHEAD, DISSOCIATED, ONE_TO_ONE, WIDE_ONE_TO_ONE, read_rhythm
+from pedarr.exploration.rhythm_rules import (ASKED_FIRST, ATRIA_AHEAD, DISSOCIATED, ONE_TO_ONE,
+                                            WIDE_ONE_TO_ONE, read_rhythm)
 from pedarr.exploration.waves import drawn_study as study
 from pedarr.data.channels import CHANNELS
 from pedarr.data.records import open_record
@@ -29,21 +30,28 @@ def retrograde(rr=.35, va=.11, **kw):
 
 @pytest.mark.parametrize('module', [waves_, intervals_, rules_])
 def test_it_knows_nothing_of_the_simulator(module):
-    "The reader's modules import numpy, pandas, scipy, and of the package channels, errors and each other alone."
+    """The reader's modules import numpy, pandas, scipy, and of the package channels, errors and each other
+    alone."""
     tree = ast.parse(Path(module.__file__).read_text())
     above = {0: '', 1: 'pedarr.exploration.', 2: 'pedarr.'}
     names = {above[n.level] + n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    assert names <= {'__future__', 'typing', 'numpy', 'pandas', 'scipy.ndimage', 'scipy.signal', 'pedarr.core.errors', 'pedarr.data.channels', 'pedarr.data.masks',
-                     'pedarr.exploration.waves', 'pedarr.exploration.intervals'}
+    assert names <= {
+        '__future__', 'typing', 'numpy', 'pandas', 'scipy.ndimage', 'scipy.signal', 'pedarr.core.errors',
+        'pedarr.data.channels', 'pedarr.data.masks', 'pedarr.exploration.waves',
+        'pedarr.exploration.intervals'}
 
 
 @few
-@given(rr=st.floats(.33, .9), va=st.floats(.02, .16), step=st.floats(.003, .011), left=st.booleans(), qrs=st.floats(.06, .11), seed=st.integers(0, 99))
+@given(rr=st.floats(.33, .9), va=st.floats(.02, .16), step=st.floats(.003, .011), left=st.booleans(),
+       qrs=st.floats(.06, .11), seed=st.integers(0, 99))
 def test_intervals_come_out_as_drawn(rr, va, step, left, qrs, seed):
-    assume(rr > qrs + .28)      # where the T wave runs into the next QRS, its onset is read early (the chapter says so)
-    v = np.arange(.4, 7.2, rr); delay = step * (np.arange(5) if left else np.arange(4, -1, -1))
-    r = intervals_.beat_intervals(study(v, v + va, qrs=qrs, cs=delay, seed=seed), 1000); t = r.beats[1:-1]
+    # where the T wave runs into the next QRS, its onset is read early (the chapter says so)
+    assume(rr > qrs + .28)
+    v = np.arange(.4, 7.2, rr)
+    delay = step * (np.arange(5) if left else np.arange(4, -1, -1))
+    r = intervals_.beat_intervals(study(v, v + va, qrs=qrs, cs=delay, seed=seed), 1000)
+    t = r.beats[1:-1]
     assert len(r.beats) == len(v) and len(r.waves) == len(v) and not len(r.stimuli)
     assert abs(t.rr - rr).max() < .004 and abs(t.qrs - qrs).max() < .02 and abs(t.va - va).max() < .006
     assert set(t.earliest) == {'CS12' if left else 'CS90'}
@@ -54,15 +62,18 @@ def test_intervals_come_out_as_drawn(rr, va, step, left, qrs, seed):
 @few
 @given(pr=st.floats(.1, .2), hv=st.floats(.03, .055), rr=st.floats(.6, 1.), seed=st.integers(0, 99))
 def test_conduction_from_above(pr, hv, rr, seed):
-    v = np.arange(.5, 7.3, rr); t = intervals_.beat_intervals(study(v, v - pr + .045, pr=pr, his=hv, seed=seed), 1000).beats[1:-1]
+    v = np.arange(.5, 7.3, rr)
+    t = intervals_.beat_intervals(study(v, v - pr + .045, pr=pr, his=hv, seed=seed), 1000).beats[1:-1]
     assert abs(t.hv - hv).max() < .006 and abs(t.av - (pr - .045)).max() < .006
     assert abs(t.pr - pr).median() < .015
 
 
 @few
-@given(size=st.floats(.4, 2.5), offset=st.floats(-2, 2), flip=st.lists(st.booleans(), min_size=19, max_size=19))
+@given(size=st.floats(.4, 2.5), offset=st.floats(-2, 2),
+       flip=st.lists(st.booleans(), min_size=19, max_size=19))
 def test_size_offset_and_polarity_do_not_matter(size, offset, flip):
-    x, v = retrograde(); y = size * x * np.where(flip, -1, 1)[:, None] + offset
+    x, v = retrograde()
+    y = size * x * np.where(flip, -1, 1)[:, None] + offset
     a, b = read_rhythm(x, 1000), read_rhythm(y, 1000)
     assert a.rhythm == b.rhythm == 'AVRT' and len(a.beats) == len(b.beats)
     assert abs(a.beats.qrs_on - b.beats.qrs_on).max() < .003 and np.nanmax(abs(a.waves - b.waves)) < .003
@@ -70,14 +81,22 @@ def test_size_offset_and_polarity_do_not_matter(size, offset, flip):
 
 @pytest.mark.parametrize('fs', [500, 977, 2000])
 def test_any_sampling_rate(fs):
-    x, v = retrograde(fs=fs); r = read_rhythm(x, fs)
-    assert r.rhythm == 'AVRT' and abs(r.numbers.va - .11) < .008 and abs(r.numbers.rr - .35) < .004 and r.numbers.earliest == 'CS90'
+    x, v = retrograde(fs=fs)
+    r = read_rhythm(x, fs)
+    assert r.rhythm == 'AVRT'
+    assert abs(r.numbers.va - .11) < .008
+    assert abs(r.numbers.rr - .35) < .004
+    assert r.numbers.earliest == 'CS90'
 
 
 def test_input_is_not_changed_and_given_beats_are_used():
-    x, v = retrograde(); keep = x.copy(); x.flags.writeable = False
-    found = read_rhythm(x, 1000); given_ = read_rhythm(x, 1000, waves_.find_beats(x, 1000))
-    np.testing.assert_array_equal(x, keep); pd.testing.assert_frame_equal(found.beats, given_.beats)
+    x, v = retrograde()
+    keep = x.copy()
+    x.flags.writeable = False
+    found = read_rhythm(x, 1000)
+    given_ = read_rhythm(x, 1000, waves_.find_beats(x, 1000))
+    np.testing.assert_array_equal(x, keep)
+    pd.testing.assert_frame_equal(found.beats, given_.beats)
     some = intervals_.beat_intervals(x, 1000, (1000 * (v[3:6] + .03)).astype(int)).beats
     assert len(some) == 3 and abs(some.qrs_on - v[3:6]).max() < .004
 
@@ -88,7 +107,10 @@ def test_what_is_absent_is_not_measured():
     assert intervals_.beat_intervals(x, 1000).beats.hv.median() == pytest.approx(.04, abs=.005)
     assert intervals_.beat_intervals(no('ABL12'), 1000).beats[['his', 'hv', 'ah']].isna().all(axis=None)
     r = read_rhythm(no(*waves_.CS_BIPOLES), 1000)
-    assert r.rhythm == '?' and not len(r.waves) and r.beats[['va', 'av', 'atrium', *waves_.CS_BIPOLES]].isna().all(axis=None) and (r.beats.earliest == '').all()
+    assert r.rhythm == '?'
+    assert not len(r.waves)
+    assert r.beats[['va', 'av', 'atrium', *waves_.CS_BIPOLES]].isna().all(axis=None)
+    assert (r.beats.earliest == '').all()
     one = read_rhythm(no('CS12', 'CS34', 'CS56', 'CS90', 'RVA12', 'ABL12', 'V1', 'V2', 'III'), 1000)
     assert one.rhythm == 'AVRT' and one.numbers.earliest == 'CS78'
     zeros = np.nan_to_num(no('CS12'))       # as Record.window gives absent channels
@@ -98,9 +120,12 @@ def test_what_is_absent_is_not_measured():
 @settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_never_a_traceback(data):
-    "Any subset of channels absent, flat, clipped or full of noise: a reading, in the vocabulary, without an exception or a warning turned error."
-    rng = np.random.default_rng(data.draw(st.integers(0, 10**6))); fs = data.draw(st.sampled_from([250, 500, 977]))
-    x, _ = retrograde(rr=rng.uniform(.28, 1.2), va=rng.uniform(0, .2), fs=fs, seconds=data.draw(st.floats(1, 9)))
+    """Any subset of channels absent, flat, clipped or full of noise: a reading, in the vocabulary, without an
+    exception or a warning turned error."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    fs = data.draw(st.sampled_from([250, 500, 977]))
+    x, _ = retrograde(rr=rng.uniform(.28, 1.2), va=rng.uniform(0, .2), fs=fs,
+                      seconds=data.draw(st.floats(1, 9)))
     for c in range(19):
         what = data.draw(st.sampled_from(['', '', 'nan', 'flat', 'noise', 'clip', 'holes']))
         if what == 'nan': x[c] = np.nan
@@ -116,21 +141,26 @@ def test_never_a_traceback(data):
 
 def test_silence():
     for x in (np.zeros((19, 3000)), np.full((19, 3000), np.nan)):
-        r = read_rhythm(x, 1000); assert r.rhythm == '?' and not len(r.beats) and not len(r.waves)
+        r = read_rhythm(x, 1000)
+        assert r.rhythm == '?' and not len(r.beats) and not len(r.waves)
 
 
 @pytest.mark.parametrize('bad, word', [
-    ((np.zeros((12, 4000)), 1000), '19 channels'), ((np.zeros(4000), 1000), '19 channels'), ((np.zeros((19, 500)), 1000), 'at least 1 s'),
-    ((np.zeros((19, 4000)), 100), '200 Hz'), ((np.zeros((19, 4000)), 1000, [5000]), 'outside'), ((np.zeros((19, 4000)), 1000, [-1]), 'outside')])
+    ((np.zeros((12, 4000)), 1000), '19 channels'), ((np.zeros(4000), 1000), '19 channels'),
+    ((np.zeros((19, 500)), 1000), 'at least 1 s'), ((np.zeros((19, 4000)), 100), '200 Hz'),
+    ((np.zeros((19, 4000)), 1000, [5000]), 'outside'), ((np.zeros((19, 4000)), 1000, [-1]), 'outside')])
 def test_bad_input_is_one_line(bad, word):
     with pytest.raises(PedarrError, match=word) as e: intervals_.beat_intervals(*bad)
     assert '\n' not in str(e.value)
 
 
 @few
-@given(cycle=st.floats(.4, .8), width=st.integers(1, 2), size=st.floats(.15, 3), sign=st.sampled_from([-1, 1]), seed=st.integers(0, 99))
+@given(cycle=st.floats(.4, .8), width=st.integers(1, 2), size=st.floats(.15, 3),
+       sign=st.sampled_from([-1, 1]), seed=st.integers(0, 99))
 def test_stimuli_are_found_and_nothing_else_is_one(cycle, width, size, sign, seed):
-    s = np.arange(.3, 7.5, cycle); x = study(s + .015, s + .16, qrs=.16, seed=seed); at = (1000 * s).astype(int)
+    s = np.arange(.3, 7.5, cycle)
+    x = study(s + .015, s + .16, qrs=.16, seed=seed)
+    at = (1000 * s).astype(int)
     assert len(waves_.find_stimuli(x, 1000)) == 0
     for w in range(width): x[:, at + w] += sign * size * np.linspace(.3, 1, 19)[:, None]
     found = waves_.find_stimuli(x, 1000)
@@ -139,15 +169,20 @@ def test_stimuli_are_found_and_nothing_else_is_one(cycle, width, size, sign, see
 
 
 def test_association_is_uniform_without_association():
-    rng = np.random.default_rng(0); values = [intervals_.association(np.cumsum(rng.uniform(.4, .8, 40)), np.cumsum(rng.uniform(.3, .5, 60))) for _ in range(50)]
+    rng = np.random.default_rng(0)
+    values = [intervals_.association(np.cumsum(rng.uniform(.4, .8, 40)), np.cumsum(rng.uniform(.3, .5, 60)))
+              for _ in range(50)]
     assert np.mean(values) < .35 and np.isnan(intervals_.association([1., 2.], [1.5]))
     assert intervals_.association(np.arange(0, 9, .3), np.arange(.1, 8, .9)) == pytest.approx(1)
 
 
 def test_real_fibrillation_is_read_as_fibrillation():
-    r = open_record(real('iafdb')/'iaf1_afw'); read = [read_rhythm(r.standard(i, i + 10000), 1000) for i in range(0, 150000, 10000)]
+    r = open_record(real('iafdb')/'iaf1_afw')
+    read = [read_rhythm(r.standard(i, i + 10000), 1000) for i in range(0, 150000, 10000)]
     assert sum(q.rhythm == 'AFIB' for q in read) >= 12
-    df = np.median([q.numbers.df for q in read]); assert 4.5 < df < 7        # the peak of the raw spectrum is at 5.6 Hz
+    # the peak of the raw spectrum is at 5.6 Hz
+    df = np.median([q.numbers.df for q in read])
+    assert 4.5 < df < 7
 
 
 def test_real_ecgs_beats_against_the_annotators():
@@ -155,22 +190,29 @@ def test_real_ecgs_beats_against_the_annotators():
     from pedarr.data.known_databases import get_database
     folder = real('mitdb')
     for name in ('100', '103', '105'):
-        r = get_database('mitdb').open(folder/name); n = int(120 * r.fs); a = read_annotations(folder/name, 'atr', r.sig_len)
-        truth = a.sample[~np.isin(a.symbol, list('+~|"'))]; truth = truth[(truth > r.fs) & (truth < n - r.fs)]
-        b = waves_.find_beats(r.standard(0, n), r.fs); b = b[(b > r.fs) & (b < n - r.fs)]
-        assert (abs(truth[:, None] - b).min(1) < .1 * r.fs).mean() > .99 and (abs(b[:, None] - truth).min(1) < .1 * r.fs).mean() > .99
+        r = get_database('mitdb').open(folder/name)
+        n = int(120 * r.fs)
+        a = read_annotations(folder/name, 'atr', r.sig_len)
+        truth = a.sample[~np.isin(a.symbol, list('+~|"'))]
+        truth = truth[(truth > r.fs) & (truth < n - r.fs)]
+        b = waves_.find_beats(r.standard(0, n), r.fs)
+        b = b[(b > r.fs) & (b < n - r.fs)]
+        assert (abs(truth[:, None] - b).min(1) < .1 * r.fs).mean() > .99
+        assert (abs(b[:, None] - truth).min(1) < .1 * r.fs).mean() > .99
 
 
 def test_real_ecgs_without_electrograms_give_no_rhythm():
     folder = real('ludb')/'data'
-    assert {read_rhythm(open_record(folder/str(i)).standard(), 500).rhythm for i in range(1, 12)} <= {'?', '/V'}
+    assert {read_rhythm(open_record(folder/str(i)).standard(), 500).rhythm
+            for i in range(1, 12)} <= {'?', '/V'}
 
 
 nan = float('nan')
-SINUS = dict(beats=12, v_paced=0., a_paced=0., ratio=1., aa=.8, aa_jitter=.01, rr_jitter=.01, locked=1., early=0., va=.65, av=.15, rr=.8, qrs=.08, hv=.045,
+SINUS = dict(beats=12, v_paced=0., a_paced=0., ratio=1., aa=.8, aa_jitter=.01, rr_jitter=.01, locked=1.,
+             early=0., va=.65, av=.15, rr=.8, qrs=.08, hv=.045,
              av_spread=.002, va_spread=.002, leader=1., p_II=.1, earliest='CS90')
-ALONE = dict(locked=.1, av_spread=.1, va_spread=.1)                                                 # atria and ventricles by themselves
-BACK = dict(va=.1, av=.25, rr=.35, aa=.35, leader=0., p_II=nan, hv=nan)                             # a tachycardia whose atria follow
+ALONE = dict(locked=.1, av_spread=.1, va_spread=.1)  # atria and ventricles by themselves
+BACK = dict(va=.1, av=.25, rr=.35, aa=.35, leader=0., p_II=nan, hv=nan)  # a tachycardia whose atria follow
 ROWS = [        # table, row, what differs from sinus rhythm: one case for each rule
     (ASKED_FIRST, 0, dict(beats=2)),
     (ASKED_FIRST, 1, dict(v_paced=.9)),
@@ -204,7 +246,8 @@ ROWS = [        # table, row, what differs from sinus rhythm: one case for each 
 
 @pytest.mark.parametrize('table, row, change', ROWS)
 def test_each_rule_decides_for_its_case(table, row, change):
-    n = SimpleNamespace(**SINUS | change); rule = table[row]
+    n = SimpleNamespace(**SINUS | change)
+    rule = table[row]
     assert rule.holds(n) and not any(r.holds(n) for r in table[:row])
     seen = dict(va=f'{1000*n.va:.0f}', aa=f'{1000*n.aa:.0f}', earliest=n.earliest, side=rules_.SIDE[n.earliest])
     assert rules_.verdict(n) == (rule.rhythm, rule.reason.format(**seen))
@@ -231,11 +274,15 @@ def test_each_rule_has_a_case_and_the_rhythms_are_those_of_the_database():
 
 def test_the_first_rule_that_holds_decides():
     always, never = rules_.Rule('N', '', lambda n: True), rules_.Rule('J', '', lambda n: False)
-    assert rules_.first_that_holds([never, always], None) is always and rules_.first_that_holds([never], None) is None
+    assert rules_.first_that_holds([never, always], None) is always
+    assert rules_.first_that_holds([never], None) is None
 
 
 def test_the_ventricle_in_the_coronary_sinus_is_left_out_only_where_it_is_the_lower():
-    v = np.arange(.5, 7.6, .7); x = study(v, v - .07); edges = np.stack([v, v + .08], 1)
+    v = np.arange(.5, 7.6, .7)
+    x = study(v, v - .07)
+    edges = np.stack([v, v + .08], 1)
     for size, n in ((.4, 1), (1.5, 2)):
         y = x + size * study((), v + .05, noise=0)
-        assert len(waves_.atrial_waves(y[14:], 1000)) == 2 * len(v) and len(waves_.atrial_waves(y[14:], 1000, qrs=edges)) == n * len(v)
+        assert len(waves_.atrial_waves(y[14:], 1000)) == 2 * len(v)
+        assert len(waves_.atrial_waves(y[14:], 1000, qrs=edges)) == n * len(v)

@@ -1,4 +1,4 @@
-"""Scores against scikit-learn, the bootstrap against a plain loop over resampled segments, properties, and bad input."""
+"""Scores against scikit-learn, the bootstrap against a plain loop, properties, and bad input."""
 import time
 
 import numpy as np
@@ -49,7 +49,8 @@ def test_scores_equal_scikit_learn(case):
     got = scores(y_true, y_pred, C)
     assert list(got) == list(METRICS) == ['top1', 'precision', 'recall', 'f1', 'f2']
     np.testing.assert_allclose(list(got.values()), sklearn_scores(y_true, y_pred), atol=1e-12)
-    np.testing.assert_array_equal(confusion_matrix(y_true, y_pred, C), sklearn_confusion_matrix(y_true, y_pred, labels=range(C)))
+    np.testing.assert_array_equal(confusion_matrix(y_true, y_pred, C),
+                                  sklearn_confusion_matrix(y_true, y_pred, labels=range(C)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -60,7 +61,9 @@ def test_scores_do_not_depend_on_class_numbers_nor_row_order(case, new):
     want = list(scores(y_true, y_pred, C).values())
     np.testing.assert_allclose(list(scores(new[y_true], new[y_pred], C).values()), want, atol=1e-12)
     a = bootstrap_scores(y_true, y_pred, who, C, n_resamples=50)
-    pd.testing.assert_frame_equal(a, bootstrap_scores(y_true[order], y_pred[order], who[order], C, n_resamples=50))
+    pd.testing.assert_frame_equal(a,
+                                  bootstrap_scores(y_true[order], y_pred[order], who[order], C,
+                                                   n_resamples=50))
 
 
 @settings(max_examples=40, deadline=None)
@@ -69,23 +72,28 @@ def test_tables_agree_with_scores(case):
     y_true, y_pred, who = case
     names = list('abcde')
     table = per_class(y_true, y_pred, who, names)
-    assert table['class'].tolist() == names and list(table) == ['class', 'support', 'subjects', 'precision', 'recall', 'f1', 'f2', 'note']
+    assert table['class'].tolist() == names and list(table) == [
+        'class', 'support', 'subjects', 'precision', 'recall', 'f1', 'f2', 'note']
     want = scores(y_true, y_pred, C)
-    np.testing.assert_allclose(table[['precision', 'recall', 'f1', 'f2']].mean(), list(want.values())[1:], atol=1e-12)
+    np.testing.assert_allclose(table[['precision', 'recall', 'f1', 'f2']].mean(), list(want.values())[1:],
+                               atol=1e-12)
     for c in range(C):
-        assert table.subjects[c] == len(np.unique(who[y_true == c])) and table.support[c] == (y_true == c).sum()
+        assert table.subjects[c] == len(np.unique(who[y_true == c]))
+        assert table.support[c] == (y_true == c).sum()
         assert np.isnan(table.f1[c]) == (c not in y_true)
     each = per_subject(y_true, y_pred, who, C)
     assert each.subject.tolist() == sorted(set(who.tolist()))
     np.testing.assert_allclose((each.top1*each.segments).sum()/each.segments.sum(), want['top1'], atol=1e-12)
     for row in each.itertuples():
         mine = who == row.subject
-        np.testing.assert_allclose([row.top1, row.precision, row.recall, row.f1, row.f2], sklearn_scores(y_true[mine], y_pred[mine]), atol=1e-12)
+        np.testing.assert_allclose([row.top1, row.precision, row.recall, row.f1, row.f2],
+                                   sklearn_scores(y_true[mine], y_pred[mine]), atol=1e-12)
         assert (row.segments, row.classes) == (mine.sum(), len(np.unique(y_true[mine])))
 
 
 def draws(y_true, y_pred, who, n_resamples, seed):
-    "Scores of each resample by a plain loop: collect the segments of the drawn subjects and score them with scikit-learn."
+    """Scores of each resample by a plain loop: collect the segments of the drawn subjects and score them with
+    scikit-learn."""
     names, rng = np.unique(who), np.random.default_rng(seed)
     rows = [np.flatnonzero(who == s) for s in names]
     out = []
@@ -124,8 +132,10 @@ def test_blocks_bound_the_memory():
     import tracemalloc
     y_true, y_pred, _ = study(n=10_000)
     tracemalloc.start()
-    bootstrap_scores(y_true, y_pred, np.arange(10_000), C, n_resamples=600)      # 6 * 10^6 draws: 48 MB if held at once, and their counts twice as much
-    peak = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
+    # 6 * 10^6 draws: 48 MB if held at once, and their counts twice as much
+    bootstrap_scores(y_true, y_pred, np.arange(10_000), C, n_resamples=600)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert peak < 90e6, f'{peak/1e6:.0f} MB'
 
 
@@ -135,7 +145,9 @@ def test_seed_and_level():
     pd.testing.assert_frame_equal(a, b)
     assert not a.low.equals(c.low) and a.value.equals(c.value)
     narrow = bootstrap_scores(*case, C, n_resamples=400, level=0.5)
-    assert (a.low <= narrow.low).all() and (narrow.high <= a.high).all() and ((a.high - a.low) > (narrow.high - narrow.low)).all()
+    assert (a.low <= narrow.low).all()
+    assert (narrow.high <= a.high).all()
+    assert ((a.high - a.low) > (narrow.high - narrow.low)).all()
     assert ((a.low <= a.value) & (a.value <= a.high)).all()
 
 
@@ -150,17 +162,20 @@ def test_clustered_interval_is_wider_and_repeated_segments_buy_nothing():
     rng = np.random.default_rng(1)
     y_true, right = np.zeros(20, int), rng.integers(0, 2, 20)
     one = bootstrap_scores(y_true, right, np.arange(20), 2, n_resamples=2000)
-    many = bootstrap_scores(np.repeat(y_true, 50), np.repeat(right, 50), np.repeat(np.arange(20), 50), 2, n_resamples=2000)
+    many = bootstrap_scores(np.repeat(y_true, 50), np.repeat(right, 50), np.repeat(np.arange(20), 50), 2,
+                            n_resamples=2000)
     pd.testing.assert_frame_equal(one, many)
     naive = bootstrap_scores(np.repeat(y_true, 50), np.repeat(right, 50), np.arange(1000), 2, n_resamples=500)
     assert (many.high - many.low)['top1'] > 4*(naive.high - naive.low)['top1']
 
 
 def test_absent_class_is_left_out_of_a_resample():
-    # subject 1 alone carries class 1, and it is always missed: recall is 1 where the resample lacks it, 1/2 where it is there
+    # subject 1 alone carries class 1, and it is always missed: recall is 1 where the resample lacks it, 1/2
+    # where it is there
     y_true, y_pred, who = np.array([0, 0, 1]), np.array([0, 0, 0]), np.array(['a', 'b', 'c'])
     table = bootstrap_scores(y_true, y_pred, who, 3, n_resamples=3000)
-    assert table.loc['recall'].tolist() == [0.5, 0.0, 1.0]       # 0.0: all three draws are the missed subject (1 in 27)
+    # 0.0: all three draws are the missed subject (1 in 27)
+    assert table.loc['recall'].tolist() == [0.5, 0.0, 1.0]
 
 
 def test_one_subject_has_no_interval():
@@ -177,10 +192,13 @@ def test_paired_bootstrap_properties():
     y_true, a, who = study()
     b = np.where(np.random.default_rng(4).random(len(a)) < 0.3, 0, a)
     ab, ba = paired_bootstrap(y_true, a, b, who, C, 500), paired_bootstrap(y_true, b, a, who, C, 500)
-    np.testing.assert_allclose(ab[['value', 'low', 'high']], -ba[['value', 'high', 'low']].to_numpy(), atol=1e-12)
+    np.testing.assert_allclose(ab[['value', 'low', 'high']], -ba[['value', 'high', 'low']].to_numpy(),
+                               atol=1e-12)
     np.testing.assert_array_equal(ab.p, ba.p)
-    np.testing.assert_allclose(ab.value, np.subtract(*[list(scores(y_true, p, C).values()) for p in (a, b)]), atol=1e-11)
-    assert ab.p['top1'] == pytest.approx(2/501) and ab.low['top1'] > 0        # the smallest p that 500 resamples can show
+    np.testing.assert_allclose(ab.value, np.subtract(*[list(scores(y_true, p, C).values()) for p in (a, b)]),
+                               atol=1e-11)
+    # the smallest p that 500 resamples can show
+    assert ab.p['top1'] == pytest.approx(2/501) and ab.low['top1'] > 0
     same = paired_bootstrap(y_true, a, a, who, C, 100)
     assert (same.p == 1).all() and (same[['value', 'low', 'high']] == 0).all(axis=None)
 
@@ -190,8 +208,10 @@ def test_label_types():
     y_true, y_pred, who = study(80)
     want = bootstrap_scores(y_true, y_pred, who, C, 50)
     named = pd.Series([f's{w:02d}' for w in who])
-    pd.testing.assert_frame_equal(bootstrap_scores(torch.tensor(y_true), pd.Series(y_pred).astype('int8'), named, C, 50), want)
-    pd.testing.assert_frame_equal(bootstrap_scores(y_true.tolist(), y_pred.astype('uint8'), named.tolist(), C, 50), want)
+    pd.testing.assert_frame_equal(bootstrap_scores(torch.tensor(y_true), pd.Series(y_pred).astype('int8'),
+                                                   named, C, 50), want)
+    pd.testing.assert_frame_equal(bootstrap_scores(y_true.tolist(), y_pred.astype('uint8'), named.tolist(), C,
+                                                   50), want)
 
 
 BAD = {
@@ -213,9 +233,13 @@ BAD = {
 @pytest.mark.parametrize('paired', [False, True])
 def test_bad_input_is_one_line(name, paired):
     change, message = BAD[name]
-    kw = {**dict(y_true=[0, 1, 2, 3], y_pred=[0, 1, 2, 1], subject=['a', 'b', 'c', 'a'], n_classes=C, n_resamples=10), **change}
-    if paired: kw['pred_a'] = kw['pred_b'] = kw.pop('y_pred'); message = message.replace('y_pred', 'pred_a')
-    with pytest.raises(PedarrError, match=message) as error: (paired_bootstrap if paired else bootstrap_scores)(**kw)
+    kw = {**dict(y_true=[0, 1, 2, 3], y_pred=[0, 1, 2, 1], subject=['a', 'b', 'c', 'a'], n_classes=C,
+                 n_resamples=10), **change}
+    if paired:
+        kw['pred_a'] = kw['pred_b'] = kw.pop('y_pred')
+        message = message.replace('y_pred', 'pred_a')
+    with pytest.raises(PedarrError, match=message) as error:
+        (paired_bootstrap if paired else bootstrap_scores)(**kw)
     assert '\n' not in str(error.value)
 
 
@@ -225,7 +249,8 @@ def test_bad_input_of_the_other_functions():
     with pytest.raises(PedarrError, match='has none'): per_subject([0, 1], [0, 1], ['a', None], 2)
     with pytest.raises(PedarrError, match='2 x 2'): plot_confusion(np.zeros((3, 3)), ['SR', 'VT'])
     table = bootstrap_scores([0, 1], [0, 1], ['a', 'b'], 2, 10)
-    with pytest.raises(PedarrError, match='unknown metric .*top1'): format_scores(table.rename(index={'f1': 'F-one'}))
+    with pytest.raises(PedarrError, match='unknown metric .*top1'):
+        format_scores(table.rename(index={'f1': 'F-one'}))
 
 
 @pytest.mark.parametrize('bins', [1, 4, 10, 15])
@@ -240,18 +265,22 @@ def test_reliability_equals_scikit_learn(bins):
     accuracy, mean = calibration_curve(hit, confidence, n_bins=bins, strategy='uniform')
     np.testing.assert_allclose(table.accuracy, accuracy, atol=1e-12)
     np.testing.assert_allclose(table.confidence, mean, atol=1e-12)
-    assert ((table.low < table.confidence) & (table.confidence <= table.high + 1e-12)).all() and table.segments.sum() == 700
+    assert ((table.low < table.confidence) & (table.confidence <= table.high + 1e-12)).all()
+    assert table.segments.sum() == 700
     assert ece == pytest.approx(np.sum(table.segments*abs(accuracy - mean))/700)
-    assert (table.segments > 0).all() and (bins < 10 or len(table) < bins)      # of 5 classes the best has 0.2 at least: low bins are empty
+    # of 5 classes the best has 0.2 at least: low bins are empty
+    assert (table.segments > 0).all() and (bins < 10 or len(table) < bins)
 
 
 def test_reliability_extremes_and_bad_input():
     y = np.arange(C)
     assert reliability(np.eye(C), y)[1] == 0 and reliability(np.eye(C), (y + 1) % C)[1] == 1
-    half = reliability(np.eye(C).astype('float16')*np.float16(0.999) + np.float16(0.0002), y)[1]     # rounding of float16 is accepted
+    # rounding of float16 is accepted
+    half = reliability(np.eye(C).astype('float16')*np.float16(0.999) + np.float16(0.0002), y)[1]
     assert half < 0.01
-    for prob, message in [(np.eye(C)[:3], 'for 5 segments'), (np.eye(C)*7, 'row 0 is no probability'), (np.full((C, C), np.nan), 'row 0'),
-                          (np.eye(C)*3 - 0.5, 'softmax'), (np.zeros(C), 'one row')]:
+    for prob, message in [
+            (np.eye(C)[:3], 'for 5 segments'), (np.eye(C)*7, 'row 0 is no probability'),
+            (np.full((C, C), np.nan), 'row 0'), (np.eye(C)*3 - 0.5, 'softmax'), (np.zeros(C), 'one row')]:
         with pytest.raises(PedarrError, match=message): reliability(prob, y)
     with pytest.raises(PedarrError, match='bins=0'): reliability(np.eye(C), y, bins=0)
     with pytest.raises(PedarrError, match='outside 0..4'): reliability(np.eye(C), y + 1)
@@ -261,7 +290,8 @@ def test_text():
     table = pd.DataFrame({'value': [0.912], 'low': [0.881], 'high': [0.94]}, index=['top1'])
     assert format_scores(table) == 'top-1            91.2 % [88.1, 94.0]'
     assert summary_row(table, loss='agcacl') == {'loss': 'agcacl', 'top-1': '91.2 % [88.1, 94.0]'}
-    assert summary_row(table.assign(value=-0.012, low=-0.03, high=0.004, p=0.1234))['top-1'] == '-1.2 points [-3.0, +0.4], p = 0.12'
+    expected = '-1.2 points [-3.0, +0.4], p = 0.12'
+    assert summary_row(table.assign(value=-0.012, low=-0.03, high=0.004, p=0.1234))['top-1'] == expected
 
 
 # ---- the permutation test
@@ -281,7 +311,8 @@ def test_exact_permutation_equals_the_plain_loop(subjects):
     for coin in itertools.product([False, True], repeat=subjects):
         swap = np.array(coin)[who]
         x, y = np.where(swap, b, a), np.where(swap, a, b)
-        as_large.append(abs(np.subtract(sklearn_scores(y_true, x), sklearn_scores(y_true, y))) >= abs(seen) - 1e-12)
+        as_large.append(abs(np.subtract(sklearn_scores(y_true, x),
+                                        sklearn_scores(y_true, y))) >= abs(seen) - 1e-12)
     table = permutation_test(y_true, a, b, who, C)
     np.testing.assert_allclose(table.p, np.mean(as_large, axis=0), atol=1e-12)
     np.testing.assert_allclose(table.value, seen, atol=1e-11)
@@ -304,25 +335,31 @@ def test_permutation_properties(case, seed, exact):
     y_true, a, who = case
     b = np.random.default_rng(seed).permutation(a)
     options = dict(n_permutations=64 if exact else 20, seed=seed)
-    ab, ba = permutation_test(y_true, a, b, who, C, **options), permutation_test(y_true, b, a, who, C, **options)
-    assert ab.p.tolist() == ba.p.tolist() and ab.value.tolist() == (-ba.value).tolist()         # who is called a does not matter
+    ab = permutation_test(y_true, a, b, who, C, **options)
+    ba = permutation_test(y_true, b, a, who, C, **options)
+    # who is called a does not matter
+    assert ab.p.tolist() == ba.p.tolist() and ab.value.tolist() == (-ba.value).tolist()
     assert ((ab.p >= ab.smallest) & (ab.p <= 1)).all()
     order = np.random.default_rng(seed).permutation(len(a))
-    pd.testing.assert_frame_equal(ab, permutation_test(y_true[order], a[order], b[order], who[order], C, **options))
+    pd.testing.assert_frame_equal(ab,
+                                  permutation_test(y_true[order], a[order], b[order], who[order], C,
+                                                   **options))
     assert (permutation_test(y_true, a, a, who, C, **options).p == 1).all()
 
 
 def test_under_the_null_p_is_uniform_or_larger():
     rng, p = np.random.default_rng(0), []
-    for i in range(400):                      # 20 subjects, each with a difficulty of its own, which both systems share; answers drawn alike
+    # 20 subjects, each with a difficulty of its own, which both systems share; answers drawn alike
+    for i in range(400):
         who, y_true = np.repeat(np.arange(20), 10), rng.integers(0, 2, 200)
         hard = rng.beta(2, 2, 20)[who]
         a, b = (np.where(rng.random(200) < hard, y_true, 1 - y_true) for _ in 'ab')
         p.append(permutation_test(y_true, a, b, who, 2, n_permutations=199, seed=i).p[['top1', 'f1']])
     p = np.array(p)
     for level in (.05, .1, .25, .5, .75):
-        assert ((p <= level).mean(0) < level + 3.5*np.sqrt(level*(1 - level)/400)).all()       # never too often
-        assert ((p <= level).mean(0) > .7*level - .03).all()                                   # nor hardly ever (ties make it a little too seldom)
+        assert ((p <= level).mean(0) < level + 3.5*np.sqrt(level*(1 - level)/400)).all()  # never too often
+        # nor hardly ever (ties make it a little too seldom)
+        assert ((p <= level).mean(0) > .7*level - .03).all()
 
 
 def test_segments_of_one_subject_are_no_evidence():
@@ -342,7 +379,8 @@ def test_permutation_blocks_and_bad_input(monkeypatch):
     monkeypatch.undo()
     pd.testing.assert_frame_equal(exact, permutation_test(*two_runs(subjects=6), C))
     with pytest.raises(PedarrError, match='n_permutations=0'): permutation_test(*case, C, n_permutations=0)
-    with pytest.raises(PedarrError, match='pred_b'): permutation_test(case[0], case[1], case[2][:5], case[3], C)
+    with pytest.raises(PedarrError, match='pred_b'):
+        permutation_test(case[0], case[1], case[2][:5], case[3], C)
 
 
 def test_many_subjects_do_not_overflow():
@@ -356,7 +394,7 @@ def test_many_subjects_do_not_overflow():
 def test_holm_by_its_definition(p):
     got, order = holm_correction(p), np.argsort(p, kind='stable')
     for level in (.01, .05, .2, .5):
-        reject = np.zeros(len(p), bool)                                    # step down: stop at the first that is too large
+        reject = np.zeros(len(p), bool)  # step down: stop at the first that is too large
         for i, k in enumerate(order):
             if p[k]*(len(p) - i) > level: break
             reject[k] = True
@@ -367,9 +405,12 @@ def test_holm_by_its_definition(p):
 def test_paired_scores_join_interval_and_test():
     case = two_runs(subjects=4)
     table = paired_scores(*case, C, n_resamples=300, seed=1)
-    pd.testing.assert_frame_equal(table[['value', 'low', 'high']], paired_bootstrap(*case, C, n_resamples=300, seed=1)[['value', 'low', 'high']])
+    pd.testing.assert_frame_equal(table[['value', 'low', 'high']],
+                                  paired_bootstrap(*case, C, n_resamples=300,
+                                                   seed=1)[['value', 'low', 'high']])
     pd.testing.assert_frame_equal(table[['value', 'p', 'smallest']], permutation_test(*case, C))
-    assert '(at least 0.12: few subjects)' in format_scores(table) and 'few' not in format_scores(paired_scores(*two_runs(subjects=9), C, n_resamples=300))
+    assert '(at least 0.12: few subjects)' in format_scores(table)
+    assert 'few' not in format_scores(paired_scores(*two_runs(subjects=9), C, n_resamples=300))
     assert 'no interval' in format_scores(paired_scores(*case[:3], np.zeros(300, int), C, n_resamples=50))
 
 
@@ -387,20 +428,24 @@ def test_macro_means_with_and_without_single_subject_classes():
     table = per_class(y_true, a, who, list('abcde'))
     assert table.note.tolist() == [''] * 4 + [SINGLE_SUBJECT]
     few = bootstrap_scores(y_true, a, who, C, n_resamples=200, min_subjects=2)
-    np.testing.assert_allclose(few.value[['precision', 'recall', 'f1', 'f2']], table[['precision', 'recall', 'f1', 'f2']][:4].mean(), atol=1e-12)
+    np.testing.assert_allclose(few.value[['precision', 'recall', 'f1', 'f2']],
+                               table[['precision', 'recall', 'f1', 'f2']][:4].mean(), atol=1e-12)
     full = bootstrap_scores(y_true, a, who, C, n_resamples=200)
     pd.testing.assert_series_equal(few.loc['top1'], full.loc['top1'])
     rows = macro_table(y_true, a, who, list('abcde'), n_resamples=200)
-    assert rows['macro means over'].tolist() == ['all 5 classes', f'4, without e ({SINGLE_SUBJECT})'] and rows['top-1'].nunique() == 1
+    assert rows['macro means over'].tolist() == ['all 5 classes', f'4, without e ({SINGLE_SUBJECT})']
+    assert rows['top-1'].nunique() == 1
     assert len(macro_table(y_true[who > 0], a[who > 0], who[who > 0], list('abcde'), n_resamples=50)) == 1
-    assert len(macro_table([0, 1], [0, 1], ['x', 'x'], list('ab'), n_resamples=50)) == 1            # nothing but single-subject classes
+    # nothing but single-subject classes
+    assert len(macro_table([0, 1], [0, 1], ['x', 'x'], list('ab'), n_resamples=50)) == 1
     assert per_subject(y_true, a, who, list('abcde')).alone.tolist() == ['e'] + ['']*8
     assert 'alone' not in per_subject(y_true, a, who, C)
 
 
 def test_a_resample_without_any_kept_class_is_left_out():
-    y_true, who = np.array([0]*2 + [1, 2, 3]*2), np.array([0, 1] + [2]*3 + [3]*3)     # class 0 in subjects 0 and 1, the others in 2 and 3
-    y_true = np.where(y_true > 0, y_true + who - 2, 0)                                 # ... and now each of the others in one
+    # class 0 in subjects 0 and 1, the others in 2 and 3
+    y_true, who = np.array([0]*2 + [1, 2, 3]*2), np.array([0, 1] + [2]*3 + [3]*3)
+    y_true = np.where(y_true > 0, y_true + who - 2, 0)  # ... and now each of the others in one
     y_true = np.minimum(y_true, 4)
     keep = [np.unique(who[y_true == c]).size for c in range(5)]
     assert keep[0] == 2
@@ -429,33 +474,44 @@ def test_paired_classes():
     assert table[['low', 'high', 'p', 'holm']].isna().any(axis=1).tolist() == [False]*4 + [True]*2
     np.testing.assert_allclose(table.holm[:4], holm_correction(table.p[:4]))
     assert ((table.low <= table.value) & (table.value <= table.high))[:4].all()
-    import itertools                                                        # exact p of class 0 by a plain loop over 2^9 swaps
-    gap = lambda x, y: per_class(y_true, x, who, list('abcde')).recall[0] - per_class(y_true, y, who, list('abcde')).recall[0]
-    seen = abs(gap(a, b)); larger = 0
+    import itertools  # exact p of class 0 by a plain loop over 2^9 swaps
+    recall = lambda answers: per_class(y_true, answers, who, list('abcde')).recall[0]
+    gap = lambda x, y: recall(x) - recall(y)
+    seen = abs(gap(a, b))
+    larger = 0
     for coin in itertools.product([False, True], repeat=9):
         swap = np.array(coin)[who]
         x, y = np.where(swap, b, a), np.where(swap, a, b)
         mine = y_true == 0
         larger += abs((x[mine] == 0).mean() - (y[mine] == 0).mean()) >= seen - 1e-12
     assert paired_classes(y_true, a, b, who, list('abcde'), n_resamples=512).p[0] == larger/512
-    with pytest.raises(PedarrError, match='metric'): paired_classes(y_true, a, b, who, list('abcde'), metric='top1')
+    with pytest.raises(PedarrError, match='metric'):
+        paired_classes(y_true, a, b, who, list('abcde'), metric='top1')
 
 
 def test_protocols_side_by_side():
     y_true, a, b, who = two_runs(subjects=15)
     table = protocol_gap(y_true, b, a, who, C, n_resamples=300, seed=2)
-    pd.testing.assert_frame_equal(table['patient'], bootstrap_scores(y_true, b, who, C, n_resamples=300, seed=2))
-    pd.testing.assert_frame_equal(table['gap'], paired_bootstrap(y_true, a, b, who, C, n_resamples=300, seed=2)[['value', 'low', 'high']])
+    pd.testing.assert_frame_equal(table['patient'],
+                                  bootstrap_scores(y_true, b, who, C, n_resamples=300, seed=2))
+    pd.testing.assert_frame_equal(table['gap'],
+                                  paired_bootstrap(y_true, a, b, who, C, n_resamples=300,
+                                                   seed=2)[['value', 'low', 'high']])
     text = format_protocols(table)
-    assert text.columns.tolist() == ['metric', 'split by patient', 'split by segment', 'gap (segment minus patient)']
-    assert text.iloc[0, 3].startswith('+') and 'points' in text.iloc[0, 3] and 'p =' not in text.iloc[0, 3] and '%' in text.iloc[0, 1]
+    expected = ['metric', 'split by patient', 'split by segment', 'gap (segment minus patient)']
+    assert text.columns.tolist() == expected
+    assert text.iloc[0, 3].startswith('+')
+    assert 'points' in text.iloc[0, 3]
+    assert 'p =' not in text.iloc[0, 3]
+    assert '%' in text.iloc[0, 1]
 
 
 def test_figures(tmp_path):
     import matplotlib.pyplot as plt
     before = plt.get_fignums()                                   # another file's tests may share the process
     y_true, y_pred, _ = study()
-    fig = plot_confusion(confusion_matrix(y_true, y_pred, C + 1), [f'class {i}' for i in range(C)] + ['absent'])
+    fig = plot_confusion(confusion_matrix(y_true, y_pred, C + 1),
+                         [f'class {i}' for i in range(C)] + ['absent'])
     fig.savefig(tmp_path/'confusion.png')
     cells = [int(t.get_text()) for t in fig.axes[0].texts]
     assert sum(cells) == len(y_true)
@@ -464,7 +520,8 @@ def test_figures(tmp_path):
     table, ece = reliability(np.random.default_rng(0).dirichlet(np.ones(C), 600), y_true)
     fig = plot_reliability(table, ece)
     fig.savefig(tmp_path/'reliability.png')
-    assert sum(bar.get_height() for bar in fig.axes[1].patches) == 600 and f'{ece:.3f}' in fig.axes[0].get_title()
+    assert sum(bar.get_height() for bar in fig.axes[1].patches) == 600
+    assert f'{ece:.3f}' in fig.axes[0].get_title()
     assert plt.get_fignums() == before                           # nothing is left behind in pyplot
 
 
@@ -475,14 +532,19 @@ import sys
 from pedarr.evaluation import comparison, fewshot, intervals, metrics, prototypes, reliability, subgroups
 heavy = ('torch', 'sklearn', 'matplotlib', 'seaborn', 'IPython', 'nbdev', 'pedarr.training', 'pedarr.model')
 print([name for name in heavy if name in sys.modules])"""
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          check=True).stdout.strip() == '[]'
 
 
 @pytest.mark.bench
 def test_benchmark_against_a_loop_over_resamples():
     rng = np.random.default_rng(0)
-    y_true, y_pred, who = rng.integers(0, 13, 10_000), rng.integers(0, 13, 10_000), rng.integers(0, 200, 10_000)
-    began = time.perf_counter(); bootstrap_scores(y_true, y_pred, who, 13, n_resamples=10_000); fast = (time.perf_counter() - began)/10_000
+    y_true = rng.integers(0, 13, 10_000)
+    y_pred = rng.integers(0, 13, 10_000)
+    who = rng.integers(0, 200, 10_000)
+    began = time.perf_counter()
+    bootstrap_scores(y_true, y_pred, who, 13, n_resamples=10_000)
+    fast = (time.perf_counter() - began)/10_000
     rows, n = [np.flatnonzero(who == s) for s in range(200)], 100
     began = time.perf_counter()
     for _ in range(n):
@@ -492,7 +554,8 @@ def test_benchmark_against_a_loop_over_resamples():
     began = time.perf_counter()
     for _ in range(5): sklearn_scores(y_true, y_pred)
     sklearn = (time.perf_counter() - began)/5
-    print(f'\nbootstrap, 10,000 resamples of 10,000 segments of 200 subjects, 13 classes: {10_000*fast:.2f} s; '
+    print(f'\nbootstrap, 10,000 resamples of 10,000 segments of 200 subjects, 13 classes: '
+          f'{10_000*fast:.2f} s; '
           f'{loop/fast:.0f} times as fast as a loop over resamples ({1e6*loop:.0f} us each), '
           f'{sklearn/fast:.0f} times as fast as scikit-learn on each resample')
     assert np.isfinite(loop/fast)
@@ -500,16 +563,21 @@ def test_benchmark_against_a_loop_over_resamples():
 
 @pytest.mark.bench
 def test_benchmark_permutation_against_scipy():
-    "Ratio in one run: our permutations against scipy.stats.permutation_test, which calls a Python function for each; the function scores counts, not segments."
+    """Ratio in one run: our permutations against scipy.stats.permutation_test, which calls a Python function
+    for each; the function scores counts, not segments."""
     from scipy.stats import permutation_test as scipy_test
     rng = np.random.default_rng(0)
     y_true, who = rng.integers(0, 13, 10_000), rng.integers(0, 40, 10_000)
     answers = rng.integers(0, 13, (2, 10_000))
-    began = time.perf_counter(); permutation_test(y_true, *answers, who, 13); fast = (time.perf_counter() - began)/10_000
+    began = time.perf_counter()
+    permutation_test(y_true, *answers, who, 13)
+    fast = (time.perf_counter() - began)/10_000
     take = lambda system: scores(y_true, answers[system.astype(int)[who], np.arange(10_000)], 13)['f1']
     began = time.perf_counter()
-    scipy_test((np.zeros(40), np.ones(40)), lambda x, y: take(x) - take(y), permutation_type='samples', n_resamples=200, vectorized=False, rng=0)
+    scipy_test((np.zeros(40), np.ones(40)), lambda x, y: take(x) - take(y), permutation_type='samples',
+               n_resamples=200, vectorized=False, rng=0)
     slow = (time.perf_counter() - began)/200
-    print(f'\npermutation test, 10,000 permutations of 10,000 segments of 40 subjects, 13 classes: {10_000*fast:.2f} s; {slow/fast:.0f} times as fast as '
+    print(f'\npermutation test, 10,000 permutations of 10,000 segments of 40 subjects, 13 classes: '
+          f'{10_000*fast:.2f} s; {slow/fast:.0f} times as fast as '
           f'scipy.stats.permutation_test with our scores of the segments')
     assert np.isfinite(slow/fast)

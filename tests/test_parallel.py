@@ -16,7 +16,8 @@ POSIX = pytest.mark.skipif(sys.platform == 'win32', reason='no POSIX signals')
 
 @pytest.mark.parametrize('jobs', [1, 2, 3])
 def test_results_come_in_order_whatever_takes_longest(jobs):
-    assert list(parallel_map(lambda x: (time.sleep(.02*(x % 3)), x*x)[1], range(20), jobs)) == [x*x for x in range(20)]
+    expected = [x*x for x in range(20)]
+    assert list(parallel_map(lambda x: (time.sleep(.02*(x % 3)), x*x)[1], range(20), jobs)) == expected
 
 
 @pytest.mark.parametrize('jobs', [1, 2])
@@ -40,7 +41,8 @@ ERRORS = [
     (PassingError('try again'), PassingError, 'try again'), (KeyError('x'), KeyError, 'x')]
 
 
-@pytest.mark.parametrize('jobs, error, kind, words', [(1, *e) for e in ERRORS] + [(2, *e) for e in ERRORS[::3]])
+@pytest.mark.parametrize('jobs, error, kind, words',
+                         [(1, *e) for e in ERRORS] + [(2, *e) for e in ERRORS[::3]])
 def test_errors_of_the_system_arrive_as_passing(jobs, error, kind, words):
     def work(x):
         if x: raise error
@@ -65,7 +67,8 @@ def test_a_worker_that_is_killed_is_no_fault_of_the_input():
 
 def test_what_cannot_be_sent_to_a_process_is_said():
     import threading
-    with pytest.raises(PedarrError, match='cannot be sent.*lock.*--jobs 1'): list(parallel_map(str, [threading.Lock()]*3, 2))
+    with pytest.raises(PedarrError, match='cannot be sent.*lock.*--jobs 1'):
+        list(parallel_map(str, [threading.Lock()]*3, 2))
 
 
 @pytest.mark.parametrize('jobs', [0, -1, 1.5, True, '2', None, 10**9])
@@ -104,7 +107,8 @@ def descendants(session: int) -> list:
 def test_no_worker_outlives_its_parent(number):
     code = ('import time; from pedarr.core.parallel import parallel_map\n'
             'for x in parallel_map(lambda i: time.sleep(60*(i > 1)), range(6), 2): print(x, flush=True)')
-    parent = subprocess.Popen([sys.executable, '-c', code], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen([sys.executable, '-c', code], start_new_session=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL)
     try:
         assert parent.stdout.readline()                                       # its workers are at work
         assert len(descendants(parent.pid)) >= 3

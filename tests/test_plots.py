@@ -28,7 +28,8 @@ from pedarr.exploration import missing_and_spoilt as missing_
 
 FS = 250
 ALL = np.ones(19, bool)
-EVERY = pd.DataFrame(dict(record=['x0010', 'x002', 'x002'], subject=['x0010', 'x002', 'x002'], start=[0, 0, 250], stop=[500, 250, 1000],
+EVERY = pd.DataFrame(dict(record=['x0010', 'x002', 'x002'], subject=['x0010', 'x002', 'x002'],
+                          start=[0, 0, 250], stop=[500, 250, 1000],
                           label=['SR', 'VT', 'SR'], seconds=[2., 1., 3.], rate=[80., 160., np.nan]))
 
 
@@ -39,7 +40,8 @@ def close():
 
 
 def signals(seconds=3., seed=0):
-    rng = np.random.default_rng(seed); n = int(seconds*FS)
+    rng = np.random.default_rng(seed)
+    n = int(seconds*FS)
     return rng.normal(0, .3, (12, n)), rng.normal(0, 1, (7, n))
 
 
@@ -51,14 +53,17 @@ def traces(ax, n): return [line for line in ax.lines if len(line.get_xdata()) ==
 
 def test_scale_is_25_mm_per_s_and_10_mm_per_mV():
     ecg, _ = signals()
-    ecg[:] = 0; ecg[1, 300:] = .7     # lead II steps up by 0.7 mV
+    # lead II steps up by 0.7 mV
+    ecg[:] = 0
+    ecg[1, 300:] = .7
     fig = drawing_.plot_segment(ecg, None, ALL, FS)
     line = traces(fig.axes[0], 750)[1]
     x, y = line.get_xdata(), line.get_ydata()
     assert x[-1] - x[0] == pytest.approx(25*749/250) and y.max() - y.min() == pytest.approx(7)
     width, height = fig.get_size_inches()*25.4
     box = fig.axes[0].get_position()
-    assert box.width*width == pytest.approx(np.diff(fig.axes[0].get_xlim())[0], rel=.03)    # printed at full size, 1 mm is 1 mm
+    # printed at full size, 1 mm is 1 mm
+    assert box.width*width == pytest.approx(np.diff(fig.axes[0].get_xlim())[0], rel=.03)
 
 
 @pytest.mark.parametrize('seconds, columns', [(3, 2), (10, 1)])
@@ -72,15 +77,20 @@ def test_all_channels_are_drawn_and_named(seconds, columns):
 
 
 def test_absent_channels_are_dashed_and_masked_numbers_are_not_drawn():
-    ecg, iegm = signals(); mask = ALL.copy(); mask[[2, 12, 18]] = False; ecg[2] = 99
+    ecg, iegm = signals()
+    mask = ALL.copy()
+    mask[[2, 12, 18]] = False
+    ecg[2] = 99
     fig = drawing_.plot_segment(ecg, iegm, mask, FS)
     assert texts(fig).count('absent') == 3
     assert len(traces(fig.axes[0], 750)) == 11 and len(traces(fig.axes[1], 750)) == 5
 
 
 def test_one_modality_or_none():
-    ecg, iegm = signals(); no = np.zeros(19, bool)
-    only = ALL.copy(); only[12:] = False
+    ecg, iegm = signals()
+    no = np.zeros(19, bool)
+    only = ALL.copy()
+    only[12:] = False
     assert len(drawing_.plot_segment(ecg, iegm, only, FS).axes) == 1
     assert len(drawing_.plot_segment(None, iegm, ALL, FS).axes) == 1
     assert set(IEGM_CHANNELS) <= set(texts(drawing_.plot_segment(None, iegm, ALL, FS))) and 'V6' in ECG_LEADS
@@ -89,15 +99,18 @@ def test_one_modality_or_none():
 
 
 def test_nan_and_seconds_and_input_untouched():
-    ecg, iegm = signals(); ecg[3, 10:20] = np.nan
+    ecg, iegm = signals()
+    ecg[3, 10:20] = np.nan
     before = ecg.copy(), iegm.copy()
     fig = drawing_.plot_segment(ecg, iegm, ALL, FS, seconds=1)
     assert len(traces(fig.axes[0], 250)) == 12
-    np.testing.assert_array_equal(ecg, before[0]); np.testing.assert_array_equal(iegm, before[1])
+    np.testing.assert_array_equal(ecg, before[0])
+    np.testing.assert_array_equal(iegm, before[1])
 
 
-@pytest.mark.parametrize('ecg, iegm, mask', [(np.zeros((11, 9)), None, ALL), (np.zeros((12, 9)), np.zeros((7, 8)), ALL),
-                                             (np.zeros((12, 9)), None, ALL[:12]), (np.zeros(9), None, ALL)])
+@pytest.mark.parametrize('ecg, iegm, mask', [
+    (np.zeros((11, 9)), None, ALL), (np.zeros((12, 9)), np.zeros((7, 8)), ALL),
+    (np.zeros((12, 9)), None, ALL[:12]), (np.zeros(9), None, ALL)])
 def test_wrong_shapes(ecg, iegm, mask):
     with pytest.raises(PedarrError) as e: drawing_.plot_segment(ecg, iegm, mask, FS)
     assert '\n' not in str(e.value)
@@ -116,10 +129,13 @@ def test_timeline_rows_and_lengths():
 
 
 def test_class_counts_seconds_or_rows():
-    seconds, rows = long_tail_.plot_class_counts(EVERY), long_tail_.plot_class_counts(EVERY.drop(columns='seconds'))
-    assert [b.get_width() for b in seconds.axes[0].patches] == [5, 1] and seconds.axes[0].get_xscale() == 'log'
+    seconds = long_tail_.plot_class_counts(EVERY)
+    rows = long_tail_.plot_class_counts(EVERY.drop(columns='seconds'))
+    assert [b.get_width() for b in seconds.axes[0].patches] == [5, 1]
+    assert seconds.axes[0].get_xscale() == 'log'
     assert [b.get_width() for b in rows.axes[0].patches] == [2, 1]
-    assert [b.get_width() for b in rows.axes[1].patches] == [2, 1] and rows.axes[1].get_xlabel() == 'subjects, of 2'
+    assert [b.get_width() for b in rows.axes[1].patches] == [2, 1]
+    assert rows.axes[1].get_xlabel() == 'subjects, of 2'
     with pytest.raises(PedarrError): long_tail_.plot_class_counts(EVERY[:0])
     with pytest.raises(PedarrError): long_tail_.plot_class_counts(EVERY[['label']])
 
@@ -134,17 +150,20 @@ def test_colours_are_distinct_and_stable():
     colours = figures_.class_colours(classes)
     assert len(set(colours.values())) == len(classes)
     assert all(figures_.class_colours([c])[c] == colours[c] for c in classes)
-    assert len(set(figures_.class_colours([f'k{i}' for i in range(30)]))) == 30      # more classes than colours is no error
+    # more classes than colours is no error
+    assert len(set(figures_.class_colours([f'k{i}' for i in range(30)]))) == 30
 
 
 def test_episode_table_of_the_simulated_database(simulated):
     table = cohort_.episode_table(simulated, get_database('leipzig'))
     assert set(table.label) == set(classes_of(get_grouping('rhythm8'))) and table.record.nunique() == 8
-    assert (table.groupby('record').seconds.sum() <= 60).all() and (table.groupby('record').seconds.sum() > 59).all()
+    assert (table.groupby('record').seconds.sum() <= 60).all()
+    assert (table.groupby('record').seconds.sum() > 59).all()
     assert table.rate.dropna().between(35, 300).all()
     other = cohort_.episode_table(simulated, get_database('leipzig'), 'svt4')
     assert set(other.label) <= {'SR', 'AVNRT', 'AVRT', 'OTHER'}
-    sinus = table[table.label == 'SR'].rate.median(); svt = table[table.label == 'AVNRT'].rate.median()
+    sinus = table[table.label == 'SR'].rate.median()
+    svt = table[table.label == 'AVNRT'].rate.median()
     assert sinus < svt
 
 
@@ -153,13 +172,15 @@ def test_png_is_small_and_whole():
     before = plt.get_fignums()                                   # another file's tests may share the process
     ecg, iegm = signals()
     png = figures_.figure_png(drawing_.plot_segment(ecg, iegm, ALL, FS), dpi=80)
-    image = Image.open(io.BytesIO(png)); image.load()
+    image = Image.open(io.BytesIO(png))
+    image.load()
     assert image.mode == 'P' and len(png) < 150_000 and plt.get_fignums() == before
 
 
 def test_real_recordings_are_drawn():
     for name in ('ludb', 'mitdb', 'iafdb'):
-        db = get_database(name); record = db.open(db.records(real(name))[0])
+        db = get_database(name)
+        record = db.open(db.records(real(name))[0])
         x, mask = record.window(0, int(3*record.fs))
         fig = drawing_.plot_segment(x[:12], x[12:], mask, record.fs, name)
         assert texts(fig).count('absent') == sum((~m).sum() for m in (mask[:12], mask[12:]) if m.any())
@@ -170,7 +191,7 @@ def test_real_mitdb_rates():
     assert table.rate.dropna().between(30, 250).all() and (table.beats.sum() > 10_000)
 
 
-# ---- the chapter's tables and figures: what they count, what they refuse, and that a simulated heart always says so
+# ---- the chapter's tables and figures: what they count, what they refuse, and that a simulated hea
 
 FACTS = leipzig_.release_facts()['episodes']
 DB = get_database('leipzig')
@@ -182,30 +203,39 @@ def stamped(fig): return 'SIMULATED' in (fig.get_suptitle() or '')
 def test_every_figure_of_simulated_recordings_says_so(simulated):
     episodes, channels = cohort_.episode_table(simulated, DB), missing_.channel_table(simulated, DB)
     ages = DB.subjects(simulated).age
-    draw = [lambda e: cohort_.plot_timeline(e, 977), lambda e: cohort_.plot_rate_by_age(e, ages), cohort_.plot_rates,
-            long_tail_.plot_class_counts, long_tail_.plot_amounts, long_tail_.plot_concentration, long_tail_.plot_subject_map]
+    draw = [lambda e: cohort_.plot_timeline(e, 977), lambda e: cohort_.plot_rate_by_age(e, ages),
+            cohort_.plot_rates,
+            long_tail_.plot_class_counts, long_tail_.plot_amounts, long_tail_.plot_concentration,
+            long_tail_.plot_subject_map]
     for f in draw:
         assert stamped(f(episodes)), f
-        assert not stamped(f(episodes.assign(simulated=False))) and not stamped(f(episodes.drop(columns='simulated')))
+        assert not stamped(f(episodes.assign(simulated=False)))
+        assert not stamped(f(episodes.drop(columns='simulated')))
         plt.close('all')
     quality = missing_.quality_table(simulated, DB, channels)
     assert stamped(missing_.plot_channels(channels)) and stamped(missing_.plot_quality(quality))
-    assert not stamped(missing_.plot_channels(channels.assign(simulated=False))) and not stamped(missing_.plot_quality(quality.assign(simulated=False)))
+    assert not stamped(missing_.plot_channels(channels.assign(simulated=False)))
+    assert not stamped(missing_.plot_quality(quality.assign(simulated=False)))
     assert not stamped(long_tail_.plot_concentration(FACTS))      # real counts
 
 
 def test_a_study_says_simulated_in_its_title_only_if_its_header_does(simulated, tmp_path):
     for p in simulated.glob('x001.*'): shutil.copy(p, tmp_path)
-    header = tmp_path/'x001.hea'; header.write_text('\n'.join(l for l in header.read_text().splitlines() if not l.startswith('#')) + '\n')
-    titles = [calipers_.plot_study(DB.open(f/'x001.hea'), 5000, DB, title='t').axes[0].get_title(loc='left') for f in (simulated, tmp_path)]
+    header = tmp_path/'x001.hea'
+    header.write_text('\n'.join(l for l in header.read_text().splitlines() if not l.startswith('#')) + '\n')
+    titles = [calipers_.plot_study(DB.open(f/'x001.hea'), 5000, DB, title='t').axes[0].get_title(loc='left')
+              for f in (simulated, tmp_path)]
     assert 'SIMULATED' in titles[0] and titles[1] == 't'
 
 
 def test_amounts_of_the_real_release():
     t = long_tail_.amounts(FACTS)
     published = leipzig_.PUBLISHED
-    assert t.beats.sum() + FACTS.beats[FACTS.rhythm == ''].sum() == published['beats'] + published['unclassifiable']
-    assert t.episodes.sum() == published['rhythm_marks'] and len(t) == 13 and t.subjects.max() == published['records']
+    expected = published['beats'] + published['unclassifiable']
+    assert t.beats.sum() + FACTS.beats[FACTS.rhythm == ''].sum() == expected
+    assert t.episodes.sum() == published['rhythm_marks']
+    assert len(t) == 13
+    assert t.subjects.max() == published['records']
     assert t.beats.is_monotonic_decreasing
 
 
@@ -219,7 +249,8 @@ def test_concentration_is_bounded(rows):
     c = long_tail_.concentration(t)
     assert c.total.sum() == t.beats.sum() and (c.subjects <= 5).all()
     assert (c.effective <= c.subjects + 1e-9).all() and (c.effective >= 1 - 1e-9).all()
-    assert (c.share >= 1/c.subjects - 1e-9).all() and (c.effective >= 1/c.share - 1e-9).all()     # sum p^2 <= max p
+    # sum p^2 <= max p
+    assert (c.share >= 1/c.subjects - 1e-9).all() and (c.effective >= 1/c.share - 1e-9).all()
     again = long_tail_.concentration(t.sample(frac=1, random_state=0))
     np.testing.assert_allclose(again.effective[c.index], c.effective)
 
@@ -227,7 +258,8 @@ def test_concentration_is_bounded(rows):
 def test_concentration_bars_are_whole():
     fig = long_tail_.plot_concentration(FACTS)
     widths = {}
-    for b in fig.axes[0].patches: widths[round(b.get_y(), 3)] = widths.get(round(b.get_y(), 3), 0) + b.get_width()
+    for b in fig.axes[0].patches:
+        widths[round(b.get_y(), 3)] = widths.get(round(b.get_y(), 3), 0) + b.get_width()
     assert len(widths) == 13 and all(w == pytest.approx(1) for w in widths.values())
     assert 'x006 100%' in texts(fig) and '1.0 of 1' in texts(fig)
 
@@ -249,15 +281,18 @@ def test_subject_map_is_blank_where_there_is_nothing():
     t = pd.DataFrame(dict(subject=['x0010', 'x002'], rhythm=['N', 'VT'], beats=[5, 3], seconds=[4., 2.]))
     ax = long_tail_.plot_subject_map(t).axes[0]
     shown = np.ma.masked_invalid(ax.images[0].get_array())
-    assert [l.get_text() for l in ax.get_xticklabels()] == ['x002', 'x0010'] and shown.mask.tolist() == [[True, False], [False, True]]
+    assert [l.get_text() for l in ax.get_xticklabels()] == ['x002', 'x0010']
+    assert shown.mask.tolist() == [[True, False], [False, True]]
 
 
 def test_timeline_shows_poor_signal_and_short_episodes():
-    e = pd.DataFrame(dict(record='x001', start=[0, 10, 12], stop=[10, 12, 2_000_000], label=['SR', 'VT', 'SR']))
+    e = pd.DataFrame(dict(record='x001', start=[0, 10, 12], stop=[10, 12, 2_000_000],
+                          label=['SR', 'VT', 'SR']))
     fig = cohort_.plot_timeline(e, 250, pd.DataFrame(dict(record=['x001'], start=[0], stop=[250_000])))
     ax, side = fig.axes
     assert ax.get_xlabel() == 'time (h)'
-    assert min(b.get_width() for b in ax.patches) == pytest.approx(2_000_000/250/3600/400)     # two samples are drawn, not lost
+    # two samples are drawn, not lost
+    assert min(b.get_width() for b in ax.patches) == pytest.approx(2_000_000/250/3600/400)
     black = [b for b in ax.patches if b.get_facecolor() == (0, 0, 0, 1)]
     assert len(black) == 1 and black[0].get_width() == pytest.approx(1000/3600)
     assert sum(b.get_width() for b in side.patches) == pytest.approx(1)
@@ -266,7 +301,8 @@ def test_timeline_shows_poor_signal_and_short_episodes():
 def test_availability_of_the_simulated_database(simulated):
     state = missing_.availability(missing_.channel_table(simulated, DB))
     for path in DB.records(simulated):
-        record = DB.open(path); _, mask = record.window(0, record.sig_len)
+        record = DB.open(path)
+        _, mask = record.window(0, record.sig_len)
         for c, row, present in zip(CHANNELS, record.rows, mask):
             want = 'absent' if row < 0 else 'present' if present else 'constant'
             assert state.at[c, record.name] == want or (want, state.at[c, record.name]) == ('present', 'part')
@@ -282,17 +318,23 @@ def test_signal_quality_scales_with_the_signal(gain, seed):
 
 def test_quality_of_real_recordings():
     for name in ('ludb', 'mitdb'):
-        db = get_database(name); paths = db.records(real(name))[:3]
-        few = dataclasses.replace(db); object.__setattr__(few, 'records', lambda folder: paths)
+        db = get_database(name)
+        paths = db.records(real(name))[:3]
+        few = dataclasses.replace(db)
+        object.__setattr__(few, 'records', lambda folder: paths)
         q = missing_.quality_table(real(name), few)
-        assert len(q) == 3 and q[['noise', 'wander', 'mains']].lt(1).all().all() and q.noise.gt(0).all() and not q.simulated.any()
+        assert len(q) == 3
+        assert q[['noise', 'wander', 'mains']].lt(1).all().all()
+        assert q.noise.gt(0).all()
+        assert not q.simulated.any()
 
 
 def test_poor_signal_table(simulated):
     poor = cohort_.poor_table(simulated, DB)
     q = missing_.quality_table(simulated, DB)
     assert len(poor) and (poor.seconds > 0).all()
-    for record, s in poor.groupby('record').seconds.sum().items(): assert q.poor[record] == pytest.approx(s/DB.open(simulated/f'{record}.hea').duration)
+    for record, s in poor.groupby('record').seconds.sum().items():
+        assert q.poor[record] == pytest.approx(s/DB.open(simulated/f'{record}.hea').duration)
 
 
 def test_examples_hold_the_rhythm_and_start_inside(simulated):
@@ -300,7 +342,8 @@ def test_examples_hold_the_rhythm_and_start_inside(simulated):
     poor = cohort_.poor_table(simulated, DB)
     for rhythm in episodes.rhythm.unique():
         record, start = examples_.find_example(episodes, rhythm, simulated, DB)
-        n = int(2.5*record.fs); middle = start + n//2
+        n = int(2.5*record.fs)
+        middle = start + n//2
         e = episodes[(episodes.record == record.name) & (episodes.start <= middle) & (episodes.stop > middle)]
         assert 0 <= start <= record.sig_len - n and e.rhythm.tolist() == [rhythm]
     assert examples_.find_example(episodes, 'N', simulated, DB, text='no such text') is None
@@ -308,10 +351,13 @@ def test_examples_hold_the_rhythm_and_start_inside(simulated):
 
 
 def test_calipers_mark_nothing_that_was_not_measured():
-    nothing = pd.DataFrame(dict(qrs_on=[1., np.nan], p_on=np.nan, his=np.nan, a_before=np.nan, a_after=np.nan, av=np.nan, va=np.nan))
-    assert calipers_.calipers(nothing, np.zeros((0, 5)), 0) == [] and calipers_.calipers(nothing, np.zeros((0, 5)), 1) == []
+    nothing = pd.DataFrame(dict(qrs_on=[1., np.nan], p_on=np.nan, his=np.nan, a_before=np.nan, a_after=np.nan,
+                                av=np.nan, va=np.nan))
+    assert calipers_.calipers(nothing, np.zeros((0, 5)), 0) == []
+    assert calipers_.calipers(nothing, np.zeros((0, 5)), 1) == []
     his = nothing.assign(qrs_on=[1., 1.6], his=[.9, np.nan], a_before=[.95, np.nan], av=[.05, np.nan])
-    assert [c[0] for c in calipers_.calipers(his, np.zeros((0, 5)), 0)] == ['RR 600', 'AV 50']       # a His potential before the atrium is none
+    # a His potential before the atrium is none
+    assert [c[0] for c in calipers_.calipers(his, np.zeros((0, 5)), 0)] == ['RR 600', 'AV 50']
 
 
 def test_study_draws_its_calipers_where_they_were_measured(simulated):
@@ -321,10 +367,12 @@ def test_study_draws_its_calipers_where_they_were_measured(simulated):
     low = fig.axes[1]
     names = [t.get_text() for t in low.texts]
     rr = next(int(n.split()[1]) for n in names if n.startswith('RR '))
-    rate = episodes[(episodes.record == record.name) & (episodes.start <= start) & (episodes.stop > start)].rate.iloc[0]
+    here = (episodes.record == record.name) & (episodes.start <= start) & (episodes.stop > start)
+    rate = episodes[here].rate.iloc[0]
     assert rr == pytest.approx(60_000/rate, rel=.15) and any(n.startswith('VA ') for n in names)
     sweep = int(next(n for n in names if 'mm/s' in n).split()[0])
-    widths = [np.ptp(l.get_xdata()) for l in low.lines if len(l.get_xdata()) == 2 and np.ptp(l.get_ydata()) == 0 and l.get_linewidth() == pytest.approx(1.2)]
+    widths = [np.ptp(l.get_xdata()) for l in low.lines if len(l.get_xdata()) == 2
+              and np.ptp(l.get_ydata()) == 0 and l.get_linewidth() == pytest.approx(1.2)]
     assert any(w/sweep*1000 == pytest.approx(rr, abs=1) for w in widths)
     with pytest.raises(PedarrError, match=record.name): calipers_.plot_study(record, record.sig_len - 10, DB)
     with pytest.raises(PedarrError, match='leave'): calipers_.plot_study(record, -1, DB)
@@ -332,7 +380,8 @@ def test_study_draws_its_calipers_where_they_were_measured(simulated):
 
 def test_study_of_real_recordings_without_catheters_or_annotations():
     for name in ('mitdb', 'ludb', 'iafdb'):
-        db = get_database(name); record = db.open(db.records(real(name))[0])
+        db = get_database(name)
+        record = db.open(db.records(real(name))[0])
         fig = calipers_.plot_study(record, int(2*record.fs), db, title=name)
         assert fig.axes[0].get_title(loc='left') == name
         assert ('CS12' in texts(fig)) == (name == 'iafdb')
@@ -342,11 +391,15 @@ def test_study_of_real_recordings_without_catheters_or_annotations():
 def test_ink_palette_png_holds_what_pillow_quantises(size):
     from PIL import Image
     for colours in (['k', '#029e73'], [f'C{i}' for i in range(8)], 7, 40):
-        fig, ax = plt.subplots(figsize=size); ax.plot([0, 1, 0], color='#029e73')
-        full = io.BytesIO(); fig.savefig(full, format='png', dpi=51)
+        fig, ax = plt.subplots(figsize=size)
+        ax.plot([0, 1, 0], color='#029e73')
+        full = io.BytesIO()
+        fig.savefig(full, format='png', dpi=51)
         palette, n = (None, colours) if isinstance(colours, int) else figures_.ink_palette(colours)
-        want = Image.open(full).convert('RGB').quantize(n, palette=palette, dither=Image.Dither.NONE).convert('RGB')
-        have = Image.open(io.BytesIO(figures_.figure_png(fig, 51, colours))); have.load()
+        want = Image.open(full).convert('RGB').quantize(n, palette=palette,
+                                                        dither=Image.Dither.NONE).convert('RGB')
+        have = Image.open(io.BytesIO(figures_.figure_png(fig, 51, colours)))
+        have.load()
         assert np.array_equal(np.asarray(have.convert('RGB')), np.asarray(want))
 
 
@@ -354,7 +407,8 @@ def test_ink_palette_png_holds_what_pillow_quantises(size):
 def test_a_chapter_drawn_from_a_folder_has_one_parameter_cell(chapter):
     nb = nbformat.read(ROOT/'nbs'/'3_exploration'/f'{chapter}.ipynb', 4)
     tagged = [c.source for c in nb.cells if 'parameters' in c.metadata.get('tags', [])]
-    assert len(tagged) == 1 and {l.split(' = ')[0] for l in tagged[0].splitlines()} == {'folder', 'scale', 'seed'}
+    assert len(tagged) == 1
+    assert {l.split(' = ')[0] for l in tagged[0].splitlines()} == {'folder', 'scale', 'seed'}
 
 
 def test_examples_keep_away_from_poor_signal(simulated):
@@ -362,9 +416,12 @@ def test_examples_keep_away_from_poor_signal(simulated):
     episodes = episodes[episodes.index == episodes[episodes.rhythm == 'N'].seconds.idxmax()]
     record, start = examples_.find_example(episodes, 'N', simulated, DB)
     bad = pd.DataFrame(dict(start=[start + 100], stop=[start + 200]))
-    spoilt = dataclasses.replace(DB, read_episodes=lambda r, db: (DB.episodes(r)[0], bad))      # the same stretch of every record
+    # the same stretch of every record
+    spoilt = dataclasses.replace(DB, read_episodes=lambda r, db: (DB.episodes(r)[0], bad))
     other, again = examples_.find_example(episodes, 'N', simulated, spoilt)
     n = int(2.5*record.fs)
     assert again + n <= start + 100 or again >= start + 200
-    everywhere = dataclasses.replace(DB, read_episodes=lambda r, db: (DB.episodes(r)[0], pd.DataFrame(dict(start=[0], stop=[r.sig_len]))))
-    assert examples_.find_example(episodes, 'N', simulated, everywhere) is not None     # rather a spoilt one than none
+    def all_poor(r, db): return DB.episodes(r)[0], pd.DataFrame(dict(start=[0], stop=[r.sig_len]))
+    everywhere = dataclasses.replace(DB, read_episodes=all_poor)
+    # rather a spoilt one than none
+    assert examples_.find_example(episodes, 'N', simulated, everywhere) is not None

@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from scipy.signal import resample_poly, sosfiltfilt
 
 from conftest import everywhere, real
+from helpers import AT_250_HZ, edit
 from pedarr.signals import build as build_
 from pedarr.signals import fast_filters as fast_
 from pedarr.signals import rates as rates_
@@ -50,7 +51,8 @@ CONFIG = PreprocessConfig()
 
 
 class Endless:
-    "A recording of any length that computes its samples when asked for them, so that only the code under test holds memory."
+    """A recording of any length that computes its samples when asked for them, so that only the code under
+    test holds memory."""
     name, rows = 'endless', np.arange(19)
     def __init__(self, minutes, fs=977.): self.fs, self.sig_len = fs, int(minutes*60*fs)
     def standard(self, start, stop):
@@ -94,7 +96,8 @@ def test_equals_scipy_in_float64_on_a_real_recording(notch):
     rows = np.flatnonzero(record.rows >= 0)
     x = resample_poly(record.standard()[rows].astype(float), 1, 2, axis=1, window=rates_.taps(1, 2))
     for y, xi, row in zip(ours[rows], x, rows):
-        theirs = sosfiltfilt(settings_.filter_sections(config, config.ecg_band if row < 12 else config.iegm_band), xi)
+        theirs = sosfiltfilt(settings_.filter_sections(config,
+                                                      config.ecg_band if row < 12 else config.iegm_band), xi)
         assert np.abs(y - theirs)[8*500:-8*500].max() < 1e-4
 
 
@@ -104,7 +107,7 @@ def test_a_tone_is_kept_in_place_and_hum_is_removed_where_asked():
     inner = slice(5000, -5000)
     clean = fast_.bandpass(x, [0], CONFIG.replace(notch=50.))[0, inner]
     np.testing.assert_allclose(clean, np.sin(2*np.pi*10*t)[inner], atol=.01)     # no phase shift, no hum
-    assert fast_.bandpass(x, [0], CONFIG)[0, inner].std() > .95                       # without the notch, the hum stays
+    assert fast_.bandpass(x, [0], CONFIG)[0, inner].std() > .95  # without the notch, the hum stays
 
 
 class Sines(NamedTuple):
@@ -118,13 +121,15 @@ class Sines(NamedTuple):
         return np.tile(self.at(np.arange(start, stop)/self.fs).astype(np.float32), (19, 1))
 
 
-@pytest.mark.parametrize('fs, rate', [(333.333, 250.), (333.333, 500.), (62.4725, 125.), (249.89, 250.), (499.907, 500.), (977.517, 250.)])
+@pytest.mark.parametrize('fs, rate', [
+    (333.333, 250.), (333.333, 500.), (62.4725, 125.), (249.89, 250.), (499.907, 500.), (977.517, 250.)])
 def test_odd_rates_give_the_signal_at_the_times_that_the_ratio_says(fs, rate):
     "Exact up to the drift, which is bounded, against the formula of the signal."
     seconds = 60
     record = Sines(fs, round(seconds*fs))
     up, down = rates_.ratio(fs, rate)
-    assert max(up, down) <= rates_.LONGEST_PERIOD and abs(rates_.deviation(fs, rate)) <= 1/rates_.LONGEST_PERIOD
+    assert max(up, down) <= rates_.LONGEST_PERIOD
+    assert abs(rates_.deviation(fs, rate)) <= 1/rates_.LONGEST_PERIOD
     y = fast_.resample(record.standard(0, record.sig_len)[:1], up, down)[0]
     k = np.arange(len(y))
     inner = slice(round(2*rate), -round(2*rate))
@@ -138,7 +143,8 @@ def test_odd_rates_give_the_signal_at_the_times_that_the_ratio_says(fs, rate):
 @pytest.mark.parametrize('rate', [250., 500.])
 def test_windows_at_odd_rates_lie_where_their_start_says(fs, rate):
     "In a long recording too: windows are cut by the recording's own clock, so the drift doesn't reach them."
-    record, config = Sines(fs, round(3600*fs)), PreprocessConfig(rate=rate, ecg_band=(.5, 30), iegm_band=(.5, 30))
+    record = Sines(fs, round(3600*fs))
+    config = PreprocessConfig(rate=rate, ecg_band=(.5, 30), iegm_band=(.5, 30))
     start = np.array([round(30*fs), round(3500*fs)])
     for x, mask in windows_.cut_windows(record, start, start + round(3*fs), config):
         assert mask.all()
@@ -147,7 +153,8 @@ def test_windows_at_odd_rates_lie_where_their_start_says(fs, rate):
         up, down = rates_.ratio(fs, rate)
         first = round(s*up/down)*down/(up*fs)                 # when the nearest store sample is
         assert abs(first - s/fs) <= .51/rate
-        assert np.abs(x[0, 0] - record.at(first + np.arange(config.samples)/rate)).max() < .09      # the filter takes .074 of 19.3 Hz
+        # the filter takes .074 of 19.3 Hz
+        assert np.abs(x[0, 0] - record.at(first + np.arange(config.samples)/rate)).max() < .09
 
 
 @settings(max_examples=200, deadline=None)
@@ -155,18 +162,22 @@ def test_windows_at_odd_rates_lie_where_their_start_says(fs, rate):
 def test_every_rate_with_three_decimals_is_near_a_ratio(thousandths, rate):
     fs = thousandths/1000
     up, down = rates_.ratio(fs, rate)
-    assert 1 <= min(up, down) and max(up, down) <= rates_.LONGEST_PERIOD and abs(rates_.deviation(fs, rate)) <= 1/rates_.LONGEST_PERIOD
+    assert 1 <= min(up, down)
+    assert max(up, down) <= rates_.LONGEST_PERIOD
+    assert abs(rates_.deviation(fs, rate)) <= 1/rates_.LONGEST_PERIOD
     exact = Fraction(rate)/Fraction(thousandths, 1000)
     if max(exact.numerator, exact.denominator) <= rates_.LONGEST_PERIOD: assert Fraction(up, down) == exact
 
 
 def test_a_drift_beyond_the_bound_is_refused_with_a_rate_that_works():
     week, hour = Sines(333.333, round(7*86400*333.333), 'week'), Sines(333.333, round(3600*333.333))
-    with pytest.raises(PedarrError, match='week.*drift by 0.6 s.*--rate 249.99975') as e: rates_.check_drift([hour, week], 250.)
+    with pytest.raises(PedarrError, match='week.*drift by 0.6 s.*--rate 249.99975') as e:
+        rates_.check_drift([hour, week], 250.)
     assert '\n' not in str(e.value)
     rate = float(str(e.value).split('--rate ')[1].split(',')[0])
     assert rates_.check_drift([hour, week], rate) == [] and rates_.deviation(333.333, rate) == 0
-    assert len(rates_.check_drift([hour, hour], 250.)) == 1 and rates_.check_drift([Sines(977., 977*86400*7)], 500.) == []
+    assert len(rates_.check_drift([hour, hour], 250.)) == 1
+    assert rates_.check_drift([Sines(977., 977*86400*7)], 500.) == []
     with pytest.raises(PedarrError, match='too far apart'): rates_.ratio(1e6, 1.)
 
 
@@ -184,22 +195,28 @@ def test_resampling_equals_scipy_for_any_ratio(up, down, n, seed):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 6), st.floats(.02, 200), st.floats(1.2, 50), st.none() | st.floats(40, 70), st.sampled_from([250., 500., 1000.]), st.integers(0, 99))
+@given(st.integers(1, 6), st.floats(.02, 200), st.floats(1.2, 50), st.none() | st.floats(40, 70),
+       st.sampled_from([250., 500., 1000.]), st.integers(0, 99))
 def test_blocks_equal_the_product_of_spectra_for_any_filter(order, low, width, notch, rate, seed):
     "Or the settings are refused in one line."
-    try: config = PreprocessConfig(rate=rate, ecg_band=(low, min(low*width, rate/2 - 1)), iegm_band=(30, 100), order=order, notch=notch)
-    except PedarrError as e: assert '\n' not in str(e); return
+    try:
+        config = PreprocessConfig(rate=rate, ecg_band=(low, min(low*width, rate/2 - 1)), iegm_band=(30, 100),
+                                  order=order, notch=notch)
+    except PedarrError as e:
+        assert '\n' not in str(e)
+        return
     if settings_.settling(config) > 60: return
     n, pad = round(20*rate), round(settings_.settling(config)*rate) + 64
     x = np.random.default_rng(seed).standard_normal((3, n + 2*pad)).astype(np.float32)
     x[:, :pad] = x[:, -pad:] = 0                 # silence, so that the transform's ring doesn't matter
     try: ours = fast_.bandpass(x, [0, 5, 12], config)
-    except PedarrError as e:                     # steep filters whose poles lie too close to 1 for their state space
+    except PedarrError as e:  # steep filters whose poles lie too close to 1 for their state space
         assert order >= 3 and '\n' not in str(e) and 'lower the order' in str(e)
         return
     f = np.fft.rfftfreq(x.shape[1], 1/rate)
     for y, xi, band in zip(ours, x, (config.ecg_band, config.ecg_band, config.iegm_band)):
-        theirs = np.fft.irfft(np.fft.rfft(xi.astype(float))*filters_.frequency_response(settings_.filter_sections(config, band), f, rate), x.shape[1])
+        theirs = np.fft.irfft(np.fft.rfft(xi.astype(float))*filters_.frequency_response(settings_.filter_sections(config, band), f, rate),
+                              x.shape[1])
         assert np.abs(y - theirs).max() < 1e-4*max(1, np.abs(xi).max())
 
 
@@ -231,23 +248,28 @@ def test_gaps_and_flat_channels_are_masked_and_do_not_spread():
     assert abs(k.sum() - 1000*500/977) <= 1 and abs(np.flatnonzero(k)[0] - 20_000*500/977) <= 1
     assert np.isnan(y[1]).all() and np.isfinite(y[3]).all()
     x, mask = next(windows_.cut_windows(record, [19_900, 20_000, 26_000], [22_831, 22_931, 28_931], CONFIG))
-    assert mask[:, 0].tolist() == [True, True, True] and not mask[:, 1].any() and mask[:, 2].tolist() == [True, True, False]
+    assert mask[:, 0].tolist() == [True, True, True]
+    assert not mask[:, 1].any()
+    assert mask[:, 2].tolist() == [True, True, False]
     assert np.isfinite(x).all() and (x[~mask] == 0).all() and (x[0, 0] == 0).sum() >= 511
     gap = CONFIG.replace(window=1., chunk=50)
-    assert not next(windows_.cut_windows(record, [20_000], [20_977], gap))[1][0, 0]      # the whole window is missing
+    # the whole window is missing
+    assert not next(windows_.cut_windows(record, [20_000], [20_977], gap))[1][0, 0]
 
 
 # ---- one pass over the files
 
 @pytest.mark.parametrize('fmt', ['16', '24', '212'])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(n=st.integers(1, 30_000), n_sig=st.integers(1, 3), cuts=st.lists(st.tuples(st.integers(0, 30_000), st.integers(1, 20_000)), max_size=5),
+@given(n=st.integers(1, 30_000), n_sig=st.integers(1, 3),
+       cuts=st.lists(st.tuples(st.integers(0, 30_000), st.integers(1, 20_000)), max_size=5),
     seed=st.integers(0, 99))
 def test_a_tape_plays_what_the_record_holds(tmp_path, fmt, n, n_sig, cuts, seed):
     "For any stretches in rising order; every byte is hashed once, whatever was asked for."
     d = np.random.default_rng(seed).integers(-2000, 2000, (n, n_sig))
     d[seed % n, 0] = -2**(int(fmt) - 1) if fmt != '212' else -2**11        # one invalid sample
-    wfdb.wrsamp('r', fs=977, units=['mV']*n_sig, sig_name=['CS12', 'II', 'V1'][:n_sig], d_signal=d, fmt=[fmt]*n_sig, adc_gain=[200.]*n_sig,
+    wfdb.wrsamp('r', fs=977, units=['mV']*n_sig, sig_name=['CS12', 'II', 'V1'][:n_sig], d_signal=d,
+                fmt=[fmt]*n_sig, adc_gain=[200.]*n_sig,
         baseline=[3]*n_sig, write_dir=str(tmp_path))
     record = open_record(tmp_path/'r')
     with RecordStream(record) as tape:
@@ -262,21 +284,27 @@ def test_a_tape_plays_what_the_record_holds(tmp_path, fmt, n, n_sig, cuts, seed)
 def test_a_tape_of_several_files_and_of_one_behind_a_header(tmp_path):
     d = np.random.default_rng(0).integers(-2000, 2000, (20_001, 2))
     for name, fmt, part in (('a', '24', d), ('b', '212', d[:, :1])):
-        wfdb.wrsamp(name, fs=977, units=['mV']*part.shape[1], sig_name=['I', 'II'][:part.shape[1]], d_signal=part, fmt=[fmt]*part.shape[1],
-            adc_gain=[200.]*part.shape[1], baseline=[0]*part.shape[1], write_dir=str(tmp_path))
-    lines = (tmp_path/'a.hea').read_text().splitlines()[1:] + [(tmp_path/'b.hea').read_text().splitlines()[1].rsplit(' ', 1)[0] + ' V6']
-    (tmp_path/'both.hea').write_text('\n'.join(['both 3 977 20001', *lines]) + '\n')
+        wfdb.wrsamp(name, fs=977, units=['mV']*part.shape[1], sig_name=['I', 'II'][:part.shape[1]],
+                    d_signal=part, fmt=[fmt]*part.shape[1],
+                    adc_gain=[200.]*part.shape[1], baseline=[0]*part.shape[1], write_dir=str(tmp_path))
+    edit(tmp_path/'b.hea', (' I\n', ' V6\n'))
+    signals = [line for n in 'ab' for line in (tmp_path/f'{n}.hea').read_text().splitlines()[1:]]
+    (tmp_path/'both.hea').write_text('\n'.join(['both 3 977 20001', *signals]) + '\n')
     (tmp_path/'a.mat').write_bytes(bytes(24) + (tmp_path/'a.dat').read_bytes())
-    (tmp_path/'behind.hea').write_text((tmp_path/'a.hea').read_text().replace('a 2', 'behind 2', 1).replace('a.dat 24', 'a.mat 24+24'))
+    shutil.copy(tmp_path/'a.hea', tmp_path/'behind.hea')
+    edit(tmp_path/'behind.hea', ('a 2', 'behind 2'), ('a.dat 24', 'a.mat 24+24'))
     for name in ('both', 'behind'):
         record = open_record(tmp_path/name)
         with RecordStream(record) as tape:
-            for a, b in ((5, 12_000), (11_001, 20_001)): np.testing.assert_array_equal(tape.standard(a, b), record.standard(a, b))
-            assert tape.finish() == {f.path.name: hashlib.sha256(f.path.read_bytes()).hexdigest() for f in record.files}
+            for a, b in ((5, 12_000), (11_001, 20_001)):
+                np.testing.assert_array_equal(tape.standard(a, b), record.standard(a, b))
+            expected = {f.path.name: hashlib.sha256(f.path.read_bytes()).hexdigest() for f in record.files}
+            assert tape.finish() == expected
 
 
 def test_a_file_cut_short_while_it_is_read(tmp_path):
-    wfdb.wrsamp('r', fs=977, units=['mV'], sig_name=['II'], d_signal=np.zeros((50_000, 1), int), fmt=['24'], adc_gain=[200.], baseline=[0],
+    wfdb.wrsamp('r', fs=977, units=['mV'], sig_name=['II'], d_signal=np.zeros((50_000, 1), int), fmt=['24'],
+                adc_gain=[200.], baseline=[0],
         write_dir=str(tmp_path))
     record = open_record(tmp_path/'r')
     os.truncate(tmp_path/'r.dat', 60_000)
@@ -291,11 +319,15 @@ def annotated(draw):
     "Episodes, poor signal, and a config, at a low rate so that edges meet often."
     marks = sorted(draw(st.lists(st.integers(0, 600), min_size=1, max_size=8, unique=True)))
     sig_len = marks[-1] + draw(st.integers(1, 200))
-    episodes = pd.DataFrame({'start': marks, 'stop': marks[1:] + [sig_len], 'rhythm': draw(st.lists(st.sampled_from(['N', 'VT', '?']),
-        min_size=len(marks), max_size=len(marks)))})
+    episodes = pd.DataFrame({
+        'start': marks,
+        'stop': marks[1:] + [sig_len],
+        'rhythm': draw(st.lists(st.sampled_from(['N', 'VT', '?']), min_size=len(marks),
+                                max_size=len(marks)))})
     edges = draw(st.lists(st.tuples(st.integers(0, 700), st.integers(0, 60)), max_size=4))
     poor = pd.DataFrame({'start': [a for a, _ in edges], 'stop': [a + n for a, n in edges]}, dtype='int64')
-    config = PreprocessConfig(window=draw(st.integers(1, 30)), guard=draw(st.integers(0, 8)), stride=draw(st.none() | st.integers(1, 40)),
+    config = PreprocessConfig(window=draw(st.integers(1, 30)), guard=draw(st.integers(0, 8)),
+                              stride=draw(st.none() | st.integers(1, 40)),
         rare_stride=draw(st.integers(1, 9)))
     return episodes, poor, sig_len, config
 
@@ -304,7 +336,8 @@ def annotated(draw):
 @given(annotated(), st.booleans())
 def test_windows_lie_where_they_may_and_none_is_missed(case, rare):
     episodes, poor, sig_len, config = case
-    t = segment_table(episodes, poor, 1., sig_len, config, {'N': 'SR', 'VT': 'VT'}, rare=['VT'] if rare else ())
+    t = segment_table(episodes, poor, 1., sig_len, config, {'N': 'SR', 'VT': 'VT'},
+                      rare=['VT'] if rare else ())
     width, guard = int(config.window), int(config.guard)
     clear = np.ones(sig_len, bool)
     for p in poor.itertuples(): clear[p.start:p.stop] = False
@@ -314,9 +347,9 @@ def test_windows_lie_where_they_may_and_none_is_missed(case, rare):
         home = episodes[(episodes['start'] + guard <= w.start) & (episodes['stop'] - guard >= w.stop)]
         assert len(home) == 1 and home['rhythm'].iloc[0] == w.rhythm and clear[w.start:w.stop].all()
         if w.evaluate: used[w.start:w.stop] += 1
-    assert used.max(initial=0) <= 1                                               # evaluation windows never overlap
+    assert used.max(initial=0) <= 1  # evaluation windows never overlap
     assert not t[['start', 'label']].duplicated().any() and t['start'].is_monotonic_increasing
-    for e in episodes.itertuples():                                               # no room for one more is left
+    for e in episodes.itertuples():  # no room for one more is left
         if e.rhythm == '?': continue
         free = np.zeros(sig_len, bool)
         free[e.start + guard:max(e.stop - guard, 0)] = True
@@ -331,7 +364,8 @@ def test_beats_are_counted_in_each_window():
     none = pd.DataFrame({'start': [], 'stop': []}, dtype='int64')
     beats = np.array([30, 330, 331, 900])
     t = segment_table(episodes, none, 100., 1000, CONFIG, {'N': 'SR'}, beats=beats)
-    assert t['beats'].tolist() == [sum(a <= b < z for b in beats) for a, z in zip(t['start'], t['stop'])] == [1, 2, 1]
+    assert t['beats'].tolist() == [sum(a <= b < z for b in beats)
+                                   for a, z in zip(t['start'], t['stop'])] == [1, 2, 1]
     assert (segment_table(episodes, none, 100., 1000, CONFIG, {'N': 'SR'})['beats'] == -1).all()
 
 
@@ -341,7 +375,8 @@ def test_rare_classes_get_more_training_windows(simulated, tmp_path):
     rare = set(share[share < CONFIG.rare_below].index)
     assert set(store.meta['rare']) == rare
     assert set(store.segments.loc[~store.segments['evaluate'], 'label']) <= rare
-    plain = build_store(simulated, tmp_path/'p', 'leipzig', config=CONFIG.replace(rare_stride=None), progress=False)
+    plain = build_store(simulated, tmp_path/'p', 'leipzig', config=CONFIG.replace(rare_stride=None),
+                        progress=False)
     assert plain.segments['evaluate'].all() and len(plain) == store.segments['evaluate'].sum()
 
 
@@ -361,8 +396,11 @@ def test_same_bytes_for_any_number_of_processes(simulated, built, tmp_path):
 
 
 def test_store_holds_what_was_asked(simulated, built):
-    assert built.ecg.shape == (len(built), 12, 1500) and built.iegm.shape == (len(built), 7, 1500) and built.ecg.dtype == np.float16
-    assert built.mask.shape == (len(built), 19) and built.fs == 500 and built.segments.columns.tolist() == store_.SEGMENT_COLUMNS
+    assert built.ecg.shape == (
+        len(built), 12, 1500) and built.iegm.shape == (len(built), 7, 1500) and built.ecg.dtype == np.float16
+    assert built.mask.shape == (len(built), 19)
+    assert built.fs == 500
+    assert built.segments.columns.tolist() == store_.SEGMENT_COLUMNS
     assert built.classes == ['SR', 'AVNRT', 'AVRT', 'VT', 'AT', 'AP', 'VP', 'ECT'] and built.config == CONFIG
     row = built.segments.iloc[len(built)//2]
     record = LEIPZIG.open(simulated/row['record'])
@@ -374,7 +412,8 @@ def test_store_holds_what_was_asked(simulated, built):
 
 
 def test_killed_at_any_record_resumes_to_the_same_bytes(simulated, built, tmp_path, monkeypatch):
-    "A build that dies in its third record, in the middle of a write, leaves no store; the next one redoes only what is missing."
+    """A build that dies in its third record, in the middle of a write, leaves no store; the next one redoes
+    only what is missing."""
     everywhere(monkeypatch, build_, 'SMALLEST_PART', 1)
     real_cut, seen = windows_.cut_windows, []
     def dying(record, *args, **how):
@@ -416,11 +455,12 @@ def build_until(folder, store, jobs, ready):
 @pytest.mark.skipif(sys.platform == 'win32', reason='no SIGKILL')
 @pytest.mark.parametrize('jobs, moments', [(1, ('first bytes', 4, 'seal')), (2, ('first bytes', 3))])
 def test_killed_by_the_system_and_run_again(simulated, built, tmp_path, jobs, moments):
-    """Real SIGKILLs, one after the other on the same store: no store bears the name, no process is left, and in the end its
-    bytes are those of an undisturbed build."""
+    """Real SIGKILLs, one after the other on the same store: no store bears the name, no process is left, and
+    in the end its bytes are those of an undisturbed build."""
     runs, killed = [], 0
     for moment in moments:
-        ready = {'first bytes': lambda p: (p/'store'/'iegm.npy').exists(), 'seal': lambda p: (p/'store'/'segments.csv').exists()}
+        ready = {'first bytes': lambda p: (p/'store'/'iegm.npy').exists(),
+                 'seal': lambda p: (p/'store'/'segments.csv').exists()}
         ready = ready.get(moment, lambda p: len(list(p.glob('part-*.json'))) >= moment)
         for attempt in range(3):       # a kill may come too late on a busy machine
             runs.append(build_until(simulated, tmp_path/'s', jobs, ready))
@@ -490,7 +530,8 @@ def test_rubbish_in_a_recording_that_is_not_done_is_written_over(simulated, buil
 
 @pytest.mark.parametrize('name', ['ecg.npy', 'iegm.npy'])
 @pytest.mark.parametrize('harm', ['zeros', 'hole', 'one bit', 'last byte'])
-def test_a_finished_part_that_lost_its_bytes_is_made_again(simulated, built, tmp_path, monkeypatch, name, harm):
+def test_a_finished_part_that_lost_its_bytes_is_made_again(simulated, built, tmp_path, monkeypatch, name,
+                                                           harm):
     "As after a power cut: the file that says 'done' is whole, the bytes it speaks of are not."
     place = interrupted(simulated, tmp_path/'s', monkeypatch)
     file, at, size = region(built, place, name, 'x002')
@@ -502,7 +543,7 @@ def test_a_finished_part_that_lost_its_bytes_is_made_again(simulated, built, tmp
         if harm == 'last byte': old[-1] ^= 128
         f.seek(at)
         f.write(old)
-    if harm == 'hole':                                           # the rest of the file too, as far as it had come
+    if harm == 'hole':  # the rest of the file too, as far as it had come
         os.truncate(file, at)
         os.truncate(file, (built.path/name).stat().st_size)
     store, again = resumed(simulated, tmp_path/'s', monkeypatch)
@@ -522,7 +563,8 @@ def test_a_part_made_again_is_said(simulated, built, tmp_path, monkeypatch, caps
     assert '1 finished parts of an interrupted build were damaged, and made again' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('text', ['', '{', '[]', '{"records": []}', '{"records": 5}', 'null', '{"records": [{}]}', 'zeros', 'swapped'])
+@pytest.mark.parametrize('text', [
+    '', '{', '[]', '{"records": []}', '{"records": 5}', 'null', '{"records": [{}]}', 'zeros', 'swapped'])
 def test_a_damaged_file_of_a_part_is_made_again(simulated, built, tmp_path, monkeypatch, text):
     place = interrupted(simulated, tmp_path/'s', monkeypatch)
     one, other = part_of(place, 1), part_of(place, 2)
@@ -537,8 +579,10 @@ def test_a_damaged_file_of_a_part_is_made_again(simulated, built, tmp_path, monk
     assert again == (['x002', 'x003'] if text == 'swapped' else ['x002'])
 
 
-@pytest.mark.parametrize('harm', ['array gone', 'array cut', 'header of an array', 'signal changed', 'folder of another build'])
-def test_what_an_interrupted_build_left_is_used_only_if_it_fits(simulated, built, tmp_path, monkeypatch, harm):
+@pytest.mark.parametrize('harm', [
+    'array gone', 'array cut', 'header of an array', 'signal changed', 'folder of another build'])
+def test_what_an_interrupted_build_left_is_used_only_if_it_fits(simulated, built, tmp_path, monkeypatch,
+                                                                harm):
     source = shutil.copytree(simulated, tmp_path/'db')
     place = interrupted(source, tmp_path/'s', monkeypatch)
     if harm == 'array gone': (place/'store'/'ecg.npy').unlink()
@@ -549,7 +593,7 @@ def test_what_an_interrupted_build_left_is_used_only_if_it_fits(simulated, built
     if harm == 'signal changed':
         file = source/'x002.dat'
         stat, raw = file.stat(), bytearray(file.read_bytes())
-        raw[3002] ^= 1                                           # the top byte, which the 16-bit checksum doesn't see
+        raw[3002] ^= 1  # the top byte, which the 16-bit checksum doesn't see
         file.write_bytes(raw)
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # and nor does its size or time
     store, again = resumed(source, tmp_path/'s', monkeypatch, accept_changed=True)
@@ -566,8 +610,9 @@ def test_parts_survive_names_with_folders_and_odd_characters(simulated, tmp_path
         (source/new).parent.mkdir(parents=True, exist_ok=True)
         stem = new.split('/')[-1]
         for e in ('dat', 'atr'): shutil.copy(simulated/f'{old}.{e}', source/f'{new}.{e}')
-        header = (simulated/f'{old}.hea').read_text().replace(f'{old}.dat', f'{stem}.dat').replace(f'{old} ', 'r ', 1)
-        (source/f'{new}.hea').write_text(header)
+        header = shutil.copy(simulated/f'{old}.hea', source/f'{new}.hea')
+        edit(header, (f'{old}.dat', f'{stem}.dat'))
+        edit(header, (f'{old} ', 'r '), times=1)
     def subjects(paths, folder, db):
         index = [p.relative_to(folder).with_suffix('').as_posix() for p in paths]
         return pd.DataFrame(dict(subject=range(4), cohort='c', age=1., sex='F'), index=index)
@@ -579,12 +624,14 @@ def test_parts_survive_names_with_folders_and_odd_characters(simulated, tmp_path
     assert len([*(tmp_path/'s.part').rglob('part-*.json')]) == 4
     store = build_store(source, tmp_path/'s', db, progress=False)
     fresh = build_store(source, tmp_path/'t', db, progress=False)
-    assert same(store.path, fresh.path) == [] and set(store.segments.record) == {"it's", 'x_(copy)%s', 'same', 'one/same'}
+    assert same(store.path, fresh.path) == []
+    assert set(store.segments.record) == {"it's", 'x_(copy)%s', 'same', 'one/same'}
     assert open_store(store.path).segments.record.tolist() == store.segments.record.tolist()
 
 
 def test_bytes_are_on_the_disk_before_anything_vouches_for_them(simulated, tmp_path, monkeypatch):
-    "The order of writes, syncs and renames: arrays before the file of their part; all files and the folder before the last rename."
+    """The order of writes, syncs and renames: arrays before the file of their part; all files and the folder
+    before the last rename."""
     if not os.path.isdir('/proc/self/fd'): pytest.skip('no /proc')
     events, real_fsync, real_replace, real_flush = [], os.fsync, os.replace, build_._Sink.finish
     def name_of(number): return os.path.realpath(f'/proc/self/fd/{number}')
@@ -611,15 +658,18 @@ def test_bytes_are_on_the_disk_before_anything_vouches_for_them(simulated, tmp_p
         assert events[i - 1] == ('sync', f'{name}.part') and events[i + 1] == ('sync', place)
     end = events.index(('rename', str(store)))
     last = max(j for j, (what, _) in enumerate(events[:end]) if what == 'written')
-    assert {f'{place}/store/{n}' for n in ('ecg.npy', 'iegm.npy')} <= {n for what, n in events[last:end] if what == 'sync'}
-    for n in ('mask.npy', 'segments.csv', 'store.json'): assert ('rename', f'{place}/store/{n}') in events[last:end]
+    assert {f'{place}/store/{n}' for n in ('ecg.npy', 'iegm.npy')} <= {n for what, n in events[last:end]
+                                                                       if what == 'sync'}
+    for n in ('mask.npy', 'segments.csv', 'store.json'):
+        assert ('rename', f'{place}/store/{n}') in events[last:end]
     assert events[end - 1] == ('sync', f'{place}/store') and events[end + 1] == ('sync', str(store.parent))
 
 
 def test_sources_in_the_store_are_the_files_sha256(simulated, built):
     for record, files in built.meta['sources'].items():
         assert sorted(files) == [f'{record}.{e}' for e in ('atr', 'dat', 'hea')]
-        for name, sha in files.items(): assert hashlib.sha256((simulated/name).read_bytes()).hexdigest() == sha
+        for name, sha in files.items():
+            assert hashlib.sha256((simulated/name).read_bytes()).hexdigest() == sha
 
 
 def test_parts_of_other_settings_are_not_used_and_not_thrown_away(simulated, built, tmp_path, monkeypatch):
@@ -639,9 +689,11 @@ def test_an_existing_store(simulated, built, tmp_path, capsys):
     assert 'already built' in capsys.readouterr().err and len(again) == len(built)
     with pytest.raises(PedarrError, match=r'notch None \(asked for: 50\).*choose another name'):
         build_store(simulated, built.path, 'leipzig', config=CONFIG.replace(notch=50.), progress=False)
-    with pytest.raises(PedarrError, match='another grouping'): build_store(simulated, built.path, 'leipzig', grouping='svt4', progress=False)
+    with pytest.raises(PedarrError, match='another grouping'):
+        build_store(simulated, built.path, 'leipzig', grouping='svt4', progress=False)
     (tmp_path/'notes').mkdir()
-    with pytest.raises(PedarrError, match='not a store'): build_store(simulated, tmp_path/'notes', 'leipzig', progress=False)
+    with pytest.raises(PedarrError, match='not a store'):
+        build_store(simulated, tmp_path/'notes', 'leipzig', progress=False)
 
 
 def test_progress_goes_to_standard_error(simulated, tmp_path, capsys):
@@ -663,9 +715,12 @@ def test_an_altered_or_missing_file_is_noticed(built, tmp_path, name):
     with pytest.raises(PedarrError): open_store(path, verify=False)
 
 
-@pytest.mark.parametrize('text, message', [('{"store_version": 99}', 'version 99.*reads version'), ('{"a"', 'not JSON'), ('[]', 'version None'),
-                                           ('{"store_version": 1}', 'version 1.*reads version 3.*preprocess again'),
-                                           ('{"store_version": 3}', 'damaged.*versions.*required')])
+@pytest.mark.parametrize('text, message', [
+    ('{"store_version": 99}', 'version 99.*reads version'),
+    ('{"a"', 'not JSON'),
+    ('[]', 'version None'),
+    ('{"store_version": 1}', 'version 1.*reads version 3.*preprocess again'),
+    ('{"store_version": 3}', 'damaged.*versions.*required')])
 def test_a_store_of_another_version_or_none(built, tmp_path, text, message):
     path = shutil.copytree(built.path, tmp_path/'s')
     (path/'store.json').write_text(text)
@@ -691,13 +746,17 @@ def test_a_full_disk_is_one_line_and_leaves_no_store(simulated, built, tmp_path,
         with pytest.raises(PassingError, match='No space left.*make room.*same command again') as e:
             build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
     assert '\n' not in str(e.value) and 'delete' not in str(e.value) and not (tmp_path/'s').exists()
-    assert len([*(tmp_path/'s.part').rglob('part-*.json')]) == (0 if place == 'part' else 8)       # finished work is kept
+    # finished work is kept
+    assert len([*(tmp_path/'s.part').rglob('part-*.json')]) == (0 if place == 'part' else 8)
     store, again = resumed(simulated, tmp_path/'s', monkeypatch)
     assert same(built.path, store.path) == [] and len(again) == (8 if place == 'part' else 0)
 
 
-FAULTS = [(OSError(errno.EIO, 'Input/output error'), 'check the disk'), (MemoryError(), 'out of memory'),
-          (OSError(errno.EMFILE, 'Too many open files'), 'ulimit'), (OSError(errno.EDQUOT, 'Quota'), 'make room')]
+FAULTS = [
+    (OSError(errno.EIO, 'Input/output error'), 'check the disk'),
+    (MemoryError(), 'out of memory'),
+    (OSError(errno.EMFILE, 'Too many open files'), 'ulimit'),
+    (OSError(errno.EDQUOT, 'Quota'), 'make room')]
 
 
 @pytest.mark.parametrize('jobs, error, words', [(1, *f) for f in FAULTS] + [(2, *FAULTS[1])])
@@ -709,7 +768,8 @@ def test_a_passing_fault_keeps_finished_parts(simulated, built, tmp_path, monkey
         def open(self, path): return Failing(path) if 'x004' in str(path) else super().open(path)
     db = Slips(**{f: getattr(LEIPZIG, f) for f in LEIPZIG.__dataclass_fields__})
     everywhere(monkeypatch, build_, 'SMALLEST_PART', 1)
-    with pytest.raises(PassingError, match=words) as e: build_store(simulated, tmp_path/'s', db, progress=False, jobs=jobs)
+    with pytest.raises(PassingError, match=words) as e:
+        build_store(simulated, tmp_path/'s', db, progress=False, jobs=jobs)
     assert '\n' not in str(e.value) and 'delete' not in str(e.value) and not (tmp_path/'s').exists()
     assert len([*(tmp_path/'s.part').rglob('part-*.json')]) >= 3
     store, again = resumed(simulated, tmp_path/'s', monkeypatch)
@@ -721,9 +781,11 @@ def small(folder, names=('II', 'CS12'), p_signal=None, mark='(N', seconds=12, un
     folder.mkdir(exist_ok=True)
     n = 977*seconds
     x = np.random.default_rng(1).standard_normal((n, len(names))) if p_signal is None else p_signal
-    wfdb.wrsamp(record, 977, units or ['mV']*len(names), list(names), p_signal=x, fmt=['24']*len(names), adc_gain=[2000.]*len(names),
+    wfdb.wrsamp(record, 977, units or ['mV']*len(names), list(names), p_signal=x, fmt=['24']*len(names),
+                adc_gain=[2000.]*len(names),
         baseline=[0]*len(names), write_dir=str(folder))
-    wfdb.wrann(record, 'atr', np.array([10, 500]), symbol=['+', 'N'], aux_note=[mark, ''], write_dir=str(folder))
+    wfdb.wrann(record, 'atr', np.array([10, 500]), symbol=['+', 'N'], aux_note=[mark, ''],
+               write_dir=str(folder))
     (folder/'RECORDS').write_text(record + '\n')
     for cohort in ('children', 'adults'):
         rows = [f'{record},F,9'] if cohort == 'children' else []
@@ -739,7 +801,8 @@ def small(folder, names=('II', 'CS12'), p_signal=None, mark='(N', seconds=12, un
     (dict(mark='(AVNRT', seconds=3), 'needs 3.5 s')])
 def test_bad_recordings(tmp_path, change, message):
     folder = small(tmp_path/'db', **change)
-    with pytest.raises(PedarrError, match=message) as e: build_store(folder, tmp_path/'s', 'leipzig', progress=False)
+    with pytest.raises(PedarrError, match=message) as e:
+        build_store(folder, tmp_path/'s', 'leipzig', progress=False)
     nameless = any(word in message for word in ('segment', 'grouping', 'window', '3.5'))
     assert '\n' not in str(e.value) and ('x001' in str(e.value) or nameless)
     assert not (tmp_path/'s').exists()
@@ -748,24 +811,30 @@ def test_bad_recordings(tmp_path, change, message):
 def test_dead_channels_are_masked_and_reported(tmp_path):
     x = np.random.default_rng(0).standard_normal((977*12, 3))
     x[:, 1], x[:, 2] = .076, np.nan
-    store = build_store(small(tmp_path/'db', ('II', 'ABL12', 'CS12'), x), tmp_path/'s', 'leipzig', progress=False)
+    store = build_store(small(tmp_path/'db', ('II', 'ABL12', 'CS12'), x), tmp_path/'s', 'leipzig',
+                        progress=False)
     assert [CHANNELS[i] for i in np.flatnonzero(store.mask.all(0))] == ['II'] and store.mask.any(0).sum() == 1
     assert any('ABL12' in n for n in store.meta['notes']) and any('CS12' in n for n in store.meta['notes'])
-    assert store.segments.iloc[0][['subject', 'cohort', 'sex', 'rhythm', 'label']].tolist() == ['x001', 'children', 'F', 'N', 'SR']
+    first = store.segments.iloc[0][['subject', 'cohort', 'sex', 'rhythm', 'label']]
+    assert first.tolist() == ['x001', 'children', 'F', 'N', 'SR']
 
 
 def test_a_dead_stretch_is_left_out_and_said(tmp_path):
     x = np.random.default_rng(0).standard_normal((977*12, 2))
     x[:977*4] = .2
     store = build_store(small(tmp_path/'db', p_signal=x), tmp_path/'s', 'leipzig', progress=False)
-    assert len(store) == 2 and store.mask.any(1).all() and '1 windows have no usable channel and were left out' in store.meta['notes']
+    assert len(store) == 2
+    assert store.mask.any(1).all()
+    assert '1 windows have no usable channel and were left out' in store.meta['notes']
     assert store.segments['segment'].tolist() == [0, 1] and len(store.ecg) == 2
 
 
 def test_a_rhythm_without_a_class_is_said(tmp_path):
     folder = small(tmp_path/'db')
-    wfdb.wrann('x001', 'atr', np.array([10, 6000]), symbol=['+', '+'], aux_note=['(N', '(ODD'], write_dir=str(folder))
-    assert any("'ODD'" in n and '1 episodes' in n for n in build_store(folder, tmp_path/'s', 'leipzig', progress=False).meta['notes'])
+    wfdb.wrann('x001', 'atr', np.array([10, 6000]), symbol=['+', '+'], aux_note=['(N', '(ODD'],
+               write_dir=str(folder))
+    assert any("'ODD'" in n and '1 episodes' in n
+               for n in build_store(folder, tmp_path/'s', 'leipzig', progress=False).meta['notes'])
 
 
 def test_damaged_data_stop_the_build(tmp_path):
@@ -773,18 +842,19 @@ def test_damaged_data_stop_the_build(tmp_path):
     raw = bytearray((folder/'x001.dat').read_bytes())
     raw[5001] ^= 4        # a low byte: the 16-bit checksum is blind to the highest byte of format 24
     (folder/'x001.dat').write_bytes(raw)
-    with pytest.raises(PedarrError, match='x001.*checksum'): build_store(folder, tmp_path/'s', 'leipzig', progress=False)
+    with pytest.raises(PedarrError, match='x001.*checksum'):
+        build_store(folder, tmp_path/'s', 'leipzig', progress=False)
     assert not (tmp_path/'s').exists()
 
 
-@pytest.mark.parametrize('wrong', [dict(window=0), dict(window='3 s'), dict(rate=-1), dict(rate=float('nan')), dict(ecg_band=(100, .5)),
-    dict(ecg_band=(0, 100)), dict(ecg_band=(30, 260), iegm_band=(30, 260)),
-                                   dict(iegm_band=30), dict(dtype='int8'), dict(notch=300), dict(order=0), dict(order='two'), dict(stride=0),
-                                   dict(guard=-1), dict(chunk=1), dict(rate=True), dict(dtype=None),
-                                   dict(guard=1e308), dict(rate=1e300), dict(window=1e9), dict(window=1e-9), dict(stride=1e-300),
-                                   dict(rare_stride=1e308), dict(rare_below=2), dict(chunk=float('inf')),
-                                   dict(pad=1e9), dict(ecg_band=(1e-9, 100)), dict(ecg_band=(50, 50.00001)), dict(notch=1e-9),
-                                       dict(window=10**400), dict(rate=float('inf'))])
+@pytest.mark.parametrize('wrong', [
+    dict(window=0), dict(window='3 s'), dict(rate=-1), dict(rate=float('nan')), dict(ecg_band=(100, .5)),
+    dict(ecg_band=(0, 100)), dict(ecg_band=(30, 260), iegm_band=(30, 260)), dict(iegm_band=30),
+    dict(dtype='int8'), dict(notch=300), dict(order=0), dict(order='two'), dict(stride=0), dict(guard=-1),
+    dict(chunk=1), dict(rate=True), dict(dtype=None), dict(guard=1e308), dict(rate=1e300),
+    dict(window=1e9), dict(window=1e-9), dict(stride=1e-300), dict(rare_stride=1e308), dict(rare_below=2),
+    dict(chunk=float('inf')), dict(pad=1e9), dict(ecg_band=(1e-9, 100)), dict(ecg_band=(50, 50.00001)),
+    dict(notch=1e-9), dict(window=10**400), dict(rate=float('inf'))])
 def test_config_checks_itself(wrong):
     with pytest.raises(PedarrError) as e: PreprocessConfig(**wrong)
     assert next(iter(wrong)) in str(e.value) or 'band' in str(e.value)
@@ -817,14 +887,16 @@ def test_equal_settings_are_one_key_whatever_they_were_typed_as():
 
 
 def test_a_rate_without_a_simple_ratio_is_taken_with_a_note(simulated, tmp_path):
-    store = build_store(simulated, tmp_path/'s', 'leipzig', config=CONFIG.replace(rate=499.999), progress=False)
+    store = build_store(simulated, tmp_path/'s', 'leipzig', config=CONFIG.replace(rate=499.999),
+                        progress=False)
     assert len(store) and store.fs == 499.999
     assert rates_.deviation(977., 499.999) == 0 or any('is resampled by' in n for n in store.meta['notes'])
 
 
 def test_too_little_room_is_said_before_the_work(simulated, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(10, 5, 5))
-    with pytest.raises(PedarrError, match='disk is full.*GB are free'): build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
+    with pytest.raises(PedarrError, match='disk is full.*GB are free'):
+        build_store(simulated, tmp_path/'s', 'leipzig', progress=False)
     assert not (tmp_path/'s').exists()
 
 
@@ -843,7 +915,8 @@ def test_normalise_is_finite_masked_and_keeps_the_axis(seed, size):
     leads = mask[1, :12]
     if leads.any():
         scale = (e[1]/ecg[1])[leads]
-        torch.testing.assert_close(scale, scale.mean().expand_as(scale), rtol=1e-3, atol=0)      # one factor for all leads
+        # one factor for all leads
+        torch.testing.assert_close(scale, scale.mean().expand_as(scale), rtol=1e-3, atol=0)
     assert torch.equal(normalise(ecg, iegm, mask, 'none')[0], ecg*mask[:, :12, None])
 
 
@@ -860,8 +933,12 @@ def test_ludb(tmp_path):
     t = time.perf_counter()
     store = build_store(folder, tmp_path/'s', 'ludb', progress=False)
     print(f'LUDB, 10 records: {time.perf_counter() - t:.2f} s, {store}')
-    assert store.segments['record'].nunique() == 10 and store.mask[:, :12].all() and not store.mask[:, 12:].any()
-    assert (store.segments['beats'] == -1).all() and not np.asarray(store.iegm).any() and np.asarray(store.ecg, np.float32).std() > .05
+    assert store.segments['record'].nunique() == 10
+    assert store.mask[:, :12].all()
+    assert not store.mask[:, 12:].any()
+    assert (store.segments['beats'] == -1).all()
+    assert not np.asarray(store.iegm).any()
+    assert np.asarray(store.ecg, np.float32).std() > .05
 
 
 def test_mitdb_record(tmp_path):
@@ -870,13 +947,16 @@ def test_mitdb_record(tmp_path):
     for f in source.glob('106.*'): (folder/f.name).symlink_to(f.resolve())
     store = build_store(folder, tmp_path/'s', 'mitdb', progress=False)
     print(store, store.meta['notes'])
-    assert set(store.segments['rhythm']) >= {'N', 'B'} and store.mask.any(0).sum() == 2 and store.segments['beats'].between(1, 12).mean() > .99
+    assert set(store.segments['rhythm']) >= {'N', 'B'}
+    assert store.mask.any(0).sum() == 2
+    assert store.segments['beats'].between(1, 12).mean() > .99
     assert (folder/'106.hea').exists() and store.segments['record'].unique().tolist() == ['106']
 
 
 def test_iafdb(tmp_path):
-    "Every record has the rhythm and the channels that its header names, and those of two rhythms are left out and named."
-    store = build_store(real('iafdb'), tmp_path/'s', 'iafdb', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
+    """Every record has the rhythm and the channels that its header names, and those of two rhythms are left
+    out and named."""
+    store = build_store(real('iafdb'), tmp_path/'s', 'iafdb', config=AT_250_HZ, progress=False)
     headers = {p.stem: p.read_text().splitlines() for p in real('iafdb').glob('*.hea')}
     rhythms, patients = {}, {}
     for name, lines in headers.items():
@@ -885,10 +965,13 @@ def test_iafdb(tmp_path):
         patients[name] = name.split('_')[0]
     labelled = {name: found for name, found in rhythms.items() if len(found) == 1}
     of_record = store.segments.groupby('record')
-    assert of_record.rhythm.unique().map(list).to_dict() == labelled and {found[0] for found in labelled.values()} == {'AFIB', 'AFL'}
+    assert of_record.rhythm.unique().map(list).to_dict() == labelled
+    assert {found[0] for found in labelled.values()} == {'AFIB', 'AFL'}
     assert set(store.segments['label']) == {'AT'} and (store.segments.beats == -1).all()
-    assert of_record.subject.unique().map(list).to_dict() == {name: [f'iafdb-{patients[name]}'] for name in labelled}
+    expected = {name: [f'iafdb-{patients[name]}'] for name in labelled}
+    assert of_record.subject.unique().map(list).to_dict() == expected
     for name, rows in of_record.indices.items():
         channels = {line.split()[-1] for line in headers[name] if '.dat ' in line}
         assert {CHANNELS[i] for i in np.flatnonzero(store.mask[rows].any(0))} == channels
-    for name in set(rhythms) - set(labelled): assert any(name in n for n in store.meta['notes']), f'{name} went without a word'
+    for name in set(rhythms) - set(labelled):
+        assert any(name in n for n in store.meta['notes']), f'{name} went without a word'

@@ -39,7 +39,8 @@ def small(tmp_path_factory):
 
 def start(*args, inject='', **options):
     "The command, started as a process; `inject` is code that runs first in it."
-    begin = ['-c', f'{inject}\nfrom pedarr.use.command import pedarr_command\npedarr_command()'] if inject else ['-m', 'pedarr']
+    code = f'{inject}\nfrom pedarr.use.command import pedarr_command\npedarr_command()'
+    begin = ['-c', code] if inject else ['-m', 'pedarr']
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace', env=ENVIRONMENT)
     return subprocess.Popen([sys.executable, *begin, *map(str, args)], **{**pipes, **options})
 
@@ -400,9 +401,11 @@ def test_the_console_script_begins_where_nothing_but_python_is_needed():
 @posix
 @pytest.mark.parametrize('entries', ['{root}:', ':{root}', '.:{root}', '{root}:./'])
 def test_python_paths_that_mean_the_working_folder(tmp_path, entries):
-    "A file of the working folder that bears a library's name is not executed; folders named by their full path are."
+    """A file of the working folder that bears a library's name is not executed; folders named by their full
+    path are."""
     (tmp_path/'wfdb.py').write_text(f'open({str(tmp_path/"ran")!r}, "w")')
     (tmp_path/'click.py').write_text(f'open({str(tmp_path/"ran")!r}, "w")')
     environment = {**os.environ, 'PYTHONPATH': entries.format(root=ROOT)}
-    done = subprocess.run([sys.executable, '-m', 'pedarr', 'check', tmp_path], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'pedarr', 'check', tmp_path], cwd=tmp_path, env=environment,
+                          capture_output=True, text=True)
     assert done.returncode == 2 and not (tmp_path/'ran').exists(), done.stderr

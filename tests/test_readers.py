@@ -1,4 +1,4 @@
-"""Readers that share no code with pedarr nor with wfdb's reader, and a third-party QRS detector, on real and simulated recordings."""
+"""Readers that share no code with pedarr nor wfdb, and a third-party QRS detector, on real recordings."""
 import numpy as np
 import pytest
 import scipy.io
@@ -11,21 +11,31 @@ from pedarr.data.rhythms import BEATS
 
 
 def annotation_bytes(path):
-    "MIT annotation format by its definition: 16-bit words, the type in the upper 6 bits, the interval in the lower 10."
+    """MIT annotation format by its definition: 16-bit words, the type in the upper 6 bits, the interval in
+    the lower 10."""
     words, out, at, i = np.fromfile(path, '<u2'), [], 0, 0
     while words[i]:
         kind, value = int(words[i]) >> 10, int(words[i]) & 1023
-        if kind == 59: at += (int(words[i + 1]) << 16 | int(words[i + 2])) - (int(words[i + 1]) >> 15 << 32); i += 2   # SKIP
-        elif kind == 63: out[-1][2] = words[i + 1:].tobytes()[:value].rstrip(b'\0').decode(); i += (value + 1)//2   # AUX
+        # SKIP
+        if kind == 59:
+            at += (int(words[i + 1]) << 16 | int(words[i + 2])) - (int(words[i + 1]) >> 15 << 32)
+            i += 2
+        # AUX
+        elif kind == 63:
+            out[-1][2] = words[i + 1:].tobytes()[:value].rstrip(b'\0').decode()
+            i += (value + 1)//2
         elif kind == 0: at += value   # a place-holder
-        elif kind < 60: at += value; out.append([at, kind, ''])   # 60-62: NUM, SUB, CHN
+        elif kind < 60:
+            at += value  # 60-62: NUM, SUB, CHN
+            out.append([at, kind, ''])
         i += 1
     return out
 
 
 def test_mat_records_against_scipy():
     for hea in sorted(real('cinc2021').glob('*.hea'))[::5]:
-        np.testing.assert_array_equal(open_record(hea).digital(), scipy.io.loadmat(hea.with_suffix('.mat'))['val'])
+        np.testing.assert_array_equal(open_record(hea).digital(),
+                                      scipy.io.loadmat(hea.with_suffix('.mat'))['val'])
 
 
 def test_format_16_against_a_plain_array():
@@ -51,11 +61,14 @@ def test_format_24_against_its_definition(simulated):
 
 
 def agree(path):
-    "Annotations by pedarr and by the definition of the format: places, texts, and one type number for each symbol."
+    """Annotations by pedarr and by the definition of the format: places, texts, and one type number for each
+    symbol."""
     want, record = annotation_bytes(path.with_suffix('.atr')), open_record(path)
     got = read_annotations(path, 'atr', record.sig_len)
-    while want[0][:2] == [0, 22]: want.pop(0)      # notes at the start hold the time resolution and the custom labels: no annotations
-    assert got.sample.tolist() == [w[0] for w in want] and [a.strip('\0') for a in got.aux] == [w[2] for w in want]
+    # notes at the start hold the time resolution and the custom labels: no annotations
+    while want[0][:2] == [0, 22]: want.pop(0)
+    assert got.sample.tolist() == [w[0] for w in want]
+    assert [a.strip('\0') for a in got.aux] == [w[2] for w in want]
     pairs = set(zip(got.symbol, (w[1] for w in want)))
     assert len({s for s, _ in pairs}) == len({k for _, k in pairs}) == len(pairs)
     assert ('N', 1) in pairs or ('/', 12) in pairs
@@ -70,7 +83,8 @@ def test_simulated_annotations_against_the_definition_of_the_format(simulated):
 
 
 def found(path, lead, seconds, tolerance=0.1):
-    "(Sensitivity, precision) of the GQRS detector on one lead against the record's own beat marks, after 5 s to learn in."
+    """(Sensitivity, precision) of the GQRS detector on one lead against the record's own beat marks, after 5
+    s to learn in."""
     record = open_record(path)
     stop = int(seconds*record.fs)
     marks = read_annotations(path, 'atr', record.sig_len)

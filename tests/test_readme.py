@@ -20,8 +20,10 @@ def test_links_lead_somewhere(target): assert (ROOT/target).exists()
 def test_the_lines_of_python_run_as_printed(tmp_path):
     "In a folder and a process of their own: a macro F1 with its interval and the place of the report, and no file elsewhere."
     blocks = re.findall(r'```python\n(.*?)```', README, re.S)
-    assert len(blocks) == 1 and len(blocks[0].splitlines()) <= 8
-    done = subprocess.run([sys.executable, '-c', blocks[0]], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert len(blocks) == 1
+    assert len(blocks[0].splitlines()) <= 8
+    done = subprocess.run([sys.executable, '-c', blocks[0]], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=300)
     assert done.returncode == 0, done.stderr
     assert re.search(r'^macro F1 +[\d.]+ % \[[\d.]+, [\d.]+\]$', done.stdout, re.M), done.stdout
     report = tmp_path/re.search(r'^report: (.*)$', done.stdout, re.M)[1]
@@ -44,7 +46,8 @@ def test_a_package_index_sees_full_addresses():
     scope = {'cfg': {'branch': 'main'}}
     exec('import re\n' + re.search(r'^def page.*?\n\n', source, re.S | re.M).group(), scope)
     page = scope['page'](README, 'https://example.org/pedarr')
-    assert not re.findall(r'\]\((?!https?:|#)', page) and '](https://example.org/pedarr/blob/main/nbs/images/study.png)' in page
+    assert not re.findall(r'\]\((?!https?:|#)', page)
+    assert '](https://example.org/pedarr/blob/main/nbs/images/study.png)' in page
 
 
 def test_contributing_names_what_exists():

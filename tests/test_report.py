@@ -1,4 +1,4 @@
-"""Two protocols in one table, and few shots from a run: what is compared, and what is refused. Run folders are written by hand where no network is needed."""
+"""Two protocols in one table, and few shots from a run: what is compared, and what is refused."""
 import json
 import shutil
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers import AT_250_HZ, drop_key, edit_json
 from pedarr.evaluation.fewshot import METHODS
 from pedarr.evaluation.subgroups import SINGLE_SUBJECT
 from pedarr.evaluation.comparison import paired_bootstrap
@@ -40,20 +41,26 @@ def write_run(folder, table, split, share, seed=0, store='a'*64, **params):
     rng = np.random.default_rng(seed)
     classes = [c for c in CLASSES if (table.label == c).any()]
     predicted = np.where(rng.random(len(table)) < share, table.label, rng.choice(classes, len(table)))
-    t = table.assign(fold=0, record='r', start=table.segment*10, stop=table.segment*10 + 5, rhythm='N', predicted=predicted,
-                     **probabilities(predicted, classes), weight_ecg=1., weight_iegm=0.)
+    t = table.assign(fold=0, record='r', start=table.segment*10, stop=table.segment*10 + 5, rhythm='N',
+                     predicted=predicted, **probabilities(predicted, classes), weight_ecg=1., weight_iegm=0.)
     t.sample(frac=1, random_state=seed).to_csv(folder/'predictions.csv', index=False)
-    rows = pd.DataFrame(dict(segment=range(table.segment.max() + 1), record='r', subject='nobody', label='', evaluate=False, fold=-1))
+    rows = pd.DataFrame(dict(segment=range(table.segment.max() + 1), record='r', subject='nobody', label='',
+                             evaluate=False, fold=-1))
     rows.loc[table.segment, ['subject', 'label']] = table[['subject', 'label']].to_numpy()
     rows.loc[table.segment, ['evaluate', 'fold']] = [True, 0]
     rows.to_csv(folder/'split.csv', index=False)
-    history = dict(fold=0, epoch=0, segments=9, classification=1., contrastive=0., seconds=1., wait_share=0., validation_top1=.5)
+    history = dict(fold=0, epoch=0, segments=9, classification=1., contrastive=0., seconds=1., wait_share=0.,
+                   validation_top1=.5)
     pd.DataFrame([history]).to_csv(folder/'history.csv', index=False)
-    config = make_config(**dict(store='somewhere', run=str(folder), split=split, seed=seed, loss='none', resamples=100) | params)
-    write = lambda name, value: (folder/f'{name}.json').write_text(json.dumps(value, default=lambda x: x.item()).replace('NaN', 'null'))
+    config = make_config(**dict(store='somewhere', run=str(folder), split=split, seed=seed, loss='none',
+                                resamples=100) | params)
+    def write(name, value):
+        text = json.dumps(value, default=lambda x: x.item()).replace('NaN', 'null')
+        (folder/f'{name}.json').write_text(text)
     write('params', config.__dict__)
-    write('environment', dict.fromkeys(('pedarr', 'python', 'torch', 'numpy', 'sklearn', 'device', 'store', 'database'),
-                                       'x') | dict(commit=None, changed=False, store_sha256={'ecg.npy': store}))
+    named = ('pedarr', 'python', 'torch', 'numpy', 'sklearn', 'device', 'store', 'database')
+    found = dict(commit=None, changed=False, store_sha256={'ecg.npy': store})
+    write('environment', dict.fromkeys(named, 'x') | found)
     write('model', dict(network=config.model, model={}, classes=classes, folds=[0]))
     write('metrics', summarise(t, classes, config, [split_warning(split)], carriers(rows)) | dict(speed={}))
     return folder, pd.Series(predicted, index=table.segment)
@@ -67,7 +74,8 @@ def test_protocol_table_is_the_paired_difference(tmp_path):
     (a, pa), (b, pb) = write_run(tmp_path/'a', t, 'patient', .5), write_run(tmp_path/'b', t, 'segment', .8)
     both = protocol_table(a, str(b), n_resamples=300)
     y, who = codes(t.label), t.subject.to_numpy()
-    pd.testing.assert_series_equal(both.overall['patient'].value, bootstrap_scores(y, codes(pa), who, 3, n_resamples=300).value)
+    pd.testing.assert_series_equal(both.overall['patient'].value,
+                                   bootstrap_scores(y, codes(pa), who, 3, n_resamples=300).value)
     want = paired_bootstrap(y, codes(pb), codes(pa), who, 3, n_resamples=300)
     np.testing.assert_allclose(both.overall['gap'].value, want.value, atol=1e-12)
     assert both.classes['class'].tolist() == CLASSES and both.classes.support.sum() == len(t)
@@ -77,21 +85,26 @@ def test_protocol_table_is_the_paired_difference(tmp_path):
 
 def test_several_seeds_are_pooled_by_subject(tmp_path):
     t = truth()
-    runs = [[write_run(tmp_path/f'{kind}{seed}', t, kind, share, seed=seed)[0] for seed in (0, 1)] for kind, share in (('loso', .5), ('segment', .8))]
+    runs = [[write_run(tmp_path/f'{kind}{seed}', t, kind, share, seed=seed)[0] for seed in (0, 1)]
+            for kind, share in (('loso', .5), ('segment', .8))]
     both = protocol_table(*runs, n_resamples=200)
-    singles = [protocol_table(a, b, n_resamples=200).overall.loc['top1', ('gap', 'value')] for a, b in zip(*runs)]
+    singles = [protocol_table(a, b, n_resamples=200).overall.loc['top1', ('gap', 'value')]
+               for a, b in zip(*runs)]
     assert both.overall.loc['top1', ('gap', 'value')] == pytest.approx(np.mean(singles))
     assert both.classes.support.sum() == len(t)
-    with pytest.raises(PedarrError, match='1 runs by patient and 2 by segment'): protocol_table(runs[0][:1], runs[1])
+    with pytest.raises(PedarrError, match='1 runs by patient and 2 by segment'):
+        protocol_table(runs[0][:1], runs[1])
     with pytest.raises(PedarrError, match='differ in seed'): protocol_table(runs[0], runs[1][::-1])
 
 
 def test_a_class_that_one_run_left_out_is_said(tmp_path):
     t = truth()
     few = t[t.label != 'VT']
-    a, b = write_run(tmp_path/'a', few, 'patient', 1., lone_classes='drop')[0], write_run(tmp_path/'b', t, 'segment', 1., lone_classes='keep')[0]
+    a = write_run(tmp_path/'a', few, 'patient', 1., lone_classes='drop')[0]
+    b = write_run(tmp_path/'b', t, 'segment', 1., lone_classes='keep')[0]
     both = protocol_table(a, b, n_resamples=100)
-    assert both.classes['class'].tolist() == CLASSES[:2] and both.notes[1].startswith('VT was tested by one of the two only')
+    assert both.classes['class'].tolist() == CLASSES[:2]
+    assert both.notes[1].startswith('VT was tested by one of the two only')
     lone = t.assign(label=np.where((t.label == 'VT') & (t.subject != 'x003'), 'SR', t.label))
     assert ((lone.label == 'VT') & (lone.subject == 'x003')).any()
     a, b = write_run(tmp_path/'c', lone, 'patient', .5)[0], write_run(tmp_path/'d', lone, 'segment', .8)[0]
@@ -99,11 +112,14 @@ def test_a_class_that_one_run_left_out_is_said(tmp_path):
 
 
 @pytest.mark.parametrize('change, says', [
-    (dict(split='patient'), 'give runs by patient'), (dict(store='b'*64), 'different stores'), (dict(loss='agcacl'), 'differ in loss'),
+    (dict(split='patient'), 'give runs by patient'),
+    (dict(store='b'*64), 'different stores'),
+    (dict(loss='agcacl'), 'differ in loss'),
     (dict(grouping='svt4', lr=1.), 'differ in grouping .*, lr')])
 def test_runs_that_do_not_compare(tmp_path, change, says):
     t = truth()
-    a, b = write_run(tmp_path/'a', t, 'patient', .5)[0], write_run(tmp_path/'b', t, **dict(split='segment', share=.5) | change)[0]
+    a = write_run(tmp_path/'a', t, 'patient', .5)[0]
+    b = write_run(tmp_path/'b', t, **dict(split='segment', share=.5) | change)[0]
     with pytest.raises(PedarrError, match=says) as e: protocol_table(a, b, n_resamples=50)
     assert '\n' not in str(e.value)
 
@@ -113,9 +129,12 @@ def test_damaged_runs(tmp_path):
     a, b = write_run(tmp_path/'a', t, 'patient', .5)[0], write_run(tmp_path/'b', t, 'segment', .5)[0]
     whole = pd.read_csv(b/'predictions.csv')
     other = t.assign(label=np.where(t.segment == 0, 'AVNRT' if t.label[0] != 'AVNRT' else 'SR', t.label))
-    with pytest.raises(PedarrError, match='under other labels'): protocol_table(a, write_run(tmp_path/'c', other, 'segment', .5)[0])
-    for change, why in ((dict(predicted='XX'), 'a class that the run does not know'), (dict(label='SR'), 'not the test segments of split.csv'),
-                        (dict(p_SR=7.), 'a probability outside 0 to 1')):
+    with pytest.raises(PedarrError, match='under other labels'):
+        protocol_table(a, write_run(tmp_path/'c', other, 'segment', .5)[0])
+    for change, why in (
+            (dict(predicted='XX'), 'a class that the run does not know'),
+            (dict(label='SR'), 'not the test segments of split.csv'),
+            (dict(p_SR=7.), 'a probability outside 0 to 1')):
         whole.assign(**change).to_csv(b/'predictions.csv', index=False)
         with pytest.raises(PedarrError, match=why): protocol_table(a, b)
     (b/'predictions.csv').unlink()
@@ -125,17 +144,21 @@ def test_damaged_runs(tmp_path):
 
 def test_recall_figure_and_notes():
     t = truth().assign(predicted='SR')
-    fig = plot_recalls(t.assign(label=np.where(t.label == 'VT', 'SR', t.label)).assign(label=lambda x: np.where(x.index == 0, 'VT', x.label)), CLASSES)
+    label = t.label.replace('VT', 'SR').where(t.index != 0, 'VT')      # one segment of VT
+    fig = plot_recalls(t.assign(label=label), CLASSES)
     ticks = [x.get_text() for x in fig.axes[0].get_xticklabels()]
     assert ticks[2] == 'VT\n1\nuntestable' and 'untestable' not in ticks[0]
     import matplotlib.pyplot as plt
     plt.close(fig)
-    fig = plot_recalls(pd.concat([t.assign(subject=t.subject + str(i)) for i in range(8)]), CLASSES)       # many subjects: no taller than a page
+    # many subjects: no taller than a page
+    fig = plot_recalls(pd.concat([t.assign(subject=t.subject + str(i)) for i in range(8)]), CLASSES)
     assert fig.get_size_inches()[1] <= 12
     plt.close(fig)
-    old = dict(per_class=[{'class': 'VT', 'support': 3, 'subjects': 1, 'precision': None, 'recall': 0., 'f1': 0.,
+    old = dict(per_class=[{'class': 'VT', 'support': 3, 'subjects': 1, 'precision': None, 'recall': 0.,
+                           'f1': 0.,
                            'f2': 0.}])      # from before there were notes
-    assert class_score_table(old).note.tolist() == [SINGLE_SUBJECT] and class_score_table(old).precision.tolist() == ['-']
+    assert class_score_table(old).note.tolist() == [SINGLE_SUBJECT]
+    assert class_score_table(old).precision.tolist() == ['-']
 
 
 @pytest.fixture(scope='module')
@@ -147,28 +170,38 @@ def tiny(tmp_path_factory):
     from pedarr.training.train import run_training
     root = tmp_path_factory.mktemp('report')
     simulate_database(root/'db', subjects=6, minutes=1., seed=2)
-    build_store(root/'db', root/'store', 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)), progress=False)
-    c = make_config(store=root/'store', run=root/'run', epochs=1, dim=32, depth=1, n_folds=2, lone_classes='drop', resamples=100)
+    build_store(root/'db', root/'store', 'leipzig', config=AT_250_HZ, progress=False)
+    c = make_config(store=root/'store', run=root/'run', epochs=1, dim=32, depth=1, n_folds=2,
+                    lone_classes='drop', resamples=100)
     return run_training(c, progress=False)
 
 
 def test_few_shots_of_a_run(tiny, tmp_path):
     found, classes = run_few_shot(tiny, shots=(1,), draws=4)
     p = pd.read_csv(tiny/'predictions.csv', dtype={'subject': str})
-    assert set(found.subject) <= set(p.subject) and ((found[list(METHODS)] >= 0) & (found[list(METHODS)] <= 1)).all(axis=None)
+    assert set(found.subject) <= set(p.subject)
+    assert ((found[list(METHODS)] >= 0) & (found[list(METHODS)] <= 1)).all(axis=None)
     n = p.groupby(['subject', 'label']).size()
     for r in found.itertuples(): assert 1 <= r.segments <= n[r.subject, classes[getattr(r, '_3')]] - 1
     pd.testing.assert_frame_equal(found, run_few_shot(tiny, shots=(1,), draws=4)[0])
     store, roles = run_store(tiny)
-    assert roles.shape == (len(store), 2) and set(roles.ravel()) == {'train', 'validation', 'test', ''} and store.classes == classes
-    copy = tmp_path/'run'; shutil.copytree(tiny, copy)                          # the split was edited: a subject in two folds
-    m = json.loads((copy/'metrics.json').read_text()); del m['files']; (copy/'metrics.json').write_text(json.dumps(m))        # as in an older run
-    t = pd.read_csv(copy/'split.csv', keep_default_na=False); t.loc[t.index[t.fold >= 0][0], 'fold'] ^= 1; t.to_csv(copy/'split.csv', index=False)
-    with pytest.raises(PedarrError, match='not the test segments of split.csv'): run_few_shot(copy, shots=(1,))
+    assert roles.shape == (len(store), 2)
+    assert set(roles.ravel()) == {'train', 'validation', 'test', ''}
+    assert store.classes == classes
+    # the split was edited: a subject in two folds
+    copy = tmp_path/'run'
+    shutil.copytree(tiny, copy)
+    drop_key(copy/'metrics.json', 'files')      # as in an older run
+    t = pd.read_csv(copy/'split.csv', keep_default_na=False)
+    t.loc[t.index[t.fold >= 0][0], 'fold'] ^= 1
+    t.to_csv(copy/'split.csv', index=False)
+    with pytest.raises(PedarrError, match='not the test segments of split.csv'):
+        run_few_shot(copy, shots=(1,))
     (copy/'split.csv').unlink()
     with pytest.raises(PedarrError, match='split.csv: cannot be read'): run_few_shot(copy, shots=(1,))
-    t = pd.read_csv(tiny/'split.csv', keep_default_na=False)                       # a validation subject was made to train
-    t['role_0'] = t.role_0.replace('validation', 'train'); t.loc[t.index[(t.role_0 == 'train')][0], 'role_0'] = 'validation'
+    t = pd.read_csv(tiny/'split.csv', keep_default_na=False)  # a validation subject was made to train
+    t['role_0'] = t.role_0.replace('validation', 'train')
+    t.loc[t.index[(t.role_0 == 'train')][0], 'role_0'] = 'validation'
     t.to_csv(copy/'split.csv', index=False)
     with pytest.raises(PedarrError, match='is in train and validation'): run_few_shot(copy, shots=(1,))
 
@@ -184,13 +217,16 @@ def test_report_of_a_run_has_the_tables(tiny):
 
 
 def test_what_trees_do_not_have_may_differ(tmp_path):
-    "Runs of trees keep a loss in params.json that they were not trained with; it must neither be compared nor shown."
+    """Runs of trees keep a loss in params.json that they were not trained with; it must neither be compared
+    nor shown."""
     from pedarr.use.report import describe_model
     t = truth()
-    a, b = (write_run(tmp_path/split, t, split, .6, model='trees', model_options={})[0] for split in ('patient', 'segment'))
-    (a/'params.json').write_text(json.dumps(json.loads((a/'params.json').read_text()) | dict(loss='agcacl', epochs=9)))      # the defaults of another day
+    a, b = (write_run(tmp_path/split, t, split, .6, model='trees', model_options={})[0]
+            for split in ('patient', 'segment'))
+    edit_json(a/'params.json', loss='agcacl', epochs=9)      # the defaults of another day
     assert len(protocol_table(a, b, n_resamples=200).classes) == len(CLASSES)
-    c, d = (write_run(tmp_path/f'net-{split}', t, split, .6, loss=loss)[0] for split, loss in (('patient', 'agcacl'), ('segment', 'none')))
+    c, d = (write_run(tmp_path/f'net-{split}', t, split, .6, loss=loss)[0]
+            for split, loss in (('patient', 'agcacl'), ('segment', 'none')))
     with pytest.raises(PedarrError, match='differ in loss'): protocol_table(c, d)
     with pytest.raises(PedarrError, match='differ in'): protocol_table(a, d)
     assert 'agcacl' not in describe_model(json.loads((a/'params.json').read_text()))
@@ -199,10 +235,12 @@ def test_what_trees_do_not_have_may_differ(tmp_path):
 
 def test_a_run_without_a_contrastive_loss_has_no_empty_panel():
     from pedarr.training.run_figures import plot_learning
-    history = pd.DataFrame(dict(fold=[0, 0], epoch=[0, 1], classification=[1., .5], contrastive=0., validation_top1=[.5, .6]))
+    history = pd.DataFrame(dict(fold=[0, 0], epoch=[0, 1], classification=[1., .5], contrastive=0.,
+                                validation_top1=[.5, .6]))
     titles = [[ax.get_title() for ax in plot_learning(history.assign(contrastive=c)).axes] for c in (0., 1.)]
-    assert titles == [['classification loss', 'top-1 in validation'], ['classification loss', 'contrastive loss', 'top-1 in validation']]
-    old = history.rename(columns={'validation_top1': 'test_top1'})                 # a run from before there was validation
+    assert titles == [['classification loss', 'top-1 in validation'],
+                      ['classification loss', 'contrastive loss', 'top-1 in validation']]
+    old = history.rename(columns={'validation_top1': 'test_top1'})  # a run from before there was validation
     assert plot_learning(old).axes[-1].get_title() == 'top-1 on the test fold'
     none = plot_learning(history.assign(validation_top1=np.nan)).axes[-1]
     assert [t.get_text() for t in none.texts] == ['no validation']
@@ -215,15 +253,20 @@ def test_subjects_stand_in_the_order_of_their_numbers():
     c = make_config(resamples=100)
     rows = summarise(t, CLASSES, c, [])['per_subject']
     assert [r['subject'] for r in rows] == ['x1', 'x002', 'x0010', 'x100']
-    fig = plot_subjects(pd.DataFrame(rows).sample(frac=1, random_state=0))          # all alike: ties are in their order too
-    assert [x.get_text() for x in fig.axes[0].get_xticklabels()] == ['x1 (4)', 'x002 (4)', 'x0010 (4)', 'x100 (4)']
-    assert [x.get_text() for x in plot_recalls(t, CLASSES).axes[0].get_yticklabels()] == ['x1', 'x002', 'x0010', 'x100']
-    assert 'untestable' not in plot_recalls(t.assign(subject='x1'), CLASSES, dict.fromkeys(CLASSES, 6)).axes[0].get_xticklabels()[0].get_text()
+    # all alike: ties are in their order too
+    fig = plot_subjects(pd.DataFrame(rows).sample(frac=1, random_state=0))
+    expected = ['x1 (4)', 'x002 (4)', 'x0010 (4)', 'x100 (4)']
+    assert [x.get_text() for x in fig.axes[0].get_xticklabels()] == expected
+    expected = ['x1', 'x002', 'x0010', 'x100']
+    assert [x.get_text() for x in plot_recalls(t, CLASSES).axes[0].get_yticklabels()] == expected
+    assert 'untestable' not in plot_recalls(t.assign(subject='x1'), CLASSES,
+                                            dict.fromkeys(CLASSES, 6)).axes[0].get_xticklabels()[0].get_text()
 
 
 def test_cases_do_not_depend_on_the_order_of_rows():
     from pedarr.training.run_figures import choose_cases
     t = pd.DataFrame(dict(segment=range(12), label=['SR', 'VT', 'AVNRT']*4, predicted=['SR', 'VT', 'AVNRT']*4,
                           **probabilities(np.array(['SR', 'VT', 'AVNRT']*4), CLASSES)))
-    cases = [choose_cases(t.sample(frac=1, random_state=s), CLASSES, right=2).segment.tolist() for s in range(6)]
+    cases = [choose_cases(t.sample(frac=1, random_state=s), CLASSES, right=2).segment.tolist()
+             for s in range(6)]
     assert all(c == cases[0] for c in cases)

@@ -1,6 +1,8 @@
-"""Damaged, edited and half-written run folders: a right answer, or one line that names the file; and trainings that are killed.
+"""Damaged, edited and half-written run folders: a right answer, or one line that names the file; and
+trainings that are killed.
 
-Mutations are drawn from a seed that stands in the test's name. `make long` tries a thousand, and twenty kills."""
+Mutations are drawn from a seed that stands in the test's name. `make long` tries a thousand, and twenty
+kills."""
 import contextlib
 import dataclasses
 import json
@@ -17,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from helpers import drop_key
 from pedarr.training.answers import answer_table, paired_table, recall_table
 from pedarr.training.grid import Job
 from pedarr.core.errors import PedarrError
@@ -32,7 +35,8 @@ from pedarr.training.saved import load_model
 from pedarr.training.train import run_training
 
 SMALL = dict(epochs=1, batch_size=32, dim=16, depth=1, heads=2, n_folds=2, lone_classes='keep', resamples=100)
-ODD = [None, True, False, 0, -1, 1, 10**9, 10**30, -10**9, .5, 1e308, -1e-9, '', 'x', '0', '1e3', 'nan', [], {}, [1], {'a': 1}, 'a'*5000, '\x1b[2J', '../..', 10**400]
+ODD = [None, True, False, 0, -1, 1, 10**9, 10**30, -10**9, .5, 1e308, -1e-9, '', 'x', '0', '1e3', 'nan', [],
+       {}, [1], {'a': 1}, 'a'*5000, '\x1b[2J', '../..', 10**400]
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +46,8 @@ def runs(store, tmp_path_factory):
     small = dict(store=store, **SMALL)
     run_training(make_config(**small, run=root/'patient'), progress=False)
     run_training(make_config(**small, run=root/'segment', split='segment'), progress=False)
-    run_training(make_config(store=store, run=root/'trees', model='trees', model_options={'max_iter': 3}, n_folds=2, lone_classes='keep', resamples=100), progress=False)
+    run_training(make_config(store=store, run=root/'trees', model='trees', model_options={'max_iter': 3},
+                             n_folds=2, lone_classes='keep', resamples=100), progress=False)
     return root
 
 
@@ -50,7 +55,8 @@ def runs(store, tmp_path_factory):
 
 def places(value, at=()):
     "Where something stands in a JSON value."
-    inside = value.items() if isinstance(value, dict) else enumerate(value[:4]) if isinstance(value, list) else ()
+    if isinstance(value, dict): inside = value.items()
+    else: inside = enumerate(value[:4]) if isinstance(value, list) else ()
     return [at] + [place for k, v in inside for place in places(v, (*at, k))]
 
 
@@ -66,7 +72,8 @@ def changed(value, at, new):
 def spoilt_bytes(raw: bytes, rng) -> bytes:
     i = rng.randrange(max(1, len(raw)))
     noise = bytes(rng.randrange(256) for _ in range(20))
-    return rng.choice([raw[:i], raw[:i] + noise[:1] + raw[i + 1:], b'', raw[:i] + bytes(30) + raw[i:], bytes(len(raw)), raw + raw[i:], raw[:i] + noise + raw[i + 20:]])
+    return rng.choice([raw[:i], raw[:i] + noise[:1] + raw[i + 1:], b'', raw[:i] + bytes(30) + raw[i:],
+                       bytes(len(raw)), raw + raw[i:], raw[:i] + noise + raw[i + 20:]])
 
 
 def spoilt_json(raw: bytes, rng) -> bytes:
@@ -113,9 +120,12 @@ def readers(run: Path, source: Path, figures: bool) -> list:
     "All that is asked of a run."
     c = read_params(source).replace(run=str(run))
     job = Job(question='q', system='s', split='patient', seed=0, run=str(run), params=c.model_dump())
-    calls = [lambda: scores_of(run), lambda: load_model(run), lambda: (answer_table([job], 100), recall_table([job])), lambda: paired_table([run], [source], 100),
-             lambda: run_training(c, progress=False), lambda: protocol_table(run, source.parent/'segment', 100), lambda: run_few_shot(run, shots=(1,), draws=1),
-             lambda: missing_answers(run, (1,), draws=1)]
+    calls = [lambda: scores_of(run), lambda: load_model(run),
+             lambda: (answer_table([job], 100), recall_table([job])),
+             lambda: paired_table([run], [source], 100),
+             lambda: run_training(c, progress=False),
+             lambda: protocol_table(run, source.parent/'segment', 100),
+             lambda: run_few_shot(run, shots=(1,), draws=1), lambda: missing_answers(run, (1,), draws=1)]
     return calls + [lambda: write_report(run)]*figures
 
 
@@ -129,8 +139,11 @@ def bounded(seconds: float = 60., mebibytes: float = 300.):
     old, before = signal.signal(signal.SIGALRM, bark), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try: yield
-    finally: signal.setitimer(signal.ITIMER_REAL, 0); signal.signal(signal.SIGALRM, old)
-    if sys.platform == 'linux': assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/1024 < mebibytes
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    if sys.platform == 'linux':
+        assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/1024 < mebibytes
 
 
 def spoil(runs: Path, folder: Path, seed: int, cases: int) -> int:
@@ -139,7 +152,7 @@ def spoil(runs: Path, folder: Path, seed: int, cases: int) -> int:
     for n in range(cases):
         source = runs/rng.choice(['patient', 'patient', 'patient', 'trees'])
         run = Path(shutil.copytree(source, folder/f'{n}'))
-        if rng.random() < .7: (run/'metrics.json').write_text(json.dumps({k: v for k, v in json.loads((run/'metrics.json').read_text()).items() if k != 'files'}))     # as older runs
+        if rng.random() < .7: drop_key(run/'metrics.json', 'files')      # as older runs
         if rng.random() < .25: unfinish(run)
         file = rng.choice(sorted(p for p in run.iterdir() if p.suffix in SPOILT))
         file.write_bytes(SPOILT[file.suffix](file.read_bytes(), rng))
@@ -148,8 +161,13 @@ def spoil(runs: Path, folder: Path, seed: int, cases: int) -> int:
                 try: call()
                 except PedarrError as e:
                     refused += 1
-                    assert len(str(e).splitlines()) == 1 and str(e).isprintable() and len(str(e)) < 1500 and ': ' in str(e), (seed, n, file.name, i, str(e))
-                except Exception as e: raise AssertionError(f'seed {seed}, case {n}: {source.name}/{file.name}, reader {i}: {type(e).__name__}: {e}') from e
+                    assert len(str(e).splitlines()) == 1, (seed, n, file.name, i, str(e))
+                    assert str(e).isprintable(), (seed, n, file.name, i, str(e))
+                    assert len(str(e)) < 1500, (seed, n, file.name, i, str(e))
+                    assert ': ' in str(e), (seed, n, file.name, i, str(e))
+                except Exception as e:
+                    case = f'seed {seed}, case {n}: {source.name}/{file.name}, reader {i}'
+                    raise AssertionError(f'{case}: {type(e).__name__}: {e}') from e
         shutil.rmtree(run)
     return refused
 
@@ -167,10 +185,16 @@ def test_many_spoilt_runs(runs, tmp_path, seed): assert spoil(runs, tmp_path, se
 
 @pytest.mark.long
 def test_twenty_kills_of_a_training_end_in_the_same_bytes(store, tmp_path):
-    "SIGKILL after a random time, again and again; the last start ends, byte for byte as an undisturbed training, and leaves nothing else."
+    """SIGKILL after a random time, again and again; the last start ends, byte for byte as an undisturbed
+    training, and leaves nothing else."""
     params = dict(store=str(store), **{**SMALL, 'epochs': 6})
     whole = run_training(make_config(**params, run=tmp_path/'whole'), progress=False)
-    script = f'import pedarr.training.config as c, pedarr.training.train as t; print("begun", flush=True); t.run_training(c.make_config(**{params!r}, run={str(tmp_path/"r")!r}), progress=False)'
+    script = f'''
+from pedarr.training.config import make_config
+from pedarr.training.train import run_training
+print("begun", flush=True)
+run_training(make_config(**{params!r}, run={str(tmp_path/"r")!r}), progress=False)
+'''
     rng, killed = random.Random(0), 0
     while killed < 20:
         p = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
@@ -178,9 +202,11 @@ def test_twenty_kills_of_a_training_end_in_the_same_bytes(store, tmp_path):
         time.sleep(rng.uniform(0, 4))
         p.kill()
         p.communicate()
-        if p.returncode == 0 or (tmp_path/'r'/'metrics.json').exists(): shutil.rmtree(tmp_path/'r')      # finished before it could be killed: anew
+        # finished before it could be killed: anew
+        if p.returncode == 0 or (tmp_path/'r'/'metrics.json').exists(): shutil.rmtree(tmp_path/'r')
         else: killed += 1
     run_training(make_config(**params, run=tmp_path/'r'), progress=False)
     assert {p.name for p in (tmp_path/'r').iterdir()} == {p.name for p in whole.iterdir()}
-    for name in ('predictions.csv', 'split.csv', 'model.json', 'model-0.safetensors', 'model-1.safetensors'): assert (tmp_path/'r'/name).read_bytes() == (whole/name).read_bytes()
+    for name in ('predictions.csv', 'split.csv', 'model.json', 'model-0.safetensors', 'model-1.safetensors'):
+        assert (tmp_path/'r'/name).read_bytes() == (whole/name).read_bytes()
     assert scores_of(tmp_path/'r')['overall'] == scores_of(whole)['overall'] and open_store(store)

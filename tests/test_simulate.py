@@ -1,4 +1,4 @@
-"""The simulator: identities, third-party reading, determinism, promises about who has which rhythm, bad input."""
+"""The simulator: identities, third-party reading, determinism, who has which rhythm, bad input."""
 import errno
 import hashlib
 import os
@@ -42,11 +42,13 @@ from pedarr.synthetic.studies import plan_subjects, simulate_database
 PATIENT = Subject('x001', 'children', 'F', 9., 'AVRT', 'left lateral', ('AVRT', 'AP'))
 
 
-def tree(folder): return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+def tree(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
 def test_same_seed_same_bytes_for_any_jobs(tmp_path):
-    for name, jobs, seed in (('a', 1, 5), ('b', 2, 5), ('c', 1, 6)): simulate_database(tmp_path/name, 4, .5, seed, jobs)
+    for name, jobs, seed in (('a', 1, 5), ('b', 2, 5), ('c', 1, 6)):
+        simulate_database(tmp_path/name, 4, .5, seed, jobs)
     assert tree(tmp_path/'a') == tree(tmp_path/'b')
     assert tree(tmp_path/'a')['x001.dat'] != tree(tmp_path/'c')['x001.dat']
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a', 'b', 'c']   # no temporary folder is left
@@ -64,8 +66,10 @@ def test_files_are_those_of_the_database(simulated):
     sums = dict(reversed(line.split()) for line in (simulated/'SHA256SUMS.txt').read_text().splitlines())
     assert sums == {k: v for k, v in tree(simulated).items() if k != 'SHA256SUMS.txt'}
     children = pd.read_csv(simulated/'children-subject-info.csv', dtype=str)
-    assert list(children) == ['subject_id', 'file_name', 'gender', 'age', 'diagnosis', 'ap_loacation', 'ecg_duration']
-    assert list(children.subject_id) == ['001', '002', '003', '004', '005', '006'] and set(children.ecg_duration) == {'0:1:0.000'}
+    expected = ['subject_id', 'file_name', 'gender', 'age', 'diagnosis', 'ap_loacation', 'ecg_duration']
+    assert list(children) == expected
+    assert list(children.subject_id) == [
+        '001', '002', '003', '004', '005', '006'] and set(children.ecg_duration) == {'0:1:0.000'}
     adults = pd.read_csv(simulated/'adults-subject-info.csv', dtype=str)
     assert list(adults) == ['subject_id', 'file_name', 'gender', 'age', 'diagnosis', 'ecg_duration']
 
@@ -75,7 +79,9 @@ def test_wfdb_reads_what_was_written(simulated):
         made = simulate_recording(s, seconds=60., seed=[3, number])
         record = wfdb.rdrecord(str(simulated/s.record), physical=False)
         np.testing.assert_array_equal(record.d_signal.T, made.digital)
-        assert record.sig_name == list(s.channels) and set(record.fmt) == {'24'} and set(record.adc_gain) == {2000.}
+        assert record.sig_name == list(s.channels)
+        assert set(record.fmt) == {'24'}
+        assert set(record.adc_gain) == {2000.}
         assert record.fs == 977 and record.init_value == made.digital[:, 0].tolist()
         assert [c % 65536 for c in record.checksum] == record.calc_checksum()
         marks = wfdb.rdann(str(simulated/s.record), 'atr')
@@ -85,23 +91,28 @@ def test_wfdb_reads_what_was_written(simulated):
 
 def test_our_own_reader_agrees(simulated):
     for header in sorted(simulated.glob('*.hea')):
-        record = open_record(header); record.verify()
+        record = open_record(header)
+        record.verify()
         marks = read_annotations(header, 'atr', record.sig_len)
-        episodes, poor = (f(marks.sample, marks.symbol, *more, record.sig_len) for f, more in ((parse_episodes, (marks.aux,)), (poor_signal, ())))
+        episodes, poor = (f(marks.sample, marks.symbol, *more, record.sig_len)
+                          for f, more in ((parse_episodes, (marks.aux,)), (poor_signal, ())))
         assert set(episodes.rhythm) <= set(LEIPZIG_RHYTHMS) and (episodes.stop > episodes.start).all()
         assert (poor.stop > poor.start).all()
         length = (episodes.stop - episodes.start)/977
-        assert length[episodes.rhythm != 'N'].between(4., 61.).all()   # an episode lasts until a beat of the next one
+        # an episode lasts until a beat of the next one
+        assert length[episodes.rhythm != 'N'].between(4., 61.).all()
         assert (episodes.beats >= 2).all()
 
 
-@given(st.lists(st.lists(st.integers(-2**23 + 1, 2**23 - 1), min_size=3, max_size=3), min_size=1, max_size=20))
+@given(st.lists(st.lists(st.integers(-2**23 + 1, 2**23 - 1), min_size=3, max_size=3), min_size=1,
+                max_size=20))
 @settings(max_examples=50, deadline=None)
 def test_pack24_and_header_against_wfdb(values):
     digital = np.array(values, dtype=np.int32).T
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, 'x.dat').write_bytes(pack24(digital))
-        Path(folder, 'x.hea').write_text(header_text('x', ['I', 'II', 'V1'], digital.shape[1], digital[:, 0], digital.sum(axis=1)))
+        Path(folder, 'x.hea').write_text(header_text('x', ['I', 'II', 'V1'], digital.shape[1], digital[:, 0],
+                                                     digital.sum(axis=1)))
         read = wfdb.rdrecord(f'{folder}/x', physical=False)
     np.testing.assert_array_equal(read.d_signal.T, digital)
     assert [c % 65536 for c in read.checksum] == read.calc_checksum()
@@ -110,7 +121,8 @@ def test_pack24_and_header_against_wfdb(values):
 @given(st.lists(st.tuples(st.integers(-10240, 10240), st.integers(-10240, 10240)), min_size=1, max_size=30))
 @settings(max_examples=50, deadline=None)
 def test_einthoven_and_goldberger_in_integers(pairs):
-    eight = np.zeros((8, len(pairs)), np.int32); eight[:2] = np.array(pairs).T
+    eight = np.zeros((8, len(pairs)), np.int32)
+    eight[:2] = np.array(pairs).T
     lead = dict(zip(ECG_LEADS, twelve_leads(eight)))
     assert lead['I'].dtype == np.int32
     np.testing.assert_array_equal(lead['I'] + lead['III'], lead['II'])
@@ -131,7 +143,8 @@ def test_every_class_in_enough_subjects_and_not_in_all(subjects, seed):
 
 def test_layouts_and_the_disconnected_catheter():
     cohort = plan_subjects(16, 0)
-    assert {len(s.channels) for s in cohort} == {14, 18, 19} and all(tuple(s.channels[:12]) == tuple(ECG_LEADS) for s in cohort)
+    assert {len(s.channels) for s in cohort} == {14, 18, 19}
+    assert all(tuple(s.channels[:12]) == tuple(ECG_LEADS) for s in cohort)
     assert cohort[12].channels[-1] == 'RVA12'      # as in x100: a reader that trusts positions fails here
     loose = [s for s in cohort if s.disconnected]
     assert len(loose) == 1
@@ -143,7 +156,8 @@ def test_layouts_and_the_disconnected_catheter():
 @settings(max_examples=60, deadline=None)
 def test_models_keep_their_promises(rhythm, seed, age):
     rng = np.random.default_rng(seed)
-    heart = make_heart(age, rng, str(rng.choice(['', *PATHWAYS])), preexcited=rhythm not in ('AVNRT', 'AVRT') and bool(rng.random() < .3))
+    heart = make_heart(age, rng, str(rng.choice(['', *PATHWAYS])),
+                       preexcited=rhythm not in ('AVNRT', 'AVRT') and bool(rng.random() < .3))
     beats, marks = play_script([(rhythm, 6.), (rhythm, 6.)], heart, rng)
     assert [m[1:] for m in marks] == [('+', f'({rhythm}')]*2 and tuple(beats.columns) == Activation._fields
     labelled = beats[beats.symbol != '']
@@ -180,18 +194,21 @@ def test_annotations_fit_the_signal():
     (dict(minutes=float('nan')), 'minutes is nan'), (dict(minutes=float('inf')), 'minutes is inf'),
     (dict(seed=-1), 'seed is -1: it must be at least 0'), (dict(jobs=0), 'jobs=0'), (dict(jobs=10**6), 'jobs=1000000')])
 def test_values_out_of_range(tmp_path, options, word):
-    with pytest.raises(PedarrError, match=word) as e: simulate_database(tmp_path/'db', **{'subjects': 4, 'minutes': .5} | options)
+    with pytest.raises(PedarrError, match=word) as e:
+        simulate_database(tmp_path/'db', **{'subjects': 4, 'minutes': .5} | options)
     assert '\n' not in str(e.value) and not list(tmp_path.iterdir())
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path):
-    (tmp_path/'db').mkdir(); (tmp_path/'db'/'thesis.tex').write_text('mine')
+    (tmp_path/'db').mkdir()
+    (tmp_path/'db'/'thesis.tex').write_text('mine')
     with pytest.raises(PedarrError, match='not empty'): simulate_database(tmp_path/'db', 4, .5)
     assert (tmp_path/'db'/'thesis.tex').read_text() == 'mine'
 
 
 def test_an_empty_folder_is_used(tmp_path):
-    (tmp_path/'db').mkdir(); simulate_database(tmp_path/'db', 4, .5)
+    (tmp_path/'db').mkdir()
+    simulate_database(tmp_path/'db', 4, .5)
     assert (tmp_path/'db'/'RECORDS').exists()
 
 
@@ -317,7 +334,8 @@ def test_offsets_stay_where_they_are_and_some_reach_the_rails():
     recording = simulate_recording(given, [('N', 130.)], seed=8)
     for name, offset in given.offsets:
         x = recording.signal[CHANNELS.index(name)]
-        for minute in (x[:60*SIMULATED_RATE], x[-60*SIMULATED_RATE:]): assert abs(np.median(minute) - offset) < .05
+        for minute in (x[:60*SIMULATED_RATE], x[-60*SIMULATED_RATE:]):
+            assert abs(np.median(minute) - offset) < .05
     assert recording.digital.max() <= AMPLIFIER_RAIL and recording.digital.min() >= -AMPLIFIER_RAIL
 
 

@@ -1,0 +1,42 @@
+"""What several files of tests use: changes of a file, an error of the system, a quick configuration."""
+import json
+import os
+from pathlib import Path
+
+from pedarr.signals.settings import PreprocessConfig
+
+# quick, and enough for what a network can learn here
+AT_250_HZ = PreprocessConfig(rate=250., iegm_band=(30., 110.))
+
+
+def edit(path: Path, *changes: tuple, times: int = -1) -> Path:
+    "Replace text in a file: `changes` are pairs (old, new), each of which must occur."
+    text = path.read_text(encoding='utf-8')
+    for old, new in changes:
+        assert old in text, f'{path}: no {old!r} in it'
+        text = text.replace(old, new, times)
+    path.write_text(text, encoding='utf-8')
+    return path
+
+
+def append(path: Path, text: str) -> Path:
+    "Put `text` at the end of a file."
+    path.write_text(path.read_text(encoding='utf-8') + text, encoding='utf-8')
+    return path
+
+
+def edit_json(path: Path, **changes) -> Path:
+    "Change keys of the object in a JSON file."
+    path.write_text(json.dumps(json.loads(path.read_text(encoding='utf-8')) | changes), encoding='utf-8')
+    return path
+
+
+def drop_key(path: Path, key: str) -> None:
+    "Take a key out of the object in a JSON file."
+    found = json.loads(path.read_text(encoding='utf-8'))
+    path.write_text(json.dumps({k: v for k, v in found.items() if k != key}), encoding='utf-8')
+
+
+def os_error(number: int) -> OSError:
+    "What the system raises with this number, in its own words."
+    return OSError(number, os.strerror(number))
