@@ -155,9 +155,9 @@ def test_same_arrays_same_bytes_in_any_layout(x, order, as_list):
         assert np.allclose(got, want, rtol=1e-3, atol=1e-3)
 
 def test_it_can_be_trained_reported_and_compared(tmp_path):
-    from pedarr.training.answers import paired_table
+    from pedarr.training.grid_results import paired_table
     from pedarr.training.config import make_config
-    from pedarr.training.finished import open_finished
+    from pedarr.training.finished_runs import open_finished
     from pedarr.training.train import run_training
     from pedarr.use.report import write_report
     rng, n = np.random.default_rng(0), 48

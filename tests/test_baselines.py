@@ -213,7 +213,7 @@ def test_annotated_beats_use_times_only(store, simulated, monkeypatch):
     read = annotations_.read_annotations
     def renamed(*args):
         marks = read(*args)
-        return marks._replace(symbol=np.where(np.isin(marks.symbol, list(rhythms_.BEATS)), 'N', marks.symbol),
+        return marks._replace(symbol=np.where(np.isin(marks.symbol, list(rhythms_.BEAT_SYMBOLS)), 'N', marks.symbol),
                               aux=['(VT'] * len(marks.aux))
     everywhere(monkeypatch, annotations_, 'read_annotations', renamed)
     assert all(np.array_equal(x, y) for x, y in zip(before, annotated_beats(store, simulated)))

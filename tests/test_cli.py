@@ -495,12 +495,12 @@ def test_papermill_as_the_readme_has_it(store, tmp_path):
 
 
 def test_paths_in_jupyterlab_are_seen_from_the_clone(tmp_path, monkeypatch):
-    from pedarr.core.project import in_project
+    from pedarr.core.project import project_path
     monkeypatch.chdir(ROOT/'nbs'/'experiments')
-    assert in_project('stores/none') == str(ROOT/'stores'/'none') and in_project('') == ''
-    assert in_project('train.ipynb') == 'train.ipynb' and in_project('/stores/x') == '/stores/x'
+    assert project_path('stores/none') == str(ROOT/'stores'/'none') and project_path('') == ''
+    assert project_path('train.ipynb') == 'train.ipynb' and project_path('/stores/x') == '/stores/x'
     monkeypatch.chdir(tmp_path)
-    assert in_project('stores/none') == 'stores/none'
+    assert project_path('stores/none') == 'stores/none'
 
 
 def test_notebook_parameters_are_those_of_the_configuration():

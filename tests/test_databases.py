@@ -19,7 +19,7 @@ from hypothesis import given, strategies as st
 from conftest import real
 from pedarr.core.errors import PassingError, PedarrError
 from pedarr.data.known_databases import DATABASES, LEIPZIG, get_database, leipzig_subjects
-from pedarr.data.habits import comment_subjects, mark_episodes, whole_record
+from pedarr.data.common_readers import annotated_episodes, comment_subjects, whole_record_episode
 from pedarr.data.own_database import load_database
 from pedarr.data.subjects import read_subject_table
 from pedarr.data.databases import Database
@@ -182,7 +182,7 @@ def header(folder, *names, text='x 1 250 10\n'):
         path.write_text(text)
 
 
-def sinus(record, db): return whole_record(record, 'N')
+def sinus(record, db): return whole_record_episode(record, 'N')
 
 
 def one_each(paths, folder, db):
@@ -498,7 +498,7 @@ def annotated(folder, marks, n=15_000):
     with open(folder/'a.dat', 'wb') as f: f.truncate(2*n)
     sample, symbol, text = zip(*marks)
     wfdb.wrann('a', 'atr', np.array(sample), list(symbol), aux_note=list(text), fs=250, write_dir=str(folder))
-    db = described(mark_episodes, annotator='atr')
+    db = described(annotated_episodes, annotator='atr')
     return db, db.open(folder/'a')
 
 
@@ -813,7 +813,7 @@ MINE = '''from __future__ import annotations
 from dataclasses import dataclass, replace
 import pandas as pd
 from pedarr.data.databases import Database
-from pedarr.data.habits import whole_record
+from pedarr.data.common_readers import whole_record
 from pedarr.data.known_databases import LEIPZIG
 
 @dataclass

@@ -22,7 +22,7 @@ from hypothesis import given, settings, strategies as st
 
 from conftest import everywhere
 from helpers import os_error
-from pedarr.data import requests as requests_
+from pedarr.data import http_requests as requests_
 from pedarr.data import download as download_
 from pedarr.core import files as files_
 from pedarr.data import transfer as transfer_
@@ -30,8 +30,8 @@ from pedarr.data.listing import list_records
 from pedarr.data.checksums import CHECKSUMS, MIRROR_URL, RELEASE_URL, parse_checksums, safe_name
 from pedarr.data.download import choose_files, download_release
 from pedarr.data.transfer import waiting_time
-from pedarr.data.requests import retry_after
-from pedarr.core.errors import PassingError, PedarrError, from_system
+from pedarr.data.http_requests import retry_after
+from pedarr.core.errors import PassingError, PedarrError, system_error
 from pedarr.core.files import sha256
 
 QUICK = dict(progress=False, backoff=.001, timeout=5., jobs=4)
@@ -600,7 +600,7 @@ def test_a_fault_of_the_machine_removes_nothing(server, tmp_path, monkeypatch):
     (tmp_path/'x001.dat').write_bytes(b'cut short')
     before, read = contents(tmp_path), files_.sha256
     def broken(path, *args):
-        if Path(path).name == 'x002.dat': raise from_system(os_error(errno.EIO), path, 'cannot be read')
+        if Path(path).name == 'x002.dat': raise system_error(os_error(errno.EIO), path, 'cannot be read')
         return read(path, *args)
     everywhere(monkeypatch, files_, 'sha256', broken)
     with pytest.raises(PassingError, match='x002.dat: cannot be read .*check the disk'): get(server, tmp_path)

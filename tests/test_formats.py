@@ -17,8 +17,8 @@ import soundfile
 import wfdb
 
 from pedarr.core.errors import PassingError, PedarrError
-from pedarr.data.parts import GAP_VALUE
-from pedarr.data.formats import INVALID, n_bytes
+from pedarr.data.multi_segment import GAP_VALUE
+from pedarr.data.formats import INVALID_VALUES, n_bytes
 from pedarr.data.samples import MOST_WHOLE
 from pedarr.data.streams import RecordStream
 from pedarr.data.records import open_record
@@ -55,9 +55,9 @@ def samples(fmt, n, k, seed=0):
     "Random samples `[time, signal]` over the whole range of a format, some of them invalid."
     rng = np.random.default_rng(seed)
     if fmt == '8': return np.cumsum(rng.integers(-127, 127, (n, k)), axis=0) + 40
-    bits = int(-INVALID[fmt]).bit_length()
+    bits = int(-INVALID_VALUES[fmt]).bit_length()
     x = rng.integers(-2**(bits - 1) + 1, 2**(bits - 1), (n, k))
-    x[rng.random((n, k)) < .05] = INVALID[fmt]
+    x[rng.random((n, k)) < .05] = INVALID_VALUES[fmt]
     return x
 
 
@@ -221,7 +221,7 @@ def test_annotations_count_frames(tmp_path):
 def test_skew_equals_wfdb(tmp_path, fmt, skews):
     x = samples(fmt, 100, 2)
     record = open_record(write(tmp_path, fmt, x, skews=skews))
-    want = np.full((2, 100), INVALID[fmt])
+    want = np.full((2, 100), INVALID_VALUES[fmt])
     for i, s in enumerate(skews): want[i, :100 - s] = x[s:, i]
     assert np.array_equal(record.digital(), want)
     assert any('skew' in note for note in record.notes)

@@ -34,7 +34,7 @@ from pedarr.data.checksums import parse_checksums
 from pedarr.data.channels import CHANNELS
 from pedarr.data.records import open_record
 from pedarr.data.annotations import read_annotations
-from pedarr.data.rhythms import BEATS, LEIPZIG_RHYTHMS, parse_episodes, poor_signal
+from pedarr.data.rhythms import BEAT_SYMBOLS, LEIPZIG_RHYTHMS, parse_episodes, poor_signal
 from pedarr.core.errors import PedarrError
 
 MANY = int(os.environ.get('PEDARR_FUZZ') or 0)
@@ -181,9 +181,9 @@ def episodes_of(marks, sig_len=SIG_LEN):
         if symbol == '+':
             if out: out[-1][1] = at
             if at < sig_len: out.append([at, sig_len, text.removeprefix('(').strip(), 0])
-        elif symbol in BEATS and out and at < sig_len: out[-1][3] += 1
+        elif symbol in BEAT_SYMBOLS and out and at < sig_len: out[-1][3] += 1
     # nobody marked beats
-    if not any(symbol in BEATS for _, symbol, *_ in marks): out = [[*e[:3], -1] for e in out]
+    if not any(symbol in BEAT_SYMBOLS for _, symbol, *_ in marks): out = [[*e[:3], -1] for e in out]
     return out
 
 

@@ -12,7 +12,7 @@ from conftest import everywhere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pedarr.training import answers as answers_, grid as grid_
+from pedarr.training import grid_results as answers_, grid as grid_
 from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.core.errors import PedarrError
@@ -62,7 +62,7 @@ def test_seeds_must_be_a_count():
 
 
 def test_answers_are_those_of_the_runs(runs):
-    scores, notes = answers_.answer_table(runs, 200)
+    scores, notes = answers_.score_table(runs, 200)
     assert not notes and len(scores) == 2*2*5 and (scores.seeds == 2).all()
     for (split, system), part in scores.groupby(['split', 'system']):
         t = pd.concat([pd.read_csv(Path(j.run)/'predictions.csv') for j in runs
@@ -76,13 +76,13 @@ def test_answers_are_those_of_the_runs(runs):
 def test_an_unfinished_system_is_named_and_left_out(runs, tmp_path):
     jobs = [j.model_copy(update=dict(run=str(tmp_path/'none')))
             if (j.system, j.split, j.seed) == ('focal', 'patient', 1) else j for j in runs]
-    scores, notes = answers_.answer_table(jobs, 100)
+    scores, notes = answers_.score_table(jobs, 100)
     assert len(notes) == 1 and 'focal' in notes[0]
     assert set(scores[scores.split == 'patient'].system) == {'cross-entropy'}
     assert set(scores[scores.split == 'segment'].system) == {'cross-entropy', 'focal'}
     assert 'not run' in answers_.question_table(scores, 'loss').loc['focal'].tolist()
     with pytest.raises(PedarrError, match='no system'):
-        answers_.answer_table([jobs[3].model_copy(update=dict(run=str(tmp_path/'none')))])
+        answers_.score_table([jobs[3].model_copy(update=dict(run=str(tmp_path/'none')))])
 
 
 def test_a_run_that_cannot_be_read_is_named_and_left_out(runs, tmp_path):
@@ -97,7 +97,7 @@ def test_a_run_that_cannot_be_read_is_named_and_left_out(runs, tmp_path):
         assert harm((bad/name).read_text()) != (bad/name).read_text()
         (bad/name).write_text(harm((bad/name).read_text()))
         jobs = [j.model_copy(update=dict(run=str(bad))) if j.run == runs[1].run else j for j in runs]
-        scores, notes = answers_.answer_table(jobs, 100)
+        scores, notes = answers_.score_table(jobs, 100)
         assert len(notes) == 1
         assert name in notes[0]
         assert 'focal is left out' in notes[0]
@@ -108,7 +108,7 @@ def test_a_run_that_cannot_be_read_is_named_and_left_out(runs, tmp_path):
 
 def test_kept_tables_of_older_code_can_be_read():
     for folder in ('twin', 'twin-30', 'ludb'):
-        scores, classes, made = answers_.load_answers(ROOT/'nbs'/'results'/folder)
+        scores, classes, made = answers_.load_grid_results(ROOT/'nbs'/'results'/folder)
         assert scores.value.between(0, 1).all()
         assert scores.segments.dtype == scores.subjects.dtype == classes.support.dtype == 'int64'
         assert made['runs'] > 0
@@ -116,10 +116,10 @@ def test_kept_tables_of_older_code_can_be_read():
 
 
 def test_a_damaged_table_of_results_says_so(runs, tmp_path):
-    scores, notes = answers_.answer_table(runs, 100)
+    scores, notes = answers_.score_table(runs, 100)
     class Fake: meta = dict(database='d', simulated=True, sha256={}, config={})
-    answers_.save_answers(tmp_path/'k', Fake, runs, scores, answers_.recall_table(runs), notes)
-    again, classes, made = answers_.load_answers(tmp_path/'k')
+    answers_.save_grid_results(tmp_path/'k', Fake, runs, scores, answers_.recall_table(runs), notes)
+    again, classes, made = answers_.load_grid_results(tmp_path/'k')
     pd.testing.assert_frame_equal(again, scores.round(5), check_dtype=False)
     assert made['runs'] == 8 and made['simulated']
     for name, harm in (
@@ -128,14 +128,14 @@ def test_a_damaged_table_of_results_says_so(runs, tmp_path):
             ('made.json', lambda t: t.replace('true', '3', 1))):
         whole = (tmp_path/'k'/name).read_text()
         (tmp_path/'k'/name).write_text(harm(whole))
-        with pytest.raises(PedarrError, match=f'{name}: damaged'): answers_.load_answers(tmp_path/'k')
+        with pytest.raises(PedarrError, match=f'{name}: damaged'): answers_.load_grid_results(tmp_path/'k')
         (tmp_path/'k'/name).write_text(whole)
 
 
 def test_without_its_first_system_a_question_has_no_gains(runs, tmp_path):
     jobs = [j.model_copy(update=dict(run=str(tmp_path/'none'))) if j.system == 'cross-entropy' else j
             for j in runs]
-    scores, notes = answers_.answer_table(jobs, 100)
+    scores, notes = answers_.score_table(jobs, 100)
     assert scores.gain.isna().all() and len(notes) == 2
 
 
@@ -222,7 +222,7 @@ def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_
     text = _run('report', tmp_path/'r.ipynb', tmp_path, out=str(tmp_path/'runs'),
                 results=str(tmp_path/'results'), resamples=200)
     assert 'SIMULATED' in text and 'odd is left out' in text
-    scores, classes, made = answers_.load_answers(tmp_path/'results')
+    scores, classes, made = answers_.load_grid_results(tmp_path/'results')
     assert set(scores.system) == {'plain'}
     assert made['simulated']
     assert made['shared']['dim'] == 16

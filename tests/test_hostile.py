@@ -183,12 +183,12 @@ def try_store(home: Path, work: Path, rng, number: int) -> None:
     "A mutated store: opened with the same content, or refused; the report and a training refuse it too."
     from pedarr.signals.store import open_store
     from pedarr.training.config import make_config
-    from pedarr.training.prepare import prepare
+    from pedarr.training.prepare import prepare_run
     shutil.copytree(home/'store', work/'store')
     case = f'store {number} ({mutate(work/"store", rng)})'
     verify = bool(number % 4)
     store = outcome(lambda: open_store(work/'store', verify=verify), case)
-    outcome(lambda: prepare(make_config(**PARAMS, store=str(work/'store'), run=str(work/'run'))), case)
+    outcome(lambda: prepare_run(make_config(**PARAMS, store=str(work/'store'), run=str(work/'run'))), case)
     if store is None: return
     outcome(lambda: store.take(np.arange(len(store))), case)
     outcome(lambda: repr(store), case)
@@ -199,9 +199,9 @@ def try_store(home: Path, work: Path, rng, number: int) -> None:
 def try_run(home: Path, work: Path, rng, number: int) -> None:
     """A mutated run folder: reports, tables, networks and a resumed training refuse it or give the same
     numbers."""
-    from pedarr.training.answers import paired_table
+    from pedarr.training.grid_results import paired_table
     from pedarr.use.report import write_report
-    from pedarr.training.saved import load_model
+    from pedarr.training.saved_models import load_model
     from pedarr.training.train import run_training
     from pedarr.training.config import make_config
     shutil.copytree(home/'run', work/'run')

@@ -56,7 +56,7 @@ def test_intervals_come_out_as_drawn(rr, va, step, left, qrs, seed):
     assert abs(t.rr - rr).max() < .004 and abs(t.qrs - qrs).max() < .02 and abs(t.va - va).max() < .006
     assert set(t.earliest) == {'CS12' if left else 'CS90'}
     assert abs(t[waves_.CS_BIPOLES].to_numpy() - (v[1:-1, None] + va + delay)).max() < .005
-    assert intervals_.association(np.nanmin(r.waves, 1), v) > .99
+    assert intervals_.av_association(np.nanmin(r.waves, 1), v) > .99
 
 
 @few
@@ -170,10 +170,10 @@ def test_stimuli_are_found_and_nothing_else_is_one(cycle, width, size, sign, see
 
 def test_association_is_uniform_without_association():
     rng = np.random.default_rng(0)
-    values = [intervals_.association(np.cumsum(rng.uniform(.4, .8, 40)), np.cumsum(rng.uniform(.3, .5, 60)))
+    values = [intervals_.av_association(np.cumsum(rng.uniform(.4, .8, 40)), np.cumsum(rng.uniform(.3, .5, 60)))
               for _ in range(50)]
-    assert np.mean(values) < .35 and np.isnan(intervals_.association([1., 2.], [1.5]))
-    assert intervals_.association(np.arange(0, 9, .3), np.arange(.1, 8, .9)) == pytest.approx(1)
+    assert np.mean(values) < .35 and np.isnan(intervals_.av_association([1., 2.], [1.5]))
+    assert intervals_.av_association(np.arange(0, 9, .3), np.arange(.1, 8, .9)) == pytest.approx(1)
 
 
 def test_real_fibrillation_is_read_as_fibrillation():
@@ -249,15 +249,15 @@ def test_each_rule_decides_for_its_case(table, row, change):
     n = SimpleNamespace(**SINUS | change)
     rule = table[row]
     assert rule.holds(n) and not any(r.holds(n) for r in table[:row])
-    seen = dict(va=f'{1000*n.va:.0f}', aa=f'{1000*n.aa:.0f}', earliest=n.earliest, side=rules_.SIDE[n.earliest])
-    assert rules_.verdict(n) == (rule.rhythm, rule.reason.format(**seen))
+    seen = dict(va=f'{1000*n.va:.0f}', aa=f'{1000*n.aa:.0f}', earliest=n.earliest, side=rules_.PATHWAY_SIDE[n.earliest])
+    assert rules_.decide_rhythm(n) == (rule.rhythm, rule.reason.format(**seen))
 
 
 @pytest.mark.parametrize('aa, aa_jitter, ratio, rhythm', [(.257, .097, 4.5, 'AFL'), (.340, .02, 2., 'AFL'), (.200, .05, 3., 'AFL'), (.257, .12, 4.5, 'AFIB'),
                                                           (.190, .05, 4., 'AFIB'), (.36, .02, 3., '?')])
 def test_a_regular_atrial_cycle_is_flutter_at_any_ratio(aa, aa_jitter, ratio, rhythm):
     n = SimpleNamespace(**SINUS | ALONE | dict(aa=aa, aa_jitter=aa_jitter, ratio=ratio, rr=1., rr_jitter=.3))
-    assert rules_.verdict(n)[0] == rhythm
+    assert rules_.decide_rhythm(n)[0] == rhythm
 
 
 def test_real_flutter_is_read_as_flutter():

@@ -20,18 +20,19 @@ from hypothesis import Phase, given, settings, strategies as st
 from conftest import ROOT, everywhere, real
 from helpers import append, edit, os_error
 from pedarr.data import findings as findings_
-from pedarr.data import report as report_
+from pedarr.data import check_report as report_
 from pedarr.core import files as files_
 from pedarr.data import integrity as integrity_
 from pedarr.data.known_databases import DATABASES, LEIPZIG
-from pedarr.data.habits import whole_record
+from pedarr.data.common_readers import whole_record_episode
 from pedarr.data.databases import Database
 from pedarr.data.listing import list_records
 from pedarr.data.checksums import CHECKSUMS
 from pedarr.data.leipzig import (PUBLISHED, annotation_counts, annotation_totals, layout_table,
                                  parse_duration, release_facts, subject_table, unknown_annotations)
-from pedarr.data.report import class_totals, rhythm_table
-from pedarr.data.release import RELEASE_RECORDS, against_release, agreement, differences, release_summary
+from pedarr.data.check_report import class_totals, rhythm_table
+from pedarr.data.release import (
+    RELEASE_RECORDS, agreement_table, compare_with_release, difference_sentences, release_summary)
 from pedarr.data.integrity import stated_scale
 from pedarr.data.quality import channel_quality, scan_samples
 from pedarr.data.check import check_folder
@@ -39,9 +40,9 @@ from pedarr.data.findings import fold_sentences, signal_notes
 from pedarr.data.channels import CHANNELS, ECG_LEADS
 from pedarr.data.records import open_record
 from pedarr.data.annotations import read_annotations
-from pedarr.core.errors import PedarrError, from_system, one_line
+from pedarr.core.errors import PedarrError, one_line, system_error
 from pedarr.core.files import sha256
-from pedarr.data.rhythms import BEATS, parse_episodes, rhythm_name
+from pedarr.data.rhythms import BEAT_SYMBOLS, parse_episodes, rhythm_name
 
 
 def checksum_list(files):
@@ -359,7 +360,7 @@ def test_a_file_that_changes_while_it_is_read(db, monkeypatch):
 
 
 def test_a_disk_that_fails_is_not_called_damage(db, monkeypatch):
-    def broken(path, *args): raise from_system(os_error(errno.EIO), path, 'cannot be read')
+    def broken(path, *args): raise system_error(os_error(errno.EIO), path, 'cannot be read')
     everywhere(monkeypatch, files_, 'sha256', broken)
     everywhere(monkeypatch, pedarr.data.streams, 'RecordStream',
                lambda record: broken(record.path.with_suffix('.dat')))
@@ -390,7 +391,7 @@ def test_segments_with_gains_of_their_own(tmp_path):
                                atol=1e-6)
     assert (q.invalid*4000).tolist() == [0, 1] and q.span.between(1, 2).all()
     report = check_folder(tmp_path,
-                          Database('mine', 't', 'rhythm8', lambda r, db: whole_record(r, 'N'), one_each),
+                          Database('mine', 't', 'rhythm8', lambda r, db: whole_record_episode(r, 'N'), one_each),
                           progress=False)
     assert report.ok and len(report.tables['records']) == 1
 
@@ -654,7 +655,7 @@ def test_facts_are_whole_and_consistent():
     assert [str(facts['episodes'][c].dtype) for c in ('episodes', 'beats', 'longest')] == ['int64']*3
     assert facts['marks'].n.dtype == 'int64'
     assert facts['records'].subject_id.str.startswith('00').sum() == 29, 'subject numbers keep their zeros'
-    beats = facts['marks'][facts['marks'].symbol.isin(list(BEATS))].groupby(['record', 'rhythm']).n.sum()
+    beats = facts['marks'][facts['marks'].symbol.isin(list(BEAT_SYMBOLS))].groupby(['record', 'rhythm']).n.sum()
     pd.testing.assert_series_equal(beats.sort_index(),
                                    facts['episodes'].set_index(['record', 'rhythm']).beats.sort_index(),
                                    check_names=False)
@@ -728,7 +729,7 @@ def test_a_record_of_the_release_agrees_and_a_changed_one_is_a_problem(claims, t
         assert len(report.problems) == 1
         assert report.problems[0].startswith('x0027: ')
         assert 'differ from the release' in report.problems[0]
-        assert all(w in differences(report.tables['against'], 99)[0] for w in words)
+        assert all(w in difference_sentences(report.tables['against'], 99)[0] for w in words)
         assert report.summary.startswith(f"counts equal the release's in {equal} of 39")
         page = report.write_html(tmp_path/'c.html').read_text()
         assert 'Facts that differ from the release' in page and f'in {equal} of 39 records' in page
@@ -780,14 +781,14 @@ def test_the_release_agrees_with_its_own_sequence():
             'row':
             {'seconds': seconds,
                  'no_episode': totals['beats'] + totals['unclassifiable'] - e.beats.sum()}})
-    against = against_release(results, subject_table(folder))
+    against = compare_with_release(results, subject_table(folder))
     assert against.agrees.all()
-    assert (agreement(against).equal == 39).all()
+    assert (agreement_table(against).equal == 39).all()
     assert release_summary(against).startswith("counts equal the release's in 39 of 39")
-    assert differences(against) == []
-    assert not len(against_release([{**r, 'simulated': True} for r in results[:38]],
+    assert difference_sentences(against) == []
+    assert not len(compare_with_release([{**r, 'simulated': True} for r in results[:38]],
                                    subject_table(folder))), 'a simulated folder of 38 is no twin'
-    assert release_summary(against_release([{**r, 'simulated': True} for r in results],
+    assert release_summary(compare_with_release([{**r, 'simulated': True} for r in results],
                                            pd.DataFrame())).endswith('39 of 39 records')
 
 
@@ -826,7 +827,7 @@ def test_another_database_by_its_own_readers(name, records, subjects):
 def test_a_description_of_ones_own(tmp_path):
     "The CinC 2021 records, whose diagnoses are codes in the header."
     def episodes(record, db):
-        return whole_record(record,
+        return whole_record_episode(record,
                             next(c.split(': ')[1].split(',')[0] for c in record.comments
                                  if c.startswith('Dx')))
     def subjects(paths, folder, db):

@@ -13,7 +13,7 @@ from pedarr.core.errors import PedarrError
 from pedarr.losses.cross_entropy import (
     LDAM, CosineHead, FocalLoss, WeightedCrossEntropy, adjusted_cross_entropy, log_class_prior)
 from pedarr.losses.registry import (
-    LOSSES, describe_loss, head_of, loss_terms, make_head, make_loss, make_losses)
+    LOSSES, describe_loss, loss_head_spec, loss_terms, make_contrastive_loss, make_head, make_losses)
 
 ON_LOGITS = [key for key, entry in LOSSES.items() if entry.kind == 'classification']
 ON_EMBEDDINGS = [key for key, entry in LOSSES.items() if entry.kind == 'contrastive' and key != 'none']
@@ -135,7 +135,7 @@ def test_supcon_leaves_anchors_without_a_partner_out():
 def test_every_loss_survives_small_temperatures_and_low_precision(name):
     e, y = batch(size=16, dtype=torch.float32)
     x = e.bfloat16().requires_grad_()
-    with torch.autocast('cpu', torch.bfloat16): value = make_loss(name, [9, 5, 2, 1], 5, tau=.01)(x, y)
+    with torch.autocast('cpu', torch.bfloat16): value = make_contrastive_loss(name, [9, 5, 2, 1], 5, tau=.01)(x, y)
     value.backward()
     assert value.dtype == torch.float32 and value.isfinite() and x.grad.isfinite().all()
 
@@ -147,14 +147,14 @@ def test_every_loss_ignores_the_order_of_samples_and_the_length_of_embeddings(na
     values = []
     for args in ((e, y), (2.5*e[order], y[order])):
         torch.manual_seed(0)
-        values.append(make_loss(name, [9, 5, 2, 1], 5).double()(*args).item())
+        values.append(make_contrastive_loss(name, [9, 5, 2, 1], 5).double()(*args).item())
     assert values[0] == pytest.approx(values[1], abs=1e-10)
 
 
 @pytest.mark.parametrize('name', ON_EMBEDDINGS)
 def test_every_loss_falls_when_it_is_descended(name):
     e, y = batch(size=24, dim=8, dtype=torch.float32)
-    loss, values = make_loss(name, [9, 5, 2, 1], 8), []
+    loss, values = make_contrastive_loss(name, [9, 5, 2, 1], 8), []
     for _ in range(40):
         e.requires_grad_()
         value = loss(e, y)
@@ -166,14 +166,14 @@ def test_every_loss_falls_when_it_is_descended(name):
 # --- the registry
 
 def test_registry():
-    assert make_loss('none', [1, 2], 4) is None
-    loss = make_loss('agcacl', [1, 2], 4, tau=.3, psi=False, separation=1)
+    assert make_contrastive_loss('none', [1, 2], 4) is None
+    loss = make_contrastive_loss('agcacl', [1, 2], 4, tau=.3, psi=False, separation=1)
     assert isinstance(loss, AGCACL) and (loss.tau, loss.psi, loss.separation) == (.3, False, 1)
-    proto = make_loss('proto', [100, 2], 4)
+    proto = make_contrastive_loss('proto', [100, 2], 4)
     assert proto.separation == 0 and not proto.psi and proto.phi.tolist() == [1, 1]
-    assert (make_loss('agcacl', [1, 2], 4) is not None) and make_loss('focal', [1, 2], 4) is None
-    assert not list(make_loss('agcacl', [1, 2], 4).parameters())
-    assert len(list(make_loss('bcl', [1, 2], 4).parameters())) == 1
+    assert (make_contrastive_loss('agcacl', [1, 2], 4) is not None) and make_contrastive_loss('focal', [1, 2], 4) is None
+    assert not list(make_contrastive_loss('agcacl', [1, 2], 4).parameters())
+    assert len(list(make_contrastive_loss('bcl', [1, 2], 4).parameters())) == 1
 
 
 @pytest.mark.parametrize('name, kw, says', [
@@ -192,7 +192,7 @@ def test_registry():
     ('agcacl', dict(tau=True), 'must be a number'), ('supcon', dict(tau=0), 'tau must be positive'),
     ('bcl', dict(tau=-1), 'tau must be positive')])
 def test_bad_registry_input(name, kw, says):
-    with pytest.raises(PedarrError, match=says) as error: make_loss(name, [3, 1], 4, **kw)
+    with pytest.raises(PedarrError, match=says) as error: make_contrastive_loss(name, [3, 1], 4, **kw)
     assert '\n' not in str(error.value)
 
 
@@ -305,7 +305,7 @@ def test_a_row_says_all_and_only_ldam_asks_for_cosines():
 
 @pytest.mark.parametrize('name', [*LOSSES, 'ldam+agcacl', 'focal+supcon'])
 def test_the_head_is_the_one_that_the_attribute_used_to_tell(name):
-    head, loss = head_of(name), make_losses(name, [3, 1], 4)[0]
+    head, loss = loss_head_spec(name), make_losses(name, [3, 1], 4)[0]
     assert head.scale == getattr(loss, 'scale', None) and (head.kind == 'cosine') == (head.scale is not None)
 
 
@@ -315,23 +315,23 @@ def test_a_loss_with_a_scale_of_its_own_gets_no_cosine_head(monkeypatch):
         scale = 5.
         def __init__(self, class_counts): super().__init__()
     monkeypatch.setitem(LOSSES, 'focal', LOSSES['focal']._replace(maker=Scaled))
-    assert head_of('focal') == ('linear', None)
+    assert loss_head_spec('focal') == ('linear', None)
 
 
 def test_heads_by_hand_and_by_name():
-    head = head_of('ldam+agcacl', scale=10, tau_s=.3)
+    head = loss_head_spec('ldam+agcacl', scale=10, tau_s=.3)
     assert head == ('cosine', 10)
     made = make_head(head, 5, 3)
     assert isinstance(made, CosineHead) and made.scale == 10 and made.weight.shape == (3, 5)
     torch.manual_seed(3)
-    linear = make_head(head_of('ce'), 5, 3)
+    linear = make_head(loss_head_spec('ce'), 5, 3)
     torch.manual_seed(3)
     assert torch.equal(linear.weight, torch.nn.Linear(5, 3).weight)
     for name, options, says in [
             ('focal', dict(scale=10.), "no option 'scale'"),
             ('ldam', dict(scale=-1), 'scale must be positive'),
             ('ldam', dict(scale='big'), 'must be a number'), ('hinge', {}, 'unknown loss')]:
-        with pytest.raises(PedarrError, match=says): head_of(name, **options)
+        with pytest.raises(PedarrError, match=says): loss_head_spec(name, **options)
 
 
 # --- ProCo
@@ -414,7 +414,7 @@ def test_prototype_softmax_equals_the_library(pml):
     P = F.normalize(torch.stack([F.normalize(e, dim=1)[y == c].sum(0) for c in range(4)]), dim=1)
     theirs = pml.NormalizedSoftmaxLoss(4, 5, temperature=.1).double()
     theirs.W.data = P.T.clone()
-    ours = make_loss('proto', [9, 5, 2, 1], 5).double()
+    ours = make_contrastive_loss('proto', [9, 5, 2, 1], 5).double()
     assert ours(e, y).item() == pytest.approx(theirs(e, y).item(), abs=1e-9)
 
 

@@ -11,13 +11,13 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from sklearn.metrics import fbeta_score, precision_recall_fscore_support
 
-from pedarr.evaluation import intervals as bootstrap_
+from pedarr.evaluation import bootstrap as bootstrap_
 from pedarr.evaluation.subgroups import SINGLE_SUBJECT, macro_table, per_class, per_subject, recall_by_subject
 from pedarr.evaluation.comparison import (
     format_protocols, holm_correction, paired_bootstrap, paired_classes, paired_scores, permutation_test,
     protocol_gap)
 from pedarr.evaluation.metrics import METRICS, confusion_matrix, plot_confusion, scores
-from pedarr.evaluation.intervals import bootstrap_scores, format_scores, summary_row
+from pedarr.evaluation.bootstrap import bootstrap_scores, format_scores, summary_row
 from pedarr.evaluation.reliability import plot_reliability, reliability
 from pedarr.core.errors import PedarrError
 

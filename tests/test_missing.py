@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pedarr.evaluation.metrics import METRICS, scores
-from pedarr.evaluation.intervals import bootstrap_scores
+from pedarr.evaluation.bootstrap import bootstrap_scores
 from pedarr.evaluation.comparison import paired_bootstrap
 from pedarr.use.missing import (
-    Answers, CASES, KINDS, _ask, draw_subsets, format_missing, mask_channels, missing_answers,
-    missing_curve, missing_difference, plot_missing, predict_without)
+    CHANNEL_KINDS, MISSING_CASES, MaskedPredictions, _ask, draw_subsets, format_missing, mask_channels,
+    missing_curve, missing_difference, plot_missing, predict_masked, predict_without)
 from pedarr.training.run_networks import open_folds
 from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.build import build_store
@@ -23,8 +23,8 @@ from pedarr.signals.store import open_store
 from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG
 from pedarr.core.errors import PedarrError
 from pedarr.training.config import make_config
-from pedarr.training.finished import open_finished
-from pedarr.training.saved import load_model
+from pedarr.training.finished_runs import open_finished
+from pedarr.training.saved_models import load_model
 from pedarr.training.train import run_training
 
 
@@ -41,10 +41,10 @@ def made(simulated, tmp_path_factory):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(list(KINDS)), st.sets(st.sampled_from(CHANNELS)), st.integers(0, 2**31),
+@given(st.sampled_from(list(CHANNEL_KINDS)), st.sets(st.sampled_from(CHANNELS)), st.integers(0, 2**31),
        st.integers(1, 4), st.data())
 def test_draws_are_nested_and_depend_on_the_seed_alone(kind, there, seed, draws, data):
-    names = [c for c in KINDS[kind] if c in there]
+    names = [c for c in CHANNEL_KINDS[kind] if c in there]
     if not names:
         with pytest.raises(PedarrError, match='no test segment has such a channel'):
             draw_subsets(kind, 0, there)
@@ -112,19 +112,19 @@ def test_each_fold_is_asked_with_its_own_network(made):
 
 def test_answers_are_those_of_predict_without(made):
     _, run, _ = made
-    a = missing_answers(run, (2, 5), 'ecg', draws=2, seed=4)
+    a = predict_masked(run, (2, 5), 'ecg', draws=2, seed=4)
     for i, n in ((1, 2), (2, 5)):
         for d, drop in enumerate(draw_subsets('ecg', n, draws=2, seed=4)):
             t = predict_without(run, drop).set_index('segment').loc[a.segment]
             assert np.array(a.classes)[a.predicted[i][d]].tolist() == t.predicted.tolist()
             assert t.label.tolist() == np.array(a.classes)[a.truth].tolist()
             assert t.subject.tolist() == a.subject.tolist()
-    assert a.rows.case.tolist() == ['', '', ''] + list(CASES) and a.rows.removed.tolist()[:3] == [0, 2, 5]
+    assert a.rows.case.tolist() == ['', '', ''] + list(MISSING_CASES) and a.rows.removed.tolist()[:3] == [0, 2, 5]
 
 
 def test_a_network_of_the_ecg_alone_does_not_miss_the_electrograms(made):
     store, _, run = made
-    a = missing_answers(run, (3, 7), 'iegm', draws=2)
+    a = predict_masked(run, (3, 7), 'iegm', draws=2)
     for p in a.predicted[1:3]: assert (p == a.predicted[0]).all()
     rows = a.rows.set_index('case')
     assert rows.blank['no IEGM at all'] == 0 and rows.blank['no ECG at all'] == 1
@@ -137,10 +137,10 @@ def test_a_store_without_electrograms(made):
     store, run, _ = made
     bare = mask_channels(store, IEGM_CHANNELS)
     with pytest.raises(PedarrError, match='kind iegm: no test segment has such a channel'):
-        missing_answers(run, kind='iegm', store=bare)
+        predict_masked(run, kind='iegm', store=bare)
     with pytest.raises(PedarrError, match='the test segments have 12 of kind all: use 0 to 12'):
-        missing_answers(run, (13,), store=bare)
-    a = missing_answers(run, (3,), store=bare, draws=2)
+        predict_masked(run, (13,), store=bare)
+    a = predict_masked(run, (3,), store=bare, draws=2)
     assert a.rows.removed[1] == 3
     assert (a.predicted[0] == a.predicted[a.rows.case.tolist().index('no IEGM at all')]).all()
     assert a.rows.set_index('case').unchanged['no IEGM at all'] == 1
@@ -152,7 +152,7 @@ def answers(predicted, truth, subject, case='no ECG at all', **key):
                          dict(kind='all', case=case, number=np.nan, draws=len(predicted[1]), removed=3.,
                               unchanged=0., blank=0.)])
     truth = np.array(truth)
-    return Answers(rows, [np.array(p) for p in predicted], np.arange(len(truth)), truth, np.array(subject),
+    return MaskedPredictions(rows, [np.array(p) for p in predicted], np.arange(len(truth)), truth, np.array(subject),
                    ['a', 'b'], dict(store='x', kind='all', numbers=(0.,), draws=2, seed=0) | key)
 
 
@@ -194,7 +194,7 @@ def test_one_subject_has_no_interval():
 
 def test_difference_is_antisymmetric_and_paired(made):
     _, both, ecg = made
-    a, b = (missing_answers(r, (4,), 'all', draws=2) for r in (both, ecg))
+    a, b = (predict_masked(r, (4,), 'all', draws=2) for r in (both, ecg))
     ab, ba = missing_difference(a, b, n_resamples=200), missing_difference(b, a, n_resamples=200)
     np.testing.assert_allclose(ab.value, -ba.value, atol=1e-12)
     np.testing.assert_allclose(ab.low, -ba.high, atol=1e-12)
@@ -221,7 +221,7 @@ def test_what_cannot_be_compared():
     (dict(draws=0), 'draws=0: at least one'),
     (dict(kind='eeg'), "unknown kind 'eeg': did you mean 'ecg'")])
 def test_bad_options(made, options, message):
-    with pytest.raises(PedarrError, match=message) as e: missing_answers(made[1], **options)
+    with pytest.raises(PedarrError, match=message) as e: predict_masked(made[1], **options)
     assert '\n' not in str(e.value)
 
 
@@ -237,7 +237,7 @@ def test_runs_that_cannot_be_asked(made, tmp_path):
     for folder, message in ((grown, 'has no network to ask again'), (half, 'model-1.safetensors is missing'),
                             (damaged, 'model-0.safetensors: altered'), (tmp_path, 'not a finished run'),
                             (tmp_path/'none', 'no such folder')):
-        for call in (lambda: predict_without(folder), lambda: missing_answers(folder, (1,), draws=1)):
+        for call in (lambda: predict_without(folder), lambda: predict_masked(folder, (1,), draws=1)):
             with pytest.raises(PedarrError, match=message) as e: call()
             assert '\n' not in str(e.value)
     with pytest.raises(PedarrError, match="unknown channel 'MLII'"): predict_without(run, ['MLII'])

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from conftest import everywhere
 from pedarr.core.errors import PedarrError
 from pedarr.data.databases import Database
-from pedarr.data.habits import whole_record
+from pedarr.data.common_readers import whole_record_episode
 from pedarr.data.groupings import GROUPINGS
 from pedarr.evaluation.multilabel import (
     MULTI_METRICS, bootstrap_multilabel, by_recording, choose_thresholds, paired_multilabel, per_statement, rank_scores)
@@ -27,13 +27,13 @@ from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.store import open_store
 from pedarr.training import folds as folds_
 from pedarr.training.config import NETWORK_ONLY, TrainConfig, make_config
-from pedarr.training.finished import open_finished, scores_of
+from pedarr.training.finished_runs import open_finished, read_scores
 from pedarr.training.folds import fit_fold, rows_of
 from pedarr.training.network import build_model
 from pedarr.signals.statements import with_statements
-from pedarr.training.prepare import labelled_store, plan_roles, plan_split, prepare
+from pedarr.training.prepare import labelled_store, plan_roles, plan_split, prepare_run
 from pedarr.training.run_files import read_params
-from pedarr.training.saved import load_model
+from pedarr.training.saved_models import load_model
 from pedarr.training.train import run_training
 from pedarr.use.command import pedarr_command
 from pedarr.use.report import write_report
@@ -56,7 +56,7 @@ def one_in_two(paths, folder, db):
     return pd.DataFrame({'subject': [f's{int(n[1:])//2}' for n in names], 'cohort': 'c', 'age': np.nan, 'sex': ''}, index=names)
 
 
-DB = Database('mine', 'made up', 'rhythm8', lambda record, db: whole_record(record, 'N'), one_in_two, read_statements=lambda record, db: said(record.name),
+DB = Database('mine', 'made up', 'rhythm8', lambda record, db: whole_record_episode(record, 'N'), one_in_two, read_statements=lambda record, db: said(record.name),
               read_folds=lambda paths, folder, db: {p.stem: 1 + int(p.stem[1:])//10 for p in paths})
 
 
@@ -194,7 +194,7 @@ def test_a_run_learns_what_is_said_and_keeps_what_its_numbers_rest_on(run, spoke
     h = found.history
     assert h.validation_auroc.between(0, 1).all() and h.classification.iloc[-1] < h.classification.iloc[0] and 'validation_top1' not in h
     assert not list(run.glob('validation-*')) and m['files'].keys() >= {'validation.csv', 'predictions.csv'}
-    assert {k: v for k, v in scores_of(run).items()} == {k: v for k, v in m.items() if k != 'files'}
+    assert {k: v for k, v in read_scores(run).items()} == {k: v for k, v in m.items() if k != 'files'}
     assert load_model(run, 4, found.classes)[1]['task'] == 'multi'
 
 
@@ -255,7 +255,7 @@ def test_options_run(spoken, tmp_path, options):
 def test_a_grouping_of_statements(spoken, tmp_path, monkeypatch):
     monkeypatch.setitem(GROUPINGS, 'mine2', {'FAST': 'RATE', 'BOTH': 'RATE', 'TALL': 'SIZE'})
     c = make_config(store=spoken, run=tmp_path/'r', **SMALL, grouping='mine2')
-    store = prepare(c)[0]
+    store = prepare_run(c)[0]
     assert store.classes == ['RATE', 'SIZE']
     for name, row in zip(store.segments.record, store.target): assert row.tolist() == [bool({'FAST', 'BOTH'} & set(said(name))), 'TALL' in said(name)]
 
@@ -267,12 +267,12 @@ def test_a_grouping_of_statements(spoken, tmp_path, monkeypatch):
     (dict(logit_adjust=1.), 'logit_adjust is for one class'), (dict(grouping='rhythm8'), 'finds 0 of its classes among the statements'), (dict(task='single', loss='bce'), 'is for several labels at once'),
     (dict(task='', loss='bce'), 'unknown loss'), (dict(task='many'), "unknown task 'many'"), (dict(loss_options={'tau': 1}), "no option 'tau'")])
 def test_impossible_runs_are_refused(spoken, tmp_path, options, why):
-    with pytest.raises(PedarrError, match=why) as e: prepare(make_config(store=spoken, run=tmp_path/'r', **{**SMALL, **options}))
+    with pytest.raises(PedarrError, match=why) as e: prepare_run(make_config(store=spoken, run=tmp_path/'r', **{**SMALL, **options}))
     assert '\n' not in str(e.value) and not (tmp_path/'r').exists()
 
 
 def test_a_store_without_statements(store, tmp_path):
-    with pytest.raises(PedarrError, match='carry no statements'): prepare(make_config(store=store, run=tmp_path/'r', task='multi'))
+    with pytest.raises(PedarrError, match='carry no statements'): prepare_run(make_config(store=store, run=tmp_path/'r', task='multi'))
 
 
 def test_every_target_positive(spoken, tmp_path, monkeypatch):
@@ -302,7 +302,7 @@ def test_weights_arrive_and_a_resume_does_not_ask_again(spoken, weights, tmp_pat
     mine = tmp_path/'w.safetensors'
     mine.write_bytes(weights.read_bytes())
     c = make_config(store=spoken, run=tmp_path/'r', **SMALL, pretrained=str(mine))
-    assert 'encoders for ecg, iegm start from' in ' '.join(prepare(c)[2])
+    assert 'encoders for ecg, iegm start from' in ' '.join(prepare_run(c)[2])
     began = []
     def look(*a, real=folds_.prepare_training): return (began.append(encoders(a[3]).clone()), real(*a))[1]
     everywhere(monkeypatch, folds_, 'prepare_training', look)
@@ -324,13 +324,13 @@ def test_the_hash_of_the_weights_is_kept(spoken, weights, tmp_path):
 
 @pytest.mark.parametrize('options, why', [(dict(encoder='deep'), 'is of kind plain, this one is deep'), (dict(dim=64), 'set dim'), (dict(pretrained='/nowhere/w'), '/nowhere/w')])
 def test_weights_that_do_not_fit_are_one_line(spoken, weights, tmp_path, options, why):
-    with pytest.raises(PedarrError, match=why) as e: prepare(make_config(store=spoken, run=tmp_path/'r', **{**SMALL, 'pretrained': str(weights), **options}))
+    with pytest.raises(PedarrError, match=why) as e: prepare_run(make_config(store=spoken, run=tmp_path/'r', **{**SMALL, 'pretrained': str(weights), **options}))
     assert '\n' not in str(e.value) and not (tmp_path/'r').exists()
 
 
 def test_weights_of_another_rate(store, weights, tmp_path):
     with pytest.raises(PedarrError, match='learned at 100 Hz, the windows here have 250 Hz'):
-        prepare(make_config(store=store, run=tmp_path/'r', dim=32, depth=1, heads=2, n_folds=2, pretrained=str(weights)))
+        prepare_run(make_config(store=store, run=tmp_path/'r', dim=32, depth=1, heads=2, n_folds=2, pretrained=str(weights)))
 
 
 def test_older_runs_have_the_default_and_trees_have_none(run, tmp_path):

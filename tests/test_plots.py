@@ -24,7 +24,7 @@ from pedarr.exploration import drawing as drawing_
 from pedarr.exploration import examples as examples_
 from pedarr.exploration import figures as figures_
 from pedarr.exploration import long_tail as long_tail_
-from pedarr.exploration import missing_and_spoilt as missing_
+from pedarr.exploration import recording_quality as missing_
 
 FS = 250
 ALL = np.ones(19, bool)
@@ -229,7 +229,7 @@ def test_a_study_says_simulated_in_its_title_only_if_its_header_does(simulated, 
 
 
 def test_amounts_of_the_real_release():
-    t = long_tail_.amounts(FACTS)
+    t = long_tail_.amount_table(FACTS)
     published = leipzig_.PUBLISHED
     expected = published['beats'] + published['unclassifiable']
     assert t.beats.sum() + FACTS.beats[FACTS.rhythm == ''].sum() == expected
@@ -246,12 +246,12 @@ ROW = st.tuples(st.sampled_from('abcde'), st.sampled_from(['N', 'VT']), st.integ
 @settings(max_examples=60, deadline=None)
 def test_concentration_is_bounded(rows):
     t = pd.DataFrame(rows, columns=['subject', 'rhythm', 'beats'])
-    c = long_tail_.concentration(t)
+    c = long_tail_.subject_concentration(t)
     assert c.total.sum() == t.beats.sum() and (c.subjects <= 5).all()
     assert (c.effective <= c.subjects + 1e-9).all() and (c.effective >= 1 - 1e-9).all()
     # sum p^2 <= max p
     assert (c.share >= 1/c.subjects - 1e-9).all() and (c.effective >= 1/c.share - 1e-9).all()
-    again = long_tail_.concentration(t.sample(frac=1, random_state=0))
+    again = long_tail_.subject_concentration(t.sample(frac=1, random_state=0))
     np.testing.assert_allclose(again.effective[c.index], c.effective)
 
 
@@ -265,9 +265,9 @@ def test_concentration_bars_are_whole():
 
 
 @pytest.mark.parametrize('call', [
-    lambda: long_tail_.amounts(EVERY[:0]),
-    lambda: long_tail_.amounts(EVERY),
-    lambda: long_tail_.concentration(EVERY),
+    lambda: long_tail_.amount_table(EVERY[:0]),
+    lambda: long_tail_.amount_table(EVERY),
+    lambda: long_tail_.subject_concentration(EVERY),
     lambda: cohort_.plot_rate_by_age(EVERY, {}),
     lambda: cohort_.cohort_table(EVERY[:0], {}),
     lambda: missing_.signal_quality(np.zeros((2, 100)), 977),
@@ -299,7 +299,7 @@ def test_timeline_shows_poor_signal_and_short_episodes():
 
 
 def test_availability_of_the_simulated_database(simulated):
-    state = missing_.availability(missing_.channel_table(simulated, DB))
+    state = missing_.channel_availability(missing_.channel_table(simulated, DB))
     for path in DB.records(simulated):
         record = DB.open(path)
         _, mask = record.window(0, record.sig_len)
@@ -353,11 +353,11 @@ def test_examples_hold_the_rhythm_and_start_inside(simulated):
 def test_calipers_mark_nothing_that_was_not_measured():
     nothing = pd.DataFrame(dict(qrs_on=[1., np.nan], p_on=np.nan, his=np.nan, a_before=np.nan, a_after=np.nan,
                                 av=np.nan, va=np.nan))
-    assert calipers_.calipers(nothing, np.zeros((0, 5)), 0) == []
-    assert calipers_.calipers(nothing, np.zeros((0, 5)), 1) == []
+    assert calipers_.caliper_intervals(nothing, np.zeros((0, 5)), 0) == []
+    assert calipers_.caliper_intervals(nothing, np.zeros((0, 5)), 1) == []
     his = nothing.assign(qrs_on=[1., 1.6], his=[.9, np.nan], a_before=[.95, np.nan], av=[.05, np.nan])
     # a His potential before the atrium is none
-    assert [c[0] for c in calipers_.calipers(his, np.zeros((0, 5)), 0)] == ['RR 600', 'AV 50']
+    assert [c[0] for c in calipers_.caliper_intervals(his, np.zeros((0, 5)), 0)] == ['RR 600', 'AV 50']
 
 
 def test_study_draws_its_calipers_where_they_were_measured(simulated):
@@ -403,7 +403,7 @@ def test_ink_palette_png_holds_what_pillow_quantises(size):
         assert np.array_equal(np.asarray(have.convert('RGB')), np.asarray(want))
 
 
-@pytest.mark.parametrize('chapter', ['07_cohort', '08_long_tail', '11_examples', '12_missing_and_spoilt'])
+@pytest.mark.parametrize('chapter', ['07_cohort', '08_long_tail', '11_examples', '12_recording_quality'])
 def test_a_chapter_drawn_from_a_folder_has_one_parameter_cell(chapter):
     nb = nbformat.read(ROOT/'nbs'/'3_exploration'/f'{chapter}.ipynb', 4)
     tagged = [c.source for c in nb.cells if 'parameters' in c.metadata.get('tags', [])]

@@ -39,7 +39,7 @@ from pedarr.data.databases import Database
 from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.signals.fast_filters import read_filtered, stream_filtered
-from pedarr.signals.augmentation import normalise
+from pedarr.signals.augmentation import normalise_signals
 from pedarr.signals.store import open_store
 from pedarr.signals.windows import segment_table
 from pedarr.data.channels import CHANNELS
@@ -94,7 +94,7 @@ def test_equals_scipy_in_float64_on_a_real_recording(notch):
     config = CONFIG.replace(notch=notch)
     ours = whole(record, config)
     rows = np.flatnonzero(record.rows >= 0)
-    x = resample_poly(record.standard()[rows].astype(float), 1, 2, axis=1, window=rates_.taps(1, 2))
+    x = resample_poly(record.standard()[rows].astype(float), 1, 2, axis=1, window=rates_.resampler_taps(1, 2))
     for y, xi, row in zip(ours[rows], x, rows):
         theirs = sosfiltfilt(settings_.filter_sections(config,
                                                       config.ecg_band if row < 12 else config.iegm_band), xi)
@@ -127,7 +127,7 @@ def test_odd_rates_give_the_signal_at_the_times_that_the_ratio_says(fs, rate):
     "Exact up to the drift, which is bounded, against the formula of the signal."
     seconds = 60
     record = Sines(fs, round(seconds*fs))
-    up, down = rates_.ratio(fs, rate)
+    up, down = rates_.resampling_ratio(fs, rate)
     assert max(up, down) <= rates_.LONGEST_PERIOD
     assert abs(rates_.deviation(fs, rate)) <= 1/rates_.LONGEST_PERIOD
     y = fast_.resample(record.standard(0, record.sig_len)[:1], up, down)[0]
@@ -136,7 +136,7 @@ def test_odd_rates_give_the_signal_at_the_times_that_the_ratio_says(fs, rate):
     exact = record.at(k*down/(up*fs))                         # the signal at the instant of each output
     assert np.abs(y - exact)[inner].max() < 4e-3
     late = np.abs(k*down/(up*fs) - k/rate).max()              # against a clock of exactly `rate`
-    assert late <= abs(rates_.drift(record, rate)) + 1e-9 and late <= seconds/rates_.LONGEST_PERIOD
+    assert late <= abs(rates_.clock_drift(record, rate)) + 1e-9 and late <= seconds/rates_.LONGEST_PERIOD
 
 
 @pytest.mark.parametrize('fs', [333.333, 62.4725, 249.89, 499.907])
@@ -150,7 +150,7 @@ def test_windows_at_odd_rates_lie_where_their_start_says(fs, rate):
         assert mask.all()
     for s in start:
         x, _ = next(windows_.cut_windows(record, [s], [s + round(3*fs)], config))
-        up, down = rates_.ratio(fs, rate)
+        up, down = rates_.resampling_ratio(fs, rate)
         first = round(s*up/down)*down/(up*fs)                 # when the nearest store sample is
         assert abs(first - s/fs) <= .51/rate
         # the filter takes .074 of 19.3 Hz
@@ -161,7 +161,7 @@ def test_windows_at_odd_rates_lie_where_their_start_says(fs, rate):
 @given(st.integers(50_000, 2_000_000), st.sampled_from([100., 125., 128., 250., 256., 360., 500., 1000.]))
 def test_every_rate_with_three_decimals_is_near_a_ratio(thousandths, rate):
     fs = thousandths/1000
-    up, down = rates_.ratio(fs, rate)
+    up, down = rates_.resampling_ratio(fs, rate)
     assert 1 <= min(up, down)
     assert max(up, down) <= rates_.LONGEST_PERIOD
     assert abs(rates_.deviation(fs, rate)) <= 1/rates_.LONGEST_PERIOD
@@ -178,7 +178,7 @@ def test_a_drift_beyond_the_bound_is_refused_with_a_rate_that_works():
     assert rates_.check_drift([hour, week], rate) == [] and rates_.deviation(333.333, rate) == 0
     assert len(rates_.check_drift([hour, hour], 250.)) == 1
     assert rates_.check_drift([Sines(977., 977*86400*7)], 500.) == []
-    with pytest.raises(PedarrError, match='too far apart'): rates_.ratio(1e6, 1.)
+    with pytest.raises(PedarrError, match='too far apart'): rates_.resampling_ratio(1e6, 1.)
 
 
 @settings(max_examples=25, deadline=None)
@@ -188,7 +188,7 @@ def test_resampling_equals_scipy_for_any_ratio(up, down, n, seed):
     up, down = int(up//g), int(down//g)
     x = np.random.default_rng(seed).standard_normal((2, n)).astype(np.float32)
     if up == down: return
-    theirs = resample_poly(x.astype(float), up, down, axis=1, window=rates_.taps(up, down)/up)
+    theirs = resample_poly(x.astype(float), up, down, axis=1, window=rates_.resampler_taps(up, down)/up)
     ours = fast_.resample(x, up, down)
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
@@ -909,7 +909,7 @@ def test_normalise_is_finite_masked_and_keeps_the_axis(seed, size):
     ecg, iegm = torch.randn(3, 12, 200, generator=g)*size, torch.randn(3, 7, 200, generator=g)*size
     mask = torch.rand(3, 19, generator=g) > .4
     mask[0] = False
-    e, i = normalise(ecg, iegm, mask)
+    e, i = normalise_signals(ecg, iegm, mask)
     assert torch.isfinite(e).all() and torch.isfinite(i).all()
     assert (torch.cat([e, i], 1)[~mask] == 0).all()
     leads = mask[1, :12]
@@ -917,7 +917,7 @@ def test_normalise_is_finite_masked_and_keeps_the_axis(seed, size):
         scale = (e[1]/ecg[1])[leads]
         # one factor for all leads
         torch.testing.assert_close(scale, scale.mean().expand_as(scale), rtol=1e-3, atol=0)
-    assert torch.equal(normalise(ecg, iegm, mask, 'none')[0], ecg*mask[:, :12, None])
+    assert torch.equal(normalise_signals(ecg, iegm, mask, 'none')[0], ecg*mask[:, :12, None])
 
 
 # ---- real recordings

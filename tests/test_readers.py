@@ -7,7 +7,7 @@ from wfdb import processing
 from conftest import real
 from pedarr.data.records import open_record
 from pedarr.data.annotations import read_annotations
-from pedarr.data.rhythms import BEATS
+from pedarr.data.rhythms import BEAT_SYMBOLS
 
 
 def annotation_bytes(path):
@@ -88,7 +88,7 @@ def found(path, lead, seconds, tolerance=0.1):
     record = open_record(path)
     stop = int(seconds*record.fs)
     marks = read_annotations(path, 'atr', record.sig_len)
-    beat = np.array([s for s, symbol in zip(marks.sample, marks.symbol) if symbol in BEATS])
+    beat = np.array([s for s, symbol in zip(marks.sample, marks.symbol) if symbol in BEAT_SYMBOLS])
     x = record.physical(0, stop)[record.names.index(lead)].astype(float)
     qrs = processing.gqrs_detect(x, fs=record.fs)
     inside = lambda s: s[(s > 5*record.fs) & (s < stop - record.fs)]

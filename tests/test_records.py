@@ -13,7 +13,7 @@ from conftest import real
 from helpers import edit
 from pedarr.data.channels import CHANNELS, ECG_LEADS
 from pedarr.data.masks import signal_mask
-from pedarr.data.formats import INVALID, decode_samples, n_bytes
+from pedarr.data.formats import INVALID_VALUES, decode_samples, n_bytes
 from pedarr.data.streams import RecordStream
 from pedarr.data.records import open_record
 from pedarr.data.annotations import read_annotations
@@ -25,7 +25,7 @@ RANGE = {'16': (-2**15 + 1, 2**15 - 1), '24': (-2**23 + 1, 2**23 - 1), '212': (-
 def write(folder, fmt, n_sig, n, seed=0, gain=200., baseline=7, name='r', invalid=()):
     rng = np.random.default_rng(seed)
     d = rng.integers(*RANGE[fmt], (n, n_sig), endpoint=True)
-    for i, j in invalid: d[i, j] = INVALID[fmt]
+    for i, j in invalid: d[i, j] = INVALID_VALUES[fmt]
     wfdb.wrsamp(name, fs=977, units=['mV']*n_sig, sig_name=CHANNELS[:n_sig], d_signal=d, fmt=[fmt]*n_sig,
                 adc_gain=[gain]*n_sig, baseline=[baseline]*n_sig, write_dir=str(folder))
     return folder/name
@@ -53,7 +53,7 @@ def test_windows_equal_rdrecord_to_the_last_bit(tmp_path, fmt, n_sig, gain, base
 @settings(max_examples=60, deadline=None)
 @given(fmt=st.sampled_from(list(RANGE)), n=st.integers(1, 40), data=st.data())
 def test_decoding_inverts_the_format(fmt, n, data):
-    x = np.array(data.draw(st.lists(st.integers(INVALID[fmt], RANGE[fmt][1]), min_size=n, max_size=n)))
+    x = np.array(data.draw(st.lists(st.integers(INVALID_VALUES[fmt], RANGE[fmt][1]), min_size=n, max_size=n)))
     if fmt == '16': raw = x.astype('<i2').tobytes()
     elif fmt == '24': raw = b''.join(int(v).to_bytes(3, 'little', signed=True) for v in x)
     else:

@@ -10,15 +10,15 @@ from helpers import AT_250_HZ, drop_key, edit_json
 from pedarr.evaluation.fewshot import METHODS
 from pedarr.evaluation.subgroups import SINGLE_SUBJECT
 from pedarr.evaluation.comparison import paired_bootstrap
-from pedarr.evaluation.intervals import bootstrap_scores
+from pedarr.evaluation.bootstrap import bootstrap_scores
 from pedarr.core.errors import PedarrError
 from pedarr.use.report import class_score_table
 from pedarr.training.run_figures import plot_recalls
 from pedarr.training.protocols import protocol_table
 from pedarr.training.run_networks import run_few_shot, run_store
 from pedarr.evaluation.subgroups import macro_table
-from pedarr.training.run_tables import carriers
-from pedarr.training.finished import prediction_codes, split_warning, summarise
+from pedarr.training.run_tables import subjects_per_class
+from pedarr.training.finished_runs import compute_metrics, prediction_codes, split_warning
 from pedarr.training.config import make_config
 
 CLASSES = ['SR', 'AVNRT', 'VT']
@@ -62,7 +62,7 @@ def write_run(folder, table, split, share, seed=0, store='a'*64, **params):
     found = dict(commit=None, changed=False, store_sha256={'ecg.npy': store})
     write('environment', dict.fromkeys(named, 'x') | found)
     write('model', dict(network=config.model, model={}, classes=classes, folds=[0]))
-    write('metrics', summarise(t, classes, config, [split_warning(split)], carriers(rows)) | dict(speed={}))
+    write('metrics', compute_metrics(t, classes, config, [split_warning(split)], subjects_per_class(rows)) | dict(speed={}))
     return folder, pd.Series(predicted, index=table.segment)
 
 
@@ -251,7 +251,7 @@ def test_subjects_stand_in_the_order_of_their_numbers():
     names = ['x100', 'x0010', 'x002', 'x1']
     t = pd.DataFrame(dict(subject=[n for n in names for _ in range(4)], label=CLASSES[:2]*8, predicted='SR'))
     c = make_config(resamples=100)
-    rows = summarise(t, CLASSES, c, [])['per_subject']
+    rows = compute_metrics(t, CLASSES, c, [])['per_subject']
     assert [r['subject'] for r in rows] == ['x1', 'x002', 'x0010', 'x100']
     # all alike: ties are in their order too
     fig = plot_subjects(pd.DataFrame(rows).sample(frac=1, random_state=0))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pedarr.data.rhythms import (
-    BEATS, LEIPZIG_RHYTHMS, MITDB_RHYTHMS, check_samples, noisy_signal, parse_episodes, poor_signal,
-    rhythm_name)
+    BEAT_SYMBOLS, LEIPZIG_RHYTHMS, MITDB_RHYTHMS, check_samples, noisy_signal, parse_episodes,
+    poor_signal, rhythm_name)
 from pedarr.data.groupings import GROUPINGS, classes_of, get_grouping
 from pedarr.core.errors import PedarrError
 
@@ -26,7 +26,7 @@ def test_episodes_tile_what_follows_the_first_mark(items):
     assert (e.start.to_numpy()[1:] == e.stop.to_numpy()[:-1]).all() and (e.stop >= e.start).all()
     if at:
         assert e.stop.iloc[-1] == 1000 and e.start.iloc[0] == sample[at[0]]
-        beats, known = sum(s in BEATS for s in symbol[at[0]:]), any(s in BEATS for s in symbol)
+        beats, known = sum(s in BEAT_SYMBOLS for s in symbol[at[0]:]), any(s in BEAT_SYMBOLS for s in symbol)
         if known: assert e.beats.sum() == beats, 'every beat after the first mark is counted once'
         else: assert (e.beats == -1).all()
 
@@ -83,7 +83,7 @@ def test_a_closing_mark_changes_nothing(items):
 
 @given(marks)
 def test_no_beat_marks_are_not_zero_beats(items):
-    items = sorted((m for m in items if m[1] not in BEATS), key=lambda m: m[0])
+    items = sorted((m for m in items if m[1] not in BEAT_SYMBOLS), key=lambda m: m[0])
     columns = [[m[0] for m in items], [m[1] for m in items], ['(N' if m[1] == '+' else '' for m in items]]
     assert (parse_episodes(*columns, 1000).beats == -1).all(), 'nobody annotated beats'
     first = [[0, *columns[0]], ['N', *columns[1]], ['', *columns[2]]]

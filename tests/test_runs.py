@@ -20,18 +20,18 @@ import pandas as pd
 import pytest
 
 from helpers import drop_key
-from pedarr.training.answers import answer_table, paired_table, recall_table
+from pedarr.training.grid_results import paired_table, recall_table, score_table
 from pedarr.training.grid import Job
 from pedarr.core.errors import PedarrError
-from pedarr.use.missing import missing_answers
+from pedarr.use.missing import predict_masked
 from pedarr.signals.store import open_store
 from pedarr.training.protocols import protocol_table
 from pedarr.training.run_networks import run_few_shot
 from pedarr.use.report import write_report
 from pedarr.training.config import make_config
 from pedarr.training.run_files import read_params
-from pedarr.training.finished import scores_of
-from pedarr.training.saved import load_model
+from pedarr.training.finished_runs import read_scores
+from pedarr.training.saved_models import load_model
 from pedarr.training.train import run_training
 
 SMALL = dict(epochs=1, batch_size=32, dim=16, depth=1, heads=2, n_folds=2, lone_classes='keep', resamples=100)
@@ -120,12 +120,12 @@ def readers(run: Path, source: Path, figures: bool) -> list:
     "All that is asked of a run."
     c = read_params(source).replace(run=str(run))
     job = Job(question='q', system='s', split='patient', seed=0, run=str(run), params=c.model_dump())
-    calls = [lambda: scores_of(run), lambda: load_model(run),
-             lambda: (answer_table([job], 100), recall_table([job])),
+    calls = [lambda: read_scores(run), lambda: load_model(run),
+             lambda: (score_table([job], 100), recall_table([job])),
              lambda: paired_table([run], [source], 100),
              lambda: run_training(c, progress=False),
              lambda: protocol_table(run, source.parent/'segment', 100),
-             lambda: run_few_shot(run, shots=(1,), draws=1), lambda: missing_answers(run, (1,), draws=1)]
+             lambda: run_few_shot(run, shots=(1,), draws=1), lambda: predict_masked(run, (1,), draws=1)]
     return calls + [lambda: write_report(run)]*figures
 
 
@@ -209,4 +209,4 @@ run_training(make_config(**{params!r}, run={str(tmp_path/"r")!r}), progress=Fals
     assert {p.name for p in (tmp_path/'r').iterdir()} == {p.name for p in whole.iterdir()}
     for name in ('predictions.csv', 'split.csv', 'model.json', 'model-0.safetensors', 'model-1.safetensors'):
         assert (tmp_path/'r'/name).read_bytes() == (whole/name).read_bytes()
-    assert scores_of(tmp_path/'r')['overall'] == scores_of(whole)['overall'] and open_store(store)
+    assert read_scores(tmp_path/'r')['overall'] == read_scores(whole)['overall'] and open_store(store)

@@ -482,7 +482,7 @@ def test_a_mistyped_variation_is_answered_with_the_one_that_was_meant():
 # ---- batches
 
 def test_batch_is_the_normalised_store():
-    from pedarr.signals.augmentation import normalise
+    from pedarr.signals.augmentation import normalise_signals
     s, rows = toy_store(), [7, 3, 50]
     index = np.array([50, 3, 20, 7])
     b = SegmentDataset(s, index, normalise='none').__getitems__([3, 1, 0])
@@ -494,7 +494,7 @@ def test_batch_is_the_normalised_store():
     np.testing.assert_array_equal(b.mask, s.mask[rows])
     assert [CLASSES[i] for i in b.label] == s.segments.label.iloc[rows].tolist()
     scaled = SegmentDataset(s, index).__getitems__([3, 1, 0])
-    assert same(scaled[:2], normalise(b.ecg, b.iegm, b.mask, 'modality'))
+    assert same(scaled[:2], normalise_signals(b.ecg, b.iegm, b.mask, 'modality'))
     assert not torch.equal(scaled.ecg, b.ecg)
     one = SegmentDataset(s, index)[1]
     assert torch.equal(one.ecg, scaled.ecg[1]) and one.label.shape == ()

@@ -32,7 +32,7 @@ from pedarr.data.rhythms import LEIPZIG_RHYTHMS, parse_episodes, poor_signal
 from pedarr.core.errors import PedarrError
 from pedarr.synthetic.ecg import atrial_map, twelve_leads
 from pedarr.synthetic.files import TWIN_VERSION, header_text, pack24
-from pedarr.synthetic.heart import PATHWAYS, Pace, SIMULATED_RATE, cs_delays, make_heart
+from pedarr.synthetic.heart import PATHWAYS, RhythmPace, SIMULATED_RATE, cs_delays, make_heart
 from pedarr.synthetic.ladder import Activation, TRAINS, irregularity
 from pedarr.synthetic.recording import Subject, simulate_recording
 from pedarr.synthetic.rhythms import RHYTHM_MODELS, play_score, play_score_in, play_script
@@ -358,14 +358,14 @@ def test_coronary_sinus_in_fibrillation_and_flutter(rhythm):
 @given(st.floats(.3, 1.2), st.floats(0, .1), st.floats(0, .1))
 @settings(max_examples=100, deadline=None)
 def test_a_measured_irregularity_comes_out(cycle, spread, variability):
-    breathing, innovation, jitter = irregularity(Pace('N', cycle, spread*cycle, variability*cycle))
+    breathing, innovation, jitter = irregularity(RhythmPace('N', cycle, spread*cycle, variability*cycle))
     total = innovation**2/(1 - .98**2) + jitter**2 + breathing**2/2
     assert min(breathing, innovation, jitter) >= 0 and total >= spread**2*(1 - 1e-9)
     if innovation > 0: assert total == pytest.approx(spread**2)
 
 
 def test_measured_cycles_hold_in_the_opening():
-    known = (Pace('N', .61, .01, .008), Pace('AVRT', .4, .003, .002))
+    known = (RhythmPace('N', .61, .01, .008), RhythmPace('AVRT', .4, .003, .002))
     score = [('+', '(N'), *[('N', '')]*40, ('+', '(AVRT'), *[('X', 'AVRT')]*60, ('+', '(N'), *[('N', '')]*200]
     for seed in range(5):
         heart = make_heart(9., np.random.default_rng(seed), 'left lateral', known=known)

@@ -28,7 +28,7 @@ from pedarr.signals import store as store_
 from pedarr.signals import windows as windows_
 from pedarr.core.errors import PassingError, PedarrError
 from pedarr.data.databases import Database
-from pedarr.data.habits import mark_episodes, whole_record
+from pedarr.data.common_readers import annotated_episodes, whole_record_episode
 from pedarr.signals.settings import PreprocessConfig, default_config
 from pedarr.signals.build import build_store
 from pedarr.signals.store import open_store
@@ -57,7 +57,7 @@ def one_each(paths, folder, db):
     return pd.DataFrame({'subject': names, 'cohort': 'c', 'age': np.nan, 'sex': ''}, index=names)
 
 
-def sinus(record, db): return whole_record(record, 'N')
+def sinus(record, db): return whole_record_episode(record, 'N')
 
 
 MINE = Database('mine', 'made up', 'rhythm8', sinus, one_each)
@@ -101,11 +101,11 @@ def made(tmp_path_factory):
 
 # ---- what a store is made from
 
-def other_labels(record, db): return whole_record(record, 'AFIB' if record.name == 'b' else 'N')
+def other_labels(record, db): return whole_record_episode(record, 'AFIB' if record.name == 'b' else 'N')
 
 
 def poor_at_the_start(record, db):
-    episodes, poor = whole_record(record, 'N')
+    episodes, poor = whole_record_episode(record, 'N')
     return episodes, pd.DataFrame({'start': [0], 'stop': [100]}) if record.name == 'c' else poor
 
 
@@ -153,7 +153,7 @@ def test_another_version(db, tmp_path, monkeypatch, what):
 def test_label_files_are_known_by_what_comes_out_of_them(db, tmp_path):
     file = db/'labels.txt'
     def read(record, _):
-        return whole_record(record, dict(l.split(',') for l in file.read_text().split())[record.name])
+        return whole_record_episode(record, dict(l.split(',') for l in file.read_text().split())[record.name])
     file.write_text('a,N\nb,N\nc,VT\n')
     described = replace(MINE, read_episodes=read)
     build(db, tmp_path/'s', described)
@@ -248,7 +248,7 @@ def test_changed_signals_are_all_named_and_cost_nothing_twice(db, tmp_path, monk
 
 
 def test_a_wrong_gain_and_wrong_annotations_are_seen(db, tmp_path):
-    marked = replace(MINE, read_episodes=mark_episodes, annotator='atr')
+    marked = replace(MINE, read_episodes=annotated_episodes, annotator='atr')
     for name in 'abc':
         wfdb.wrann(name, 'atr', np.array([10, 2500]), ['+', '+'], aux_note=['(N', '(AFIB'], fs=FS,
                    write_dir=str(db))
@@ -395,9 +395,9 @@ def test_where_nothing_can_be_used_all_is_said(tmp_path):
 def test_a_record_without_episode_is_left_out_and_a_class_that_goes_with_it_is_gone(db, tmp_path):
     def some(record, _):
         if record.name == 'a':
-            episodes, poor = whole_record(record, 'N')[:2]
+            episodes, poor = whole_record_episode(record, 'N')[:2]
             return episodes.iloc[:0], poor, ['two diagnoses in the header']
-        return whole_record(record, 'VT' if record.name == 'b' else 'N')
+        return whole_record_episode(record, 'VT' if record.name == 'b' else 'N')
     harm_record(db, 'b', 'flat')
     store = build(db, tmp_path/'s', replace(MINE, read_episodes=some))
     assert store.classes == ['SR'] and store.meta['skipped'] == ['a', 'b'] and store.meta['rare'] == []
@@ -408,7 +408,7 @@ def test_a_record_without_episode_is_left_out_and_a_class_that_goes_with_it_is_g
 def test_a_passing_fault_is_no_damage(db, tmp_path):
     def away(record, _):
         if record.name == 'b': raise OSError(errno.EIO, 'Input/output error', str(record.path))
-        return whole_record(record, 'N')
+        return whole_record_episode(record, 'N')
     with pytest.raises(PassingError, match='b.hea.*check the disk'):
         build(db, tmp_path/'s', replace(MINE, read_episodes=away), skip_damaged=True)
     assert not (tmp_path/'s').exists()
@@ -464,7 +464,7 @@ def test_notes_of_records_and_descriptions_reach_the_store_one_line_a_kind(tmp_p
     def late(record, _):
         start = 1000 + 100*int(record.name == 'c')
         episode = dict(start=[start], stop=[record.sig_len], rhythm=['N'], beats=[-1])
-        return pd.DataFrame(episode), whole_record(record, 'N')[1]
+        return pd.DataFrame(episode), whole_record_episode(record, 'N')[1]
     store = build(db, tmp_path/'s', replace(MINE, read_episodes=late), progress=True)
     unknown = [n for n in store.meta['notes'] if 'HIS D' in n]
     assert len(unknown) == 1 and unknown[0].startswith('a, b, c, d, e, f and 3 more: ')
@@ -618,7 +618,7 @@ def test_names_that_look_like_something_else_stay_text(db, tmp_path, monkeypatch
     def parts(record, _):
         edges = np.linspace(0, record.sig_len, len(names) + 1).astype(int)
         episodes = dict(start=edges[:-1], stop=edges[1:], rhythm=list(names), beats=-1)
-        return pd.DataFrame(episodes), whole_record(record, 'N')[1]
+        return pd.DataFrame(episodes), whole_record_episode(record, 'N')[1]
     def people(paths, folder, db):
         return one_each(paths, folder, db).assign(subject=['007', 'nan', 'False'], cohort='1.0')
     config = CONFIG.replace(window=1., rare_stride=None)
@@ -710,7 +710,7 @@ def test_a_store_holds_only_the_channels_that_a_record_has(made, tmp_path):
     assert both.meta['stored'] == leads and isinstance(both.ecg, np.memmap)
     alone = build(tmp_path/'db', tmp_path/'t',
                   db=replace(MINE,
-                             read_episodes=lambda r, db: whole_record(r, 'N' if r.name == 'b' else 'XYZ')))
+                             read_episodes=lambda r, db: whole_record_episode(r, 'N' if r.name == 'b' else 'XYZ')))
     assert alone.meta['stored'] == leads  # a record without a window counts
 
 
@@ -1020,7 +1020,7 @@ def test_what_is_built_is_what_is_opened(made):
 
 def test_a_description_of_lambdas_goes_to_other_processes(db, tmp_path):
     described = replace(MINE,
-                        read_episodes=lambda record, _: whole_record(record,
+                        read_episodes=lambda record, _: whole_record_episode(record,
                                                                      'N' if record.name < 'c' else 'VT'),
                         read_subjects=lambda paths, folder, _: one_each(paths, folder, None))
     harm_record(db, 'b', 'cut')

@@ -35,16 +35,16 @@ from pedarr.use.report import percent, write_report
 from pedarr.core.errors import PassingError, PedarrError
 from pedarr.losses.registry import LOSSES, loss_terms
 from pedarr.training.config import TrainConfig, check_parameters, make_config
-from pedarr.training.finished import open_finished, scores_of
+from pedarr.training.finished_runs import open_finished, read_scores
 from pedarr.training.run_files import read_params
-from pedarr.training.runs import writing
+from pedarr.training.runs import lock_run_folder
 from pedarr.signals.roles import all_roles, read_roles, split_table
 from pedarr.training.folds import fit_fold, rows_of
 from pedarr.training.loop import _learning_rate
 from pedarr.training.folds import predict
-from pedarr.training.saved import load_model
+from pedarr.training.saved_models import load_model
 from pedarr.training.train import run_training
-from pedarr.training.prepare import plan_roles, plan_split, prepare, regroup
+from pedarr.training.prepare import plan_roles, plan_split, prepare_run, relabel_store
 
 SMALL = dict(epochs=1, batch_size=32, dim=32, depth=1, heads=2, n_folds=2, resamples=200)
 
@@ -387,7 +387,7 @@ def test_a_run_of_another_store_is_not_taken_for_this_one(run, simulated, tmp_pa
 
 def test_environment_without_git(store, run, monkeypatch):
     monkeypatch.setenv('PATH', '')
-    assert runs_.environment(open_store(store), torch.device('cpu'))['commit'] is None
+    assert runs_.describe_environment(open_store(store), torch.device('cpu'))['commit'] is None
 
 
 def test_a_resume_elsewhere_is_recorded(run, tmp_path):
@@ -633,7 +633,7 @@ def test_test_segments_are_read_once_and_after_the_last_epoch(store, tmp_path, m
                lambda model, loader, device, real=folds_.predict: (said.append(sorted(loader.dataset.index)),
                                                                    real(model, loader, device))[1])
     (tmp_path/'r').mkdir()
-    folds_.run_fold(s, roles, 0, c, tmp_path/'r', folds_.Follower(2, 4, show=False))
+    folds_.run_fold(s, roles, 0, c, tmp_path/'r', folds_.ProgressDisplay(2, 4, show=False))
     test, validation = rows_of(roles, 0, 'test').tolist(), rows_of(roles, 0, 'validation').tolist()
     assert len(epochs) == 2 and validation and said == [validation, validation, test]
     reads = [set(r.tolist()) & set(test) for r in s.read]
@@ -684,9 +684,9 @@ def test_without_a_terminal_each_epoch_is_one_line_that_names_the_fold(store, tm
 
 
 def test_on_a_terminal_the_bar_names_the_fold(monkeypatch, capfd):
-    from pedarr.training.folds import Follower
+    from pedarr.training.folds import ProgressDisplay
     monkeypatch.setenv('PEDARR_TERMINAL', '1')
-    follower = Follower(5, 4)
+    follower = ProgressDisplay(5, 4)
     follower.fold(1, 2)(dict(classification=.5, validation_top1=.25, epoch=0))
     follower.close()
     said = capfd.readouterr().err
@@ -778,7 +778,7 @@ def test_an_edited_description_of_the_store_is_named_by_report_and_resume(simula
                         ({'versions': {}}, 'its SHA-256 differs')):
         edit(tmp_path/'s'/'store.json', lambda m: m | change)
         for call in (lambda: write_report(tmp_path/'r'), lambda: run_training(c, progress=False),
-                     lambda: prepare(c)):
+                     lambda: prepare_run(c)):
             with pytest.raises(PedarrError, match=f'store.json.*altered since.*{why}'): call()
         (tmp_path/'s'/'store.json').write_text(whole)
     assert 'Simulated data' in write_report(tmp_path/'r').read_text()
@@ -825,7 +825,7 @@ def test_a_store_that_changes_while_it_is_trained_on_ends_the_run_in_one_line(st
     ('0', '1'), ('True', 'False'), ('1e3', '2e3'), ('426783006', '164889003'), ('NA', 'nan'),
     ('a,b', 'c "d"'), ('<b>x</b>', ' x ')])
 def test_classes_with_odd_names_are_trained_reported_and_compared(store, tmp_path, monkeypatch, names):
-    from pedarr.training.answers import paired_table
+    from pedarr.training.grid_results import paired_table
     from pedarr.training.run_networks import run_few_shot
     from pedarr.data.groupings import GROUPINGS
     monkeypatch.setitem(GROUPINGS, 'odd', {r: names[r != 'N'] for r in GROUPINGS['rhythm13']})
@@ -834,7 +834,7 @@ def test_classes_with_odd_names_are_trained_reported_and_compared(store, tmp_pat
     assert set(r.predictions.label) == set(r.classes) == set(names)
     truth = open_store(store).segments.set_index('segment').rhythm[r.predictions.segment].eq('N').to_numpy()
     assert (r.predictions.label.to_numpy() == np.where(truth, names[0], names[1])).all()
-    assert scores_of(r)['overall']['top1']['value'] == (r.predictions.label == r.predictions.predicted).mean()
+    assert read_scores(r)['overall']['top1']['value'] == (r.predictions.label == r.predictions.predicted).mean()
     assert '<b>x' not in write_report(tmp_path/'r').read_text()
     assert (paired_table([r], [r], 100).value == 0).all() and len(run_few_shot(r, shots=(1,), draws=2)[0])
 
@@ -861,7 +861,7 @@ def test_a_grouping_that_nobody_registered_here_is_the_stores_own(simulated, tmp
     assert 'atrioventricular nodal' in write_report(once).read_text()
     assert len(run_few_shot(once, shots=(1,), draws=2)[0])
     with pytest.raises(PedarrError, match="unknown grouping 'mein': did you mean 'mine'"):
-        prepare(c.replace(run=str(tmp_path/'x'), grouping='mein'))
+        prepare_run(c.replace(run=str(tmp_path/'x'), grouping='mein'))
 
 
 def test_a_class_that_one_tested_subject_has_is_not_a_class_of_one_subject(store, tmp_path):
@@ -869,7 +869,7 @@ def test_a_class_that_one_tested_subject_has_is_not_a_class_of_one_subject(store
     r = open_finished(run_training(make_config(store=store, run=tmp_path/'r', **{**SMALL, 'n_folds': 4},
                                                fold=0, lone_classes='keep'), progress=False))
     of = r.split[r.split.label != ''].groupby('label').subject.nunique()
-    rows = {row['class']: row for row in scores_of(r)['per_class']}
+    rows = {row['class']: row for row in read_scores(r)['per_class']}
     few = [c for c, row in rows.items() if row['subjects'] == 1 and of[c] > 1]
     assert few and all(rows[c]['note'] == 'one subject in this test' for c in few)
     html = write_report(tmp_path/'r').read_text()
@@ -880,7 +880,7 @@ def test_an_odd_class_name_is_refused_before_training(store, tmp_path, monkeypat
     from pedarr.data.groupings import GROUPINGS
     monkeypatch.setitem(GROUPINGS, 'odd', {'N': 'a\nb', 'AVNRT': 'c'})
     with pytest.raises(PedarrError, match='without line breaks') as e:
-        prepare(make_config(store=store, run=tmp_path/'r', **SMALL, grouping='odd'))
+        prepare_run(make_config(store=store, run=tmp_path/'r', **SMALL, grouping='odd'))
     assert '\n' not in str(e.value)
 
 
@@ -889,7 +889,7 @@ def test_an_odd_class_name_is_refused_before_training(store, tmp_path, monkeypat
 def test_a_fault_of_the_moment_is_never_answered_with_delete(run, store, tmp_path, monkeypatch):
     """EIO, EMFILE or a missing permission while a run is read: one line that blames no file, and nothing is
     gone."""
-    from pedarr.training.answers import paired_table
+    from pedarr.training.grid_results import paired_table
     again = Path(shutil.copytree(run, tmp_path/'r'))
     before = {p.name for p in again.iterdir()}
     real = os.open
@@ -962,13 +962,13 @@ def test_numbers_come_from_the_predictions(run, tmp_path):
             (lambda m: m | {'per_class': m['per_class'][1:]}, 'per_class lists others'),
             (lambda m: m | {'split': 'segment'}, 'do not belong together')):
         (again/'metrics.json').write_text(json.dumps(change(json.loads(json.dumps(whole)))))
-        for call in (lambda: open_finished(again), lambda: write_report(again), lambda: scores_of(again)):
+        for call in (lambda: open_finished(again), lambda: write_report(again), lambda: read_scores(again)):
             with pytest.raises(PedarrError, match=why) as e: call()
             assert str(again) in str(e.value) and '\n' not in str(e.value)
     wide = json.loads(json.dumps(whole))
     wide['overall']['top1'] |= {'low': 0., 'high': 1.}  # an edited interval is not shown
     (again/'metrics.json').write_text(json.dumps(wide))
-    assert scores_of(again)['overall'] == whole['overall']
+    assert read_scores(again)['overall'] == whole['overall']
     t = open_finished(run).predictions
     others = pd.concat([t.predicted, t.label])
     t.loc[0, 'predicted'] = others[others != t.predicted[0]].iloc[0]
@@ -1001,7 +1001,7 @@ def test_damaged_checkpoints_are_one_line(store, tmp_path, harm, why):
 def test_every_file_of_a_finished_run_is_vouched_for(run, grown, tmp_path):
     """One flipped bit, a row less, or another file under its name: named before any number is made of it,
     weights and features too."""
-    from pedarr.use.missing import missing_answers
+    from pedarr.use.missing import predict_masked
     from pedarr.training.run_networks import run_few_shot
     for source in (run, grown):
         files = json.loads((source/'metrics.json').read_text())['files']
@@ -1013,8 +1013,8 @@ def test_every_file_of_a_finished_run_is_vouched_for(run, grown, tmp_path):
             raw[-3] ^= 1
             (bad/name).write_bytes(raw)
             calls = [lambda: load_model(bad, int(name[6])), lambda: run_few_shot(bad, shots=(1,), draws=1),
-                     lambda: missing_answers(bad, (1,), draws=1)] if 'model-' in name else \
-                    [lambda: open_finished(bad), lambda: write_report(bad), lambda: scores_of(bad)]
+                     lambda: predict_masked(bad, (1,), draws=1)] if 'model-' in name else \
+                    [lambda: open_finished(bad), lambda: write_report(bad), lambda: read_scores(bad)]
             for call in calls:
                 with pytest.raises(PedarrError,
                                    match=f'{name}: (altered since the run was finished|damaged)') as e:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['MEMORY_REMEDY', 'PedarrError', 'PassingError', 'escape_controls', 'one_line', 'shown_value', 'shown_path',
-           'file_error', 'from_system', 'file_is_missing', 'Terminated', 'error_line']
+           'file_error', 'system_error', 'file_is_missing', 'Terminated', 'error_line']
 
 # %% ../../nbs/0_core/00_errors.ipynb #c2891d0f
 class PedarrError(ValueError):
@@ -81,7 +81,7 @@ _PASSING_REMEDIES = {
 _UNKNOWN_REMEDY = f'check the disk and the permissions, {_AGAIN}'
 
 # %% ../../nbs/0_core/00_errors.ipynb #d9755b61
-def from_system(error: OSError, path: Path | str | None = None, doing: str = '') -> PedarrError:
+def system_error(error: OSError, path: Path | str | None = None, doing: str = '') -> PedarrError:
     "An `OSError` as a `PassingError` or `PedarrError` that names the file, the reason and the remedy."
     where = path if path is not None else error.filename
     what = ': '.join(str(x) for x in (where, doing) if x) or 'the system refused a request'
@@ -122,7 +122,7 @@ _SENTENCES = [      # (does it hold for an exception?, what is said of it)
     (lambda e: isinstance(e, PedarrError), one_line),
     (lambda e: isinstance(e, BrokenPipeError),
      lambda e: 'nobody reads the output any more: what was written to files is whole'),
-    (lambda e: isinstance(e, OSError), lambda e: one_line(from_system(e))),
+    (lambda e: isinstance(e, OSError), lambda e: one_line(system_error(e))),
     (lambda e: isinstance(e, MemoryError),
      lambda e: f'out of memory ({one_line(e) or "no more to be had"}): {MEMORY_REMEDY}'),
     (lambda e: isinstance(e, RecursionError),

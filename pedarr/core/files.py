@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import PedarrError, from_system, one_line
+from .errors import PedarrError, one_line, system_error
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'open_regular', 'read_bytes', 'read_text', 'sync_folder', 'sync_file', 'create_file', 'remove_file',
-           'write_whole', 'sha256', 'file_stamp']
+           'write_atomic', 'sha256', 'file_stamp']
 
 # %% ../../nbs/0_core/02_files.ipynb #f736be80
 _KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a named pipe', stat.S_IFCHR: 'a device',
@@ -31,7 +31,7 @@ def _flags(*names: str) -> int:
 def open_regular(path: Path | str, buffering: int = -1) -> io.BufferedReader | io.FileIO:
     "Open a regular file to read its bytes; `PedarrError` for anything else. Never waits for a pipe."
     try: number = os.open(path, _flags('O_RDONLY', 'O_NONBLOCK', 'O_CLOEXEC', 'O_BINARY'))
-    except OSError as e: raise from_system(e, path, 'cannot be read') from e
+    except OSError as e: raise system_error(e, path, 'cannot be read') from e
     except ValueError as e:
         raise PedarrError(f'{one_line(path)}: cannot be the name of a file: correct it') from e
     kind = stat.S_IFMT(os.fstat(number).st_mode)
@@ -49,7 +49,7 @@ def read_bytes(path: Path | str, most: int = MOST_BYTES) -> bytes:
         size = os.fstat(f.fileno()).st_size
         if size > most: raise wrong(f'{size:,} bytes where at most {most:,} are expected')
         try: raw = f.read(most + 1)
-        except OSError as e: raise from_system(e, path, 'cannot be read') from e
+        except OSError as e: raise system_error(e, path, 'cannot be read') from e
     if len(raw) > most: raise wrong(f'grew beyond {most:,} bytes while it was read')
     return raw
 
@@ -99,7 +99,7 @@ def remove_file(path: Path) -> None:
     except OSError: pass
 
 # %% ../../nbs/0_core/02_files.ipynb #60c895fa
-def write_whole(path: Path | str, content: bytes | str | Callable[[Path], Any]) -> Path:
+def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any]) -> Path:
     """Write a file so that it is whole or absent, whatever happens; returns its path.
 
     `content`: bytes, a text (UTF-8), or a function that writes the file at the path that it is given.
@@ -112,7 +112,7 @@ def write_whole(path: Path | str, content: bytes | str | Callable[[Path], Any]) 
         sync_folder(path.parent)
     except BaseException as e:
         remove_file(part)
-        if isinstance(e, OSError): raise from_system(e, path, 'could not be written') from e
+        if isinstance(e, OSError): raise system_error(e, path, 'could not be written') from e
         raise
     return path
 
@@ -131,12 +131,12 @@ def sha256(path: Path | str, count: Callable[[int], Any] = lambda n: None, most:
             while block := f.read(1 << 20):
                 hashed.update(block)
                 count(len(block))
-        except OSError as e: raise from_system(e, path, 'cannot be read') from e
+        except OSError as e: raise system_error(e, path, 'cannot be read') from e
     return hashed.hexdigest()
 
 # %% ../../nbs/0_core/02_files.ipynb #800e2b5e
 def file_stamp(path: Path | str) -> tuple[int, int, int]:
     "Length, time of change (ns) and inode of a file: what tells cheaply that it was not touched."
     try: s = os.stat(path)
-    except OSError as e: raise from_system(e, path, 'cannot be read') from e
+    except OSError as e: raise system_error(e, path, 'cannot be read') from e
     return s.st_size, s.st_mtime_ns, s.st_ino

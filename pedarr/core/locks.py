@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import PedarrError, from_system, one_line
+from .errors import PedarrError, one_line, system_error
 from .files import read_text, remove_file
 
 # %% auto #0
@@ -59,7 +59,7 @@ def _open(path: Path) -> int:
     "Open the lock file, or make it."
     flags = os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_CLOEXEC', 0)
     try: return os.open(path, flags, 0o644)
-    except OSError as e: raise from_system(e, path, 'cannot be made') from e
+    except OSError as e: raise system_error(e, path, 'cannot be made') from e
 
 def _write_holder(number: int) -> None:
     "Write into the open lock file who holds it."

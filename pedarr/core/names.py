@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from .errors import PedarrError, one_line
 
 # %% auto #0
-__all__ = ['natural_key', 'one_of', 'first_few']
+__all__ = ['natural_key', 'check_choice', 'first_few']
 
 # %% ../../nbs/0_core/01_names.ipynb #2d3e6d5e
 def natural_key(name: str) -> tuple:
@@ -21,7 +21,7 @@ def natural_key(name: str) -> tuple:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], str(name)
 
 # %% ../../nbs/0_core/01_names.ipynb #6597cff4
-def one_of(value: str, known: Iterable, what: str) -> str:
+def check_choice(value: str, known: Iterable, what: str) -> str:
     "`value` if it is one of `known`; otherwise a `PedarrError` that names the nearest and lists all."
     known = list(known)
     if value in known: return value

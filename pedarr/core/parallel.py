@@ -20,7 +20,7 @@ from itertools import islice
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from .errors import MEMORY_REMEDY, PassingError, PedarrError, error_line, from_system, one_line
+from .errors import MEMORY_REMEDY, PassingError, PedarrError, error_line, one_line, system_error
 
 # %% auto #0
 __all__ = ['parallel_map']
@@ -49,7 +49,7 @@ def _deaf() -> Iterator[None]:
 # %% ../../nbs/0_core/07_parallel.ipynb #267828ca
 def _environmental(error: Exception) -> Exception:
     "`error`, or for one of the system or of memory what users are told of it."
-    if isinstance(error, OSError): return from_system(error)
+    if isinstance(error, OSError): return system_error(error)
     if isinstance(error, MemoryError): return PassingError(error_line(error)[0])
     return error
 
@@ -131,7 +131,7 @@ def parallel_map(function: Callable, items: Iterable, jobs: int = 1) -> Iterator
     """Yield `function(item)` for each of `items`, in their order, by `jobs` processes with one thread each.
 
     With one job all happens in this process. The first error in the order of the items is raised; one of the
-    system or of memory as a `PassingError` (or `PedarrError`: see `from_system`). Nothing else is begun after
+    system or of memory as a `PassingError` (or `PedarrError`: see `system_error`). Nothing else is begun after
     it, and no worker outlives this process."""
     _check_jobs(jobs)
     items = list(items)

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from .errors import PedarrError, one_line, shown_value
-from .names import one_of
+from .names import check_choice
 
 # %% auto #0
 __all__ = ['Seed', 'plain_kinds', 'Parameters', 'parameter_groups', 'with_default', 'is_pair', 'allowed_values', 'default_text',
-           'help_text', 'from_text', 'cell_text', 'check_cells']
+           'help_text', 'parse_parameter', 'cell_text', 'check_cells']
 
 # %% ../../nbs/0_core/06_parameters.ipynb #81d272bd
 def plain_kinds(annotation: Any) -> list:
@@ -55,7 +55,7 @@ class Parameters(BaseModel):
 
     def __init__(self, **given: Any):
         fields = type(self).model_fields
-        for name in given: one_of(name, fields, 'parameter')
+        for name in given: check_choice(name, fields, 'parameter')
         given = {name: _from_outside(fields[name], value) for name, value in given.items()}
         try: super().__init__(**given)
         except ValidationError as e: raise PedarrError(_mistakes(e)) from None
@@ -153,9 +153,9 @@ def help_text(kind: type[Parameters], leave: Iterable[str] = ()) -> str:
     return '\n'.join(lines).strip('\n')
 
 # %% ../../nbs/0_core/06_parameters.ipynb #58209f56
-def from_text(kind: type[Parameters], name: str, text: str) -> Any:
+def parse_parameter(kind: type[Parameters], name: str, text: str) -> Any:
     "The value that `text` means for the parameter `name`; `PedarrError` for an unknown name."
-    one_of(name, kind.model_fields, 'parameter')
+    check_choice(name, kind.model_fields, 'parameter')
     annotation = kind.model_fields[name].annotation
     kinds = set(plain_kinds(annotation))
     if kinds <= {str} or all(isinstance(k, str) for k in kinds): return text
@@ -184,4 +184,4 @@ def check_cells(known: Iterable[str], cells: Iterable[str]) -> None:
     known = list(known)
     for cell in cells:
         if not cell.lower().startswith('# parameters'): continue
-        for name in _assigned(cell): one_of(name, known, 'parameter')
+        for name in _assigned(cell): check_choice(name, known, 'parameter')

@@ -11,7 +11,7 @@ from pathlib import Path
 import pedarr
 
 # %% auto #0
-__all__ = ['project_root', 'real_recordings', 'in_project']
+__all__ = ['project_root', 'real_recordings', 'project_path']
 
 # %% ../../nbs/0_core/05_project.ipynb #4c69bfd6
 def project_root() -> Path:
@@ -26,7 +26,7 @@ def real_recordings(name: str = '') -> Path:
     return (Path(folder) if folder else project_root().parent/'shared'/'data')/name
 
 # %% ../../nbs/0_core/05_project.ipynb #983dc178
-def in_project(path: Path | str) -> str:
+def project_path(path: Path | str) -> str:
     "`path`; seen from the clone if nothing is there and the working folder lies in the clone's `nbs`."
     clone, there = project_root(), Path(path)
     if not str(path) or there.is_absolute() or there.exists(): return str(path)

@@ -18,14 +18,14 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import PedarrError, one_line
-from .files import MOST_BYTES, read_bytes, write_whole
+from .files import MOST_BYTES, read_bytes, write_atomic
 
 # %% auto #0
-__all__ = ['Checked', 'validation_errors', 'parse_json', 'read_json', 'json_ready', 'write_json', 'digest', 'read_table',
+__all__ = ['FileContents', 'validation_errors', 'parse_json', 'read_json', 'json_ready', 'write_json', 'hash_value', 'read_table',
            'write_table']
 
 # %% ../../nbs/0_core/03_tables.ipynb #d0abf830
-class Checked(BaseModel):
+class FileContents(BaseModel):
     "Contents of a file with names, types and ranges. Numbers are finite; other entries are kept."
     model_config = ConfigDict(extra='allow', strict=True, allow_inf_nan=False, protected_namespaces=(),
                               arbitrary_types_allowed=False)
@@ -79,9 +79,9 @@ def json_ready(value: Any) -> Any:
 
 def write_json(path: Path | str, value: Any) -> Path:
     "Write `value` as JSON, whole or not at all; see `json_ready` for what becomes of numbers."
-    return write_whole(path, json.dumps(json_ready(value), indent=1, ensure_ascii=False) + '\n')
+    return write_atomic(path, json.dumps(json_ready(value), indent=1, ensure_ascii=False) + '\n')
 
-def digest(value: Any) -> str:
+def hash_value(value: Any) -> str:
     "SHA-256 of a value of dicts, lists, texts and numbers; the order of a dict's entries does not matter."
     return hashlib.sha256(json.dumps(json_ready(value), sort_keys=True).encode()).hexdigest()
 
@@ -146,4 +146,4 @@ def read_table(path: Path | str, columns: dict[str, type], other: type = str,
 # %% ../../nbs/0_core/03_tables.ipynb #7163baf7
 def write_table(path: Path | str, table: pd.DataFrame) -> Path:
     "Write `table` as CSV without its index, whole or not at all."
-    return write_whole(path, table.to_csv(index=False, lineterminator='\n'))
+    return write_atomic(path, table.to_csv(index=False, lineterminator='\n'))

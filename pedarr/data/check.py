@@ -19,7 +19,7 @@ __all__ = ['another_database', 'check_folder']
 # %% ../../nbs/1_data/31_check.ipynb #798fc3af
 from ..core.errors import PedarrError, error_line, one_line
 from ..core.parallel import parallel_map
-from .checksums import stands_at
+from .checksums import kind_of_file
 from .databases import Database
 from .listing import FoundRecords
 from ..core.names import first_few
@@ -30,7 +30,7 @@ from .integrity import (
 from .known_databases import DATABASES, LEIPZIG, get_database
 from .leipzig import subject_table
 from .release import RELEASE_RECORDS, release_summary
-from .report import Check, check_tables, rhythm_table
+from .check_report import CheckReport, check_tables, rhythm_table
 from .groupings import get_grouping
 
 # %% ../../nbs/1_data/31_check.ipynb #a9fa0203
@@ -44,7 +44,7 @@ def _fits(db: Database, paths: list[Path]) -> bool:
 
 def another_database(folder: Path, paths: list[Path], names: list[str]) -> str:
     "One sentence if the records in `folder` are plainly none in the Leipzig format, otherwise ''."
-    tables = [stands_at(folder/f'{cohort}-subject-info.csv') for cohort in ('children', 'adults')]
+    tables = [kind_of_file(folder/f'{cohort}-subject-info.csv') for cohort in ('children', 'adults')]
     if RELEASE_RECORDS & set(names) or tables != ['nothing', 'nothing']: return ''
     others = [db for db in DATABASES.values() if db.name != LEIPZIG.name]
     fitting = [db.name for db in sorted(others, key=lambda db: bool(db.annotator)) if _fits(db, paths)]
@@ -63,7 +63,7 @@ def _look_for(db: Database, folder: Path, sums: dict[str, str]) -> tuple[FoundRe
     "The records to look at, and problems. Of those in the checksum list that are wholly absent it is silent."
     damaged = {}
     found = db.find(folder, damaged)
-    absent = set(absent_records({n: 'missing' if stands_at(folder/n) == 'nothing' else 'here' for n in sums}))
+    absent = set(absent_records({n: 'missing' if kind_of_file(folder/n) == 'nothing' else 'here' for n in sums}))
     stems = [p.relative_to(folder).with_suffix('').as_posix() for p in found.paths]
     problems = [f'{folder/name}.hea: cannot be used ({why}): fetch it again'
                 for name, why in damaged.items() if name not in absent]
@@ -144,17 +144,17 @@ def _all_sentences(folder: Path, found: FoundRecords, damaged: list[str], seen: 
 
 # %% ../../nbs/1_data/31_check.ipynb #62efcb50
 def _report(folder: Path, tables: dict[str, pd.DataFrame], problems: list[str], notes: list[str],
-            results: list[dict]) -> Check:
+            results: list[dict]) -> CheckReport:
     "The report: sentences of one kind folded, and all of them in a table."
     rows = [('problem', p) for p in problems] + [('note', n) for n in notes]
     tables['sentences'] = pd.DataFrame(rows, columns=['kind', 'sentence'])
     scale = min((r.get('scale', 1) for r in results), default=1)
     summary = release_summary(tables['against'], scale)
-    return Check(folder, tables, fold_sentences(problems), fold_sentences(notes), summary)
+    return CheckReport(folder, tables, fold_sentences(problems), fold_sentences(notes), summary)
 
 # %% ../../nbs/1_data/31_check.ipynb #715f20be
 def check_folder(folder: Path | str, database: str | Database = 'leipzig', jobs: int = 1,
-                 progress: bool = True, grouping: str | None = None) -> Check:
+                 progress: bool = True, grouping: str | None = None) -> CheckReport:
     """Look at every file and sample of a `folder`: checksums, headers, channels, rhythms, subjects.
 
     `database`: a name or a `Database`; the release's format, vocabulary and counts are compared for 'leipzig'

@@ -12,11 +12,11 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from ..core.errors import PedarrError, from_system
+from ..core.errors import PedarrError, system_error
 
 # %% auto #0
-__all__ = ['RELEASE_URL', 'MIRROR_URL', 'CHECKSUMS', 'safe_name', 'parse_checksums', 'one_file_elsewhere', 'stands_at',
-           'in_the_way', 'safe_path', 'size_on_disk']
+__all__ = ['RELEASE_URL', 'MIRROR_URL', 'CHECKSUMS', 'safe_name', 'parse_checksums', 'name_collisions', 'kind_of_file',
+           'occupied_error', 'safe_path', 'size_on_disk']
 
 # %% ../../nbs/1_data/22_checksums.ipynb #660a633e
 RELEASE_URL = 'https://physionet.org/files/leipzig-heart-center-ecg/1.0.0/'
@@ -67,7 +67,7 @@ def parse_checksums(text: str, source: str = CHECKSUMS) -> dict[str, str]:
     return {name: digest for name, digest in sums.items() if name != CHECKSUMS}
 
 # %% ../../nbs/1_data/22_checksums.ipynb #a45df7e6
-def one_file_elsewhere(names: Iterable[str]) -> list[tuple[str, str]]:
+def name_collisions(names: Iterable[str]) -> list[tuple[str, str]]:
     "Pairs of `names` that are one file on a disk which ignores case, or how letters are composed."
     first, pairs = {}, []
     for name in names:
@@ -79,14 +79,14 @@ def one_file_elsewhere(names: Iterable[str]) -> list[tuple[str, str]]:
 _KINDS = {stat.S_IFREG: 'a file', stat.S_IFDIR: 'a folder', stat.S_IFLNK: 'a symbolic link',
           stat.S_IFIFO: 'a named pipe'}
 
-def stands_at(path: Path) -> str:
+def kind_of_file(path: Path) -> str:
     "What stands at `path` ('nothing', 'a file', 'a folder', 'a symbolic link', ...); links are not followed."
     try: return _KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), 'a device or socket')
     except (FileNotFoundError, NotADirectoryError, ValueError): return 'nothing'
-    except OSError as e: raise from_system(e, path, 'cannot be looked at') from e
+    except OSError as e: raise system_error(e, path, 'cannot be looked at') from e
 
-def in_the_way(path: Path, kind: str) -> PedarrError:
-    "The error for a place that is taken by something of another `kind` (in the words of `stands_at`)."
+def occupied_error(path: Path, kind: str) -> PedarrError:
+    "The error for a place that is taken by something of another `kind` (in the words of `kind_of_file`)."
     return PedarrError(f'{path}: {kind} stands where the release belongs: move it away')
 
 # %% ../../nbs/1_data/22_checksums.ipynb #6f795f34
@@ -98,8 +98,8 @@ def safe_path(folder: Path, name: str) -> Path:
     allowed |= {path: ('nothing', 'a file', 'a symbolic link'),
                 path.with_name(path.name + '.part'): ('nothing', 'a file')}
     for place, kinds in allowed.items():
-        kind = stands_at(place)
-        if kind not in kinds: raise in_the_way(place, kind)
+        kind = kind_of_file(place)
+        if kind not in kinds: raise occupied_error(place, kind)
     return path
 
 # %% ../../nbs/1_data/22_checksums.ipynb #9924588b

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError, from_system, one_line
+from ..core.errors import PedarrError, one_line, system_error
 from ..core.names import first_few
 from .annotations import read_annotations
-from .cells import as_number
+from .table_cells import as_number
 from ..core.errors import shown_value
 from .labels import Labels, check_episodes, check_poor, unknown_notes, unlabelled_note
 from .listing import FoundRecords, find_records
 from .records import Record, open_record
-from .rhythms import BEATS
+from .rhythms import BEAT_SYMBOLS
 from .subjects import check_subjects
 
 # %% auto #0
@@ -150,7 +150,7 @@ def user_code_error(error: BaseException, what: str, file: str | None, asked: ob
 
     A fault of the system keeps its reason; `asked` is the path it is blamed on if it names none."""
     if isinstance(error, OSError) and error.errno:
-        return from_system(error, error.filename or asked, f'asked for by {what}')
+        return system_error(error, error.filename or asked, f'asked for by {what}')
     said = f'{type(error).__name__}: {one_line(error)[:200]}{_line_in(error, file)}'
     return PedarrError(f'{what} failed with {said}: correct it')
 
@@ -215,7 +215,7 @@ def _read_beats(db: Database, record: Record) -> tuple[np.ndarray | None, list[s
     "Sample numbers of the annotated beats (None where none is annotated), and notes."
     if db.annotator is None: return None, []
     a = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
-    is_beat, late = np.isin(a.symbol, list(BEATS)), a.sample == record.sig_len
+    is_beat, late = np.isin(a.symbol, list(BEAT_SYMBOLS)), a.sample == record.sig_len
     behind = int((late & (a.symbol != '+')).sum())
     notes = []
     if behind: notes = [f'{behind} of its marks lie at the very end, behind the last sample, and are unused']

@@ -24,14 +24,14 @@ __all__ = ['LARGEST_FILE', 'LARGEST_LIST', 'LOCK', 'largest_size', 'fetch_list',
            'Downloaded', 'size_on_server', 'download_release']
 
 # %% ../../nbs/1_data/25_download.ipynb #f476ccc5
-from ..core.errors import PedarrError, from_system, one_line
-from ..core.names import natural_key, one_of
+from ..core.errors import PedarrError, one_line, system_error
+from ..core.names import check_choice, natural_key
 from ..core.locks import hold_lock
-from ..core.files import read_bytes, sha256, sync_folder, write_whole
+from ..core.files import read_bytes, sha256, sync_folder, write_atomic
 from pedarr.data.checksums import (
-    CHECKSUMS, MIRROR_URL, RELEASE_URL, one_file_elsewhere, parse_checksums, safe_path, size_on_disk,
-    stands_at)
-from .requests import Failure, Patience, TransferPace, body_length, open_url
+    CHECKSUMS, MIRROR_URL, RELEASE_URL, kind_of_file, name_collisions, parse_checksums, safe_path,
+    size_on_disk)
+from .http_requests import Failure, Patience, TransferPace, body_length, open_url
 from .transfer import fetch_file, part_length
 
 # %% ../../nbs/1_data/25_download.ipynb #5df11fa0
@@ -63,11 +63,11 @@ def fetch_list(folder: Path, base_url: str, patience: Patience = Patience()) -> 
     url, raw = _fetch_raw_list(base_url, patience)
     sums = parse_checksums(raw.decode('utf-8', errors='replace'), url)
     if not sums: raise PedarrError(f'{url}: the list is empty: check the address')
-    for a, b in one_file_elsewhere(sums):
+    for a, b in name_collisions(sums):
         raise PedarrError(f'{url}: {a} and {b} are one file on some disks: take the original list')
     old = safe_path(folder, CHECKSUMS)
-    same = stands_at(old) == 'a file' and size_on_disk(old) == len(raw) and read_bytes(old) == raw
-    if not same: write_whole(old, raw)
+    same = kind_of_file(old) == 'a file' and size_on_disk(old) == len(raw) and read_bytes(old) == raw
+    if not same: write_atomic(old, raw)
     return sums
 
 # %% ../../nbs/1_data/25_download.ipynb #bf35a2cf
@@ -78,7 +78,7 @@ def choose_files(sums: dict[str, str], records: Iterable[str] | None = None) -> 
     if records is None: return list(sums)
     stems = {name[:-4] for name in sums if name.endswith('.hea')}
     known = {s.split('/')[-1]: s for s in sorted(stems, key=natural_key)}
-    wanted = {known[one_of(r, known, 'record')] for r in records}
+    wanted = {known[check_choice(r, known, 'record')] for r in records}
     stem = lambda name: name[:len(name) - len(PurePosixPath(name).suffix)]
     return [name for name in sums if stem(name) in wanted or stem(name) not in stems and name != 'RECORDS']
 
@@ -101,7 +101,7 @@ def _state(path: Path, digest: str, count: Callable[[int], None]) -> str | Pedar
     except (FileNotFoundError, NotADirectoryError): return 'missing'
     except OSError as e:
         if e.errno == errno.ELOOP: return 'missing'          # a link to itself
-        return from_system(e, path, 'cannot be looked at')
+        return system_error(e, path, 'cannot be looked at')
     most = largest_size(path.name) if path.suffix in ('.hea', '.atr') else LARGEST_FILE['.dat']
     try: return 'ok' if sha256(path, count, most) == digest else 'wrong'
     except PedarrError as e: return e
@@ -122,12 +122,12 @@ def verify_files(folder: Path, names: Iterable[str], sums: dict[str, str], jobs:
 # %% ../../nbs/1_data/25_download.ipynb #5391f942
 def _set_aside(path: Path) -> bool:
     "Take a wrong file's name away; what it holds becomes the part, if there is none. False: it isn't there."
-    part, kind = path.with_name(path.name + '.part'), stands_at(path)
+    part, kind = path.with_name(path.name + '.part'), kind_of_file(path)
     if kind == 'nothing': return False
     try:
         if kind == 'a file' and not part_length(part) and os.lstat(path).st_nlink < 2: os.replace(path, part)
         else: path.unlink()
-    except OSError as e: raise from_system(e, path, 'cannot be replaced') from e
+    except OSError as e: raise system_error(e, path, 'cannot be replaced') from e
     return True
 
 # %% ../../nbs/1_data/25_download.ipynb #159a753d
@@ -204,7 +204,7 @@ def _made(folder: Path) -> Iterator[None]:
     try:
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise from_system(e, folder, 'cannot be made a folder') from e
+    except OSError as e: raise system_error(e, folder, 'cannot be made a folder') from e
     except ValueError as e:
         raise PedarrError(f'{one_line(folder)}: cannot be the name of a folder: correct it') from e
     try: yield
@@ -227,7 +227,7 @@ def _prepare(folder: Path, names: list[str], sums: dict, jobs: int,
     report.replaced = [n for n in wanted if _set_aside(folder/n)]
     try:
         for n in wanted: (folder/n).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise from_system(e, doing='cannot be made a folder') from e
+    except OSError as e: raise system_error(e, doing='cannot be made a folder') from e
     return report, wanted
 
 # %% ../../nbs/1_data/25_download.ipynb #57a4f81a

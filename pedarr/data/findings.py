@@ -20,7 +20,7 @@ from .labels import KNOWN_RHYTHMS
 from ..core.names import first_few
 from .integrity import RELEASE_FORMAT
 from .leipzig import missing_channels
-from .release import RELEASE_RECORDS, differences
+from .release import RELEASE_RECORDS, difference_sentences
 
 # %% auto #0
 __all__ = ['signal_notes', 'amplitude_notes', 'subject_notes', 'content_notes', 'duplicate_notes', 'unclassed_notes',
@@ -141,7 +141,7 @@ def release_problems(results: list[dict], tables: dict[str, pd.DataFrame]) -> li
                      'check it against the vocabulary of the release')
     real, against = [r['record'] for r in results if not r.get('simulated')], tables['against']
     remedy = 'fetch the record again; if its checksums are right, this is another version of the release'
-    return found + [f'{s}: {remedy}' for s in differences(against[against.record.isin(real)])]
+    return found + [f'{s}: {remedy}' for s in difference_sentences(against[against.record.isin(real)])]
 
 # %% ../../nbs/1_data/29_findings.ipynb #396b4768
 def release_notes(results: list[dict], tables: dict[str, pd.DataFrame], subjects: pd.DataFrame) -> list[str]:
@@ -154,7 +154,7 @@ def release_notes(results: list[dict], tables: dict[str, pd.DataFrame], subjects
         notes.append(f'none of the {len(results)} records has a name of the release')
     notes += content_notes(records, {r['record']: r['standard'] for r in results if 'standard' in r})
     made = [r['record'] for r in results if r.get('simulated')]
-    return notes + differences(against[against.record.isin(made)])
+    return notes + difference_sentences(against[against.record.isin(made)])
 
 # %% ../../nbs/1_data/29_findings.ipynb #1ebfb161
 def _kind(sentence: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 # %% auto #0
-__all__ = ['WINDOWED', 'FLAC', 'SAMPLE_BITS', 'INVALID', 'n_bytes', 'n_samples', 'decode_samples']
+__all__ = ['WINDOWED', 'FLAC', 'SAMPLE_BITS', 'INVALID_VALUES', 'n_bytes', 'n_samples', 'decode_samples']
 
 # %% ../../nbs/1_data/04_formats.ipynb #224c1d1d
 WINDOWED = ('16', '24', '212')            # formats that are read by windows; the others are read whole
@@ -17,8 +17,8 @@ SAMPLE_BITS = {'16': 16, '24': 24, '212': 12, '32': 32, '61': 16, '80': 8, '160'
          '508': 8, '516': 16, '524': 24}
 _BLOCKS = {'8': (1, 1), '16': (1, 2), '24': (1, 3), '32': (1, 4), '61': (1, 2), '80': (1, 1), '160': (1, 2),
            '212': (2, 3), '310': (3, 4), '311': (3, 4)}     # samples and bytes of a block
-INVALID = {fmt: -2**(bits - 1) for fmt, bits in SAMPLE_BITS.items()}     # the integer that means 'no sample'
-INVALID['8'] = -2**31
+INVALID_VALUES = {fmt: -2**(bits - 1) for fmt, bits in SAMPLE_BITS.items()}     # the integer that means 'no sample'
+INVALID_VALUES['8'] = -2**31
 
 def n_bytes(fmt: str, n: int) -> int:
     "Bytes that `n` samples occupy in a signal file of format `fmt`."

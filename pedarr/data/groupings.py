@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ..core.names import one_of
+from ..core.names import check_choice
 from .rhythms import LEIPZIG_RHYTHMS
 
 # %% auto #0
@@ -38,7 +38,7 @@ GROUPINGS = {
 # %% ../../nbs/1_data/01_groupings.ipynb #8c8b4d85
 def get_grouping(name: str) -> dict[str, str]:
     "The grouping called `name` (rhythm -> class); `PedarrError` for an unknown one."
-    return GROUPINGS[one_of(name, GROUPINGS, 'grouping')]
+    return GROUPINGS[check_choice(name, GROUPINGS, 'grouping')]
 
 def classes_of(grouping: Mapping[str, str]) -> list[str]:
     "The classes of a grouping, in the order in which they first appear: the order of the model's outputs."

@@ -12,13 +12,13 @@ from typing import NamedTuple
 from ..core.errors import PedarrError, escape_controls, file_error, file_is_missing, one_line, shown_path
 from ..core.files import read_bytes
 from .channels import signal_list
-from .formats import INVALID
+from .formats import INVALID_VALUES
 
 # %% auto #0
-__all__ = ['MOST_HEADER', 'Signal', 'parse_signal', 'Header', 'parse_header', 'HeaderFile', 'read_header']
+__all__ = ['MOST_HEADER', 'SignalHeader', 'parse_signal', 'Header', 'parse_header', 'HeaderFile', 'read_header']
 
 # %% ../../nbs/1_data/05_headers.ipynb #27d56273
-class Signal(NamedTuple):
+class SignalHeader(NamedTuple):
     """What a header says of one signal. `gain` is in digital values per `unit`; `frame`: samples per frame.
 
     `initial` is the first value, for format 8; `calibrated` is False where the header gives no gain."""
@@ -63,8 +63,8 @@ def _format(text: str, source: Path | str) -> tuple[str, int, int, int]:
     found = _FORMAT.fullmatch(text)
     if not found: raise _refuse(source, 'format', text, 'is not FORMATxFRAME:SKEW+OFFSET')
     fmt, frame, skew, offset = found[1], *(int(x) if x else None for x in found.groups()[1:])
-    if fmt not in INVALID and fmt != '0':
-        raise _bad(source, f'signal format {fmt} is none of WFDB ({", ".join(INVALID)})')
+    if fmt not in INVALID_VALUES and fmt != '0':
+        raise _bad(source, f'signal format {fmt} is none of WFDB ({", ".join(INVALID_VALUES)})')
     if frame == 0: raise _refuse(source, 'format', text, 'gives 0 samples per frame')
     return fmt, frame or 1, skew or 0, offset or 0
 
@@ -77,7 +77,7 @@ def _gain(text: str, source: Path | str) -> tuple[float, int | None, str, bool]:
     return gain or 200., baseline, found[3] or 'mV', bool(gain)
 
 # %% ../../nbs/1_data/05_headers.ipynb #0e9055c7
-def parse_signal(line: str, source: Path | str = 'header') -> Signal:
+def parse_signal(line: str, source: Path | str = 'header') -> SignalHeader:
     "One signal line of a header; `PedarrError` for what is none."
     line = line.replace('\t', ' ')
     file, *rest = re.split(' +', line, maxsplit=8)           # the name, behind eight fields, keeps its blanks
@@ -92,7 +92,7 @@ def parse_signal(line: str, source: Path | str = 'header') -> Signal:
     _, zero, initial, checksum, _ = numbers + [None]*(5 - len(numbers))
     if baseline is None: baseline = zero or 0
     if initial is None: initial = zero or 0
-    return Signal(file, fmt, offset, gain, baseline, unit, checksum, name, frame, skew, initial, calibrated)
+    return SignalHeader(file, fmt, offset, gain, baseline, unit, checksum, name, frame, skew, initial, calibrated)
 
 # %% ../../nbs/1_data/05_headers.ipynb #5689b2f7
 class Header(NamedTuple):

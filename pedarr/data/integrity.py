@@ -18,11 +18,11 @@ __all__ = ['RELEASE_FORMAT', 'UNVERIFIED', 'UNLISTED', 'stated_scale', 'units_pe
            'read_list', 'file_table', 'absent_records', 'file_sentences']
 
 # %% ../../nbs/1_data/27_integrity.ipynb #fb86ecb3
-from ..core.errors import PedarrError, error_line, from_system
+from ..core.errors import PedarrError, error_line, system_error
 from ..core.names import natural_key
 from ..core.files import read_bytes
 from .annotations import read_annotations
-from .checksums import CHECKSUMS, one_file_elsewhere, parse_checksums, size_on_disk, stands_at
+from .checksums import CHECKSUMS, kind_of_file, name_collisions, parse_checksums, size_on_disk
 from .databases import Database
 from ..core.names import first_few
 from .download import verify_files
@@ -107,7 +107,7 @@ UNVERIFIED = 'the checksum list is missing, so that no file could be verified'
 def read_list(folder: Path) -> tuple[dict[str, str], str]:
     "The checksum list of `folder` (name -> SHA-256), empty if it can't be used, and why it can't."
     listing = folder/CHECKSUMS
-    if stands_at(listing) == 'nothing': return {}, f'{listing}: {UNVERIFIED}'
+    if kind_of_file(listing) == 'nothing': return {}, f'{listing}: {UNVERIFIED}'
     try: sums = parse_checksums(read_bytes(listing).decode('utf-8', errors='replace'), str(listing))
     except PedarrError as e: return {}, str(e)
     return sums, '' if sums else f'{listing}: the checksum list is empty, so that no file could be verified'
@@ -118,7 +118,7 @@ def _files_here(folder: Path) -> tuple[list[str], dict[str, str]]:
     names, unreadable = [], {}
     def skip(error):
         name = Path(error.filename).relative_to(folder).as_posix()
-        unreadable[f'{name}/'] = str(from_system(error, doing='cannot be read'))
+        unreadable[f'{name}/'] = str(system_error(error, doing='cannot be read'))
     for place, folders, files in os.walk(folder, onerror=skip):
         folders[:] = sorted(f for f in folders if not f.startswith('.'))
         here = Path(place).relative_to(folder)
@@ -178,7 +178,7 @@ def _said_of_list(folder: Path, files: pd.DataFrame, listed: dict, absent: list,
     if absent:
         problems.append(f'{folder}: {len(absent)} records of its checksum list are not here: '
                         f'{first_few(absent)}')
-    for a, b in one_file_elsewhere(listed):
+    for a, b in name_collisions(listed):
         notes.append(f'{folder/CHECKSUMS}: {a} and {b} are one file on some disks')
     return problems, notes
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.errors import PedarrError
-from ..core.names import one_of
+from ..core.names import check_choice
 from .annotations import read_annotations
 from .databases import Database
-from .habits import (
-    comment_subjects, comment_value, header_episodes, mark_episodes, no_episode, subject_rows, whole_record)
+from pedarr.data.common_readers import (
+    annotated_episodes, comment_subjects, comment_value, header_episodes, no_episode, subject_rows,
+    whole_record_episode)
 from .listing import record_names
 from .ptbxl import PTBXL, PTBXL500
 from .records import Record
@@ -39,7 +40,7 @@ def leipzig_subjects(paths: list[Path], folder: Path, db: Database) -> pd.DataFr
 # %% ../../nbs/1_data/19_known_databases.ipynb #368a3941
 LEIPZIG = Database(
     name='leipzig', title='Leipzig Heart Center ECG-Database', grouping='rhythm8', annotator='atr',
-    read_episodes=mark_episodes, read_subjects=leipzig_subjects, licence='ODC-By 1.0',
+    read_episodes=annotated_episodes, read_subjects=leipzig_subjects, licence='ODC-By 1.0',
     citation='Klehs S, et al. Leipzig Heart Center ECG-Database: Arrhythmias in Children and Patients with '
              'Congenital Heart Disease (version 1.0.0), PhysioNet, 2025, doi 10.13026/7a4j-vn37')
 
@@ -93,7 +94,7 @@ def iafdb_episodes(record: Record, db: Database) -> tuple:
     "One episode over the whole recording, from the header's diagnosis; left out if it names none, or two."
     said = comment_value(record.comments, 'diagnosis')
     rhythms = [rhythm for word, rhythm in _DIAGNOSES.items() if re.search(word, said, re.IGNORECASE)]
-    if len(rhythms) == 1: return whole_record(record, rhythms[0])
+    if len(rhythms) == 1: return whole_record_episode(record, rhythms[0])
     if not said and not record.name.startswith('iaf'):
         why = 'neither a diagnosis in the header nor a name that begins with iaf'
         raise PedarrError(f'{record.path}: {why}, as the records of iafdb have: use another database')
@@ -119,4 +120,4 @@ DATABASES = {db.name: db for db in (LEIPZIG, MITDB, LUDB, IAFDB, PTBXL, PTBXL500
 
 def get_database(name: str) -> Database:
     "The description called `name`; an unknown name is a `PedarrError` that lists the known ones."
-    return DATABASES[one_of(name, DATABASES, 'database')]
+    return DATABASES[check_choice(name, DATABASES, 'database')]

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PedarrError, one_line
-from .cells import is_empty, table_column, whole_number
+from .table_cells import is_empty_cell, table_column, to_whole_number
 from ..core.errors import shown_value
 from .groupings import GROUPINGS, STATEMENT_GROUPINGS
 from .rhythms import RHYTHMS
@@ -35,7 +35,7 @@ def _stretches(table: object, sig_len: int, where: str) -> tuple[np.ndarray, np.
     ends = []
     for name in ('start', 'stop'):
         cells = table_column(table, name, where)
-        ends.append([whole_number(x, f'{where}: {name} in row {i}') for i, x in enumerate(cells)])
+        ends.append([to_whole_number(x, f'{where}: {name} in row {i}') for i, x in enumerate(cells)])
     for i, (a, b) in enumerate(zip(*ends)):
         if not 0 <= a <= b <= sig_len:
             why = 'stops before it starts' if a > b else f'lies outside the recording of {sig_len} samples'
@@ -54,7 +54,7 @@ def _rhythms(table: object, where: str) -> list[str]:
 def _counts(table: object, where: str) -> list[int]:
     "The column of beats, -1 where it is empty or absent."
     cells = table_column(table, 'beats', where, otherwise=-1)
-    count = lambda i, x: -1 if is_empty(x) else whole_number(x, f'{where}: beats in row {i}')
+    count = lambda i, x: -1 if is_empty_cell(x) else to_whole_number(x, f'{where}: beats in row {i}')
     counts = [count(i, x) for i, x in enumerate(cells)]
     if min(counts, default=0) < -1:
         raise PedarrError(f'{where}: {min(counts)} beats cannot be: give -1 where beats are not annotated')

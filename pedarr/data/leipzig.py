@@ -20,7 +20,7 @@ from ..core.names import natural_key
 from .channels import CHANNELS, ECG_LEADS
 from .subjects import parse_age
 from .subjects import read_subject_table
-from .rhythms import BEATS, LEIPZIG_RHYTHMS, rhythm_name
+from .rhythms import BEAT_SYMBOLS, LEIPZIG_RHYTHMS, rhythm_name
 
 # %% auto #0
 __all__ = ['EXTRA_CHANNELS', 'SYMBOLS', 'BEAT_TEXTS', 'PUBLISHED', 'release_facts', 'parse_duration', 'subject_table',
@@ -129,7 +129,7 @@ PUBLISHED = {'records': 39, 'annotations': 118_214, 'beats': 113_924, 'unclassif
 def annotation_totals(symbol: Sequence[str]) -> dict[str, int]:
     "Counts of symbols: annotations as filed; beats as published (without `Q`); `Q`, `+` and `~`."
     n = Counter(map(str, symbol))
-    return {'annotations': len(symbol), 'beats': sum(n[s] for s in BEATS if s != 'Q'),
+    return {'annotations': len(symbol), 'beats': sum(n[s] for s in BEAT_SYMBOLS if s != 'Q'),
             'unclassifiable': n['Q'], 'rhythm_marks': n['+'], 'quality_marks': n['~']}
 
 def annotation_counts(symbol: Sequence[str], aux: Sequence[str]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..core.errors import PassingError, PedarrError, from_system, one_line
+from ..core.errors import PassingError, PedarrError, one_line, system_error
 from ..core.files import read_bytes, read_text
 from ..core.names import first_few, natural_key
 
@@ -38,7 +38,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     "What lies in `folder`, in natural order; `PassingError` if it can't be listed."
     try:
         with os.scandir(folder) as entries: return sorted(entries, key=lambda e: natural_key(e.name))
-    except OSError as e: raise from_system(e, folder, 'cannot be searched for records') from e
+    except OSError as e: raise system_error(e, folder, 'cannot be searched for records') from e
 
 def _is_folder(entry: os.DirEntry) -> bool:
     "Is this a folder, or a link to one? (A link that leads to itself is neither.)"
@@ -135,7 +135,7 @@ def _fault(path: Path) -> str:
     try: found = os.stat(path)
     except FileNotFoundError: return 'not there'
     except OSError as e:
-        error = from_system(e, path, 'cannot be read')
+        error = system_error(e, path, 'cannot be read')
         if isinstance(error, PassingError): raise error from e
         return e.strerror.lower()
     if not stat.S_ISREG(found.st_mode): return 'no regular file'
@@ -189,7 +189,7 @@ def _root(folder: Path | str) -> Path:
         if stat.S_ISDIR(os.stat(folder).st_mode): return Path(folder)
     except ValueError: pass                       # a NUL in the name
     except OSError as e:
-        error = from_system(e, folder, 'cannot be searched for records')
+        error = system_error(e, folder, 'cannot be searched for records')
         if isinstance(error, PassingError): raise error from e
     raise PedarrError(f'{one_line(folder)}: no such folder: give the folder that holds the .hea files')
 

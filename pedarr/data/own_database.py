@@ -13,7 +13,7 @@ from types import ModuleType
 from ..core.errors import PedarrError, one_line
 from ..core.files import read_text
 from ..core.names import first_few
-from ..core.tables import digest
+from ..core.tables import hash_value
 from .databases import Database, user_code_error
 from .known_databases import DATABASES, get_database
 
@@ -24,7 +24,7 @@ __all__ = ['load_database']
 def _run(path: Path) -> ModuleType:
     "The module that the Python file `path` makes; `PedarrError` in one line for whatever goes wrong in it."
     text = read_text(path, 16 << 20)
-    module = ModuleType(f'_pedarr_database_{digest([str(path.absolute()), text])[:16]}')
+    module = ModuleType(f'_pedarr_database_{hash_value([str(path.absolute()), text])[:16]}')
     module.__file__, sys.modules[module.__name__] = str(path), module
     try: exec(compile(text, str(path), 'exec'), module.__dict__)
     except (PedarrError, MemoryError): raise

@@ -26,7 +26,7 @@ from ..core.files import file_stamp
 from ..core.names import first_few
 from .databases import Database
 from .groupings import GROUPINGS, PTBXL_RHYTHMS
-from .habits import subject_rows, whole_record
+from .common_readers import subject_rows, whole_record_episode
 from .listing import record_names
 from .records import Record
 from .subjects import read_subject_table
@@ -144,7 +144,7 @@ def rarest_rhythm(statements: Iterable[str]) -> str:
 def ptbxl_episodes(record: Record, db: Database) -> tuple:
     "One episode over the whole recording, of its rarest rhythm; none where no statement is a rhythm."
     rhythm = rarest_rhythm(_row_of(record.path).statements)
-    episodes, poor = whole_record(record, rhythm)
+    episodes, poor = whole_record_episode(record, rhythm)
     if rhythm: return episodes, poor
     return episodes[:0], poor, ['no statement names a rhythm']
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PassingError, PedarrError, from_system
+from ..core.errors import PassingError, PedarrError, system_error
 from ..core.files import file_stamp
 from .channels import CHANNELS
 from .masks import FLAT_SPAN
@@ -152,7 +152,7 @@ def scan_samples(record: Record, seconds: float = 4.) -> tuple[ChannelScan, dict
             try: hashes = {record.path.parent/name: h for name, h in stream.finish().items()}
             except PassingError: raise
             except PedarrError as e: problems.append(str(e))
-    except OSError as e: raise from_system(e, record.path, 'its signals cannot be read') from e
+    except OSError as e: raise system_error(e, record.path, 'its signals cannot be read') from e
     for path, stamped in before.items():
         if file_stamp(path) != stamped:
             raise PedarrError(f'{path}: changed while it was read: check again when nothing writes to it')

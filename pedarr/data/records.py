@@ -13,9 +13,9 @@ from ..core.errors import file_error, one_line
 from ..core.files import open_regular
 from .channels import CHANNELS, match_channels, signal_list
 from .formats import WINDOWED
-from .headers import Signal, read_header
+from .headers import SignalHeader, read_header
 from .masks import signal_mask
-from .parts import (
+from .multi_segment import (
     GAP_VALUE, RecordPart, Scale, check_units, make_scale, record_layout, to_millivolts)
 from .samples import (
     MOST_WHOLE, SAMPLES_AT_A_TIME, ReadBuffers, compare_checksums, read_samples, read_whole, signal_sums)
@@ -24,7 +24,7 @@ from .samples import (
 __all__ = ['MOST_SAMPLES', 'Record', 'open_record']
 
 # %% ../../nbs/1_data/09_records.ipynb #ef789ae6
-def _per_frame(signals: list[Signal], rows: np.ndarray, source: Path) -> int:
+def _per_frame(signals: list[SignalHeader], rows: np.ndarray, source: Path) -> int:
     "Samples per frame of the channels that `rows` finds (of all signals the most, if it finds none)."
     frames = {signals[i].name: signals[i].frame for i in rows[rows >= 0]}
     if not frames: return max(s.frame for s in signals)
@@ -76,7 +76,7 @@ def _scales(record: Record) -> list[Scale]:
     return [made[id(part.signals)] for part in record.parts]
 
 # %% ../../nbs/1_data/09_records.ipynb #6e39f334
-def _check_layout(record: Record, signals: list[Signal]) -> None:
+def _check_layout(record: Record, signals: list[SignalHeader]) -> None:
     "Can windows be read, or must the record be read whole? Notes say what of it is not as in other records."
     skewed = dict.fromkeys(s.name for part in record.parts for s in part.signals if s.skew)
     plain = all(f.fmt in WINDOWED and f.width == len(f.signals) for f in record.files)

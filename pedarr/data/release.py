@@ -13,8 +13,8 @@ from .subjects import parse_age
 from .leipzig import parse_duration, release_facts
 
 # %% auto #0
-__all__ = ['COMPARED', 'COUNTS', 'RELEASE_RECORDS', 'record_counts', 'release_counts', 'compare_record', 'against_release',
-           'agreement', 'release_summary', 'differences']
+__all__ = ['COMPARED', 'COUNTS', 'RELEASE_RECORDS', 'record_counts', 'release_counts', 'compare_record', 'compare_with_release',
+           'agreement_table', 'release_summary', 'difference_sentences']
 
 # %% ../../nbs/1_data/28_release.ipynb #bccd8e93
 COMPARED = {                                    # kind -> first words of its facts
@@ -73,7 +73,7 @@ def compare_record(r: dict, person: pd.Series | None, facts: dict[str, pd.DataFr
     return [*rows, _compare_length(r, fact)] if r['scale'] == 1 else rows
 
 # %% ../../nbs/1_data/28_release.ipynb #6303c8d7
-def against_release(results: Iterable[dict], subjects: pd.DataFrame) -> pd.DataFrame:
+def compare_with_release(results: Iterable[dict], subjects: pd.DataFrame) -> pd.DataFrame:
     """Facts of each of the `results` of `check_record` beside the release's:
     `[record, what, here, release, agrees]`. `subjects`: as of `subject_table`, or empty.
 
@@ -90,7 +90,7 @@ def against_release(results: Iterable[dict], subjects: pd.DataFrame) -> pd.DataF
     return table.astype({'here': object, 'release': object, 'agrees': bool})
 
 # %% ../../nbs/1_data/28_release.ipynb #5ab94d85
-def agreement(against: pd.DataFrame) -> pd.DataFrame:
+def agreement_table(against: pd.DataFrame) -> pd.DataFrame:
     "In how many records everything of a kind agrees: `[what, equal, records]`."
     kinds = {first: kind for kind, words in COMPARED.items() for first in words.split()}
     kind = against.what.str.split().str[0].map(kinds)
@@ -120,7 +120,7 @@ def _difference(fact) -> str:
     if fact.what == 'layout': return 'other channels, or in another order'
     return f'{fact.what}: {fact.here} here, {fact.release} there'
 
-def differences(against: pd.DataFrame, most: int = 3) -> list[str]:
+def difference_sentences(against: pd.DataFrame, most: int = 3) -> list[str]:
     "One sentence for every record that is not as in the release, with the first `most` of its differences."
     sentences = []
     for record, t in against.groupby('record', sort=False):

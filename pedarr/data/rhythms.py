@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from ..core.errors import PedarrError
 
 # %% auto #0
-__all__ = ['LEIPZIG_RHYTHMS', 'MITDB_RHYTHMS', 'RHYTHMS', 'BEATS', 'check_samples', 'clean_aux', 'rhythm_name', 'parse_episodes',
-           'poor_signal', 'noisy_signal']
+__all__ = ['LEIPZIG_RHYTHMS', 'MITDB_RHYTHMS', 'RHYTHMS', 'BEAT_SYMBOLS', 'check_samples', 'clean_aux', 'rhythm_name',
+           'parse_episodes', 'poor_signal', 'noisy_signal']
 
 # %% ../../nbs/1_data/00_rhythms.ipynb #681e4671
 LEIPZIG_RHYTHMS = {
@@ -32,7 +32,7 @@ MITDB_RHYTHMS = {
 RHYTHMS = {**LEIPZIG_RHYTHMS, **MITDB_RHYTHMS}  # rhythm code -> English name
 
 # %% ../../nbs/1_data/00_rhythms.ipynb #4f45b4a5
-BEATS = {
+BEAT_SYMBOLS = {
     'N': 'normal', 'L': 'left bundle branch block', 'R': 'right bundle branch block',
     'B': 'bundle branch block (unspecified)', 'A': 'atrial premature', 'a': 'aberrated atrial premature',
     'J': 'nodal (junctional) premature', 'S': 'supraventricular premature', 'V': 'ventricular premature',
@@ -107,7 +107,7 @@ def parse_episodes(sample: ArrayLike, symbol: ArrayLike, aux: Sequence[str],
     annotated. Raises `PedarrError` for annotations out of order or beyond `sig_len`."""
     _check_lengths(source, sample=sample, symbol=symbol, text=aux)
     sample, symbol = check_samples(sample, sig_len, source), np.asarray(symbol, dtype=str)
-    inside, is_beat = sample < sig_len, np.isin(symbol, list(BEATS))
+    inside, is_beat = sample < sig_len, np.isin(symbol, list(BEAT_SYMBOLS))
     at = np.flatnonzero((symbol == '+') & inside)
     start = sample[at]
     stop = np.append(start[1:], sig_len)[:len(start)]

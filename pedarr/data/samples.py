@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..core.errors import file_error, from_system, one_line, shown_path
+from ..core.errors import file_error, one_line, shown_path, system_error
 from ..core.files import open_regular, read_bytes
-from .formats import FLAC, INVALID, decode_samples, n_bytes
-from .headers import Signal
-from .parts import RecordPart
+from .formats import FLAC, INVALID_VALUES, decode_samples, n_bytes
+from .headers import SignalHeader
+from .multi_segment import RecordPart
 from .signal_files import SignalFile, flac_info, flac_library
 
 # %% auto #0
@@ -45,7 +45,7 @@ def _fill(stream, buffer: memoryview, path: Path) -> None:
     at = 0
     try:
         while at < len(buffer) and (n := stream.readinto(buffer[at:])): at += n     # a short read is lawful
-    except OSError as e: raise from_system(e, shown_path(path), 'cannot be read') from e
+    except OSError as e: raise system_error(e, shown_path(path), 'cannot be read') from e
     if at < len(buffer): raise file_error(path, 'the file became shorter while it was read', 'fetch it again')
 
 def _sorted_24(raw: bytearray, k: int, n: int, buffers: ReadBuffers | None) -> np.ndarray:
@@ -80,7 +80,7 @@ class WholeRecord(NamedTuple):
     """All of a record: samples `[signal of the part, time]` (int32) by header, sums (header, signal, its
     sum), and SHA-256 by path."""
     samples: dict[Path, np.ndarray]
-    sums: list[tuple[Path, Signal, int]]
+    sums: list[tuple[Path, SignalHeader, int]]
     hashes: dict[Path, str]
 
 # %% ../../nbs/1_data/08_samples.ipynb #013e6a10
@@ -147,7 +147,7 @@ def _read_part(part: RecordPart, per_frame: int, whole: WholeRecord) -> None:
     "Read the files of a `part`; its samples, sums and hashes go to `whole`."
     out = np.empty((len(part.signals), (part.stop - part.start)*per_frame), np.int32)
     for x, s in zip(out, part.signals):
-        if s.skew or s.frame != per_frame: x[:] = INVALID[s.fmt]
+        if s.skew or s.frame != per_frame: x[:] = INVALID_VALUES[s.fmt]
     for f in part.files:
         sums, whole.hashes[f.path] = _read_file(part, per_frame, f, out)
         whole.sums.extend((part.hea, part.signals[i], s) for i, s in zip(f.signals, sums) if part.checked)
@@ -165,7 +165,7 @@ def signal_sums(d: np.ndarray) -> np.ndarray:
     "The sum of each signal of a block `d [signal, time]` (int16 or int32), right modulo 2^16."
     return d.sum(axis=1, dtype=np.int32).astype(np.int64)      # it wraps round at 2^32, a multiple of 2^16
 
-def compare_checksums(sums: list[tuple[Path, Signal, int]]) -> None:
+def compare_checksums(sums: list[tuple[Path, SignalHeader, int]]) -> None:
     "`PedarrError` for the first of (header, signal, its sum) that isn't what the header says."
     for hea, signal, have in sums:
         if signal.checksum is not None and (have - signal.checksum) % 65536:

@@ -11,10 +11,10 @@ from pathlib import Path, PureWindowsPath
 from types import ModuleType
 from typing import NamedTuple
 
-from ..core.errors import PedarrError, file_error, file_is_missing, from_system, one_line, shown_path
+from ..core.errors import PedarrError, file_error, file_is_missing, one_line, shown_path, system_error
 from ..core.files import open_regular
 from .formats import FLAC, SAMPLE_BITS, n_bytes, n_samples
-from .headers import Signal
+from .headers import SignalHeader
 
 # %% auto #0
 __all__ = ['file_beside', 'SignalFile', 'signal_files', 'flac_info', 'flac_library', 'check_size']
@@ -58,7 +58,7 @@ def _signal_file(hea: Path, path: Path, members: list, signals: list) -> SignalF
     return SignalFile(path, members, signals[0].fmt, signals[0].offset, *map(list, columns))
 
 # %% ../../nbs/1_data/06_signal_files.ipynb #21dd295d
-def signal_files(hea: Path, signals: list[Signal]) -> list[SignalFile]:
+def signal_files(hea: Path, signals: list[SignalHeader]) -> list[SignalFile]:
     "The files in which the `signals` of a header are, each with those that it holds, in order."
     groups: dict[Path, list] = {}
     file, path = None, None
@@ -79,7 +79,7 @@ def flac_info(f: SignalFile) -> tuple[int, int | None]:
     broken = lambda why: file_error(f.path, why, 'fetch header and data again')
     with open_regular(f.path) as stream:
         try: raw = stream.read(42)
-        except OSError as e: raise from_system(e, shown_path(f.path), 'cannot be read') from e
+        except OSError as e: raise system_error(e, shown_path(f.path), 'cannot be read') from e
     if raw[:4] != b'fLaC': raise broken(f'the header says format {f.fmt}, but this is no FLAC file')
     if len(raw) < 42 or raw[4] & 127: raise broken('damaged FLAC file (its properties are missing)')
     word = int.from_bytes(raw[18:26], 'big')                # rate, channels less one, bits less one, samples
@@ -104,7 +104,7 @@ def _size_of(path: Path) -> int:
     "Bytes of a signal file; `PedarrError` if it is missing, or no regular file."
     try:
         with open_regular(path, buffering=0) as f: return f.seek(0, 2)
-    except OSError as e: raise from_system(e, shown_path(path), 'cannot be read') from e
+    except OSError as e: raise system_error(e, shown_path(path), 'cannot be read') from e
     except PedarrError as e:
         if not file_is_missing(e): raise
         raise file_error(path, 'the signal file named by the header is missing', 'fetch it again') from e

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import from_system, shown_path
+from ..core.errors import shown_path, system_error
 from ..core.files import open_regular
 from .channels import CHANNELS
 from .records import Record
@@ -46,7 +46,7 @@ def _close(f: _HashedFile) -> str:
     "Read the rest; the SHA-256 of the whole file."
     try:
         while f.readinto(memoryview(bytearray(1 << 20))): pass
-    except OSError as e: raise from_system(e, shown_path(f.path), 'cannot be read') from e
+    except OSError as e: raise system_error(e, shown_path(f.path), 'cannot be read') from e
     f.busy.result()
     f.io.close()
     return f.sha.hexdigest()

@@ -17,7 +17,7 @@ import pandas as pd
 from ..core.errors import PedarrError, file_is_missing
 from ..core.files import read_bytes
 from ..core.names import first_few, natural_key
-from .cells import as_number, is_empty, is_whole, table_column
+from .table_cells import as_number, is_empty_cell, is_whole, table_column
 from ..core.errors import shown_value
 from .listing import FoundRecords
 
@@ -46,7 +46,7 @@ def _name_in(value: object, where: str) -> str:
     if is_whole(value): return str(int(value))
     text = value.strip() if isinstance(value, str) else ''
     if text and text.isprintable(): return text
-    empty = is_empty(value) or isinstance(value, str) and not text
+    empty = is_empty_cell(value) or isinstance(value, str) and not text
     if empty: raise PedarrError(f'{where} is missing: fill it in')
     raise PedarrError(f'{where} is {shown_value(value)}, no name: give a text or a whole number')
 
@@ -54,7 +54,7 @@ def _name_in(value: object, where: str) -> str:
 def _age_in(value: object, where: str) -> float:
     "A cell as an age in years, NaN where it is empty or 'unknown'; `PedarrError` for what is no age."
     number = as_number(value)
-    if is_empty(value) or number == -1: return np.nan
+    if is_empty_cell(value) or number == -1: return np.nan
     if isinstance(value, str) and value.strip().lower() in _UNKNOWN: return np.nan
     age = parse_age(value) if isinstance(value, str) else number
     if age is not None and 0 <= age <= 130: return float(age)
@@ -62,7 +62,7 @@ def _age_in(value: object, where: str) -> float:
 
 def _sex_in(value: object, where: str) -> str:
     "A cell as 'M', 'F', '' (unknown), or its own word; `PedarrError` for a number, which could mean either."
-    if is_empty(value): return ''
+    if is_empty_cell(value): return ''
     text = value.strip() if isinstance(value, str) else ''
     if text.isprintable() and isinstance(value, str):
         return '' if text.lower() in _UNKNOWN else _SEXES.get(text.lower(), text)

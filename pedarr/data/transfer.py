@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
-from ..core.errors import from_system
+from ..core.errors import system_error
 from ..core.files import sha256, sync_file
-from .checksums import in_the_way, stands_at
-from .requests import Failure, Patience, TransferPace, body_length, open_url
+from .checksums import kind_of_file, occupied_error
+from .http_requests import Failure, Patience, TransferPace, body_length, open_url
 
 # %% auto #0
 __all__ = ['LONGEST_WAIT', 'part_length', 'open_part', 'waiting_time', 'fetch_file']
@@ -30,14 +30,14 @@ def part_length(part: Path) -> int:
     """Bytes that have arrived in `part`, 0 if it isn't there; one with a second name is given up.
 
     `PedarrError` if it is no file."""
-    kind = stands_at(part)
+    kind = kind_of_file(part)
     if kind == 'nothing': return 0
-    if kind != 'a file': raise in_the_way(part, kind)
+    if kind != 'a file': raise occupied_error(part, kind)
     try:
         found = os.lstat(part)
         if found.st_nlink < 2: return found.st_size
         part.unlink()
-    except OSError as e: raise from_system(e, part, 'cannot be used') from e
+    except OSError as e: raise system_error(e, part, 'cannot be used') from e
     return 0
 
 # %% ../../nbs/1_data/24_transfer.ipynb #f73c0530
@@ -84,7 +84,7 @@ def _store(blocks: Iterable[bytes], part: Path, start: int, most: int, count) ->
                     raise Failure(f'the server sends more than {most:,} bytes', spoilt=True)
                 f.write(block)
                 count(len(block))
-    except OSError as e: raise from_system(e, part, 'cannot be written') from e
+    except OSError as e: raise system_error(e, part, 'cannot be written') from e
 
 # %% ../../nbs/1_data/24_transfer.ipynb #f8b1338a
 def _receive(url: str, part: Path, pace: TransferPace, count) -> int | None:
@@ -142,13 +142,13 @@ def _keep(part: Path, target: Path) -> None:
     try:
         sync_file(part)
         os.replace(part, target)
-    except OSError as e: raise from_system(e, target, 'cannot be written') from e
+    except OSError as e: raise system_error(e, target, 'cannot be written') from e
 
 def _drop(part: Path) -> int:
     "Remove `part`; returns how many bytes it held."
     length = part_length(part)
     try: part.unlink(missing_ok=True)
-    except OSError as e: raise from_system(e, part, 'cannot be removed') from e
+    except OSError as e: raise system_error(e, part, 'cannot be removed') from e
     return length
 
 # %% ../../nbs/1_data/24_transfer.ipynb #fab36f5a

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ..core.errors import PedarrError
-from ..core.names import one_of
-from .intervals import (
+from ..core.names import check_choice
+from .bootstrap import (
     MAX_DRAWS, bootstrap_scores, check_bootstrap, format_score, kept_classes, percentile_interval,
     resample_subjects, subject_counts)
 from .metrics import CLASS_METRICS, METRICS, class_scores_from_counts, scores_from_counts
@@ -138,7 +138,7 @@ def holm_correction(p: ArrayLike) -> np.ndarray:
 # %% ../../nbs/7_evaluation/03_comparison.ipynb #e256a057
 def _class_statistic(metric: str) -> Callable:
     "A function from counts [..., 3, C] to this metric of each class [..., C], NaN where it has no support."
-    k = CLASS_METRICS.index(one_of(metric, CLASS_METRICS, 'metric'))
+    k = CLASS_METRICS.index(check_choice(metric, CLASS_METRICS, 'metric'))
     return lambda c: np.where(c[..., 1, :] > 0, class_scores_from_counts(c)[..., k, :], np.nan)
 
 # %% ../../nbs/7_evaluation/03_comparison.ipynb #986068bf

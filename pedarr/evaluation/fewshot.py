@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ..core.errors import PedarrError
-from .intervals import format_score, percentile_interval
+from .bootstrap import format_score, percentile_interval
 from .prototypes import Prototypes, adapt_prototypes, prototype_cosines, unit_embeddings
 from .subgroups import SINGLE_SUBJECT
 

@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ..core.errors import PedarrError
-from ..core.names import one_of
-from .intervals import check_bootstrap, draw_subjects, number_subjects, percentile_interval
+from ..core.names import check_choice
+from .bootstrap import check_bootstrap, draw_subjects, number_subjects, percentile_interval
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
@@ -30,7 +30,7 @@ def by_recording(values: np.ndarray, recording: ArrayLike, how: str = 'max') -> 
     """One row a recording [R, C] of `values` [N, C] by window; recordings stand as they first appear.
 
     `recording` [N]; `how`: one of "max" and "mean". `PedarrError` for another."""
-    ufunc = _AGGREGATES[one_of(how, _AGGREGATES, 'aggregate')]
+    ufunc = _AGGREGATES[check_choice(how, _AGGREGATES, 'aggregate')]
     number, names = pd.factorize(np.asarray(recording))
     order = np.argsort(number, kind='stable')
     first = np.searchsorted(number[order], np.arange(len(names)))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .intervals import bootstrap_scores, subject_counts, summary_row
+from .bootstrap import bootstrap_scores, subject_counts, summary_row
 from .metrics import CLASS_METRICS, METRICS, class_scores_from_counts, scores_from_counts
 
 # %% auto #0

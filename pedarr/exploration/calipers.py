@@ -14,7 +14,7 @@ from ..core.errors import PedarrError
 from ..data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG
 from ..data.databases import Database
 from ..data.records import Record
-from ..data.rhythms import BEATS
+from ..data.rhythms import BEAT_SYMBOLS
 from .cohort import annotations_of
 from .drawing import EcgSheet, draw_channel, draw_leads, draw_paper, mm_axes
 from .figures import INK, is_simulated
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.pyplot import Axes, Figure
 
 # %% auto #0
-__all__ = ['calipers', 'plot_study']
+__all__ = ['caliper_intervals', 'plot_study']
 
 # %% ../../nbs/3_exploration/10_calipers.ipynb #47bc5bf7
 def _place_in_cycle(beat: pd.Series) -> float:
@@ -46,7 +46,7 @@ def _atrial_spans(beat: pd.Series, atria: np.ndarray) -> list[tuple]:
     return [(name, start, stop) for name, start, stop, holds in rules if holds]
 
 # %% ../../nbs/3_exploration/10_calipers.ipynb #46f4b26f
-def calipers(beats: pd.DataFrame, waves: np.ndarray, k: int) -> list[tuple[str, float, float]]:
+def caliper_intervals(beats: pd.DataFrame, waves: np.ndarray, k: int) -> list[tuple[str, float, float]]:
     """The intervals that one would mark at beat `k`: (name with its length in ms, from, to in s).
 
     `beats`, `waves`: a row per beat, and atrial activation times (s) [wave, bipole], of `beat_intervals`.
@@ -129,7 +129,7 @@ def _read_stretch(record: Record, database: Database, start: int, n: int, pad: f
     a, z = max(0, int(start - pad*fs)), min(record.sig_len, int(start + n + pad*fs))
     signal, mask = record.window(a, z)
     sample, symbol, text, _ = annotations_of(record, database)
-    qrs = sample[(sample >= a) & (sample < z) & np.isin(symbol, list(BEATS))] - a
+    qrs = sample[(sample >= a) & (sample < z) & np.isin(symbol, list(BEAT_SYMBOLS))] - a
     measured = _measured_beats(signal, fs, qrs if database.annotator else None, (start - a)/fs)
     here = np.flatnonzero((sample >= start) & (sample < start + n))
     annotations = [((sample[i] - start)/fs, symbol[i], text[i]) for i in here]
@@ -142,7 +142,7 @@ def _first_calipers(stretch: _Stretch, seconds: float) -> tuple[list, str]:
     followed = np.flatnonzero((on > .15) & (on.shift(-1) < seconds))
     if not len(followed):
         return [], ''
-    spans = [s for s in calipers(stretch.beats, stretch.waves, followed[0]) if s[1] > 0]
+    spans = [s for s in caliper_intervals(stretch.beats, stretch.waves, followed[0]) if s[1] > 0]
     return spans, stretch.beats.earliest[followed[0]] if spans else ''
 
 def _view(spans: list, seconds: float, room: float) -> tuple[int, float]:

@@ -18,9 +18,10 @@ from ..core.names import natural_key
 from ..data.annotations import Annotations, read_annotations
 from ..data.databases import Database
 from ..data.records import Record
-from ..data.rhythms import BEATS
+from ..data.rhythms import BEAT_SYMBOLS
 from ..data.groupings import get_grouping
-from .figures import class_colours, in_class_order, is_simulated, open_axes, stamp_simulated
+from .figures import (
+    class_colours, in_class_order, is_simulated, stamp_simulated, style_axes)
 
 if TYPE_CHECKING:
     from matplotlib.pyplot import Axes, Figure
@@ -90,7 +91,7 @@ def episode_table(folder: Path | str, database: Database, grouping: str | dict |
     for record in map(database.open, database.records(folder)):
         episodes, _ = database.episodes(record)
         annotations = annotations_of(record, database)
-        beats = annotations.sample[np.isin(annotations.symbol, list(BEATS))]
+        beats = annotations.sample[np.isin(annotations.symbol, list(BEAT_SYMBOLS))]
         inside = [beats[(beats >= a) & (beats < b)] for a, b in zip(episodes.start, episodes.stop)]
         parts.append(episodes.assign(
             record=record.name, subject=subject[record.name], simulated=is_simulated(record),
@@ -139,7 +140,7 @@ def _draw_shares(ax: Axes, spans: pd.DataFrame, rows: dict) -> None:
         ax.barh(share.index.map(rows), share[c], left=left[c], **look)
     ax.set(xlim=(0, 1), xticks=[0, 1], xticklabels=['0', '100 %'], xlabel='share of time')
     ax.tick_params(left=False)
-    open_axes(ax, sides=('top', 'right', 'left'))
+    style_axes(ax, sides=('top', 'right', 'left'))
     ax.figure.legend(*ax.get_legend_handles_labels(), ncols=len(order), loc='outside upper left',
                      frameon=False, fontsize=8, handlelength=1, columnspacing=1.2)
 
@@ -161,7 +162,7 @@ def _draw_time_axis(ax: Axes, rows: dict, end: float, unit: str) -> None:
     "Names of the records at the left, time from 0 to `end` below."
     ax.set(yticks=range(len(rows)), ylim=(len(rows) - .4, -.7), xlim=(0, end), xlabel=f'time ({unit})')
     ax.set_yticklabels(list(rows), fontsize=7)
-    open_axes(ax, sides=('top', 'right', 'left'))
+    style_axes(ax, sides=('top', 'right', 'left'))
 
 # %% ../../nbs/3_exploration/07_cohort.ipynb #31ebc473
 def plot_timeline(episodes: pd.DataFrame, fs: float | dict, poor: pd.DataFrame | None = None) -> Figure:
@@ -199,7 +200,7 @@ def plot_rates(episodes: pd.DataFrame) -> Figure:
     sns.stripplot(known, x='label', y='rate', order=order, hue='label', hue_order=order, legend=False, ax=ax,
                   palette=class_colours(order), size=5, jitter=.25, edgecolor='.3', linewidth=.4)
     ax.set(xlabel='', ylabel='rate of annotated beats (1/min)', ylim=(0, None))
-    open_axes(ax)
+    style_axes(ax)
     return stamp_simulated(fig, episodes)
 
 # %% ../../nbs/3_exploration/07_cohort.ipynb #f5c7e3bd
@@ -214,7 +215,7 @@ def _draw_rates(ax: Axes, rates: pd.DataFrame, colour: str, title: str) -> None:
     ax.set(xscale='log')
     ax.set_xticks([5, 10, 20, 50], ['5', '10', '20', '50'])
     ax.minorticks_off()
-    open_axes(ax, 'y')
+    style_axes(ax, 'y')
 
 # %% ../../nbs/3_exploration/07_cohort.ipynb #4d9acc46
 def _panels(n: int, columns: int = 4) -> tuple[Figure, np.ndarray]:

@@ -14,7 +14,7 @@ import pandas as pd
 from ..data.annotations import Annotations
 from ..data.databases import Database
 from ..data.records import Record
-from ..data.rhythms import BEATS
+from ..data.rhythms import BEAT_SYMBOLS
 from .cohort import annotations_of
 
 # %% auto #0
@@ -28,7 +28,7 @@ def _typical_beats(annotations: Annotations, rhythm: str,
     "Samples of the beats, and which of them are typical of `rhythm` (or carry `text`, if given)."
     symbols, own_text = _TYPICAL.get(rhythm, (None, rhythm))
     wanted = own_text if text is None else text
-    is_beat = np.isin(annotations.symbol, list(BEATS))
+    is_beat = np.isin(annotations.symbol, list(BEAT_SYMBOLS))
     symbol, aux = annotations.symbol[is_beat], np.array(annotations.aux)[is_beat]
     typical = [(symbols is None or s in symbols) and wanted in (None, a) for s, a in zip(symbol, aux)]
     return annotations.sample[is_beat], np.array(typical, bool)

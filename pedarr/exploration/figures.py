@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # %% auto #0
-__all__ = ['ECG_PAPER', 'INK', 'class_colours', 'rhythm_colours', 'in_class_order', 'open_axes', 'square_grid', 'is_simulated',
+__all__ = ['ECG_PAPER', 'INK', 'class_colours', 'rhythm_colours', 'in_class_order', 'style_axes', 'square_grid', 'is_simulated',
            'stamp_simulated', 'ink_palette', 'figure_png']
 
 # %% ../../nbs/3_exploration/06_figures.ipynb #1444ddb3
@@ -53,7 +53,7 @@ def in_class_order(labels: Iterable[str]) -> list[str]:
     return [c for c in known if c in present] + sorted(present - set(known))
 
 # %% ../../nbs/3_exploration/06_figures.ipynb #28540b41
-def open_axes(ax: Axes, grid: str | None = None, sides: Iterable[str] = ('top', 'right')) -> None:
+def style_axes(ax: Axes, grid: str | None = None, sides: Iterable[str] = ('top', 'right')) -> None:
     "Take away the `sides` of the frame of `ax`; draw faint lines across the axis `grid` ('x' or 'y')."
     ax.spines[list(sides)].set_visible(False)
     if grid:

@@ -14,12 +14,12 @@ from scipy.signal import welch
 from ..core.errors import PedarrError
 from ..data.channels import CHANNELS, N_ECG
 from ..data.masks import signal_mask
-from pedarr.exploration.waves import (
-    CS_BIPOLES, atrial_waves, band, blank_stimuli, find_beats, find_stimuli, his_times, near_field, p_onsets,
-    qrs_edges, t_ends)
+from .waves import (
+    CS_BIPOLES, atrial_waves, blank_stimuli, butterworth_band, find_beats, find_stimuli, his_times,
+    near_field, p_onsets, qrs_edges, t_ends)
 
 # %% auto #0
-__all__ = ['Reading', 'beat_intervals', 'association', 'dominant_frequency', 'fractionation', 'describe_window']
+__all__ = ['WindowReading', 'beat_intervals', 'av_association', 'dominant_frequency', 'fractionation', 'describe_window']
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #b3a75c00
 _MARGIN = .015   # s: a wave that begins no more than this before the QRS is simultaneous, not leading
@@ -71,7 +71,7 @@ def _last_before(times, before, within):
     return np.where((i >= 0) & (before - last <= within), last, np.nan)
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #b3a75c02
-class Reading(NamedTuple):
+class WindowReading(NamedTuple):
     """What was read in a window; `read_rhythm` fills in numbers, rhythm and reason.
 
     `beats`: a row a beat; `waves`: atrial activations (s) [N, 5]; `stimuli` (s)."""
@@ -95,7 +95,7 @@ def _times(x, fs, beats, edges, waves, stimuli):
     return t
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #17432aa4
-def beat_intervals(signal: np.ndarray, fs: float, beats: Sequence | None = None) -> Reading:
+def beat_intervals(signal: np.ndarray, fs: float, beats: Sequence | None = None) -> WindowReading:
     """Times and intervals (s from the start of the window) of each beat of `signal` [19, T] (mV); no rhythm.
 
     `beats`: samples of the QRS complexes (such as annotations), found by `find_beats` if not given. Columns:
@@ -110,7 +110,7 @@ def beat_intervals(signal: np.ndarray, fs: float, beats: Sequence | None = None)
     waves = atrial_waves(x[N_ECG + 2:], fs, qrs=edges)
     times = _times(x, fs, beats, edges, waves, stimuli)
     atrium_at_his = _atrium_at_his(x[CHANNELS.index('ABL12')], fs, times.his)
-    return Reading(_with_intervals(times, atrium_at_his), waves, stimuli / fs)
+    return WindowReading(_with_intervals(times, atrium_at_his), waves, stimuli / fs)
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #e3b919ec
 def _with_intervals(t, atrium_at_his):
@@ -142,7 +142,7 @@ def _check_window(signal, fs, beats):
     return signal
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #72475a8d
-def association(atrial: np.ndarray, ventricular: np.ndarray) -> float:
+def av_association(atrial: np.ndarray, ventricular: np.ndarray) -> float:
     """How firmly `ventricular` are locked to `atrial` times (s): 1 locked, near 0 dissociated, NaN below 3.
 
     Length of the mean phase vector of the ventricular times within the atrial cycles."""
@@ -158,7 +158,7 @@ def dominant_frequency(x: np.ndarray, fs: float, low: float = 3., high: float = 
     """Dominant frequency (Hz, between `low` and `high`) of an electrogram `x` [T], and its regularity index.
 
     The index is the share of the power of 2.5 to 20 Hz that lies within 0.75 Hz of it."""
-    activity = band(abs(band(np.nan_to_num(x).astype(float), fs, 40., 250.)), fs, None, 20.)
+    activity = butterworth_band(abs(butterworth_band(np.nan_to_num(x).astype(float), fs, 40., 250.)), fs, None, 20.)
     length = min(len(activity), int(4 * fs))
     f, power = welch(activity - activity.mean(), fs, nperseg=length, nfft=int(8 * fs))
     allowed = (f >= low) & (f <= high)
@@ -197,7 +197,7 @@ def _p_upright(lead_ii, fs, atrium, qrs_on, t_end):
     """Median over beats of the mean P wave in lead II (mV), against a line from its beginning to its end.
 
     A P wave that is hidden in the T wave before it is left out; NaN below two waves."""
-    x, means = band(np.nan_to_num(lead_ii), fs, .5, 30.), []
+    x, means = butterworth_band(np.nan_to_num(lead_ii), fs, .5, 30.), []
     for a, q, t in zip(atrium, qrs_on, np.append(np.nan, t_end[:-1])):
         if np.isnan(a) or a < t: continue
         i, j = int(fs * (a - .05)), int(fs * min(a + .07, q - .005))
@@ -255,17 +255,17 @@ def _beat_numbers(t, first):
         av_spread=_spread(t.av),
         va_spread=_spread(t.va),
         ratio=_waves_per_beat(first, on),
-        locked=association(first, on),
+        locked=av_association(first, on),
         leader=_leader(rr, va),
         early=_share_early(on, rr),
         earliest=_commonest(t.earliest))
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #fdb6c8d5
-def describe_window(reading: Reading, signal: np.ndarray, fs: float) -> pd.Series:
+def describe_window(reading: WindowReading, signal: np.ndarray, fs: float) -> pd.Series:
     """The numbers of a window (Series; times in s) from its `beat_intervals` and `signal` [19, T] (mV).
 
     Medians rr, qrs, pr, ah, hv, av, va, va_septal, aa; rr_jitter, aa_jitter: relative change from cycle to
-    cycle; av_spread, va_spread: median absolute deviation; ratio: atrial waves a QRS; locked: `association`;
+    cycle; av_spread, va_spread: median absolute deviation; ratio: atrial waves a QRS; locked: `av_association`;
     leader: 1 atria, 0 ventricles; earliest: bipole; p_II (mV); early: share of QRS complexes that come early;
     v_paced, a_paced: shares at a fixed time after a stimulus; df, regularity, active: of CS56."""
     t = reading.beats

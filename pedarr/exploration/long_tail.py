@@ -14,13 +14,13 @@ import pandas as pd
 from ..core.errors import PedarrError
 from ..core.names import natural_key
 from .figures import (
-    class_colours, in_class_order, open_axes, rhythm_colours, square_grid, stamp_simulated)
+    class_colours, in_class_order, rhythm_colours, square_grid, stamp_simulated, style_axes)
 
 if TYPE_CHECKING:
     from matplotlib.pyplot import Axes, Figure
 
 # %% auto #0
-__all__ = ['amounts', 'plot_amounts', 'plot_class_counts', 'concentration', 'plot_concentration', 'plot_subject_map']
+__all__ = ['amount_table', 'plot_amounts', 'plot_class_counts', 'subject_concentration', 'plot_concentration', 'plot_subject_map']
 
 # %% ../../nbs/3_exploration/08_long_tail.ipynb #1b660b5e
 def _subject_column(table: pd.DataFrame) -> str:
@@ -28,7 +28,7 @@ def _subject_column(table: pd.DataFrame) -> str:
     return 'subject' if 'subject' in table else 'record'
 
 # %% ../../nbs/3_exploration/08_long_tail.ipynb #84fd2a53
-def amounts(table: pd.DataFrame, by: str = 'rhythm') -> pd.DataFrame:
+def amount_table(table: pd.DataFrame, by: str = 'rhythm') -> pd.DataFrame:
     """Seconds, episodes, beats and subjects of each rhythm (or of the column `by`), the most beats first.
 
     `table`: a row per episode (an `episode_table`), or one per record and rhythm with a column episodes (the
@@ -46,7 +46,7 @@ def amounts(table: pd.DataFrame, by: str = 'rhythm') -> pd.DataFrame:
 
 # %% ../../nbs/3_exploration/08_long_tail.ipynb #58a9eda3
 def _draw_amount(ax: Axes, amount: pd.Series, rows: dict, colours: dict, rings: pd.Series | None) -> None:
-    "One column of `amounts` as numbered dots at the end of a line, another's as rings."
+    "One column of `amount_table` as numbered dots at the end of a line, another's as rings."
     y = [rows[r] for r in amount.index]
     own = [colours[r] for r in amount.index]
     linear = amount.name == 'subjects'
@@ -61,14 +61,14 @@ def _draw_amount(ax: Axes, amount: pd.Series, rows: dict, colours: dict, rings: 
     ax.set_xlabel(amount.name)
     ax.margins(x=.12)
     ax.set_xlim(left=0 if linear else .6)
-    open_axes(ax, 'x')
+    style_axes(ax, 'x')
 
 # %% ../../nbs/3_exploration/08_long_tail.ipynb #9a7608a3
 def plot_amounts(table: pd.DataFrame, beside: pd.DataFrame | None = None, title: str = '') -> Figure:
-    "The `amounts` of `table` as dots, a panel each (logarithmic but for subjects), of `beside` as rings."
+    "The `amount_table` of `table` as dots, a panel each (logarithmic but for subjects), of `beside` as rings."
     import matplotlib.pyplot as plt
-    dots = amounts(table)
-    rings = pd.DataFrame() if beside is None else amounts(beside)
+    dots = amount_table(table)
+    rings = pd.DataFrame() if beside is None else amount_table(beside)
     names = list(dict.fromkeys([*rings.index, *dots.index]))
     rows = {r: i for i, r in enumerate(names)}
     fig, axes = plt.subplots(1, dots.shape[1], figsize=(9, 1 + .24*len(names)), sharey=True,
@@ -86,7 +86,7 @@ def _class_bars(ax: Axes, values: pd.Series, log: bool) -> None:
     bars = ax.barh(np.arange(len(values)), values, color=[colours[c] for c in values.index], log=log)
     ax.bar_label(bars, [f'{v:,.0f}' for v in values], padding=3, fontsize=8)
     ax.margins(x=.15)
-    open_axes(ax)
+    style_axes(ax)
 
 def _log_axis(ax: Axes, values: pd.Series, unit: str) -> None:
     "A logarithmic axis from half the power of ten below the least of `values`, the first on top."
@@ -118,7 +118,7 @@ def plot_class_counts(table: pd.DataFrame) -> Figure:
     return stamp_simulated(fig, table)
 
 # %% ../../nbs/3_exploration/08_long_tail.ipynb #1e403b26
-def concentration(table: pd.DataFrame, weight: str = 'beats', by: str = 'rhythm') -> pd.DataFrame:
+def subject_concentration(table: pd.DataFrame, weight: str = 'beats', by: str = 'rhythm') -> pd.DataFrame:
     """How unevenly the classes (column `by`) are spread over subjects, by the sums of the column `weight`.
 
     Columns: total, subjects, richest, share (of the richest), effective (Kish's effective number of subjects,
@@ -157,7 +157,7 @@ def plot_concentration(table: pd.DataFrame, weight: str = 'beats', by: str = 'rh
                        title: str = '') -> Figure:
     "Each class as one bar cut into its subjects' shares; the effective number of subjects at the right."
     import matplotlib.pyplot as plt
-    spread = concentration(table, weight, by)
+    spread = subject_concentration(table, weight, by)
     who, colours = _subject_column(table), rhythm_colours(spread.index)
     fig, ax = plt.subplots(figsize=(9, .9 + .25*len(spread)), layout='constrained')
     for y, c in enumerate(spread.index):
@@ -168,7 +168,7 @@ def plot_concentration(table: pd.DataFrame, weight: str = 'beats', by: str = 'rh
     ax.set(xlim=(0, 1), xticks=[0, .5, 1], xticklabels=['0', f'share of all {weight} of the rhythm', '100 %'])
     ax.set_title(title, loc='left', fontsize=9)
     ax.set_title('effective number of subjects', loc='right', fontsize=8)
-    open_axes(ax, sides=('top', 'right', 'left', 'bottom'))
+    style_axes(ax, sides=('top', 'right', 'left', 'bottom'))
     return stamp_simulated(fig, table)
 
 # %% ../../nbs/3_exploration/08_long_tail.ipynb #df0a3495
@@ -179,7 +179,7 @@ def plot_subject_map(table: pd.DataFrame, weight: str = 'seconds', by: str = 'rh
     from matplotlib.ticker import LogLocator
     who = _subject_column(table)
     amount = table.pivot_table(index=by, columns=who, values=weight, aggfunc='sum')
-    amount = amount.loc[amounts(table, by).index, sorted(amount.columns, key=natural_key)]
+    amount = amount.loc[amount_table(table, by).index, sorted(amount.columns, key=natural_key)]
     amount = amount.where(amount > 0)
     fig, ax = plt.subplots(figsize=(9, 1.1 + .19*len(amount)), layout='constrained')
     image = ax.imshow(amount, aspect='auto', cmap='cividis_r', norm=LogNorm(), interpolation='nearest')

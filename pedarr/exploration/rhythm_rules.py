@@ -10,15 +10,15 @@ from typing import Callable, NamedTuple, Sequence
 import numpy as np
 import pandas as pd
 
-from .intervals import Reading, beat_intervals, describe_window
+from .intervals import WindowReading, beat_intervals, describe_window
 
 # %% auto #0
 __all__ = ['FAST_ATRIA', 'MACRO_REENTRY', 'TACHYCARDIA', 'JUNCTIONAL', 'SLOW_VENTRICLES', 'MORE_WAVES', 'NEAR_TWO',
            'SLIGHTLY_MORE', 'FEWER_WAVES', 'SEPTAL_VA', 'WIDE', 'WIDER', 'VERY_WIDE', 'HIS_VENTRICLE', 'FIXED',
            'LOCKED', 'NEARLY_LOCKED', 'LED_BY_VENTRICLES', 'LED_BY_ATRIA', 'IRREGULAR', 'REGULAR_CIRCUIT',
            'REGULAR_ATRIA', 'IRREGULAR_VENTRICLES', 'SOME_EARLY', 'MANY_EARLY', 'MOST_BEATS', 'ASKED_FIRST',
-           'ATRIA_AHEAD', 'DISSOCIATED', 'WIDE_ONE_TO_ONE', 'SIDE', 'ONE_TO_ONE', 'Rule', 'first_that_holds', 'verdict',
-           'read_rhythm']
+           'ATRIA_AHEAD', 'DISSOCIATED', 'WIDE_ONE_TO_ONE', 'PATHWAY_SIDE', 'ONE_TO_ONE', 'Rule', 'first_that_holds',
+           'decide_rhythm', 'read_rhythm']
 
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #0ba73fc0
 FAST_ATRIA = .260           # s, atrial cycle (230/min): convention
@@ -142,7 +142,7 @@ WIDE_ONE_TO_ONE = [
          lambda n: _wide(n) and n.qrs >= WIDER and n.leader < LED_BY_VENTRICLES)]
 
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #a58bb7d3
-SIDE = {'CS12': 'left lateral', 'CS34': 'left lateral', 'CS56': 'left posterior', 'CS78': 'septal',
+PATHWAY_SIDE = {'CS12': 'left lateral', 'CS34': 'left lateral', 'CS56': 'left posterior', 'CS78': 'septal',
         'CS90': 'septal or right'}          # earliest bipole -> where the atrium begins
 
 def _short_va(n):
@@ -174,21 +174,21 @@ ONE_TO_ONE = [
          lambda n: True)]
 
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #2ff8543a
-def verdict(n: pd.Series) -> tuple[str, str]:
+def decide_rhythm(n: pd.Series) -> tuple[str, str]:
     """Rhythm and reason, from the numbers `n` of `describe_window`.
 
     The rhythm is an annotation of the Leipzig database, or '?': cannot tell."""
     last = DISSOCIATED if _dissociated(n) else WIDE_ONE_TO_ONE + ONE_TO_ONE
     rule = first_that_holds(ASKED_FIRST + ATRIA_AHEAD + last, n)
     va, aa = (f'{1000 * seconds:.0f}' for seconds in (n.va, n.aa))
-    seen = dict(va=va, aa=aa, earliest=n.earliest, side=SIDE.get(n.earliest))
+    seen = dict(va=va, aa=aa, earliest=n.earliest, side=PATHWAY_SIDE.get(n.earliest))
     return rule.rhythm, rule.reason.format(**seen)
 
-def read_rhythm(signal: np.ndarray, fs: float, beats: Sequence | None = None) -> Reading:
+def read_rhythm(signal: np.ndarray, fs: float, beats: Sequence | None = None) -> WindowReading:
     """Beats, waves, stimuli, numbers, rhythm ('?': cannot tell) and the reason, of a window `signal` [19, T].
 
     `signal` in mV, NaN where absent, at `fs` Hz; `beats`: samples of the QRS complexes, if they are known."""
     reading = beat_intervals(signal, fs, beats)
     numbers = describe_window(reading, np.asarray(signal, float), fs)
-    rhythm, reason = verdict(numbers)
+    rhythm, reason = decide_rhythm(numbers)
     return reading._replace(numbers=numbers, rhythm=rhythm, reason=reason)

@@ -15,8 +15,8 @@ from ..data.channels import CHANNELS, IEGM_CHANNELS, N_ECG
 from ..data.masks import signal_mask
 
 # %% auto #0
-__all__ = ['CS_BIPOLES', 'drawn_study', 'band', 'find_stimuli', 'blank_stimuli', 'near_field', 'find_beats', 'qrs_edges',
-           't_ends', 'p_onsets', 'atrial_waves', 'his_times']
+__all__ = ['CS_BIPOLES', 'drawn_study', 'butterworth_band', 'find_stimuli', 'blank_stimuli', 'near_field', 'find_beats',
+           'qrs_edges', 't_ends', 'p_onsets', 'atrial_waves', 'his_times']
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #2deb2933
 def _add_waves(row, times, width, size, fs, cycles=0.):
@@ -60,7 +60,7 @@ def _add_coronary_sinus(bipoles, v, a, delays, fs):
 # %% ../../nbs/3_exploration/00_waves.ipynb #d2940e77
 CS_BIPOLES = [c for c in IEGM_CHANNELS if c.startswith('CS')]
 
-def band(x: np.ndarray, fs: float, low: float | None = None, high: float | None = None,
+def butterworth_band(x: np.ndarray, fs: float, low: float | None = None, high: float | None = None,
          order: int = 2) -> np.ndarray:
     """Zero-phase Butterworth filter of `x` [..., T] between `low` and `high` (Hz).
 
@@ -85,7 +85,7 @@ class _Spikes(NamedTuple):
 
 def _spikes(x, fs, height, share):
     "Spikes in the channels `x` [C, T]: `height` times the noise, and `share` of the power of 40 ms."
-    sharp = band(x, fs, min(200., .35 * fs), order=4)
+    sharp = butterworth_band(x, fs, min(200., .35 * fs), order=4)
     power = sharp ** 2
     noise = np.median(power, -1, keepdims=True) / .455 + 1e-6       # .455: median of the square of unit noise
     def above_noise(seconds):
@@ -109,7 +109,7 @@ def find_stimuli(signal: np.ndarray, fs: float, height: float = 6., alone: float
     inner = (np.flatnonzero(has) >= N_ECG)[:, None]
     spikes = _spikes(x, fs, height, share)
     votes = spikes.narrow.sum(0)
-    steep = maximum_filter1d(band(x, fs, 40.) ** 2, _odd(.015, fs))
+    steep = maximum_filter1d(butterworth_band(x, fs, 40.) ** 2, _odd(.015, fs))
     lone = spikes.narrow & inner & (spikes.tall > alone ** 2) & (spikes.tall > sharp ** 2 * steep)
     at, _ = find_peaks(votes + 3 * lone.any(0), height=3, distance=_odd(.05, fs))
     at = _tallest_near(at, (spikes.sharp ** 2 / spikes.noise).sum(0), _odd(.006, fs) // 2)
@@ -143,12 +143,12 @@ def _spatial_velocity(ecg, fs, low=.5, high=40.):
     "Root mean square of the slopes (mV/s) [T] of those leads `ecg` [C, T] that have a signal, band-passed."
     has = signal_mask(ecg)
     if not has.any(): return np.zeros(ecg.shape[-1])
-    x = band(np.nan_to_num(ecg[has]).astype(float), fs, low, high)
+    x = butterworth_band(np.nan_to_num(ecg[has]).astype(float), fs, low, high)
     return np.sqrt((np.gradient(x, 1 / fs, axis=-1) ** 2).mean(0))
 
 def near_field(x: np.ndarray, fs: float, low: float = 80., smooth: float = .008) -> np.ndarray:
     "What is steep in electrograms `x` [..., T]: rectified signal above `low` Hz, smoothed over `smooth` s."
-    rectified = abs(band(np.nan_to_num(x).astype(float), fs, low, 250.))
+    rectified = abs(butterworth_band(np.nan_to_num(x).astype(float), fs, low, 250.))
     return uniform_filter1d(rectified, _odd(smooth, fs), axis=-1)
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #f29359c5

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from ..core.errors import PedarrError
-from ..core.names import one_of
+from ..core.names import check_choice
 from .agcacl import AGCACL
 from .contrastive import BalancedContrastive, ProCo, SupCon
 from pedarr.losses.cross_entropy import (
@@ -20,8 +20,8 @@ from pedarr.losses.cross_entropy import (
     check_cosine_scale)
 
 # %% auto #0
-__all__ = ['LOSSES', 'MULTI_LOSSES', 'LossEntry', 'loss_terms', 'make_losses', 'make_loss', 'multi_key', 'make_multi_loss',
-           'HeadSpec', 'head_of', 'make_head', 'describe_loss']
+__all__ = ['LOSSES', 'MULTI_LOSSES', 'LossEntry', 'loss_terms', 'make_losses', 'make_contrastive_loss', 'multi_key',
+           'make_multi_loss', 'HeadSpec', 'loss_head_spec', 'make_head', 'describe_loss']
 
 # %% ../../nbs/6_losses/04_registry.ipynb #4e1dfba9
 class LossEntry(NamedTuple):
@@ -76,7 +76,7 @@ LOSSES = _ON_EMBEDDINGS | _ON_LOGITS        # key -> LossEntry
 # %% ../../nbs/6_losses/04_registry.ipynb #1e122897
 def loss_terms(name: str) -> tuple[str, str]:
     "Keys of the classification and the contrastive term of a loss: 'focal', 'agcacl', 'ldam+agcacl'."
-    parts = [one_of(part, LOSSES, 'loss') for part in name.split('+')]
+    parts = [check_choice(part, LOSSES, 'loss') for part in name.split('+')]
     if len(parts) == 1: return (name, 'none') if name in _ON_LOGITS else ('ce', name)
     if len(parts) == 2 and parts[0] in _ON_LOGITS and parts[1] in _ON_EMBEDDINGS: return parts[0], parts[1]
     raise PedarrError(f'loss {name!r}: join one of {", ".join(_ON_LOGITS)} with one of '
@@ -118,7 +118,7 @@ def make_losses(name: str, class_counts: Sequence[float] | Tensor, dim: int, log
     return LOSSES[first].maker(class_counts, **own[0]), LOSSES[second].maker(class_counts, dim, **own[1])
 
 # %% ../../nbs/6_losses/04_registry.ipynb #89d46495
-def make_loss(name: str, class_counts: Sequence[float] | Tensor, dim: int,
+def make_contrastive_loss(name: str, class_counts: Sequence[float] | Tensor, dim: int,
               **options: Any) -> nn.Module | None:
     "The contrastive term alone of `make_losses`: None where the loss has none."
     return make_losses(name, class_counts, dim, **options)[1]
@@ -147,7 +147,7 @@ class HeadSpec(NamedTuple):
     kind: Literal['linear', 'cosine']
     scale: float | None = None
 
-def head_of(name: str, **options: Any) -> HeadSpec:
+def loss_head_spec(name: str, **options: Any) -> HeadSpec:
     "The head that the loss `name` with these `options` needs; `PedarrError` for unknown names and options."
     first, second = loss_terms(name)
     known = _options(LOSSES[first])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.errors import PedarrError
-from ..core.names import one_of
+from ..core.names import check_choice
 from .attention import equal_shares
 from .encoders import MODALITIES, split_mask, zero_masked
 from .pedarrnet import ModelOutput, PedArrNet, check_modalities, check_model_inputs
@@ -153,7 +153,7 @@ MODELS = {'pedarrnet': PedArrNet, 'xresnet1d': XResNet1d, 'inceptiontime': Incep
 def make_model(name: str, n_classes: int, **options) -> nn.Module:
     """The network `name` of `MODELS`; `make_model(name, **model.config)` rebuilds one. `PedarrError` for a
     name or an option that does not exist."""
-    cls = MODELS[one_of(name, MODELS, 'model')]
+    cls = MODELS[check_choice(name, MODELS, 'model')]
     known = [p for p in inspect.signature(cls).parameters if p != 'n_classes']
-    for option in options: one_of(option, known, f'option of {name}')
+    for option in options: check_choice(option, known, f'option of {name}')
     return cls(n_classes, **options)

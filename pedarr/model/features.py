@@ -19,7 +19,7 @@ from ..core.errors import PedarrError
 from ..data.annotations import read_annotations
 from ..data.channels import ECG_LEADS, IEGM_CHANNELS, N_ECG
 from ..data.known_databases import get_database
-from ..data.rhythms import BEATS
+from ..data.rhythms import BEAT_SYMBOLS
 from ..exploration.intervals import beat_intervals, describe_window
 from ..exploration.waves import CS_BIPOLES
 
@@ -147,7 +147,7 @@ def annotated_beats(store: Store, folder: str | Path) -> list[np.ndarray]:
     for record, rows in t.groupby('record').groups.items():
         facts = store.meta['records'][record]
         notes = read_annotations(folder / record, database.annotator, facts['sig_len'])
-        at = notes.sample[np.isin(notes.symbol, list(BEATS))]
+        at = notes.sample[np.isin(notes.symbol, list(BEAT_SYMBOLS))]
         for i in rows: out[i] = (at[(at >= t.start[i]) & (at < t.stop[i])] - t.start[i]) / facts['fs']
     return out
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from ..core.errors import PedarrError
-from ..core.names import one_of
+from ..core.names import check_choice
 from ..core.parameters import Parameters
 from pedarr.model.attention import (
     CrossModalAttention, SemanticAttention, TransformerBlock, equal_shares, masked_sum,
@@ -40,7 +40,7 @@ def check_modalities(modalities: Iterable[str]) -> list[str]:
     if given and all(m in known for m in given) and len(set(given)) == len(given): return given
     raise PedarrError(f"modalities={given or modalities!r}: choose one or both of {', '.join(known)}")
 
-def _known_encoder(name: str) -> str: return one_of(name, ENCODERS, 'encoder')
+def _known_encoder(name: str) -> str: return check_choice(name, ENCODERS, 'encoder')
 
 # %% ../../nbs/5_model/02_pedarrnet.ipynb #c3e8a1c5
 class ModelConfig(Parameters):

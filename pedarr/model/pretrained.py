@@ -17,19 +17,19 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..core.errors import PedarrError, one_line
-from ..core.tables import Checked, parse_json, validation_errors
-from ..core.files import read_bytes, write_whole
+from ..core.tables import FileContents, parse_json, validation_errors
+from ..core.files import read_bytes, write_atomic
 
 # %% auto #0
 __all__ = ['EncoderCard', 'encoders_of', 'save_pretrained', 'Pretrained', 'read_pretrained', 'load_pretrained']
 
 # %% ../../nbs/5_model/04_pretrained.ipynb #82bf5efb
-class EncoderCard(Checked):
+class EncoderCard(FileContents):
     "What a file of weights says of one encoder."
     kind: str = Field(description='a name in ENCODERS')
     rate: float = Field(gt=0, description='of the signal that it learned from, Hz')
 
-class _Cards(Checked): encoders: dict[str, EncoderCard]
+class _Cards(FileContents): encoders: dict[str, EncoderCard]
 
 def encoders_of(model: nn.Module) -> dict[str, nn.Module]:
     "The encoders of a network by name (ecg, iegm, or all); `PedarrError` if it has none."
@@ -51,7 +51,7 @@ def save_pretrained(model: nn.Module, path: Path | str, rate: float | Mapping[st
     cards = {name: dict(kind=model.config['encoder'], rate=rates[name]) for name in encoders}
     tensors = {f'{name}.{key}': t.detach().cpu().contiguous()
                for name, encoder in encoders.items() for key, t in encoder.state_dict().items()}
-    return write_whole(path, save(tensors, metadata={'encoders': json.dumps(cards)}))
+    return write_atomic(path, save(tensors, metadata={'encoders': json.dumps(cards)}))
 
 # %% ../../nbs/5_model/04_pretrained.ipynb #15f11e1b
 class Pretrained(NamedTuple):

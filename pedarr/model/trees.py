@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from ..core.errors import PedarrError
-from ..core.names import one_of
+from ..core.names import check_choice
 from .attention import equal_shares
 from .baselines import MODELS
 from .encoders import split_mask
@@ -23,7 +23,7 @@ from ..signals.roles import make_roles
 from ..signals.store import Store
 
 # %% auto #0
-__all__ = ['TREES', 'CLASSIFIERS', 'prediction_table', 'make_trees', 'tree_fold', 'boosted_trees', 'known_options']
+__all__ = ['TREES', 'CLASSIFIERS', 'prediction_table', 'make_trees', 'tree_fold', 'boosted_trees', 'classifier_options']
 
 # %% ../../nbs/5_model/08_trees.ipynb #237df0eb
 if TYPE_CHECKING:                     # scikit-learn is slow to import, and only training needs it
@@ -143,7 +143,7 @@ _TREE_OPTIONS = ('max_iter', 'learning_rate', 'max_leaf_nodes', 'max_depth', 'mi
                  'l2_regularization', 'max_features', 'max_bins', 'early_stopping', 'validation_fraction',
                  'n_iter_no_change', 'tol', 'beats')
 
-def known_options(name: str) -> list[str]:
+def classifier_options(name: str) -> list[str]:
     "The options of the classifier `name` of `CLASSIFIERS`; `PedarrError` for a name that does not exist."
-    one_of(name, CLASSIFIERS, 'model')
+    check_choice(name, CLASSIFIERS, 'model')
     return list(_TREE_OPTIONS) if name == TREES else list(inspect.signature(MODELS[name]).parameters)[1:]

@@ -24,15 +24,15 @@ __all__ = ['store_from_arrays']
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #227564c5
 import pedarr
-from ..core.errors import PedarrError, from_system, shown_value
-from ..core.files import sha256, sync_file, sync_folder, write_whole
+from ..core.errors import PedarrError, shown_value, system_error
+from ..core.files import sha256, sync_file, sync_folder, write_atomic
 from ..core.names import first_few
-from ..core.tables import digest, json_ready, write_json, write_table
-from ..data.cells import as_number, is_whole
+from ..core.tables import hash_value, json_ready, write_json, write_table
+from ..data.table_cells import as_number, is_whole
 from ..data.channels import CHANNELS, N_ECG, match_channels
 from ..data.masks import PLAUSIBLE_AMPLITUDE, is_implausible, robust_amplitude, signal_mask
 from .settings import PreprocessConfig, filter_sections
-from .rates import ratio, taps
+from .rates import resampler_taps, resampling_ratio
 from pedarr.signals.store import (
     FILES, SEGMENT_COLUMNS, SIGNALS, STORE_VERSION, Store, StoreMeta, array_header, open_store, read_meta,
     stored_rows)
@@ -120,7 +120,7 @@ def _config(x: np.ndarray | list, rate: Any, store_rate: Any, **bands: Any) -> P
     "The settings of the store: one window is a whole segment."
     rate = _frequency(rate, 'rate')
     store_rate = rate if store_rate is None else _frequency(store_rate, 'store_rate')
-    up, down = ratio(rate, store_rate)
+    up, down = resampling_ratio(rate, store_rate)
     samples = -(-_shape_of(x)[2]*up//down)
     return PreprocessConfig(rate=store_rate, window=samples/store_rate, guard=0, rare_stride=None, **bands)
 
@@ -216,9 +216,9 @@ def _bridged(x: np.ndarray) -> np.ndarray:
 # %% ../../nbs/4_signals/12_arrays.ipynb #03101ae8
 def _filtered(x: np.ndarray, arrays: _Arrays) -> np.ndarray:
     "Segments `x` [n, c, T], resampled to the store's rate and filtered where there is a band."
-    (up, down), config = ratio(arrays.rate, arrays.config.rate), arrays.config
+    (up, down), config = resampling_ratio(arrays.rate, arrays.config.rate), arrays.config
     y = x.astype(float)
-    if up != down: y = resample_poly(y, up, down, axis=-1, window=taps(up, down)/up, padtype='line')
+    if up != down: y = resample_poly(y, up, down, axis=-1, window=resampler_taps(up, down)/up, padtype='line')
     inner = np.array([CHANNELS.index(c) >= N_ECG for c in arrays.stored])
     for band, part in ((config.ecg_band, ~inner), (config.iegm_band, inner)):
         if band is None or not part.any(): continue
@@ -292,7 +292,7 @@ def _open_or_write(path: Path, arrays: _Arrays, table: pd.DataFrame, name: str, 
             sync_folder(done)
             os.replace(done, path)
         sync_folder(path.parent)
-    except OSError as e: raise from_system(e, e.filename or path, 'could not be written') from e
+    except OSError as e: raise system_error(e, e.filename or path, 'could not be written') from e
     return open_store(path, verify=False)
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #ca2bdd17
@@ -335,12 +335,12 @@ def _recipe(arrays: _Arrays, table: pd.DataFrame, hashes: np.ndarray, name: str,
         store_version=STORE_VERSION, versions=versions, config=arrays.config.model_dump(), database=name,
         grouping=name, mapping=dict(zip(pairs.rhythm, pairs.label)), simulated=bool(simulated), unit='mV',
         unlabelled=bool((table.label == '').any()), stored=arrays.stored,
-        subjects=digest(table[['record', 'subject']].to_dict('list')),
+        subjects=hash_value(table[['record', 'subject']].to_dict('list')),
         records=each(lambda t: dict(fs=arrays.rate, sig_len=length*len(t))),
         channels=each(lambda t: arrays.stored), signals=each(lambda t: arrays.used),
-        labels=each(lambda t: digest(t[said].to_dict('list'))),
+        labels=each(lambda t: hash_value(t[said].to_dict('list'))),
         folds=each(lambda t: int(t.official.iloc[0])) if (table.official >= 0).any() else {},
-        sources=each(lambda t: {'arrays': digest(hashes[t.index].tolist())})))
+        sources=each(lambda t: {'arrays': hash_value(hashes[t.index].tolist())})))
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #cf05d757
 def _write(folder: Path, arrays: _Arrays, table: pd.DataFrame, meta: dict, notes: list[str]) -> None:
@@ -352,7 +352,7 @@ def _write(folder: Path, arrays: _Arrays, table: pd.DataFrame, meta: dict, notes
     if lost: notes = [*notes, f'{lost} segments have no usable channel and were left out']
     _write_signals(folder, arrays, keep)
     for name, x in {'mask.npy': mask[keep], 'beats.npy': np.zeros(0, np.int32)}.items():
-        write_whole(folder/name, array_header(x.shape, x.dtype) + x.tobytes())
+        write_atomic(folder/name, array_header(x.shape, x.dtype) + x.tobytes())
     segments = _segment_rows(arrays, table)[keep].reset_index(drop=True)
     segments.insert(0, 'segment', np.arange(len(segments)))
     write_table(folder/'segments.csv', segments[SEGMENT_COLUMNS])

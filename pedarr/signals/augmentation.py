@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from ..core.names import one_of
+from ..core.names import check_choice
 from ..core.parameters import Parameters
 from ..data.channels import N_ECG
 
 # %% auto #0
-__all__ = ['MIN_SCALE', 'NORMALISE', 'normalise', 'drop_modality', 'drop_channels', 'time_shift', 'Augment']
+__all__ = ['MIN_SCALE', 'NORMALISE', 'normalise_signals', 'drop_modality', 'drop_channels', 'time_shift', 'Augment']
 
 # %% ../../nbs/4_signals/10_augmentation.ipynb #a544e4ca
 MIN_SCALE = .01    # mV: what is smaller than this is noise, and is not blown up to unit size
@@ -31,13 +31,13 @@ def _scale(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.cat([ecg.expand(-1, N_ECG), size[:, N_ECG:]], dim=1).clamp(min=MIN_SCALE)
 
 # %% ../../nbs/4_signals/10_augmentation.ipynb #adaf5609
-def normalise(ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor,
+def normalise_signals(ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor,
               how: str = 'modality') -> tuple[torch.Tensor, torch.Tensor]:
     """Scale a batch: ecg `[B, 12, T]`, iegm `[B, 7, T]` (mV), mask `[B, 19]` bool -> (ecg, iegm).
 
     Masked channels become exactly zero. 'modality': one robust scale for all present ECG leads of a
     segment, one per electrogram (absolute voltage is lost); 'none': millivolts as they are."""
-    one_of(how, NORMALISE, 'normalisation')
+    check_choice(how, NORMALISE, 'normalisation')
     # not by multiplication: whatever stands in a masked channel is gone, NaN too
     x = torch.where(mask[..., None], torch.cat([ecg, iegm], dim=1), 0.)
     if how == 'modality': x = x/_scale(x, mask)[..., None]

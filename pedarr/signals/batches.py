@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..core.errors import PedarrError
-from .augmentation import Augment, normalise
+from .augmentation import Augment, normalise_signals
 
 # %% auto #0
 __all__ = ['Batch', 'is_multi', 'take_signals', 'SegmentDataset', 'split_views', 'EpochBatches', 'make_loader']
@@ -74,7 +74,7 @@ def _checked(store: Any, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 # %% ../../nbs/4_signals/11_batches.ipynb #2c2dd620
 class SegmentDataset(Dataset):
-    """Rows `index` of a store, normalised (see `normalise`) and, with `augment`, varied anew in each epoch.
+    """Rows `index` of a store, normalised (see `normalise_signals`) and, with `augment`, varied anew in each epoch.
 
     `in_memory`: True, False, or 'auto' (below 1 GiB; on a GPU below half of its free memory). `device`: where
     batches are made and kept. `views`: how often each segment stands in a batch, varied differently."""
@@ -116,7 +116,7 @@ def _batch(data: SegmentDataset, items: list[int]) -> Batch:
     signals = [a[_to(data, items)] for a in data.memory] if data.memory else _signals(data, rows)
     ecg, iegm = (x.float() for x in signals)
     mask = _to(data, np.array(data.store.mask[rows]))
-    ecg, iegm = normalise(ecg, iegm, mask, data.normalise)
+    ecg, iegm = normalise_signals(ecg, iegm, mask, data.normalise)
     if data.augment:
         ecg, iegm, mask = data.augment(ecg, iegm, mask, data.store.fs, _generator(data, rows))
     target = _to(data, data.store.target[rows].astype(np.float32)) if is_multi(data.store) else None

@@ -24,11 +24,11 @@ from pydantic import Field
 __all__ = ['SMALLEST_PART', 'build_store', 'PartRecord', 'PartMeta', 'Part']
 
 # %% ../../nbs/4_signals/07_build.ipynb #n7627307
-from ..core.errors import PassingError, PedarrError, from_system, one_line
+from ..core.errors import PassingError, PedarrError, one_line, system_error
 from ..core.names import natural_key
-from ..core.tables import Checked, json_ready, read_json, write_json, write_table
+from ..core.tables import FileContents, json_ready, read_json, write_json, write_table
 from ..core.locks import hold_lock
-from ..core.files import open_regular, sha256, sync_file, sync_folder, write_whole
+from ..core.files import open_regular, sha256, sync_file, sync_folder, write_atomic
 from ..data.channels import CHANNELS, N_ECG
 from ..data.masks import PLAUSIBLE_AMPLITUDE, is_implausible, robust_amplitude
 from ..data.databases import Database
@@ -63,7 +63,7 @@ def build_store(folder: Path | str, store: Path | str, database: Database | str,
     how = *how, database.unlabelled if unlabelled is None else unlabelled
     store = Path(store).absolute()
     try: return _open_or_build(Path(folder), store, how)
-    except OSError as e: raise from_system(e, e.filename or store) from e
+    except OSError as e: raise system_error(e, e.filename or store) from e
 
 # %% ../../nbs/4_signals/07_build.ipynb #b0cd8f9b
 def _open_or_build(folder: Path, store: Path, how: tuple) -> Store:
@@ -98,14 +98,14 @@ def _build(store: Path, part: Path, survey: Survey, jobs: int, progress: bool) -
         sync_folder(store.parent)
 
 # %% ../../nbs/4_signals/07_build.ipynb #2e34f9de
-class PartRecord(Checked):
+class PartRecord(FileContents):
     "One recording in a finished part. `mask`: `[windows, 19]`, packed; `amplitude`: mV by channel, or None."
     mask: Annotated[str, Field(pattern='^([0-9a-f]{2})*$')]
     sha256: dict[str, Sha256]            # array name -> of the recording's windows
     sources: dict[str, Sha256]           # signal file -> of the file
     amplitude: list[float | None]
 
-class PartMeta(Checked):
+class PartMeta(FileContents):
     "What the file of a finished part says."
     records: list[PartRecord]
 
@@ -190,7 +190,7 @@ class _Sink:
 def _written(file: Path) -> Iterator[None]:
     "The system's faults, in words."
     try: yield
-    except OSError as e: raise from_system(e, file, 'could not be written') from e
+    except OSError as e: raise system_error(e, file, 'could not be written') from e
 
 # %% ../../nbs/4_signals/07_build.ipynb #8d0bd993
 def _write_windows(plan: RecordPlan, table: pd.DataFrame, config: PreprocessConfig,
@@ -361,7 +361,7 @@ def _seal(part: Part, survey: Survey, said: list, sha: dict, notes: list) -> Pat
     table.insert(0, 'segment', np.arange(len(table)))
     notes = [*notes, *_all_notes(survey, said, gone), *_mask_notes(survey, table, mask[keep], lost)]
     for name, x in {'mask.npy': mask[keep], 'beats.npy': _beats(survey, keep)}.items():
-        write_whole(folder/name, array_header(x.shape, x.dtype) + x.tobytes())
+        write_atomic(folder/name, array_header(x.shape, x.dtype) + x.tobytes())
     write_table(folder/'segments.csv', table[SEGMENT_COLUMNS])
     for name in SIGNALS: sync_file(folder/name)
     sha = {name: sha256(folder/name) for name in FILES if name not in SIGNALS} | sha

@@ -17,7 +17,7 @@ from ..data.channels import CHANNELS, N_ECG
 from ..data.records import Record
 from .filters import frequency_response
 from .settings import PreprocessConfig, context_seconds, filter_sections
-from .rates import ratio, store_length, taps
+from .rates import resampler_taps, resampling_ratio, store_length
 
 # %% auto #0
 __all__ = ['PER_BLOCK', 'zero_phase', 'block_matrices', 'Scratch', 'bandpass', 'resample', 'filtered_block', 'read_filtered',
@@ -146,7 +146,7 @@ def _tiles(up: int, down: int) -> tuple[int, int, int, list]:
     first input, weights [inputs, outputs])."""
     half, k = 10*max(up, down), _TILE//math.gcd(up, _TILE) if up < 1000 else 1
     up_k, down_k, reach = up*k, down*k, half//up + 1
-    h = np.r_[taps(up, down), 0.]                                            # the last one for 'out of reach'
+    h = np.r_[resampler_taps(up, down), 0.]                                            # the last one for 'out of reach'
     tiles = []
     for j in np.split(np.arange(up_k), np.arange(_TILE, up_k, _TILE)):
         i = np.arange((j[0]*down - half)//up, (j[-1]*down + half)//up + 1)   # inputs that these outputs touch
@@ -228,7 +228,7 @@ def filtered_block(record: Record, k0: int, k1: int, config: PreprocessConfig, n
     `rows` are the standard channels that the recording has; `raw` (mV, gaps bridged) and `gap` (True where
     a sample is missing) are at the recording's own rate. Arrays are valid until the next call with the
     same `new`."""
-    up, down = ratio(record.fs, config.rate)
+    up, down = resampling_ratio(record.fs, config.rate)
     pad = round(context_seconds(config)*config.rate)
     p0, p1 = (k0 - pad)//up, -(-(k1 + pad)//up)                # in periods of `down` in, `up` out
     first, last = max(p0*down, 0), min(p1*down, record.sig_len)
@@ -248,7 +248,7 @@ def _standard_block(record: Record, k0: int, k1: int, config: PreprocessConfig, 
     out = np.full((len(CHANNELS), k1 - k0), np.nan, np.float32)
     out[rows] = y
     if gap is not None:
-        up, down = ratio(record.fs, config.rate)
+        up, down = resampling_ratio(record.fs, config.rate)
         nearest = np.clip((np.arange(k0, k1)*down + up//2)//up - first, 0, gap.shape[1] - 1)
         out[gap[:, nearest]] = np.nan
     return out
@@ -262,7 +262,7 @@ def read_filtered(record: Record, start: int, stop: int, config: PreprocessConfi
     if not 0 <= start < stop <= record.sig_len:
         raise PedarrError(f'{record.name}: window [{start}, {stop}) lies outside the recording of '
                           f'{record.sig_len} samples: ask for a window within it')
-    up, down = ratio(record.fs, config.rate)
+    up, down = resampling_ratio(record.fs, config.rate)
     k0 = (2*start*up + down)//(2*down)
     n = max(1, min(round((stop - start)*up/down), store_length(record, config) - k0))
     return _standard_block(record, k0, k0 + n, config, Scratch())

@@ -16,13 +16,14 @@ from ..data.records import Record
 from .settings import PreprocessConfig
 
 # %% auto #0
-__all__ = ['LONGEST_PERIOD', 'MOST_DRIFT', 'ratio', 'store_length', 'taps', 'deviation', 'drift', 'check_drift']
+__all__ = ['LONGEST_PERIOD', 'MOST_DRIFT', 'resampling_ratio', 'store_length', 'resampler_taps', 'deviation', 'clock_drift',
+           'check_drift']
 
 # %% ../../nbs/4_signals/02_rates.ipynb #4d7c8669
 LONGEST_PERIOD = 50_000    # samples, before or after resampling
 
 @lru_cache(maxsize=64)
-def ratio(fs: float, rate: float) -> tuple[int, int]:
+def resampling_ratio(fs: float, rate: float) -> tuple[int, int]:
     """(up, down), at most `LONGEST_PERIOD`, with rate = fs*up/down (Hz), or as near to it as such numbers
     come; `PedarrError` if that is not near."""
     wanted = Fraction(repr(float(rate)))/Fraction(repr(float(fs)))
@@ -35,11 +36,11 @@ def ratio(fs: float, rate: float) -> tuple[int, int]:
 
 def store_length(record: Record, config: PreprocessConfig) -> int:
     "How many samples a recording has at the store's rate."
-    up, down = ratio(record.fs, config.rate)
+    up, down = resampling_ratio(record.fs, config.rate)
     return -(-record.sig_len*up//down)
 
 # %% ../../nbs/4_signals/02_rates.ipynb #c5dad755
-def taps(up: int, down: int) -> np.ndarray:
+def resampler_taps(up: int, down: int) -> np.ndarray:
     """The low-pass of the resampler at `up` times the input rate, as resample_poly's (a Kaiser window),
     but each phase sums to 1."""
     half = 10*max(up, down)
@@ -52,10 +53,10 @@ MOST_DRIFT = .1            # s, over a whole recording
 
 def deviation(fs: float, rate: float) -> float:
     "By which share the store's real rate differs from `rate`: 0 where the ratio is exact."
-    up, down = ratio(fs, rate)
+    up, down = resampling_ratio(fs, rate)
     return float(Fraction(up, down)*Fraction(repr(float(fs)))/Fraction(repr(float(rate))) - 1)
 
-def drift(record: Record, rate: float) -> float:
+def clock_drift(record: Record, rate: float) -> float:
     """Seconds by which the end of `record` is late (negative: early) in a store of that rate; 0 for an
     exact ratio."""
     return deviation(record.fs, rate)*record.sig_len/record.fs
@@ -65,8 +66,8 @@ def check_drift(records: list[Record], rate: float) -> list[str]:
     "Sentences on ratios that are not exact; `PedarrError` if a recording drifts by more than `MOST_DRIFT`."
     notes = []
     for fs in sorted({r.fs for r in records}):
-        worst, name = max((abs(drift(r, rate)), r.name) for r in records if r.fs == fs)
-        (up, down), off = ratio(fs, rate), deviation(fs, rate)
+        worst, name = max((abs(clock_drift(r, rate)), r.name) for r in records if r.fs == fs)
+        (up, down), off = resampling_ratio(fs, rate), deviation(fs, rate)
         if worst > MOST_DRIFT:
             works = float(Fraction(up, down)*Fraction(repr(float(fs))))
             raise PedarrError(f'{name}: at rate={rate:g} its {fs:g} Hz would drift by {worst:.2g} s, '

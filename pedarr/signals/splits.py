@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PedarrError
-from ..core.names import natural_key, one_of
+from ..core.names import check_choice, natural_key
 
 # %% auto #0
 __all__ = ['SPLITS', 'make_split', 'train_test', 'check_apart', 'split_notes', 'repeated_splits', 'check_split']
@@ -89,7 +89,7 @@ def _official_folds(segments: pd.DataFrame) -> np.ndarray:
 # %% ../../nbs/4_signals/08_splits.ipynb #2da924f2
 def _check_request(segments: pd.DataFrame, kind: str, n_folds: int, strict: bool) -> None:
     "`PedarrError` for a split that can't be made of these segments."
-    one_of(kind, SPLITS, 'split')
+    check_choice(kind, SPLITS, 'split')
     if n_folds < 2 and kind not in ('loso', 'official'):
         raise PedarrError(f'n_folds={n_folds}: a split needs at least 2 folds')
     if segments['subject'].isna().any():
@@ -130,7 +130,7 @@ def train_test(segments: pd.DataFrame, fold: np.ndarray, k: int,
 
     `PedarrError` if a side is empty or, unless `kind` is 'segment', a subject is on both."""
     fold = np.asarray(fold)
-    one_of(kind, SPLITS, 'split')
+    check_choice(kind, SPLITS, 'split')
     if fold.shape != (len(segments),):
         raise PedarrError(f'split: {fold.size} folds for {len(segments)} segments; '
                           'make the split from this table')

@@ -23,8 +23,8 @@ __all__ = ['STORE_VERSION', 'SIGNALS', 'FILES', 'SEGMENT_COLUMNS', 'Sha256', 'St
            'read_at', 'read_meta', 'array_header']
 
 # %% ../../nbs/4_signals/05_store.ipynb #3a85abc2
-from ..core.errors import PedarrError, from_system, one_line
-from ..core.tables import Checked, parse_json, read_table, validation_errors
+from ..core.errors import PedarrError, one_line, system_error
+from ..core.tables import FileContents, parse_json, read_table, validation_errors
 from ..core.files import MOST_BYTES, file_stamp, open_regular, read_bytes, sha256
 from ..data.channels import CHANNELS, N_ECG
 from .settings import PreprocessConfig
@@ -41,13 +41,13 @@ SEGMENT_COLUMNS = list(_TYPES)                                     # of segments
 _Name = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern='^[0-9a-f]{64}$')]
 
-class _RecordMeta(Checked):
+class _RecordMeta(FileContents):
     "A recording that a store was made from: its rate (Hz) and length (samples)."
     fs: Annotated[float, Field(gt=0, le=1e6)]
     sig_len: Annotated[int, Field(ge=1, le=10**12)]
 
 # %% ../../nbs/4_signals/05_store.ipynb #8ef933bc
-class _Recipe(Checked):
+class _Recipe(FileContents):
     "All that decides the bytes of a store."
     store_version: Literal[3]
     versions: dict[str, str]
@@ -195,7 +195,7 @@ def _take_rows(x: np.ndarray | _Padded, f: BinaryIO | None, file: Path, rows: np
     size, out = x[:1].nbytes, np.empty((len(rows), *x.shape[1:]), x.dtype)
     for i, row in enumerate(rows.tolist()):
         try: raw = read_at(f, size, x.offset + row*size)
-        except OSError as e: raise from_system(e, file, 'cannot be read') from e
+        except OSError as e: raise system_error(e, file, 'cannot be read') from e
         if len(raw) < size:
             raise PedarrError(f'{file}: became shorter while it was used: preprocess again, and repeat all')
         out[i] = np.frombuffer(raw, x.dtype).reshape(x.shape[1:])
@@ -311,7 +311,7 @@ def _map_array(file: Path, shape: tuple, dtype: str) -> tuple[np.memmap, BinaryI
         return np.memmap(f, dtype, 'r', len(header), shape), f
     except BaseException as e:
         f.close()
-        if isinstance(e, OSError): raise from_system(e, file, 'cannot be read') from e
+        if isinstance(e, OSError): raise system_error(e, file, 'cannot be read') from e
         raise
 
 # %% ../../nbs/4_signals/05_store.ipynb #9f09445b

@@ -29,7 +29,7 @@ import pedarr
 from ..core.errors import PassingError, PedarrError, one_line
 from ..core.names import natural_key
 from ..core.files import MOST_BYTES, read_text, sha256
-from ..core.tables import digest, json_ready
+from ..core.tables import hash_value, json_ready
 from ..core.parallel import parallel_map
 from ..data.channels import CHANNELS, N_ECG
 from ..data.checksums import CHECKSUMS, parse_checksums
@@ -82,7 +82,7 @@ def _labels(plan: RecordPlan) -> str:
     "A hash of all that the description says of the record."
     beats = None if plan.beats is None else np.asarray(plan.beats).tolist()
     stretches = [plan.episodes.to_dict('list'), plan.poor.to_dict('list'), beats]
-    return digest(stretches + [plan.statements]*bool(plan.statements))
+    return hash_value(stretches + [plan.statements]*bool(plan.statements))
 
 # %% ../../nbs/4_signals/06_survey.ipynb #95e939d8
 def _small_files(database: Database, path: Path) -> dict:
@@ -299,7 +299,7 @@ class Survey:
 def _key(survey: Survey) -> str:
     "A hash of all that decides the bytes of the arrays."
     small = {p.name: p.small for p in survey.plans}
-    return digest([survey.meta, small, [t['start'].tolist() for t in survey.tables]])
+    return hash_value([survey.meta, small, [t['start'].tolist() for t in survey.tables]])
 
 # %% ../../nbs/4_signals/06_survey.ipynb #4f1c76ee
 def make_survey(folder: Path, database: Database, grouping: str, config: PreprocessConfig, jobs: int,
@@ -401,7 +401,7 @@ def _meta(database: Database, config: PreprocessConfig, plans: list, who: pd.Dat
     found = {c for p in plans for c in p.channels}
     return json_ready(dict(
         **more, store_version=STORE_VERSION, versions=_versions(), config=config.model_dump(),
-        database=database.name, subjects=digest(who.to_csv()), unit='mV', simulated=simulated,
+        database=database.name, subjects=hash_value(who.to_csv()), unit='mV', simulated=simulated,
         records=each(lambda p: dict(fs=p.record.fs, sig_len=p.record.sig_len)),
         channels=each(lambda p: p.channels), stored=[c for c in CHANNELS if c in found],
         signals=each(lambda p: [r for r in p.record.rows if r >= 0]),

@@ -20,7 +20,7 @@ from ..data.masks import FLAT_SPAN
 from ..data.records import Record
 from .fast_filters import Scratch, filtered_block
 from .settings import PreprocessConfig
-from .rates import ratio, store_length
+from .rates import resampling_ratio, store_length
 
 # %% auto #0
 __all__ = ['MAX_MISSING', 'clear_stretches', 'segment_table', 'unlabelled_rhythms', 'first_samples', 'beat_samples',
@@ -129,7 +129,7 @@ def _cast(y: np.ndarray, dtype: str, new: Scratch) -> tuple[np.ndarray, bool]:
 # %% ../../nbs/4_signals/04_windows.ipynb #94a4b5d7
 def _nearest(at: np.ndarray, record: Record, config: PreprocessConfig) -> np.ndarray:
     "The samples of the store that are nearest to the samples `at` of a recording."
-    up, down = ratio(record.fs, config.rate)
+    up, down = resampling_ratio(record.fs, config.rate)
     return (2*np.asarray(at, np.int64)*up + down)//(2*down)
 
 def first_samples(record: Record, start: np.ndarray, config: PreprocessConfig) -> np.ndarray:
@@ -169,7 +169,7 @@ def cut_windows(record: Record, start: np.ndarray, stop: np.ndarray, config: Pre
 def _cut_group(record: Record, windows: list, config: PreprocessConfig, dtype: str, new: Scratch,
                place: Scratch, probe: Callable | None) -> tuple[np.ndarray, np.ndarray]:
     "(x, mask) of neighbouring `windows` (number, start, stop, first store sample); x lies in `place`."
-    n, up_down = config.samples, ratio(record.fs, config.rate)
+    n, up_down = config.samples, resampling_ratio(record.fs, config.rate)
     first_k, last_k = int(windows[0][3]), int(windows[-1][3])
     y, rows, raw, gap, first = filtered_block(record, first_k, last_k + n, config, new)
     y, fits = _cast(y, dtype, new)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PassingError, PedarrError, from_system, one_line
+from ..core.errors import PassingError, PedarrError, one_line, system_error
 from ..core.locks import NO_LOCKS, hold_lock
 from ..core.files import create_file, sha256, sync_file, sync_folder
 from ..core.parallel import parallel_map
@@ -140,7 +140,7 @@ def _write_one(folder, make, comments, subject) -> tuple[str, float, str]:
     "Make and write one recording."
     study = make(subject)
     try: return subject.record, study.n / SIMULATED_RATE, write_study(folder, study, comments)
-    except OSError as e: raise from_system(e, e.filename or folder, 'cannot be written') from e
+    except OSError as e: raise system_error(e, e.filename or folder, 'cannot be written') from e
 
 # %% ../../nbs/2_synthetic/08_files.ipynb #5487838d
 _TEXT = 100    # bytes that header and annotations take for a second of signal, amply
@@ -153,7 +153,7 @@ def _goal(folder: Path | str) -> Path:
         if not goal.exists(): return goal
         if not goal.is_dir(): raise PedarrError(f'{folder} exists and is no folder: choose a new folder')
         if any(goal.iterdir()): raise PedarrError(f'{folder} exists and is not empty: choose a new folder')
-    except OSError as e: raise from_system(e, one_line(folder), 'cannot be used') from e
+    except OSError as e: raise system_error(e, one_line(folder), 'cannot be used') from e
     except PedarrError: raise
     except (RuntimeError, ValueError) as e:
         raise PedarrError(f'{one_line(folder)}: cannot be the name of a folder: choose another one') from e
@@ -192,7 +192,7 @@ def _part(goal: Path) -> Iterator[Path]:
         sync_folder(goal.parent)
     except BaseException as e:
         if work: shutil.rmtree(work, ignore_errors=True)
-        if isinstance(e, OSError): raise from_system(e, goal, 'could not be written') from e
+        if isinstance(e, OSError): raise system_error(e, goal, 'could not be written') from e
         raise
 
 # %% ../../nbs/2_synthetic/08_files.ipynb #aef83eb9
@@ -200,7 +200,7 @@ def _part(goal: Path) -> Iterator[Path]:
 def _whole(goal: Path) -> Iterator[Path]:
     "A folder to write into, for this process alone: at the end it becomes `goal`, or nothing is left of it."
     try: goal.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise from_system(e, goal.parent, 'cannot be made') from e
+    except OSError as e: raise system_error(e, goal.parent, 'cannot be made') from e
     with hold_lock(goal.parent / f'.{goal.name}.lock', f'simulating into {goal.name}') as note:
         if note != NO_LOCKS: _remove_leftovers(goal)
         with _part(goal) as work: yield work

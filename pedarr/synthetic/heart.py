@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # %% auto #0
-__all__ = ['SIMULATED_RATE', 'RING', 'PATHWAYS', 'age_norms', 'cs_delays', 'delta_vector', 'Conduction', 'Pace', 'Heart',
+__all__ = ['SIMULATED_RATE', 'RING', 'PATHWAYS', 'age_norms', 'cs_delays', 'delta_vector', 'Conduction', 'RhythmPace', 'Heart',
            'make_heart']
 
 # %% ../../nbs/2_synthetic/00_heart.ipynb #f5896f91
@@ -81,7 +81,7 @@ class Conduction:
 
 # %% ../../nbs/2_synthetic/00_heart.ipynb #c1a1bcd2
 @dataclass(frozen=True)
-class Pace:
+class RhythmPace:
     "What was measured of one rhythm of a real subject."
     rhythm: str             # as in a rhythm annotation: N, AVRT, /A
     cycle: float            # median interval between beats (s)
@@ -100,7 +100,7 @@ class Heart(Conduction):
     notches: np.ndarray     # [2, 5] two sharp waves in the QRS: time, width (shares of it), vector (mV)
     vt: np.ndarray          # [3] main vector of ventricular tachycardia
     pvc: np.ndarray         # [3] main vector of ventricular premature beats
-    known: tuple = ()       # measured cycles (`Pace`)
+    known: tuple = ()       # measured cycles (`RhythmPace`)
 
 # %% ../../nbs/2_synthetic/00_heart.ipynb #a08dbfd6
 def _rotation(degrees: float, rng: np.random.Generator) -> np.ndarray:
@@ -141,7 +141,7 @@ def _conduction_times(age: float, rng: np.random.Generator, pjrt: bool, cycles: 
 
 # %% ../../nbs/2_synthetic/00_heart.ipynb #b7f7913a
 def make_heart(age: float, rng: np.random.Generator, location: str = '', preexcited: bool = False,
-               fallot: bool = False, pjrt: bool = False, known: Iterable[Pace] = ()) -> Heart:
+               fallot: bool = False, pjrt: bool = False, known: Iterable[RhythmPace] = ()) -> Heart:
     """Draw a `Heart` for an `age` in years; `location` is a key of `PATHWAYS`, or '' for no pathway.
 
     `fallot`: repaired tetralogy of Fallot. `pjrt`: the pathway conducts slowly. `known`: measured cycles,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .heart import Heart, Pace
+from .heart import Heart, RhythmPace
 
 # %% auto #0
 __all__ = ['TRAINS', 'BREATH_RATE', 'Activation', 'Ladder', 'irregularity', 'start_episode', 'next_cycle', 'sinus_cycle',
@@ -80,8 +80,8 @@ _FIBRILLATION_CYCLE = .16, .2          # s: iaf1 .182, iaf2 .175
 # %% ../../nbs/2_synthetic/01_ladder.ipynb #37766f2d
 BREATH_RATE = 1.76    # rad/s: 17 breaths a minute
 
-def irregularity(pace: Pace, breathing: float = .5, memory: float = .98) -> tuple[float, float, float]:
-    """Respiratory swing, innovation of the drift and jitter (shares of the cycle) of a measured `Pace`.
+def irregularity(pace: RhythmPace, breathing: float = .5, memory: float = .98) -> tuple[float, float, float]:
+    """Respiratory swing, innovation of the drift and jitter (shares of the cycle) of a measured `RhythmPace`.
 
     Successive intervals differ: the share `breathing` of that variance is respiratory, the rest jitter.
     What remains of the spread is drift, which keeps the share `memory` from beat to beat."""

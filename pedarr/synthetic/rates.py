@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..core.tables import read_table
 from ..data.leipzig import release_facts
-from .heart import Pace
+from .heart import RhythmPace
 
 # %% auto #0
 __all__ = ['MISSED_BEAT', 'LEAST_RUN', 'MEASURED_RHYTHMS', 'measure_rates', 'measure_opening', 'twin_facts', 'rate_facts',
@@ -93,8 +93,8 @@ def rate_facts() -> tuple[pd.DataFrame, pd.DataFrame]:
 # %% ../../nbs/2_synthetic/10_rates.ipynb #946ac05a
 MEASURED_RHYTHMS = ('N', 'AVNRT', 'AVRT', '/A', '/V')
 
-def measured_paces(runs: pd.DataFrame) -> tuple[Pace, ...]:
-    "The `Pace` of each rhythm that the `runs` of one record (rows of `measure_opening`) agree on."
+def measured_paces(runs: pd.DataFrame) -> tuple[RhythmPace, ...]:
+    "The `RhythmPace` of each rhythm that the `runs` of one record (rows of `measure_opening`) agree on."
     out = []
     for rhythm, r in runs.dropna(subset=['rr']).groupby('rhythm', sort=False):
         cycle = r.rr.median()
@@ -102,5 +102,5 @@ def measured_paces(runs: pd.DataFrame) -> tuple[Pace, ...]:
         certain = near.mean() >= .6 and (r.beats - 1).sum() >= 6
         if rhythm not in MEASURED_RHYTHMS or not certain: continue
         long = r[near & (r.beats >= 10)]
-        out.append(Pace(rhythm, float(cycle), float(long.spread.median()), float(long.variability.median())))
+        out.append(RhythmPace(rhythm, float(cycle), float(long.spread.median()), float(long.variability.median())))
     return tuple(out)

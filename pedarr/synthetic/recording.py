@@ -18,7 +18,7 @@ from ..data.channels import CHANNELS
 from .ecg import twelve_leads
 from .heart import SIMULATED_RATE, Heart, make_heart
 from .rhythms import Changes, Score, play_score_in, play_script
-from .signals import AMPLIFIER_RAIL, NOISE_BLOCK, Signals, extra_channel
+from .signals import AMPLIFIER_RAIL, NOISE_BLOCK, SimulatedSignals, extra_channel
 
 # %% auto #0
 __all__ = ['Borders', 'Subject', 'subject_frame', 'make_script', 'study_annotations', 'digitise', 'Study', 'make_study',
@@ -131,7 +131,7 @@ def study_annotations(beats: pd.DataFrame, changes: Changes, n: int,
 _GAIN = 2000.          # units per mV
 _DISCONNECTED = 152    # units (0.076 mV): what a channel without an electrode shows
 
-def digitise(subject: Subject, signals: Signals, start: int, n: int) -> np.ndarray:
+def digitise(subject: Subject, signals: SimulatedSignals, start: int, n: int) -> np.ndarray:
     "Digital int32 [channel, n] from sample `start` on, in the subject's layout, cut off at the rails."
     def units(mv): return np.rint(_GAIN * mv).astype(np.int32)
     ecg, iegm = signals.block(start, n)
@@ -156,19 +156,19 @@ class Study:
     seconds: float
     seed: list
     @cached_property
-    def signals(self) -> Signals: return _study_signals(self)     # made when they are first needed
+    def signals(self) -> SimulatedSignals: return _study_signals(self)     # made when they are first needed
     def blocks(self) -> Iterator[np.ndarray]:
         "Digital int32 [channel, n] in file order, block by block."
         for start in range(0, self.n, NOISE_BLOCK):
             yield digitise(self.subject, self.signals, start, min(NOISE_BLOCK, self.n - start))
 
 # %% ../../nbs/2_synthetic/07_recording.ipynb #42c7d01f
-def _study_signals(study: Study) -> Signals:
+def _study_signals(study: Study) -> SimulatedSignals:
     "The signals of a study; their random numbers are apart from those of its beats."
     s, x = study.subject, study
     borders = x.sample[np.array(x.symbol, dtype=object) == '~'] / SIMULATED_RATE
     poor = list(zip(borders[::2], np.r_[borders, x.seconds][1::2]))
-    return Signals(x.beats, x.seconds, x.heart, s.age, [*x.seed, 2], poor, s.rails, s.offsets)
+    return SimulatedSignals(x.beats, x.seconds, x.heart, s.age, [*x.seed, 2], poor, s.rails, s.offsets)
 
 # %% ../../nbs/2_synthetic/07_recording.ipynb #cbf7d545
 def make_study(subject: Subject, script: list[tuple[str, float]] | None = None, seconds: float = 60.,

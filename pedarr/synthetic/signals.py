@@ -16,7 +16,7 @@ from .electrograms import electrogram_waves
 from .heart import SIMULATED_RATE, Heart
 
 # %% auto #0
-__all__ = ['AMPLIFIER_RAIL', 'NOISE_BLOCK', 'stimulus_waves', 'draw_offsets', 'SmoothNoise', 'Signals', 'extra_channel']
+__all__ = ['AMPLIFIER_RAIL', 'NOISE_BLOCK', 'stimulus_waves', 'draw_offsets', 'SmoothNoise', 'SimulatedSignals', 'extra_channel']
 
 # %% ../../nbs/2_synthetic/06_signals.ipynb #d6709792
 _PACING_BIPOLE = {'RVA': 1, 'HRA': 0, 'CS12': 2, 'CS90': 6}    # its place in `IEGM_CHANNELS`
@@ -118,7 +118,7 @@ def _pulse_waves(beats: pd.DataFrame) -> Waves:
     return waves.close()
 
 # %% ../../nbs/2_synthetic/06_signals.ipynb #9e3797dd
-class Signals:
+class SimulatedSignals:
     "All signals of a recording, drawn block by block: 8 independent leads and 7 electrograms in mV."
     def __init__(self, beats: pd.DataFrame, seconds: float, heart: Heart, age: float, seed: int | list[int],
                  poor: Iterable[tuple[float, float]] = (), rails: bool = False, offsets: Iterable = ()):
@@ -139,7 +139,7 @@ class Signals:
         return ecg + spikes[:8], iegm + spikes[8:] + self.offset
 
 # %% ../../nbs/2_synthetic/06_signals.ipynb #e6f757fd
-def extra_channel(x: Signals, name: str, start: int, n: int, ecg: np.ndarray) -> np.ndarray:
+def extra_channel(x: SimulatedSignals, name: str, start: int, n: int, ecg: np.ndarray) -> np.ndarray:
     """A channel [n] (mV) outside our nineteen: the unipolar ablation electrogram (ABL_uni), or (any other
     name) an arterial pressure. `ecg`: the block's leads [8, n] (mV)."""
     if name == 'ABL_uni': return x.catheters[0].draw(start, n)[0] + 8 * x.disturbances.far[0] @ ecg

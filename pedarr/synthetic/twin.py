@@ -26,12 +26,12 @@ from .rhythms import MECHANISMS, RHYTHM_MODELS, Score
 from .scores import scaled_counts, twin_score
 
 # %% auto #0
-__all__ = ['RAILS', 'OFFSETS', 'MOST_SCRIPT', 'twin_subjects', 'record_seconds', 'scaled_seconds', 'Twin', 'TwinParameters',
-           'simulate_twin', 'read_script']
+__all__ = ['CLIPPED_RECORDS', 'CHANNEL_OFFSETS', 'MOST_SCRIPT', 'twin_subjects', 'record_seconds', 'scaled_seconds', 'Twin',
+           'TwinParameters', 'simulate_twin', 'read_script']
 
 # %% ../../nbs/2_synthetic/12_twin.ipynb #419294a4
-RAILS = ('x001', 'x002', 'x003', 'x004', 'x006', 'x109')   # clip on the surface ECG
-OFFSETS = {'x0010': (('ABL12', .039), ('RVA12', .096), ('CS12', .014), ('CS34', -3.357), ('CS56', -9.457),
+CLIPPED_RECORDS = ('x001', 'x002', 'x003', 'x004', 'x006', 'x109')   # clip on the surface ECG
+CHANNEL_OFFSETS = {'x0010': (('ABL12', .039), ('RVA12', .096), ('CS12', .014), ('CS34', -3.357), ('CS56', -9.457),
                      ('CS78', 10.135), ('CS90', -9.804))}  # mV, first samples in the real header
 
 def twin_subjects() -> list[Subject]:
@@ -39,7 +39,7 @@ def twin_subjects() -> list[Subject]:
     known = {record: measured_paces(runs) for record, runs in twin_facts()['opening'].groupby('record')}
     return [Subject(r.record, r.cohort, r.sex, parse_age(r.age), r.diagnosis, r.pathway, age_text=r.age,
                     channels=tuple(r.channels.split()), disconnected='ABL12' if r.record == 'x0027' else '',
-                    rails=r.record in RAILS, known=known.get(r.record, ()), offsets=OFFSETS.get(r.record, ()))
+                    rails=r.record in CLIPPED_RECORDS, known=known.get(r.record, ()), offsets=CHANNEL_OFFSETS.get(r.record, ()))
             for r in twin_facts()['records'].itertuples()]
 
 # %% ../../nbs/2_synthetic/12_twin.ipynb #000caf93

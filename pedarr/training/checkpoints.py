@@ -16,8 +16,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..core.errors import PassingError, PedarrError, one_line
-from ..core.tables import Checked, json_ready, parse_json, validation_errors
-from ..core.files import write_whole
+from ..core.tables import FileContents, json_ready, parse_json, validation_errors
+from ..core.files import write_atomic
 from .run_files import Count, Share, read_tensors
 
 # %% auto #0
@@ -36,10 +36,10 @@ def save_checkpoint(path: Path, model: nn.Module, contrastive: nn.Module | None,
                     epoch: int, history: list[dict]) -> None:
     "State after `epoch` epochs: the tensors, with epoch and history as JSON in the same file's header."
     meta = {'state': json.dumps(json_ready(dict(epoch=epoch, history=history)))}
-    write_whole(path, save(_tensors(model, contrastive, optimizer), metadata=meta))
+    write_atomic(path, save(_tensors(model, contrastive, optimizer), metadata=meta))
 
 # %% ../../nbs/8_training/07_checkpoints.ipynb #f2743bd8
-class EpochRow(Checked):
+class EpochRow(FileContents):
     "A row of history.csv, without its fold; validation is None where there is none."
     epoch: Count
     segments: Count
@@ -57,7 +57,7 @@ class EpochRow(Checked):
         raise ValueError('validation_top1 is missing')
 
 # %% ../../nbs/8_training/07_checkpoints.ipynb #d980279d
-class Progress(Checked):
+class Progress(FileContents):
     "How far a checkpoint is."
     epoch: Count
     history: list[EpochRow]

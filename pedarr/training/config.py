@@ -16,12 +16,12 @@ import numpy as np
 from pydantic import AfterValidator, Field, create_model, model_validator
 
 from ..core.errors import PedarrError, one_line, shown_value
-from ..core.names import one_of
+from ..core.names import check_choice
 from ..core.tables import json_ready
 from ..core.parameters import Parameters, Seed, check_cells, with_default
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.pedarrnet import ModelConfig
-from ..model.trees import CLASSIFIERS, TREES, known_options, make_trees
+from ..model.trees import CLASSIFIERS, TREES, classifier_options, make_trees
 from ..signals.splits import SPLITS
 from ..signals.augmentation import NORMALISE
 
@@ -38,7 +38,7 @@ TASKS = ('', 'single', 'multi')         # '': what the grouping is for
 
 def _name_of(names: Iterable[str], what: str) -> Any:
     "The type of a parameter that must be one of `names`."
-    return Annotated[str, AfterValidator(lambda name: one_of(name, names, what))]
+    return Annotated[str, AfterValidator(lambda name: check_choice(name, names, what))]
 
 _SplitName, _ModelName = _name_of(SPLITS, 'split'), _name_of(CLASSIFIERS, 'model')
 _ModalityName, _Precision = _name_of(MODALITY_SETS, 'modalities'), _name_of(_PRECISIONS, 'precision')
@@ -162,7 +162,7 @@ def make_config(**params: Any) -> TrainConfig:
 # %% ../../nbs/8_training/00_config.ipynb #6c2d5994
 def _check_option(name: str, model: str) -> None:
     "`PedarrError` for an option that `model` does not have, or that is a parameter of its own."
-    if one_of(name, known_options(model), 'model option') in TrainConfig.model_fields:
+    if check_choice(name, classifier_options(model), 'model option') in TrainConfig.model_fields:
         raise PedarrError(f'model option {name!r} is a parameter of its own: '
                           f'set {name}, and take it out of model_options')
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ..core.errors import PedarrError
 from ..core.tables import write_table
-from ..core.files import write_whole
+from ..core.files import write_atomic
 from ..evaluation.multilabel import by_recording, macro_scores, statement_scores
 from ..signals.augmentation import Augment
 from ..signals.batches import SegmentDataset, is_multi, make_loader
@@ -30,14 +30,14 @@ from ..signals.store import Store
 from .checkpoints import load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .loop import (
-    Objective, Prefetched, check_finite, clip_gradients, fit, in_precision, make_optimizer, network_inputs,
-    pick_device, schedule_rate, start_epoch, supervised)
+    Objective, Prefetched, check_finite, clip_gradients, fit, in_precision, make_optimizer,
+    network_inputs, pick_device, schedule_rate, start_epoch, supervised_objective)
 from .network import build_model, class_codes, fold_losses, start_pretrained
 from .runs import check_unchanged
 
 # %% auto #0
-__all__ = ['answering_loader', 'predict', 'validation_scores', 'multi_validation_scores', 'Training', 'prepare_training',
-           'fit_fold', 'on_terminal', 'say_on_stderr', 'Follower', 'rows_of', 'run_fold']
+__all__ = ['answering_loader', 'predict', 'validation_scores', 'multi_validation_scores', 'FitSetup', 'prepare_training',
+           'fit_fold', 'on_terminal', 'say_on_stderr', 'ProgressDisplay', 'rows_of', 'run_fold']
 
 # %% ../../nbs/8_training/08_folds.ipynb #708b0ffe
 def _training_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoader:
@@ -106,7 +106,7 @@ def _scorer(store: Store, validation: np.ndarray, c: TrainConfig) -> Callable[[n
     return lambda model: multi_validation_scores(model, watched, truth, recording, device)
 
 # %% ../../nbs/8_training/08_folds.ipynb #b6ac6145
-class Training(NamedTuple):
+class FitSetup(NamedTuple):
     "What `fit` is called with; `losses`: classification, and contrastive or None."
     model: nn.Module
     losses: tuple
@@ -126,21 +126,21 @@ def _before_epochs(losses: tuple, dataset: SegmentDataset, c: TrainConfig) -> Ca
 
 # %% ../../nbs/8_training/08_folds.ipynb #65e57a71
 def prepare_training(store: Store, train: np.ndarray, c: TrainConfig, model: nn.Module,
-                     losses: tuple) -> Training:
+                     losses: tuple) -> FitSetup:
     "All that `fit` needs to train `model` on the segments `train`."
     device = pick_device(c.device)
     model = model.to(device)
     losses = tuple(loss if loss is None else loss.to(device) for loss in losses)
     loader = _training_loader(store, train, c)
-    objective = in_precision(supervised(*losses, c.gamma, device), device, c.precision)
+    objective = in_precision(supervised_objective(*losses, c.gamma, device), device, c.precision)
     optimizer = make_optimizer([model, losses[1]], c.lr, c.weight_decay)
     weights = [p for m in (model, losses[1]) if m is not None for p in m.parameters()]
     clip_gradients(optimizer, weights, c.clip)
-    return Training(model, losses, Prefetched(loader), objective, optimizer,
+    return FitSetup(model, losses, Prefetched(loader), objective, optimizer,
                     _before_epochs(losses, loader.dataset, c), min(len(train), c.batch_size*len(loader)))
 
 # %% ../../nbs/8_training/08_folds.ipynb #ba973b9b
-def _epoch_row(t: Training, terms: dict, epoch: int) -> dict:
+def _epoch_row(t: FitSetup, terms: dict, epoch: int) -> dict:
     "A row of the history: the mean of each term of the loss, and what the two clocks showed."
     seconds = t.batches.seconds
     return dict(classification=terms['classification'], contrastive=terms.get('contrastive', 0.),
@@ -168,12 +168,12 @@ def fit_fold(store: Store, train: np.ndarray, validation: np.ndarray, c: TrainCo
     return t.model, t.losses[1], history
 
 # %% ../../nbs/8_training/08_folds.ipynb #e2361216
-def _resumed(t: Training, checkpoint: Path | None, c: TrainConfig) -> list[dict]:
+def _resumed(t: FitSetup, checkpoint: Path | None, c: TrainConfig) -> list[dict]:
     "The history in the `checkpoint`, whose state is put back; [] where there is none."
     if checkpoint is None or not checkpoint.exists(): return []
     return load_checkpoint(checkpoint, t.model, t.losses[1], t.optimizer, c.epochs)[1]
 
-def _after_epochs(store, validation, c, t: Training, checkpoint, after_epoch) -> Callable:
+def _after_epochs(store, validation, c, t: FitSetup, checkpoint, after_epoch) -> Callable:
     "What is done after each epoch: look, validate, complete the row, keep the state, tell."
     score = _scorer(store, validation, c)
     def finish(model, history):
@@ -211,7 +211,7 @@ def _move_bar(bar: tqdm, where: str, text: str) -> None:
     bar.update()
 
 # %% ../../nbs/8_training/08_folds.ipynb #cf8ce86c
-class Follower:
+class ProgressDisplay:
     "Shows how the folds of a run go: a bar on a terminal, a line an epoch elsewhere, nothing without `show`."
     def __init__(self, n_folds: int, steps: int, show: bool = True, unit: str = 'epoch'):
         self.n_folds, self.show, self.bar = n_folds, show, None
@@ -258,7 +258,7 @@ def rows_of(roles: np.ndarray, k: int, role: str) -> np.ndarray:
 
 # %% ../../nbs/8_training/08_folds.ipynb #3938e90d
 def run_fold(store: Store, roles: np.ndarray, k: int, c: TrainConfig, run: Path,
-             follower: Follower) -> None:
+             follower: ProgressDisplay) -> None:
     "Train and test fold `k` into `run`; a fold that is already there is left alone."
     checkpoint = run/f'checkpoint-{k}.safetensors'
     if (run/f'fold-{k}.csv').exists():
@@ -271,7 +271,7 @@ def run_fold(store: Store, roles: np.ndarray, k: int, c: TrainConfig, run: Path,
         write_table(run/f'validation-{k}.csv', _answers(store, model, validation, c, k))
     check_unchanged(store)
     state = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()}
-    write_whole(run/f'model-{k}.safetensors', save(state))
+    write_atomic(run/f'model-{k}.safetensors', save(state))
     write_table(run/f'history-{k}.csv', pd.DataFrame(history).assign(fold=k))
     write_table(run/f'fold-{k}.csv', rows)
     checkpoint.unlink(missing_ok=True)

@@ -21,17 +21,17 @@ import pandas as pd
 from tqdm import tqdm
 
 # %% auto #0
-__all__ = ['QUESTIONS', 'Job', 'slug', 'plan_jobs', 'train_from_stdin', 'run_job', 'run_grid', 'save_plan', 'load_plan']
+__all__ = ['QUESTIONS', 'Job', 'folder_name', 'plan_jobs', 'train_from_stdin', 'run_job', 'run_grid', 'save_plan', 'load_plan']
 
 # %% ../../nbs/8_training/14_grid.ipynb #13f9413a
-from ..core.errors import PedarrError, error_line as said_of, from_system, one_line
-from ..core.tables import Checked, read_json, write_json
+from ..core.errors import PedarrError, error_line as said_of, one_line, system_error
+from ..core.tables import FileContents, read_json, write_json
 from ..losses.registry import LOSSES
 from ..model.variants import NETWORK_VARIANTS
 from ..signals.store import open_store
 from .config import NETWORK_ONLY, make_config
-from .run_files import GONE
-from .runs import check_same, same_store
+from .run_files import REMOVED_PARAMETERS
+from .runs import check_same_parameters, check_same_store
 
 # %% ../../nbs/8_training/14_grid.ipynb #8c3c2499
 def _loss_systems() -> dict[str, dict]:
@@ -100,7 +100,7 @@ QUESTIONS = {
     'agcacl': _AGCACL_PARTS | _AGCACL_CENTRED}
 
 # %% ../../nbs/8_training/14_grid.ipynb #a104f6f5
-class Job(Checked):
+class Job(FileContents):
     "One run of a grid: which `system` of which `question`, its parameters and its folder (`run`)."
     question: str
     system: str
@@ -114,7 +114,7 @@ class Job(Checked):
         run = str(folder/self.run)
         return self.model_copy(update=dict(run=run, params=self.params | {'run': run}))
 
-def slug(name: str) -> str:
+def folder_name(name: str) -> str:
     "`name` as a name of a folder: 'AGCACL + logit adjustment' -> 'agcacl-logit-adjustment'."
     return re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')
 
@@ -150,7 +150,7 @@ def plan_jobs(questions: dict, out: str | Path, splits: Sequence[str] = ('patien
     for seed, split, (question, systems) in product(range(seeds), splits, questions.items()):
         for system, own in systems.items():
             params = _parameters(own, common) | dict(split=split, seed=seed, split_seed=seed)
-            name = folders.setdefault(_key(params), f'{slug(system)}-{split}-{seed}')
+            name = folders.setdefault(_key(params), f'{folder_name(system)}-{split}-{seed}')
             job = Job(question=question, system=system, split=split, seed=seed, run=name, params=params)
             jobs.append(job.place(Path(out)))
     _refuse_shared(folders)
@@ -187,7 +187,7 @@ def _start(job: Job, threads: int, notebook: bool, limit: float | None) -> tuple
     settings = dict(capture_output=True, text=True, timeout=limit, env=environment)
     try: p = subprocess.run(command, input=text, **settings)
     except subprocess.TimeoutExpired: return 'failed', f'took longer than {limit:g} s'
-    except OSError as e: return 'failed', str(from_system(e, doing='no process could be started'))
+    except OSError as e: return 'failed', str(system_error(e, doing='no process could be started'))
     if p.returncode == 0: return 'done', ''
     last = (p.stderr.strip().splitlines() or [''])[-1]
     return 'failed', one_line(last) + ('' if p.returncode == 2 else f' (exit status {p.returncode})')
@@ -197,8 +197,8 @@ def _is_finished(job: Job) -> bool:
     "Is this very job finished? `PedarrError` if its folder holds another run."
     c, run = make_config(**job.params), Path(job.run)
     if not (run/'params.json').exists(): return False
-    check_same(run, c)
-    same_store(run, open_store(c.store, verify=False))
+    check_same_parameters(run, c)
+    check_same_store(run, open_store(c.store, verify=False))
     return (run/'metrics.json').exists()
 
 def run_job(job: Job, threads: int = 1, notebook: bool = False, limit: float | None = None) -> dict:
@@ -226,7 +226,7 @@ def run_grid(jobs: list[Job], processes: int = 2, threads: int | None = None, no
     return pd.DataFrame(tqdm(done, total=len(once), desc='runs', disable=not progress, mininterval=1.))
 
 # %% ../../nbs/8_training/14_grid.ipynb #400c8a21
-class _Plan(Checked):
+class _Plan(FileContents):
     "plan.json."
     jobs: list[Job]
 
@@ -239,7 +239,7 @@ def save_plan(jobs: list[Job]) -> None:
     "Write `plan.json` into the folder of the runs; what was planned there before stays."
     for out in {Path(j.run).parent: None for j in jobs}:
         try: out.mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise from_system(e, out, 'cannot be made') from e
+        except OSError as e: raise system_error(e, out, 'cannot be made') from e
         old = load_plan(out) if (out/'plan.json').exists() else []
         new = [j for j in jobs if Path(j.run).parent == out]
         both = {(j.question, j.system, j.split, j.seed): j for j in [*old, *new]}
@@ -258,5 +258,5 @@ def load_plan(out: str | Path) -> list[Job]:
     jobs = read_json(Path(out)/'plan.json', _Plan).jobs
     for j in jobs:
         _check_name(Path(out), j.run)
-        for name in GONE: j.params.pop(name, None)
+        for name in REMOVED_PARAMETERS: j.params.pop(name, None)
     return [j.place(Path(out)) for j in jobs]

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..core.errors import PedarrError
-from ..core.names import one_of
+from ..core.names import check_choice
 from ..losses.cross_entropy import EpochLoss
 
 # %% auto #0
-__all__ = ['Objective', 'fit', 'network_inputs', 'supervised', 'start_epoch', 'make_optimizer', 'schedule_rate', 'clip_gradients',
-           'in_precision', 'Prefetched', 'check_finite', 'pick_device']
+__all__ = ['Objective', 'fit', 'network_inputs', 'supervised_objective', 'start_epoch', 'make_optimizer', 'schedule_rate',
+           'clip_gradients', 'in_precision', 'Prefetched', 'check_finite', 'pick_device']
 
 # %% ../../nbs/8_training/05_loop.ipynb #01ab7446
 Objective = Callable[[nn.Module, Any, float], dict[str, Tensor]]       # model, batch, progress
@@ -53,7 +53,7 @@ def network_inputs(batch: Any, device: torch.device | str) -> list[Tensor]:
     "ECG [B,12,T], electrograms [B,7,T] (normalised mV) and mask [B,19] of a `Batch`, on the `device`."
     return [x.to(device, non_blocking=True) for x in (batch.ecg, batch.iegm, batch.mask)]
 
-def supervised(classify: Callable, contrastive: Callable | None = None, gamma: float = 0.,
+def supervised_objective(classify: Callable, contrastive: Callable | None = None, gamma: float = 0.,
                device: torch.device | str = 'cpu') -> Objective:
     """`classify(logits, label)` of labelled windows, and `gamma` times `contrastive(embedding, label)`. Where
     a batch has targets (several labels a window), they are compared instead of the label."""
@@ -171,5 +171,5 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise PedarrError(f'device {name!r} is not available here ({(str(e).splitlines() or [""])[0]}): use '
                           'auto or cpu') from e
-    one_of(device.type, _DEVICES, 'device')
+    check_choice(device.type, _DEVICES, 'device')
     return device

@@ -20,7 +20,7 @@ from ..signals.batches import Batch, SegmentDataset, is_multi
 from ..signals.store import Store
 from .config import TrainConfig
 from .folds import rows_of
-from .loop import supervised
+from .loop import supervised_objective
 from .network import build_model, fold_losses
 
 # %% auto #0
@@ -72,7 +72,7 @@ def _kept_bytes(model: nn.Module, losses: tuple, batch: Batch, c: TrainConfig) -
         return t
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         with torch.autocast('cpu', torch.bfloat16, enabled=c.precision == 'bf16'):
-            sum(supervised(*losses, gamma=1.)(model, batch, 0.).values())
+            sum(supervised_objective(*losses, gamma=1.)(model, batch, 0.).values())
     return sum(size for place, size in kept.items() if place not in own)
 
 # %% ../../nbs/8_training/09_machine.ipynb #9864f627

@@ -12,7 +12,7 @@ import torch
 
 from ..core.errors import PedarrError, one_line
 from ..losses.registry import (
-    MULTI_LOSSES, HeadSpec, head_of, make_head, make_losses, make_multi_loss)
+    HeadSpec, MULTI_LOSSES, loss_head_spec, make_head, make_losses, make_multi_loss)
 from ..model.baselines import make_model
 from ..model.pretrained import Pretrained, load_pretrained
 from ..signals.batches import is_multi
@@ -27,7 +27,7 @@ __all__ = ['LARGEST_OPTION', 'DEEPEST', 'loss_head', 'replace_head', 'build_netw
 # %% ../../nbs/8_training/06_network.ipynb #b9d5d83e
 def loss_head(c: TrainConfig) -> HeadSpec:
     "The last layer that the loss of a run asks for."
-    return HeadSpec('linear') if c.loss in MULTI_LOSSES else head_of(c.loss, **c.loss_options)
+    return HeadSpec('linear') if c.loss in MULTI_LOSSES else loss_head_spec(c.loss, **c.loss_options)
 
 def replace_head(model: torch.nn.Module, head: HeadSpec) -> torch.nn.Module:
     "`model`, with another last layer where `head` is not the linear one that every network has."

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..core.errors import PedarrError
-from ..core.names import one_of
+from ..core.names import check_choice
 from ..data.channels import N_ECG
 from ..data.groupings import GROUPINGS, classes_of, get_grouping
 from ..model.trees import TREES
@@ -30,23 +30,23 @@ from .folds import rows_of
 from .loop import pick_device
 from .machine import check_disk, check_network
 from .network import build_model, start_pretrained
-from .runs import check_place, check_same, same_store
+from .runs import check_place, check_same_parameters, check_same_store
 
 # %% auto #0
-__all__ = ['grouping_of', 'regroup', 'labelled_store', 'mapping_of', 'settle_lone_classes', 'plan_split', 'plan_roles',
-           'tree_beats', 'folds_of', 'prepare']
+__all__ = ['grouping_of', 'relabel_store', 'labelled_store', 'mapping_of', 'apply_single_subject_classes', 'plan_split',
+           'plan_roles', 'tree_beats', 'folds_of', 'prepare_run']
 
 # %% ../../nbs/8_training/10_prepare.ipynb #4817fc9e
 def grouping_of(store: Store, name: str = '') -> dict:
     """rhythm -> class of the grouping `name`; '' or the store's own: as the store has it, registered here
     or not."""
     own = store.meta['grouping']
-    if name and name != own: return get_grouping(one_of(name, dict.fromkeys([*GROUPINGS, own]), 'grouping'))
+    if name and name != own: return get_grouping(check_choice(name, dict.fromkeys([*GROUPINGS, own]), 'grouping'))
     pairs = store.segments.loc[store.segments.label != '', ['rhythm', 'label']].drop_duplicates()
     return store.meta.get('mapping') or dict(zip(pairs.rhythm, pairs.label))
 
 # %% ../../nbs/8_training/10_prepare.ipynb #43e828f2
-def regroup(store: Store, grouping: str, mapping: dict | None = None) -> tuple[Store, list]:
+def relabel_store(store: Store, grouping: str, mapping: dict | None = None) -> tuple[Store, list]:
     """The store with labels of `grouping` ('' keeps its own; rows outside the grouping get an empty label),
     and notes on what was left out.
 
@@ -65,8 +65,8 @@ def regroup(store: Store, grouping: str, mapping: dict | None = None) -> tuple[S
 
 # %% ../../nbs/8_training/10_prepare.ipynb #037072ed
 def labelled_store(store: Store, c: TrainConfig, mapping: dict | None = None) -> tuple[Store, list]:
-    "The store with the labels that a run asks for, one a window or several, and notes; as `regroup`."
-    if task_of(store, c.grouping, c.task) == 'single': return regroup(store, c.grouping, mapping)
+    "The store with the labels that a run asks for, one a window or several, and notes; as `relabel_store`."
+    if task_of(store, c.grouping, c.task) == 'single': return relabel_store(store, c.grouping, mapping)
     return with_statements(store, c.grouping, mapping)
 
 def mapping_of(store: Store, c: TrainConfig) -> dict[str, str]:
@@ -75,7 +75,7 @@ def mapping_of(store: Store, c: TrainConfig) -> dict[str, str]:
     return statement_mapping(store, c.grouping)
 
 # %% ../../nbs/8_training/10_prepare.ipynb #ba921c7e
-def settle_lone_classes(store: Store, c: TrainConfig) -> tuple[Store, list]:
+def apply_single_subject_classes(store: Store, c: TrainConfig) -> tuple[Store, list]:
     """The store and notes after `c.lone_classes` was applied; `PedarrError` names a class with one subject
     where it says 'error'."""
     if is_multi(store): return store, []              # its class is listed, and no recording is left out
@@ -159,7 +159,7 @@ def _check_folder(c: TrainConfig) -> None:
     if not c.run:
         raise PedarrError('parameter run is empty: name the folder that the run shall be written to')
     check_place(Path(c.run))
-    check_same(Path(c.run), c)
+    check_same_parameters(Path(c.run), c)
 
 # %% ../../nbs/8_training/10_prepare.ipynb #2ca03901
 def _check_store(store: Store, c: TrainConfig) -> None:
@@ -171,7 +171,7 @@ def _check_store(store: Store, c: TrainConfig) -> None:
     if odd:
         raise PedarrError(f'{store.path}: a class is called {odd[0]!r}: choose a name without line breaks '
                           'and control characters')
-    one_of(c.normalise, NORMALISE, 'normalisation')
+    check_choice(c.normalise, NORMALISE, 'normalisation')
     if c.workers > (os.cpu_count() or 1):
         raise PedarrError(f'parameter workers must be at most {os.cpu_count()}, not {c.workers}: this '
                           'machine has no more cores')
@@ -215,15 +215,15 @@ def _statement_notes(store: Store, roles: np.ndarray, folds: list[int]) -> list[
     return notes
 
 # %% ../../nbs/8_training/10_prepare.ipynb #662388a6
-def prepare(c: TrainConfig) -> tuple[Store, np.ndarray, list, torch.device]:
+def prepare_run(c: TrainConfig) -> tuple[Store, np.ndarray, list, torch.device]:
     """(store, fold of each segment, notes, device) of a run, or `PedarrError` for whatever can be known
     before; writes nothing."""
     _check_folder(c)
     device = pick_device(c.device) if c.model != TREES else torch.device('cpu')
     store, notes = labelled_store(open_store(c.store), c)
-    same_store(Path(c.run), store)
+    check_same_store(Path(c.run), store)
     _check_task(store, c)
-    store, dropped = settle_lone_classes(store, c)
+    store, dropped = apply_single_subject_classes(store, c)
     _check_store(store, c)
     fold, said = plan_split(store, c)
     folds, roles = folds_of(fold, c), plan_roles(store, fold, c)

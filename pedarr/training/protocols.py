@@ -15,7 +15,7 @@ from ..core.errors import PedarrError
 from ..evaluation.comparison import paired_classes, protocol_gap
 from .config import own_parameters
 from ..core.errors import shown_value
-from .finished import Run, finished, prediction_codes
+from .finished_runs import Run, as_finished_run, prediction_codes
 
 # %% auto #0
 __all__ = ['Protocols', 'protocol_table']
@@ -54,7 +54,7 @@ def _same_segments(a: Run, b: Run) -> tuple[pd.DataFrame, set]:
 
 def _opened(runs: str | Path | Run | Sequence) -> list[Run]:
     "A run or several, as `Run`s."
-    return [finished(r) for r in ([runs] if isinstance(runs, (str, Path, Run)) else runs)]
+    return [as_finished_run(r) for r in ([runs] if isinstance(runs, (str, Path, Run)) else runs)]
 
 # %% ../../nbs/8_training/16_protocols.ipynb #09b5fcc9
 def _pairs(patient: list[Run], segment: list[Run]) -> tuple[pd.DataFrame, list[str]]:

@@ -16,7 +16,7 @@ from ..exploration.figures import class_colours
 from ..exploration.drawing import plot_segment
 from ..signals.batches import take_signals
 from ..signals.store import Store
-from .finished import prediction_codes
+from .finished_runs import prediction_codes
 
 if TYPE_CHECKING:                     # matplotlib is slow to import, and only a drawing needs it
     from matplotlib.axes import Axes

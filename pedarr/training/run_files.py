@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from ..core.errors import PedarrError, one_line
-from ..core.tables import Checked, parse_json, read_json
+from ..core.tables import FileContents, parse_json, read_json
 from ..core.files import read_bytes
 from .config import TrainConfig, make_config, own_parameters
 
 # %% auto #0
-__all__ = ['Share', 'Count', 'GONE', 'Metrics', 'MultiMetrics', 'ModelCard', 'Environment', 'damaged', 'read_entries',
-           'given_parameters', 'read_params', 'read_tensors']
+__all__ = ['Share', 'Count', 'REMOVED_PARAMETERS', 'Metrics', 'MultiMetrics', 'ModelCard', 'Environment', 'damage_error',
+           'read_entries', 'given_parameters', 'read_params', 'read_tensors']
 
 # %% ../../nbs/8_training/01_run_files.ipynb #8c49ed6e
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -30,13 +30,13 @@ _Hash = Annotated[str, Field(pattern='^[0-9a-f]{64}$')]
 _Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=100_000)]
 _Folds = Annotated[list[Annotated[int, Field(ge=0, le=10**6)]], Field(min_length=1, max_length=100_000)]
 
-class _Interval(Checked):
+class _Interval(FileContents):
     "A metric with its 95 % interval; None where there is none."
     value: Share
     low: Share | None
     high: Share | None
 
-class _Overall(Checked):
+class _Overall(FileContents):
     "The five metrics."
     top1: _Interval
     precision: _Interval
@@ -45,7 +45,7 @@ class _Overall(Checked):
     f2: _Interval
 
 # %% ../../nbs/8_training/01_run_files.ipynb #cfc22f88
-class _ClassRow(Checked):
+class _ClassRow(FileContents):
     "One class; scores are None where the test lacks it."
     name: str = Field(alias='class')
     support: Count
@@ -56,7 +56,7 @@ class _ClassRow(Checked):
     f2: Share | None
 
 # %% ../../nbs/8_training/01_run_files.ipynb #e2666db0
-class _SubjectRow(Checked):
+class _SubjectRow(FileContents):
     "One subject, scored alone."
     subject: str
     segments: Count
@@ -68,7 +68,7 @@ class _SubjectRow(Checked):
     f2: Share
 
 # %% ../../nbs/8_training/01_run_files.ipynb #d59ba624
-class Metrics(Checked):
+class Metrics(FileContents):
     "metrics.json."
     split: str
     loss: str
@@ -87,14 +87,14 @@ class _MacroScore(_Interval):
     statements: Count
     absent: Annotated[float, Field(ge=0)]
 
-class _MultiOverall(Checked):
+class _MultiOverall(FileContents):
     auroc: _MacroScore
     average_precision: _MacroScore
     f1: _MacroScore
     f1_micro: _MacroScore
 
 # %% ../../nbs/8_training/01_run_files.ipynb #ad2a54dc
-class _StatementRow(Checked):
+class _StatementRow(FileContents):
     "One statement; scores are None where it can't be scored."
     name: str = Field(alias='class')
     support: Count
@@ -105,7 +105,7 @@ class _StatementRow(Checked):
     note: str
 
 # %% ../../nbs/8_training/01_run_files.ipynb #15eadb76
-class MultiMetrics(Checked):
+class MultiMetrics(FileContents):
     "metrics.json of a run with several labels a window."
     task: Literal['multi']
     split: str
@@ -120,7 +120,7 @@ class MultiMetrics(Checked):
     files: dict[str, _Hash] = {}
 
 # %% ../../nbs/8_training/01_run_files.ipynb #1bfeeb35
-class ModelCard(Checked):
+class ModelCard(FileContents):
     "model.json: what rebuilds the networks of a run, or grows its trees again."
     network: str = 'pedarrnet'
     model: dict[str, Any]
@@ -134,7 +134,7 @@ class ModelCard(Checked):
     preprocess: dict[str, Any] = {}
 
 # %% ../../nbs/8_training/01_run_files.ipynb #d780be78
-class Environment(Checked):
+class Environment(FileContents):
     "environment.json; runs from before `simulated` and `store_json_sha256` were there lack them."
     pedarr: str
     commit: str | None
@@ -154,15 +154,15 @@ class Environment(Checked):
 _BEFORE = {'model': 'pedarrnet', 'model_options': {}, 'encoder': 'plain', 'task': '', 'pretrained': '',
            'validation': 0.}       # what was done before these existed
 
-GONE = ('watch',)                  # parameters that older runs had
+REMOVED_PARAMETERS = ('watch',)                  # parameters that older runs had
 
-def damaged(file: Path, why: str) -> PedarrError:
+def damage_error(file: Path, why: str) -> PedarrError:
     "The error for a file of a run that can't be what was written."
     return PedarrError(f'{file}: damaged, {why}: restore it, or train again into another folder')
 
 def read_entries(file: Path) -> dict:
     "The entries of the JSON object in `file`, whatever they are; `PedarrError` if it is damaged."
-    return read_json(file, Checked).model_dump()
+    return read_json(file, FileContents).model_dump()
 
 # %% ../../nbs/8_training/01_run_files.ipynb #2d5ca1d8
 def given_parameters(run: Path | str) -> dict:
@@ -175,9 +175,9 @@ def read_params(run: Path | str) -> TrainConfig:
     given, file = given_parameters(run), Path(run)/'params.json'
     known = own_parameters(TrainConfig.model_fields | {'model': given.get('model')})
     missing = [name for name in known if name not in given]
-    if missing: raise damaged(file, f'{missing[0]} is missing')
+    if missing: raise damage_error(file, f'{missing[0]} is missing')
     try: return make_config(**{name: given[name] for name in known})
-    except PedarrError as e: raise damaged(file, f'or of another version of pedarr ({e})') from e
+    except PedarrError as e: raise damage_error(file, f'or of another version of pedarr ({e})') from e
 
 # %% ../../nbs/8_training/01_run_files.ipynb #c0622f94
 _SPARE = 16 << 20          # bytes: more than the header of any of our files
@@ -186,7 +186,7 @@ def _load(path: Path, raw: bytes) -> tuple[dict, dict]:
     "(tensors, metadata) in the bytes of the safetensors file `path`."
     try: tensors = load(raw)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise damaged(path, f'no weights ({one_line(e)[:100]})') from e
+        raise damage_error(path, f'no weights ({one_line(e)[:100]})') from e
     length, = struct.unpack('<Q', raw[:8])
     return tensors, parse_json(raw[8:8 + length], path).get('__metadata__', {})
 

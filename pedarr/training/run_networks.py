@@ -14,7 +14,7 @@ import pandas as pd
 from torch import nn
 
 # %% auto #0
-__all__ = ['run_store', 'OpenFold', 'with_networks', 'open_folds', 'embed_segments', 'run_few_shot']
+__all__ = ['run_store', 'OpenFold', 'open_network_run', 'open_folds', 'embed_segments', 'run_few_shot']
 
 # %% ../../nbs/8_training/17_run_networks.ipynb #10dd9660
 from ..core.errors import PedarrError
@@ -29,10 +29,10 @@ from .folds import rows_of
 from .network import class_codes
 from .loop import pick_device
 from .folds import predict
-from .prepare import labelled_store, settle_lone_classes
-from .finished import Run, finished, prediction_codes
-from .runs import same_store
-from .saved import load_model
+from .prepare import apply_single_subject_classes, labelled_store
+from .finished_runs import Run, as_finished_run, prediction_codes
+from .runs import check_same_store
+from .saved_models import load_model
 
 # %% ../../nbs/8_training/17_run_networks.ipynb #92b3da0e
 def run_store(run: str | Path | Run, store: Store | None = None) -> tuple[Store, np.ndarray]:
@@ -40,11 +40,11 @@ def run_store(run: str | Path | Run, store: Store | None = None) -> tuple[Store,
     in each fold, text [N, K].
 
     `store`: where it is now, if it was moved. `PedarrError` for another store or a changed grouping."""
-    run = finished(run)
+    run = as_finished_run(run)
     store = store if store is not None else open_store(run.params.store)
     store, _ = labelled_store(store, run.params, run.card.grouping)
-    same_store(run.path, store)
-    store, _ = settle_lone_classes(store, run.params)
+    check_same_store(run.path, store)
+    store, _ = apply_single_subject_classes(store, run.params)
     if store.classes != run.classes:
         raise PedarrError(f'{run.path}: knows the classes {", ".join(run.classes)}, but this store and '
                           f'grouping have {", ".join(store.classes)}: the grouping was changed since; '
@@ -62,9 +62,9 @@ class OpenFold(NamedTuple):
     used: np.ndarray
 
 # %% ../../nbs/8_training/17_run_networks.ipynb #36a3e427
-def with_networks(run: str | Path | Run) -> Run:
+def open_network_run(run: str | Path | Run) -> Run:
     "A finished run (folder or `Run`) that has a network for each fold, or `PedarrError`."
-    run = finished(run)
+    run = as_finished_run(run)
     if run.params.model == TREES:
         raise PedarrError(f'{run.path}: has no network to ask again (it is a run of trees): '
                           'give a finished run of a network')
@@ -80,7 +80,7 @@ def open_folds(run: str | Path | Run, store: Store | None = None,
     """Each fold of a finished run as an `OpenFold`, one at a time, with the store that its rows index.
 
     `PedarrError` for a run without networks, or with another store."""
-    run = with_networks(run)
+    run = open_network_run(run)
     store, roles = run_store(run, store)
     for k in run.folds:
         model, meta = load_model(run.path, k, store.classes)
@@ -108,7 +108,7 @@ def _fold_embeddings(run: Run, k: int, store: Store, roles, device: str):
 
 def _shot_run(run: str | Path | Run) -> Run:
     "A finished run whose test subjects are new to its networks, or `PedarrError`."
-    run = finished(run)
+    run = as_finished_run(run)
     if run.params.model == TREES: load_model(run.path)                    # says that there is no network
     prediction_codes(run.predictions, run.classes)                        # one class a window
     if run.params.split == 'segment':

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from ..core.tables import read_table
-from .run_files import damaged
+from .run_files import damage_error
 
 # %% auto #0
-__all__ = ['read_predictions', 'read_multi_predictions', 'read_history', 'training_speed', 'read_run_split', 'carriers',
+__all__ = ['read_predictions', 'read_multi_predictions', 'read_history', 'training_speed', 'read_run_split', 'subjects_per_class',
            'check_tested']
 
 # %% ../../nbs/8_training/02_run_tables.ipynb #f38e9f53
@@ -26,7 +26,7 @@ _PREDICTION_COLUMNS = (dict.fromkeys(['fold', 'segment', 'start', 'stop'], int)
 def _refuse_rows(file: Path, faults: dict) -> None:
     "`PedarrError` for the first of `faults` (what is wrong -> which rows, bool [N]) that a row has."
     for why, rows in faults.items():
-        if np.any(rows): raise damaged(file, f'{why} in row {int(np.argmax(np.asarray(rows))) + 1}')
+        if np.any(rows): raise damage_error(file, f'{why} in row {int(np.argmax(np.asarray(rows))) + 1}')
 
 # %% ../../nbs/8_training/02_run_tables.ipynb #640d8208
 def read_predictions(file: Path, classes: list[str], folds: Iterable[int]) -> pd.DataFrame:
@@ -88,8 +88,8 @@ def read_history(file: Path, folds: Iterable[int]) -> pd.DataFrame:
         'no segments or no time': ~((t.segments > 0) & (t.seconds > 0)),
         'a share or score outside 0 to 1': ~t.wait_share.between(0, 1.01) | ((top1 < 0) | (top1 > 1)).any(1),
         'no loss': t.classification.isna() | t.contrastive.isna()})
-    if not top1.shape[1]: raise damaged(file, 'validation_top1 is missing')
-    if set(t.fold) != set(folds): raise damaged(file, f'fold {min(set(folds) - set(t.fold))} is missing')
+    if not top1.shape[1]: raise damage_error(file, 'validation_top1 is missing')
+    if set(t.fold) != set(folds): raise damage_error(file, f'fold {min(set(folds) - set(t.fold))} is missing')
     return t
 
 # %% ../../nbs/8_training/02_run_tables.ipynb #4848812d
@@ -108,7 +108,7 @@ def read_run_split(file: Path) -> pd.DataFrame:
                         'a fold below -1': t.fold < -1})
     return t
 
-def carriers(split: pd.DataFrame) -> dict[str, int]:
+def subjects_per_class(split: pd.DataFrame) -> dict[str, int]:
     "class -> how many subjects of the store have it."
     return split[split.label != ''].groupby('label').subject.nunique().to_dict()
 
@@ -118,4 +118,4 @@ def check_tested(predictions: pd.DataFrame, split: pd.DataFrame, folds: Iterable
     tested = split[split.evaluate & split.fold.isin(list(folds))]
     names = ['segment', 'record', 'subject', 'label', 'fold']
     said, true = (t.sort_values('segment')[names].reset_index(drop=True) for t in (predictions, tested))
-    if not said.equals(true): raise damaged(file, 'its segments are not the test segments of split.csv')
+    if not said.equals(true): raise damage_error(file, 'its segments are not the test segments of split.csv')

@@ -17,23 +17,23 @@ import pandas as pd
 import torch
 
 import pedarr
-from ..core.errors import PedarrError, from_system
+from ..core.errors import PedarrError, system_error
 from ..core.files import sha256
 from ..core.locks import hold_lock
 from ..core.tables import json_ready, read_json, write_json
 from ..signals.store import Store
 from .config import TrainConfig, own_parameters
 from ..core.errors import shown_value
-from .run_files import Environment, ModelCard, damaged, given_parameters, read_entries
+from .run_files import Environment, ModelCard, damage_error, given_parameters, read_entries
 
 # %% auto #0
-__all__ = ['check_same', 'check_place', 'writing', 'open_run', 'environment', 'write_environment', 'same_store',
-           'check_unchanged']
+__all__ = ['check_same_parameters', 'check_place', 'lock_run_folder', 'open_run', 'describe_environment', 'write_environment',
+           'check_same_store', 'check_unchanged']
 
 # %% ../../nbs/8_training/03_runs.ipynb #c9e3a320
 _FREE = ('run', 'store', 'device', 'workers')   # change a result by rounding alone (or the chance of a GPU)
 
-def check_same(run: Path, c: TrainConfig) -> None:
+def check_same_parameters(run: Path, c: TrainConfig) -> None:
     "`PedarrError` if the folder `run` holds a run with other parameters than `c`; it names all that differ."
     if not (run/'params.json').exists(): return
     old, new = given_parameters(run), c.model_dump()
@@ -58,19 +58,19 @@ def check_place(run: Path) -> None:
 
 # %% ../../nbs/8_training/03_runs.ipynb #0c187aff
 @contextmanager
-def writing(run: Path | str, c: TrainConfig) -> Iterator[str]:
+def lock_run_folder(run: Path | str, c: TrainConfig) -> Iterator[str]:
     """Hold the lock of the folder `run`, made where it is missing, with the parameters `c`; yields '' or a
     note.
 
     `PedarrError` as `open_run`."""
     run = Path(run)
     check_place(run)
-    check_same(run, c)
+    check_same_parameters(run, c)
     try: run.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise from_system(e, run, 'cannot be made') from e
+    except OSError as e: raise system_error(e, run, 'cannot be made') from e
     with hold_lock(run/'lock', 'training into this folder') as note:
         check_place(run)
-        check_same(run, c)
+        check_same_parameters(run, c)
         if not (run/'params.json').exists(): write_json(run/'params.json', c.model_dump())
         yield note
 
@@ -78,7 +78,7 @@ def writing(run: Path | str, c: TrainConfig) -> Iterator[str]:
 def open_run(run: Path | str, c: TrainConfig) -> Path:
     """Make or re-open the folder of a run; `PedarrError` if it holds something else, or another process
     trains here."""
-    with writing(Path(run), c): return Path(run)
+    with lock_run_folder(Path(run), c): return Path(run)
 
 # %% ../../nbs/8_training/03_runs.ipynb #9aa54e8b
 def _git(*args) -> str | None:
@@ -93,7 +93,7 @@ def _seal(store: Store) -> str:
     return store.seal if hasattr(store, 'seal') else sha256(store.path/'store.json')
 
 # %% ../../nbs/8_training/03_runs.ipynb #1ca7456a
-def environment(store: Store, device: torch.device) -> dict:
+def describe_environment(store: Store, device: torch.device) -> dict:
     """What is needed to repeat a run: versions, commit (and whether files differ), device, threads, the
     store's hashes."""
     import scipy
@@ -132,7 +132,7 @@ def _edited(run: Path, env: Environment, store: Store) -> list[str]:
     return [f'{k} is {shown_value(now[k])}, was {shown_value(was[k])}' for k in other]
 
 # %% ../../nbs/8_training/03_runs.ipynb #f76d99f1
-def same_store(run: Path, store: Store) -> None:
+def check_same_store(run: Path, store: Store) -> None:
     """`PedarrError` if the run was begun on a store with other contents or another description; its path may
     differ."""
     run = Path(run)
@@ -143,7 +143,7 @@ def same_store(run: Path, store: Store) -> None:
                           'give the store of that run, or choose another run folder')
     if env.store_json_sha256 == _seal(store):              # if anything was edited, it is the run's own file
         if env.simulated == bool(store.meta.get('simulated')): return
-        raise damaged(run/'environment.json', f'simulated is {env.simulated} where the store says otherwise')
+        raise damage_error(run/'environment.json', f'simulated is {env.simulated} where the store says otherwise')
     edited = _edited(run, env, store)
     if env.store_json_sha256 is None and not edited: return        # an older run
     why = '; '.join(edited) or 'its SHA-256 differs'

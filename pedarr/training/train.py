@@ -21,17 +21,19 @@ from ..signals.roles import read_roles, read_split, split_table
 from ..signals.batches import is_multi
 from ..signals.store import Store
 from .config import TrainConfig, tree_options
-from .folds import Follower, run_fold, say_on_stderr
+from .folds import ProgressDisplay, run_fold, say_on_stderr
 from .network import build_model, loss_head, weights_file
-from .prepare import folds_of, mapping_of, plan_roles, prepare
+from .prepare import folds_of, mapping_of, plan_roles, prepare_run
 from .run_tables import (
-    carriers, read_history, read_multi_predictions, read_predictions, training_speed)
-from .runs import check_unchanged, environment, same_store, write_environment, writing
-from .finished import file_hashes, split_warning, summarise, summarise_multi
-from .tree_runs import all_trees
+    read_history, read_multi_predictions, read_predictions, subjects_per_class, training_speed)
+from .runs import (
+    check_same_store, check_unchanged, describe_environment, lock_run_folder, write_environment)
+from .finished_runs import compute_metrics, file_hashes, split_warning, summarise_multi
+from .tree_runs import train_trees
 
 # %% auto #0
-__all__ = ['model_card', 'parts_of', 'remove_parts', 'finish_run', 'all_networks', 'same_split', 'run_training']
+__all__ = ['model_card', 'unfinished_files', 'remove_unfinished_files', 'finish_run', 'train_networks', 'check_same_split',
+           'run_training']
 
 # %% ../../nbs/8_training/12_train.ipynb #7de14228
 def model_card(store: Store, folds: list[int], c: TrainConfig) -> dict:
@@ -49,13 +51,13 @@ def model_card(store: Store, folds: list[int], c: TrainConfig) -> dict:
 _PARTS = re.compile(r'(fold|history|validation)-\d+\.csv|checkpoint-\d+\.safetensors|.*\.part')
 
 # %% ../../nbs/8_training/12_train.ipynb #5b74a626
-def parts_of(run: Path) -> list:
+def unfinished_files(run: Path) -> list:
     "The files in a run folder that only an unfinished run needs."
     return [p for p in run.iterdir() if _PARTS.fullmatch(p.name)]
 
-def remove_parts(run: Path) -> None:
+def remove_unfinished_files(run: Path) -> None:
     "Remove what a finished run does not need any more."
-    for p in parts_of(run): p.unlink(missing_ok=True)
+    for p in unfinished_files(run): p.unlink(missing_ok=True)
 
 # %% ../../nbs/8_training/12_train.ipynb #cf3f1ef4
 def _finish_multi(run: Path, predictions: pd.DataFrame, store: Store, folds: list[int], c: TrainConfig,
@@ -78,20 +80,20 @@ def finish_run(run: Path, store: Store, folds: list[int], c: TrainConfig, notes:
     write_json(run/'model.json', model_card(store, folds, c))
     check_unchanged(store)
     if is_multi(store): metrics = _finish_multi(run, predictions, store, folds, c, notes)
-    else: metrics = summarise(predictions, store.classes, c, notes, carriers(store.segments))
+    else: metrics = compute_metrics(predictions, store.classes, c, notes, subjects_per_class(store.segments))
     write_json(run/'metrics.json', metrics | dict(speed=training_speed(history), files=file_hashes(run)))
-    remove_parts(run)
+    remove_unfinished_files(run)
 
 # %% ../../nbs/8_training/12_train.ipynb #2e0ed581
-def all_networks(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig, run: Path,
+def train_networks(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig, run: Path,
                  progress: bool) -> None:
     "Train and test every fold with a network."
-    follower = Follower(roles.shape[1], len(folds)*c.epochs, progress)
+    follower = ProgressDisplay(roles.shape[1], len(folds)*c.epochs, progress)
     try:
         for k in folds: run_fold(store, roles, k, c, run, follower)
     finally: follower.close()
 
-def same_split(run: Path, store: Store, fold: np.ndarray, roles: np.ndarray, kind: str) -> None:
+def check_same_split(run: Path, store: Store, fold: np.ndarray, roles: np.ndarray, kind: str) -> None:
     "`PedarrError` if the run was begun with other folds or roles."
     file = run/'split.csv'
     if not file.exists(): return
@@ -104,9 +106,9 @@ def same_split(run: Path, store: Store, fold: np.ndarray, roles: np.ndarray, kin
 def _already(run: Path, c: TrainConfig, progress: bool) -> bool:
     "Is the run finished? Then it is said where it is, and what a killed process may have left is removed."
     if not (run/'metrics.json').exists(): return False
-    if parts_of(run):
+    if unfinished_files(run):
         with contextlib.suppress(PedarrError):           # its own process is about to do so, or nobody may
-            with writing(run, c): remove_parts(run)
+            with lock_run_folder(run, c): remove_unfinished_files(run)
     if progress: say_on_stderr(f'already finished: {run}')
     return True
 
@@ -114,9 +116,9 @@ def _already(run: Path, c: TrainConfig, progress: bool) -> bool:
 def _begin(run: Path, store: Store, fold: np.ndarray, roles: np.ndarray, c: TrainConfig,
            device: torch.device) -> None:
     "Write down where and on what is trained; `PedarrError` if the run was begun on something else."
-    same_store(run, store)
-    same_split(run, store, fold, roles, c.split)
-    write_environment(run, environment(store, device))
+    check_same_store(run, store)
+    check_same_split(run, store, fold, roles, c.split)
+    write_environment(run, describe_environment(store, device))
     write_table(run/'split.csv', split_table(store.segments, fold, roles))
 
 # %% ../../nbs/8_training/12_train.ipynb #93f696af
@@ -124,18 +126,18 @@ def run_training(c: TrainConfig, progress: bool = True) -> Path:
     """Train and test the fold(s) of `c` into the folder `c.run`; returns it. Resumes an interrupted run; a
     finished one is left alone.
 
-    Raises `PedarrError` for whatever `prepare` finds, for a folder that another process trains into, and a
+    Raises `PedarrError` for whatever `prepare_run` finds, for a folder that another process trains into, and a
     store that changes."""
-    store, fold, notes, device = prepare(c)
+    store, fold, notes, device = prepare_run(c)
     run, folds, roles = Path(c.run), folds_of(fold, c), plan_roles(store, fold, c)
     if _already(run, c, progress): return run
-    with writing(run, c) as note:
+    with lock_run_folder(run, c) as note:
         if note and progress: say_on_stderr(f'note: {note}')
         if (run/'metrics.json').exists():                # by another process, while this one prepared
-            remove_parts(run)
+            remove_unfinished_files(run)
             if progress: say_on_stderr(f'already finished: {run}')
             return run
         _begin(run, store, fold, roles, c, device)
-        (all_trees if c.model == TREES else all_networks)(store, roles, folds, c, run, progress)
+        (train_trees if c.model == TREES else train_networks)(store, roles, folds, c, run, progress)
         finish_run(run, store, folds, c, [split_warning(c.split)] + notes)
     return run

@@ -17,13 +17,13 @@ from ..model.features import segment_features
 from ..model.trees import tree_fold
 from ..signals.store import Store
 from .config import MODALITY_SETS, TrainConfig, tree_options
-from .folds import Follower, on_terminal, say_on_stderr
+from .folds import ProgressDisplay, on_terminal, say_on_stderr
 from .prepare import tree_beats
 from .run_tables import read_history
 from .runs import check_unchanged
 
 # %% auto #0
-__all__ = ['read_features', 'run_features', 'run_trees', 'all_trees']
+__all__ = ['read_features', 'run_features', 'run_trees', 'train_trees']
 
 # %% ../../nbs/8_training/11_tree_runs.ipynb #55b9a82a
 def read_features(file: Path, store: Store, beats: list | None,
@@ -76,11 +76,11 @@ def run_trees(store: Store, features: pd.DataFrame, measured: float, roles: np.n
     return row
 
 # %% ../../nbs/8_training/11_tree_runs.ipynb #ff4ad1b0
-def all_trees(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig, run: Path,
+def train_trees(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig, run: Path,
               progress: bool) -> None:
     "Measure the segments, then grow and test trees in every fold."
     features, seconds = run_features(store, c, run, progress)
-    follower = Follower(roles.shape[1], len(folds), progress, unit='fold')
+    follower = ProgressDisplay(roles.shape[1], len(folds), progress, unit='fold')
     try:
         for k in folds:
             row = run_trees(store, features, seconds/len(folds), roles, k, c, run)

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ..core.errors import PedarrError
-from ..core.files import write_whole
+from ..core.files import write_atomic
 from .options import (
     DATABASE, JOBS, Place, TypedCommand, check_target, options_of, params_text, parse_params)
 from .process import Command, say_line
@@ -197,11 +197,11 @@ def _side_line(runs: list, own: dict) -> str:
 @click.option('-b', 'runs_b', multiple=True, required=True, type=Place())
 def compare(runs_a: tuple[Path, ...], runs_b: tuple[Path, ...]) -> None:
     "Paired differences of runs that tested the same segments: -a RUN -b RUN; repeat both for several seeds."
-    from pedarr.evaluation.intervals import format_scores
+    from pedarr.evaluation.bootstrap import format_scores
     from pedarr.evaluation.metrics import METRICS
     from pedarr.evaluation.multilabel import MULTI_METRICS
-    from pedarr.training.answers import paired_table
-    from pedarr.training.finished import open_finished
+    from pedarr.training.grid_results import paired_table
+    from pedarr.training.finished_runs import open_finished
     if len(runs_a) != len(runs_b):
         raise PedarrError(f'{len(runs_a)} runs for a and {len(runs_b)} for b: give equally many')
     a, b = ([open_finished(r) for r in runs] for runs in (runs_a, runs_b))
@@ -259,7 +259,7 @@ def missing(runs: tuple[Path, ...], kind: str, draws: int, metric: str, figure: 
     for r, curve in curves.items(): say_line(f'{r}\n{format_missing(curve, metric).to_string(index=False)}')
     if figure is not None:
         drawn = plot_missing(curves, metric)
-        write_whole(figure, lambda part: drawn.savefig(part, format=figure.suffix[1:].lower()))
+        write_atomic(figure, lambda part: drawn.savefig(part, format=figure.suffix[1:].lower()))
 
 # %% ../../nbs/9_use/06_command.ipynb #191a15d9
 @pedarr_command.command('demo', cls=TypedCommand, options=lambda: options_of(Demo))

@@ -14,24 +14,24 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PedarrError
-from ..core.names import one_of
+from ..core.names import check_choice
 from ..data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS
 from ..evaluation.comparison import paired_bootstrap
-from ..evaluation.intervals import bootstrap_scores
+from ..evaluation.bootstrap import bootstrap_scores
 from ..evaluation.metrics import METRICS, scores
 from ..model.trees import prediction_table
 
 # %% auto #0
-__all__ = ['KINDS', 'CASES', 'mask_channels', 'predict_without', 'draw_subsets', 'Answers', 'missing_answers', 'missing_curve',
-           'join_answers', 'format_missing', 'plot_missing', 'missing_difference']
+__all__ = ['CHANNEL_KINDS', 'MISSING_CASES', 'mask_channels', 'predict_without', 'draw_subsets', 'MaskedPredictions',
+           'predict_masked', 'missing_curve', 'join_masked', 'format_missing', 'plot_missing', 'missing_difference']
 
 # %% ../../nbs/9_use/01_missing.ipynb #128cf7bf
 from ..signals.batches import make_loader
 from ..signals.store import Store
 from ..training.network import class_codes
 from ..training.folds import predict
-from ..training.run_networks import OpenFold, open_folds, run_store, with_networks
-from ..training.finished import Run, prediction_codes
+from ..training.run_networks import OpenFold, open_folds, open_network_run, run_store
+from ..training.finished_runs import Run, prediction_codes
 
 if TYPE_CHECKING:                     # matplotlib is slow to import, and only a drawing needs it
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ if TYPE_CHECKING:                     # matplotlib is slow to import, and only a
 def _channel_names(drop: str | Iterable[str]) -> list[str]:
     "`drop` as a list of channel names; `PedarrError` for a name that is none of `CHANNELS`."
     drop = [drop] if isinstance(drop, str) else list(drop)
-    for c in drop: one_of(c, CHANNELS, 'channel')
+    for c in drop: check_choice(c, CHANNELS, 'channel')
     return drop
 
 def mask_channels(store: Store, drop: str | Iterable[str]) -> Store:
@@ -79,11 +79,11 @@ def predict_without(run: str | Path | Run, drop: str | Sequence[str] = (), store
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/9_use/01_missing.ipynb #fecf7202
-KINDS = {'ecg': ECG_LEADS, 'iegm': IEGM_CHANNELS, 'all': CHANNELS}
+CHANNEL_KINDS = {'ecg': ECG_LEADS, 'iegm': IEGM_CHANNELS, 'all': CHANNELS}
 
 def _kind_channels(kind: str, there: Sequence[str]) -> list[str]:
     "The channels of `kind` that exist; `PedarrError` for none."
-    names = [c for c in KINDS[one_of(kind, KINDS, 'kind')] if c in there]
+    names = [c for c in CHANNEL_KINDS[check_choice(kind, CHANNEL_KINDS, 'kind')] if c in there]
     if not names:
         raise PedarrError(f'kind {kind}: no test segment has such a channel, so none can be missing: '
                           'choose another kind')
@@ -91,7 +91,7 @@ def _kind_channels(kind: str, there: Sequence[str]) -> list[str]:
 
 def _order(kind: str, names: list[str], seed: int, draw: int) -> list[str]:
     "`names` in the random order of one draw: that of all channels of `kind`, without those that don't exist."
-    return [c for c in np.random.default_rng([seed, draw]).permutation(KINDS[kind]).tolist() if c in names]
+    return [c for c in np.random.default_rng([seed, draw]).permutation(CHANNEL_KINDS[kind]).tolist() if c in names]
 
 # %% ../../nbs/9_use/01_missing.ipynb #72a0ca68
 def draw_subsets(kind: str, number: int, there: Sequence[str] = CHANNELS, draws: int = 5,
@@ -111,7 +111,7 @@ def draw_subsets(kind: str, number: int, there: Sequence[str] = CHANNELS, draws:
     return [tuple(sorted(o[:number], key=CHANNELS.index)) for o in orders]
 
 # %% ../../nbs/9_use/01_missing.ipynb #285dab41
-CASES = {                                                                                # what is left
+MISSING_CASES = {                                                                                # what is left
     'no IEGM at all': ECG_LEADS,
     'no coronary sinus catheter': [c for c in CHANNELS if not c.startswith('CS')],
     'no ECG at all': IEGM_CHANNELS,
@@ -139,10 +139,10 @@ class _Condition(NamedTuple):
 
 def _conditions(kind: str, numbers: Iterable[int] | None, there: Sequence[str], draws: int,
                 seed: int) -> list[_Condition]:
-    "Each row of a curve: first nothing missing, then the numbers, then `CASES`."
-    most = sum(c in there for c in KINDS[one_of(kind, KINDS, 'kind')])
+    "Each row of a curve: first nothing missing, then the numbers, then `MISSING_CASES`."
+    most = sum(c in there for c in CHANNEL_KINDS[check_choice(kind, CHANNEL_KINDS, 'kind')])
     drawn = [_Condition('', n, draw_subsets(kind, n, there, draws, seed)) for n in _numbers(numbers, most)]
-    gone = {name: tuple(c for c in CHANNELS if c not in left) for name, left in CASES.items()}
+    gone = {name: tuple(c for c in CHANNELS if c not in left) for name, left in MISSING_CASES.items()}
     return drawn + [_Condition(name, np.nan, [channels]) for name, channels in gone.items()]
 
 def _condition_table(kind: str, conditions: list[_Condition], counts: np.ndarray) -> pd.DataFrame:
@@ -152,7 +152,7 @@ def _condition_table(kind: str, conditions: list[_Condition], counts: np.ndarray
     return pd.DataFrame(rows).assign(removed=removed, unchanged=unchanged, blank=blank)
 
 # %% ../../nbs/9_use/01_missing.ipynb #68544c65
-class Answers(NamedTuple):
+class MaskedPredictions(NamedTuple):
     """What a run answered under each condition. `rows`: DataFrame `[kind, case, number, draws, removed,
     unchanged, blank]`; `predicted`: for each of them int [draws, N]; `segment`, `truth`, `subject` [N] in the
     order of the segments; `classes`; `key`: what two of them must share to be compared."""
@@ -191,15 +191,15 @@ def _every_fold(run: Run, store: Store, device: str, conditions: list[_Condition
     for fold, _ in open_folds(run, store, device): yield fold.rows, *_fold_answers(fold, store, conditions)
 
 # %% ../../nbs/9_use/01_missing.ipynb #cebeb8fa
-def missing_answers(run: str | Path | Run, numbers: Iterable[int] | None = None, kind: str = 'all',
+def predict_masked(run: str | Path | Run, numbers: Iterable[int] | None = None, kind: str = 'all',
                     draws: int = 5, seed: int = 0, store: Store | None = None,
-                    device: str = 'auto') -> Answers:
+                    device: str = 'auto') -> MaskedPredictions:
     """Ask the networks of a finished run again with channels missing: `numbers` of them at random (`kind`
-    'ecg', 'iegm' or 'all'; None: about six numbers), and in `CASES`.
+    'ecg', 'iegm' or 'all'; None: about six numbers), and in `MISSING_CASES`.
 
     The same seed takes the same channels from every run on the store. Each fold is loaded once and each set
     of channels asked once. Raises `PedarrError`."""
-    run = with_networks(run)
+    run = open_network_run(run)
     prediction_codes(run.predictions, run.classes)             # one class a window
     store, roles = run_store(run, store)
     conditions = _conditions(kind, numbers, _there(store, roles[:, run.folds]), draws, seed)
@@ -209,20 +209,20 @@ def missing_answers(run: str | Path | Run, numbers: Iterable[int] | None = None,
     t = _condition_table(kind, conditions, np.concatenate(counts, -1).mean(-1))
     key = dict(store=store.meta['sha256'], kind=kind, draws=draws, seed=seed, numbers=(*t.number.dropna(),))
     subject = store.segments.subject.to_numpy()[rows]
-    return Answers(t, predicted, rows, class_codes(store, rows), subject, store.classes, key)
+    return MaskedPredictions(t, predicted, rows, class_codes(store, rows), subject, store.classes, key)
 
 # %% ../../nbs/9_use/01_missing.ipynb #b81b222e
-def _flat(a: Answers, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _flat(a: MaskedPredictions, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "(truth, predicted, subject) of row `i`, its draws one after the other."
     n = len(a.predicted[i])
     return np.tile(a.truth, n), a.predicted[i].ravel(), np.tile(a.subject, n)
 
-def _whole(a: Answers, i: int) -> np.ndarray:
+def _whole(a: MaskedPredictions, i: int) -> np.ndarray:
     "What was predicted with nothing taken away, as often as row `i` has draws; they stand run after run."
     whole = a.predicted[0]                                                              # [runs, N]
     return np.repeat(whole, len(a.predicted[i])//len(whole), axis=0).ravel()
 
-def _curve_row(a: Answers, i: int, **bootstrap) -> pd.DataFrame:
+def _curve_row(a: MaskedPredictions, i: int, **bootstrap) -> pd.DataFrame:
     "Scores of row `i`, a row for each metric: `metric value low high change change_low change_high worst`."
     truth, predicted, subject = _flat(a, i)
     c = len(a.classes)
@@ -233,17 +233,17 @@ def _curve_row(a: Answers, i: int, **bootstrap) -> pd.DataFrame:
                         worst=worst).reset_index()
 
 # %% ../../nbs/9_use/01_missing.ipynb #9791d500
-def missing_curve(run: str | Path | Run | Answers, n_resamples: int = 10_000, level: float = .95,
+def missing_curve(run: str | Path | Run | MaskedPredictions, n_resamples: int = 10_000, level: float = .95,
                   **options) -> pd.DataFrame:
     """Scores with missing channels, tidy: a row for each condition and metric, with the columns of
     `Answers.rows` and `metric value low high change change_low change_high worst`.
 
-    `run`: a run folder (then `options` are those of `missing_answers`), or `Answers`. `change`: against
+    `run`: a run folder (then `options` are those of `predict_masked`), or `MaskedPredictions`. `change`: against
     nothing missing, paired; intervals clustered by subject; `worst`: the worst draw."""
-    if isinstance(run, Answers) and options:
+    if isinstance(run, MaskedPredictions) and options:
         raise PedarrError(f'{min(options)}: these answers were given already: '
                           'pass the run folder to change it')
-    a = run if isinstance(run, Answers) else missing_answers(run, **options)
+    a = run if isinstance(run, MaskedPredictions) else predict_masked(run, **options)
     parts = []
     for i, row in a.rows.iterrows():
         score = _curve_row(a, i, n_resamples=n_resamples, level=level)
@@ -251,7 +251,7 @@ def missing_curve(run: str | Path | Run | Answers, n_resamples: int = 10_000, le
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/9_use/01_missing.ipynb #de3b77a5
-def _comparable(a: Answers, b: Answers) -> None:
+def _comparable(a: MaskedPredictions, b: MaskedPredictions) -> None:
     """`PedarrError` unless both lost the same channels (store, kind, numbers, draws, seed) from the same
     segments."""
     for k, v in a.key.items():
@@ -264,8 +264,8 @@ def _comparable(a: Answers, b: Answers) -> None:
                           'that tested the same segments')
 
 # %% ../../nbs/9_use/01_missing.ipynb #834196b5
-def join_answers(answers: Iterable[Answers]) -> Answers:
-    """`Answers` of several runs (seeds) of one recipe as one, run after run. `PedarrError` unless they were
+def join_masked(answers: Iterable[MaskedPredictions]) -> MaskedPredictions:
+    """`MaskedPredictions` of several runs (seeds) of one recipe as one, run after run. `PedarrError` unless they were
     asked the same of the same segments."""
     answers = list(answers)
     if not answers: raise PedarrError('no answers to join: give those of at least one run')
@@ -288,7 +288,7 @@ def _in_words(row: NamedTuple) -> str:
 # %% ../../nbs/9_use/01_missing.ipynb #46f531e2
 def format_missing(curve: pd.DataFrame, metric: str = 'top1') -> pd.DataFrame:
     "A curve as a table to read, as text: score and change with their intervals (per cent, points)."
-    t = curve[curve.metric == one_of(metric, METRICS, 'metric')]
+    t = curve[curve.metric == check_choice(metric, METRICS, 'metric')]
     rows = list(t.itertuples())
     return pd.DataFrame({
         'condition': [_in_words(r) for r in rows], 'removed': t.removed.round(1).to_numpy(),
@@ -329,7 +329,7 @@ def plot_missing(curves: dict[str, pd.DataFrame], metric: str = 'top1') -> Figur
     with interval bands, right the named cases. `PedarrError` for more than five curves, or of several
     kinds."""
     import matplotlib.pyplot as plt
-    one_of(metric, METRICS, 'metric')
+    check_choice(metric, METRICS, 'metric')
     kind = _one_kind(curves)
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout='constrained')
     for i, (name, t) in enumerate(curves.items()):
@@ -345,7 +345,7 @@ def plot_missing(curves: dict[str, pd.DataFrame], metric: str = 'top1') -> Figur
     return fig
 
 # %% ../../nbs/9_use/01_missing.ipynb #d334e915
-def missing_difference(a: Answers, b: Answers, n_resamples: int = 10_000, level: float = .95) -> pd.DataFrame:
+def missing_difference(a: MaskedPredictions, b: MaskedPredictions, n_resamples: int = 10_000, level: float = .95) -> pd.DataFrame:
     """Scores of `a` minus `b` under the same missing channels: `[kind, case, number, draws, removed, metric,
     value, low, high]`, on the same resampled subjects.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import one_line
-from ..core.files import write_whole
+from ..core.files import write_atomic
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -142,4 +142,4 @@ def execute_notebook(notebook: Path, out: Path, params: dict) -> None:
             shell.user_ns['In'].append(cell.source)
             shell.run_cell(cell.source).raise_error()
             cell.execution_count, cell.outputs = count, outputs.take()
-    write_whole(out, nbformat.writes(nb).encode('utf-8', 'backslashreplace'))
+    write_atomic(out, nbformat.writes(nb).encode('utf-8', 'backslashreplace'))

@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from ..core.errors import PassingError, PedarrError
-from ..core.parameters import Parameters, allowed_values, is_pair, default_text, from_text, help_text
+from ..core.parameters import (
+    Parameters, allowed_values, default_text, help_text, is_pair, parse_parameter)
 
 # %% auto #0
 __all__ = ['JOBS', 'DATABASE', 'Place', 'check_target', 'options_of', 'TypedCommand', 'parse_params', 'params_text']
@@ -57,7 +58,7 @@ def _given(context: click.Context, option: click.Parameter, kind: type[Parameter
     "What was typed for an option of parameters of this `kind`, as a value; nothing if nothing was."
     if typed is None: return
     text = typed if isinstance(typed, str) else ', '.join(typed)
-    context.params[option.name] = from_text(kind, option.name, text)
+    context.params[option.name] = parse_parameter(kind, option.name, text)
 
 def _option_of(kind: type[Parameters], name: str, before: str = '') -> click.Option:
     "The option for the field `name`; `before`: what is taken before the default, in words."
@@ -96,18 +97,18 @@ def parse_params(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     params = {}
     for name, text in pairs:
         if name in params: raise PedarrError(f'parameter {name} is given twice: leave one out')
-        params[name] = from_text(TrainConfig, name, text)
+        params[name] = parse_parameter(TrainConfig, name, text)
     return params
 
 # %% ../../nbs/9_use/04_options.ipynb #e516af62
 def params_text() -> str:
     "Every parameter of a training, grouped, one line each; and what losses there are, and options of trees."
     from pedarr.losses.registry import LOSSES
-    from pedarr.model.trees import TREES, known_options
+    from pedarr.model.trees import TREES, classifier_options
     from pedarr.training.config import NETWORK_ONLY, TrainConfig
     return '\n'.join([
         help_text(TrainConfig, leave=('store', 'run')), '',
         f'loss is one of {", ".join(LOSSES)}; '
         'none is cross-entropy alone (with logit_adjust, if that is not 0)',
         f'{TREES} takes none of {", ".join(NETWORK_ONLY)}, '
-        f'and as model_options {", ".join(known_options(TREES))}'])
+        f'and as model_options {", ".join(classifier_options(TREES))}'])

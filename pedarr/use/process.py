@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import click
 
 from ..core.errors import (
-    PassingError, PedarrError, Terminated, error_line, escape_controls, from_system, one_line)
+    PassingError, PedarrError, Terminated, error_line, escape_controls, one_line, system_error)
 
 # %% auto #0
 __all__ = ['say_line', 'Command', 'refuse_shadows']
@@ -77,7 +77,7 @@ class _Stream:
         except (OSError, ValueError) as e:
             if not self.vital: return
             if isinstance(e, BrokenPipeError) or not isinstance(e, OSError): raise
-            raise from_system(e, 'standard output', 'could not be written') from e
+            raise system_error(e, 'standard output', 'could not be written') from e
 
 # %% ../../nbs/9_use/03_process.ipynb #5d690316
 def _standard_streams() -> None:

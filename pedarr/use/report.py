@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.errors import from_system
-from ..core.files import write_whole
+from ..core.errors import system_error
+from ..core.files import write_atomic
 from ..data.rhythms import RHYTHMS
 from ..evaluation.subgroups import SINGLE_SUBJECT, macro_table
 from ..evaluation.metrics import METRICS, confusion_matrix, plot_confusion
@@ -23,7 +23,7 @@ from ..exploration.figures import figure_png
 from ..losses.registry import describe_loss
 
 # %% auto #0
-__all__ = ['percent', 'metrics_table', 'majority', 'class_meanings', 'class_score_table', 'draw_figures', 'describe_model',
+__all__ = ['percent', 'metrics_table', 'majority_class', 'class_meanings', 'class_score_table', 'draw_figures', 'describe_model',
            'write_report']
 
 # %% ../../nbs/9_use/00_report.ipynb #6e06e45c
@@ -33,9 +33,9 @@ from ..training.config import TREE_LOSS, own_parameters
 from ..training.prepare import grouping_of
 from ..training.run_figures import (
     choose_cases, plot_case, plot_learning, plot_recalls, plot_subjects, plot_weights)
-from ..training.finished import Run, finished, prediction_codes, scores_of
-from ..training.run_tables import carriers
-from ..training.runs import same_store
+from ..training.finished_runs import Run, as_finished_run, prediction_codes, read_scores
+from ..training.run_tables import subjects_per_class
+from ..training.runs import check_same_store
 
 # %% ../../nbs/9_use/00_report.ipynb #2aad8e49
 def percent(row: dict) -> str:
@@ -44,14 +44,14 @@ def percent(row: dict) -> str:
     return f"{100*row['value']:.1f} % [{100*row['low']:.1f}, {100*row['high']:.1f}]"
 
 def metrics_table(metrics: dict) -> pd.DataFrame:
-    "The main table of a run: metric, value with its 95 % interval. `metrics`: as from `scores_of`."
+    "The main table of a run: metric, value with its 95 % interval. `metrics`: as from `read_scores`."
     names = MULTI_METRICS if metrics.get('task') == 'multi' else METRICS
     rows = [(words, percent(metrics['overall'][k])) for k, words in names.items()]
     return pd.DataFrame(rows, columns=['metric', 'value [95 % interval]'])
 
-def majority(metrics: dict) -> tuple[str, float]:
+def majority_class(metrics: dict) -> tuple[str, float]:
     """The most common class of the test and the top-1 of always answering it: what a result must beat to mean
-    anything. `metrics`: as from `scores_of`."""
+    anything. `metrics`: as from `read_scores`."""
     t = pd.DataFrame(metrics['per_class'])
     top = t.loc[t.support.idxmax()]
     return top['class'], float(top.support/t.support.sum())
@@ -74,7 +74,7 @@ def _statement_table(t: pd.DataFrame) -> pd.DataFrame:
 # %% ../../nbs/9_use/00_report.ipynb #dea07bdf
 def class_score_table(metrics: dict) -> pd.DataFrame:
     """Per class: segments, subjects, recall, precision, F1 and F2 in per cent, and a note for a
-    single-subject class. `metrics`: as from `scores_of`."""
+    single-subject class. `metrics`: as from `read_scores`."""
     t = pd.DataFrame(metrics['per_class'])
     if metrics.get('task') == 'multi': return _statement_table(t)
     if 'note' not in t:
@@ -89,7 +89,7 @@ def _macro_rows(run: Run) -> pd.DataFrame:
     p = run.predictions
     rows = macro_table(*prediction_codes(p, run.classes), p.subject.to_numpy(), run.classes,
                        n_resamples=run.params.resamples, seed=run.params.seed)
-    tested, of = p.groupby('label').subject.nunique(), carriers(run.split)
+    tested, of = p.groupby('label').subject.nunique(), subjects_per_class(run.split)
     return rows if all(of[c] == 1 for c in tested.index[tested == 1]) else rows.head(1)
 
 # %% ../../nbs/9_use/00_report.ipynb #7908f35b
@@ -102,7 +102,7 @@ def _multi_figures(run: Run) -> dict[str, Callable]:
 def _figure_makers(run: Run, store: Store) -> dict[str, Callable]:
     "name -> function that draws a figure which this run has."
     if run.multi: return _multi_figures(run)
-    p, classes, of = run.predictions, run.classes, carriers(run.split)
+    p, classes, of = run.predictions, run.classes, subjects_per_class(run.split)
     truth, predicted = prediction_codes(p, classes)
     shares = p[[f'p_{c}' for c in classes]].to_numpy()
     makers = {'confusion': lambda: plot_confusion(confusion_matrix(truth, predicted, len(classes)), classes),
@@ -121,12 +121,12 @@ def draw_figures(run: str | Path | Run, store: Store, dpi: int = 100) -> dict[st
     path.
 
     `PedarrError` where the folder cannot be written."""
-    run = finished(run)
+    run = as_finished_run(run)
     folder, paths = run.path/'figures', {}
     try: folder.mkdir(exist_ok=True)
-    except OSError as e: raise from_system(e, folder, 'cannot be made') from e
+    except OSError as e: raise system_error(e, folder, 'cannot be made') from e
     for name, make in _figure_makers(run, store).items():
-        paths[name] = write_whole(folder/f'{name}.png', figure_png(make(), dpi=dpi, colours=256))
+        paths[name] = write_atomic(folder/f'{name}.png', figure_png(make(), dpi=dpi, colours=256))
     return paths
 
 def _embed(path: Path) -> str:
@@ -245,7 +245,7 @@ def _facts(run: Run, params: dict) -> pd.DataFrame:
 # %% ../../nbs/9_use/00_report.ipynb #a8baa06e
 def _contents(run: Run, store: Store) -> dict:
     "What the page shows, its figures aside."
-    params, scores, trees = run.params.model_dump(), scores_of(run), run.params.model == TREES
+    params, scores, trees = run.params.model_dump(), read_scores(run), run.params.model == TREES
     simulated, name = run.environment.simulated, run.path.resolve()
     if simulated is None: simulated = bool(store.meta.get('simulated'))                    # an older run
     grouping = run.card.grouping or grouping_of(store, params['grouping'])
@@ -255,7 +255,7 @@ def _contents(run: Run, store: Store) -> dict:
                 simulated=simulated, database=store.meta['database'], window=f'{store.config.window:g}',
                 folds=_folds(run), what=describe_model(params, run.multi), facts=_facts(run, params),
                 main=metrics_table(scores), classes=class_score_table(scores),
-                **({} if run.multi else dict(macro=_macro_rows(run), majority=majority(scores))),
+                **({} if run.multi else dict(macro=_macro_rows(run), majority=majority_class(scores))),
                 waiting='measuring the segments' if trees else 'waiting for data',
                 curve='' if trees else _curve(run), meanings=class_meanings(run.classes, grouping))
 
@@ -266,12 +266,12 @@ def write_report(run: str | Path | Run, store: Store | None = None) -> Path:
     `PedarrError` if `run` is not finished, or the store is another."""
     from jinja2 import Environment
     from markupsafe import Markup
-    run = finished(run)
+    run = as_finished_run(run)
     if store is None: store = open_store(run.params.store)
-    same_store(run.path, store)
+    check_same_store(run.path, store)
     figures = draw_figures(run, store)
     page = Environment(autoescape=True).from_string(_MULTI_PAGE if run.multi else _PAGE)
     html = page.render(**_contents(run, store), figures=figures, style=Markup(_STYLE),
                        image=lambda n: Markup(_embed(figures[n])),
                        table=lambda t: Markup(t.to_html(index=False, border=0)))
-    return write_whole(run.path/'report.html', html)
+    return write_atomic(run.path/'report.html', html)

@@ -28,10 +28,10 @@ def train_run(**params) -> Path:
     from pedarr.use.report import write_report
     from pedarr.training.config import make_config
     from pedarr.training.runs import open_run
-    from pedarr.training.prepare import prepare
+    from pedarr.training.prepare import prepare_run
     from pedarr.training.train import run_training
     c = make_config(**params)
-    prepare(c)
+    prepare_run(c)
     run = open_run(c.run, c)
     if (run/'report.html').exists():
         say_line(f'{run}: already finished: nothing is trained again', err=True)
@@ -54,11 +54,11 @@ def _speed(m: dict) -> str:
 def say_run(run: Path) -> None:
     "Print a finished run: what was tested, the table, the notes, and where the report lies."
     import pandas as pd
-    from pedarr.evaluation.intervals import format_scores
+    from pedarr.evaluation.bootstrap import format_scores
     from pedarr.evaluation.multilabel import MULTI_METRICS
-    from pedarr.use.report import majority
-    from pedarr.training.finished import scores_of
-    m = scores_of(run)
+    from pedarr.use.report import majority_class
+    from pedarr.training.finished_runs import read_scores
+    m = read_scores(run)
     rebuilt = ' (a reconstruction)' if 'agcacl' in m['loss'] else ''
     say_line(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, "
         f"loss {m['loss']}{rebuilt}")
@@ -66,7 +66,7 @@ def say_run(run: Path) -> None:
     if m.get('task') == 'multi': say_line(format_scores(table, MULTI_METRICS))
     else:
         say_line(format_scores(table))
-        say_line(f'(always answering {majority(m)[0]}: {100*majority(m)[1]:.1f} % top-1)')
+        say_line(f'(always answering {majority_class(m)[0]}: {100*majority_class(m)[1]:.1f} % top-1)')
     say_line(_speed(m))
     for note in m['notes']: say_line(f'note: {note}')
     say_line(f"report: {run/'report.html'}")
