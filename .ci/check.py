@@ -1,6 +1,6 @@
 """Are the notebooks clean, and is the package what they export? Works on a copy and changes nothing.
 
-    python .ci/check.py   exit 0 if so; otherwise 1, naming each file that differs and the mend
+    python .ci/check.py   exit 0 if so; otherwise 1, naming each file that differs and the remedy
 
 A chapter that was opened and saved in JupyterLab, but not edited, is clean: what Lab writes of its own
 accord (the order of keys, the name of the kernel, metadata, new ids of cells) is in no way part of a

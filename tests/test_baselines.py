@@ -204,7 +204,7 @@ def test_features_do_not_depend_on_jobs(store, features):
 
 
 def test_annotated_beats_use_times_only(store, simulated, monkeypatch):
-    "The symbol of a beat and the text of a rhythm mark change nothing."
+    "The symbol of a beat and the text of a rhythm annotation change nothing."
     from pedarr.data import annotations as annotations_
     from pedarr.data import rhythms as rhythms_
     before = annotated_beats(store, simulated)

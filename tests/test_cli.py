@@ -205,11 +205,11 @@ def test_a_description_of_ones_own(tmp_path):
                     write_dir=str(tmp_path/'db'))
     (tmp_path/'mine.py').write_text('''
 import pandas as pd
-from pedarr.data.databases import Database; from pedarr.data.known_databases import whole_record
+from pedarr.data.databases import Database; from pedarr.data.known_databases import whole_record_episode
 def subjects(paths, folder, db):
     names = [p.stem for p in paths]
     return pd.DataFrame(dict(subject=names, cohort='c', age=None, sex=''), index=names)
-def rhythms(record, db): return whole_record(record, ['N', 'VT'][int(record.name[1:]) % 2])
+def rhythms(record, db): return whole_record_episode(record, ['N', 'VT'][int(record.name[1:]) % 2])
 DB = Database('mine', 'Mine', 'rhythm8', rhythms, subjects, rate=125., ecg_band=(.5, 40.))
 ''')
     mine = ['--database', f'{tmp_path}/mine.py:DB']
@@ -236,7 +236,7 @@ def test_ludb_end_to_end(tmp_path):
     (db/'RECORDS').write_text('\n'.join(names) + '\n')
     out = pedarr('preprocess', db, tmp_path/'store', '--database', 'ludb', '--rate', 250, ok=True).stdout
     assert 'SR' in out
-    c = make_config(store=tmp_path/'store', run=tmp_path/'run', lone_classes='keep', **SMALL)
+    c = make_config(store=tmp_path/'store', run=tmp_path/'run', single_subject_classes='keep', **SMALL)
     m = json.loads((run_training(c, progress=False)/'metrics.json').read_text())
     assert m['subjects'] == 20 and m['segments'] == 60
 
@@ -319,14 +319,18 @@ def test_a_class_with_one_subject(store, tmp_path):
     meta['sha256']['segments.csv'] = hashlib.sha256((odd/'segments.csv').read_bytes()).hexdigest()
     (odd/'store.json').write_text(json.dumps(meta))
     line = refused('train', odd, '--run', tmp_path/'run')
-    assert f'class VT stands in 1 subject ({first})' in line and 'lone_classes' in line
+    assert f'class VT stands in 1 subject ({first})' in line and 'single_subject_classes' in line
     assert not (tmp_path/'run').exists()
     made = {}
     for what in ('keep', 'drop'):
-        c = make_config(store=odd, run=tmp_path/what, lone_classes=what, **SMALL)
+        c = make_config(store=odd, run=tmp_path/what, single_subject_classes=what, **SMALL)
         made[what] = json.loads((run_training(c, progress=False)/'metrics.json').read_text())
     assert any('VT stands in 1 subject: untestable' in n for n in made['keep']['notes'])
     assert any('VT stands in 1 subject and was left out' in n for n in made['drop']['notes'])
+    old = pedarr('train', odd, '--run', tmp_path/'keep', *pairs(lone_classes='keep', **SMALL), ok=True).stderr
+    assert 'parameter lone_classes is called single_subject_classes now' in old and 'already finished' in old
+    assert 'given twice' in refused('train', odd, '--run', tmp_path/'keep',
+                                    *pairs(single_subject_classes='keep', lone_classes='keep'))
     assert 'VT' not in made['drop']['classes']
     assert made['drop']['segments'] == made['keep']['segments'] - int(((t.label == 'VT') & t.evaluate).sum())
 

@@ -465,12 +465,12 @@ def test_tables_of_a_description_are_not_changed(record):
 
 
 @pytest.mark.parametrize('rows, said', [
-    ([(60, 100, 'N')], '1.2 of 2.0 s belong to no rhythm: before the first mark'),
+    ([(60, 100, 'N')], '1.2 of 2.0 s belong to no rhythm: before the first rhythm annotation'),
     ([(0, 40, 'N')], '1.2 of 2.0 s belong to no rhythm: after the last episode'),
     ([(0, 20, 'N'), (80, 100, 'VT')], '1.2 of 2.0 s belong to no rhythm: between episodes'),
-    ([(51, 100, 'N')], '1.0 of 2.0 s belong to no rhythm: before the first mark'),
+    ([(51, 100, 'N')], '1.0 of 2.0 s belong to no rhythm: before the first rhythm annotation'),
     ([(30, 70, 'N')],
-     '1.2 of 2.0 s belong to no rhythm: 0.6 s before the first mark, 0.6 s after the last episode'),
+     '1.2 of 2.0 s belong to no rhythm: 0.6 s before the first rhythm annotation, 0.6 s after the last episode'),
     ([(49, 100, 'N')], None), ([(0, 100, 'N')], None)])
 def test_time_without_a_rhythm_is_said(record, rows, said):
     notes = described(lambda r, db: (table(*rows), NONE)).labels(record, 'p1/r').notes
@@ -520,13 +520,13 @@ def test_a_mark_at_the_end_closes_the_last_episode(tmp_path):
     found = db.labels(record)
     assert found.episodes.values.tolist() == [[10, 7500, 'N', 0], [7500, 15_000, 'AFIB', 1]]
     assert found.beats.tolist() == [7600]
-    assert found.notes == ['a: 1 of its marks lie at the very end, behind the last sample, and are unused']
+    assert found.notes == ['a: 1 of its annotations lie at the very end, behind the last sample, and are unused']
     assert db.episodes(record)[0].equals(found.episodes)
 
 
 def test_half_a_recording_before_the_first_mark(tmp_path):
     db, record = annotated(tmp_path, [(100, 'N', ''), (10_000, '+', '(AFIB'), (14_999, 'N', '')])
-    assert db.labels(record).notes == ['a: 40.0 of 60.0 s belong to no rhythm: before the first mark']
+    assert db.labels(record).notes == ['a: 40.0 of 60.0 s belong to no rhythm: before the first rhythm annotation']
 
 
 # ---- functions that fail -----------------------------------------------------------------------------------
@@ -820,7 +820,7 @@ from pedarr.data.known_databases import LEIPZIG
 class Person:
     name: str
 
-def rhythm(record, db): return whole_record(record, NAME)
+def rhythm(record, db): return whole_record_episode(record, NAME)
 def people(paths, folder, db):
     stems = [Person(p.stem).name for p in paths]
     return pd.DataFrame({'subject': stems, 'cohort': 'c', 'age': 5., 'sex': ''}, index=stems)

@@ -75,7 +75,7 @@ def outcome(function, *names, seconds: float = 10.):
         except PedarrError as e: said = str(e)
     assert said.strip() and len(said.splitlines()) == 1 and said.isprintable(), f'not one line: {said!r}'
     assert not names or any(str(n) in said for n in names), f'names none of {names}: {said}'
-    assert ': ' in said, f'says no mend: {said}'
+    assert ': ' in said, f'names no remedy: {said}'
     return None
 
 
@@ -142,7 +142,7 @@ labels = st.dictionaries(st.integers(42, 49), st.sampled_from(['X', 'b', 'w', 'V
 
 @st.composite
 def annotation_file(draw):
-    "The bytes of a lawful annotation file, and the marks in it: (sample, symbol, text, subtype)."
+    "The bytes of a valid annotation file, and the annotations in it: (sample, symbol, text, subtype)."
     own, marks, raw, want, at = draw(labels), draw(st.lists(mark, max_size=25)), b'', [], 0
     note = lambda text: word(22, 0) + text_bytes(text)
     if draw(st.booleans()): raw += note(f'## time resolution: {FS}'.encode())
@@ -175,7 +175,7 @@ def read_bytes(folder, raw: bytes, **more):
 
 
 def episodes_of(marks, sig_len=SIG_LEN):
-    "Episodes from marks, mark by mark, by the definition in chapter 00."
+    "Episodes from annotations, one by one, by the definition in chapter 00."
     out = []
     for at, symbol, text, _ in marks:
         if symbol == '+':
@@ -286,7 +286,7 @@ def allowed(got, raw, sig_len=SIG_LEN):
     assert [(g[0], g[3]) for g in got] == [(m[0], m[3]) for m in want]
     for g, m in zip(got, want): assert g[2] == plain(m[2] or b'')
     rhythms = [m[0] for m in want if m[1] == 28]
-    assert [g[0] for g in got if g[1] == '+'] == rhythms, 'no rhythm mark is lost or added'
+    assert [g[0] for g in got if g[1] == '+'] == rhythms, 'no rhythm annotation is lost or added'
 
 
 @st.composite

@@ -20,7 +20,7 @@ from pedarr.training.config import make_config
 from pedarr.training.train import run_training
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = dict(dim=16, depth=1, heads=2, epochs=1, n_folds=2, lone_classes='keep', resamples=100)
+SMALL = dict(dim=16, depth=1, heads=2, epochs=1, n_folds=2, single_subject_classes='keep', resamples=100)
 
 
 @pytest.fixture(scope='module')
@@ -206,6 +206,14 @@ def test_plans_in_one_folder_are_joined(tmp_path):
     assert sorted(j.question for j in grid_.load_plan(tmp_path)) == ['focal', 'none']
 
 
+def test_a_plan_of_an_older_version_is_read_under_todays_names(tmp_path):
+    jobs = grid_.plan_jobs({'q': {'s': {}}}, tmp_path, ['patient'], 1, single_subject_classes='keep')
+    grid_.save_plan(jobs)
+    file = tmp_path/'plan.json'
+    file.write_text(file.read_text().replace('"single_subject_classes"', '"lone_classes"'))
+    assert 'lone_classes' in file.read_text() and grid_.load_plan(tmp_path) == jobs
+
+
 def _run(name, page, tmp_path, **params):
     papermill.execute_notebook(str(ROOT/f'nbs/experiments/{name}.ipynb'), str(page), parameters=params,
                                cwd=str(tmp_path), kernel_name='python3', progress_bar=False)
@@ -215,7 +223,7 @@ def _run(name, page, tmp_path, **params):
 
 def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_failure(store, tmp_path):
     own = {'mine': {'plain': {'loss': 'none'}, 'odd': {'model': 'xresnet1d', 'model_options': {'width': 7}}}}
-    common = {k: v for k, v in SMALL.items() if k != 'lone_classes'}
+    common = {k: v for k, v in SMALL.items() if k != 'single_subject_classes'}
     with pytest.raises(papermill.PapermillExecutionError, match='1 of 2 runs failed.*width=7'):
         _run('ablations', tmp_path/'a.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'),
              questions='', own=own, splits='patient', seeds=1, common=common)

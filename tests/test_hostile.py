@@ -109,9 +109,9 @@ def outcome(function, case, seconds=60):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, old)
-    assert said.strip(), f'{case}: not one line with a mend: {said!r}'
-    assert len(said.splitlines()) == 1, f'{case}: not one line with a mend: {said!r}'
-    assert ': ' in said, f'{case}: not one line with a mend: {said!r}'
+    assert said.strip(), f'{case}: not one line with a remedy: {said!r}'
+    assert len(said.splitlines()) == 1, f'{case}: not one line with a remedy: {said!r}'
+    assert ': ' in said, f'{case}: not one line with a remedy: {said!r}'
     return None
 
 
@@ -148,7 +148,7 @@ def CONFIG():
     return PreprocessConfig(rate=125., ecg_band=(.5, 40.), iegm_band=(20., 60.), window=2., guard=.1)
 
 
-PARAMS = dict(epochs=1, n_folds=2, dim=16, depth=1, heads=2, resamples=100, lone_classes='keep')
+PARAMS = dict(epochs=1, n_folds=2, dim=16, depth=1, heads=2, resamples=100, single_subject_classes='keep')
 
 
 def try_database(home: Path, work: Path, rng, number: int) -> None:

@@ -721,7 +721,7 @@ def test_a_record_of_the_release_agrees_and_a_changed_one_is_a_problem(claims, t
               ['episodes AVRT: 0 here, 1 there', 'beats VT: 23 here, 0 there'], 0),
              # a beat of one episode in another: all counts are equal
              (marks[:1] + marks[2:] + marks[1:2], ['longest N: 93 here, 94 there'], 1),
-             (marks[1:], ['beats before the first mark: 94 here, 0 there', 'symbol +: 4 here, 5 there'], 0))
+             (marks[1:], ['beats before the first rhythm annotation: 94 here, 0 there', 'symbol +: 4 here, 5 there'], 0))
     for change, words, equal in cases:
         write_marks(folder, change)
         relist(folder)

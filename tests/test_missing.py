@@ -34,7 +34,7 @@ def made(simulated, tmp_path_factory):
     root = tmp_path_factory.mktemp('missing')
     build_store(simulated, root/'store', 'leipzig', config=AT_250_HZ, progress=False)
     small = dict(store=root/'store', loss='none', epochs=1, batch_size=32, dim=16, heads=2, depth=1,
-                 n_folds=2, lone_classes='keep', resamples=100)
+                 n_folds=2, single_subject_classes='keep', resamples=100)
     runs = [run_training(make_config(**small, modalities=m, run=root/m), progress=False)
             for m in ('both', 'ecg')]
     return open_store(root/'store'), *runs
@@ -229,7 +229,7 @@ def test_runs_that_cannot_be_asked(made, tmp_path):
     _, run, _ = made
     grown = run_training(make_config(store=made[0].path, run=tmp_path/'trees', model='trees',
                                      model_options=dict(max_iter=2), n_folds=2,
-                                     lone_classes='keep', resamples=100), progress=False)
+                                     single_subject_classes='keep', resamples=100), progress=False)
     half = shutil.copytree(run, tmp_path/'half')
     (half/'model-1.safetensors').unlink()
     damaged = shutil.copytree(run, tmp_path/'damaged')

@@ -100,8 +100,8 @@ def test_several_seeds_are_pooled_by_subject(tmp_path):
 def test_a_class_that_one_run_left_out_is_said(tmp_path):
     t = truth()
     few = t[t.label != 'VT']
-    a = write_run(tmp_path/'a', few, 'patient', 1., lone_classes='drop')[0]
-    b = write_run(tmp_path/'b', t, 'segment', 1., lone_classes='keep')[0]
+    a = write_run(tmp_path/'a', few, 'patient', 1., single_subject_classes='drop')[0]
+    b = write_run(tmp_path/'b', t, 'segment', 1., single_subject_classes='keep')[0]
     both = protocol_table(a, b, n_resamples=100)
     assert both.classes['class'].tolist() == CLASSES[:2]
     assert both.notes[1].startswith('VT was tested by one of the two only')
@@ -172,7 +172,7 @@ def tiny(tmp_path_factory):
     simulate_database(root/'db', subjects=6, minutes=1., seed=2)
     build_store(root/'db', root/'store', 'leipzig', config=AT_250_HZ, progress=False)
     c = make_config(store=root/'store', run=root/'run', epochs=1, dim=32, depth=1, n_folds=2,
-                    lone_classes='drop', resamples=100)
+                    single_subject_classes='drop', resamples=100)
     return run_training(c, progress=False)
 
 

@@ -21,7 +21,7 @@ def test_episodes_tile_what_follows_the_first_mark(items):
     aux = [f'({m[2]}\x00' if m[1] == '+' else '' for m in items]
     e = parse_episodes(sample, symbol, aux, 1000)
     at = [i for i, s in enumerate(symbol) if s == '+']
-    assert len(e) == len(at), 'no rhythm mark is lost'
+    assert len(e) == len(at), 'no rhythm annotation is lost'
     assert e.rhythm.tolist() == [items[i][2] for i in at], 'and every name is kept, known or not'
     assert (e.start.to_numpy()[1:] == e.stop.to_numpy()[:-1]).all() and (e.stop >= e.start).all()
     if at:

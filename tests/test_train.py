@@ -226,6 +226,8 @@ def older(run: Path, folder: Path) -> Path:
     edit(old/'params.json',
          lambda p: {k: v for k, v in p.items()
                     if k not in ('model_options', 'encoder', 'validation')} | {'watch': True})
+    edit(old/'params.json',
+         lambda p: {'lone_classes' if k == 'single_subject_classes' else k: v for k, v in p.items()})
     edit(old/'environment.json',
          lambda e: {k: v for k, v in e.items() if k not in ('store_json_sha256', 'simulated')})
     edit(old/'model.json',
@@ -867,7 +869,7 @@ def test_a_grouping_that_nobody_registered_here_is_the_stores_own(simulated, tmp
 def test_a_class_that_one_tested_subject_has_is_not_a_class_of_one_subject(store, tmp_path):
     "A single fold: notes count over the whole store."
     r = open_finished(run_training(make_config(store=store, run=tmp_path/'r', **{**SMALL, 'n_folds': 4},
-                                               fold=0, lone_classes='keep'), progress=False))
+                                               fold=0, single_subject_classes='keep'), progress=False))
     of = r.split[r.split.label != ''].groupby('label').subject.nunique()
     rows = {row['class']: row for row in read_scores(r)['per_class']}
     few = [c for c, row in rows.items() if row['subjects'] == 1 and of[c] > 1]

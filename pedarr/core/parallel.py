@@ -131,8 +131,8 @@ def parallel_map(function: Callable, items: Iterable, jobs: int = 1) -> Iterator
     """Yield `function(item)` for each of `items`, in their order, by `jobs` processes with one thread each.
 
     With one job all happens in this process. The first error in the order of the items is raised; one of the
-    system or of memory as a `PassingError` (or `PedarrError`: see `system_error`). Nothing else is begun after
-    it, and no worker outlives this process."""
+    system or of memory as a `PassingError` (or `PedarrError`: see `system_error`). Nothing else is begun
+    after it, and no worker outlives this process."""
     _check_jobs(jobs)
     items = list(items)
     jobs = min(int(jobs), len(items))

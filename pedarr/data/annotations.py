@@ -70,7 +70,7 @@ _OWN_LABEL = re.compile(r'(\d{1,2}) (\S+)(?: .*)?', re.ASCII | re.DOTALL)
 _RESOLUTION = re.compile(r'## time resolution: (\d{1,9}(?:\.\d{1,20})?)', re.ASCII)
 
 def _own_label(text: str, source: Path | str) -> tuple[int, str]:
-    "'42 X Tachycardia beat' -> 42, 'X'. Only rhythm marks may be called +."
+    "'42 X Tachycardia beat' -> 42, 'X'. Only rhythm annotations may be called +."
     found = _OWN_LABEL.fullmatch(text)
     if not found or not 0 < int(found[1]) < 50 or (found[2] == '+') != (found[1] == '28'):
         raise file_error(source, f'cannot use the label definition {one_line(text)[:40]!r}',

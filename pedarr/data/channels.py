@@ -124,5 +124,5 @@ def match_channels(names: Iterable[str | None], aliases: dict | None = None,
 # %% ../../nbs/1_data/02_channels.ipynb #12ee1713
 def find_channels(names: Iterable[str | None], aliases: dict | None = None,
                   source: Path | str = 'header') -> np.ndarray:
-    "For each of `CHANNELS` its index in `names`, or -1 where it is absent; see `match_channels`."
+    "For each of `CHANNELS` its index in `names`, int [19], or -1 where it is absent; see `match_channels`."
     return match_channels(names, aliases, source).rows

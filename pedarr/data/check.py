@@ -63,7 +63,8 @@ def _look_for(db: Database, folder: Path, sums: dict[str, str]) -> tuple[FoundRe
     "The records to look at, and problems. Of those in the checksum list that are wholly absent it is silent."
     damaged = {}
     found = db.find(folder, damaged)
-    absent = set(absent_records({n: 'missing' if kind_of_file(folder/n) == 'nothing' else 'here' for n in sums}))
+    here = {n: 'missing' if kind_of_file(folder/n) == 'nothing' else 'here' for n in sums}
+    absent = set(absent_records(here))
     stems = [p.relative_to(folder).with_suffix('').as_posix() for p in found.paths]
     problems = [f'{folder/name}.hea: cannot be used ({why}): fetch it again'
                 for name, why in damaged.items() if name not in absent]

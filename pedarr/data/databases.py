@@ -218,7 +218,8 @@ def _read_beats(db: Database, record: Record) -> tuple[np.ndarray | None, list[s
     is_beat, late = np.isin(a.symbol, list(BEAT_SYMBOLS)), a.sample == record.sig_len
     behind = int((late & (a.symbol != '+')).sum())
     notes = []
-    if behind: notes = [f'{behind} of its marks lie at the very end, behind the last sample, and are unused']
+    if behind:
+        notes = [f'{behind} of its annotations lie at the very end, behind the last sample, and are unused']
     return (a.sample[is_beat & ~late] if is_beat.any() else None), notes
 
 def _labels_of(db: Database, record: Record, name: str) -> Labels:

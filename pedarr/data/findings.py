@@ -95,9 +95,9 @@ def content_notes(records: pd.DataFrame, names: dict[str, list[str]]) -> list[st
     if 'no_episode' not in records: return notes
     outside = records.no_episode[records.no_episode > 0]
     for r, n in outside.items():
-        notes.append(f'{r}: {n:.0f} beats before the first rhythm mark belong to no episode')
+        notes.append(f'{r}: {n:.0f} beats before the first rhythm annotation belong to no episode')
     odd = list(records.index[records.quality_marks % 2 == 1])
-    said = f'{first_few(odd)}: an odd number of ~ marks; the last poor stretch runs to the end'
+    said = f'{first_few(odd)}: an odd number of ~ annotations; the last poor stretch runs to the end'
     return notes + [said]*bool(odd)
 
 # %% ../../nbs/1_data/29_findings.ipynb #8ff6138b

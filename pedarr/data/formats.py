@@ -17,7 +17,7 @@ SAMPLE_BITS = {'16': 16, '24': 24, '212': 12, '32': 32, '61': 16, '80': 8, '160'
          '508': 8, '516': 16, '524': 24}
 _BLOCKS = {'8': (1, 1), '16': (1, 2), '24': (1, 3), '32': (1, 4), '61': (1, 2), '80': (1, 1), '160': (1, 2),
            '212': (2, 3), '310': (3, 4), '311': (3, 4)}     # samples and bytes of a block
-INVALID_VALUES = {fmt: -2**(bits - 1) for fmt, bits in SAMPLE_BITS.items()}     # the integer that means 'no sample'
+INVALID_VALUES = {fmt: -2**(bits - 1) for fmt, bits in SAMPLE_BITS.items()}     # means 'no sample'
 INVALID_VALUES['8'] = -2**31
 
 def n_bytes(fmt: str, n: int) -> int:
@@ -63,7 +63,7 @@ _PLAIN = {'16': '<i2', '61': '>i2', '32': '<i4', '8': '<i1'}         # format 8:
 _OFFSET = {'80': ('<u1', 128), '160': ('<u2', 32768)}                # offset binary
 
 def decode_samples(raw: bytes, fmt: str, n: int) -> np.ndarray:
-    "The first `n` samples of `raw` (integers of 8 to 32 bits), which starts with a whole block."
+    "The first `n` samples [n] of `raw` (integers of 8 to 32 bits), which starts with a whole block."
     if fmt == '24':   # read four bytes from one byte before each sample, and shift that byte out again
         return np.ndarray((n,), '<i4', b'\0' + raw, 0, (3,)) >> 8
     if fmt == '212': return _decode_212(raw, n)

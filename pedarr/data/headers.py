@@ -92,7 +92,8 @@ def parse_signal(line: str, source: Path | str = 'header') -> SignalHeader:
     _, zero, initial, checksum, _ = numbers + [None]*(5 - len(numbers))
     if baseline is None: baseline = zero or 0
     if initial is None: initial = zero or 0
-    return SignalHeader(file, fmt, offset, gain, baseline, unit, checksum, name, frame, skew, initial, calibrated)
+    return SignalHeader(file, fmt, offset, gain, baseline, unit, checksum, name, frame, skew,
+                        initial, calibrated)
 
 # %% ../../nbs/1_data/05_headers.ipynb #5689b2f7
 class Header(NamedTuple):

@@ -96,12 +96,12 @@ def _places(e: pd.DataFrame, sig_len: int) -> dict[str, int]:
     "Where how many samples belong to no episode of `e`."
     rest = sig_len - int((e.stop - e.start).sum())
     before, after = (int(e.start.iloc[0]), sig_len - int(e.stop.iloc[-1])) if len(e) else (0, 0)
-    places = {'before the first mark': before, 'between episodes': rest - before - after,
+    places = {'before the first rhythm annotation': before, 'between episodes': rest - before - after,
               'after the last episode': after}
     return {where: n for where, n in places.items() if n}
 
 def unlabelled_note(e: pd.DataFrame, sig_len: int, fs: float) -> str:
-    "'40.0 of 60.0 s belong to no rhythm: before the first mark', or '' where (almost) all of it does."
+    "'40 of 60 s belong to no rhythm: before the first rhythm annotation', or '' where (almost) all does."
     places = _places(e, sig_len)
     rest = sum(places.values())
     if rest < _UNSAID*fs: return ''

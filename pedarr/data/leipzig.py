@@ -32,7 +32,7 @@ def release_facts() -> dict[str, pd.DataFrame]:
 
     records: record, subject_id, cohort, sex, age (as released), diagnosis, pathway, duration,
              channels (blank-separated, in file order).
-    episodes: record, rhythm ('' before the first mark), episodes, beats (`Q` included),
+    episodes: record, rhythm ('' before the first rhythm annotation), episodes, beats (`Q` included),
               median, longest (in beats).
     marks: record, rhythm of the episode it stands in, symbol, aux, n (all annotations but `+`)."""
     counts = {'episodes': int, 'beats': int, 'median': float, 'longest': int}

@@ -170,7 +170,7 @@ def make_scale(signals: list[SignalHeader | None]) -> Scale:
     return Scale(gain, baseline, unit, invalid, int(invalid.max()), gain32, baseline32, bool(exact and short))
 
 def check_units(hea: Path, rows: np.ndarray, signals: list[SignalHeader | None]) -> None:
-    "`PedarrError` unless each channel in `rows` is a voltage; the unit of other signals doesn't matter."
+    "`PedarrError` unless each channel in `rows` [19] (-1: absent) is a voltage; other units don't matter."
     for i in rows[rows >= 0]:
         if signals[i] and signals[i].unit.lower() not in _TO_MV:
             which, unit = signal_label(int(i), signals[i].name), one_line(signals[i].unit)

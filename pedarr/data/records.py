@@ -215,7 +215,7 @@ class Record:
         return np.where(mask[:, None], np.nan_to_num(x), np.float32(0)), mask
 
     def checksums(self, total: np.ndarray) -> list[tuple]:
-        "The sums `total` of a record that is read by windows, as `compare_checksums` wants them."
+        "The sums `total` [signal] of a record that is read by windows, as `compare_checksums` wants them."
         part = self.parts[0]
         return [(part.hea, s, int(have)) for s, have in zip(part.signals, total)]*part.checked
 

@@ -35,7 +35,7 @@ def record_counts(marks: pd.DataFrame, rhythms: pd.DataFrame, before: int = 0) -
     out |= {f'text {a or "(none)"}': int(n) for a, n in texts.items()}
     for r in rhythms.itertuples():
         out |= {f'{what} {r.rhythm}': getattr(r, what) for what in ('episodes', 'beats', 'median', 'longest')}
-    return {**out, 'beats before the first mark': int(before)}
+    return {**out, 'beats before the first rhythm annotation': int(before)}
 
 # %% ../../nbs/1_data/28_release.ipynb #5306dd1f
 def release_counts(record: str, facts: dict[str, pd.DataFrame]) -> dict[str, int | float]:

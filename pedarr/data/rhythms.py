@@ -60,7 +60,7 @@ def _check_order(sample: np.ndarray, source: str) -> None:
 
 # %% ../../nbs/1_data/00_rhythms.ipynb #622c1ca9
 def check_samples(sample: ArrayLike, sig_len: int, source: str = 'annotations') -> np.ndarray:
-    """`sample` as int64, if these are numbers from 0 to `sig_len` (the recording's end) in rising order.
+    """`sample` [N] as int64, if these are numbers from 0 to `sig_len` (the recording's end) in rising order.
 
     `PedarrError` if they are not whole numbers, out of order, or lie outside the recording."""
     sample = np.asarray(sample) if len(sample) else np.zeros(0, np.int64)
@@ -78,7 +78,7 @@ def _check_lengths(source: str, **columns: Sequence) -> None:
     sizes = {name: len(column) for name, column in columns.items()}
     if len(set(sizes.values())) > 1:
         found = ', '.join(f'{n} {name}' for name, n in sizes.items())
-        raise PedarrError(f'{source}: the marks do not fit each other ({found}): '
+        raise PedarrError(f'{source}: the columns of annotations do not fit each other ({found}): '
                           'read them from the annotation file again')
 
 # %% ../../nbs/1_data/00_rhythms.ipynb #b05e43f6

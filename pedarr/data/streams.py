@@ -109,7 +109,7 @@ class RecordStream:
         self.kept, self.first = new, start
 
     def standard(self, start: int, stop: int) -> np.ndarray:
-        "As `Record.standard`, but a view that lasts until the next call."
+        "As `Record.standard`, `[19, time]` in mV, but a view that lasts until the next call."
         self._make_room(start, stop)
         while self.head < stop: self._next(wanted=self.head >= self.first)
         return self.kept[:, start - self.first:stop - self.first]

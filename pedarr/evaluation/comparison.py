@@ -52,6 +52,8 @@ def paired_bootstrap(y_true: ArrayLike, pred_a: ArrayLike, pred_b: ArrayLike, su
                      min_subjects: int = 1) -> pd.DataFrame:
     """Scores of system a minus b on the same resampled subjects: index = metric, columns `value low high p`.
 
+    `y_true`, `pred_a`, `pred_b`: class numbers [N]; `subject` [N].
+
     `p` (two-sided, +1 corrected) inverts the percentile interval of the differences; for a test see
     `permutation_test`. With one subject `low`, `high` and `p` are NaN.
     Raises `PedarrError` as `bootstrap_scores`, which explains `min_subjects`."""
@@ -101,6 +103,8 @@ def permutation_test(y_true: ArrayLike, pred_a: ArrayLike, pred_b: ArrayLike, su
                      min_subjects: int = 1) -> pd.DataFrame:
     """Paired permutation test over subjects of system a minus b: index = metric, columns `value p smallest`.
 
+    `y_true`, `pred_a`, `pred_b`: class numbers [N]; `subject` [N].
+
     Swaps the two systems' answers of whole subjects; two-sided; `smallest` is the smallest p possible.
     Exact if 2^subjects <= `n_permutations`, otherwise random by `seed` with the observed order counted in
     (Phipson and Smyth 2010). `min_subjects` as in `bootstrap_scores`.
@@ -119,6 +123,8 @@ def paired_scores(y_true: ArrayLike, pred_a: ArrayLike, pred_b: ArrayLike, subje
                   n_resamples: int = 10_000, level: float = 0.95, seed: int = 0,
                   min_subjects: int = 1) -> pd.DataFrame:
     """Scores of system a minus system b: index = metric, columns `value low high p smallest`.
+
+    `y_true`, `pred_a`, `pred_b`: class numbers [N]; `subject` [N].
 
     Value and interval are those of `paired_bootstrap`, `p` and `smallest` those of `permutation_test`, which
     also say what raises `PedarrError`."""

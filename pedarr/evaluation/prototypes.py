@@ -49,7 +49,7 @@ def subject_means(embedding: np.ndarray, label: ArrayLike,
 
 # %% ../../nbs/7_evaluation/05_prototypes.ipynb #6447883a
 def prior_weight(embedding: np.ndarray, label: ArrayLike, subject: ArrayLike) -> float:
-    """k0 = variance within subjects / variance between them, within each class (Searle et al. 1992).
+    """k0 of `embedding` [N, d]: variance within / between subjects of each class (Searle et al. 1992).
 
     inf where subjects don't differ beyond chance; `PedarrError` where there is nothing to estimate."""
     mean, of, n = subject_means(embedding, label, subject)

@@ -59,6 +59,8 @@ def recall_by_subject(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike,
                       classes: Sequence[str]) -> pd.DataFrame:
     """Recall of each class in each subject: index = subject, columns = `classes`.
 
+    `y_true`, `y_pred`: class numbers [N]; `subject` [N].
+
     NaN where the subject does not have the class. Raises `PedarrError` as `subject_counts`."""
     counts, names = subject_counts(y_true, y_pred, subject, len(classes))
     hit, support, _ = np.moveaxis(counts, 1, 0)
@@ -69,6 +71,8 @@ def recall_by_subject(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike,
 def macro_table(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike, classes: Sequence[str],
                 **options) -> pd.DataFrame:
     """Scores as text with intervals: over all classes, and without single-subject classes if there are any.
+
+    `y_true`, `y_pred`: class numbers [N]; `subject` [N].
 
     `options` are those of `bootstrap_scores`, which also says what raises `PedarrError`."""
     def row(over, **more):

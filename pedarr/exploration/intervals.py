@@ -143,7 +143,7 @@ def _check_window(signal, fs, beats):
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #72475a8d
 def av_association(atrial: np.ndarray, ventricular: np.ndarray) -> float:
-    """How firmly `ventricular` are locked to `atrial` times (s): 1 locked, near 0 dissociated, NaN below 3.
+    """How firmly `ventricular` [N] are locked to `atrial` times [M] (s): 1 locked, near 0 not, NaN below 3.
 
     Length of the mean phase vector of the ventricular times within the atrial cycles."""
     i = np.searchsorted(atrial, ventricular)
@@ -158,7 +158,8 @@ def dominant_frequency(x: np.ndarray, fs: float, low: float = 3., high: float = 
     """Dominant frequency (Hz, between `low` and `high`) of an electrogram `x` [T], and its regularity index.
 
     The index is the share of the power of 2.5 to 20 Hz that lies within 0.75 Hz of it."""
-    activity = butterworth_band(abs(butterworth_band(np.nan_to_num(x).astype(float), fs, 40., 250.)), fs, None, 20.)
+    sharp = butterworth_band(np.nan_to_num(x).astype(float), fs, 40., 250.)
+    activity = butterworth_band(abs(sharp), fs, None, 20.)
     length = min(len(activity), int(4 * fs))
     f, power = welch(activity - activity.mean(), fs, nperseg=length, nfft=int(8 * fs))
     allowed = (f >= low) & (f <= high)
@@ -265,9 +266,9 @@ def describe_window(reading: WindowReading, signal: np.ndarray, fs: float) -> pd
     """The numbers of a window (Series; times in s) from its `beat_intervals` and `signal` [19, T] (mV).
 
     Medians rr, qrs, pr, ah, hv, av, va, va_septal, aa; rr_jitter, aa_jitter: relative change from cycle to
-    cycle; av_spread, va_spread: median absolute deviation; ratio: atrial waves a QRS; locked: `av_association`;
-    leader: 1 atria, 0 ventricles; earliest: bipole; p_II (mV); early: share of QRS complexes that come early;
-    v_paced, a_paced: shares at a fixed time after a stimulus; df, regularity, active: of CS56."""
+    cycle; av_spread, va_spread: median absolute deviation; ratio: atrial waves a QRS;
+    locked: `av_association`; leader: 1 atria, 0 ventricles; earliest: bipole; p_II (mV); early: share of QRS
+    complexes that come early; v_paced, a_paced: shares after a stimulus; df, regularity, active: of CS56."""
     t = reading.beats
     if len(t) > 4: t = t.iloc[1:-1]         # the outermost may be cut
     first = np.nanmin(reading.waves, 1)

@@ -65,7 +65,7 @@ def _draw_amount(ax: Axes, amount: pd.Series, rows: dict, colours: dict, rings: 
 
 # %% ../../nbs/3_exploration/08_long_tail.ipynb #9a7608a3
 def plot_amounts(table: pd.DataFrame, beside: pd.DataFrame | None = None, title: str = '') -> Figure:
-    "The `amount_table` of `table` as dots, a panel each (logarithmic but for subjects), of `beside` as rings."
+    "`amount_table` of `table` as dots, a panel each (logarithmic but for subjects), of `beside` as rings."
     import matplotlib.pyplot as plt
     dots = amount_table(table)
     rings = pd.DataFrame() if beside is None else amount_table(beside)

@@ -136,7 +136,7 @@ def electrogram_features(x: np.ndarray, fs: float) -> dict[str, float]:
 
 # %% ../../nbs/5_model/07_features.ipynb #58c840e4
 def annotated_beats(store: Store, folder: str | Path) -> list[np.ndarray]:
-    """Beat times (s from the start of each window) of a store's segments, from the annotations in the
+    """Beat times [beats] (s from the start of each window) of a store's segments, from annotations in the
     database `folder`. Symbols tell beats from other annotations, and no more. `PedarrError` for a database
     without beats."""
     folder, database, out = Path(folder), get_database(store.meta['database']), [None] * len(store)
@@ -177,9 +177,9 @@ def segment_features(store: Store, beats: list[np.ndarray] | None = None,
     """Interval and shape features (a row per segment, NaN where not seen) of the segments of a store, or of
     its `rows`.
 
-    `beats`: times as from `annotated_beats`, or None to find them in the window; `modalities`: what may be
-    looked at. About 30 ms a segment; `jobs` processes. Raises `PedarrError` for windows too short to measure
-    in (1 s at 200 Hz)."""
+    `beats`: times [beats] (s) as from `annotated_beats`, or None to find them in the window; `modalities`:
+    what may be looked at. About 30 ms a segment; `jobs` processes. Raises `PedarrError` for windows too
+    short to measure in (1 s at 200 Hz)."""
     check_modalities(modalities)
     if beats is not None and len(beats) != len(store):
         raise PedarrError(f'beats of {len(beats)} segments were given, the store has {len(store)}: '

@@ -74,7 +74,7 @@ def _checked(store: Any, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 # %% ../../nbs/4_signals/11_batches.ipynb #2c2dd620
 class SegmentDataset(Dataset):
-    """Rows `index` of a store, normalised (see `normalise_signals`) and, with `augment`, varied anew in each epoch.
+    """Rows `index` of a store, normalised (see `normalise_signals`) and, with `augment`, varied each epoch.
 
     `in_memory`: True, False, or 'auto' (below 1 GiB; on a GPU below half of its free memory). `device`: where
     batches are made and kept. `views`: how often each segment stands in a batch, varied differently."""

@@ -40,8 +40,8 @@ def _root(W: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/4_signals/03_fast_filters.ipynb #na57103a
 def zero_phase(sos: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """(r0, A, K, C), balanced: run forwards and backwards, the filter has the weights r0 and r_k = C
-    A^(k-1) K."""
+    """(r0, A [m, m], K [m, 1], C [1, m]), balanced: run forwards and backwards, the filter has the weights r0
+    and r_k = C A^(k-1) K."""
     A, B, C, D = _state_space(sos)
     P = solve_discrete_lyapunov(A, B@B.T)
     r0, K = (C@P@C.T + D@D.T).item(), A@P@C.T + B@D.T
@@ -57,8 +57,9 @@ PER_BLOCK = 64
 
 @lru_cache(maxsize=16)
 def block_matrices(config: PreprocessConfig, band: tuple) -> tuple[np.ndarray, np.ndarray, list]:
-    """For blocks: weights (samples, states) -> samples, samples -> states, and A^64, A^128, ... until they
-    vanish. `PedarrError` for a `band` (Hz) that can't be had at the store's rate, or not exactly."""
+    """For blocks: weights (samples, states) -> samples [64+2m, 64], samples -> states [64, 2m], and A^64,
+    A^128, ... [m, m] until they vanish. `PedarrError` for a `band` (Hz) that can't be had at the store's
+    rate, or not exactly."""
     r0, A, K, C = zero_phase(filter_sections(config, band))
     _check_response(config, band, r0, A, K, C)
     power = [np.eye(len(A))]
@@ -146,7 +147,7 @@ def _tiles(up: int, down: int) -> tuple[int, int, int, list]:
     first input, weights [inputs, outputs])."""
     half, k = 10*max(up, down), _TILE//math.gcd(up, _TILE) if up < 1000 else 1
     up_k, down_k, reach = up*k, down*k, half//up + 1
-    h = np.r_[resampler_taps(up, down), 0.]                                            # the last one for 'out of reach'
+    h = np.r_[resampler_taps(up, down), 0.]                        # the last one for 'out of reach'
     tiles = []
     for j in np.split(np.arange(up_k), np.arange(_TILE, up_k, _TILE)):
         i = np.arange((j[0]*down - half)//up, (j[-1]*down + half)//up + 1)   # inputs that these outputs touch

@@ -41,7 +41,7 @@ def store_length(record: Record, config: PreprocessConfig) -> int:
 
 # %% ../../nbs/4_signals/02_rates.ipynb #c5dad755
 def resampler_taps(up: int, down: int) -> np.ndarray:
-    """The low-pass of the resampler at `up` times the input rate, as resample_poly's (a Kaiser window),
+    """The low-pass [taps] of the resampler at `up` times the input rate, as resample_poly's (Kaiser window),
     but each phase sums to 1."""
     half = 10*max(up, down)
     h = firwin(2*half + 1, 1/max(up, down), window=('kaiser', 5.))

@@ -107,7 +107,7 @@ def _check_request(segments: pd.DataFrame, kind: str, n_folds: int, strict: bool
 # %% ../../nbs/4_signals/08_splits.ipynb #95fc97d9
 def make_split(segments: pd.DataFrame, kind: str = 'patient', n_folds: int = 5, seed: int = 0,
                strict: bool = False) -> np.ndarray:
-    """The fold (int, -1 for none) in which each row of `segments` (columns subject, label, evaluate) is
+    """The fold, int [N] (-1: none), in which each row of `segments` (columns subject, label, evaluate) is
     tested.
 
     No fold is empty; rows without a label ('') are in none. `PedarrError`: unknown kind, missing subject,

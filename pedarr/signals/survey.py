@@ -203,7 +203,7 @@ def damaged_error(folder: Path, left_out: list[LeftOut], total: int) -> PedarrEr
     names = first_few((x.name for x in bad), 10)
     return PedarrError(f'{folder}: {len(bad)} of {total} records cannot be used ({names}). '
                        f'The first: {bad[0].why}. The second: {bad[1].why}. '
-                       'Mend them, or leave them out with --skip-damaged')
+                       'Repair them, or leave them out with --skip-damaged')
 
 def nothing_left_error(folder: Path, left_out: list[LeftOut]) -> PedarrError:
     "What is said where no record can be used."

@@ -133,13 +133,13 @@ def _nearest(at: np.ndarray, record: Record, config: PreprocessConfig) -> np.nda
     return (2*np.asarray(at, np.int64)*up + down)//(2*down)
 
 def first_samples(record: Record, start: np.ndarray, config: PreprocessConfig) -> np.ndarray:
-    """The sample of the filtered recording (at the store's rate) with which each window begins, from its
+    """The sample of the filtered recording (at the store's rate) with which each window begins [N], from its
     `start`."""
     return np.minimum(_nearest(start, record, config), store_length(record, config) - config.samples)
 
 def beat_samples(record: Record, table: pd.DataFrame, beats: np.ndarray | None,
                  config: PreprocessConfig) -> list[np.ndarray]:
-    """Where the `beats` (sample numbers of the recording, sorted; None: unknown) lie in each window of
+    """Where the `beats` [beats] (samples of the recording, sorted; None: unknown) lie in each window of
     `table`: samples at the store's rate from the window's first one, as many as its column `beats` says."""
     if beats is None: return [np.zeros(0, np.int32)]*len(table)
     places, first = _nearest(beats, record, config), first_samples(record, table['start'], config)

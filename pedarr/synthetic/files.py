@@ -35,7 +35,7 @@ def pack24(digital: np.ndarray) -> bytes:
 
 def header_text(name: str, names: Sequence[str], n: int, first: np.ndarray, total: np.ndarray,
                 fs: int = SIMULATED_RATE, gain: int = 2000, comments: Iterable[str] = ()) -> str:
-    """A WFDB header for one format 24 file of `n` samples; `first` sample and `total` sum of each channel.
+    """A WFDB header for one format 24 file of `n` samples; `first` sample and `total` sum [channel].
 
     Lines are as in the Leipzig database; `gain`: units per mV."""
     lines = [f'{name} {len(names)} {fs} {n}']

@@ -102,5 +102,6 @@ def measured_paces(runs: pd.DataFrame) -> tuple[RhythmPace, ...]:
         certain = near.mean() >= .6 and (r.beats - 1).sum() >= 6
         if rhythm not in MEASURED_RHYTHMS or not certain: continue
         long = r[near & (r.beats >= 10)]
-        out.append(RhythmPace(rhythm, float(cycle), float(long.spread.median()), float(long.variability.median())))
+        spread, variability = float(long.spread.median()), float(long.variability.median())
+        out.append(RhythmPace(rhythm, float(cycle), spread, variability))
     return tuple(out)

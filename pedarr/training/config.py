@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import copy
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,14 +26,14 @@ from ..signals.splits import SPLITS
 from ..signals.augmentation import NORMALISE
 
 # %% auto #0
-__all__ = ['MODALITY_SETS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'DataParameters', 'SplitParameters',
-           'FitParameters', 'LossParameters', 'ModelParameters', 'MachineParameters', 'TrainConfig', 'make_config',
-           'tree_options', 'own_parameters', 'check_parameters']
+__all__ = ['MODALITY_SETS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'RENAMED_PARAMETERS', 'DataParameters',
+           'SplitParameters', 'FitParameters', 'LossParameters', 'ModelParameters', 'MachineParameters', 'TrainConfig',
+           'current_names', 'make_config', 'tree_options', 'own_parameters', 'check_parameters']
 
 # %% ../../nbs/8_training/00_config.ipynb #3e6f785b
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
 _PRECISIONS = ('float32', 'bf16')
-_LONE_CLASSES = ('error', 'drop', 'keep')
+_SINGLE_SUBJECT = ('error', 'drop', 'keep')
 TASKS = ('', 'single', 'multi')         # '': what the grouping is for
 
 def _name_of(names: Iterable[str], what: str) -> Any:
@@ -42,7 +42,8 @@ def _name_of(names: Iterable[str], what: str) -> Any:
 
 _SplitName, _ModelName = _name_of(SPLITS, 'split'), _name_of(CLASSIFIERS, 'model')
 _ModalityName, _Precision = _name_of(MODALITY_SETS, 'modalities'), _name_of(_PRECISIONS, 'precision')
-_Normalisation, _LoneClasses = _name_of(NORMALISE, 'normalisation'), _name_of(_LONE_CLASSES, 'lone_classes')
+_Normalisation = _name_of(NORMALISE, 'normalisation')
+_SingleSubject = _name_of(_SINGLE_SUBJECT, 'single_subject_classes')
 _Task = _name_of(TASKS, 'task')
 
 # %% ../../nbs/8_training/00_config.ipynb #84a00019
@@ -87,7 +88,7 @@ class SplitParameters(Parameters):
     fold: _Fold = Field('all', description='all, last, or the number of one fold')
     split_seed: Seed = Field(0, description='draws the folds')
     validation: float = Field(0.2, ge=0, le=.9, description='share of training subjects to watch by')
-    lone_classes: _LoneClasses = Field('error', description='a single-subject class: error, drop or keep')
+    single_subject_classes: _SingleSubject = Field('error', description='error, drop or keep')
 
 # %% ../../nbs/8_training/00_config.ipynb #5373d5a9
 class FitParameters(Parameters):
@@ -155,9 +156,18 @@ class TrainConfig(MachineParameters, ModelParameters, NetworkParameters, LossPar
         return self
 
 # %% ../../nbs/8_training/00_config.ipynb #f3751290
+RENAMED_PARAMETERS = {'lone_classes': 'single_subject_classes'}     # name in older runs -> name
+
+def current_names(params: Mapping[str, Any]) -> dict[str, Any]:
+    "`params` under today's names; `PedarrError` where one is given under its old name too."
+    for old, new in RENAMED_PARAMETERS.items():
+        if old in params and new in params:
+            raise PedarrError(f'parameter {new} is given twice, once as {old}: leave one out')
+    return {RENAMED_PARAMETERS.get(name, name): value for name, value in params.items()}
+
 def make_config(**params: Any) -> TrainConfig:
     "A `TrainConfig` from named parameters; a mistake is a `PedarrError` of one line."
-    return TrainConfig(**params)
+    return TrainConfig(**current_names(params))
 
 # %% ../../nbs/8_training/00_config.ipynb #6c2d5994
 def _check_option(name: str, model: str) -> None:
@@ -191,4 +201,8 @@ def own_parameters(params: dict) -> dict:
 def check_parameters(cells: list[str], known: list[str] | None = None) -> None:
     """`PedarrError` if a parameter cell among `cells` (source texts, such as IPython's `In`) sets a name that
     isn't `known` (default: the fields of `TrainConfig`)."""
-    check_cells(known or TrainConfig.model_fields, cells)
+    known = known or list(TrainConfig.model_fields)
+    for old, new in RENAMED_PARAMETERS.items():
+        is_set = any(re.search(rf'^{old} *=', c, re.M) for c in cells if c.lower().startswith('# parameters'))
+        if is_set and old not in known: raise PedarrError(f'parameter {old} is called {new} now: set that')
+    check_cells(known, cells)

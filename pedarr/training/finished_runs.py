@@ -62,9 +62,9 @@ def split_warning(kind: str) -> str:
 def _class_rows(truth, predicted, subject, classes, of: dict) -> list:
     "Rows of `per_class`; `of`: class -> subjects of the whole store, which decide what is said of a class."
     t = per_class(truth, predicted, subject, classes)
-    lone = [of.get(c, n) == 1 for c, n in zip(t['class'], t.subjects)]
+    single = [of.get(c, n) == 1 for c, n in zip(t['class'], t.subjects)]
     words = ['absent', SINGLE_SUBJECT, 'one subject in this test']
-    few = np.select([t.subjects == 0, lone, t.subjects == 1], words, '')
+    few = np.select([t.subjects == 0, single, t.subjects == 1], words, '')
     return t.assign(note=few).to_dict('records')
 
 # %% ../../nbs/8_training/04_finished_runs.ipynb #ad56d6a1
@@ -246,7 +246,9 @@ def _scores(run: Run) -> dict:
     "The contents of metrics.json, computed again from predictions and history."
     notes = [split_warning(run.params.split), *run.metrics.notes[1:]]
     if run.multi: again = summarise_multi(run.predictions, run.validation, run.classes, run.params, notes)
-    else: again = compute_metrics(run.predictions, run.classes, run.params, notes, subjects_per_class(run.split))
+    else:
+        of = subjects_per_class(run.split)
+        again = compute_metrics(run.predictions, run.classes, run.params, notes, of)
     return json_ready(again | dict(speed=training_speed(run.history)))
 
 # %% ../../nbs/8_training/04_finished_runs.ipynb #27dad676

@@ -49,7 +49,7 @@ def _training_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoa
                        drop_last=len(index) > c.batch_size, workers=c.workers)
 
 def answering_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoader:
-    "Batches of the segments `index`, as they are and in their order."
+    "Batches of the segments `index` [N], as they are and in their order."
     where = 'cpu' if c.workers else pick_device(c.device)
     data = SegmentDataset(store, index, normalise=c.normalise, seed=c.seed, device=where)
     return make_loader(data, 4*c.batch_size, shuffle=False)
@@ -127,7 +127,7 @@ def _before_epochs(losses: tuple, dataset: SegmentDataset, c: TrainConfig) -> Ca
 # %% ../../nbs/8_training/08_folds.ipynb #65e57a71
 def prepare_training(store: Store, train: np.ndarray, c: TrainConfig, model: nn.Module,
                      losses: tuple) -> FitSetup:
-    "All that `fit` needs to train `model` on the segments `train`."
+    "All that `fit` needs to train `model` on the segments `train` [N]."
     device = pick_device(c.device)
     model = model.to(device)
     losses = tuple(loss if loss is None else loss.to(device) for loss in losses)
@@ -150,7 +150,7 @@ def _epoch_row(t: FitSetup, terms: dict, epoch: int) -> dict:
 def fit_fold(store: Store, train: np.ndarray, validation: np.ndarray, c: TrainConfig,
              checkpoint: Path | None = None, after_epoch: Callable[[dict], None] = lambda row: None
              ) -> tuple[nn.Module, nn.Module | None, list[dict]]:
-    """Train on segments `train`, answer `validation` (may be empty) after every epoch: (model, contrastive
+    """Train on segments `train` [N], answer `validation` [M] (may be empty) each epoch: (model, contrastive
     loss, history).
 
     Resumes from `checkpoint` where it exists; `after_epoch` gets each row of the history, those from before
@@ -259,7 +259,7 @@ def rows_of(roles: np.ndarray, k: int, role: str) -> np.ndarray:
 # %% ../../nbs/8_training/08_folds.ipynb #3938e90d
 def run_fold(store: Store, roles: np.ndarray, k: int, c: TrainConfig, run: Path,
              follower: ProgressDisplay) -> None:
-    "Train and test fold `k` into `run`; a fold that is already there is left alone."
+    "Train and test fold `k` of `roles` [N, K] into `run`; a fold that is already there is left alone."
     checkpoint = run/f'checkpoint-{k}.safetensors'
     if (run/f'fold-{k}.csv').exists():
         checkpoint.unlink(missing_ok=True)

@@ -24,12 +24,12 @@ from tqdm import tqdm
 __all__ = ['QUESTIONS', 'Job', 'folder_name', 'plan_jobs', 'train_from_stdin', 'run_job', 'run_grid', 'save_plan', 'load_plan']
 
 # %% ../../nbs/8_training/14_grid.ipynb #13f9413a
-from ..core.errors import PedarrError, error_line as said_of, one_line, system_error
+from ..core.errors import PedarrError, error_line, one_line, system_error
 from ..core.tables import FileContents, read_json, write_json
 from ..losses.registry import LOSSES
 from ..model.variants import NETWORK_VARIANTS
 from ..signals.store import open_store
-from .config import NETWORK_ONLY, make_config
+from .config import NETWORK_ONLY, RENAMED_PARAMETERS, make_config
 from .run_files import REMOVED_PARAMETERS
 from .runs import check_same_parameters, check_same_store
 
@@ -163,7 +163,7 @@ def train_from_stdin() -> None:
     from pedarr.training.train import run_training
     try: run_training(make_config(**json.load(sys.stdin)), progress=False)
     except (Exception, KeyboardInterrupt) as e:
-        text, status = said_of(e)
+        text, status = error_line(e)
         print(text, file=sys.stderr)
         sys.exit(status)
 
@@ -259,4 +259,6 @@ def load_plan(out: str | Path) -> list[Job]:
     for j in jobs:
         _check_name(Path(out), j.run)
         for name in REMOVED_PARAMETERS: j.params.pop(name, None)
+        for old, new in RENAMED_PARAMETERS.items():
+            if old in j.params: j.params[new] = j.params.pop(old)
     return [j.place(Path(out)) for j in jobs]

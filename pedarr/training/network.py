@@ -95,7 +95,7 @@ def class_codes(store: Store, index: np.ndarray) -> np.ndarray:
     return store.segments.label.iloc[index].map(code).to_numpy(np.int64)
 
 def fold_losses(store: Store, train: np.ndarray, dim: int, c: TrainConfig) -> tuple:
-    """(classification loss, contrastive loss or None) for the class counts of the segments `train` and
+    """(classification loss, contrastive loss or None) for the class counts of the segments `train` [N] and
     embeddings of length `dim`."""
     if is_multi(store): return make_multi_loss(c.loss, store.target[train].sum(0), **c.loss_options), None
     counts = np.bincount(class_codes(store, train), minlength=len(store.classes))

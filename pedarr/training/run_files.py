@@ -17,7 +17,7 @@ from safetensors.torch import load
 from ..core.errors import PedarrError, one_line
 from ..core.tables import FileContents, parse_json, read_json
 from ..core.files import read_bytes
-from .config import TrainConfig, make_config, own_parameters
+from .config import TrainConfig, current_names, make_config, own_parameters
 
 # %% auto #0
 __all__ = ['Share', 'Count', 'REMOVED_PARAMETERS', 'Metrics', 'MultiMetrics', 'ModelCard', 'Environment', 'damage_error',
@@ -166,8 +166,11 @@ def read_entries(file: Path) -> dict:
 
 # %% ../../nbs/8_training/01_run_files.ipynb #2d5ca1d8
 def given_parameters(run: Path | str) -> dict:
-    "The entries of a run's params.json, as they stand there, and those that older runs did not have yet."
-    return _BEFORE | read_entries(Path(run)/'params.json')
+    "The entries of a run's params.json under today's names, and those that older runs did not have yet."
+    file = Path(run)/'params.json'
+    entries = read_entries(file)
+    try: return _BEFORE | current_names(entries)
+    except PedarrError as e: raise damage_error(file, str(e)) from e
 
 def read_params(run: Path | str) -> TrainConfig:
     """The parameters of the run in the folder `run`, checked like a user's; `PedarrError` if some are

@@ -24,7 +24,8 @@ from ..core.tables import json_ready, read_json, write_json
 from ..signals.store import Store
 from .config import TrainConfig, own_parameters
 from ..core.errors import shown_value
-from .run_files import Environment, ModelCard, damage_error, given_parameters, read_entries
+from .run_files import (
+    Environment, ModelCard, damage_error, given_parameters, read_entries)
 
 # %% auto #0
 __all__ = ['check_same_parameters', 'check_place', 'lock_run_folder', 'open_run', 'describe_environment', 'write_environment',
@@ -143,7 +144,8 @@ def check_same_store(run: Path, store: Store) -> None:
                           'give the store of that run, or choose another run folder')
     if env.store_json_sha256 == _seal(store):              # if anything was edited, it is the run's own file
         if env.simulated == bool(store.meta.get('simulated')): return
-        raise damage_error(run/'environment.json', f'simulated is {env.simulated} where the store says otherwise')
+        why = f'simulated is {env.simulated} where the store says otherwise'
+        raise damage_error(run/'environment.json', why)
     edited = _edited(run, env, store)
     if env.store_json_sha256 is None and not edited: return        # an older run
     why = '; '.join(edited) or 'its SHA-256 differs'

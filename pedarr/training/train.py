@@ -87,14 +87,14 @@ def finish_run(run: Path, store: Store, folds: list[int], c: TrainConfig, notes:
 # %% ../../nbs/8_training/12_train.ipynb #2e0ed581
 def train_networks(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig, run: Path,
                  progress: bool) -> None:
-    "Train and test every fold with a network."
+    "Train and test every fold of `roles` [N, K] with a network."
     follower = ProgressDisplay(roles.shape[1], len(folds)*c.epochs, progress)
     try:
         for k in folds: run_fold(store, roles, k, c, run, follower)
     finally: follower.close()
 
 def check_same_split(run: Path, store: Store, fold: np.ndarray, roles: np.ndarray, kind: str) -> None:
-    "`PedarrError` if the run was begun with other folds or roles."
+    "`PedarrError` if the run was begun with other folds [N] or roles [N, K]."
     file = run/'split.csv'
     if not file.exists(): return
     same = (read_split(file, store.segments, kind) == fold).all()
@@ -126,8 +126,8 @@ def run_training(c: TrainConfig, progress: bool = True) -> Path:
     """Train and test the fold(s) of `c` into the folder `c.run`; returns it. Resumes an interrupted run; a
     finished one is left alone.
 
-    Raises `PedarrError` for whatever `prepare_run` finds, for a folder that another process trains into, and a
-    store that changes."""
+    Raises `PedarrError` for whatever `prepare_run` finds, for a folder that another process trains into, and
+    a store that changes."""
     store, fold, notes, device = prepare_run(c)
     run, folds, roles = Path(c.run), folds_of(fold, c), plan_roles(store, fold, c)
     if _already(run, c, progress): return run

@@ -58,8 +58,8 @@ def run_features(store: Store, c: TrainConfig, run: Path,
 # %% ../../nbs/8_training/11_tree_runs.ipynb #37a26cea
 def run_trees(store: Store, features: pd.DataFrame, measured: float, roles: np.ndarray, k: int,
               c: TrainConfig, run: Path) -> dict:
-    """Grow and test the trees of fold `k` into `run`; a fold that is already there is left alone. Its row of
-    the history.
+    """Grow and test the trees of fold `k` of `roles` [N, K] into `run`; a fold that is already there is
+    left alone. Its row of the history.
 
     `measured`: this fold's share of the seconds that the features took."""
     if (run/f'fold-{k}.csv').exists(): return read_history(run/f'history-{k}.csv', [k]).iloc[-1].to_dict()
@@ -78,7 +78,7 @@ def run_trees(store: Store, features: pd.DataFrame, measured: float, roles: np.n
 # %% ../../nbs/8_training/11_tree_runs.ipynb #ff4ad1b0
 def train_trees(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig, run: Path,
               progress: bool) -> None:
-    "Measure the segments, then grow and test trees in every fold."
+    "Measure the segments, then grow and test trees in every fold of `roles` [N, K]."
     features, seconds = run_features(store, c, run, progress)
     follower = ProgressDisplay(roles.shape[1], len(folds), progress, unit='fold')
     try:

@@ -91,7 +91,8 @@ def _kind_channels(kind: str, there: Sequence[str]) -> list[str]:
 
 def _order(kind: str, names: list[str], seed: int, draw: int) -> list[str]:
     "`names` in the random order of one draw: that of all channels of `kind`, without those that don't exist."
-    return [c for c in np.random.default_rng([seed, draw]).permutation(CHANNEL_KINDS[kind]).tolist() if c in names]
+    drawn = np.random.default_rng([seed, draw]).permutation(CHANNEL_KINDS[kind]).tolist()
+    return [c for c in drawn if c in names]
 
 # %% ../../nbs/9_use/01_missing.ipynb #72a0ca68
 def draw_subsets(kind: str, number: int, there: Sequence[str] = CHANNELS, draws: int = 5,
@@ -111,7 +112,7 @@ def draw_subsets(kind: str, number: int, there: Sequence[str] = CHANNELS, draws:
     return [tuple(sorted(o[:number], key=CHANNELS.index)) for o in orders]
 
 # %% ../../nbs/9_use/01_missing.ipynb #285dab41
-MISSING_CASES = {                                                                                # what is left
+MISSING_CASES = {     # what is left
     'no IEGM at all': ECG_LEADS,
     'no coronary sinus catheter': [c for c in CHANNELS if not c.startswith('CS')],
     'no ECG at all': IEGM_CHANNELS,
@@ -238,8 +239,8 @@ def missing_curve(run: str | Path | Run | MaskedPredictions, n_resamples: int = 
     """Scores with missing channels, tidy: a row for each condition and metric, with the columns of
     `Answers.rows` and `metric value low high change change_low change_high worst`.
 
-    `run`: a run folder (then `options` are those of `predict_masked`), or `MaskedPredictions`. `change`: against
-    nothing missing, paired; intervals clustered by subject; `worst`: the worst draw."""
+    `run`: a run folder (then `options` are those of `predict_masked`), or `MaskedPredictions`. `change`:
+    against nothing missing, paired; intervals clustered by subject; `worst`: the worst draw."""
     if isinstance(run, MaskedPredictions) and options:
         raise PedarrError(f'{min(options)}: these answers were given already: '
                           'pass the run folder to change it')
@@ -265,8 +266,8 @@ def _comparable(a: MaskedPredictions, b: MaskedPredictions) -> None:
 
 # %% ../../nbs/9_use/01_missing.ipynb #834196b5
 def join_masked(answers: Iterable[MaskedPredictions]) -> MaskedPredictions:
-    """`MaskedPredictions` of several runs (seeds) of one recipe as one, run after run. `PedarrError` unless they were
-    asked the same of the same segments."""
+    """`MaskedPredictions` of several runs (seeds) of one recipe as one, run after run. `PedarrError` unless
+    they were asked the same of the same segments."""
     answers = list(answers)
     if not answers: raise PedarrError('no answers to join: give those of at least one run')
     for b in answers[1:]: _comparable(answers[0], b)
@@ -345,7 +346,8 @@ def plot_missing(curves: dict[str, pd.DataFrame], metric: str = 'top1') -> Figur
     return fig
 
 # %% ../../nbs/9_use/01_missing.ipynb #d334e915
-def missing_difference(a: MaskedPredictions, b: MaskedPredictions, n_resamples: int = 10_000, level: float = .95) -> pd.DataFrame:
+def missing_difference(a: MaskedPredictions, b: MaskedPredictions, n_resamples: int = 10_000,
+                       level: float = .95) -> pd.DataFrame:
     """Scores of `a` minus `b` under the same missing channels: `[kind, case, number, draws, removed, metric,
     value, low, high]`, on the same resampled subjects.
 

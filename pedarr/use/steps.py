@@ -26,10 +26,11 @@ def train_run(**params) -> Path:
     "Check `params`, then train, by the notebook where there is one. Returns the run folder with its report."
     from pedarr.use.notebook import execute_notebook, find_notebook, no_notebook
     from pedarr.use.report import write_report
-    from pedarr.training.config import make_config
+    from pedarr.training.config import current_names, make_config
     from pedarr.training.runs import open_run
     from pedarr.training.prepare import prepare_run
     from pedarr.training.train import run_training
+    params = current_names(params)
     c = make_config(**params)
     prepare_run(c)
     run = open_run(c.run, c)
