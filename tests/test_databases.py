@@ -813,7 +813,7 @@ MINE = '''from __future__ import annotations
 from dataclasses import dataclass, replace
 import pandas as pd
 from pedarr.data.databases import Database
-from pedarr.data.common_readers import whole_record
+from pedarr.data.common_readers import whole_record_episode
 from pedarr.data.known_databases import LEIPZIG
 
 @dataclass

@@ -892,7 +892,11 @@ def test_damaged_folders(tiny, tmp_path_factory, data):
             marks = marks_of(folder, path.stem)
             assert marks is not None
             s = store.segments[(store.segments.record == path.stem) & store.segments.evaluate]
-            expected = windows_of(marks, open_record(path).sig_len)
+            try: length = open_record(path).sig_len
+            except PedarrError:
+                assert not len(s) and any(path.stem in n for n in store.meta['notes']), 'left out without a word'
+                continue
+            expected = windows_of(marks, length)
             assert sorted(zip(s.start, s.rhythm)) == expected, 'windows are not where the rhythms are'
             for r in {m[2].removeprefix('(').strip() for m in marks if m[1] == '+'} - set(LEIPZIG_RHYTHMS):
                 assert any(repr(r) in n

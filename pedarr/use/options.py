@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ..core.errors import PassingError, PedarrError
+from .process import say_line
 from ..core.parameters import (
     Parameters, allowed_values, default_text, help_text, is_pair, parse_parameter)
 
