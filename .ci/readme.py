@@ -1,8 +1,8 @@
 """README.md from nbs/index.ipynb, without Quarto: the markdown cells, and the code cells with their text and
 table outputs.
 
-A cell that begins with `#| hide` is left out, of one with `#| echo: false` only the outputs are kept. The picture is the
-output of one cell of a chapter.
+A cell that begins with `#| hide` is left out, of one with `#| echo: false` only the outputs are kept. The
+picture is the output of one cell of a chapter.
 
     python .ci/readme.py          writes README.md and its picture
     python .ci/readme.py --check  says whether they agree (exit 1 if not)"""
@@ -49,8 +49,9 @@ def picture() -> bytes:
 
 if __name__ == '__main__':
     made = {README: render(ROOT/'nbs'/'index.ipynb').encode(), PICTURE: picture()}
-    differ = [file.name for file, content in made.items() if not file.exists() or file.read_bytes() != content]
+    agrees = lambda file: file.exists() and file.read_bytes() == made[file]
+    differ = ' and '.join(file.name for file in made if not agrees(file))
     if '--check' not in sys.argv:
         for file, content in made.items(): file.write_bytes(content)
-    elif differ: sys.exit(f'{" and ".join(differ)} differ from the notebooks: run `make readme` and commit them')
+    elif differ: sys.exit(f'{differ} differ from the notebooks: run `make readme` and commit them')
     else: print('README.md and its picture agree with the notebooks')

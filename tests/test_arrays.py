@@ -23,17 +23,19 @@ def segments(n=12, t=500, seed=0):
 
 def make(path, x=None, rate=250, **other):
     x = segments() if x is None else x
-    given = dict(channels=NAMES, labels=['SR', 'VT'] * (len(x) // 2), subjects=[f'p{i // 3}' for i in range(len(x))])
-    return store_from_arrays(path, x, rate, **given | other)
+    labels = ['SR', 'VT'] * (len(x) // 2)
+    subjects = [f'p{i // 3}' for i in range(len(x))]
+    return store_from_arrays(path, x, rate, **dict(channels=NAMES, labels=labels, subjects=subjects) | other)
 
 def test_the_store_is_one_like_any_other(tmp_path):
     x = segments()
-    store = make(tmp_path/'s', x, dtype='float32', folds=np.repeat([0, 1], 6), statements=[['B', 'A'], []] * 6,
-                 rhythms=['N', 'VTm'] * 6)
+    store = make(tmp_path/'s', x, dtype='float32', folds=np.repeat([0, 1], 6),
+                 statements=[['B', 'A'], []] * 6, rhythms=['N', 'VTm'] * 6)
     again = open_store(tmp_path/'s')                            # every hash is verified
     assert again.seal == store.seal and again.fs == 250 and again.config.window == 2
     ecg, iegm = again.take(slice(None))
-    assert np.array_equal(ecg[:, [1, 6]], x[:, :2].astype('f4')) and np.array_equal(iegm[:, 1], x[:, 2].astype('f4'))
+    assert np.array_equal(ecg[:, [1, 6]], x[:, :2].astype('f4'))
+    assert np.array_equal(iegm[:, 1], x[:, 2].astype('f4'))
     assert again.mask.sum() == 36 and again.mask[:, [1, 6, 13]].all()
     t = again.segments
     assert t.start.tolist() == [0, 500, 1000] * 4 and t.record.tolist() == t.subject.tolist()
@@ -102,17 +104,22 @@ def test_copies_in_two_persons_are_noted(tmp_path):
     assert any('two or more subjects' in n for n in make(tmp_path/'s', x).meta['notes'])
     assert not make(tmp_path/'t', segments()).meta['notes']
 
+def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}
+
 def test_another_store_in_the_way_is_not_touched(tmp_path):
     make(tmp_path/'s')
-    before = {p.name: p.read_bytes() for p in (tmp_path/'s').iterdir()}
-    for change in (dict(x=segments(seed=1)), dict(labels=['VT', 'SR'] * 6), dict(dtype='float32'), dict(name='b')):
+    before = contents(tmp_path/'s')
+    other = segments(seed=1)
+    for change in (dict(x=other), dict(labels=['VT', 'SR'] * 6), dict(dtype='float32'), dict(name='b')):
         with pytest.raises(PedarrError, match='a store that differs'): make(tmp_path/'s', **change)
     (tmp_path/'f').mkdir()
     with pytest.raises(PedarrError, match='not a store'): make(tmp_path/'f')
-    assert before == {p.name: p.read_bytes() for p in (tmp_path/'s').iterdir()} and len(list(tmp_path.iterdir())) == 2
+    assert contents(tmp_path/'s') == before
+    assert len(list(tmp_path.iterdir())) == 2
 
 def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr('pedarr.signals.arrays.write_table', lambda *_: (_ for _ in ()).throw(OSError(28, 'full')))
+    def full(*_): raise OSError(28, 'full')
+    monkeypatch.setattr('pedarr.signals.arrays.write_table', full)
     with pytest.raises(PedarrError, match='s: '): make(tmp_path/'s')
     assert not list(tmp_path.iterdir())
 
@@ -139,14 +146,15 @@ def test_same_arrays_same_bytes_in_any_layout(x, order, as_list):
     names, n = ['III', 'CS 3-4'], len(x)
     labels, subjects = ['a', 'b'] + ['a'] * (n - 2), list(range(n))
     how = dict(labels=labels, subjects=subjects, uncalibrated=True)
-    turned = np.asfortranarray(x[:, order].astype(float))
+    turned, turned_names = np.asfortranarray(x[:, order].astype(float)), [names[i] for i in order]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         try: store = store_from_arrays(folder/'a', x, 100, names, **how)
         except PedarrError as e:
             assert 'flat or missing everywhere' in str(e) and not list(folder.iterdir())
             return
-        other = store_from_arrays(folder/'b', list(turned) if as_list else turned, 100, [names[i] for i in order], **how)
+        given = list(turned) if as_list else turned
+        other = store_from_arrays(folder/'b', given, 100, turned_names, **how)
         for file in FILES: assert (folder/'a'/file).read_bytes() == (folder/'b'/file).read_bytes(), file
         assert json.loads((folder/'a/store.json').read_text())['sources'] == other.meta['sources']
         kept, rows = store.segments.record.astype(int), [CHANNELS.index('III'), CHANNELS.index('CS34')]

@@ -213,8 +213,8 @@ def test_annotated_beats_use_times_only(store, simulated, monkeypatch):
     read = annotations_.read_annotations
     def renamed(*args):
         marks = read(*args)
-        return marks._replace(symbol=np.where(np.isin(marks.symbol, list(rhythms_.BEAT_SYMBOLS)), 'N', marks.symbol),
-                              aux=['(VT'] * len(marks.aux))
+        beat = np.isin(marks.symbol, list(rhythms_.BEAT_SYMBOLS))
+        return marks._replace(symbol=np.where(beat, 'N', marks.symbol), aux=['(VT'] * len(marks.aux))
     everywhere(monkeypatch, annotations_, 'read_annotations', renamed)
     assert all(np.array_equal(x, y) for x, y in zip(before, annotated_beats(store, simulated)))
 
@@ -262,11 +262,11 @@ def test_trees_learn_and_shuffled_labels_do_not(store, features):
 
 
 def test_a_class_that_is_not_in_training_has_probability_0(store, features):
-    lone = store.segments.label[0]
-    fold = np.where((store.segments.label == lone).to_numpy(), 0, 1)
+    absent = store.segments.label[0]
+    fold = np.where((store.segments.label == absent).to_numpy(), 0, 1)
     fold[np.flatnonzero(fold)[::4]] = 0
     t = boosted_trees(store, features, fold, 'segment', max_iter=5)
-    assert (t.loc[t.fold == 0, f'p_{lone}'] == 0).all() and t[f'p_{lone}'].notna().all()
+    assert (t.loc[t.fold == 0, f'p_{absent}'] == 0).all() and t[f'p_{absent}'].notna().all()
 
 
 def test_bad_input(store, features, simulated, tmp_path):

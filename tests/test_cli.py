@@ -518,7 +518,7 @@ def test_notebook_parameters_are_those_of_the_configuration():
 
 @pytest.mark.parametrize('name', ['ablations', 'bedside', 'crossval', 'losses', 'report', 'speed', 'why'])
 def test_parameters_of_an_experiment_are_values_of_a_training(name):
-    "Where a parameter of an experiment has the name of one of a training, its default is a value of that one."
+    "Where a parameter of an experiment has the name of one of a training, its default is a value of it."
     from pedarr.training.config import TrainConfig
     names, given = cell_parameters(ROOT/'nbs'/'experiments'/f'{name}.ipynb')
     assert len(names) == len(set(names)) and 'store' in names
@@ -557,35 +557,49 @@ def test_every_setting_of_preprocessing_is_an_option_with_its_help_and_default()
         assert about in line[:120] and f'default: {before}{default_text(field)}.' in line[:300], line[:300]
 
 
-def test_what_is_typed_for_a_setting_reaches_the_store_and_nothing_else_is_set(simulated, tmp_path, monkeypatch):
+def typed_options(settings: dict) -> list:
+    "Words of a command line for these settings."
+    words = []
+    for name, value in settings.items():
+        values = value if isinstance(value, tuple) else (value,)
+        words += [f'--{name.replace("_", "-")}', *map(str, values)]
+    return words
+
+
+def test_what_is_typed_for_a_setting_reaches_the_store_and_nothing_else(simulated, tmp_path, monkeypatch):
     from pedarr.data.known_databases import get_database
     from pedarr.signals.settings import PreprocessConfig, default_config
     class Seen(Exception): pass
     def stop(*args, config, **more): raise Seen(config)
     everywhere(monkeypatch, build_, 'build_store', stop)
     def config(*args):
-        with pytest.raises(Seen) as e, pedarr_command.make_context('pedarr', ['preprocess', str(simulated), str(tmp_path/'s'), *args]) as context:
+        words = ['preprocess', str(simulated), str(tmp_path/'s'), *args]
+        with pytest.raises(Seen) as e, pedarr_command.make_context('pedarr', words) as context:
             pedarr_command.invoke(context)
         return e.value.args[0]
-    assert config() == PreprocessConfig() and config('--database', 'mitdb') == default_config(get_database('mitdb'))
-    typed = dict(rate=250., window=2., guard=0., ecg_band=(1., 40.), iegm_band=(30., 110.), order=3, notch=50., stride=1., rare_stride=None,
-                 rare_below=.1, dtype='float32', chunk=60., pad=4.)
+    assert config() == PreprocessConfig()
+    assert config('--database', 'mitdb') == default_config(get_database('mitdb'))
+    typed = dict(rate=250., window=2., guard=0., ecg_band=(1., 40.), iegm_band=(30., 110.), order=3,
+                 notch=50., stride=1., rare_stride=None, rare_below=.1, dtype='float32', chunk=60., pad=4.)
     assert typed.keys() == PreprocessConfig.model_fields.keys()
-    words = [w for n, v in typed.items() for w in (f'--{n.replace("_", "-")}', *map(str, v if isinstance(v, tuple) else (v,)))]
-    assert config(*words) == PreprocessConfig(**typed)
+    assert config(*typed_options(typed)) == PreprocessConfig(**typed)
 
 
 @pytest.mark.parametrize('args, said', [
-    (['--rate', 'nan'], "parameter rate is 'nan': it must be a number"), (['--window', '1e9'], 'parameter window is 1000000000.0: it must be at most 600'),
-    (['--dtype', 'int8'], "parameter dtype is 'int8': it must be one of"), (['--ecg-band', '100', '1'], 'parameter ecg_band is (100, 1) Hz: it must rise'),
-    (['--guard', 'none'], "parameter guard is 'none': it must be a number"), (['--windw', '3'], '--window')])
+    (['--rate', 'nan'], "parameter rate is 'nan': it must be a number"),
+    (['--window', '1e9'], 'parameter window is 1000000000.0: it must be at most 600'),
+    (['--dtype', 'int8'], "parameter dtype is 'int8': it must be one of"),
+    (['--ecg-band', '100', '1'], 'parameter ecg_band is (100, 1) Hz: it must rise'),
+    (['--guard', 'none'], "parameter guard is 'none': it must be a number"),
+    (['--windw', '3'], '--window')])
 def test_a_wrong_setting_is_named_with_what_it_must_be(simulated, tmp_path, args, said):
     assert said in refused('preprocess', simulated, tmp_path/'s', *args)
 
 
 def test_the_help_names_the_databases_that_there_are():
     from pedarr.data.known_databases import DATABASES
-    for command in ('preprocess', 'check'): assert f'One of {", ".join(DATABASES)}, or a description of your own' in helps(command)
+    choice = f'One of {", ".join(DATABASES)}, or a description of your own'
+    for command in ('preprocess', 'check'): assert choice in helps(command)
 
 
 def test_defaults_of_simulations_are_those_of_their_parameters(tmp_path):
@@ -596,8 +610,10 @@ def test_defaults_of_simulations_are_those_of_their_parameters(tmp_path):
     for kind, function in ((CohortParameters, simulate_database), (TwinParameters, simulate_twin)):
         signature = inspect.signature(function).parameters
         assert {n: signature[n].default for n in kind.model_fields} == kind().model_dump()
-    assert 'default: 16.' in helps('demo') and 'default: 2.' in helps('demo') and Demo().minutes == 2 and CohortParameters().minutes == 3
-    assert 'parameter epochs is 1000000: it must be at most 100000' in refused('demo', tmp_path/'d', '--epochs', 10**6)
+    assert 'default: 16.' in helps('demo') and 'default: 2.' in helps('demo')
+    assert Demo().minutes == 2 and CohortParameters().minutes == 3
+    said = refused('demo', tmp_path/'d', '--epochs', 10**6)
+    assert 'parameter epochs is 1000000: it must be at most 100000' in said
     assert not list(tmp_path.iterdir())
 
 
@@ -762,3 +778,4 @@ def test_bench_import():
         subprocess.run([sys.executable, '-c', code], check=True)
         times.setdefault(code, []).append(time.perf_counter() - begun)
     print('\n' + '; '.join(f'{code}: {np.median(t):.2f} s' for code, t in times.items()))
+    assert np.median(times['import pedarr']) < np.median(times['import torch'])

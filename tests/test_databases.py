@@ -464,17 +464,20 @@ def test_tables_of_a_description_are_not_changed(record):
     assert labels(record, t, NONE).episodes.start.tolist() == [0, 50] and t.equals(before)
 
 
-@pytest.mark.parametrize('rows, said', [
-    ([(60, 100, 'N')], '1.2 of 2.0 s belong to no rhythm: before the first rhythm annotation'),
-    ([(0, 40, 'N')], '1.2 of 2.0 s belong to no rhythm: after the last episode'),
-    ([(0, 20, 'N'), (80, 100, 'VT')], '1.2 of 2.0 s belong to no rhythm: between episodes'),
-    ([(51, 100, 'N')], '1.0 of 2.0 s belong to no rhythm: before the first rhythm annotation'),
-    ([(30, 70, 'N')],
-     '1.2 of 2.0 s belong to no rhythm: 0.6 s before the first rhythm annotation, 0.6 s after the last episode'),
-    ([(49, 100, 'N')], None), ([(0, 100, 'N')], None)])
-def test_time_without_a_rhythm_is_said(record, rows, said):
+@pytest.mark.parametrize('rows, seconds, where', [
+    ([(60, 100, 'N')], 1.2, 'before the first rhythm annotation'),
+    ([(0, 40, 'N')], 1.2, 'after the last episode'),
+    ([(0, 20, 'N'), (80, 100, 'VT')], 1.2, 'between episodes'),
+    ([(51, 100, 'N')], 1.0, 'before the first rhythm annotation'),
+    ([(30, 70, 'N')], 1.2, '0.6 s before the first rhythm annotation, 0.6 s after the last episode')])
+def test_time_without_a_rhythm_is_said(record, rows, seconds, where):
     notes = described(lambda r, db: (table(*rows), NONE)).labels(record, 'p1/r').notes
-    assert notes == ([f'p1/r: {said}'] if said else [])
+    assert notes == [f'p1/r: {seconds} of 2.0 s belong to no rhythm: {where}']
+
+
+@pytest.mark.parametrize('start', [49, 0])
+def test_less_than_half_of_the_time_without_a_rhythm_is_not_said(record, start):
+    assert described(lambda r, db: (table((start, 100, 'N')), NONE)).labels(record, 'p1/r').notes == []
 
 
 def test_a_record_without_episodes_is_said(record):
@@ -520,13 +523,15 @@ def test_a_mark_at_the_end_closes_the_last_episode(tmp_path):
     found = db.labels(record)
     assert found.episodes.values.tolist() == [[10, 7500, 'N', 0], [7500, 15_000, 'AFIB', 1]]
     assert found.beats.tolist() == [7600]
-    assert found.notes == ['a: 1 of its annotations lie at the very end, behind the last sample, and are unused']
+    note = 'a: 1 of its annotations lie at the very end, behind the last sample, and are unused'
+    assert found.notes == [note]
     assert db.episodes(record)[0].equals(found.episodes)
 
 
 def test_half_a_recording_before_the_first_mark(tmp_path):
     db, record = annotated(tmp_path, [(100, 'N', ''), (10_000, '+', '(AFIB'), (14_999, 'N', '')])
-    assert db.labels(record).notes == ['a: 40.0 of 60.0 s belong to no rhythm: before the first rhythm annotation']
+    note = 'a: 40.0 of 60.0 s belong to no rhythm: before the first rhythm annotation'
+    assert db.labels(record).notes == [note]
 
 
 # ---- functions that fail -----------------------------------------------------------------------------------

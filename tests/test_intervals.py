@@ -170,8 +170,8 @@ def test_stimuli_are_found_and_nothing_else_is_one(cycle, width, size, sign, see
 
 def test_association_is_uniform_without_association():
     rng = np.random.default_rng(0)
-    values = [intervals_.av_association(np.cumsum(rng.uniform(.4, .8, 40)), np.cumsum(rng.uniform(.3, .5, 60)))
-              for _ in range(50)]
+    at = lambda low, high, n: np.cumsum(rng.uniform(low, high, n))
+    values = [intervals_.av_association(at(.4, .8, 40), at(.3, .5, 60)) for _ in range(50)]
     assert np.mean(values) < .35 and np.isnan(intervals_.av_association([1., 2.], [1.5]))
     assert intervals_.av_association(np.arange(0, 9, .3), np.arange(.1, 8, .9)) == pytest.approx(1)
 
@@ -213,13 +213,14 @@ SINUS = dict(beats=12, v_paced=0., a_paced=0., ratio=1., aa=.8, aa_jitter=.01, r
              av_spread=.002, va_spread=.002, leader=1., p_II=.1, earliest='CS90')
 ALONE = dict(locked=.1, av_spread=.1, va_spread=.1)  # atria and ventricles by themselves
 BACK = dict(va=.1, av=.25, rr=.35, aa=.35, leader=0., p_II=nan, hv=nan)  # a tachycardia whose atria follow
+BLOCK = dict(ratio=4., aa=.257, aa_jitter=.05, rr_jitter=.3, early=.4)      # iaf5: flutter, variable block
 ROWS = [        # table, row, what differs from sinus rhythm: one case for each rule
     (ASKED_FIRST, 0, dict(beats=2)),
     (ASKED_FIRST, 1, dict(v_paced=.9)),
     (ASKED_FIRST, 2, dict(a_paced=.9)),
     (ASKED_FIRST, 3, dict(ratio=nan)),
     (ATRIA_AHEAD, 0, dict(ratio=2., aa=.32, va=.03)),
-    (ATRIA_AHEAD, 1, ALONE | dict(ratio=4., aa=.257, aa_jitter=.05, rr_jitter=.3, early=.4)),            # iaf5: variable block
+    (ATRIA_AHEAD, 1, ALONE | BLOCK),
     (ATRIA_AHEAD, 2, dict(ratio=3., aa=.2, aa_jitter=.1, rr_jitter=.2, locked=.3)),
     (ATRIA_AHEAD, 3, dict(locked=.6, early=.4, rr_jitter=.4)),
     (ATRIA_AHEAD, 4, dict(early=.3, aa_jitter=.3)),
@@ -249,12 +250,18 @@ def test_each_rule_decides_for_its_case(table, row, change):
     n = SimpleNamespace(**SINUS | change)
     rule = table[row]
     assert rule.holds(n) and not any(r.holds(n) for r in table[:row])
-    seen = dict(va=f'{1000*n.va:.0f}', aa=f'{1000*n.aa:.0f}', earliest=n.earliest, side=rules_.PATHWAY_SIDE[n.earliest])
+    side = rules_.PATHWAY_SIDE[n.earliest]
+    seen = dict(va=f'{1000*n.va:.0f}', aa=f'{1000*n.aa:.0f}', earliest=n.earliest, side=side)
     assert rules_.decide_rhythm(n) == (rule.rhythm, rule.reason.format(**seen))
 
 
-@pytest.mark.parametrize('aa, aa_jitter, ratio, rhythm', [(.257, .097, 4.5, 'AFL'), (.340, .02, 2., 'AFL'), (.200, .05, 3., 'AFL'), (.257, .12, 4.5, 'AFIB'),
-                                                          (.190, .05, 4., 'AFIB'), (.36, .02, 3., '?')])
+@pytest.mark.parametrize('aa, aa_jitter, ratio, rhythm', [
+    (.257, .097, 4.5, 'AFL'),
+    (.340, .020, 2.0, 'AFL'),
+    (.200, .050, 3.0, 'AFL'),
+    (.257, .120, 4.5, 'AFIB'),
+    (.190, .050, 4.0, 'AFIB'),
+    (.360, .020, 3.0, '?')])
 def test_a_regular_atrial_cycle_is_flutter_at_any_ratio(aa, aa_jitter, ratio, rhythm):
     n = SimpleNamespace(**SINUS | ALONE | dict(aa=aa, aa_jitter=aa_jitter, ratio=ratio, rr=1., rr_jitter=.3))
     assert rules_.decide_rhythm(n)[0] == rhythm

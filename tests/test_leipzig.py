@@ -390,9 +390,8 @@ def test_segments_with_gains_of_their_own(tmp_path):
     np.testing.assert_allclose(q[['low', 'high']], np.stack([np.nanmin(mv, 1), np.nanmax(mv, 1)], 1),
                                atol=1e-6)
     assert (q.invalid*4000).tolist() == [0, 1] and q.span.between(1, 2).all()
-    report = check_folder(tmp_path,
-                          Database('mine', 't', 'rhythm8', lambda r, db: whole_record_episode(r, 'N'), one_each),
-                          progress=False)
+    mine = Database('mine', 't', 'rhythm8', lambda r, db: whole_record_episode(r, 'N'), one_each)
+    report = check_folder(tmp_path, mine, progress=False)
     assert report.ok and len(report.tables['records']) == 1
 
 
@@ -653,12 +652,12 @@ def test_facts_are_whole_and_consistent():
     assert list(facts) == ['records', 'episodes', 'marks'] and set(facts['records'].record) == RELEASE_RECORDS
     assert not any(t.isna().any().any() for t in facts.values())
     assert [str(facts['episodes'][c].dtype) for c in ('episodes', 'beats', 'longest')] == ['int64']*3
-    assert facts['marks'].n.dtype == 'int64'
+    marks, key = facts['marks'], ['record', 'rhythm']
+    assert marks.n.dtype == 'int64'
     assert facts['records'].subject_id.str.startswith('00').sum() == 29, 'subject numbers keep their zeros'
-    beats = facts['marks'][facts['marks'].symbol.isin(list(BEAT_SYMBOLS))].groupby(['record', 'rhythm']).n.sum()
-    pd.testing.assert_series_equal(beats.sort_index(),
-                                   facts['episodes'].set_index(['record', 'rhythm']).beats.sort_index(),
-                                   check_names=False)
+    beats = marks[marks.symbol.isin(list(BEAT_SYMBOLS))].groupby(key).n.sum().sort_index()
+    of_episodes = facts['episodes'].set_index(key).beats.sort_index()
+    pd.testing.assert_series_equal(beats, of_episodes, check_names=False)
 
 
 def test_facts_are_packed(tmp_path):
@@ -721,7 +720,8 @@ def test_a_record_of_the_release_agrees_and_a_changed_one_is_a_problem(claims, t
               ['episodes AVRT: 0 here, 1 there', 'beats VT: 23 here, 0 there'], 0),
              # a beat of one episode in another: all counts are equal
              (marks[:1] + marks[2:] + marks[1:2], ['longest N: 93 here, 94 there'], 1),
-             (marks[1:], ['beats before the first rhythm annotation: 94 here, 0 there', 'symbol +: 4 here, 5 there'], 0))
+             (marks[1:], ['beats before the first rhythm annotation: 94 here, 0 there',
+                          'symbol +: 4 here, 5 there'], 0))
     for change, words, equal in cases:
         write_marks(folder, change)
         relist(folder)
@@ -880,8 +880,8 @@ def test_any_comment_has_a_scale(comments): assert stated_scale(comments) >= 0
 
 @pytest.mark.bench
 def test_bench_check_reads_once(tmp_path):
-    """One pass (hash, sums, quality) over an hour of nineteen SIMULATED channels, against reading the file
-    whole and hashing it, in one run."""
+    """One pass (hash, sums, quality) over an hour of nineteen SIMULATED channels takes less than three times
+    as long as reading the file whole and hashing it (1.4 to 1.9 times, on two busy cores)."""
     from pedarr.synthetic.studies import simulate_database
     simulate_database(tmp_path/'db', subjects=4, minutes=1.0, seed=1)
     path = next(p for p in list_records(tmp_path/'db') if LEIPZIG.open(p).n_sig == 19)
@@ -906,6 +906,7 @@ def test_bench_check_reads_once(tmp_path):
     print(f'\ncheck, {mb:.0f} MB: one pass {mb/once:.0f} MB/s; '
           f'plain read + sha256 {mb/whole:.0f} MB/s ({once/whole:.2f} of its time), '
           f'by blocks {mb/stream:.0f} MB/s; Record.verify alone {mb/verify:.0f} MB/s')
+    assert once < 3*whole
 
 
 @pytest.mark.parametrize('name', ['x001.atr', 'x001.hea', 'x001.dat', 'subject-info-pediatric.csv'])

@@ -135,7 +135,8 @@ def test_supcon_leaves_anchors_without_a_partner_out():
 def test_every_loss_survives_small_temperatures_and_low_precision(name):
     e, y = batch(size=16, dtype=torch.float32)
     x = e.bfloat16().requires_grad_()
-    with torch.autocast('cpu', torch.bfloat16): value = make_contrastive_loss(name, [9, 5, 2, 1], 5, tau=.01)(x, y)
+    loss = make_contrastive_loss(name, [9, 5, 2, 1], 5, tau=.01)
+    with torch.autocast('cpu', torch.bfloat16): value = loss(x, y)
     value.backward()
     assert value.dtype == torch.float32 and value.isfinite() and x.grad.isfinite().all()
 
@@ -171,7 +172,8 @@ def test_registry():
     assert isinstance(loss, AGCACL) and (loss.tau, loss.psi, loss.separation) == (.3, False, 1)
     proto = make_contrastive_loss('proto', [100, 2], 4)
     assert proto.separation == 0 and not proto.psi and proto.phi.tolist() == [1, 1]
-    assert (make_contrastive_loss('agcacl', [1, 2], 4) is not None) and make_contrastive_loss('focal', [1, 2], 4) is None
+    assert make_contrastive_loss('agcacl', [1, 2], 4) is not None
+    assert make_contrastive_loss('focal', [1, 2], 4) is None
     assert not list(make_contrastive_loss('agcacl', [1, 2], 4).parameters())
     assert len(list(make_contrastive_loss('bcl', [1, 2], 4).parameters())) == 1
 

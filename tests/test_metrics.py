@@ -419,8 +419,7 @@ def test_paired_scores_join_interval_and_test():
 def single_subject_study(seed=0):
     "Class 4 in subject 0 only; the others in all of 9 subjects."
     y_true, a, b, who = two_runs(subjects=9, n=400, seed=seed)
-    lone = y_true == 4
-    return np.where(lone & (who != 0), 0, y_true), a, b, who
+    return np.where((y_true == 4) & (who != 0), 0, y_true), a, b, who
 
 
 def test_macro_means_with_and_without_single_subject_classes():
@@ -558,7 +557,7 @@ def test_benchmark_against_a_loop_over_resamples():
           f'{10_000*fast:.2f} s; '
           f'{loop/fast:.0f} times as fast as a loop over resamples ({1e6*loop:.0f} us each), '
           f'{sklearn/fast:.0f} times as fast as scikit-learn on each resample')
-    assert np.isfinite(loop/fast)
+    assert min(loop, sklearn) > 5*fast
 
 
 @pytest.mark.bench
@@ -580,4 +579,4 @@ def test_benchmark_permutation_against_scipy():
     print(f'\npermutation test, 10,000 permutations of 10,000 segments of 40 subjects, 13 classes: '
           f'{10_000*fast:.2f} s; {slow/fast:.0f} times as fast as '
           f'scipy.stats.permutation_test with our scores of the segments')
-    assert np.isfinite(slow/fast)
+    assert slow > 5*fast

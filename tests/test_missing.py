@@ -119,7 +119,8 @@ def test_answers_are_those_of_predict_without(made):
             assert np.array(a.classes)[a.predicted[i][d]].tolist() == t.predicted.tolist()
             assert t.label.tolist() == np.array(a.classes)[a.truth].tolist()
             assert t.subject.tolist() == a.subject.tolist()
-    assert a.rows.case.tolist() == ['', '', ''] + list(MISSING_CASES) and a.rows.removed.tolist()[:3] == [0, 2, 5]
+    assert a.rows.case.tolist() == ['', '', ''] + list(MISSING_CASES)
+    assert a.rows.removed.tolist()[:3] == [0, 2, 5]
 
 
 def test_a_network_of_the_ecg_alone_does_not_miss_the_electrograms(made):
@@ -151,9 +152,10 @@ def answers(predicted, truth, subject, case='no ECG at all', **key):
     rows = pd.DataFrame([dict(kind='all', case='', number=0., draws=1, removed=0., unchanged=1., blank=0.),
                          dict(kind='all', case=case, number=np.nan, draws=len(predicted[1]), removed=3.,
                               unchanged=0., blank=0.)])
-    truth = np.array(truth)
-    return MaskedPredictions(rows, [np.array(p) for p in predicted], np.arange(len(truth)), truth, np.array(subject),
-                   ['a', 'b'], dict(store='x', kind='all', numbers=(0.,), draws=2, seed=0) | key)
+    truth, predicted = np.array(truth), [np.array(p) for p in predicted]
+    key = dict(store='x', kind='all', numbers=(0.,), draws=2, seed=0) | key
+    segments, subject = np.arange(len(truth)), np.array(subject)
+    return MaskedPredictions(rows, predicted, segments, truth, subject, ['a', 'b'], key)
 
 
 def test_the_curve_by_hand():

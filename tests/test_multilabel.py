@@ -1,4 +1,5 @@
-"""Several labels a window: scores against scikit-learn, runs on a made-up database with statements, and pretrained encoders."""
+"""Several labels a window: scores against scikit-learn, runs on a made-up database with statements, and
+pretrained encoders."""
 import json
 import shutil
 from dataclasses import replace
@@ -12,21 +13,21 @@ from hypothesis import given, settings, strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from conftest import everywhere
+from helpers import drop_key, edit_json
 from pedarr.core.errors import PedarrError
 from pedarr.data.databases import Database
 from pedarr.data.common_readers import whole_record_episode
 from pedarr.data.groupings import GROUPINGS
 from pedarr.evaluation.multilabel import (
-    MULTI_METRICS, bootstrap_multilabel, by_recording, choose_thresholds, paired_multilabel, per_statement, rank_scores)
-from pedarr.losses.registry import MULTI_LOSSES
+    MULTI_METRICS, bootstrap_multilabel, by_recording, choose_thresholds, per_statement, rank_scores)
 from pedarr.model.pretrained import save_pretrained
-from pedarr.signals.batches import Batch, SegmentDataset, split_views
+from pedarr.signals.batches import SegmentDataset, split_views
 from pedarr.signals.augmentation import Augment
 from pedarr.signals.build import build_store
 from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.store import open_store
 from pedarr.training import folds as folds_
-from pedarr.training.config import NETWORK_ONLY, TrainConfig, make_config
+from pedarr.training.config import NETWORK_ONLY, make_config
 from pedarr.training.finished_runs import open_finished, read_scores
 from pedarr.training.folds import fit_fold, rows_of
 from pedarr.training.network import build_model
@@ -39,7 +40,8 @@ from pedarr.use.command import pedarr_command
 from pedarr.use.report import write_report
 from test_store import write_record
 
-SMALL = dict(epochs=2, batch_size=16, dim=32, depth=1, heads=2, resamples=200, task='multi', split='official', fold='last', lr=3e-3)
+SMALL = dict(epochs=2, batch_size=16, dim=32, depth=1, heads=2, resamples=200, task='multi', split='official',
+             fold='last', lr=3e-3)
 CONFIG = PreprocessConfig(rate=100., ecg_band=(.5, 40.), iegm_band=(10., 45.), window=2.)
 
 
@@ -53,11 +55,20 @@ def said(name: str) -> list:
 def one_in_two(paths, folder, db):
     "Two records a patient, both in one official fold."
     names = [p.stem for p in paths]
-    return pd.DataFrame({'subject': [f's{int(n[1:])//2}' for n in names], 'cohort': 'c', 'age': np.nan, 'sex': ''}, index=names)
+    subjects = [f's{int(n[1:])//2}' for n in names]
+    return pd.DataFrame({'subject': subjects, 'cohort': 'c', 'age': np.nan, 'sex': ''}, index=names)
 
 
-DB = Database('mine', 'made up', 'rhythm8', lambda record, db: whole_record_episode(record, 'N'), one_in_two, read_statements=lambda record, db: said(record.name),
+DB = Database('mine', 'made up', 'rhythm8',
+              read_episodes=lambda record, db: whole_record_episode(record, 'N'),
+              read_subjects=one_in_two,
+              read_statements=lambda record, db: said(record.name),
               read_folds=lambda paths, folder, db: {p.stem: 1 + int(p.stem[1:])//10 for p in paths})
+
+
+def trained(spoken, folder, **options):
+    "The folder of a small run on `spoken`."
+    return run_training(make_config(store=spoken, run=folder, **SMALL | options), progress=False)
 
 
 @pytest.fixture(scope='module')
@@ -67,13 +78,13 @@ def spoken(tmp_path_factory):
     t = np.arange(500)/100
     for i in range(50):
         x = np.sin(2*np.pi*(9. if i % 2 else 3.)*t + rng.random()*6)*(2. if i % 3 == 0 else .4)
-        write_record(folder/'db', f'p{i:02d}', x=np.stack([x, -x], 1) + .05*rng.normal(size=(500, 2)), fs=100.)
+        noise = .05*rng.normal(size=(500, 2))
+        write_record(folder/'db', f'p{i:02d}', x=np.stack([x, -x], 1) + noise, fs=100.)
     return build_store(folder/'db', folder/'store', DB, config=CONFIG, progress=False).path
 
 
 @pytest.fixture(scope='module')
-def run(spoken, tmp_path_factory):
-    return run_training(make_config(store=spoken, run=tmp_path_factory.mktemp('runs')/'r', **{**SMALL, 'epochs': 8}), progress=False)
+def run(spoken, tmp_path_factory): return trained(spoken, tmp_path_factory.mktemp('runs')/'r', epochs=8)
 
 
 # ---- scores
@@ -82,12 +93,15 @@ def run(spoken, tmp_path_factory):
 @given(st.integers(0, 10**6), st.integers(2, 60), st.integers(1, 30))
 def test_ranks_are_those_of_scikit_learn(seed, n, levels):
     rng = np.random.default_rng(seed)
-    truth, score, weight = rng.random(n) < .4, rng.integers(0, levels, n)/levels, rng.integers(0, 3, (n, 3)).astype(float)
+    truth, score = rng.random(n) < .4, rng.integers(0, levels, n)/levels
+    weight = rng.integers(0, 3, (n, 3)).astype(float)
     got = np.stack(rank_scores(truth, score, weight))
     for r, w in enumerate(weight.T):
         both = w[truth].sum() > 0 and w[~truth].sum() > 0
         assert np.isfinite(got[:, r]).all() == both
-        if both: np.testing.assert_allclose(got[:, r], [f(truth, score, sample_weight=w) for f in (roc_auc_score, average_precision_score)], atol=1e-12)
+        if both:
+            want = [f(truth, score, sample_weight=w) for f in (roc_auc_score, average_precision_score)]
+            np.testing.assert_allclose(got[:, r], want, atol=1e-12)
 
 
 @settings(max_examples=60)
@@ -101,19 +115,29 @@ def test_no_threshold_is_better_than_the_one_chosen(seed, n, levels):
     else: assert chosen == .5
 
 
+def four_scores(truth, prob, threshold) -> tuple:
+    "Macro AUROC, average precision and F1 and micro F1 by scikit-learn, and the statements that they count."
+    can = [c for c in range(truth.shape[1]) if 0 < truth[:, c].sum() < len(truth)]
+    answer = prob >= threshold
+    macro = lambda score, given: np.mean([score(truth[:, c], given[:, c]) for c in can])
+    found = [macro(roc_auc_score, prob), macro(average_precision_score, prob), macro(f1_score, answer),
+             f1_score(truth, answer, average='micro', zero_division=0)]
+    return found, can
+
+
 def test_the_bootstrap_is_that_of_written_out_tables():
     rng = np.random.default_rng(1)
-    truth, prob, who = rng.random((90, 4)) < [.5, .3, .05, 0], rng.random((90, 4)).round(1), rng.integers(0, 20, 90)
+    truth, prob = rng.random((90, 4)) < [.5, .3, .05, 0], rng.random((90, 4)).round(1)
+    who = rng.integers(0, 20, 90)
     table = bootstrap_multilabel(truth, prob, who, np.full(4, .4), 100, seed=3)
     draw, found, lacked = np.random.default_rng(3), [], 0
-    names = np.unique(who)
+    rows_of_each = [np.flatnonzero(who == name) for name in np.unique(who)]
+    n = len(rows_of_each)
     for _ in range(100):
-        rows = np.concatenate([np.flatnonzero(who == names[s]) for s in draw.integers(0, len(names), len(names))])
-        t, p = truth[rows], prob[rows]
-        can = [c for c in range(4) if 0 < t[:, c].sum() < len(t)]
+        rows = np.concatenate([rows_of_each[s] for s in draw.integers(0, n, n)])
+        four, can = four_scores(truth[rows], prob[rows], .4)
+        found.append(four)
         lacked += 3 - len(can)
-        found.append([np.mean([f(t[:, c], p[:, c]) for c in can]) for f in (roc_auc_score, average_precision_score)]
-                     + [np.mean([f1_score(t[:, c], p[:, c] >= .4) for c in can]), f1_score(t, p >= .4, average='micro', zero_division=0)])
     low, high = np.quantile(found, [.025, .975], axis=0)
     np.testing.assert_allclose(table[['low', 'high']].to_numpy(), np.stack([low, high], 1), atol=1e-12)
     assert (table.statements == 3).all() and table.absent.iloc[0] == lacked/100 > 0
@@ -125,7 +149,8 @@ def test_statements_that_cannot_be_scored_are_listed_and_left_out():
     table = per_statement(truth, prob, list('aabb'), ['A', 'EVERY', 'NONE'], np.full(3, .5))
     assert table.note.tolist() == ['', 'true of every recording: not scored', 'absent: not scored']
     assert bootstrap_multilabel(truth, prob, list('aabb'), np.full(3, .5), 100).value.auroc == 1
-    with pytest.raises(PedarrError, match='nothing to score'): bootstrap_multilabel(truth[:, 1:], prob[:, 1:], list('aabb'), np.full(2, .5), 100)
+    with pytest.raises(PedarrError, match='nothing to score'):
+        bootstrap_multilabel(truth[:, 1:], prob[:, 1:], list('aabb'), np.full(2, .5), 100)
     one = bootstrap_multilabel(truth, prob, list('aaaa'), np.full(3, .5), 100)
     assert one[['low', 'high']].isna().all().all() and one.value.notna().all()
 
@@ -147,7 +172,8 @@ def test_statements_become_targets_and_those_without_are_left_out(spoken):
     assert store.classes == ['BOTH', 'FAST', 'TALL', 'TESTED', 'TRAINED'] == store.meta['statements']
     for name, label, row in zip(store.segments.record, store.segments.label, store.target):
         names = said(name)
-        assert [c for c, x in zip(store.classes, row) if x] == sorted(names) and (label in names if names else label == '')
+        assert [c for c, x in zip(store.classes, row) if x] == sorted(names)
+        assert label in (names or [''])
     lost = sum(not said(n) for n in store.segments.record)
     assert lost and notes == [f'{lost} segments have no statement of the task and are left out']
     fold, _ = plan_split(store, make_config(split='official'))
@@ -157,12 +183,14 @@ def test_statements_become_targets_and_those_without_are_left_out(spoken):
 def test_batches_carry_targets_only_where_there_are_several(spoken):
     plain = open_store(spoken)
     store, _ = with_statements(plain)
+    target = torch.from_numpy(store.target).float()
     batch = SegmentDataset(store, [3, 5], Augment(), views=2).__getitems__([0, 1])
-    assert batch.target.dtype == torch.float32 and torch.equal(batch.target, torch.from_numpy(store.target[[3, 5, 3, 5]]).float())
-    for view in split_views(batch, 2): assert torch.equal(view.target, torch.from_numpy(store.target[[3, 5]]).float())
+    assert batch.target.dtype == torch.float32
+    assert torch.equal(batch.target, target[[3, 5, 3, 5]])
+    for view in split_views(batch, 2): assert torch.equal(view.target, target[[3, 5]])
     one = SegmentDataset(plain, [3, 5], Augment(), views=2).__getitems__([0, 1])
     assert one.target is None and all(v.target is None for v in split_views(one, 2))
-    assert torch.equal(SegmentDataset(store, [3])[0].target, torch.from_numpy(store.target[3]).float())
+    assert torch.equal(SegmentDataset(store, [3])[0].target, target[3])
 
 
 def test_official_folds_say_who_validates(spoken):
@@ -171,31 +199,53 @@ def test_official_folds_say_who_validates(spoken):
     fold, _ = plan_split(store, c)
     roles = plan_roles(store, fold, c)
     for k in range(5):
-        own = {role: set(store.segments.official[rows_of(roles, k, role)]) for role in ('train', 'validation', 'test')}
-        before = (k - 1) % 5
-        assert own == {'test': {k + 1}, 'validation': {before + 1}, 'train': {1, 2, 3, 4, 5} - {k + 1, before + 1}}
+        own = lambda role: set(store.segments.official[rows_of(roles, k, role)])
+        test, validation = k + 1, (k - 1) % 5 + 1
+        assert own('test') == {test}
+        assert own('validation') == {validation}
+        assert own('train') == {1, 2, 3, 4, 5} - {test, validation}
     assert not (plan_roles(store, fold, c.replace(validation=0)) == 'validation').any()
 
 
 # ---- runs
 
-def test_a_run_learns_what_is_said_and_keeps_what_its_numbers_rest_on(run, spoken):
-    found, m = open_finished(run), json.loads((run/'metrics.json').read_text())
-    assert m['task'] == 'multi' and found.folds == [4] and set(m['overall']) == set(MULTI_METRICS)
+def metrics(run) -> dict: return json.loads((run/'metrics.json').read_text())
+
+
+def truth_and_probabilities(table, classes):
+    "Of each recording in a table of predictions: two arrays [recordings, classes]."
+    return [by_recording(table[[f'{x}_{c}' for c in classes]].to_numpy(), table.record) for x in 'tp']
+
+
+def test_a_run_predicts_what_is_said_of_its_last_fold(run):
+    found = open_finished(run)
     p = found.predictions
-    assert set(p.record) == {f'p{i}' for i in range(40, 50) if said(f'p{i}')} and 'predicted' not in p
-    for row in p.itertuples(): assert {c for c in found.classes if getattr(row, f't_{c}')} == set(said(row.record))
+    assert found.folds == [4] and 'predicted' not in p
+    assert set(p.record) == {f'p{i}' for i in range(40, 50) if said(f'p{i}')}
+    for row in p.itertuples():
+        assert {c for c in found.classes if getattr(row, f't_{c}')} == set(said(row.record))
     assert set(found.validation.record) <= {f'p{i}' for i in range(30, 40)}
-    truth, prob = (by_recording(p[[f'{x}_{c}' for c in ('FAST', 'TALL')]].to_numpy(), p.record) for x in 'tp')
-    row = {r['class']: r for r in m['per_class']}
-    assert [row[c]['auroc'] for c in ('FAST', 'TALL')] == pytest.approx(roc_auc_score(truth, prob, average=None).tolist())
-    assert row['FAST']['auroc'] > .9
-    assert np.allclose(m['overall']['auroc']['value'], np.mean([r['auroc'] for r in m['per_class'] if r['auroc'] is not None]))
+
+
+def test_the_scores_of_a_run_are_those_of_scikit_learn(run):
+    m, seen = metrics(run), ['FAST', 'TALL']
+    auroc = {r['class']: r['auroc'] for r in m['per_class']}
+    truth, prob = truth_and_probabilities(open_finished(run).predictions, seen)
+    assert [auroc[c] for c in seen] == pytest.approx(roc_auc_score(truth, prob, average=None).tolist())
+    assert auroc['FAST'] > .9
+    assert set(m['overall']) == set(MULTI_METRICS)
+    scored = [x for x in auroc.values() if x is not None]
+    assert np.allclose(m['overall']['auroc']['value'], np.mean(scored))
+
+
+def test_a_run_learns_and_keeps_what_its_numbers_rest_on(run):
+    found, m = open_finished(run), metrics(run)
     h = found.history
-    assert h.validation_auroc.between(0, 1).all() and h.classification.iloc[-1] < h.classification.iloc[0] and 'validation_top1' not in h
+    assert h.validation_auroc.between(0, 1).all() and 'validation_top1' not in h
+    assert h.classification.iloc[-1] < h.classification.iloc[0]
     assert not list(run.glob('validation-*')) and m['files'].keys() >= {'validation.csv', 'predictions.csv'}
-    assert {k: v for k, v in read_scores(run).items()} == {k: v for k, v in m.items() if k != 'files'}
-    assert load_model(run, 4, found.classes)[1]['task'] == 'multi'
+    assert dict(read_scores(run)) == {k: v for k, v in m.items() if k != 'files'}
+    assert m['task'] == load_model(run, 4, found.classes)[1]['task'] == 'multi'
 
 
 def test_classes_that_one_side_lacks_are_said(run):
@@ -206,13 +256,12 @@ def test_classes_that_one_side_lacks_are_said(run):
 
 def test_thresholds_come_from_validation_alone(run):
     found = open_finished(run)
-    v = found.validation
-    truth, prob = (by_recording(v[[f'{x}_{c}' for c in found.classes]].to_numpy(), v.record) for x in 'tp')
-    assert [r['threshold'] for r in found.scores['per_class']] == pytest.approx(choose_thresholds(truth, prob).tolist())
+    chosen = choose_thresholds(*truth_and_probabilities(found.validation, found.classes))
+    assert [r['threshold'] for r in found.scores['per_class']] == pytest.approx(chosen.tolist())
 
 
 def test_the_same_parameters_give_the_same_run_also_after_a_cut(run, spoken, tmp_path, monkeypatch):
-    c = make_config(store=spoken, run=tmp_path/'r', **{**SMALL, 'epochs': 8})
+    c = make_config(store=spoken, run=tmp_path/'r', **SMALL | dict(epochs=8))
     real = folds_.save_checkpoint
     def cut(path, model, contrastive, optimizer, epoch, history):
         real(path, model, contrastive, optimizer, epoch, history)
@@ -221,13 +270,15 @@ def test_the_same_parameters_give_the_same_run_also_after_a_cut(run, spoken, tmp
     with pytest.raises(KeyboardInterrupt): run_training(c, progress=False)
     monkeypatch.setattr(folds_, 'save_checkpoint', real)
     again = run_training(c, progress=False)
-    for name in ('predictions.csv', 'validation.csv'): assert (again/name).read_bytes() == (run/name).read_bytes()
+    for name in ('predictions.csv', 'validation.csv'):
+        assert (again/name).read_bytes() == (run/name).read_bytes()
 
 
 def test_report_and_commands(run, spoken, tmp_path):
     page = write_report(run).read_text()
-    assert 'macro AUROC' in page and '<td>FAST</td>' in page and 'confused' not in page and 'binary cross-entropy' in page
-    other = run_training(make_config(store=spoken, run=tmp_path/'o', **SMALL, seed=1), progress=False)
+    for words in ('macro AUROC', '<td>FAST</td>', 'binary cross-entropy'): assert words in page
+    assert 'confused' not in page
+    other = trained(spoken, tmp_path/'o', seed=1)
     said = CliRunner().invoke(pedarr_command, ['compare', '-a', str(run), '-b', str(other)])
     assert said.exit_code == 0 and 'macro AUROC' in said.output and 'top-1' not in said.output
     for args in (['fewshot', str(run)], ['missing', str(run)], ['protocols', '-a', str(run), '-b', str(run)]):
@@ -237,17 +288,21 @@ def test_report_and_commands(run, spoken, tmp_path):
 
 def test_numbers_that_were_altered_are_refused(run, tmp_path):
     bad = shutil.copytree(run, tmp_path/'bad')
-    m = json.loads((bad/'metrics.json').read_text())
-    m['files'] = {}
-    m['overall']['f1']['value'] = .123
-    (bad/'metrics.json').write_text(json.dumps(m))
-    with pytest.raises(PedarrError, match='overall.f1.value is not what predictions.csv gives'): open_finished(bad)
+    overall = metrics(bad)['overall']
+    overall['f1']['value'] = .123
+    edit_json(bad/'metrics.json', files={}, overall=overall)
+    with pytest.raises(PedarrError, match='overall.f1.value is not what predictions.csv gives'):
+        open_finished(bad)
 
 
-@pytest.mark.parametrize('options', [dict(validation=0), dict(split='patient', n_folds=3, fold='all'), dict(balanced=True, fold=4), dict(modalities='ecg', model='xresnet1d', dim=128, depth=2, heads=4),
-                                     dict(loss='bce', workers=1)])
+@pytest.mark.parametrize('options', [
+    dict(validation=0),
+    dict(split='patient', n_folds=3, fold='all'),
+    dict(balanced=True, fold=4),
+    dict(modalities='ecg', model='xresnet1d', dim=128, depth=2, heads=4),
+    dict(loss='bce', workers=1)])
 def test_options_run(spoken, tmp_path, options):
-    run = run_training(make_config(store=spoken, run=tmp_path/'r', **{**SMALL, 'epochs': 1, **options}), progress=False)
+    run = trained(spoken, tmp_path/'r', **dict(epochs=1) | options)
     write_report(run)
     assert open_finished(run).multi
 
@@ -257,22 +312,39 @@ def test_a_grouping_of_statements(spoken, tmp_path, monkeypatch):
     c = make_config(store=spoken, run=tmp_path/'r', **SMALL, grouping='mine2')
     store = prepare_run(c)[0]
     assert store.classes == ['RATE', 'SIZE']
-    for name, row in zip(store.segments.record, store.target): assert row.tolist() == [bool({'FAST', 'BOTH'} & set(said(name))), 'TALL' in said(name)]
+    for name, row in zip(store.segments.record, store.target):
+        rate, size = {'FAST', 'BOTH'} & set(said(name)), 'TALL' in said(name)
+        assert row.tolist() == [bool(rate), size]
 
 
 # ---- what can't be
 
+def refused(spoken, folder, why, **options):
+    "Preparing such a run is refused in one line that says `why`, and nothing is written."
+    with pytest.raises(PedarrError, match=why) as e:
+        prepare_run(make_config(store=spoken, run=folder, **SMALL | options))
+    assert '\n' not in str(e.value) and not folder.exists()
+
+
+TREES = dict(model='trees', epochs=25, batch_size=32, dim=128, depth=2, heads=4, lr=1e-3)
+
+
 @pytest.mark.parametrize('options, why', [
-    (dict(model='trees', epochs=25, batch_size=32, dim=128, depth=2, heads=4, lr=1e-3), 'one class a window: choose a network'), (dict(loss='focal'), 'is for one class a window'),
-    (dict(logit_adjust=1.), 'logit_adjust is for one class'), (dict(grouping='rhythm8'), 'finds 0 of its classes among the statements'), (dict(task='single', loss='bce'), 'is for several labels at once'),
-    (dict(task='', loss='bce'), 'unknown loss'), (dict(task='many'), "unknown task 'many'"), (dict(loss_options={'tau': 1}), "no option 'tau'")])
+    (TREES, 'one class a window: choose a network'),
+    (dict(loss='focal'), 'is for one class a window'),
+    (dict(logit_adjust=1.), 'logit_adjust is for one class'),
+    (dict(grouping='rhythm8'), 'finds 0 of its classes among the statements'),
+    (dict(task='single', loss='bce'), 'is for several labels at once'),
+    (dict(task='', loss='bce'), 'unknown loss'),
+    (dict(task='many'), "unknown task 'many'"),
+    (dict(loss_options={'tau': 1}), "no option 'tau'")])
 def test_impossible_runs_are_refused(spoken, tmp_path, options, why):
-    with pytest.raises(PedarrError, match=why) as e: prepare_run(make_config(store=spoken, run=tmp_path/'r', **{**SMALL, **options}))
-    assert '\n' not in str(e.value) and not (tmp_path/'r').exists()
+    refused(spoken, tmp_path/'r', why, **options)
 
 
 def test_a_store_without_statements(store, tmp_path):
-    with pytest.raises(PedarrError, match='carry no statements'): prepare_run(make_config(store=store, run=tmp_path/'r', task='multi'))
+    with pytest.raises(PedarrError, match='carry no statements'):
+        prepare_run(make_config(store=store, run=tmp_path/'r', task='multi'))
 
 
 def test_every_target_positive(spoken, tmp_path, monkeypatch):
@@ -303,8 +375,10 @@ def test_weights_arrive_and_a_resume_does_not_ask_again(spoken, weights, tmp_pat
     mine.write_bytes(weights.read_bytes())
     c = make_config(store=spoken, run=tmp_path/'r', **SMALL, pretrained=str(mine))
     assert 'encoders for ecg, iegm start from' in ' '.join(prepare_run(c)[2])
-    began = []
-    def look(*a, real=folds_.prepare_training): return (began.append(encoders(a[3]).clone()), real(*a))[1]
+    began, real = [], folds_.prepare_training
+    def look(*a):
+        began.append(encoders(a[3]).clone())
+        return real(*a)
     everywhere(monkeypatch, folds_, 'prepare_training', look)
     store, _ = labelled_store(open_store(spoken), c)
     fold, _ = plan_split(store, c)
@@ -312,39 +386,42 @@ def test_weights_arrive_and_a_resume_does_not_ask_again(spoken, weights, tmp_pat
     given_ = store, rows_of(roles, 4, 'train'), rows_of(roles, 4, 'validation'), c, tmp_path/'c.safetensors'
     whole = fit_fold(*given_)[0]
     assert torch.equal(began[0], encoders(build_model(make_config(dim=32, depth=1, heads=2, seed=5), 5)))
-    mine.unlink()                                   # two of two epochs are done: the checkpoint has all that is needed
+    mine.unlink()                        # two of two epochs are done: the checkpoint has all that is needed
     assert torch.equal(encoders(fit_fold(*given_)[0]), encoders(whole))
 
 
 def test_the_hash_of_the_weights_is_kept(spoken, weights, tmp_path):
     from pedarr.core.files import sha256
-    run = run_training(make_config(store=spoken, run=tmp_path/'r', **{**SMALL, 'epochs': 1}, pretrained=str(weights)), progress=False)
+    run = trained(spoken, tmp_path/'r', epochs=1, pretrained=str(weights))
     assert open_finished(run).card.pretrained == sha256(weights)
 
 
-@pytest.mark.parametrize('options, why', [(dict(encoder='deep'), 'is of kind plain, this one is deep'), (dict(dim=64), 'set dim'), (dict(pretrained='/nowhere/w'), '/nowhere/w')])
+@pytest.mark.parametrize('options, why', [
+    (dict(encoder='deep'), 'is of kind plain, this one is deep'),
+    (dict(dim=64), 'set dim'),
+    (dict(pretrained='/nowhere/w'), '/nowhere/w')])
 def test_weights_that_do_not_fit_are_one_line(spoken, weights, tmp_path, options, why):
-    with pytest.raises(PedarrError, match=why) as e: prepare_run(make_config(store=spoken, run=tmp_path/'r', **{**SMALL, 'pretrained': str(weights), **options}))
-    assert '\n' not in str(e.value) and not (tmp_path/'r').exists()
+    refused(spoken, tmp_path/'r', why, **dict(pretrained=str(weights)) | options)
 
 
 def test_weights_of_another_rate(store, weights, tmp_path):
-    with pytest.raises(PedarrError, match='learned at 100 Hz, the windows here have 250 Hz'):
-        prepare_run(make_config(store=store, run=tmp_path/'r', dim=32, depth=1, heads=2, n_folds=2, pretrained=str(weights)))
+    given = dict(dim=32, depth=1, heads=2, n_folds=2, pretrained=str(weights))
+    c = make_config(store=store, run=tmp_path/'r', **given)
+    with pytest.raises(PedarrError, match='learned at 100 Hz, the windows here have 250 Hz'): prepare_run(c)
 
 
 def test_older_runs_have_the_default_and_trees_have_none(run, tmp_path):
     old = shutil.copytree(run, tmp_path/'old')
-    params = json.loads((old/'params.json').read_text())
-    del params['pretrained']
-    (old/'params.json').write_text(json.dumps(params))
+    drop_key(old/'params.json', 'pretrained')
     assert read_params(old).pretrained == '' and 'pretrained' in NETWORK_ONLY
-    with pytest.raises(PedarrError, match='pretrained means nothing to model trees'): make_config(model='trees', pretrained='w')
+    with pytest.raises(PedarrError, match='pretrained means nothing to model trees'):
+        make_config(model='trees', pretrained='w')
 
 
 def test_ptbxl_statements_decide_the_task(spoken):
-    "The groupings of PTB-XL's statements are known as such, and the rhythms of PTB-XL are one class a window."
+    "The groupings of PTB-XL's statements are known as such, and its rhythms are one class a window."
     from pedarr.signals.statements import task_of
     store = open_store(spoken)
-    assert [task_of(store, f'ptbxl_{x}') for x in ('all', 'super', 'sub', 'rhythm')] == ['multi', 'multi', 'multi', 'single']
+    for grouping in ('all', 'super', 'sub'): assert task_of(store, f'ptbxl_{grouping}') == 'multi'
+    assert task_of(store, 'ptbxl_rhythm') == 'single'
     with pytest.raises(PedarrError, match='set task to multi'): task_of(store, 'ptbxl_super', 'single')

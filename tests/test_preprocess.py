@@ -215,8 +215,8 @@ def test_blocks_equal_the_product_of_spectra_for_any_filter(order, low, width, n
         return
     f = np.fft.rfftfreq(x.shape[1], 1/rate)
     for y, xi, band in zip(ours, x, (config.ecg_band, config.ecg_band, config.iegm_band)):
-        theirs = np.fft.irfft(np.fft.rfft(xi.astype(float))*filters_.frequency_response(settings_.filter_sections(config, band), f, rate),
-                              x.shape[1])
+        response = filters_.frequency_response(settings_.filter_sections(config, band), f, rate)
+        theirs = np.fft.irfft(np.fft.rfft(xi.astype(float))*response, x.shape[1])
         assert np.abs(y - theirs).max() < 1e-4*max(1, np.abs(xi).max())
 
 
@@ -876,14 +876,18 @@ def test_a_mistake_is_named_with_its_value_and_what_it_must_be(wrong, said):
 
 
 def test_a_mistyped_setting_is_answered_with_the_one_that_was_meant():
-    with pytest.raises(PedarrError, match="unknown parameter 'windw': did you mean 'window'"): PreprocessConfig(windw=3)
+    with pytest.raises(PedarrError, match="unknown parameter 'windw': did you mean 'window'"):
+        PreprocessConfig(windw=3)
 
 
 def test_equal_settings_are_one_key_whatever_they_were_typed_as():
     "Numbers of numpy, texts of a shell and lists of a JSON file: as all parameters are read."
     typed = PreprocessConfig(rate='500', order=np.int64(2), ecg_band=[.5, np.float64(100)])
-    assert typed == CONFIG == PreprocessConfig(**json.loads(json.dumps(CONFIG.model_dump()))) and len({typed, CONFIG}) == 1
-    assert json.dumps(typed.model_dump()) == json.dumps(CONFIG.model_dump()) and pickle.loads(pickle.dumps(CONFIG)) == CONFIG
+    text = json.dumps(CONFIG.model_dump())
+    assert typed == CONFIG and len({typed, CONFIG}) == 1
+    assert json.dumps(typed.model_dump()) == text
+    assert PreprocessConfig(**json.loads(text)) == CONFIG
+    assert pickle.loads(pickle.dumps(CONFIG)) == CONFIG
 
 
 def test_a_rate_without_a_simple_ratio_is_taken_with_a_note(simulated, tmp_path):

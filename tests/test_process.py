@@ -18,8 +18,8 @@ from pedarr.use.process import refuse_shadows
 from pedarr.core.errors import PassingError, PedarrError, Terminated, error_line
 
 ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
-TINY = '-p epochs 1 -p n_folds 2 -p dim 16 -p heads 2 -p resamples 200 -p single_subject_classes keep'.split()
-LONG = '-p epochs 100000 -p n_folds 2 -p dim 16 -p heads 2 -p resamples 200 -p single_subject_classes keep'.split()
+SMALL = '-p n_folds 2 -p dim 16 -p heads 2 -p resamples 200 -p single_subject_classes keep'.split()
+TINY, LONG = ['-p', 'epochs', '1', *SMALL], ['-p', 'epochs', '100000', *SMALL]
 linux = pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='looks at /proc')
 posix = pytest.mark.skipif(os.name != 'posix', reason='signals and limits of POSIX')
 

@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import defaultdict
 
 import pytest
 from conftest import ROOT
@@ -18,7 +19,8 @@ def test_links_lead_somewhere(target): assert (ROOT/target).exists()
 
 
 def test_the_lines_of_python_run_as_printed(tmp_path):
-    "In a folder and a process of their own: a macro F1 with its interval and the place of the report, and no file elsewhere."
+    """In a folder and a process of their own: a macro F1 with its interval and the place of the report, and
+    no file elsewhere."""
     blocks = re.findall(r'```python\n(.*?)```', README, re.S)
     assert len(blocks) == 1
     assert len(blocks[0].splitlines()) <= 8
@@ -27,7 +29,8 @@ def test_the_lines_of_python_run_as_printed(tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r'^macro F1 +[\d.]+ % \[[\d.]+, [\d.]+\]$', done.stdout, re.M), done.stdout
     report = tmp_path/re.search(r'^report: (.*)$', done.stdout, re.M)[1]
-    assert 'simulated' in report.read_text(encoding='utf-8').lower() and [p.name for p in tmp_path.iterdir()] == ['runs']
+    assert 'simulated' in report.read_text(encoding='utf-8').lower()
+    assert [p.name for p in tmp_path.iterdir()] == ['runs']
 
 
 def test_the_picture_is_the_chapters():
@@ -59,7 +62,9 @@ def test_contributing_names_what_exists():
 RESULTS = sorted((ROOT/'nbs'/'results').glob('*.ipynb'))
 
 
-def cells(path, kind): return [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind]
+def cells(path, kind):
+    notebook = json.loads(path.read_text(encoding='utf-8'))
+    return [c for c in notebook['cells'] if c['cell_type'] == kind]
 
 
 def texts(path): return [''.join(c['source']) for c in cells(path, 'markdown')]
@@ -68,18 +73,22 @@ def texts(path): return [''.join(c['source']) for c in cells(path, 'markdown')]
 @pytest.mark.parametrize('path', RESULTS, ids=lambda p: p.stem)
 def test_a_page_of_results_is_whole(path):
     "A question, a table, a figure, one conclusion, the command; and it is in the list."
-    text, outputs = '\n\n'.join(texts(path)), [o.get('data', {}) for c in cells(path, 'code') for o in c['outputs']]
-    assert re.match(r'# [^\n]*\?', text) and any('<table' in ''.join(o.get('text/html', '')) for o in outputs)
+    text = '\n\n'.join(texts(path))
+    outputs = [o.get('data', {}) for c in cells(path, 'code') for o in c['outputs']]
+    assert re.match(r'# [^\n]*\?', text)
+    assert any('<table' in ''.join(o.get('text/html', '')) for o in outputs)
     pictures = re.findall(r'!\[[^\]]+\]\(([^)]+)\)', text)
-    assert any('image/png' in o for o in outputs) or pictures and all((path.parent/p).exists() for p in pictures)
+    drawn = any('image/png' in o for o in outputs)
+    assert drawn or pictures and all((path.parent/p).exists() for p in pictures)
     assert text.count('\n## Conclusion\n') == 1 and re.search(r'\n## The command\n\n```bash\n', text)
     assert f']({path.name})' in (path.parent/'README.md').read_text(encoding='utf-8')
 
 
 def test_pages_of_results_say_a_thing_once():
     "No paragraph of prose longer than a line stands on two pages: what holds for all stands in their README."
-    seen = {}
+    seen = defaultdict(set)
     for path in RESULTS:
         for paragraph in re.split(r'\n\n+', '\n\n'.join(texts(path))):
-            if len(paragraph) > 150 and '```' not in paragraph: seen.setdefault(' '.join(paragraph.split()), set()).add(path.name)
+            prose = ' '.join(paragraph.split())
+            if len(paragraph) > 150 and '```' not in paragraph: seen[prose].add(path.name)
     assert len(RESULTS) == 9 and not {p: names for p, names in seen.items() if len(names) > 1}

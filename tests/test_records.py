@@ -165,7 +165,8 @@ def test_lead_order(): assert ECG_LEADS == 'I II III aVR aVL aVF V1 V2 V3 V4 V5 
 
 @pytest.mark.bench
 def test_bench_window_reads(tmp_path):
-    "Printed as ratios: one 3 s window of a 30-minute record, rdrecord over ours."
+    """One 3 s window of a 30-minute record is read at least ten times as fast as by rdrecord (50 to 140
+    times, on two busy cores)."""
     cases = {f'made, format {f}, 2 signals': (write(tmp_path, f, 2, 360*1800, name=f'b{f}'), 1080)
              for f in RANGE}
     cases['made, format 24, 19 signals, 977 Hz'] = (write(tmp_path, '24', 19, 977*1800, name='leipzig'), 2931)
@@ -179,6 +180,7 @@ def test_bench_window_reads(tmp_path):
         ours = min(timeit(lambda: rec.physical(a, a + n), number=100)/100 for _ in range(5))
         print(f'\nwindow read, {name}: rdrecord {theirs*1e6:.0f} us, ours {ours*1e6:.0f} us, '
               f'ratio {theirs/ours:.0f}')
+        assert theirs > 10*ours, name
 
 
 @pytest.mark.parametrize('old, new, say', [

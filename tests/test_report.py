@@ -62,7 +62,8 @@ def write_run(folder, table, split, share, seed=0, store='a'*64, **params):
     found = dict(commit=None, changed=False, store_sha256={'ecg.npy': store})
     write('environment', dict.fromkeys(named, 'x') | found)
     write('model', dict(network=config.model, model={}, classes=classes, folds=[0]))
-    write('metrics', compute_metrics(t, classes, config, [split_warning(split)], subjects_per_class(rows)) | dict(speed={}))
+    metrics = compute_metrics(t, classes, config, [split_warning(split)], subjects_per_class(rows))
+    write('metrics', metrics | dict(speed={}))
     return folder, pd.Series(predicted, index=table.segment)
 
 
@@ -105,9 +106,9 @@ def test_a_class_that_one_run_left_out_is_said(tmp_path):
     both = protocol_table(a, b, n_resamples=100)
     assert both.classes['class'].tolist() == CLASSES[:2]
     assert both.notes[1].startswith('VT was tested by one of the two only')
-    lone = t.assign(label=np.where((t.label == 'VT') & (t.subject != 'x003'), 'SR', t.label))
-    assert ((lone.label == 'VT') & (lone.subject == 'x003')).any()
-    a, b = write_run(tmp_path/'c', lone, 'patient', .5)[0], write_run(tmp_path/'d', lone, 'segment', .8)[0]
+    one = t.assign(label=np.where((t.label == 'VT') & (t.subject != 'x003'), 'SR', t.label))
+    assert ((one.label == 'VT') & (one.subject == 'x003')).any()
+    a, b = write_run(tmp_path/'c', one, 'patient', .5)[0], write_run(tmp_path/'d', one, 'segment', .8)[0]
     assert protocol_table(a, b, n_resamples=100).classes.set_index('class').note['VT'] == SINGLE_SUBJECT
 
 

@@ -34,7 +34,8 @@ from pedarr.training.finished_runs import read_scores
 from pedarr.training.saved_models import load_model
 from pedarr.training.train import run_training
 
-SMALL = dict(epochs=1, batch_size=32, dim=16, depth=1, heads=2, n_folds=2, single_subject_classes='keep', resamples=100)
+SMALL = dict(epochs=1, batch_size=32, dim=16, depth=1, heads=2, n_folds=2, single_subject_classes='keep',
+             resamples=100)
 ODD = [None, True, False, 0, -1, 1, 10**9, 10**30, -10**9, .5, 1e308, -1e-9, '', 'x', '0', '1e3', 'nan', [],
        {}, [1], {'a': 1}, 'a'*5000, '\x1b[2J', '../..', 10**400]
 

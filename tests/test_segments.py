@@ -193,8 +193,8 @@ def test_validation_under_a_segment_split_is_a_fifth_of_each_class():
 def test_without_three_training_subjects_there_is_no_validation():
     t = table([[('A', 6)], [('A', 6)], [('A', 6)]])
     assert not (all_roles(t, make_split(t, 'loso'), 'loso') == 'validation').any()
-    lone = table([[(c, 6)] for c in 'ABCDE'])  # each is the only one with its class
-    assert not (all_roles(lone, make_split(lone, 'loso'), 'loso') == 'validation').any()
+    t = table([[(c, 6)] for c in 'ABCDE'])     # single-subject classes all
+    assert not (all_roles(t, make_split(t, 'loso'), 'loso') == 'validation').any()
 
 
 @pytest.mark.parametrize('windows', [1, 3])
@@ -472,7 +472,9 @@ def test_drop_rates(rate):
     dict(scale=-1), dict(shift=-1), dict(shift=601), dict(channel=1.1), dict(modality=-.1),
     dict(noise=-1)])
 def test_bad_augment(options):
-    with pytest.raises(PedarrError, match=f'parameter {next(iter(options))} is .*: it must be at [a-z]+ [0-9]'): Augment(**options)
+    name, = options
+    with pytest.raises(PedarrError, match=f'parameter {name} is .*: it must be at [a-z]+ [0-9]'):
+        Augment(**options)
 
 
 def test_a_mistyped_variation_is_answered_with_the_one_that_was_meant():

@@ -190,9 +190,13 @@ def test_annotations_fit_the_signal():
 @pytest.mark.parametrize('options, word', [
     (dict(subjects=3), 'subjects is 3: it must be at least 4'),
     (dict(subjects=10**9), 'subjects is 1000000000: it must be at most 10000'),
-    (dict(minutes=.1), 'minutes is 0.1: it must be at least 0.5'), (dict(minutes=61), 'minutes is 61: it must be at most 60'),
-    (dict(minutes=float('nan')), 'minutes is nan'), (dict(minutes=float('inf')), 'minutes is inf'),
-    (dict(seed=-1), 'seed is -1: it must be at least 0'), (dict(jobs=0), 'jobs=0'), (dict(jobs=10**6), 'jobs=1000000')])
+    (dict(minutes=.1), 'minutes is 0.1: it must be at least 0.5'),
+    (dict(minutes=61), 'minutes is 61: it must be at most 60'),
+    (dict(minutes=float('nan')), 'minutes is nan'),
+    (dict(minutes=float('inf')), 'minutes is inf'),
+    (dict(seed=-1), 'seed is -1: it must be at least 0'),
+    (dict(jobs=0), 'jobs=0'),
+    (dict(jobs=10**6), 'jobs=1000000')])
 def test_values_out_of_range(tmp_path, options, word):
     with pytest.raises(PedarrError, match=word) as e:
         simulate_database(tmp_path/'db', **{'subjects': 4, 'minutes': .5} | options)

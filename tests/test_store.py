@@ -525,7 +525,9 @@ def test_numbers_of_numpy_are_numbers(db, tmp_path, settings):
     dict(window=np.bool_(True)), dict(ecg_band='30'), dict(ecg_band=(True, 40)), dict(rate=[125]),
     dict(guard=np.nan), dict(rate=None)])
 def test_what_is_no_number_is_refused(settings):
-    with pytest.raises(PedarrError, match=f'parameter {next(iter(settings))}[.0]* is .*: it must be [a-z]') as e: CONFIG.replace(**settings)
+    name, = settings
+    with pytest.raises(PedarrError, match=f'parameter {name}[.0]* is .*: it must be [a-z]') as e:
+        CONFIG.replace(**settings)
     assert '\n' not in str(e.value)
 
 
@@ -708,9 +710,8 @@ def test_a_store_holds_only_the_channels_that_a_record_has(made, tmp_path):
     write_record(tmp_path/'db', 'b', seed=1)
     both = build(tmp_path/'db', tmp_path/'s')
     assert both.meta['stored'] == leads and isinstance(both.ecg, np.memmap)
-    alone = build(tmp_path/'db', tmp_path/'t',
-                  db=replace(MINE,
-                             read_episodes=lambda r, db: whole_record_episode(r, 'N' if r.name == 'b' else 'XYZ')))
+    only_b = lambda r, db: whole_record_episode(r, 'N' if r.name == 'b' else 'XYZ')
+    alone = build(tmp_path/'db', tmp_path/'t', db=replace(MINE, read_episodes=only_b))
     assert alone.meta['stored'] == leads  # a record without a window counts
 
 

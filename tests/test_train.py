@@ -836,7 +836,8 @@ def test_classes_with_odd_names_are_trained_reported_and_compared(store, tmp_pat
     assert set(r.predictions.label) == set(r.classes) == set(names)
     truth = open_store(store).segments.set_index('segment').rhythm[r.predictions.segment].eq('N').to_numpy()
     assert (r.predictions.label.to_numpy() == np.where(truth, names[0], names[1])).all()
-    assert read_scores(r)['overall']['top1']['value'] == (r.predictions.label == r.predictions.predicted).mean()
+    right = r.predictions.label == r.predictions.predicted
+    assert read_scores(r)['overall']['top1']['value'] == right.mean()
     assert '<b>x' not in write_report(tmp_path/'r').read_text()
     assert (paired_table([r], [r], 100).value == 0).all() and len(run_few_shot(r, shots=(1,), draws=2)[0])
 

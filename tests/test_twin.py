@@ -301,8 +301,11 @@ def test_scripts_that_are_no_tables(tmp_path, content):
 
 
 @pytest.mark.parametrize('options, word', [
-    (dict(scale=0), 'scale is 0: it must be more than 0'), (dict(scale=1.5), 'scale is 1.5: it must be at most 1'), (dict(scale=float('nan')), 'scale is nan'),
-    (dict(seed=-1), 'seed is -1: it must be at least 0'), (dict(scale=.01, jobs=0), 'jobs=0')])
+    (dict(scale=0), 'scale is 0: it must be more than 0'),
+    (dict(scale=1.5), 'scale is 1.5: it must be at most 1'),
+    (dict(scale=float('nan')), 'scale is nan'),
+    (dict(seed=-1), 'seed is -1: it must be at least 0'),
+    (dict(scale=.01, jobs=0), 'jobs=0')])
 def test_values_out_of_range(tmp_path, options, word):
     with pytest.raises(PedarrError, match=word): simulate_twin(tmp_path/'db', **options)
     assert not list(tmp_path.iterdir())
