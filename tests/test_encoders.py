@@ -5,9 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load, save
+from scipy.signal import resample_poly
 
 from pedarr.core.errors import PedarrError
-from pedarr.model.encoders import ENCODERS, ModalityEncoder, receptive_fields, split_mask, zero_masked
+from pedarr.model.earlier_encoders import ENCODERS, receptive_fields
+from pedarr.model.encoders import ModalityEncoder, split_mask, zero_masked
+from pedarr.model.input_rates import Resample, rate_ratio
 from pedarr.model.pedarrnet import PedArrNet
 from pedarr.model.pretrained import encoders_of, load_pretrained, read_pretrained, save_pretrained
 
@@ -45,17 +48,61 @@ def test_absent_channels_may_hold_anything_and_are_not_silent_ones(name, channel
     if not mask.all(): assert not torch.allclose(encoder(zero_masked(x, mask), full(1, 7)), encoder(x, mask))
 
 
-@pytest.mark.parametrize('name', ENCODERS)
-def test_a_sample_does_not_depend_on_its_neighbours_in_training(name):
-    encoder, x = ENCODERS[name](7, 32).train(), torch.randn(5, 7, 400)
+ALONE = [(name, False) for name in ENCODERS] + [('plain', True), ('deep', True)]
+
+@pytest.mark.parametrize('name, training', ALONE)
+def test_a_sample_does_not_depend_on_its_neighbours(name, training):
+    "After training for all; in training for those whose statistics are of one sample alone."
+    encoder, x = ENCODERS[name](7, 32).train(training), torch.randn(5, 7, 400)
     torch.testing.assert_close(encoder(x, full(5, 7))[:1], encoder(x[:1], full(1, 7)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('options', [dict(), dict(fusion='late'), dict(fusion='sum'), dict(depth=0)])
+def test_encoders_train_on_the_samples_that_have_their_modality(options):
+    "What batch normalisation remembers does not change if samples without electrograms come along."
+    ecg, iegm, mask = torch.randn(6, 12, 500), torch.randn(6, 7, 500), full(6, 19)
+    mask[3:, 12:] = False
+    def after(rows):
+        model = net(encoder='residual', pooling='mean-max', **options).train()
+        model(ecg[rows], iegm[rows], mask[rows])
+        return {k: v for k, v in model.views.encoders['iegm'].state_dict().items() if 'running' in k}
+    many, few = after(slice(0, 6)), after(slice(0, 3))
+    for name in few: torch.testing.assert_close(many[name], few[name])
+    assert len(few) > 10
+
+
+@settings(max_examples=25, deadline=None)
+@given(rate=st.sampled_from([100, 125, 250, 360, 500, 1000]), own=st.sampled_from([100, 125, 250]),
+       T=st.integers(40, 900))
+def test_resampling_equals_scipy(rate, own, T):
+    x, (up, down) = torch.randn(2, 3, T), rate_ratio(rate, own)
+    got = Resample(rate, own)(x)
+    assert got.shape[-1] == Resample(rate, own).length(T)
+    want = resample_poly(x.numpy(), up, down, axis=-1)
+    torch.testing.assert_close(got, torch.from_numpy(want), atol=5e-6, rtol=1e-5)
+
+
+def test_a_network_with_rates_of_its_own_keeps_the_promise():
+    "What is absent may hold anything, at other rates, too; and the rate of the windows has to be said."
+    model = net(encoder='residual', pooling='mean-max', rate=500, ecg_rate=100, iegm_rate=250)
+    ecg, iegm, mask = torch.randn(4, 12, 1500), torch.randn(4, 7, 1500), full(4, 19)
+    mask[1, 12:], mask[2, :12], mask[3, 5] = False, False, False
+    parts = (ecg, mask[:, :12]), (iegm, mask[:, 12:])
+    spoilt = [torch.where(m[..., None], x, float('nan')) for x, m in parts]
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(model(ecg, iegm, mask), model(*spoilt, mask)))
+        state = model.features(ecg, iegm, mask)['state']
+        assert torch.equal(model.head(state), model(ecg, iegm, mask).logits)
+    with pytest.raises(PedarrError, match='need the rate of the windows'): net(ecg_rate=100)
+    with pytest.raises(PedarrError, match='at least 320 are needed'):
+        model(ecg[..., :300], iegm[..., :300], mask)
 
 
 def test_a_new_encoder_is_a_class_and_a_row(monkeypatch):
     class Wide(ModalityEncoder):
         strides = (1, 30)
         def __init__(self, channels, dim):
-            super().__init__(channels, dim, kernel=61, stride=30)
+            super().__init__(channels, dim, kernel=61, stride=30, norm=torch.nn.BatchNorm1d(dim))
             self.out = torch.nn.LayerNorm(dim)
         def maps(self, signal, mask):
             signal = zero_masked(signal, mask)
@@ -105,7 +152,7 @@ def test_receptive_fields_in_ms_follow_the_rate():
 
 def test_nothing_outside_its_field_changes_a_column():
     "A change just inside the field is seen, one just outside is not (but for the normalisation)."
-    from pedarr.model.encoders import _plain_sums
+    from pedarr.model.earlier_encoders import _plain_sums
     encoder = _plain_sums(ENCODERS['plain'](1, 16))
     x = torch.ones(1, 1, 1500, dtype=torch.float64)
     def last(x): return encoder.maps(x, full(1, 1))[-1][0, :, 16]

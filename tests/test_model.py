@@ -11,7 +11,8 @@ from conftest import assert_learns
 from pedarr.model.attention import (
     Attention, CrossModalAttention, SemanticAttention, equal_shares, sinusoidal_positions)
 from pedarr.core.errors import PedarrError
-from pedarr.model.encoders import ENCODERS, MODALITIES, split_mask
+from pedarr.model.earlier_encoders import ENCODERS
+from pedarr.model.encoders import MODALITIES, split_mask
 from pedarr.model.pedarrnet import FUSIONS, ModelConfig, PedArrNet
 from pedarr.signals.augmentation import drop_modality
 from pedarr.model.variants import NETWORK_VARIANTS, count_multiply_adds, count_parameters
@@ -344,7 +345,8 @@ def test_a_config_from_before_the_encoder_was_an_option_still_builds():
     old = {'n_classes': 3, 'dim': 32, 'depth': 1, 'heads': 2, 'proj_dim': 8, 'dropout': 0.1,
            'modality_dropout': 0.0, 'fusion': 'cross', 'semantic': True, 'centre': False,
            'modalities': ['ecg', 'iegm']}
-    assert PedArrNet(**old).config == {**old, 'encoder': 'plain'}
+    then = dict(encoder='plain', pooling='cls', stochastic_depth=0., rate=0., ecg_rate=0., iegm_rate=0.)
+    assert PedArrNet(**old).config == old | then
 
 
 def test_numbers_of_numpy_and_tuples_are_taken_as_plain_ones():

@@ -5,18 +5,12 @@
 # %% ../../nbs/5_model/00_encoders.ipynb #e949616b
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from math import gcd
-
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['MODALITIES', 'ENCODERS', 'split_mask', 'zero_masked', 'ModalityEncoder', 'ResBlock', 'PlainEncoder', 'DeepBlock',
-           'DeepEncoder', 'receptive_fields']
+__all__ = ['MODALITIES', 'split_mask', 'zero_masked', 'ModalityEncoder', 'conv_norm', 'XResBlock', 'ResidualEncoder']
 
 # %% ../../nbs/5_model/00_encoders.ipynb #d5eacf2a
 MODALITIES = {'ecg': 12, 'iegm': 7}   # name -> channels, in the order of the mask and of the modality weights
@@ -30,21 +24,16 @@ def zero_masked(signal: Tensor, mask: Tensor) -> Tensor:
     "`signal` [B, C, T] with zeros in every channel whose `mask` bool [B, C] is False, whatever stood there."
     return torch.where(mask[..., None], signal, 0.0)
 
-# %% ../../nbs/5_model/00_encoders.ipynb #ad314d58
-def _group_norm(width: int) -> nn.GroupNorm:
-    "Group normalisation in up to four groups: statistics of one sample alone."
-    return nn.GroupNorm(gcd(4, width), width)
-
-# %% ../../nbs/5_model/00_encoders.ipynb #e5d34e86
+# %% ../../nbs/5_model/00_encoders.ipynb #a1038f83
 class ModalityEncoder(nn.Module):
     "Signal [B, C, T] (normalised mV) and mask bool [B, C] -> tokens [B, ceil(T/strides[-1]), dim]."
     strides: tuple[int, ...]          # samples from column to column, of each of its maps
 
-    def __init__(self, channels: int, width: int, kernel: int, stride: int):
+    def __init__(self, channels: int, width: int, kernel: int, stride: int, norm: nn.Module):
         super().__init__()
         self.stem = nn.Conv1d(channels, width, kernel, stride, kernel // 2, bias=False)
         self.presence = nn.Linear(channels, width, bias=False)
-        self.norm = _group_norm(width)
+        self.norm = norm
 
     def first_map(self, signal: Tensor, mask: Tensor) -> Tensor:
         "Stem, and a vector for each absent channel: masked `signal` [B, C, T] -> [B, width, ceil(T/stride)]."
@@ -56,110 +45,54 @@ class ModalityEncoder(nn.Module):
     def forward(self, signal: Tensor, mask: Tensor) -> Tensor:
         return self.tokens(self.maps(signal, mask)[-1])
 
-# %% ../../nbs/5_model/00_encoders.ipynb #cd5a1aba
-class ResBlock(nn.Module):
-    "Residual block (He et al. 2016), `stride` times shorter: [B, n_in, T] -> [B, n_out, ceil(T/stride)]."
-    def __init__(self, n_in: int, n_out: int, kernel: int, stride: int):
+# %% ../../nbs/5_model/00_encoders.ipynb #af149afb
+def conv_norm(n_in: int, n_out: int, kernel: int, stride: int = 1, act: bool = True,
+              zero: bool = False) -> nn.Sequential:
+    "Convolution, batch normalisation (its weight 0 at the start with `zero`), and with `act` a ReLU."
+    norm = nn.BatchNorm1d(n_out)
+    if zero: nn.init.zeros_(norm.weight)
+    layers = [nn.Conv1d(n_in, n_out, kernel, stride, kernel // 2, bias=False), norm]
+    nn.init.kaiming_normal_(layers[0].weight)
+    return nn.Sequential(*layers, *([nn.ReLU()] if act else []))
+
+# %% ../../nbs/5_model/00_encoders.ipynb #f0aa216d
+class XResBlock(nn.Module):
+    """Residual block of an xresnet: [B, n_in, T] -> [B, n_out, ceil(T/stride)]; starts as the way round it
+    alone."""
+    def __init__(self, n_in: int, n_out: int, kernel: int, stride: int, skip: float = 0.):
         super().__init__()
-        self.conv1 = nn.Conv1d(n_in, n_out, kernel, stride, kernel // 2, bias=False)
-        self.conv2 = nn.Conv1d(n_out, n_out, kernel, 1, kernel // 2, bias=False)
-        self.norm1, self.norm2 = _group_norm(n_out), _group_norm(n_out)
-        self.shortcut = nn.Conv1d(n_in, n_out, 1, stride, bias=False)
+        self.skip = skip
+        first = conv_norm(n_in, n_out, kernel, stride)
+        self.convs = nn.Sequential(first, conv_norm(n_out, n_out, kernel, act=False, zero=True))
+        self.round = nn.Sequential()
+        if stride > 1: self.round.append(nn.AvgPool1d(stride, ceil_mode=True))
+        if n_in != n_out: self.round.append(conv_norm(n_in, n_out, 1, act=False))
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(h)) + self.shortcut(x))
+    def forward(self, x: Tensor) -> Tensor: return F.relu(_spared(self.convs(x), self) + self.round(x))
 
-# %% ../../nbs/5_model/00_encoders.ipynb #503e2c7f
-class PlainEncoder(ModalityEncoder):
-    "A stem and two residual blocks: signal [B, C, T] and mask bool [B, C] -> tokens [B, ceil(T/45), dim]."
-    strides = (1, 5, 15, 45)
+def _spared(x: Tensor, block: XResBlock) -> Tensor:
+    "In training, the corrections `x` [B, C, T] of a `block` without those of the samples that skip it."
+    if not (block.training and block.skip): return x
+    kept = torch.rand(len(x), 1, 1, device=x.device) >= block.skip
+    return x*kept/(1 - block.skip)
 
-    def __init__(self, channels: int, dim: int):
-        super().__init__(channels, dim // 4, kernel=15, stride=5)
-        self.blocks = nn.Sequential(ResBlock(dim // 4, 3 * dim // 8, 5, 3), ResBlock(3 * dim // 8, dim, 3, 3))
+# %% ../../nbs/5_model/00_encoders.ipynb #201ae101
+class ResidualEncoder(ModalityEncoder):
+    "Stem and four residual blocks: signal [B, C, T], mask bool [B, C] -> tokens [B, ceil(T/16), dim]."
+    strides = (1, 2, 4, 8, 16)
+
+    def __init__(self, channels: int, dim: int, skip: float = 0.):
+        widths = [3*dim//8, dim//2, 3*dim//4, dim]
+        super().__init__(channels, widths[0], kernel=7, stride=2, norm=nn.BatchNorm1d(widths[0]))
+        self.second, self.peak = conv_norm(widths[0], widths[0], 5), nn.MaxPool1d(3, 2, 1)
+        shapes = zip([widths[0], *widths], widths, (1, 2, 1, 2), (1, 2, 3, 4))
+        self.blocks = nn.ModuleList(XResBlock(a, b, 5, stride, skip*i/4) for a, b, stride, i in shapes)
         self.out = nn.LayerNorm(dim)
 
     def maps(self, signal: Tensor, mask: Tensor) -> list[Tensor]:
         "The masked signal [B, C, T] and a map for each further stride, [B, width, ceil(T/stride)]."
         signal = zero_masked(signal, mask)
-        found = [signal, self.first_map(signal, mask)]
-        for block in self.blocks: found.append(block(found[-1]))
-        return found
-
-# %% ../../nbs/5_model/00_encoders.ipynb #f4a143e3
-class DeepBlock(nn.Module):
-    "Block of an xresnet, `stride` 1 or 2: [B, width, T] -> [B, width, ceil(T/stride)]."
-    def __init__(self, width: int, stride: int):
-        super().__init__()
-        self.stride = stride
-        self.conv1 = nn.Conv1d(width, width, 5, stride, 2, bias=False)
-        self.conv2 = nn.Conv1d(width, width, 5, 1, 2, bias=False)
-        self.norm1, self.norm2 = _group_norm(width), _group_norm(width)
-        nn.init.zeros_(self.norm2.weight)
-        self.around = nn.AvgPool1d(2, ceil_mode=True) if stride == 2 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(h)) + self.around(x))
-
-# %% ../../nbs/5_model/00_encoders.ipynb #9dbb2f34
-def _deep_stem(half: int, width: int) -> nn.Sequential:
-    "The rest of an xresnet's stem: [B, half, T] -> [B, width, ceil(T/2)]."
-    second = nn.Conv1d(half, half, 5, padding=2, bias=False), _group_norm(half), nn.ReLU()
-    third = nn.Conv1d(half, width, 5, padding=2, bias=False), _group_norm(width), nn.ReLU()
-    return nn.Sequential(*second, *third, nn.MaxPool1d(3, 2, 1))
-
-def _halves(layer: nn.Module) -> bool:
-    "Does `layer` of a deep encoder make the map half as long?"
-    return getattr(layer, 'stride', 1) in (2, (2,))
-
-# %% ../../nbs/5_model/00_encoders.ipynb #dd5218f0
-class DeepEncoder(ModalityEncoder):
-    "An xresnet of 18 layers: signal [B, C, T] and mask bool [B, C] -> tokens [B, ceil(T/32), dim]."
-    strides = (1, 2, 4, 8, 16, 32)
-
-    def __init__(self, channels: int, dim: int):
-        half, width = dim // 4, dim // 2
-        super().__init__(channels, half, kernel=5, stride=2)
-        self.more = _deep_stem(half, width)
-        self.blocks = nn.Sequential(*[DeepBlock(width, stride) for stride in (1, 1, 2, 1, 2, 1, 2, 1)])
-        self.last, self.out = nn.Conv1d(width, dim, 1), nn.LayerNorm(dim)
-
-    def maps(self, signal: Tensor, mask: Tensor) -> list[Tensor]:
-        "The masked signal [B, C, T] and a map for each further stride, [B, width, ceil(T/stride)]."
-        found = [zero_masked(signal, mask)]
-        x = self.first_map(found[0], mask)
-        for layer in [*self.more, *self.blocks]:
-            if _halves(layer): found.append(x)
-            x = layer(x)
-        return [*found, self.last(x)]
-
-# %% ../../nbs/5_model/00_encoders.ipynb #7e9902bb
-ENCODERS = {'plain': PlainEncoder, 'deep': DeepEncoder}   # name -> class that takes (channels, dim)
-
-# %% ../../nbs/5_model/00_encoders.ipynb #c79ad884
-def _plain_sums(encoder: nn.Module) -> nn.Module:
-    "A copy of `encoder` without normalisation over time, with means for maxima, all weights positive."
-    copied = copy.deepcopy(encoder).double()
-    for name, layer in list(copied.named_modules()):
-        if isinstance(layer, nn.GroupNorm): copied.set_submodule(name, nn.Identity())
-        if isinstance(layer, nn.MaxPool1d):
-            copied.set_submodule(name, nn.AvgPool1d(layer.kernel_size, layer.stride, layer.padding))
-    for p in copied.parameters(): nn.init.constant_(p, 1 / p[0].numel())
-    return copied
-
-# %% ../../nbs/5_model/00_encoders.ipynb #24b1417f
-def receptive_fields(kind: Callable[[int, int], nn.Module], rate: float = 500.) -> pd.DataFrame:
-    """A row for each map of the encoder `kind` at `rate` (Hz): how far apart columns stand, what one sees.
-
-    Both in samples and in ms. Fields are those of convolutions and pooling, at most 12,000 samples."""
-    signal = torch.ones(1, 1, 12_000, dtype=torch.float64, requires_grad=True)
-    encoder, rows = _plain_sums(kind(1, 16)), []
-    maps = encoder.maps(signal, torch.ones(1, 1, dtype=torch.bool))
-    for stride, x in zip(encoder.strides, maps, strict=True):
-        middle = x[0, :, x.shape[-1] // 2].sum()
-        where = torch.autograd.grad(middle, signal, retain_graph=True)[0][0, 0].nonzero()
-        sees = int(where.max() - where.min()) + 1
-        rows.append((stride, 1000*stride/rate, sees, 1000*sees/rate))
-    return pd.DataFrame(rows, columns=['every (samples)', 'every (ms)', 'sees (samples)', 'sees (ms)'])
+        half = self.second(self.first_map(signal, mask))
+        quarter = self.blocks[0](self.peak(half))
+        eighth = self.blocks[2](self.blocks[1](quarter))
+        return [signal, half, quarter, eighth, self.blocks[3](eighth)]

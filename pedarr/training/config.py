@@ -175,6 +175,7 @@ def _check_option(name: str, model: str) -> None:
     if check_choice(name, classifier_options(model), 'model option') in TrainConfig.model_fields:
         raise PedarrError(f'model option {name!r} is a parameter of its own: '
                           f'set {name}, and take it out of model_options')
+    if name == 'rate': raise PedarrError('model option rate is that of the store: leave it out')
 
 def _check_trees(c: TrainConfig) -> None:
     "Parameters that trees don't have, and values of options that they don't take."

@@ -157,7 +157,7 @@ def fit_fold(store: Store, train: np.ndarray, validation: np.ndarray, c: TrainCo
     too. Raises `PedarrError` for a device that isn't there, a damaged checkpoint, a store that changed, and a
     loss that isn't finite any more."""
     pick_device(c.device)
-    model = build_model(c, len(store.classes))
+    model = build_model(c, len(store.classes), rate=store.fs)
     if checkpoint is None or not checkpoint.exists(): start_pretrained(model, c, store.fs)
     t = prepare_training(store, train, c, model, fold_losses(store, train, model.config['proj_dim'], c))
     history = _resumed(t, checkpoint, c)

@@ -80,13 +80,13 @@ def check_network(store: Store, roles: np.ndarray, folds: list[int], c: TrainCon
                   device: torch.device) -> None:
     """`PedarrError` unless the network and losses of a run can be built, take the store's windows, and
     have the memory that they need; `roles` [N, K]."""
-    shapes = build_model(c, len(store.classes), 'meta')
+    shapes = build_model(c, len(store.classes), 'meta', store.fs)
     weights = 16*sum(p.numel() for p in shapes.parameters())          # float32: weight, gradient, two moments
     check_memory(weights, _size_of(c), device)
     for k in folds: losses = fold_losses(store, rows_of(roles, k, 'train'), shapes.config['proj_dim'], c)
     rows = rows_of(roles, folds[-1], 'train')
     batch = SegmentDataset(store, rows[:2], normalise=c.normalise).__getitems__([0, 1])
-    try: kept = _kept_bytes(build_model(c, len(store.classes)).train(), losses, batch, c)
+    try: kept = _kept_bytes(build_model(c, len(store.classes), rate=store.fs).train(), losses, batch, c)
     except PedarrError: raise
     except (RuntimeError, ValueError, TypeError, IndexError) as e:
         why = (str(e).splitlines() or [''])[0]
@@ -97,7 +97,7 @@ def check_network(store: Store, roles: np.ndarray, folds: list[int], c: TrainCon
 # %% ../../nbs/8_training/09_machine.ipynb #a375922a
 def check_disk(store: Store, folds: list[int], c: TrainConfig) -> None:
     "`PedarrError` if the disk has no room for the weights of the folds, a checkpoint and the predictions."
-    shapes = build_model(c, len(store.classes), 'meta').parameters() if c.model != TREES else []
+    shapes = build_model(c, len(store.classes), 'meta', store.fs).parameters() if c.model != TREES else []
     weights = 4*sum(p.numel() for p in shapes)
     columns = len(store.classes)*(1 + is_multi(store)) + 8
     need = weights*(len(folds) + 4) + 200*len(store.segments)*columns

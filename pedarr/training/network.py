@@ -64,18 +64,20 @@ def build_network(name: str, n_classes: int, options: dict, head: HeadSpec, what
         raise PedarrError(f'{what} {shown_value(options)}: {why}: correct them') from e
 
 # %% ../../nbs/8_training/06_network.ipynb #c8a5c47d
-def network_options(c: TrainConfig) -> dict:
-    "What the network of a run is built with."
+def network_options(c: TrainConfig, rate: float = 0.) -> dict:
+    "What the network of a run is built with, for windows at `rate` Hz (0: unknown)."
     size = dict(dim=c.dim, depth=c.depth, heads=c.heads, encoder=c.encoder) if c.model == 'pedarrnet' else {}
     lost = c.modality_dropout if c.modalities == 'both' else 0.
     used = list(MODALITY_SETS[c.modalities])
-    return dict(**size, dropout=c.dropout, modalities=used, modality_dropout=lost, **c.model_options)
+    own = dict(rate=rate) if c.model_options.keys() & {'ecg_rate', 'iegm_rate'} else {}
+    return dict(**size, **own, dropout=c.dropout, modalities=used, modality_dropout=lost, **c.model_options)
 
-def build_model(c: TrainConfig, n_classes: int, device: str | None = None) -> torch.nn.Module:
-    """The network of a run, initialised from its seed (`device` 'meta': its shapes alone). `PedarrError`
-    for options it can't be built from."""
+def build_model(c: TrainConfig, n_classes: int, device: str | None = None,
+                rate: float = 0.) -> torch.nn.Module:
+    """The network of a run for windows at `rate` Hz, initialised from its seed (`device` 'meta': its shapes
+    alone). `PedarrError` for options it can't be built from."""
     torch.manual_seed(c.seed)
-    return build_network(c.model, n_classes, network_options(c), loss_head(c), 'model_options', device)
+    return build_network(c.model, n_classes, network_options(c, rate), loss_head(c), 'model_options', device)
 
 # %% ../../nbs/8_training/06_network.ipynb #e6c9a290
 def weights_file(name: str) -> Path:

@@ -192,7 +192,7 @@ def _check_weights(store: Store, roles: np.ndarray, folds: list[int], c: TrainCo
     "Notes on the weights that a network starts from; `PedarrError` as `check_network`, or if they don't fit."
     check_network(store, roles, folds, c, device)
     if not c.pretrained: return []
-    found = start_pretrained(build_model(c, len(store.classes)), c, store.fs)
+    found = start_pretrained(build_model(c, len(store.classes), rate=store.fs), c, store.fs)
     fresh = f'; {", ".join(found.fresh)} start from chance' if found.fresh else ''
     return [f'encoders for {", ".join(found.loaded)} start from {c.pretrained}{fresh}']
 

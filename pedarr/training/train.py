@@ -40,7 +40,7 @@ def model_card(store: Store, folds: list[int], c: TrainConfig) -> dict:
     "The contents of model.json: what rebuilds the networks of a run, or grows its trees again."
     n, scale = len(store.classes), None
     if c.model == TREES: model = make_trees(**tree_options(c)).get_params() | {'features': 'features.csv'}
-    else: model, scale = build_model(c, n, 'meta').config, loss_head(c).scale
+    else: model, scale = build_model(c, n, 'meta', store.fs).config, loss_head(c).scale
     card = dict(network=c.model, model=model, cosine_head=scale, classes=store.classes,
                 normalise=c.normalise, folds=list(folds), preprocess=store.meta['config'],
                 grouping={r: k for r, k in mapping_of(store, c).items() if k in store.classes})
