@@ -528,7 +528,8 @@ def test_evaluation_needs_predictions_only():
     import subprocess, sys
     code = """
 import sys
-from pedarr.evaluation import bootstrap, comparison, fewshot, metrics, multilabel, prototypes, reliability, subgroups
+from pedarr.evaluation import bootstrap, comparison, fewshot, metrics, multilabel
+from pedarr.evaluation import prototypes, reliability, subgroups
 heavy = ('torch', 'sklearn', 'matplotlib', 'seaborn', 'IPython', 'nbdev', 'pedarr.training', 'pedarr.model')
 print([name for name in heavy if name in sys.modules])"""
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,

@@ -99,9 +99,9 @@ def _check_request(segments: pd.DataFrame, kind: str, n_folds: int, strict: bool
     if subjects < needed:
         raise PedarrError(f'split {kind}: {subjects} subjects with an evaluation segment are fewer than '
                           f'{needed} folds; use fewer folds or more recordings')
-    lone = segments.groupby('label')['subject'].nunique().loc[lambda n: n == 1].index.tolist()
-    if strict and lone and kind != 'segment':
-        raise PedarrError(f"split {kind}: {', '.join(lone)} stands in 1 subject only; "
+    single = segments.groupby('label')['subject'].nunique().loc[lambda n: n == 1].index.tolist()
+    if strict and single and kind != 'segment':
+        raise PedarrError(f"split {kind}: {', '.join(single)} stands in 1 subject only; "
                           'group it with another class, drop it, or use strict=False')
 
 # %% ../../nbs/4_signals/08_splits.ipynb #95fc97d9
