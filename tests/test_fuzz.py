@@ -36,6 +36,8 @@ from pedarr.data.records import open_record
 from pedarr.data.annotations import read_annotations
 from pedarr.data.rhythms import BEAT_SYMBOLS, LEIPZIG_RHYTHMS, parse_episodes, poor_signal
 from pedarr.core.errors import PedarrError
+from pedarr.signals.build import build_store
+from pedarr.signals.settings import PreprocessConfig
 
 MANY = int(os.environ.get('PEDARR_FUZZ') or 0)
 
@@ -863,8 +865,6 @@ def marks_of(folder, name):
 @fuzz(15, .05)
 @given(data=st.data())
 def test_damaged_folders(tiny, tmp_path_factory, data):
-    from pedarr.signals.settings import PreprocessConfig
-    from pedarr.signals.build import build_store
     base = tmp_path_factory.mktemp('damaged')
     folder = base/'db'
     which = data.draw(st.sampled_from(sorted(p.name for p in tiny.iterdir()) + ['x001.atr']*4))
@@ -907,8 +907,6 @@ def test_damaged_folders(tiny, tmp_path_factory, data):
 
 @pytest.fixture(scope='module')
 def store(tiny, tmp_path_factory):
-    from pedarr.signals.settings import PreprocessConfig
-    from pedarr.signals.build import build_store
     path = tmp_path_factory.mktemp('store')/'store'
     build_store(tiny, path, 'leipzig', config=PreprocessConfig(window=.5, guard=.05), progress=False)
     return path
