@@ -79,7 +79,8 @@ def check_episodes(table: object, sig_len: int, where: str = 'episodes') -> tupl
     rhythm = pd.array(_rhythms(table, where), dtype='str')
     beats = np.array(_counts(table, where), np.int64)
     e = pd.DataFrame({'start': start, 'stop': stop, 'rhythm': rhythm, 'beats': beats})
-    full = e[e.start < e.stop].sort_values('start', kind='stable', ignore_index=True)
+    as_it_is = len(e) == 1 and start[0] < stop[0]       # the usual case of short recordings, and quick
+    full = e if as_it_is else e[start < stop].sort_values('start', kind='stable', ignore_index=True)
     _check_overlap(full, where)
     return full, len(e) - len(full)
 
@@ -94,8 +95,9 @@ _UNSAID = 1.     # s without a rhythm that need no note
 
 def _places(e: pd.DataFrame, sig_len: int) -> dict[str, int]:
     "Where how many samples belong to no episode of `e`."
-    rest = sig_len - int((e.stop - e.start).sum())
-    before, after = (int(e.start.iloc[0]), sig_len - int(e.stop.iloc[-1])) if len(e) else (0, 0)
+    start, stop = e['start'].tolist(), e['stop'].tolist()
+    rest = sig_len - (sum(stop) - sum(start))
+    before, after = (start[0], sig_len - stop[-1]) if start else (0, 0)
     places = {'before the first rhythm annotation': before, 'between episodes': rest - before - after,
               'after the last episode': after}
     return {where: n for where, n in places.items() if n}

@@ -23,6 +23,8 @@ from .samples import SAMPLES_AT_A_TIME, ReadBuffers, compare_checksums, read_who
 __all__ = ['RecordStream']
 
 # %% ../../nbs/1_data/10_streams.ipynb #27fa97a1
+_LARGE = 1 << 16      # bytes of a read that are hashed in a thread: fewer are hashed before one has started
+
 class _HashedFile:
     "A file that is read from its beginning to its end while a thread hashes it."
     def __init__(self, path: Path, pool: ThreadPoolExecutor):
@@ -32,9 +34,15 @@ class _HashedFile:
     def readinto(self, buffer: memoryview) -> int:
         n = self.io.readinto(buffer)
         self.at += n
-        if self.busy: self.busy.result()       # never more than one read behind: two buffers are enough
-        self.busy = self.pool.submit(self.sha.update, buffer[:n])
+        self.wait()                            # never more than one read behind: two buffers are enough
+        if n < _LARGE: self.sha.update(buffer[:n])
+        else: self.busy = self.pool.submit(self.sha.update, buffer[:n])
         return n
+
+    def wait(self) -> None:
+        "Until all that was read is hashed."
+        if self.busy: self.busy.result()
+        self.busy = None
 
     def seek(self, to: int) -> None:
         "Go forwards to byte `to`, hashing what lies between."
@@ -47,7 +55,7 @@ def _close(f: _HashedFile) -> str:
     try:
         while f.readinto(memoryview(bytearray(1 << 20))): pass
     except OSError as e: raise system_error(e, shown_path(f.path), 'cannot be read') from e
-    f.busy.result()
+    f.wait()
     f.io.close()
     return f.sha.hexdigest()
 

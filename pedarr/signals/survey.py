@@ -431,9 +431,10 @@ def _longest(plans: list, grouping: dict) -> Counter:
     "The longest episode (s) of each class."
     longest = Counter()
     for p in plans:
-        for e in p.episodes.itertuples():
-            c = grouping.get(e.rhythm)
-            if c: longest[c] = max(longest[c], (e.stop - e.start)/p.record.fs)
+        seconds = ((p.episodes['stop'] - p.episodes['start']).to_numpy()/p.record.fs).tolist()
+        for rhythm, length in zip(p.episodes['rhythm'].tolist(), seconds):
+            c = grouping.get(rhythm)
+            if c: longest[c] = max(longest[c], length)
     return longest
 
 def _too_short(plans: list, tables: list, grouping: dict) -> list[tuple]:
