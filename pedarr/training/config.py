@@ -87,7 +87,7 @@ class SplitParameters(Parameters):
     n_folds: int = Field(5, ge=2, le=100_000, description='folds of the split')
     fold: _Fold = Field('all', description='all, last, or the number of one fold')
     split_seed: Seed = Field(0, description='draws the folds')
-    validation: float = Field(0.2, ge=0, le=.9, description='share of training subjects to watch by')
+    validation: float = Field(0.2, ge=0, le=.9, description='share of training subjects that validate')
     single_subject_classes: _SingleSubject = Field('error', description='error, drop or keep')
 
 # %% ../../nbs/8_training/00_config.ipynb #5373d5a9
