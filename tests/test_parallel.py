@@ -102,6 +102,24 @@ def descendants(session: int) -> list:
 
 
 @POSIX
+@pytest.mark.parametrize('by_thread', [False, True])
+def test_ctrl_c_while_processes_are_started_is_put_off_and_not_lost(by_thread):
+    "Also where another thread of the process gets the signal."
+    code = ('import os, signal, sys, threading, time\n'
+            'from pedarr.core.parallel import _no_interrupt\n'
+            'if sys.argv[1] == "True": threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n'
+            'try:\n'
+            '    with _no_interrupt():\n'
+            '        os.kill(os.getpid(), signal.SIGINT)\n'
+            '        time.sleep(.2)\n'
+            '        print("went on")\n'
+            'except KeyboardInterrupt: print("heard")')
+    command = [sys.executable, '-c', code, str(by_thread)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert said.stdout.split('\n')[:2] == ['went on', 'heard']
+
+
+@POSIX
 @pytest.mark.skipif(not os.path.isdir('/proc'), reason='no /proc')
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_its_parent(number):

@@ -36,15 +36,23 @@ def _begin_work(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_stay_while, args=(parent,), daemon=True).start()
 
+# %% ../../nbs/0_core/07_parallel.ipynb #c8c2ac3e
+_CAN_BLOCK = hasattr(signal, 'pthread_sigmask')             # not on Windows
+
 @contextmanager
-def _deaf() -> Iterator[None]:
-    "Ignore Ctrl-C for a moment; processes that are started in it ignore it for ever."
+def _no_interrupt() -> Iterator[None]:
+    "Ctrl-C is put off for a moment; processes that are started in it never hear of it."
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append(True))
+    if _CAN_BLOCK: mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try: yield
-    finally: signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+    finally:
+        if _CAN_BLOCK: signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+        if heard: signal.raise_signal(signal.SIGINT)
 
 # %% ../../nbs/0_core/07_parallel.ipynb #267828ca
 def _environmental(error: Exception) -> Exception:
@@ -94,7 +102,7 @@ def _in_order(pool, function: Callable, chunks: Iterator[list], ahead: int, unfi
     "The pairs of `_attempts` for all `chunks`, in order, at most `ahead` of them `unfinished` at a time."
     in_order = deque()
     while True:
-        with _deaf():
+        with _no_interrupt():
             new = [pool.submit(_attempts, function, c) for c in islice(chunks, ahead - len(unfinished))]
         in_order.extend(new)
         unfinished.update(new)
