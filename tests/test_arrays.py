@@ -14,6 +14,8 @@ from pedarr.core.errors import PedarrError
 from pedarr.data.channels import CHANNELS
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.settings import PreprocessConfig, filter_sections, settling
+from pedarr.signals.splits import make_split
+from pedarr.signals.statements import with_statements
 from pedarr.signals.store import FILES, open_store
 
 NAMES = ['II', 'V1', 'RVA12']
@@ -42,6 +44,29 @@ def test_the_store_is_one_like_any_other(tmp_path):
     assert t.official.tolist() == [0] * 6 + [1] * 6 and t.statements[0] == 'A|B' and t.rhythm[1] == 'VTm'
     assert again.meta['mapping'] == {'N': 'SR', 'VTm': 'VT'} and again.meta['statements'] == ['A', 'B']
 
+@pytest.mark.parametrize('labels', [['SR', 'VT']*6, ['']*12])
+def test_who_and_where_are_checked_with_and_without_labels(tmp_path, labels):
+    "A record of two subjects, and a subject in two folds."
+    for change in (dict(records=['r']*6 + ['q']*6), dict(folds=[0, 1]*6)):
+        with pytest.raises(PedarrError, match='has several values of'):
+            make(tmp_path/'s', labels=labels, **change)
+        assert not (tmp_path/'s').exists()
+
+def test_a_label_needs_a_rhythm(tmp_path):
+    for rhythms in ([''] * 12, ['N', ''] * 6):
+        with pytest.raises(PedarrError, match='rhythm'): make(tmp_path/'s', rhythms=rhythms)
+        assert not (tmp_path/'s').exists()
+
+def test_statements_without_labels_can_be_tested(tmp_path):
+    store = make(tmp_path/'s', labels=['']*12, folds=np.repeat([0, 1], 6), statements=[['A '], [' B']]*6)
+    assert store.meta['statements'] == ['A', 'B'] and store.segments.evaluate.all()
+    multi, _ = with_statements(store)
+    assert set(make_split(multi.segments, 'official')) == {0, 1}
+
+def test_a_segment_may_be_longer_than_a_chunk(tmp_path):
+    store = make(tmp_path/'s', segments(4, 13_000), rate=100, subjects=[0, 0, 1, 1])
+    assert store.config.window == 130
+
 @pytest.mark.parametrize('words, change', [
     ('time first', dict(x=segments().transpose(0, 2, 1))),
     ('give .segments, channels, samples', dict(x=segments()[0])),
@@ -49,6 +74,7 @@ def test_the_store_is_one_like_any_other(tmp_path):
     ('real numbers', dict(x=segments().astype(complex))),
     ('real numbers', dict(x=segments() > 0)),
     ('cut all to one length', dict(x=[*segments()[:11], segments()[0, :, :100]])),
+    ('give a word', dict(name=None)),
     ('2 names were given: give a name', dict(channels=['II', 'V1'])),
     ('give a list of names', dict(channels='II')),
     ('oesophagus is none of', dict(channels=['II', 'V1', 'oesophagus'])),

@@ -94,6 +94,8 @@ def test_a_network_with_rates_of_its_own_keeps_the_promise():
         state = model.features(ecg, iegm, mask)['state']
         assert torch.equal(model.head(state), model(ecg, iegm, mask).logits)
     with pytest.raises(PedarrError, match='need the rate of the windows'): net(ecg_rate=100)
+    with pytest.raises(PedarrError, match='one encoder for all channels'):
+        net(fusion='early', rate=500, ecg_rate=100)
     with pytest.raises(PedarrError, match='at least 320 are needed'):
         model(ecg[..., :300], iegm[..., :300], mask)
 
@@ -188,7 +190,7 @@ def test_each_encoder_has_its_own_rate(tmp_path):
     save_pretrained(model, tmp_path/'w', {'ecg': 100, 'iegm': 500})
     assert {n: c.rate for n, c in read_pretrained(tmp_path/'w')[1].items()} == {'ecg': 100, 'iegm': 500}
     assert load_pretrained(net(1), tmp_path/'w', {'ecg': 100, 'iegm': 500}).loaded == ['ecg', 'iegm']
-    with pytest.raises(PedarrError, match='encoder iegm learned at 500 Hz, the windows here have 100 Hz'):
+    with pytest.raises(PedarrError, match='encoder iegm learned at 500 Hz, this one reads 100 Hz'):
         load_pretrained(net(1), tmp_path/'w', 100)
 
 
@@ -204,7 +206,7 @@ def edited(path, change, metadata=True):
 STEM = 'ecg.stem.weight'
 
 @pytest.mark.parametrize('change, says', [
-    (lambda t, c: c['ecg'].update(rate=100.), 'ecg learned at 100 Hz, the windows here have 500 Hz'),
+    (lambda t, c: c['ecg'].update(rate=100.), 'ecg learned at 100 Hz, this one reads 500 Hz'),
     (lambda t, c: c['iegm'].update(kind='deep'), 'iegm is of kind deep, this one is plain'),
     (lambda t, c: t.update({STEM: t[STEM][:, :, :5].contiguous()}), r'stem.weight of \[8, 12, 5\]'),
     (lambda t, c: t.update({STEM: t[STEM].half()}), 'torch.float16'),

@@ -286,13 +286,18 @@ def test_report_and_commands(run, spoken, tmp_path):
         assert said.exit_code == 2 and 'Traceback' not in said.output, (args, said.output)
 
 
-def test_numbers_that_were_altered_are_refused(run, tmp_path):
+@pytest.mark.parametrize('change, said', [
+    (lambda m: m['overall']['f1'].update(value=.123), 'overall.f1.value is not what predictions.csv gives'),
+    (lambda m: m['overall']['auroc'].update(statements=99), 'overall.auroc.statements is not what'),
+    (lambda m: m.update(per_class=m['per_class'][:1]), 'per_class lists others than predictions.csv'),
+    (lambda m: m['per_class'].append(m['per_class'][0] | {'class': 'INVENTED'}), 'per_class lists others'),
+    (lambda m: m.update(loss='focal'), 'loss is not what')])
+def test_numbers_that_were_altered_are_refused(run, tmp_path, change, said):
     bad = shutil.copytree(run, tmp_path/'bad')
-    overall = metrics(bad)['overall']
-    overall['f1']['value'] = .123
-    edit_json(bad/'metrics.json', files={}, overall=overall)
-    with pytest.raises(PedarrError, match='overall.f1.value is not what predictions.csv gives'):
-        open_finished(bad)
+    altered = metrics(bad) | dict(files={})
+    change(altered)
+    edit_json(bad/'metrics.json', **altered)
+    with pytest.raises(PedarrError, match=said): open_finished(bad)
 
 
 @pytest.mark.parametrize('options', [
@@ -335,7 +340,7 @@ TREES = dict(model='trees', epochs=25, batch_size=32, dim=128, depth=2, heads=4,
     (dict(logit_adjust=1.), 'logit_adjust is for one class'),
     (dict(grouping='rhythm8'), 'finds 0 of its classes among the statements'),
     (dict(task='single', loss='bce'), 'is for several labels at once'),
-    (dict(task='', loss='bce'), 'unknown loss'),
+    (dict(task='', loss='bce'), 'is for several labels at once: set task to multi'),
     (dict(task='many'), "unknown task 'many'"),
     (dict(loss_options={'tau': 1}), "no option 'tau'")])
 def test_impossible_runs_are_refused(spoken, tmp_path, options, why):
@@ -407,7 +412,7 @@ def test_weights_that_do_not_fit_are_one_line(spoken, weights, tmp_path, options
 def test_weights_of_another_rate(store, weights, tmp_path):
     given = dict(dim=32, depth=1, heads=2, n_folds=2, pretrained=str(weights))
     c = make_config(store=store, run=tmp_path/'r', **given)
-    with pytest.raises(PedarrError, match='learned at 100 Hz, the windows here have 250 Hz'): prepare_run(c)
+    with pytest.raises(PedarrError, match='learned at 100 Hz, this one reads 250 Hz'): prepare_run(c)
 
 
 def test_older_runs_have_the_default_and_trees_have_none(run, tmp_path):

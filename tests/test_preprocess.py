@@ -875,6 +875,14 @@ def test_a_mistake_is_named_with_its_value_and_what_it_must_be(wrong, said):
     assert str(e.value) == said
 
 
+def test_no_band_is_no_filter_and_has_no_notch():
+    assert default_config(get_database('leipzig'), ecg_band=None).ecg_band is None
+    assert default_config(get_database('leipzig')).ecg_band == CONFIG.ecg_band
+    assert CONFIG.replace(ecg_band=None, notch=50.).notch == 50
+    with pytest.raises(PedarrError, match='notch=50 Hz is part of the filter of a band'):
+        CONFIG.replace(ecg_band=None, iegm_band=None, notch=50.)
+
+
 def test_a_mistyped_setting_is_answered_with_the_one_that_was_meant():
     with pytest.raises(PedarrError, match="unknown parameter 'windw': did you mean 'window'"):
         PreprocessConfig(windw=3)

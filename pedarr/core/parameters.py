@@ -128,7 +128,7 @@ def allowed_values(field: FieldInfo) -> str:
     "What a parameter may be, in words: 'a whole number, from 1 to 100000'."
     kinds = plain_kinds(field.annotation)
     none = ', or none'*(type(None) in kinds)
-    if is_pair(field): return '2 numbers' + none
+    if is_pair(field): return '2 numbers' + none + none[-5:]             # none none
     if all(isinstance(k, str) for k in kinds): return ' | '.join(kinds)
     kind = ' or '.join(dict.fromkeys(_WORDS.get(k, str(k)) for k in kinds if k is not type(None)))
     return ', '.join(x for x in (kind, _range(field)) if x) + none

@@ -58,7 +58,7 @@ class ModelConfig(Parameters):
     depth: int = Field(2, ge=0, le=256, description='blocks of the Transformer; 0: none')
     heads: int = Field(4, ge=1, le=1024, description='heads of each attention')
     proj_dim: int = Field(64, ge=1, le=65_536, description='length of an embedding')
-    dropout: float = Field(0.1, ge=0, lt=1, description='in the Transformer')
+    dropout: float = Field(0.1, ge=0, lt=1, description='in the Transformer, and of what the head reads')
     modality_dropout: float = Field(0.0, ge=0, le=1, description='chance of a sample to lose a modality')
     fusion: Literal[tuple(FUSIONS)] = Field('cross', description='where the modalities meet')
     semantic: bool = Field(True, description='weights by semantic attention; false: equal shares')
@@ -73,6 +73,9 @@ class ModelConfig(Parameters):
 
     @model_validator(mode='after')
     def _heads_fit(self):
+        if (self.ecg_rate or self.iegm_rate) and self.fusion == 'early':
+            raise PedarrError('fusion early has one encoder for all channels: leave ecg_rate and iegm_rate '
+                              'out')
         if (self.ecg_rate or self.iegm_rate) and not self.rate:
             raise PedarrError('ecg_rate and iegm_rate need the rate of the windows: give rate, too')
         if self.stochastic_depth and self.encoder != 'residual':
@@ -234,7 +237,7 @@ class PedArrNet(nn.Module):
         return self.blocks(torch.cat([start, x], dim=1))[:, 0]
 
     def pooled_state(self, tokens: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        "What the heads read, [B, dim], and the weights [B, M] of the sequences `tokens` [B, M, N, dim]."
+        "What the heads read, [B, width], and the weights [B, M] of the sequences `tokens` [B, M, N, dim]."
         if self.semantic is None: weights = equal_shares(present).to(tokens.dtype)
         else: weights = self.semantic(tokens.mean(dim=2), present)
         if self.config['fusion'] == 'late':
@@ -248,7 +251,8 @@ class PedArrNet(nn.Module):
         For each modality m that it reads (early fusion: all): `m.map_s` [B, width, ceil(T/s)], a map with a
         column every s samples, s = 1 the masked signal, the largest s the source of the tokens (no map if no
         sample has m); `m.tokens` [B, N, dim], after cross-modal attention; `m.pooled` [B, dim], their mean.
-        For all: `present` bool [B, M], `weights` [B, M], `state` [B, dim]."""
+        For all: `present` bool [B, M], `weights` [B, M], `state` [B, dim] or, with mean and maximum,
+        [B, 2*dim]."""
         check_model_inputs(ecg, iegm, mask, self.views.shortest)
         maps, encoders = self.views.maps(ecg, iegm, mask), self.views.encoders
         encoded = {m: encoders[m].tokens(found[-1]) for m, found in maps.items()}

@@ -86,7 +86,8 @@ def _misfit(card: EncoderCard, kind: str, rate: float, got: dict, want: dict) ->
     "Why the tensors `got` of a file can't fill an encoder that holds `want`, and the remedy; '' if they can."
     if card.kind != kind: return f'is of kind {one_line(card.kind)}, this one is {kind}: set encoder'
     if not isclose(card.rate, rate, rel_tol=1e-6):
-        return f'learned at {card.rate:g} Hz, the windows here have {rate:g} Hz: preprocess at that rate'
+        return (f'learned at {card.rate:g} Hz, this one reads {rate:g} Hz: set its rate (ecg_rate, '
+                'iegm_rate), preprocess at that rate')
     if odd := sorted(want.keys() ^ got.keys()):
         return f'{"lacks" if odd[0] in want else "has besides"} {one_line(odd[0])}: pretrain again'
     for key, t in want.items():

@@ -122,7 +122,9 @@ def _config(x: np.ndarray | list, rate: Any, store_rate: Any, **bands: Any) -> P
     store_rate = rate if store_rate is None else _frequency(store_rate, 'store_rate')
     up, down = resampling_ratio(rate, store_rate)
     samples = -(-_shape_of(x)[2]*up//down)
-    return PreprocessConfig(rate=store_rate, window=samples/store_rate, guard=0, rare_stride=None, **bands)
+    window = samples/store_rate
+    return PreprocessConfig(rate=store_rate, window=window, guard=0, rare_stride=None,
+                            chunk=max(120., window), **bands)
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #bbb0ec82
 def _rows(channels: Sequence[str], aliases: dict | None) -> np.ndarray:
@@ -154,6 +156,11 @@ def _names(values: Any, what: str, n: int, empty: bool = False) -> np.ndarray:
         out.append(text)
     return np.array(out, dtype=str)
 
+def _check_name(name: Any) -> None:
+    "`PedarrError` unless a database may be called so."
+    if isinstance(name, str) and name.strip() and name.isprintable(): return
+    raise PedarrError(f'name={shown_value(name)}: give a word')
+
 # %% ../../nbs/4_signals/12_arrays.ipynb #e1b17814
 def _in_one(table: pd.DataFrame, part: str, whole: str) -> None:
     "`PedarrError` if a `part` belongs to two of `whole`."
@@ -174,7 +181,9 @@ def _segments(n: int, labels: Any, subjects: Any, records: Any, rhythms: Any, fo
     table['official'] = -1 if folds is None else _whole_numbers(folds, n)
     table['statements'] = '' if statements is None else _statements(statements, n)
     for part, whole in (('record', 'subject'), ('subject', 'official'), ('rhythm', 'label')):
-        _in_one(table[table.rhythm != ''], part, whole)
+        _in_one(table, part, whole)
+    if ((table.rhythm == '') & (table.label != '')).any():
+        raise PedarrError('rhythms: a segment has a label and no rhythm: give each labelled segment one')
     classes = table.label[table.label != ''].unique()
     if len(classes) == 1:
         raise PedarrError(f'labels: all are {classes[0]!r}, two classes are needed: add segments of another, '
@@ -200,7 +209,7 @@ def _statements(statements: Any, n: int) -> list[str]:
         if not words or any('|' in s or not s.isprintable() for s in said):
             raise PedarrError(f'statements of segment {i} are {shown_value(said)}: give a list of names '
                               'without a bar')
-    return ['|'.join(sorted(set(said))) for said in statements]
+    return ['|'.join(sorted({s.strip() for s in said})) for said in statements]
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #4a8d6bf1
 def _bridged(x: np.ndarray) -> np.ndarray:
@@ -279,7 +288,7 @@ def _open_or_write(path: Path, arrays: _Arrays, table: pd.DataFrame, name: str, 
                    simulated: bool) -> Store:
     "The store that is there already, if it is the same; otherwise a new one."
     _check_bands(arrays)
-    if not name.strip() or not name.isprintable(): raise PedarrError(f'name={shown_value(name)}: give a word')
+    _check_name(name)
     notes, hashes = _check_units(arrays, uncalibrated), _hash_segments(arrays)
     meta, notes = _recipe(arrays, table, hashes, name, simulated), [*notes, *_twin_notes(table, hashes)]
     try:
@@ -318,7 +327,7 @@ def _twin_notes(table: pd.DataFrame, hashes: np.ndarray) -> list[str]:
     if not len(same): return []
     people = same.groupby('sha').subject.nunique()
     notes = [f'{len(same)} segments have the samples of another one']
-    several = int((people > 1).sum())
+    several = int(same.sha.isin(people.index[people > 1]).sum())
     if several: notes.append(f'{several} of them stand for two or more subjects: one may be in training and '
                              'its copy in test')
     return notes
@@ -393,4 +402,4 @@ def _segment_rows(arrays: _Arrays, table: pd.DataFrame) -> pd.DataFrame:
     "The table of segments: those of a record lie one behind the other, in samples of the arrays."
     length, place = _shape_of(arrays.x)[2], table.groupby('record').cumcount()
     return table.assign(cohort='', age=np.nan, sex='', start=place*length, stop=(place + 1)*length, beats=-1,
-                        evaluate=table.label != '')
+                        evaluate=(table.label != '') | (table.statements != ''))

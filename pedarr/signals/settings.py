@@ -67,8 +67,7 @@ def default_config(database: Database, **given: Any) -> PreprocessConfig:
     """The settings for `database`: those `given`, then its description's, then the usual ones. None stands
     for what is not given, unless a setting may be None."""
     optional = {n for n, f in PreprocessConfig.model_fields.items() if type(None) in get_args(f.annotation)}
-    may_be_none = optional - set(FROM_DATABASE)
-    asked = {name: value for name, value in given.items() if value is not None or name in may_be_none}
+    asked = {name: value for name, value in given.items() if value is not None or name in optional}
     own = {name: getattr(database, name, None) for name in FROM_DATABASE}
     return PreprocessConfig(**{**{name: x for name, x in own.items() if x is not None}, **asked})
 
@@ -109,6 +108,9 @@ def _fitting(config: PreprocessConfig) -> PreprocessConfig:
     half, window = config.rate/2, f'{config.window:g} s'
     if config.notch is not None and config.notch >= half:
         raise PedarrError(f'preprocess: notch={config.notch:g} Hz must lie below half the rate, {half:g} Hz')
+    if config.notch is not None and config.ecg_band is None and config.iegm_band is None:
+        raise PedarrError(f'preprocess: notch={config.notch:g} Hz is part of the filter of a band, and both '
+                          'bands are none: give a band, or leave the notch out')
     if not config.samples:
         raise PedarrError(f'preprocess: window={window} holds no sample at {config.rate:g} Hz: '
                           'choose a longer window or a higher rate')

@@ -21,7 +21,7 @@ __all__ = ['SPLITS', 'make_split', 'train_test', 'check_apart', 'split_notes', '
 SPLITS = {'patient': 'folds of whole subjects, classes spread as evenly as that allows',
           'loso': 'leave one subject out: each subject is a fold',
           'segment': 'segments at random, stratified by class; the same subjects are in training and test',
-          'official': 'the folds that the database itself publishes'}
+          'official': 'the folds that are published for the database'}
 
 # %% ../../nbs/4_signals/08_splits.ipynb #38ccc3e7
 def _segment_folds(segments: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:

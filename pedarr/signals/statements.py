@@ -10,7 +10,8 @@ import dataclasses
 import numpy as np
 
 from ..core.errors import PedarrError
-from ..data.groupings import STATEMENT_GROUPINGS, classes_of, get_grouping
+from ..data.groupings import (
+    STATEMENT_GROUPINGS, classes_of, get_grouping, statement_targets)
 from .store import Store
 
 # %% auto #0
@@ -38,10 +39,9 @@ def statement_mapping(store: Store, grouping: str = '') -> dict[str, str]:
 # %% ../../nbs/4_signals/13_statements.ipynb #15acd752
 def _statement_classes(store: Store, mapping: dict[str, str]) -> tuple[list[str], np.ndarray]:
     "(classes that occur, uint8 [N, C]) of the statements of `store` under `mapping`, statement -> class."
-    said, names = store.targets(), store.meta['statements']
-    columns = {k: [i for i, s in enumerate(names) if mapping.get(s) == k] for k in classes_of(mapping)}
-    found = {k: said[:, i].any(1) for k, i in columns.items() if said[:, i].any()}
-    return list(found), np.array([*found.values()], np.uint8).reshape(len(found), len(said)).T
+    classes, target = statement_targets(store.segments.statements, mapping)
+    occurs = target.any(axis=0)
+    return [k for k, there in zip(classes, occurs) if there], target[:, occurs]
 
 def _left_out(label: np.ndarray, missing: list[str]) -> list[str]:
     "Notes on windows without a label and classes without a window."

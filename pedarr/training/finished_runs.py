@@ -23,7 +23,8 @@ from ..evaluation.subgroups import SINGLE_SUBJECT, per_class, per_subject
 from ..evaluation.bootstrap import bootstrap_scores
 from ..evaluation.metrics import scores
 from pedarr.evaluation.multilabel import (
-    MULTI_RESAMPLES, bootstrap_multilabel, by_recording, choose_thresholds, macro_scores, per_statement,
+    MULTI_METRICS, MULTI_RESAMPLES, bootstrap_multilabel, by_recording, choose_thresholds, macro_scores,
+    per_statement,
     statement_scores)
 from ..model.trees import TREES
 from .config import TREE_LOSS, TrainConfig
@@ -179,9 +180,19 @@ def _altered(said, true, where: str = '') -> str:
 def _by_name(metrics: dict) -> dict:
     "`metrics` with its tables as dicts by class and subject."
     names = {'per_class': 'class', 'per_subject': 'subject'}
-    return metrics | {k: {str(row[name]): row for row in metrics[k]} for k, name in names.items()}
+    there = {k: name for k, name in names.items() if k in metrics}
+    return metrics | {k: {str(row[name]): row for row in metrics[k]} for k, name in there.items()}
 
 # %% ../../nbs/8_training/04_finished_runs.ipynb #8340bff6
+def _check_said(run: Path, said: Metrics | MultiMetrics, true: dict) -> None:
+    "`PedarrError` unless metrics.json says what the tables give, `true`, of the same classes and subjects."
+    mine, theirs = _by_name(json_ready(true)), _by_name(said.model_dump(by_alias=True))
+    for k in {'per_class', 'per_subject'} & mine.keys():
+        if mine[k].keys() != theirs[k].keys():
+            raise damage_error(run/'metrics.json', f'{k} lists others than predictions.csv')
+    where = _altered(theirs, mine)
+    if where: raise damage_error(run/'metrics.json', f'{where} is not what predictions.csv gives')
+
 def _check_metrics(run: Path, said: Metrics, predictions: pd.DataFrame, c: TrainConfig) -> None:
     "`PedarrError` if the numbers of metrics.json are not those of the predictions."
     classes, who = said.classes, predictions.subject.to_numpy()
@@ -190,12 +201,7 @@ def _check_metrics(run: Path, said: Metrics, predictions: pd.DataFrame, c: Train
     true = dict(split=c.split, loss=TREE_LOSS if c.model == TREES else c.loss, segments=len(who),
                 subjects=len(set(who)), overall=overall, per_class=_class_rows(*codes, who, classes, {}),
                 per_subject=_subject_rows(*codes, who, classes))
-    mine, theirs = _by_name(json_ready(true)), _by_name(said.model_dump(by_alias=True))
-    for k in ('per_class', 'per_subject'):
-        if mine[k].keys() != theirs[k].keys():
-            raise damage_error(run/'metrics.json', f'{k} lists others than predictions.csv')
-    where = _altered(theirs, mine)
-    if where: raise damage_error(run/'metrics.json', f'{where} is not what predictions.csv gives')
+    _check_said(run, said, true)
 
 # %% ../../nbs/8_training/04_finished_runs.ipynb #ff7b279d
 def _read_validation(run: Path, classes: list[str], folds: list[int]) -> pd.DataFrame | None:
@@ -203,19 +209,17 @@ def _read_validation(run: Path, classes: list[str], folds: list[int]) -> pd.Data
     file = run/'validation.csv'
     return read_multi_predictions(file, classes, folds, again=True) if file.exists() else None
 
-def _check_multi(run: Path, said: MultiMetrics, predictions: pd.DataFrame,
+def _check_multi(run: Path, said: MultiMetrics, predictions: pd.DataFrame, c: TrainConfig,
                  folds: list[int]) -> pd.DataFrame | None:
     "The answers in validation; `PedarrError` if the numbers of metrics.json are not those of the tables."
     validation = _read_validation(run, said.classes, folds)
     a = multi_answers(predictions, validation, said.classes)
-    value = macro_scores(statement_scores(a.truth, a.prob, a.thresholds))[0]
-    rows = {row['class']: row for row in _statement_rows(a, said.classes)}
-    true = dict(segments=len(predictions), recordings=len(a.truth), subjects=len(set(a.subject)),
-                overall={k: dict(value=v) for k, v in zip(said.overall.model_dump(), value)}, per_class=rows)
-    theirs = said.model_dump(by_alias=True)
-    theirs['per_class'] = {row['class']: row for row in theirs['per_class']}
-    where = _altered(theirs, json_ready(true))
-    if where: raise damage_error(run/'metrics.json', f'{where} is not what predictions.csv gives')
+    found = statement_scores(a.truth, a.prob, a.thresholds)
+    scored = int(np.isfinite(found['auroc']).sum())
+    overall = {k: dict(value=v, statements=scored) for k, v in zip(MULTI_METRICS, macro_scores(found)[0])}
+    true = dict(split=c.split, loss=c.loss, segments=len(predictions), recordings=len(a.truth),
+                subjects=len(set(a.subject)), overall=overall, per_class=_statement_rows(a, said.classes))
+    _check_said(run, said, true)
     return validation
 
 # %% ../../nbs/8_training/04_finished_runs.ipynb #d72954fc
@@ -289,7 +293,7 @@ def open_finished(run: Path | str) -> Run:
     read = read_multi_predictions if several else read_predictions
     predictions, validation = read(run/'predictions.csv', card.classes, card.folds), None
     check_tested(predictions, split, card.folds, run/'predictions.csv')
-    if several: validation = _check_multi(run, metrics, predictions, card.folds)
+    if several: validation = _check_multi(run, metrics, predictions, c, card.folds)
     else: _check_metrics(run, metrics, predictions, c)
     return Run(run, c, metrics, card, env, split, predictions, validation)
 

@@ -17,7 +17,7 @@ from ..core.names import check_choice
 from ..data.channels import N_ECG
 from ..data.groupings import GROUPINGS, classes_of, get_grouping
 from ..model.trees import TREES
-from ..losses.registry import loss_terms, multi_key
+from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.features import annotated_beats, segment_features
 from ..signals.batches import is_multi
 from ..signals.roles import all_roles
@@ -202,6 +202,8 @@ def _check_task(store: Store, c: TrainConfig) -> None:
         if c.model == TREES: raise PedarrError('model trees gives one class a window: choose a network')
         if c.logit_adjust: raise PedarrError('logit_adjust is for one class a window: set it to 0')
         multi_key(c.loss)
+    elif c.loss in MULTI_LOSSES:
+        raise PedarrError(f'loss {c.loss!r} is for several labels at once: set task to multi')
     else: loss_terms(c.loss)
 
 # %% ../../nbs/8_training/10_prepare.ipynb #9db71abd

@@ -58,7 +58,9 @@ def check_target(path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
 def _given(context: click.Context, option: click.Parameter, kind: type[Parameters], typed: Any) -> None:
     "What was typed for an option of parameters of this `kind`, as a value; nothing if nothing was."
     if typed is None: return
-    text = typed if isinstance(typed, str) else ', '.join(typed)
+    several = [typed] if isinstance(typed, str) else typed
+    none = {word.lower() for word in several} == {'none'}             # of a band, too: none none
+    text = 'none' if none else ', '.join(several)
     context.params[option.name] = parse_parameter(kind, option.name, text)
 
 def _option_of(kind: type[Parameters], name: str, before: str = '') -> click.Option:
