@@ -36,7 +36,7 @@ from pedarr.signals import windows as windows_
 from pedarr.core.errors import PassingError, PedarrError
 from pedarr.data.known_databases import LEIPZIG, get_database
 from pedarr.data.databases import Database
-from pedarr.signals.settings import PreprocessConfig
+from pedarr.signals.settings import PreprocessConfig, default_config
 from pedarr.signals.build import build_store
 from pedarr.signals.fast_filters import read_filtered, stream_filtered
 from pedarr.signals.augmentation import normalise_signals

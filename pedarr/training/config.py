@@ -97,7 +97,7 @@ class FitParameters(Parameters):
     batch_size: int = Field(32, ge=2, le=1_000_000, description='windows a step')
     lr: float = Field(1e-3, gt=0, description='highest learning rate')
     weight_decay: float = Field(0.05, ge=0, description='of matrices and kernels')
-    warmup: float = Field(0.1, ge=0, description='share of the steps in which the rate rises')
+    warmup: float = Field(0.1, ge=0, le=1, description='share of the steps in which the rate rises')
     clip: float = Field(1.0, gt=0, description='longest gradient')
     augment: bool = Field(True, description='training windows are disturbed')
     normalise: _Normalisation = Field('modality', description=f'one of {", ".join(NORMALISE)}')

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.errors import PedarrError, one_line
+from ..core.errors import PedarrError, one_line, shown_value
 from ..losses.registry import (
     HeadSpec, MULTI_LOSSES, loss_head_spec, make_head, make_losses, make_multi_loss)
 from ..model.baselines import make_model
@@ -18,7 +18,6 @@ from ..model.pretrained import Pretrained, load_pretrained
 from ..signals.batches import is_multi
 from ..signals.store import Store
 from .config import MODALITY_SETS, TrainConfig
-from ..core.errors import shown_value
 
 # %% auto #0
 __all__ = ['LARGEST_OPTION', 'DEEPEST', 'loss_head', 'replace_head', 'build_network', 'network_options', 'build_model',
