@@ -671,6 +671,20 @@ def place(tmp_path_factory):
     return p
 
 
+@pytest.mark.skipif(os.name != 'posix', reason='names that Windows does not have')
+@pytest.mark.parametrize('name', ['q\x1b[2J', 'q\n\x9bx', 'red\x1b[31m\x07'])
+def test_a_file_name_of_control_characters_does_not_reach_the_terminal(db, tmp_path, name):
+    "Neither while the store is built nor when it is found: each note is one printable line."
+    (db/'RECORDS').unlink(missing_ok=True)
+    (db/f'{name}.hea').write_text('x')
+    for _ in range(2):
+        done = pedarr('preprocess', db, tmp_path/'s\x1b[2J', '--skip-damaged')
+        said = (done.stdout + done.stderr).replace('\r', '\n').split('\n')
+        assert done.returncode == 1 and all(line.isprintable() for line in said), said
+        assert sum(line.startswith('left out: 1 of') for line in said) == 1
+        assert sum(line.startswith('note: ') and 'cannot be read' in line for line in said) == 1
+
+
 THINGS = ['nowhere', 'file', 'folder', 'empty', 'red\x1b[31m\n', 'loop', '\udcff', 'pipe', 'a'*300]
 WRONG = [
     *[['preprocess', f'@/{x}', '@/new'] for x in THINGS], *[['check', f'@/{x}'] for x in THINGS],

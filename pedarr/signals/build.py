@@ -77,8 +77,8 @@ def _open_or_build(folder: Path, store: Path, how: tuple) -> Store:
         return found
     _build(store, part, survey, jobs, progress)
     found = open_store(store, verify=False)
-    notes = [f'note: {n}' for n in found.meta['notes']]
-    if progress: print('\n'.join([repr(found), *notes]), file=sys.stderr)
+    said = [repr(found), *(f'note: {n}' for n in found.meta['notes'])]
+    if progress: print('\n'.join(map(one_line, said)), file=sys.stderr)
     return found
 
 # %% ../../nbs/4_signals/07_build.ipynb #98634ffc
@@ -430,7 +430,8 @@ def _final_meta(survey: Survey, said: list, gone: list, table: pd.DataFrame, sha
         statements=sorted({s for said in table['statements'].unique() for s in said.split('|') if s}),
         segments=len(table), sha256=sha,
         sources={p.name: dict(sorted((p.small | s).items())) for p, s in zip(survey.plans, signals)},
-        skipped=sorted({x.name for x in [*survey.left_out, *gone]}, key=natural_key), notes=notes)
+        skipped=sorted({x.name for x in [*survey.left_out, *gone]}, key=natural_key),
+        notes=[one_line(n) for n in notes])
     return StoreMeta.model_validate(json_ready(survey.meta | made)).model_dump()
 
 def _signal_sources(survey: Survey, said: list) -> list[dict]:
@@ -600,7 +601,8 @@ def _existing(store: Path, survey: Survey, jobs: int, progress: bool) -> Store |
         raise PedarrError(f'{store}: a store that differs stands here ({"; ".join(said)}): delete it, '
                           'or choose another name')
     found = open_store(store)
-    if progress: print(f'{store}: already built from the same sources and settings', file=sys.stderr)
+    said = f'{store}: already built from the same sources and settings'
+    if progress: print(one_line(said), file=sys.stderr)
     return found
 
 # %% ../../nbs/4_signals/07_build.ipynb #n7b401ef

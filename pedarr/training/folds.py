@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..core.errors import PedarrError
+from ..core.errors import PedarrError, one_line
 from ..core.tables import write_table
 from ..core.files import write_atomic
 from ..evaluation.multilabel import by_recording, macro_scores, statement_scores
@@ -193,8 +193,8 @@ def on_terminal() -> bool:
     return os.environ.get('PEDARR_TERMINAL') == '1' or sys.stderr.isatty()
 
 def say_on_stderr(text: str) -> None:
-    "One line on standard error."
-    print(text, file=sys.stderr, flush=True)
+    "One line on standard error, without control characters."
+    print(one_line(text), file=sys.stderr, flush=True)
 
 # %% ../../nbs/8_training/08_folds.ipynb #a5d5e40f
 def _in_words(row: dict) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ..core.errors import PedarrError
+from ..core.errors import PedarrError, one_line
 from ..core.files import write_atomic
 from .options import (
     DATABASE, JOBS, Place, TypedCommand, check_target, options_of, params_text, parse_params)
@@ -224,7 +224,7 @@ def protocols(by_patient: tuple[Path, ...], by_segment: tuple[Path, ...]) -> Non
     from pedarr.training.protocols import protocol_table
     found = protocol_table(list(by_patient), list(by_segment))
     say_line(format_protocols(found.overall).to_string(index=False))
-    for note in found.notes: say_line(f'note: {note}')
+    for note in found.notes: say_line(f'note: {one_line(note)}')
 
 # %% ../../nbs/9_use/06_command.ipynb #3c1ef51e
 @pedarr_command.command()

@@ -69,7 +69,7 @@ def say_run(run: Path) -> None:
         say_line(format_scores(table))
         say_line(f'(always answering {majority_class(m)[0]}: {100*majority_class(m)[1]:.1f} % top-1)')
     say_line(_speed(m))
-    for note in m['notes']: say_line(f'note: {note}')
+    for note in m['notes']: say_line(f'note: {one_line(note)}')
     say_line(f"report: {run/'report.html'}")
 
 # %% ../../nbs/9_use/05_steps.ipynb #0300d14e
@@ -88,10 +88,10 @@ def say_store(store: Store, place: Path, old: bool) -> int:
     counts = t.groupby('label').agg(segments=('segment', 'size'), subjects=('subject', 'nunique'))
     present = counts.loc[[c for c in store.classes if c in counts.index]]
     say_line(f'{place}: {len(store)} segments ({len(t)} for evaluation)\n{present}')
-    for note in store_notes(store) if old else []: say_line(f'note: {note}', err=True)
+    for note in store_notes(store) if old else []: say_line(f'note: {one_line(note)}', err=True)
     skipped = list(store.meta.get('skipped', []))
     if not skipped: return 0
-    names = ', '.join(skipped[:10]) + (', ...' if len(skipped) > 10 else '')
+    names = ', '.join(map(one_line, skipped[:10])) + (', ...' if len(skipped) > 10 else '')
     of = len(skipped) + len(store.meta['records'])
     say_line(f'left out: {len(skipped)} of {of} recordings ({names})', err=True)
     return 1
