@@ -37,6 +37,7 @@ lab: install
 check: install
 	@$(BIN)/python .ci/check.py
 	@$(BIN)/python .ci/readme.py --check
+	@$(BIN)/python .ci/parameters.py --check
 	@$(BIN)/python .ci/style.py
 	@$(BIN)/python .ci/contents.py --check
 
@@ -61,6 +62,8 @@ ablations: install
 export: install
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
+	$(BIN)/python .ci/parameters.py
+	$(BIN)/nbdev_clean
 	$(BIN)/python .ci/readme.py
 	$(BIN)/python .ci/contents.py
 
