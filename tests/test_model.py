@@ -403,3 +403,39 @@ def test_features_carry_gradients_and_apply_no_modality_dropout():
 def test_features_refuse_what_forward_refuses():
     ecg, iegm, mask = batch()
     with pytest.raises(PedarrError, match='ecg: shape'): net().features(ecg[:, :11], iegm, mask)
+
+
+# ---- crops
+
+def crop_net(**more):
+    torch.manual_seed(0)
+    return PedArrNet(5, encoder='residual', pooling='mean-max', dim=32, depth=1, rate=100., crop=2.5, **more)
+
+def test_a_network_of_crops_answers_with_the_mean_and_leaves_absent_modalities_alone():
+    net, g = crop_net().eval(), torch.Generator().manual_seed(1)
+    ecg, iegm = torch.randn(4, 12, 1000, generator=g), torch.randn(4, 7, 1000, generator=g)
+    mask = torch.ones(4, 19, dtype=torch.bool)
+    mask[0, 12:] = False
+    whole = net(ecg, iegm, mask)
+    parts = [net(ecg[..., s:s + 250], iegm[..., s:s + 250], mask) for s in range(0, 751, 125)]
+    torch.testing.assert_close(whole.logits, torch.stack([p.logits for p in parts]).mean(0))
+    torch.testing.assert_close(whole.embedding.norm(dim=1), torch.ones(4))
+    junk = iegm.clone()
+    junk[0] = torch.nan
+    assert torch.equal(net(ecg, junk, mask).logits, whole.logits)
+
+def test_in_training_a_crop_is_drawn_for_each_sample_and_both_modalities_together():
+    seen = []
+    net = crop_net().train()
+    net.views.register_forward_pre_hook(lambda module, args: seen.append(args))
+    ramp = torch.arange(1000.).expand(16, 1, -1)
+    net(ramp.repeat(1, 12, 1), ramp.repeat(1, 7, 1), torch.ones(16, 19, dtype=torch.bool))
+    ecg, iegm, _ = seen[0]
+    assert ecg.shape == (16, 12, 250) and torch.equal(ecg[:, 0], iegm[:, 6])
+    assert len(set(ecg[:, 0, 0].tolist())) > 8
+
+@pytest.mark.parametrize('options, words', [
+    (dict(crop=.2, rate=100.), 'crop=0.2 s is too short'), (dict(crop=2.5), 'give rate, too'),
+    (dict(crop=-1., rate=100.), 'crop is -1')])
+def test_impossible_crops(options, words):
+    with pytest.raises(PedarrError, match=words): PedArrNet(3, encoder='residual', **options)

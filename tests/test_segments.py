@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies as st
 from pedarr.core.errors import PedarrError
 from pedarr.signals.splits import SPLITS, check_split, make_split, repeated_splits, split_notes, train_test
 from pedarr.signals.roles import all_roles, make_roles, read_roles, read_split, split_table
-from pedarr.signals.augmentation import Augment, drop_channels, drop_modality, time_shift
+from pedarr.signals.augmentation import (
+    Augment, drop_channels, drop_modality, normalise_signals, thin_channels, time_shift)
 from pedarr.signals.batches import SegmentDataset, make_loader, split_views
 
 CLASSES = ['SR', 'AVNRT', 'VT']
@@ -400,15 +401,17 @@ def test_rows_are_read_through_the_store():
 # ---- augmentation
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 999), st.floats(0, 1), st.floats(0, 1))
-def test_augment_respects_the_mask(seed, channel, modality):
+@given(st.integers(0, 999), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_augment_respects_the_mask(seed, channel, thin, modality):
     g = torch.Generator().manual_seed(seed)
     mask = torch.rand(8, 19, generator=g) < .7
     mask[0, 12:], mask[1, :12], mask[2] = False, False, False
     ecg = torch.randn(8, 12, 100, generator=g) * mask[:, :12, None]
     iegm = torch.randn(8, 7, 100, generator=g) * mask[:, 12:, None]
     before = ecg.clone(), iegm.clone(), mask.clone()
-    e, i, m = Augment(channel=channel, modality=modality, shift=.02)(ecg, iegm, mask, 500., g)
+    vary = Augment(channel=channel, thin=thin, modality=modality, shift=.02)
+    m = vary.lose(mask, g)
+    e, i = vary(ecg, iegm, m, 500., g)
     assert same(before, (ecg, iegm, mask))                                  # the input is left alone
     assert not (m & ~mask).any() and (e[~m[:, :12]] == 0).all() and (i[~m[:, 12:]] == 0).all()
     assert torch.equal(m.any(1), mask.any(1))                               # never the last modality
@@ -420,7 +423,8 @@ def test_augment_off_is_the_identity():
     s = toy_store()
     b = SegmentDataset(s, np.arange(20)).__getitems__(np.arange(20))
     off = Augment(scale=0, noise=0, shift=0, channel=0, modality=0)
-    assert same(off(b.ecg, b.iegm, b.mask, 500., torch.Generator()), b[:3])
+    assert torch.equal(off.lose(b.mask), b.mask)
+    assert same(off(b.ecg, b.iegm, b.mask, 500., torch.Generator()), b[:2])
 
 
 @given(st.integers(-120, 120))
@@ -435,8 +439,8 @@ def test_time_shift_equals_slicing(k):
 def test_modalities_are_shifted_together_and_lead_ratios_stay():
     x = torch.zeros(40, 12, 300)
     x[:, :, 150] = torch.arange(1., 13)
-    e, i, _ = Augment(noise=0, channel=0)(x, x[:, :7], torch.ones(40, 19, dtype=torch.bool), 500.,
-                                        torch.Generator().manual_seed(0))
+    e, i = Augment(noise=0)(x, x[:, :7], torch.ones(40, 19, dtype=torch.bool), 500.,
+                            torch.Generator().manual_seed(0))
     where = e[:, 0].argmax(1)
     assert torch.equal(where, i[:, 0].argmax(1))
     assert len(set(where.tolist())) > 20
@@ -453,7 +457,7 @@ def test_a_shift_is_in_seconds_at_any_rate():
     mask = torch.ones(30, 19, dtype=torch.bool)
     for fs, most in ((500., 50), (250., 25), (1000., 100)):
         g = torch.Generator().manual_seed(0)
-        moved = Augment(scale=0, noise=0, channel=0)(x, x[:, :7], mask, fs, g)[0]
+        moved = Augment(scale=0, noise=0)(x, x[:, :7], mask, fs, g)[0]
         shift = torch.randint(-most, most + 1, (30,), generator=torch.Generator().manual_seed(0))
         assert torch.equal(moved, time_shift(x, shift))
 
@@ -468,8 +472,32 @@ def test_drop_rates(rate):
     assert abs((~drop_channels(mask, .3, g)).float().mean() - .3) < .01
 
 
+def test_a_thinned_window_loses_whole_catheters_and_any_number_of_leads():
+    mask = torch.ones(4000, 19, dtype=torch.bool)
+    thinned = thin_channels(mask, .5, torch.Generator().manual_seed(0))
+    touched = ~thinned.all(1)
+    assert abs(touched.float().mean() - .5) < .03
+    leads = torch.bincount(thinned[touched, :12].sum(1), minlength=13)
+    assert (leads[1:] > touched.sum()/40).all() and leads[0] == 0           # from one to twelve
+    few = thinned[touched, 12:]
+    cs = few[:, 2:]
+    assert (~cs.any(1) & few[:, :2].any(1)).float().mean() > .2             # no catheter in the sinus
+    assert ((cs.sum(1) > 0) & ~few[:, :2].any(1)).float().mean() > .1       # that one alone
+
+
+def test_what_a_window_loses_is_lost_before_it_is_normalised():
+    "A window without leads in training is the same as one recorded without them."
+    s = toy_store()
+    s.mask[:] = True
+    lost = Augment(scale=0, noise=0, shift=0, channel=0, thin=1.)
+    batch = SegmentDataset(s, np.arange(20), lost, seed=3).__getitems__(np.arange(20))
+    ecg, iegm = [torch.from_numpy(np.array(a[:20])).float() for a in (s.ecg, s.iegm)]
+    assert same(normalise_signals(ecg, iegm, batch.mask), batch[:2])
+    assert not batch.mask.all()
+
+
 @pytest.mark.parametrize('options', [
-    dict(scale=-1), dict(shift=-1), dict(shift=601), dict(channel=1.1), dict(modality=-.1),
+    dict(scale=-1), dict(shift=-1), dict(thin=2), dict(shift=601), dict(channel=1.1), dict(modality=-.1),
     dict(noise=-1)])
 def test_bad_augment(options):
     name, = options
@@ -484,7 +512,6 @@ def test_a_mistyped_variation_is_answered_with_the_one_that_was_meant():
 # ---- batches
 
 def test_batch_is_the_normalised_store():
-    from pedarr.signals.augmentation import normalise_signals
     s, rows = toy_store(), [7, 3, 50]
     index = np.array([50, 3, 20, 7])
     b = SegmentDataset(s, index, normalise='none').__getitems__([3, 1, 0])

@@ -20,6 +20,7 @@ from ..core.parameters import Parameters
 from pedarr.model.attention import (
     CrossModalAttention, SemanticAttention, TransformerBlock, equal_shares, masked_sum,
     sinusoidal_positions)
+from .crops import read_in_crops
 from .earlier_encoders import ENCODERS
 from .encoders import MODALITIES, split_mask
 from .input_rates import Resample
@@ -70,14 +71,15 @@ class ModelConfig(Parameters):
     rate: _Rate = Field(0., description='of the windows, Hz; 0: unknown, they are read as they are')
     ecg_rate: _Rate = Field(0., description='that the ECG is read at, Hz; 0: as it is')
     iegm_rate: _Rate = Field(0., description='that electrograms are read at, Hz; 0: as they are')
+    crop: float = Field(0., ge=0, le=3600, description='seconds read at once; 0: the whole window')
 
     @model_validator(mode='after')
     def _heads_fit(self):
         if (self.ecg_rate or self.iegm_rate) and self.fusion == 'early':
             raise PedarrError('fusion early has one encoder for all channels: leave ecg_rate and iegm_rate '
                               'out')
-        if (self.ecg_rate or self.iegm_rate) and not self.rate:
-            raise PedarrError('ecg_rate and iegm_rate need the rate of the windows: give rate, too')
+        if (self.ecg_rate or self.iegm_rate or self.crop) and not self.rate:
+            raise PedarrError('ecg_rate, iegm_rate and crop need the rate of the windows: give rate, too')
         if self.stochastic_depth and self.encoder != 'residual':
             raise PedarrError('stochastic_depth is for the encoder residual alone: set it to 0')
         if self.dim % self.heads == 0 == self.dim % 8: return self
@@ -196,6 +198,14 @@ def check_model_inputs(ecg: Tensor, iegm: Tensor, mask: Tensor, shortest: int = 
         raise PedarrError(f'window of {ecg.shape[-1]} samples: at least {shortest} are needed (four tokens); '
                           'use a longer window')
 
+# %% ../../nbs/5_model/04_pedarrnet.ipynb #f831230b
+def _crop_samples(c: ModelConfig, shortest: int) -> int:
+    "The samples of a crop, 0 for none; `PedarrError` if it makes no four tokens."
+    size = round(c.crop*c.rate)
+    if 0 < c.crop and size < shortest:
+        raise PedarrError(f'crop={c.crop:g} s is too short: at least {shortest/c.rate:.2g} s are needed')
+    return size
+
 # %% ../../nbs/5_model/04_pedarrnet.ipynb #bb2a64aa
 class ModelOutput(NamedTuple):
     "`logits` [B, C], `embedding` [B, proj_dim] of length 1, `modality_weights` [B, 2] (ECG, IEGM)."
@@ -217,6 +227,7 @@ class PedArrNet(nn.Module):
         self.config = dict(n_classes=n_classes, **c.model_dump())
         early = c.fusion == 'early' and len(c.modalities) == len(MODALITIES)
         self.views = OneStream(c) if early else TwoStreams(c)
+        self.crop = _crop_samples(c, self.views.shortest)
         self.semantic = SemanticAttention(c.dim) if c.semantic and not early else None
         self.cls = nn.Parameter(torch.randn(c.dim) * 0.02) if c.depth and c.pooling == 'cls' else None
         self.blocks = nn.Sequential(*[TransformerBlock(c.dim, c.heads, c.dropout) for _ in range(c.depth)])
@@ -270,12 +281,16 @@ class PedArrNet(nn.Module):
         check_model_inputs(ecg, iegm, mask, self.views.shortest)
         if self.training and self.config['modality_dropout']:
             mask = drop_modality(mask, self.config['modality_dropout'])
+        out = read_in_crops(self._read, ecg, iegm, mask, self.crop, self.training)
+        return out._replace(embedding=F.normalize(out.embedding, dim=-1))
+
+    def _read(self, ecg: Tensor, iegm: Tensor, mask: Tensor) -> ModelOutput:
+        "The answer for a crop or a whole window; the embedding as it is, of any length."
         state, weights = self.pooled_state(*self.views(ecg, iegm, mask))
         logits, embedding = self.head(self.drop(state)), self.project(state)
         if weights.shape[1] == 1: weights = equal_shares(_present(MODALITIES, mask))
         full = torch.promote_types(logits.dtype, torch.float32)          # under autocast: back to float32
-        embedding = F.normalize(self.centre(embedding.to(full)), dim=-1)
-        return ModelOutput(logits.to(full), embedding, weights.to(full))
+        return ModelOutput(logits.to(full), self.centre(embedding.to(full)), weights.to(full))
 
 # %% ../../nbs/5_model/04_pedarrnet.ipynb #27fc6080
 def _with_options(config: type[Parameters]) -> inspect.Signature:

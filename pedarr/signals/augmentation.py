@@ -11,10 +11,11 @@ from pydantic import Field
 
 from ..core.names import check_choice
 from ..core.parameters import Parameters
-from ..data.channels import N_ECG
+from ..data.channels import CHANNELS, IEGM_CHANNELS, N_ECG
 
 # %% auto #0
-__all__ = ['MIN_SCALE', 'NORMALISE', 'normalise_signals', 'drop_modality', 'drop_channels', 'time_shift', 'Augment']
+__all__ = ['MIN_SCALE', 'NORMALISE', 'normalise_signals', 'drop_modality', 'drop_channels', 'thin_channels', 'time_shift',
+           'Augment']
 
 # %% ../../nbs/4_signals/10_augmentation.ipynb #a544e4ca
 MIN_SCALE = .01    # mV: what is smaller than this is noise, and is not blown up to unit size
@@ -58,9 +59,27 @@ def drop_channels(mask: torch.Tensor, rate: float, generator: torch.Generator | 
     """A copy of `mask` [B, 19] in which each channel is lost with probability `rate`; a modality never
     loses all."""
     kept = mask & (torch.rand(mask.shape, device=mask.device, generator=generator) >= rate)
+    return _never_all(mask, kept)
+
+def _never_all(mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    "`kept` [B, 19], with all channels of `mask` [B, 19] where a modality would have lost them all."
     sizes = [N_ECG, mask.shape[1] - N_ECG]
     modalities = zip(mask.split(sizes, 1), kept.split(sizes, 1))
     return torch.cat([torch.where(few.any(1, keepdim=True), few, all_) for all_, few in modalities], dim=1)
+
+# %% ../../nbs/4_signals/10_augmentation.ipynb #1cff4418
+_CATHETERS = [[CHANNELS.index(name) for name in IEGM_CHANNELS if name.startswith(start)]
+              for start in ('ABL', 'RVA', 'CS')]
+
+def thin_channels(mask: torch.Tensor, rate: float, generator: torch.Generator | None = None) -> torch.Tensor:
+    """A copy of `mask` [B, 19]; each sample keeps, with probability `rate`, only a random subset of its
+    leads, catheters and bipoles. A modality never loses all."""
+    chance = lambda *shape: torch.rand(shape, device=mask.device, generator=generator)
+    thinned, lost = chance(len(mask), 1) < rate, chance(len(mask), 2)
+    sizes = torch.tensor([N_ECG, mask.shape[1] - N_ECG], device=mask.device)
+    gone = chance(*mask.shape) < lost.repeat_interleave(sizes, dim=1)
+    for catheter in _CATHETERS: gone[:, catheter] |= chance(len(mask), 1) < .5
+    return _never_all(mask, mask & ~(gone & thinned))
 
 # %% ../../nbs/4_signals/10_augmentation.ipynb #79959985
 def time_shift(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
@@ -72,30 +91,28 @@ def time_shift(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 
 # %% ../../nbs/4_signals/10_augmentation.ipynb #dc60f725
 class Augment(Parameters):
-    "Random variations of a normalised batch; `PedarrError` for values out of range."
+    "Random variations of a batch; `PedarrError` for values out of range."
     scale: float = Field(.2, ge=0, description='the amplitude changes by up to this share, per modality')
     noise: float = Field(.03, ge=0, description='standard deviation, in units of the normalised signal')
     shift: float = Field(.1, ge=0, le=600, description='seconds at most')
     channel: float = Field(.05, ge=0, le=1, description='probability that a channel is lost')
+    thin: float = Field(0., ge=0, le=1, description='probability to keep a random subset of the channels')
     modality: float = Field(0., ge=0, le=1, description='probability that a modality is lost')
 
-    def __call__(self, ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor, fs: float,
-                 generator: torch.Generator | None = None) -> tuple[torch.Tensor, ...]:
-        """ecg [B, 12, T], iegm [B, 7, T] at `fs` Hz, mask [B, 19] -> the same three, varied; `generator`
-        decides all chance."""
-        return _augmented(self, ecg, iegm, mask, fs, generator)
+    def lose(self, mask: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        "`mask` bool [B, 19] without what is lost: the first half of a variation, before normalisation."
+        if self.channel: mask = drop_channels(mask, self.channel, generator)
+        if self.thin: mask = thin_channels(mask, self.thin, generator)
+        return drop_modality(mask, self.modality, generator) if self.modality else mask
 
-# %% ../../nbs/4_signals/10_augmentation.ipynb #a8706e84
-def _augmented(how: Augment, ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor, fs: float,
-               generator: torch.Generator | None) -> tuple[torch.Tensor, ...]:
-    "A batch, varied: first what is lost, then the rest, with one shift for both modalities."
-    if how.channel: mask = drop_channels(mask, how.channel, generator)
-    if how.modality: mask = drop_modality(mask, how.modality, generator)
-    most = round(how.shift*fs)                                     # samples
-    shift = torch.randint(-most, most + 1, (len(mask),), device=mask.device, generator=generator)
-    ecg = _vary(how, ecg, mask[:, :N_ECG], shift, generator)
-    iegm = _vary(how, iegm, mask[:, N_ECG:], shift, generator)
-    return ecg, iegm, mask
+    def __call__(self, ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor, fs: float,
+                 generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised ecg [B, 12, T], iegm [B, 7, T] at `fs` Hz, mask [B, 19] (after `lose`) -> the two
+        signals, varied with one shift for both; `generator` decides all chance."""
+        most = round(self.shift*fs)                                # samples
+        shift = torch.randint(-most, most + 1, (len(mask),), device=mask.device, generator=generator)
+        return (_vary(self, ecg, mask[:, :N_ECG], shift, generator),
+                _vary(self, iegm, mask[:, N_ECG:], shift, generator))
 
 # %% ../../nbs/4_signals/10_augmentation.ipynb #0ccf2ad0
 def _vary(how: Augment, x: torch.Tensor, mask: torch.Tensor, shift: torch.Tensor, generator) -> torch.Tensor:

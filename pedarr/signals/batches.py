@@ -116,9 +116,10 @@ def _batch(data: SegmentDataset, items: list[int]) -> Batch:
     signals = [a[_to(data, items)] for a in data.memory] if data.memory else _signals(data, rows)
     ecg, iegm = (x.float() for x in signals)
     mask = _to(data, np.array(data.store.mask[rows]))
+    chance = _generator(data, rows)
+    if data.augment: mask = data.augment.lose(mask, chance)
     ecg, iegm = normalise_signals(ecg, iegm, mask, data.normalise)
-    if data.augment:
-        ecg, iegm, mask = data.augment(ecg, iegm, mask, data.store.fs, _generator(data, rows))
+    if data.augment: ecg, iegm = data.augment(ecg, iegm, mask, data.store.fs, chance)
     target = _to(data, data.store.target[rows].astype(np.float32)) if is_multi(data.store) else None
     return Batch(ecg, iegm, mask, _to(data, data.label[items]), torch.from_numpy(rows), target)
 

@@ -100,6 +100,7 @@ class FitParameters(Parameters):
     warmup: float = Field(0.1, ge=0, le=1, description='share of the steps in which the rate rises')
     clip: float = Field(1.0, gt=0, description='longest gradient')
     augment: bool = Field(True, description='training windows are disturbed')
+    channel_dropout: float = Field(0., ge=0, le=1, description='chance of a window to lose channels at random')
     normalise: _Normalisation = Field('modality', description=f'one of {", ".join(NORMALISE)}')
     precision: _Precision = Field('float32', description='of the forward pass: float32 or bf16')
     pretrained: str = Field('', description="file of weights that encoders start from; '': chance")
@@ -151,6 +152,8 @@ class TrainConfig(MachineParameters, ModelParameters, NetworkParameters, LossPar
         else: loss_terms(self.loss)
         if self.task == 'single' and self.loss in MULTI_LOSSES:
             raise PedarrError(f'loss {self.loss!r} is for several labels at once: set task to multi')
+        if self.channel_dropout and not self.augment:
+            raise PedarrError('channel_dropout disturbs windows, but augment is false: leave one of them out')
         for name in self.model_options: _check_option(name, self.model)
         if self.model == TREES: _check_trees(self)
         return self

@@ -68,7 +68,7 @@ def network_options(c: TrainConfig, rate: float = 0.) -> dict:
     size = dict(dim=c.dim, depth=c.depth, heads=c.heads, encoder=c.encoder) if c.model == 'pedarrnet' else {}
     lost = c.modality_dropout if c.modalities == 'both' else 0.
     used = list(MODALITY_SETS[c.modalities])
-    own = dict(rate=rate) if c.model_options.keys() & {'ecg_rate', 'iegm_rate'} else {}
+    own = dict(rate=rate) if c.model_options.keys() & {'ecg_rate', 'iegm_rate', 'crop'} else {}
     return dict(**size, **own, dropout=c.dropout, modalities=used, modality_dropout=lost, **c.model_options)
 
 def build_model(c: TrainConfig, n_classes: int, device: str | None = None,
