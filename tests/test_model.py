@@ -345,7 +345,8 @@ def test_a_config_from_before_the_encoder_was_an_option_still_builds():
     old = {'n_classes': 3, 'dim': 32, 'depth': 1, 'heads': 2, 'proj_dim': 8, 'dropout': 0.1,
            'modality_dropout': 0.0, 'fusion': 'cross', 'semantic': True, 'centre': False,
            'modalities': ['ecg', 'iegm']}
-    then = dict(encoder='plain', pooling='cls', stochastic_depth=0., rate=0., ecg_rate=0., iegm_rate=0., crop=0.)
+    then = dict(encoder='plain', pooling='cls', stochastic_depth=0., rate=0., ecg_rate=0., iegm_rate=0.,
+                crop=0.)
     assert PedArrNet(**old).config == old | then
 
 
