@@ -49,6 +49,7 @@ def auroc(ranking: Ranking, weight: np.ndarray | None = None) -> float:
     middle = hits - np.diff(hits, prepend=0)/2
     return float((np.diff(false, prepend=0)*middle).sum()/hits[-1]/false[-1])
 
+# %% ../../nbs/7_evaluation/08_ranking.ipynb #fe8d6f84
 def sensitivity_at(ranking: Ranking, weight: np.ndarray | None = None, specificity: float = .95) -> float:
     "Highest sensitivity (0..1) at which at least `specificity` of the others stay below the threshold."
     hits, false = ranking.curves(weight)

@@ -55,6 +55,7 @@ def drop_modality(mask: torch.Tensor, rate: float, generator: torch.Generator | 
     no_iegm = both & (draw >= rate / 2) & (draw < rate)
     return torch.cat([ecg & ~no_ecg[:, None], iegm & ~no_iegm[:, None]], dim=1)
 
+# %% ../../nbs/4_signals/10_augmentation.ipynb #8a8635bd
 def drop_channels(mask: torch.Tensor, rate: float, generator: torch.Generator | None = None) -> torch.Tensor:
     """A copy of `mask` [B, 19] in which each channel is lost with probability `rate`; a modality never
     loses all."""
@@ -101,18 +102,21 @@ class Augment(Parameters):
 
     def lose(self, mask: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         "`mask` bool [B, 19] without what is lost: the first half of a variation, before normalisation."
-        if self.channel: mask = drop_channels(mask, self.channel, generator)
-        if self.thin: mask = thin_channels(mask, self.thin, generator)
-        return drop_modality(mask, self.modality, generator) if self.modality else mask
-
+        return _without_lost(self, mask, generator)
     def __call__(self, ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor, fs: float,
                  generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised ecg [B, 12, T], iegm [B, 7, T] at `fs` Hz, mask [B, 19] (after `lose`) -> the two
-        signals, varied with one shift for both; `generator` decides all chance."""
+        "Normalised ecg [B, 12, T], iegm [B, 7, T] at `fs` Hz, mask [B, 19] (after `lose`): both varied."
         most = round(self.shift*fs)                                # samples
         shift = torch.randint(-most, most + 1, (len(mask),), device=mask.device, generator=generator)
         return (_vary(self, ecg, mask[:, :N_ECG], shift, generator),
                 _vary(self, iegm, mask[:, N_ECG:], shift, generator))
+
+# %% ../../nbs/4_signals/10_augmentation.ipynb #e1294d1b
+def _without_lost(how: Augment, mask: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    "`mask` [B, 19], channels lost first, a modality last."
+    if how.channel: mask = drop_channels(mask, how.channel, generator)
+    if how.thin: mask = thin_channels(mask, how.thin, generator)
+    return drop_modality(mask, how.modality, generator) if how.modality else mask
 
 # %% ../../nbs/4_signals/10_augmentation.ipynb #0ccf2ad0
 def _vary(how: Augment, x: torch.Tensor, mask: torch.Tensor, shift: torch.Tensor, generator) -> torch.Tensor:

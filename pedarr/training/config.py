@@ -100,7 +100,7 @@ class FitParameters(Parameters):
     warmup: float = Field(0.1, ge=0, le=1, description='share of the steps in which the rate rises')
     clip: float = Field(1.0, gt=0, description='longest gradient')
     augment: bool = Field(True, description='training windows are disturbed')
-    channel_dropout: float = Field(0., ge=0, le=1, description='chance of a window to lose channels at random')
+    channel_dropout: float = Field(0., ge=0, le=1, description='chance of a window to lose channels')
     normalise: _Normalisation = Field('modality', description=f'one of {", ".join(NORMALISE)}')
     precision: _Precision = Field('float32', description='of the forward pass: float32 or bf16')
     pretrained: str = Field('', description="file of weights that encoders start from; '': chance")

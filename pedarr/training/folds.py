@@ -47,7 +47,8 @@ def training_augment(c: TrainConfig) -> Augment | None:
 def _training_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoader:
     "Shuffled, disturbed batches of the segments `index`, by the parameters of a run."
     where = 'cpu' if c.workers else pick_device(c.device)
-    data = SegmentDataset(store, index, augment=training_augment(c), normalise=c.normalise, seed=c.seed, device=where)
+    data = SegmentDataset(store, index, training_augment(c), normalise=c.normalise, seed=c.seed,
+                          device=where)
     return make_loader(data, c.batch_size, shuffle=True, balanced=c.balanced, seed=c.seed,
                        drop_last=len(index) > c.batch_size, workers=c.workers)
 
