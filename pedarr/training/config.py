@@ -105,6 +105,7 @@ class FitParameters(Parameters):
     precision: _Precision = Field('float32', description='of the forward pass: float32 or bf16')
     pretrained: str = Field('', description="file of weights that encoders start from; '': chance")
 
+# %% ../../nbs/8_training/00_config.ipynb #c3a5ac92
 class LossParameters(Parameters):
     "What a network minimises."
     loss: str = Field('none', description='a name of the losses (none: cross-entropy), or two joined by +')

@@ -36,18 +36,18 @@ from .network import build_model, class_codes, fold_losses, start_pretrained
 from .runs import check_unchanged
 
 # %% auto #0
-__all__ = ['training_augment', 'answering_loader', 'predict', 'validation_scores', 'multi_validation_scores', 'FitSetup',
-           'prepare_training', 'fit_fold', 'on_terminal', 'say_on_stderr', 'ProgressDisplay', 'rows_of', 'run_fold']
+__all__ = ['answering_loader', 'predict', 'validation_scores', 'multi_validation_scores', 'FitSetup', 'prepare_training',
+           'fit_fold', 'on_terminal', 'say_on_stderr', 'ProgressDisplay', 'rows_of', 'run_fold']
 
 # %% ../../nbs/8_training/08_folds.ipynb #708b0ffe
-def training_augment(c: TrainConfig) -> Augment | None:
+def _augment(c: TrainConfig) -> Augment | None:
     "How the training windows of a run are varied, if they are."
     return Augment(thin=c.channel_dropout) if c.augment else None
 
 def _training_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoader:
     "Shuffled, disturbed batches of the segments `index`, by the parameters of a run."
     where = 'cpu' if c.workers else pick_device(c.device)
-    data = SegmentDataset(store, index, training_augment(c), normalise=c.normalise, seed=c.seed,
+    data = SegmentDataset(store, index, _augment(c), normalise=c.normalise, seed=c.seed,
                           device=where)
     return make_loader(data, c.batch_size, shuffle=True, balanced=c.balanced, seed=c.seed,
                        drop_last=len(index) > c.batch_size, workers=c.workers)
