@@ -1,5 +1,5 @@
-"""Every array argument of a public function or method has its shape in the docstring, and its unit or the
-word for what has none."""
+"""Every public function is typed and documented: each array argument has its shape in the docstring, and its
+unit or the word for what has none."""
 import ast
 import re
 
@@ -42,6 +42,27 @@ def lacks(name: str, doc: str) -> str:
     shaped = [s for s in sentences if re.search(said, s)]
     if not shaped: return 'shape'
     return '' if any(UNIT.search(s.replace(f'`{name}', '`')) for s in shaped) else 'unit'
+
+
+def typed(f: ast.FunctionDef) -> bool:
+    "Has every argument (but `self`) a type, and the result of all but `__init__`?"
+    own = [x for x in arguments(f) if x.arg not in ('self', 'cls')]
+    return all(x.annotation for x in own) and (f.returns is not None or f.name == '__init__')
+
+
+@pytest.mark.parametrize('source, full', [
+    ('def f(x: int, *y: int, **z: int) -> int: pass', True), ('def __init__(self, x: int): pass', True),
+    ('def f(x: int, *y, **z: int) -> int: pass', False), ('def f(*, x) -> int: pass', False),
+    ('def f(**z) -> int: pass', False), ('def f(x: int): pass', False),
+    ('def __init__(self, x): pass', False)])
+def test_what_is_typed(source, full): assert typed(ast.parse(source).body[0]) == full
+
+
+def test_every_public_function_is_typed_and_documented():
+    all_of_them = [(f'{module}.{name}', f, doc) for module in CHAPTERS for name, f, doc in functions(module)]
+    assert len(all_of_them) > 600 and any(name.endswith('Prefetched.__init__') for name, *_ in all_of_them)
+    bare = [name for name, f, doc in all_of_them if not typed(f) or not doc]
+    assert not bare, f'{len(bare)} public functions without types or docstring: {bare}'
 
 
 @pytest.mark.parametrize('doc, missing', [
