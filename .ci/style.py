@@ -14,6 +14,7 @@ import re
 import sys
 import tokenize
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,30 @@ def only_imports(source: str) -> bool:
     return all(isinstance(x, kinds) for node in ast.parse(code(source)).body for x in inside(node))
 
 
+def import_place(node: ast.stmt) -> tuple:
+    "Standard library, others, own; in each `import` before `from`; by module."
+    module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+    top = module.partition('.')[0]
+    part = (top != '__future__') + (top not in sys.stdlib_module_names) + (top == 'pedarr')
+    return part, isinstance(node, ast.ImportFrom), module
+
+
+def name_place(alias: ast.alias) -> tuple:
+    "CONSTANTS, Classes, functions; in each by the alphabet."
+    name = alias.name
+    return 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2, name.lower()
+
+
+def unsorted_imports(source: str) -> list:
+    "The first module of each run of imports that isn't sorted, or names a module twice."
+    kinds, out = (ast.Import, ast.ImportFrom), []
+    for imports, run in groupby(ast.parse(code(source)).body, lambda node: isinstance(node, kinds)):
+        run = list(run) if imports else []
+        places, names = [import_place(n) for n in run], [[name_place(a) for a in n.names] for n in run]
+        if places != sorted(set(places)) or names != [sorted(n) for n in names]: out.append(places[0][2])
+    return out
+
+
 def public(source: str) -> list:
     "Public functions, classes and constants that a cell defines at its top level."
     names = []
@@ -70,6 +95,7 @@ def cell_faults(i: int, source: str) -> list:
     lines = source.split('\n')
     out = [('lines', f'cell {i} has a line of {len(l)} characters: {l.strip()[:40]}') for l in lines
            if len(l) > LINE]
+    out += [('imports', f'cell {i}: those from {m} on are not sorted') for m in unsorted_imports(source)]
     if n := semicolons(source): out.append(('semicolons', f'cell {i} joins {n} statements by ;'))
     if len(lines) > CELL and not only_imports(source):
         out.append(('tall cells', f'cell {i} has {len(lines)} lines: {lines[0][:30]} ... {lines[1][:40]}'))

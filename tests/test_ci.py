@@ -1,4 +1,5 @@
 """What the checks of `make check` let pass and what they name, and that `make long` is set apart."""
+import importlib.util
 import json
 import re
 import shutil
@@ -138,3 +139,17 @@ def test_style_names_file_line_and_rule_of_tests_and_tools(tmp_path):
     lines = [f'{file}: {rule}: a reason' for file, rule in excuses]
     (tmp_path/'.ci'/'excused.txt').write_text('\n'.join(lines))
     assert style().returncode == 0
+
+
+@pytest.mark.parametrize('cell, sorted_', [
+    ('import io\nfrom abc import ABC\n\nimport numpy as np\n\nfrom pedarr.core import names', True),
+    ('#| export\nfrom __future__ import annotations\n\nimport io', True),
+    ('from typing import TYPE_CHECKING, Any, cast', True), ('import re\nx = 1\nimport io', True),
+    ('import re\nimport io', False), ('from abc import ABC\nimport re', False),
+    ('import numpy as np\nimport re', False), ('from pedarr.core import names\nimport numpy as np', False),
+    ('from typing import Any, TYPE_CHECKING', False), ('from re import sub\nfrom re import match', False)])
+def test_style_names_imports_that_are_not_sorted(cell, sorted_):
+    spec = importlib.util.spec_from_file_location('style', ROOT/'.ci'/'style.py')
+    style = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(style)
+    assert ([rule for rule, _ in style.cell_faults(3, cell)] == []) == sorted_

@@ -72,15 +72,17 @@ def texts(path): return [''.join(c['source']) for c in cells(path, 'markdown')]
 
 @pytest.mark.parametrize('path', RESULTS, ids=lambda p: p.stem)
 def test_a_page_of_results_is_whole(path):
-    "A question, a table, a figure, one conclusion, the command; and it is in the list."
+    "A question, one table, one figure, one conclusion, the command; and it is in the list."
     text = '\n\n'.join(texts(path))
     outputs = [o.get('data', {}) for c in cells(path, 'code') for o in c['outputs']]
     assert re.match(r'# [^\n]*\?', text)
-    assert any('<table' in ''.join(o.get('text/html', '')) for o in outputs)
+    assert sum(''.join(o.get('text/html', '')).count('<table') for o in outputs) == 1
+    assert '\n|' not in text, 'a second table, typed'
     pictures = re.findall(r'!\[[^\]]+\]\(([^)]+)\)', text)
-    drawn = any('image/png' in o for o in outputs)
-    assert drawn or pictures and all((path.parent/p).exists() for p in pictures)
-    assert text.count('\n## Conclusion\n') == 1 and re.search(r'\n## The command\n\n```bash\n', text)
+    assert sum('image/png' in o for o in outputs) + len(pictures) == 1
+    assert all((path.parent/p).exists() for p in pictures)
+    assert re.findall(r'(?m)^## (.*)', text) == ['Conclusion', 'The command']
+    assert re.search(r'\n## The command\n\n```bash\n', text)
     assert f']({path.name})' in (path.parent/'README.md').read_text(encoding='utf-8')
 
 
@@ -91,4 +93,4 @@ def test_pages_of_results_say_a_thing_once():
         for paragraph in re.split(r'\n\n+', '\n\n'.join(texts(path))):
             prose = ' '.join(paragraph.split())
             if len(paragraph) > 150 and '```' not in paragraph: seen[prose].add(path.name)
-    assert len(RESULTS) == 9 and not {p: names for p, names in seen.items() if len(names) > 1}
+    assert len(RESULTS) == 12 and not {p: names for p, names in seen.items() if len(names) > 1}

@@ -18,20 +18,20 @@ __all__ = ['another_database', 'check_folder']
 
 # %% ../../nbs/1_data/31_check.ipynb #798fc3af
 from ..core.errors import PedarrError, error_line, one_line
+from ..core.names import first_few
 from ..core.parallel import parallel_map
+from .check_report import CheckReport, check_tables, rhythm_table
 from .checksums import kind_of_file
 from .databases import Database
-from .listing import FoundRecords
-from ..core.names import first_few
 from .findings import (
     duplicate_notes, fold_sentences, release_notes, release_problems, signal_notes, unclassed_notes)
+from .groupings import get_grouping
 from .integrity import (
     UNVERIFIED, absent_records, check_record, file_sentences, file_table, read_list)
 from .known_databases import DATABASES, LEIPZIG, get_database
 from .leipzig import subject_table
+from .listing import FoundRecords
 from .release import RELEASE_RECORDS, release_summary
-from .check_report import CheckReport, check_tables, rhythm_table
-from .groupings import get_grouping
 
 # %% ../../nbs/1_data/31_check.ipynb #a9fa0203
 def _fits(db: Database, paths: list[Path]) -> bool:

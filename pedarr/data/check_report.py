@@ -15,10 +15,10 @@ import pandas as pd
 from ..core.errors import one_line
 from ..core.files import write_atomic
 from .download import cut_lines
+from .groupings import get_grouping
 from .leipzig import PUBLISHED, layout_table
 from .quality import QUALITY
 from .release import RELEASE_RECORDS, agreement_table, compare_with_release
-from .groupings import get_grouping
 
 # %% auto #0
 __all__ = ['TITLES', 'FOLDED_FROM', 'MOST_ROWS', 'WIDEST_CELL', 'rhythm_table', 'class_totals', 'subject_view', 'check_tables',

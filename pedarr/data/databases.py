@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError, one_line, system_error
+from ..core.errors import PedarrError, one_line, shown_value, system_error
 from ..core.names import first_few
 from .annotations import read_annotations
-from .table_cells import as_number
-from ..core.errors import shown_value
 from .labels import Labels, check_episodes, check_poor, unknown_notes, unlabelled_note
 from .listing import FoundRecords, find_records
 from .records import Record, open_record
 from .rhythms import BEAT_SYMBOLS
 from .subjects import check_subjects
+from .table_cells import as_number
 
 # %% auto #0
 __all__ = ['Database', 'user_code_error']

@@ -25,9 +25,9 @@ __all__ = ['LARGEST_FILE', 'LARGEST_LIST', 'LOCK', 'largest_size', 'fetch_list',
 
 # %% ../../nbs/1_data/25_download.ipynb #f476ccc5
 from ..core.errors import PedarrError, one_line, system_error
-from ..core.names import check_choice, natural_key
-from ..core.locks import hold_lock
 from ..core.files import read_bytes, sha256, sync_folder, write_atomic
+from ..core.locks import hold_lock
+from ..core.names import check_choice, natural_key
 from pedarr.data.checksums import (
     CHECKSUMS, MIRROR_URL, RELEASE_URL, kind_of_file, name_collisions, parse_checksums, safe_path,
     size_on_disk)
@@ -232,7 +232,7 @@ def _prepare(folder: Path, names: list[str], sums: dict, jobs: int,
 
 # %% ../../nbs/1_data/25_download.ipynb #57a4f81a
 def download_release(folder: Path | str, records: Iterable[str] | None = None, base_url: str = RELEASE_URL,
-                     jobs: int = 8, progress: bool = True, **patience) -> Downloaded:
+                     jobs: int = 8, progress: bool = True, **patience: float) -> Downloaded:
     """Fetch the Leipzig database, or some of its `records`, into `folder`, `jobs` files at a time.
 
     Resumes; each file is verified by its SHA-256, and one that fails is not there under its name.

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import one_line
-from .channels import CHANNELS, ECG_LEADS
-from .masks import is_implausible
-from .labels import KNOWN_RHYTHMS
 from ..core.names import first_few
+from .channels import CHANNELS, ECG_LEADS
 from .integrity import RELEASE_FORMAT
+from .labels import KNOWN_RHYTHMS
 from .leipzig import missing_channels
+from .masks import is_implausible
 from .release import RELEASE_RECORDS, difference_sentences
 
 # %% auto #0

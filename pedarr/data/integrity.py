@@ -19,12 +19,11 @@ __all__ = ['RELEASE_FORMAT', 'UNVERIFIED', 'UNLISTED', 'stated_scale', 'units_pe
 
 # %% ../../nbs/1_data/27_integrity.ipynb #fb86ecb3
 from ..core.errors import PedarrError, error_line, system_error
-from ..core.names import natural_key
 from ..core.files import read_bytes
+from ..core.names import first_few, natural_key
 from .annotations import read_annotations
 from .checksums import CHECKSUMS, kind_of_file, name_collisions, parse_checksums, size_on_disk
 from .databases import Database
-from ..core.names import first_few
 from .download import verify_files
 from .known_databases import LEIPZIG
 from .leipzig import EXTRA_CHANNELS, annotation_counts, annotation_totals, unknown_annotations

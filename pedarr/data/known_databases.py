@@ -13,10 +13,10 @@ import pandas as pd
 from ..core.errors import PedarrError
 from ..core.names import check_choice
 from .annotations import read_annotations
-from .databases import Database
 from pedarr.data.common_readers import (
     annotated_episodes, comment_subjects, comment_value, header_episodes, no_episode, subject_rows,
     whole_record_episode)
+from .databases import Database
 from .listing import record_names
 from .ptbxl import PTBXL, PTBXL500
 from .records import Record

@@ -12,11 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError, one_line
-from .table_cells import is_empty_cell, table_column, to_whole_number
-from ..core.errors import shown_value
+from ..core.errors import PedarrError, one_line, shown_value
 from .groupings import GROUPINGS, STATEMENT_GROUPINGS
 from .rhythms import RHYTHMS
+from .table_cells import is_empty_cell, table_column, to_whole_number
 
 # %% auto #0
 __all__ = ['KNOWN_RHYTHMS', 'Labels', 'check_episodes', 'check_poor', 'unlabelled_note', 'unknown_notes']

@@ -18,9 +18,8 @@ import pandas as pd
 from ..core.errors import PedarrError
 from ..core.names import natural_key
 from .channels import CHANNELS, ECG_LEADS
-from .subjects import parse_age
-from .subjects import read_subject_table
 from .rhythms import BEAT_SYMBOLS, LEIPZIG_RHYTHMS, rhythm_name
+from .subjects import parse_age, read_subject_table
 
 # %% auto #0
 __all__ = ['EXTRA_CHANNELS', 'SYMBOLS', 'BEAT_TEXTS', 'PUBLISHED', 'release_facts', 'parse_duration', 'subject_table',

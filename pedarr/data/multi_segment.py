@@ -170,7 +170,7 @@ def make_scale(signals: list[SignalHeader | None]) -> Scale:
     return Scale(gain, baseline, unit, invalid, int(invalid.max()), gain32, baseline32, bool(exact and short))
 
 def check_units(hea: Path, rows: np.ndarray, signals: list[SignalHeader | None]) -> None:
-    "`PedarrError` unless each channel in `rows` [19] (-1: absent) is a voltage; other units don't matter."
+    "`PedarrError` unless each channel is a voltage; `rows` [19]: numbers of their signals, -1 where absent."
     for i in rows[rows >= 0]:
         if signals[i] and signals[i].unit.lower() not in _TO_MV:
             which, unit = signal_label(int(i), signals[i].name), one_line(signals[i].unit)
@@ -179,7 +179,7 @@ def check_units(hea: Path, rows: np.ndarray, signals: list[SignalHeader | None])
 
 # %% ../../nbs/1_data/07_multi_segment.ipynb #4be7acb6
 def to_millivolts(scale: Scale, d: np.ndarray, out: np.ndarray) -> None:
-    "Write digital values `d [signal, time]` to `out` in mV (float32 or float64), NaN where they are invalid."
+    "Write digital values `d [signal, time]` to `out [signal, time]` (mV, float32 or float64); invalid: NaN."
     fast = out.dtype == np.float32 and scale.exact32
     x = out if fast else np.empty(d.shape, np.float64)
     np.copyto(x, d)

@@ -24,9 +24,9 @@ __all__ = ['OVER_89', 'PTBXL', 'PTBXL500', 'parse_scp_codes', 'PtbxlRow', 'read_
 from ..core.errors import PedarrError, shown_value
 from ..core.files import file_stamp
 from ..core.names import first_few
+from .common_readers import subject_rows, whole_record_episode
 from .databases import Database
 from .groupings import GROUPINGS, PTBXL_RHYTHMS
-from .common_readers import subject_rows, whole_record_episode
 from .listing import record_names
 from .records import Record
 from .subjects import read_subject_table

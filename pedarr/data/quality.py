@@ -40,9 +40,11 @@ class ChannelScan:
         self.spans = []                       # [channel, second] in mV, NaN where flat or invalid
 
     def to_millivolts(self, digital: np.ndarray) -> np.ndarray:
-        "`digital` values `[..., channel]` in mV."
+        "`digital [..., channel]` values in mV."
         return (digital - self.record.baseline[:, 0])*self.to_mv
-    def add(self, digital: np.ndarray) -> None: _add(self, digital)
+    def add(self, digital: np.ndarray) -> None:
+        "Take in the next digital values, `digital [channel, time]`; all but the last hold whole seconds."
+        _add(self, digital)
     def quality(self) -> pd.DataFrame: return _quality(self)
 
 # %% ../../nbs/1_data/26_quality.ipynb #163770f2

@@ -205,7 +205,7 @@ class Record:
         for row in np.flatnonzero(self.rows >= 0): out[row] = x[self.rows[row]]
 
     def to_millivolts(self, d: np.ndarray, out: np.ndarray, start: int) -> None:
-        "Write the digital values `d [signal, time]` of the samples from `start` on to `out` in mV."
+        "Write the digital values `d [signal, time]` from sample `start` on to `out [signal, time]` (mV)."
         _to_mv(self, d, out, start)
 
     def window(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

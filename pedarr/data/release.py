@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from .subjects import parse_age
 from .leipzig import parse_duration, release_facts
+from .subjects import parse_age
 
 # %% auto #0
 __all__ = ['COMPARED', 'COUNTS', 'RELEASE_RECORDS', 'record_counts', 'release_counts', 'compare_record', 'compare_with_release',

@@ -100,7 +100,8 @@ def _beats_in(rhythm_at: np.ndarray, beat_at: np.ndarray) -> np.ndarray:
 # %% ../../nbs/1_data/00_rhythms.ipynb #a92276b6
 def parse_episodes(sample: ArrayLike, symbol: ArrayLike, aux: Sequence[str],
                    sig_len: int, source: str = 'annotations') -> pd.DataFrame:
-    """Rhythm episodes `[start, stop, rhythm, beats]` (samples, half-open) from a recording's annotations.
+    """Rhythm episodes `[start, stop, rhythm, beats]` (samples, half-open) from a recording's annotations:
+    `sample` [N] (sample numbers), `symbol` [N] (text) and `aux` (the text behind each).
 
     A rhythm annotation (`+`) opens an episode and the next one closes it; one at `sig_len` only closes; what
     precedes the first is no episode. Unknown rhythms keep their own name. `beats` is -1 where no beat is
@@ -118,7 +119,8 @@ def parse_episodes(sample: ArrayLike, symbol: ArrayLike, aux: Sequence[str],
 # %% ../../nbs/1_data/00_rhythms.ipynb #11937129
 def poor_signal(sample: ArrayLike, symbol: ArrayLike, sig_len: int,
                 source: str = 'annotations') -> pd.DataFrame:
-    """Stretches of poor signal `[start, stop]` (samples), delimited by pairs of `~`.
+    """Stretches of poor signal `[start, stop]` (samples), delimited by pairs of `~`, from annotations:
+    `sample` [N] (sample numbers) and `symbol` [N] (text).
 
     An unpaired last `~` runs to the end. Raises `PedarrError` as `check_samples` does."""
     _check_lengths(source, sample=sample, symbol=symbol)
@@ -130,7 +132,8 @@ def poor_signal(sample: ArrayLike, symbol: ArrayLike, sig_len: int,
 # %% ../../nbs/1_data/00_rhythms.ipynb #1a797dae
 def noisy_signal(sample: ArrayLike, symbol: ArrayLike, subtype: ArrayLike,
                  n_sig: int, sig_len: int, source: str = 'annotations') -> pd.DataFrame:
-    """Stretches `[start, stop]` (samples) in which every one of `n_sig` signals is noisy, from MIT-BIH's `~`.
+    """Stretches `[start, stop]` (samples) in which every one of `n_sig` signals is noisy, from MIT-BIH's `~`:
+    annotations `sample` [N] (sample numbers), `symbol` [N] (text) and `subtype` [N] (whole numbers).
 
     Raises `PedarrError` as `check_samples` does."""
     _check_lengths(source, sample=sample, symbol=symbol, subtype=subtype)

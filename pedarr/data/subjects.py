@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError, file_is_missing
+from ..core.errors import PedarrError, file_is_missing, shown_value
 from ..core.files import read_bytes
 from ..core.names import first_few, natural_key
-from .table_cells import as_number, is_empty_cell, is_whole, table_column
-from ..core.errors import shown_value
 from .listing import FoundRecords
+from .table_cells import as_number, is_empty_cell, is_whole, table_column
 
 # %% auto #0
 __all__ = ['SUBJECT_COLUMNS', 'parse_age', 'check_subjects', 'read_subject_table']

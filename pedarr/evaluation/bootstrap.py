@@ -21,7 +21,7 @@ __all__ = ['MAX_DRAWS', 'number_subjects', 'subject_counts', 'draw_subjects', 'r
 
 # %% ../../nbs/7_evaluation/01_bootstrap.ipynb #6438e3c1
 def number_subjects(subject: ArrayLike, length: int) -> tuple[np.ndarray, np.ndarray]:
-    "Number of each segment's subject, int64 [N], and the sorted names [S]; `PedarrError` if one is missing."
+    "Number of each name in `subject` [N], int64 [N], and the sorted names [S]; `PedarrError` if one lacks."
     subject = np.asarray(subject)
     if subject.shape != (length,):
         raise PedarrError(f'subject: shape {subject.shape} for {length} segments: pass one for each segment')
@@ -36,7 +36,8 @@ def subject_counts(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike, n_c
                    name: str = 'y_pred') -> tuple[np.ndarray, np.ndarray]:
     """Hit, support and predicted counts of each subject, float64 [S, 3, C], and the subjects' names [S].
 
-    Subjects stand in order of their names; `name` is what an error calls `y_pred`.
+    `y_true`, `y_pred`: class numbers [N]; `subject` [N]: names. Subjects stand in order of their names;
+    `name` is what an error calls `y_pred`.
     Raises `PedarrError` for labels or subjects [N] that make no sense."""
     y_true = check_labels(y_true, n_classes, 'y_true')
     y_pred = check_labels(y_pred, n_classes, name, len(y_true))
@@ -75,7 +76,7 @@ def check_bootstrap(n_resamples: int, level: float) -> None:
         raise PedarrError(f'level={level}: the interval needs a level between 0 and 1, for example 0.95')
 
 def percentile_interval(draws: np.ndarray, level: float, n_subjects: int) -> np.ndarray:
-    "Percentile interval [2, ...] of `draws` [R, ...], without their NaN; NaN if there is but one subject."
+    "Percentile interval [2, ...] of scores `draws` [R, ...], without NaN; NaN if there is but one subject."
     if n_subjects < 2: return np.full((2, *draws.shape[1:]), np.nan)
     quantile = np.nanquantile if np.isnan(draws).any() else np.quantile       # the first is the slow one
     return quantile(draws, [(1 - level)/2, (1 + level)/2], axis=0)
@@ -96,7 +97,9 @@ def kept_classes(counts: np.ndarray, min_subjects: int) -> np.ndarray:
 def bootstrap_scores(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike, n_classes: int,
                      n_resamples: int = 10_000, level: float = 0.95, seed: int = 0,
                      min_subjects: int = 1) -> pd.DataFrame:
-    """Scores (0..1), intervals from a bootstrap by `subject` [N]: index = metric, columns `value low high`.
+    """Scores (0..1), intervals from a bootstrap by subject: index = metric, columns `value low high`.
+
+    `y_true`, `y_pred`: class numbers [N]; `subject` [N]: names.
 
     Percentile intervals; in each resample the macro means leave out the classes that its truth lacks, and
     always those with fewer than `min_subjects` subjects (their segments still count in top-1 and in the

@@ -52,7 +52,7 @@ def paired_bootstrap(y_true: ArrayLike, pred_a: ArrayLike, pred_b: ArrayLike, su
                      min_subjects: int = 1) -> pd.DataFrame:
     """Scores of system a minus b on the same resampled subjects: index = metric, columns `value low high p`.
 
-    `y_true`, `pred_a`, `pred_b`: class numbers [N]; `subject` [N].
+    `y_true`, `pred_a`, `pred_b`: class numbers [N]; `subject` [N]: names.
 
     `p` (two-sided, +1 corrected) inverts the percentile interval of the differences; for a test see
     `permutation_test`. With one subject `low`, `high` and `p` are NaN.
@@ -103,7 +103,7 @@ def permutation_test(y_true: ArrayLike, pred_a: ArrayLike, pred_b: ArrayLike, su
                      min_subjects: int = 1) -> pd.DataFrame:
     """Paired permutation test over subjects of system a minus b: index = metric, columns `value p smallest`.
 
-    `y_true`, `pred_a`, `pred_b`: class numbers [N]; `subject` [N].
+    `y_true`, `pred_a`, `pred_b`: class numbers [N]; `subject` [N]: names.
 
     Swaps the two systems' answers of whole subjects; two-sided; `smallest` is the smallest p possible.
     Exact if 2^subjects <= `n_permutations`, otherwise random by `seed` with the observed order counted in
@@ -124,7 +124,7 @@ def paired_scores(y_true: ArrayLike, pred_a: ArrayLike, pred_b: ArrayLike, subje
                   min_subjects: int = 1) -> pd.DataFrame:
     """Scores of system a minus system b: index = metric, columns `value low high p smallest`.
 
-    `y_true`, `pred_a`, `pred_b`: class numbers [N]; `subject` [N].
+    `y_true`, `pred_a`, `pred_b`: class numbers [N]; `subject` [N]: names.
 
     Value and interval are those of `paired_bootstrap`, `p` and `smallest` those of `permutation_test`, which
     also say what raises `PedarrError`."""
@@ -152,9 +152,9 @@ def paired_classes(y_true: ArrayLike, pred_a: ArrayLike, pred_b: ArrayLike, subj
                    classes: Sequence[str], metric: str = 'recall', n_resamples: int = 10_000,
                    level: float = 0.95, seed: int = 0) -> pd.DataFrame:
     """One of `CLASS_METRICS`, a minus b: `[class, support, subjects, a, b, value, low, high, p, holm, note]`.
-
-    Interval: bootstrap over the resamples that have the class; `p`: permutation test; `holm`: adjusted over
-    the classes. A class with one subject has none of them. Raises `PedarrError` as `bootstrap_scores`."""
+    `y_true`, `pred_a`, `pred_b`: class numbers [N]; `subject` [N]: names. Interval: bootstrap over the
+    resamples that have the class; `p`: permutation test; `holm`: adjusted over the classes. A class with one
+    subject has none of them. Raises `PedarrError` as `bootstrap_scores`."""
     check_bootstrap(n_resamples, level)
     statistic = _class_statistic(metric)
     counts = _paired_counts(y_true, pred_a, pred_b, subject, len(classes))
@@ -170,12 +170,12 @@ def paired_classes(y_true: ArrayLike, pred_a: ArrayLike, pred_b: ArrayLike, subj
 
 # %% ../../nbs/7_evaluation/03_comparison.ipynb #314c546e
 def protocol_gap(y_true: ArrayLike, patient: ArrayLike, segment: ArrayLike, subject: ArrayLike,
-                 n_classes: int, **options) -> pd.DataFrame:
+                 n_classes: int, **options: float) -> pd.DataFrame:
     """Scores under both protocols and the gap (intra-patient minus inter-patient), with intervals by subject.
 
-    Index = metric, columns (`patient`, `segment`, `gap`) x (value, low, high). `patient`, `segment` [N]: the
-    pooled out-of-fold predictions of an inter-patient run and of an intra-patient run, of the same segments.
-    `options` are those of `bootstrap_scores`, which also says what raises `PedarrError`."""
+    Index = metric, columns (`patient`, `segment`, `gap`) x (value, low, high). `y_true`, `patient` and
+    `segment`: class numbers [N], the latter two predictions of an inter-patient and an intra-patient run of
+    the same segments; `subject` [N]: names. `options` and `PedarrError` as for `bootstrap_scores`."""
     gap = paired_bootstrap(y_true, segment, patient, subject, n_classes, **options)
     return pd.concat({'patient': bootstrap_scores(y_true, patient, subject, n_classes, **options),
                       'segment': bootstrap_scores(y_true, segment, subject, n_classes, **options),

@@ -24,7 +24,7 @@ __all__ = ['METHODS', 'GAINS', 'number_episodes', 'few_shot', 'few_shot_table', 
 # %% ../../nbs/7_evaluation/06_fewshot.ipynb #2d340fb1
 def number_episodes(record: ArrayLike, start: ArrayLike, stop: ArrayLike, label: ArrayLike,
                     gap: float = 10.) -> np.ndarray:
-    """Episode number [N] of each segment, from its record, `start` and `stop` (s) and label [N].
+    """Episode number [N] of each segment, from its `record`, `start` and `stop` (s) and `label` [N].
 
     A new episode begins at another record or label, or after more than `gap` seconds without a segment."""
     t = pd.DataFrame(dict(record=np.asarray(record).astype(str), start=start, stop=stop, label=label))
@@ -151,8 +151,8 @@ def few_shot(embedding: ArrayLike, label: ArrayLike, subject: ArrayLike, start: 
 
     One row for each k, subject and class. `embedding` [N, d], `label` (class numbers), `subject`, `start`,
     `stop` (s), `fold`, `record` [N]: the test segments of every fold, from the fold's network. `prototypes`:
-    by fold, or one if `fold` is None. `apart`: seconds, or 'episode' (then `episode` [N] is needed).
-    Raises `PedarrError` for what does not fit, or if no subject has enough segments."""
+    by fold, or one if `fold` is None. `apart`: seconds, or 'episode' (then the numbers `episode` [N] are
+    needed). Raises `PedarrError` for what does not fit, or if no subject has enough segments."""
     x = unit_embeddings(embedding)
     columns = _check_columns(label, subject, start, stop, fold, record, len(x))
     label, subject, start, stop, fold, record = columns

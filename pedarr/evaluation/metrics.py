@@ -41,9 +41,9 @@ def check_labels(y: ArrayLike, n_classes: int, name: str, length: int | None = N
 
 # %% ../../nbs/7_evaluation/00_metrics.ipynb #1c0def88
 def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, n_classes: int) -> np.ndarray:
-    """Counts int64 [C, C]: row = true class, column = predicted class.
+    """Counts int64 [C, C]: row = true class `y_true` [N], column = predicted class `y_pred` [N] (numbers).
 
-    Raises `PedarrError` for labels [N] outside 0..C-1 or of unequal length."""
+    Raises `PedarrError` for class numbers outside 0..C-1 or of unequal length."""
     y_true = check_labels(y_true, n_classes, 'y_true')
     y_pred = check_labels(y_pred, n_classes, 'y_pred', len(y_true))
     return np.bincount(y_true*n_classes + y_pred, minlength=n_classes**2).reshape(n_classes, n_classes)
@@ -54,11 +54,12 @@ METRICS = {'top1': 'top-1', 'precision': 'macro precision', 'recall': 'macro rec
 CLASS_METRICS = ('precision', 'recall', 'f1', 'f2')
 
 def class_counts(matrix: np.ndarray) -> np.ndarray:
-    "Hit, support and predicted counts [..., 3, C] of confusion matrices [..., C, C]."
+    "Hit, support and predicted counts [..., 3, C] of confusion matrices `matrix` [..., C, C] (counts)."
     return np.stack([np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-1), matrix.sum(-2)], axis=-2)
 
 def class_scores_from_counts(counts: np.ndarray) -> np.ndarray:
-    "`CLASS_METRICS` [..., 4, C] of counts [..., 3, C]; 0 where nothing was predicted or nothing is there."
+    """`CLASS_METRICS` [..., 4, C] of numbers of segments `counts` [..., 3, C]; 0 where nothing was predicted
+    or nothing is there."""
     hit, support, predicted = np.moveaxis(counts, -2, 0)
 
     def share(weight, denominator):              # hit is 0 wherever a denominator is 0
@@ -69,7 +70,7 @@ def class_scores_from_counts(counts: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/7_evaluation/00_metrics.ipynb #34b418a6
 def scores_from_counts(counts: np.ndarray, keep: np.ndarray | bool = True) -> np.ndarray:
-    """The scores [..., 5] of counts [..., 3, C], in the order of `METRICS`.
+    """The scores [..., 5] of numbers of segments `counts` [..., 3, C], in the order of `METRICS`.
 
     Macro means go over the classes with support, of those to `keep` (bool [C]); NaN where there is none."""
     hit, support, _ = np.moveaxis(counts, -2, 0)
@@ -81,7 +82,7 @@ def scores_from_counts(counts: np.ndarray, keep: np.ndarray | bool = True) -> np
     return np.concatenate([top1[..., None], macro], axis=-1)
 
 def scores(y_true: ArrayLike, y_pred: ArrayLike, n_classes: int) -> dict[str, float]:
-    """The five `METRICS` (0..1) of predictions [N]; macro means go over the classes present in `y_true` [N].
+    """The five `METRICS` (0..1) of class numbers `y_pred` [N]; macro means: over the classes in `y_true` [N].
 
     A class never predicted has precision 0; `f1` is the mean of the F1 of each class.
     Raises `PedarrError` for labels outside 0..n_classes-1 or of unequal length."""
@@ -90,7 +91,8 @@ def scores(y_true: ArrayLike, y_pred: ArrayLike, n_classes: int) -> dict[str, fl
 
 # %% ../../nbs/7_evaluation/00_metrics.ipynb #2363940c
 def plot_confusion(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
-    "Confusion matrix [C, C]: colour = share of the row, number = segments; `PedarrError` for another shape."
+    """Confusion `matrix` [C, C] (counts): colour = share of the row, number = segments; `PedarrError` for
+    another shape."""
     from matplotlib.figure import Figure
     matrix, n = np.asarray(matrix), len(classes)
     if matrix.shape != (n, n):

@@ -29,7 +29,7 @@ _AGGREGATES = {'max': np.maximum, 'mean': np.add}       # how the windows of a r
 def by_recording(values: np.ndarray, recording: ArrayLike, how: str = 'max') -> np.ndarray:
     """One row a recording [R, C] of `values` [N, C] by window; recordings stand as they first appear.
 
-    `recording` [N]; `how`: one of "max" and "mean". `PedarrError` for another."""
+    `recording` [N]: names; `how`: one of "max" and "mean". `PedarrError` for another."""
     ufunc = _AGGREGATES[check_choice(how, _AGGREGATES, 'aggregate')]
     number, names = pd.factorize(np.asarray(recording))
     order = np.argsort(number, kind='stable')
@@ -110,7 +110,8 @@ def _f1(hits: np.ndarray, true: np.ndarray, given: np.ndarray) -> np.ndarray:
 def statement_scores(truth: np.ndarray, prob: np.ndarray, thresholds: np.ndarray,
                      weight: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """`auroc`, `average_precision`, `f1` of each statement [R, C] (NaN where it can't be scored), and
-    `f1_micro` [R]; `weight` [N, R] as in `rank_scores`, `thresholds` [C] or, by row, [N, C]."""
+    `f1_micro` [R], of `truth` bool [N, C] and probabilities `prob` [N, C]; `weight` [N, R] as in
+    `rank_scores`, `thresholds` [C] or, by row, [N, C]."""
     weight = np.ones((len(truth), 1)) if weight is None else weight
     counts = _said_counts(truth, prob >= thresholds, weight)
     ranks = [rank_scores(t, p, weight) for t, p in zip(truth.T, prob.T)]
@@ -124,7 +125,7 @@ def _mean(x: np.ndarray) -> np.ndarray:
     return _ratio(np.nansum(x, -1), np.isfinite(x).sum(-1))
 
 def macro_scores(found: dict[str, np.ndarray]) -> np.ndarray:
-    "The `MULTI_METRICS` [R, 4] of `statement_scores`."
+    "The `MULTI_METRICS` [R, 4] of the scores `found`, by name [R, C], of `statement_scores`."
     means = [_mean(found[k]) for k in ('auroc', 'average_precision', 'f1')]
     return np.stack([*means, found['f1_micro']], axis=-1)
 
@@ -146,10 +147,10 @@ def _lacking(found: dict[str, np.ndarray]) -> np.ndarray:
 def bootstrap_multilabel(truth: ArrayLike, prob: ArrayLike, subject: ArrayLike, thresholds: ArrayLike,
                          n_resamples: int = MULTI_RESAMPLES, level: float = 0.95,
                          seed: int = 0) -> pd.DataFrame:
-    """Index = `MULTI_METRICS`, columns `value low high statements absent`, a bootstrap by `subject` [N].
+    """Index = `MULTI_METRICS`, columns `value low high statements absent`; bootstrap by names `subject` [N].
 
-    `truth`, `prob` [N, C]; `thresholds` [C] or, by row, [N, C]. `statements`: in the value; `absent`: how
-    many of them a resample lacked on average. `PedarrError` where no statement can be scored."""
+    `truth` (bool), `prob` (probabilities) [N, C]; `thresholds` [C] or, by row, [N, C]. `statements`: in the
+    value; `absent`: how many of them a resample lacked on average. `PedarrError` where none can be scored."""
     check_bootstrap(n_resamples, level)
     (truth, prob), thresholds = check_answers(truth, prob), np.asarray(thresholds, float)
     found = statement_scores(truth, prob, thresholds)
@@ -167,6 +168,8 @@ def bootstrap_multilabel(truth: ArrayLike, prob: ArrayLike, subject: ArrayLike, 
 def paired_multilabel(truth: ArrayLike, a: tuple, b: tuple, subject: ArrayLike,
                       n_resamples: int = MULTI_RESAMPLES, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
     """System `a` minus `b`, each (prob [N, C], thresholds [C] or [N, C]), on the same resampled subjects.
+
+    `truth` bool [N, C]; `subject` [N]: names.
 
     Index = `MULTI_METRICS`, columns `value low high p`; NaN but for `value` with one subject."""
     check_bootstrap(n_resamples, level)
@@ -192,7 +195,8 @@ def _why_not(true: np.ndarray, n: int, patients: np.ndarray) -> np.ndarray:
 def per_statement(truth: ArrayLike, prob: ArrayLike, subject: ArrayLike, classes: Sequence[str],
                   thresholds: ArrayLike) -> pd.DataFrame:
     """A row for each of `classes`: `[class, support, subjects, auroc, average_precision, f1, precision,
-    recall, note]`; NaN where it can't be scored. Input as `bootstrap_multilabel`."""
+    recall, note]`; NaN where it can't be scored. `truth` (bool), `prob` (probabilities) [N, C]; `subject`
+    [N]: names; `thresholds` [C] or, by row, [N, C]."""
     truth, prob = check_answers(truth, prob)
     found = statement_scores(truth, prob, np.asarray(thresholds, float))
     hits, true, given = _said_counts(truth, prob >= thresholds, np.ones((len(truth), 1)))[:, 0]

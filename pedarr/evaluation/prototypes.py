@@ -39,7 +39,8 @@ def prototype_cosines(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
 # %% ../../nbs/7_evaluation/05_prototypes.ipynb #6a2dddec
 def subject_means(embedding: np.ndarray, label: ArrayLike,
                   subject: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Mean embedding [G, d] of each (class, subject) that occurs, its class [G] and number of segments [G]."
+    """Mean of the `embedding` [N, d] of each class `label` [N] and name `subject` [N] that occur together:
+    [G, d], its class [G] and number of segments [G]."""
     groups = pd.MultiIndex.from_arrays([np.asarray(label), np.asarray(subject).astype(str)])
     group, names = groups.factorize(sort=True)
     total = np.zeros((len(names), embedding.shape[1]))
@@ -50,8 +51,8 @@ def subject_means(embedding: np.ndarray, label: ArrayLike,
 # %% ../../nbs/7_evaluation/05_prototypes.ipynb #6447883a
 def prior_weight(embedding: np.ndarray, label: ArrayLike, subject: ArrayLike) -> float:
     """k0 of `embedding` [N, d]: variance within / between subjects of each class (Searle et al. 1992).
-
-    inf where subjects don't differ beyond chance; `PedarrError` where there is nothing to estimate."""
+    `label` [N]: class numbers; `subject` [N]: names. inf where subjects don't differ beyond chance;
+    `PedarrError` where there is nothing to estimate."""
     mean, of, n = subject_means(embedding, label, subject)
     classes = np.unique(of)
     df_within, df_between = n.sum() - len(n), len(n) - len(classes)
@@ -77,7 +78,8 @@ class Prototypes(NamedTuple):
 # %% ../../nbs/7_evaluation/05_prototypes.ipynb #cdb40b21
 def fit_prototypes(embedding: ArrayLike, label: ArrayLike, subject: ArrayLike, n_classes: int,
                    k0: float | None = None) -> Prototypes:
-    """`Prototypes` from training embeddings [N, d] (scaled to length 1), class numbers [N] and subjects [N].
+    """`Prototypes` from training `embedding` [N, d] (scaled to length 1), class numbers `label` [N] and
+    names `subject` [N].
 
     `k0` is estimated (`prior_weight`) unless given. Raises `PedarrError` for input that makes no sense."""
     x = unit_embeddings(embedding)

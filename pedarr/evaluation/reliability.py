@@ -36,7 +36,8 @@ def _check_probabilities(prob: ArrayLike, n: int) -> np.ndarray:
 
 # %% ../../nbs/7_evaluation/04_reliability.ipynb #4de7c904
 def reliability(prob: ArrayLike, y_true: ArrayLike, bins: int = 10) -> tuple[pd.DataFrame, float]:
-    """(Table `[low, high, segments, confidence, accuracy]`, ECE) of probabilities [N, C] and `y_true` [N].
+    """(Table `[low, high, segments, confidence, accuracy]`, ECE) of probabilities `prob` [N, C] and class
+    numbers `y_true` [N].
 
     Equal-width bins (low, high] of the predicted class's probability, empty ones dropped;
     ECE = mean |confidence - accuracy| weighted by segments (0..1; Guo et al. 2017).

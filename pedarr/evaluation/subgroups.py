@@ -28,6 +28,8 @@ def per_class(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike,
               classes: Sequence[str]) -> pd.DataFrame:
     """Table `[class, support, subjects, precision, recall, f1, f2, note]`, a row for each of `classes`.
 
+    `y_true`, `y_pred`: class numbers [N]; `subject` [N]: names.
+
     `support` counts segments, `subjects` those who have the class; `note` says which class can't be tested
     per subject; a class absent from the truth has NaN scores. Raises `PedarrError` as `subject_counts`."""
     counts, _ = subject_counts(y_true, y_pred, subject, len(classes))
@@ -40,6 +42,8 @@ def per_class(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike,
 def per_subject(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike,
                 classes: Sequence[str] | int) -> pd.DataFrame:
     """Each subject scored alone: `[subject, segments, classes, top1, precision, recall, f1, f2]`.
+
+    `y_true`, `y_pred`: class numbers [N]; `subject` [N]: names.
 
     The column `classes` counts those that the subject has. With names for `classes` (a number will do) the
     column `alone` tells which of them no other subject has. Raises `PedarrError` as `subject_counts`."""
@@ -59,7 +63,7 @@ def recall_by_subject(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike,
                       classes: Sequence[str]) -> pd.DataFrame:
     """Recall of each class in each subject: index = subject, columns = `classes`.
 
-    `y_true`, `y_pred`: class numbers [N]; `subject` [N].
+    `y_true`, `y_pred`: class numbers [N]; `subject` [N]: names.
 
     NaN where the subject does not have the class. Raises `PedarrError` as `subject_counts`."""
     counts, names = subject_counts(y_true, y_pred, subject, len(classes))
@@ -69,10 +73,10 @@ def recall_by_subject(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike,
 
 # %% ../../nbs/7_evaluation/02_subgroups.ipynb #bf561547
 def macro_table(y_true: ArrayLike, y_pred: ArrayLike, subject: ArrayLike, classes: Sequence[str],
-                **options) -> pd.DataFrame:
+                **options: float) -> pd.DataFrame:
     """Scores as text with intervals: over all classes, and without single-subject classes if there are any.
 
-    `y_true`, `y_pred`: class numbers [N]; `subject` [N].
+    `y_true`, `y_pred`: class numbers [N]; `subject` [N]: names.
 
     `options` are those of `bootstrap_scores`, which also says what raises `PedarrError`."""
     def row(over, **more):

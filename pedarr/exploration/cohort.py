@@ -17,9 +17,9 @@ from ..core.errors import PedarrError
 from ..core.names import natural_key
 from ..data.annotations import Annotations, read_annotations
 from ..data.databases import Database
+from ..data.groupings import get_grouping
 from ..data.records import Record
 from ..data.rhythms import BEAT_SYMBOLS
-from ..data.groupings import get_grouping
 from .figures import (
     class_colours, in_class_order, is_simulated, stamp_simulated, style_axes)
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..data.records import Record
 from ..data.groupings import classes_of, get_grouping
+from ..data.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.pyplot import Axes, Figure

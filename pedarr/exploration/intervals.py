@@ -155,9 +155,9 @@ def av_association(atrial: np.ndarray, ventricular: np.ndarray) -> float:
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #a02c9bb9
 def dominant_frequency(x: np.ndarray, fs: float, low: float = 3., high: float = 12.) -> tuple[float, float]:
-    """Dominant frequency (Hz, between `low` and `high`) of an electrogram `x` [T], and its regularity index.
+    """Dominant frequency (Hz, `low` to `high`) and regularity of an electrogram `x` [T] (mV, `fs` Hz).
 
-    The index is the share of the power of 2.5 to 20 Hz that lies within 0.75 Hz of it."""
+    The regularity is the share of the power of 2.5 to 20 Hz that lies within 0.75 Hz of it."""
     sharp = butterworth_band(np.nan_to_num(x).astype(float), fs, 40., 250.)
     activity = butterworth_band(abs(sharp), fs, None, 20.)
     length = min(len(activity), int(4 * fs))
@@ -168,7 +168,7 @@ def dominant_frequency(x: np.ndarray, fs: float, low: float = 3., high: float = 
     return float(peak), float(power[near].sum() / max(power[all_].sum(), 1e-12))
 
 def fractionation(x: np.ndarray, fs: float, share: float = .2) -> float:
-    "Share of the time in which an electrogram `x` [T] is steeper than `share` of its 98th percentile."
+    "Share of the time in which an electrogram `x` [T] (mV) is steeper than `share` of its 98th percentile."
     steep = near_field(x, fs)
     return float((steep > share * np.percentile(steep, 98)).mean())
 

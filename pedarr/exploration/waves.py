@@ -61,8 +61,8 @@ def _add_coronary_sinus(bipoles, v, a, delays, fs):
 CS_BIPOLES = [c for c in IEGM_CHANNELS if c.startswith('CS')]
 
 def butterworth_band(x: np.ndarray, fs: float, low: float | None = None, high: float | None = None,
-         order: int = 2) -> np.ndarray:
-    """Zero-phase Butterworth filter of `x` [..., T] between `low` and `high` (Hz).
+                     order: int = 2) -> np.ndarray:
+    """Zero-phase Butterworth filter of `x` [..., T] (any unit, `fs` Hz) between `low` and `high` (Hz).
 
     A limit that is None, or above the Nyquist frequency, is left out."""
     if high is not None and high >= .475 * fs: high = None
@@ -130,7 +130,8 @@ def _seen_on_average(spikes, at):
 # %% ../../nbs/3_exploration/00_waves.ipynb #b843f922
 def blank_stimuli(x: np.ndarray, at: np.ndarray, fs: float, before: float = .004,
                   after: float = .010) -> np.ndarray:
-    "A copy of `x` [..., T] with a straight line from `before` to `after` (s) each stimulus at samples `at`."
+    """A copy of `x` [..., T] (any unit, `fs` Hz) with a straight line from `before` to `after` (s) each
+    stimulus at samples `at` [N]."""
     x = np.array(x, float)
     for p in at:
         a = max(0, p - _odd(before, fs))
@@ -147,7 +148,8 @@ def _spatial_velocity(ecg, fs, low=.5, high=40.):
     return np.sqrt((np.gradient(x, 1 / fs, axis=-1) ** 2).mean(0))
 
 def near_field(x: np.ndarray, fs: float, low: float = 80., smooth: float = .008) -> np.ndarray:
-    "What is steep in electrograms `x` [..., T]: rectified signal above `low` Hz, smoothed over `smooth` s."
+    """What is steep in electrograms `x` [..., T] (mV, `fs` Hz): the rectified signal above `low` Hz, smoothed
+    over `smooth` s."""
     rectified = abs(butterworth_band(np.nan_to_num(x).astype(float), fs, low, 250.))
     return uniform_filter1d(rectified, _odd(smooth, fs), axis=-1)
 
@@ -184,7 +186,7 @@ def _around(at, before, after, fs):
 # %% ../../nbs/3_exploration/00_waves.ipynb #86de3e7d
 def qrs_edges(ecg: np.ndarray, fs: float, beats: np.ndarray, share: float = .05,
               quiet: float = .012) -> np.ndarray:
-    """Onset and end (s) [N, 2] of the QRS complexes of `ecg` [C, T] (mV) near the samples `beats`.
+    """Onset and end (s) [N, 2] of the QRS complexes of `ecg` [C, T] (mV, `fs` Hz) near samples `beats` [N].
 
     Beyond them the spatial velocity of all leads stays below `share` of its peak for `quiet` s."""
     velocity = uniform_filter1d(_spatial_velocity(ecg, fs, .5, 60.), _odd(.008, fs))
@@ -211,7 +213,7 @@ def _outwards(b, calm, velocity, near, half):
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #44052f8a
 def t_ends(ecg: np.ndarray, fs: float, edges: np.ndarray, share: float = .25, big: float = .65) -> np.ndarray:
-    """End of the T wave (s) after each QRS in `edges` [N, 2] (s), NaN where none is seen: [N].
+    """End of the T wave (s) [N] of `ecg` [C, T] (mV, `fs` Hz) after each QRS in `edges` [N, 2] (s), or NaN.
 
     Where the velocity falls below `share` of its peak after the last slope of `big` of the steepest."""
     velocity = uniform_filter1d(_spatial_velocity(ecg, fs, .5, 15.), _odd(.024, fs))
@@ -238,7 +240,8 @@ def _t_end(velocity, fs, a, z, share, big):
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #89e13424
 def p_onsets(ecg: np.ndarray, fs: float, edges: np.ndarray, share: float = .2) -> np.ndarray:
-    """Onset of the P wave (s) before each QRS in `edges` [N, 2] (s), NaN where no wave stands out: [N].
+    """Onset of the P wave (s) [N] in `ecg` [C, T] (mV, `fs` Hz) before each QRS in `edges` [N, 2] (s); NaN
+    where no wave stands out.
 
     It takes fibrillation waves for P waves."""
     velocity = uniform_filter1d(_spatial_velocity(ecg, fs, .7, 25.), _odd(.016, fs))
@@ -269,7 +272,7 @@ def _p_onset(velocity, fs, a, z, share):
 # %% ../../nbs/3_exploration/00_waves.ipynb #9cf43aba
 def atrial_waves(cs: np.ndarray, fs: float, refractory: float = .1, share: float = .35, reach: float = .035,
                  qrs: np.ndarray | None = None) -> np.ndarray:
-    """Atrial activations (s) [N, C] in electrograms `cs` [C, T] of the coronary sinus; NaN: nothing seen.
+    """Atrial activations (s) [N, C] in electrograms `cs` [C, T] (mV, `fs` Hz) of the coronary sinus, or NaN.
 
     Waves are `refractory` s apart or more, and of `share` of the median height; a bipole's own time lies
     within `reach` s. With the `qrs` edges [M, 2] (s), the ventricle's far field is left out."""
@@ -318,7 +321,7 @@ def _without_far_field(waves, height, edges, share=.7):
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #de5999c6
 def his_times(abl: np.ndarray, fs: float, onset: np.ndarray, window: tuple = (-.065, -.015)) -> np.ndarray:
-    """Times (s) of the His potential before each QRS `onset` (s) [N] in the electrogram `abl` [T].
+    """Times (s) of the His potential before each QRS `onset` (s) [N] in the electrogram `abl` [T] (mV).
 
     All are NaN where none repeats. `window`: where it is looked for, from the QRS onset (s)."""
     steep = near_field(abl, fs, 120., .003)

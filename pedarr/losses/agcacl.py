@@ -28,7 +28,7 @@ def unit_vectors(v: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     return v / torch.where(ok, norm, 1), ok.squeeze(-1)
 
 def at_least_float32(x: Tensor) -> Tensor:
-    "`x` [...] in float32, or as it is when it is float64."
+    "`x` [...] (any unit) in float32, or as it is when it is float64."
     return x if x.dtype == torch.float64 else x.float()
 
 # %% ../../nbs/6_losses/00_agcacl.ipynb #66c13402
@@ -50,7 +50,8 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 # %% ../../nbs/6_losses/00_agcacl.ipynb #67fcc3ce
 def batch_means(z: Tensor, label: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    "Unit mean direction [C, d] of each class in embeddings `z` [B, d]; which classes, bool [C], have one."
+    """Unit mean direction [C, d] of each class in embeddings `z` [B, d] with class numbers `label` [B]; which
+    classes, bool [C], have one."""
     one_hot = F.one_hot(label, n_classes).to(z.dtype)
     return unit_vectors(sum_over_processes(one_hot.T @ z))
 
@@ -59,7 +60,7 @@ def update_prototypes(old: Tensor, seen: Tensor, means: Tensor, present: Tensor,
                       momentum: float) -> tuple[Tensor, Tensor]:
     """Prototypes `old` [C, d], moved towards the batch `means` [C, d] of the classes `present` bool [C].
 
-    Also which classes were seen so far, bool [C]: `seen`, and those that are new now."""
+    Also which classes were seen so far, bool [C]: those of `seen` bool [C], and those that are new now."""
     blend = torch.where(seen[:, None], momentum * old + (1-momentum) * means, means)
     moved, ok = unit_vectors(blend)
     present = present & ok
@@ -67,14 +68,15 @@ def update_prototypes(old: Tensor, seen: Tensor, means: Tensor, present: Tensor,
 
 # %% ../../nbs/6_losses/00_agcacl.ipynb #28a28b79
 def check_counts(class_counts: Sequence[float] | Tensor) -> Tensor:
-    "`class_counts` as a float64 tensor [C]; `PedarrError` unless they are counts, and one is positive."
+    "`class_counts` [C] as a float64 tensor; `PedarrError` unless they are counts, and one is positive."
     n = torch.as_tensor(class_counts, dtype=torch.float64)
     if n.ndim == 1 and bool((n.isfinite() & (n >= 0)).all()) and n.sum() > 0: return n
     raise PedarrError('class_counts must be a list of counts, none negative and at least one positive, '
                       f'not {n.tolist()}')
 
 def frequency_weights(class_counts: Sequence[float] | Tensor, beta: float = 0.999) -> Tensor:
-    """Weight phi [C] (float64) of a sample of each class: the inverse effective number of samples.
+    """Weight phi [C] (float64) of a sample of each class, from `class_counts` [C]: the inverse effective
+    number of samples.
 
     Scaled so that sum n_c phi_c = sum n_c. Cui et al. 2019, arXiv 1901.05555. `PedarrError` for `beta`
     outside [0, 1)."""
@@ -104,7 +106,8 @@ def alignment_term(z: Tensor, label: Tensor, prototypes: Tensor, log_psi: Tensor
 
 # %% ../../nbs/6_losses/00_agcacl.ipynb #bcd59adb
 def separation_term(S: Tensor, log_psi: Tensor, tau: float) -> Tensor:
-    "Step 6: mean soft maximum of the similarities `S` [A, A] of each class to the others, weighted by psi."
+    """Step 6: mean soft maximum of the similarities `S` [A, A] of each class to the others, weighted by psi,
+    given as `log_psi` [A, A]."""
     own = torch.eye(len(S), dtype=torch.bool, device=S.device)
     others = (S / tau + log_psi).masked_fill(own, -math.inf)
     return tau * (others.logsumexp(dim=1).mean() - math.log(len(S)-1))
@@ -156,7 +159,8 @@ class AGCACL(nn.Module):
         self.register_buffer('seen', torch.zeros(len(weight), dtype=torch.bool))
 
     def current_prototypes(self, z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        "Prototypes [C, d] and classes seen, bool [C]; in training, updated by this batch and stored."
+        """Prototypes [C, d] and classes seen, bool [C]; in training, updated by this batch, unit embeddings
+        `z` [B, d] of class numbers `label` [B], and stored."""
         old = self.prototypes.to(z.dtype)
         if not self.training: return old, self.seen
         p, seen = update_prototypes(old, self.seen, *batch_means(z, label, len(self.seen)), self.momentum)
@@ -164,7 +168,7 @@ class AGCACL(nn.Module):
         return p, seen
 
     def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
-        "Scalar loss of embeddings [B, dim] (any length; normalised here) with labels [B]."
+        "Scalar loss of `embedding` [B, dim] (any length; normalised here) with class numbers `label` [B]."
         check_loss_inputs(embedding, label, len(self.seen), self.dim)
         label = label.long()
         with torch.autocast(embedding.device.type, enabled=False):

@@ -30,7 +30,8 @@ class SupCon(nn.Module):
         self.tau = _positive(tau)
 
     def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
-        "Scalar loss of embeddings [B, dim] (normalised here) with labels [B]; pairs within this batch only."
+        """Scalar loss of `embedding` [B, dim] (normalised here) with class numbers `label` [B]; pairs within
+        this batch only."""
         check_loss_inputs(embedding, label, math.inf)
         with torch.autocast(embedding.device.type, enabled=False):
             return _all_pairs(unit_vectors(at_least_float32(embedding))[0], label, self.tau)
@@ -57,7 +58,8 @@ class BalancedContrastive(nn.Module):
         self.centres = nn.Parameter(F.normalize(torch.randn(n_classes, dim), dim=1))
 
     def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
-        "Scalar loss of embeddings [B, dim] (normalised here), labels [B]: pairs of this batch and centres."
+        """Scalar loss of `embedding` [B, dim] (normalised here) with class numbers `label` [B]: pairs of this
+        batch and centres."""
         check_loss_inputs(embedding, label, *self.centres.shape)
         with torch.autocast(embedding.device.type, enabled=False):
             z, _ = unit_vectors(at_least_float32(embedding))
@@ -88,7 +90,7 @@ def _debye(nu: float, x: Tensor) -> Tensor:
     return root - nu*torch.log(nu + root) - .5*torch.log(2*math.pi*root) + series
 
 def log_bessel(nu: float, x: Tensor, start: float = 40.) -> Tensor:
-    "log(I_nu(x) / x^nu), `nu` >= -1/2, `x` > 0 [...]; I_nu: modified Bessel function, first kind."
+    "log(I_nu(x) / x^nu), `nu` >= -1/2, numbers `x` [...] > 0; I_nu: modified Bessel function, first kind."
     high = nu + max(0, math.ceil(start - nu))
     above, here = _debye(high + 1, x), _debye(high, x)
     while high > nu:
@@ -132,16 +134,16 @@ class _ClassSums(EpochLoss):
 
 # %% ../../nbs/6_losses/03_contrastive.ipynb #c9fbc0a3
 class ProCo(_ClassSums):
-    "Probabilistic contrastive loss (Du et al. 2024, arXiv 2403.06726): SupCon against class distributions."
+    """Probabilistic contrastive loss (Du et al. 2024, arXiv 2403.06726): SupCon against class distributions;
+    `class_counts` [C]: training samples."""
     def __init__(self, class_counts: Sequence[float] | Tensor, dim: int, tau: float = 0.1):
         super().__init__(log_class_prior(class_counts), dim)
         self.tau = _positive(tau)
     def log_similarity(self, z: Tensor) -> Tensor:
-        "log E exp(z.z'/tau) [B, C] over each class's distribution of z'; -inf for a class not seen."
+        "log E exp(z.z'/tau) [B, C], embeddings `z` [B, dim], over z' of each class; -inf for one not seen."
         return _log_expectation(self.total[0], self.number[0], z, self.tau)
-
     def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
-        "Scalar loss of embeddings [B, dim] and labels [B]; classes never seen are left out (evaluation)."
+        "Scalar loss of `embedding` [B, dim] and class numbers `label` [B]; classes never seen are left out."
         check_loss_inputs(embedding, label, len(self.log_prior), self.total.shape[2])
         with torch.autocast(embedding.device.type, enabled=False):
             z, label = unit_vectors(at_least_float32(embedding))[0], label.long()

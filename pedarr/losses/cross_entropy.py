@@ -21,7 +21,8 @@ __all__ = ['log_class_prior', 'adjusted_cross_entropy', 'AdjustedCrossEntropy', 
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #f979a899
 def log_class_prior(class_counts: Sequence[float] | Tensor) -> Tensor:
-    "Log share of each class [C] (float64); a class without samples counts as one, so all are finite."
+    """Log share of each class [C] (float64), from its training samples `class_counts` [C]; a class without
+    samples counts as one, so all are finite."""
     n = check_counts(class_counts).clamp(min=1)
     return (n / n.sum()).log()
 
@@ -51,7 +52,8 @@ def adjusted_cross_entropy(logits: Tensor, label: Tensor, class_counts: Sequence
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #38129a3c
 class AdjustedCrossEntropy(nn.Module):
-    "`adjusted_cross_entropy` for fixed counts and strength: logits [B, C] and labels [B] -> scalar."
+    """`adjusted_cross_entropy` for a fixed strength and `class_counts` [C] of the training samples: `logits`
+    [B, C] and class numbers `label` [B] -> scalar."""
     def __init__(self, class_counts: Sequence[float] | Tensor, logit_adjust: float = 0.0):
         super().__init__()
         _check_strength(logit_adjust)
@@ -62,9 +64,10 @@ class AdjustedCrossEntropy(nn.Module):
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #555c64c6
 class WeightedCrossEntropy(nn.Module):
-    """Class-weighted cross-entropy: logits [B, C] and labels [B] -> scalar.
+    """Class-weighted cross-entropy: `logits` [B, C] and class numbers `label` [B] -> scalar.
 
-    Weights from the effective number of samples with `class_beta` (Cui et al. 2019, arXiv 1901.05555)."""
+    Weights from the effective number of samples in `class_counts` [C] with `class_beta` (Cui et al. 2019,
+    arXiv 1901.05555)."""
     def __init__(self, class_counts: Sequence[float] | Tensor, class_beta: float = 0.999):
         super().__init__()
         self.register_buffer('weight', frequency_weights(class_counts, class_beta), persistent=False)
@@ -76,9 +79,10 @@ class WeightedCrossEntropy(nn.Module):
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #fae9c850
 class FocalLoss(nn.Module):
-    """Focal loss (Lin et al. 2017, arXiv 1708.02002): logits [B, C] and labels [B] -> scalar.
+    """Focal loss (Lin et al. 2017, arXiv 1708.02002): `logits` [B, C], class numbers `label` [B] -> scalar.
 
-    The mean of -(1-p)^focus log p, p the probability of the true class, without class weights."""
+    The mean of -(1-p)^focus log p, p the probability of the true class, without class weights:
+    `class_counts` [C] only say how many classes there are."""
     def __init__(self, class_counts: Sequence[float] | Tensor, focus: float = 2.0):
         super().__init__()
         if not 0 <= focus < math.inf:
@@ -101,7 +105,7 @@ def check_cosine_scale(scale: float) -> float:
     return check_positive('scale', scale, 'it multiplies cosines, 30 is usual')
 
 class CosineHead(nn.Linear):
-    "Features [..., dim] -> logits [..., C]: `scale` times the cosine with one direction per class."
+    "Features `x` [..., dim] -> logits [..., C]: `scale` times the cosine with one direction per class."
     def __init__(self, dim: int, n_classes: int, scale: float):
         super().__init__(dim, n_classes, bias=False)
         self.scale = scale
@@ -134,8 +138,9 @@ class EpochLoss(nn.Module):
 class LDAM(EpochLoss):
     """Margins that know the label distribution, deferred reweighting (Cao et al. 2019, arXiv 1906.07413).
 
-    For logits [B, C] of a `CosineHead` of that `scale`. `margin`: of the rarest class, in cosine; `defer`:
-    share of the epochs without weights (1: none ever); `class_beta`: of the weights after that."""
+    `class_counts` [C]: training samples. `margin`: of the rarest class, in cosine; `defer`: share of the
+    epochs without weights (1: none ever); `class_beta`: of the weights after that. For `logits` [B, C] of a
+    `CosineHead` of that `scale` and class numbers `label` [B]."""
     def __init__(self, class_counts: Sequence[float] | Tensor, margin: float = 0.5, scale: float = 30.0,
                  defer: float = 0.8, class_beta: float = 0.9999):
         super().__init__()
@@ -143,7 +148,6 @@ class LDAM(EpochLoss):
         self.scale, self.defer, self.late = check_cosine_scale(scale), defer, False
         self.register_buffer('margins', _margins(class_counts, margin), persistent=False)
         self.register_buffer('weight', frequency_weights(class_counts, class_beta), persistent=False)
-
     def start_epoch(self, epoch: int, epochs: int) -> None: self.late = epoch >= self.defer * epochs
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         check_loss_inputs(logits, label, len(self.weight), len(self.weight))
@@ -153,7 +157,7 @@ class LDAM(EpochLoss):
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #b98c5d50
 class BinaryCrossEntropy(nn.Module):
-    """Mean binary cross-entropy: logits [B, C] and targets [B, C] of 0 and 1 -> scalar.
+    """Mean binary cross-entropy: `logits` [B, C] and `target` [B, C] of 0 and 1 -> scalar.
 
     `positives` [C]: training samples that have each statement. `PedarrError` for targets that don't fit."""
     def __init__(self, positives: Sequence[float] | Tensor):

@@ -16,7 +16,7 @@ from ..core.names import check_choice
 from .agcacl import AGCACL
 from .contrastive import BalancedContrastive, ProCo, SupCon
 from pedarr.losses.cross_entropy import (
-    AdjustedCrossEntropy, BinaryCrossEntropy, CosineHead, FocalLoss, LDAM, WeightedCrossEntropy,
+    LDAM, AdjustedCrossEntropy, BinaryCrossEntropy, CosineHead, FocalLoss, WeightedCrossEntropy,
     check_cosine_scale)
 
 # %% auto #0
@@ -120,7 +120,8 @@ def make_losses(name: str, class_counts: Sequence[float] | Tensor, dim: int, log
 # %% ../../nbs/6_losses/04_registry.ipynb #89d46495
 def make_contrastive_loss(name: str, class_counts: Sequence[float] | Tensor, dim: int,
               **options: Any) -> nn.Module | None:
-    "The contrastive term alone of `make_losses`, for counts [C]: None where the loss has none."
+    """The contrastive term alone of `make_losses`, for training samples `class_counts` [C]: None where the
+    loss has none."""
     return make_losses(name, class_counts, dim, **options)[1]
 
 # %% ../../nbs/6_losses/04_registry.ipynb #8955fee5

@@ -89,7 +89,7 @@ def sinusoidal_positions(n: int, dim: int) -> Tensor:
 
 # %% ../../nbs/5_model/03_attention.ipynb #7c48f1fb
 class TransformerBlock(nn.Module):
-    "Pre-norm Transformer encoder block (Xiong et al. 2020): [B, N, dim] -> [B, N, dim]."
+    "Pre-norm Transformer encoder block (Xiong et al. 2020): tokens `x` [B, N, dim] -> [B, N, dim]."
     def __init__(self, dim: int, heads: int, dropout: float):
         super().__init__()
         self.norm1, self.norm2, self.attend = nn.LayerNorm(dim), nn.LayerNorm(dim), Attention(dim, heads)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,7 @@ class OneBranch(nn.Module):
     `PedarrError` as there; the modality weights are equal shares.
 
     `trunk(n_in, width)` -> (module [B, n_in, T] -> [B, features, time], features)."""
-    def __init__(self, trunk: Callable[[int, int], tuple[nn.Module, int]], **config):
+    def __init__(self, trunk: Callable[[int, int], tuple[nn.Module, int]], **config: Any):
         super().__init__()
         self.config = config | dict(modalities=list(config['modalities']))
         _check_options(**self.config)
@@ -78,8 +79,8 @@ def xresnet_trunk(n_in: int, width: int) -> tuple[nn.Sequential, int]:
 
 # %% ../../nbs/5_model/08_baselines.ipynb #754eb27d
 class Inception(nn.Module):
-    """Inception module (Ismail Fawaz et al. 2020): [B, n_in, T] -> [B, 4*width, T], with kernels of 39, 19
-    and 9 samples and a maximum over 3."""
+    """Inception module (Ismail Fawaz et al. 2020): map `x` [B, n_in, T] -> [B, 4*width, T], with kernels of
+    39, 19 and 9 samples and a maximum over 3."""
     def __init__(self, n_in: int, width: int):
         super().__init__()
         def conv(n, kernel): return nn.Conv1d(n, width, kernel, padding=kernel // 2, bias=False)
@@ -94,7 +95,7 @@ class Inception(nn.Module):
 
 # %% ../../nbs/5_model/08_baselines.ipynb #3be3def9
 class ThreeInceptions(nn.Module):
-    "Three inception modules and a way round them: [B, n_in, T] -> [B, 4*width, T]."
+    "Three inception modules and a way round them: map `x` [B, n_in, T] -> [B, 4*width, T]."
     def __init__(self, n_in: int, width: int):
         super().__init__()
         self.chain = nn.Sequential(*[Inception(n, width) for n in (n_in, 4 * width, 4 * width)])
@@ -127,7 +128,7 @@ class InceptionTime(OneBranch):
 # %% ../../nbs/5_model/08_baselines.ipynb #922617cf
 MODELS = {'pedarrnet': PedArrNet, 'xresnet1d': XResNet1d, 'inceptiontime': InceptionTime}
 
-def make_model(name: str, n_classes: int, **options) -> nn.Module:
+def make_model(name: str, n_classes: int, **options: Any) -> nn.Module:
     """The network `name` of `MODELS`; `make_model(name, **model.config)` rebuilds one. `PedarrError` for a
     name or an option that does not exist."""
     cls = MODELS[check_choice(name, MODELS, 'model')]

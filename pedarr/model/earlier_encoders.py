@@ -26,7 +26,7 @@ def _group_norm(width: int) -> nn.GroupNorm:
 
 # %% ../../nbs/5_model/01_earlier_encoders.ipynb #cd5a1aba
 class ResBlock(nn.Module):
-    "Residual block (He et al. 2016), `stride` times shorter: [B, n_in, T] -> [B, n_out, ceil(T/stride)]."
+    "Residual block (He et al. 2016): map `x` [B, n_in, T] -> [B, n_out, ceil(T/stride)]."
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int):
         super().__init__()
         self.conv1 = nn.Conv1d(n_in, n_out, kernel, stride, kernel // 2, bias=False)
@@ -40,7 +40,8 @@ class ResBlock(nn.Module):
 
 # %% ../../nbs/5_model/01_earlier_encoders.ipynb #503e2c7f
 class PlainEncoder(ModalityEncoder):
-    "A stem and two residual blocks: signal [B, C, T] and mask bool [B, C] -> tokens [B, ceil(T/45), dim]."
+    """A stem and two residual blocks: `signal` [B, C, T] (normalised mV) and `mask` bool [B, C] -> tokens
+    [B, ceil(T/45), dim]."""
     strides = (1, 5, 15, 45)
 
     def __init__(self, channels: int, dim: int):
@@ -57,7 +58,7 @@ class PlainEncoder(ModalityEncoder):
 
 # %% ../../nbs/5_model/01_earlier_encoders.ipynb #f4a143e3
 class DeepBlock(nn.Module):
-    "Block of an xresnet, `stride` 1 or 2: [B, width, T] -> [B, width, ceil(T/stride)]."
+    "Block of an xresnet, `stride` 1 or 2: map `x` [B, width, T] -> [B, width, ceil(T/stride)]."
     def __init__(self, width: int, stride: int):
         super().__init__()
         self.stride = stride
@@ -84,9 +85,9 @@ def _halves(layer: nn.Module) -> bool:
 
 # %% ../../nbs/5_model/01_earlier_encoders.ipynb #dd5218f0
 class DeepEncoder(ModalityEncoder):
-    "An xresnet of 18 layers: signal [B, C, T] and mask bool [B, C] -> tokens [B, ceil(T/32), dim]."
+    """An xresnet of 18 layers: `signal` [B, C, T] (normalised mV) and `mask` bool [B, C] -> tokens
+    [B, ceil(T/32), dim]."""
     strides = (1, 2, 4, 8, 16, 32)
-
     def __init__(self, channels: int, dim: int):
         half, width = dim // 4, dim // 2
         super().__init__(channels, half, kernel=5, stride=2, norm=_group_norm(half))

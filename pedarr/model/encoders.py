@@ -26,21 +26,21 @@ def zero_masked(signal: Tensor, mask: Tensor) -> Tensor:
 
 # %% ../../nbs/5_model/00_encoders.ipynb #a1038f83
 class ModalityEncoder(nn.Module):
-    "Signal [B, C, T] (normalised mV) and mask bool [B, C] -> tokens [B, ceil(T/strides[-1]), dim]."
+    "`signal` [B, C, T] (normalised mV) and `mask` bool [B, C] -> tokens [B, ceil(T/strides[-1]), dim]."
     strides: tuple[int, ...]          # samples from column to column, of each of its maps
-
     def __init__(self, channels: int, width: int, kernel: int, stride: int, norm: nn.Module):
         super().__init__()
         self.stem = nn.Conv1d(channels, width, kernel, stride, kernel // 2, bias=False)
         self.presence = nn.Linear(channels, width, bias=False)
         self.norm = norm
-
     def first_map(self, signal: Tensor, mask: Tensor) -> Tensor:
         "Stem, and a vector for each absent channel: masked `signal` [B, C, T] -> [B, width, ceil(T/stride)]."
         absent = self.presence((~mask).to(signal.dtype))
         return F.relu(self.norm(self.stem(signal) + absent[..., None]))
 
-    def tokens(self, last_map: Tensor) -> Tensor: return self.out(last_map.transpose(1, 2))
+    def tokens(self, last_map: Tensor) -> Tensor:
+        "The map `last_map` [B, dim, N] as normalised tokens [B, N, dim]."
+        return self.out(last_map.transpose(1, 2))
 
     def forward(self, signal: Tensor, mask: Tensor) -> Tensor:
         return self.tokens(self.maps(signal, mask)[-1])
@@ -57,8 +57,8 @@ def conv_norm(n_in: int, n_out: int, kernel: int, stride: int = 1, act: bool = T
 
 # %% ../../nbs/5_model/00_encoders.ipynb #f0aa216d
 class XResBlock(nn.Module):
-    """Residual block of an xresnet: [B, n_in, T] -> [B, n_out, ceil(T/stride)]; starts as the way round it
-    alone."""
+    """Residual block of an xresnet: map `x` [B, n_in, T] -> [B, n_out, ceil(T/stride)]; starts as the way
+    round it alone."""
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int, skip: float = 0.):
         super().__init__()
         self.skip = skip
@@ -78,9 +78,9 @@ def _spared(x: Tensor, block: XResBlock) -> Tensor:
 
 # %% ../../nbs/5_model/00_encoders.ipynb #201ae101
 class ResidualEncoder(ModalityEncoder):
-    "Stem and four residual blocks: signal [B, C, T], mask bool [B, C] -> tokens [B, ceil(T/16), dim]."
+    """Stem and four residual blocks: `signal` [B, C, T] (normalised mV), `mask` bool [B, C] -> tokens
+    [B, ceil(T/16), dim]."""
     strides = (1, 2, 4, 8, 16)
-
     def __init__(self, channels: int, dim: int, skip: float = 0.):
         widths = [3*dim//8, dim//2, 3*dim//4, dim]
         super().__init__(channels, widths[0], kernel=7, stride=2, norm=nn.BatchNorm1d(widths[0]))

@@ -40,7 +40,7 @@ _INTERVALS = ['rr', 'qrs', 'pr', 'ah', 'hv', 'av', 'va', 'va_septal', 'aa', 'rr_
 def interval_features(signal: np.ndarray, fs: float, beats: np.ndarray | None = None) -> dict[str, float]:
     """The numbers of `describe_window` for `signal` [19, T] (mV, NaN where absent), as floats; NaN: not seen.
 
-    `beats`: samples of the QRS, or None to find them. `earliest` is the place of the first CS bipole (0
+    `beats` [N]: samples of the QRS, or None to find them. `earliest` is the place of the first CS bipole (0
     distal, 4 proximal)."""
     reading = beat_intervals(signal, fs, beats)
     numbers = describe_window(reading, np.asarray(signal, float), fs)
@@ -93,8 +93,8 @@ def _activity(x: np.ndarray, fs: float) -> np.ndarray:
     return gaussian_filter1d(abs(x - np.median(x)), .01 * fs)
 
 def activations(x: np.ndarray, fs: float) -> np.ndarray:
-    """Samples of the activations in one electrogram `x` [T]: peaks of its activity that reach a third of the
-    usual height, 120 ms apart or more."""
+    """Samples of the activations in one electrogram `x` [T] (any unit, `fs` Hz): peaks of its activity that
+    reach a third of the usual height, 120 ms apart or more."""
     curve = _activity(np.nan_to_num(x).astype(float), fs)
     peaks, _ = find_peaks(curve, height=max(np.percentile(curve, 98) / 3, 1e-9), distance=max(1, .12 * fs))
     return peaks

@@ -48,7 +48,7 @@ def _phase_kernels(up: int, down: int) -> Tensor:
 
 # %% ../../nbs/5_model/02_input_rates.ipynb #c2bcc5e9
 class Resample(nn.Module):
-    "Signal [B, C, T] at `rate` Hz -> [B, C, ceil(T*new/rate)] at `new` Hz, zeros assumed on both sides."
+    "Signal `x` [B, C, T] (any unit) at `rate` Hz, zeros around it -> [B, C, ceil(T*new/rate)] at `new` Hz."
     def __init__(self, rate: float, new: float):
         super().__init__()
         self.up, self.down = rate_ratio(rate, new)

@@ -120,7 +120,8 @@ class _Streams(nn.Module):
 
 # %% ../../nbs/5_model/04_pedarrnet.ipynb #4ecb16c0
 class OneStream(_Streams):
-    "Early fusion, all channels in one encoder: tokens [B, 1, N, dim], present bool [B, 1] (any channel)."
+    """Early fusion, all channels in one encoder: `ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV), `mask`
+    bool [B, 19] -> tokens [B, 1, N, dim], present bool [B, 1] (any channel)."""
     names = ('all',)
 
     def __init__(self, c: ModelConfig):
@@ -160,7 +161,8 @@ def _averaged(tokens: Tensor, n: int) -> Tensor:
 
 # %% ../../nbs/5_model/04_pedarrnet.ipynb #ceb626e1
 class TwoStreams(_Streams):
-    "An encoder for each modality: tokens [B, 2, N, dim] (zeros if not read), present bool [B, 2]."
+    """An encoder for each modality: `ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV), `mask` bool [B, 19]
+    -> tokens [B, 2, N, dim] (zeros if not read), present bool [B, 2]."""
     names = tuple(MODALITIES)
 
     def __init__(self, c: ModelConfig):
@@ -182,8 +184,8 @@ class TwoStreams(_Streams):
 
 # %% ../../nbs/5_model/04_pedarrnet.ipynb #9cd245ce
 def check_model_inputs(ecg: Tensor, iegm: Tensor, mask: Tensor, shortest: int = 180) -> None:
-    """`PedarrError` unless the three fit each other, [B, 12, T], [B, 7, T], bool [B, 19], and T is at least
-    `shortest` samples."""
+    """`PedarrError` unless `ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV) and `mask` bool [B, 19] fit
+    each other, and T is at least `shortest` samples."""
     for (name, channels), x in zip(MODALITIES.items(), (ecg, iegm)):
         if x.ndim != 3 or x.shape[1] != channels:
             raise PedarrError(f'{name}: shape {list(x.shape)}, but [batch, {channels}, time] is needed; '
@@ -238,7 +240,7 @@ class PedArrNet(nn.Module):
         self.centre = nn.BatchNorm1d(c.proj_dim, affine=False) if c.centre else nn.Identity()
 
     def pool_tokens(self, tokens: Tensor) -> Tensor:
-        "One vector a sequence, [R, N, dim] -> [R, width]: see `POOLINGS`."
+        "One vector a sequence of `tokens` [R, N, dim] -> [R, width]: see `POOLINGS`."
         if self.config['pooling'] == 'mean-max':
             x = self.blocks(tokens + .1*sinusoidal_positions(*tokens.shape[1:]).to(tokens))
             return torch.cat([x.mean(dim=1), x.amax(dim=1)], dim=1)
@@ -248,7 +250,8 @@ class PedArrNet(nn.Module):
         return self.blocks(torch.cat([start, x], dim=1))[:, 0]
 
     def pooled_state(self, tokens: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        "What the heads read, [B, width], and the weights [B, M] of the sequences `tokens` [B, M, N, dim]."
+        """What the heads read, [B, width], and the weights [B, M] of the sequences `tokens` [B, M, N, dim],
+        those that are `present` bool [B, M]."""
         if self.semantic is None: weights = equal_shares(present).to(tokens.dtype)
         else: weights = self.semantic(tokens.mean(dim=2), present)
         if self.config['fusion'] == 'late':
@@ -258,6 +261,8 @@ class PedArrNet(nn.Module):
 
     def features(self, ecg: Tensor, iegm: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """What the network holds on its way to an answer, by name; no modality dropout is applied.
+
+        `ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV), `mask` bool [B, 19].
 
         For each modality m that it reads (early fusion: all): `m.map_s` [B, width, ceil(T/s)], a map with a
         column every s samples, s = 1 the masked signal, the largest s the source of the tokens (no map if no

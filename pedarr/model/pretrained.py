@@ -17,8 +17,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..core.errors import PedarrError, one_line
-from ..core.tables import FileContents, parse_json, validation_errors
 from ..core.files import read_bytes, write_atomic
+from ..core.tables import FileContents, parse_json, validation_errors
 
 # %% auto #0
 __all__ = ['EncoderCard', 'encoders_of', 'save_pretrained', 'Pretrained', 'read_pretrained', 'load_pretrained']

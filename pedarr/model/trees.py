@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -32,8 +32,9 @@ if TYPE_CHECKING:                     # scikit-learn is slow to import, and only
 # %% ../../nbs/5_model/10_trees.ipynb #db2404a7
 def prediction_table(store: Store, rows: np.ndarray, prob: np.ndarray, fold: int | np.ndarray,
                      modalities: tuple[str, ...] = ('ecg', 'iegm')) -> pd.DataFrame:
-    """Predictions in the columns of a run's predictions.csv: `rows` of the store, their `prob` [N, C] and
-    `fold`; the modality weights are equal shares of what is there of `modalities`."""
+    """Predictions in the columns of a run's predictions.csv: row numbers `rows` [N] of the store, their
+    probabilities `prob` [N, C] and `fold` [N] (a number, or one for all); the modality weights are equal
+    shares of what is there of `modalities`."""
     columns = ['segment', 'record', 'subject', 'start', 'stop', 'rhythm', 'label']
     t = store.segments.iloc[rows][columns].reset_index(drop=True)
     t.insert(0, 'fold', fold)
@@ -48,7 +49,7 @@ def prediction_table(store: Store, rows: np.ndarray, prob: np.ndarray, fold: int
 _SETTINGS = {'learning_rate': .1, 'max_iter': 100, 'max_leaf_nodes': 15, 'min_samples_leaf': 5,
              'l2_regularization': 1., 'early_stopping': False}
 
-def make_trees(seed: int = 0, balanced: bool = False, **options) -> HistGradientBoostingClassifier:
+def make_trees(seed: int = 0, balanced: bool = False, **options: Any) -> HistGradientBoostingClassifier:
     """The untrained classifier with our settings and `options` over them; `balanced`: classes weigh alike.
 
     `PedarrError` for options that it doesn't take."""
@@ -106,7 +107,7 @@ def _growth(trees: HistGradientBoostingClassifier, answer: Callable, store: Stor
 # %% ../../nbs/5_model/10_trees.ipynb #32d44af7
 def tree_fold(store: Store, features: pd.DataFrame, roles: np.ndarray, k: int, seed: int = 0,
               balanced: bool = False, modalities: tuple[str, ...] = ('ecg', 'iegm'),
-              **options) -> tuple[pd.DataFrame, dict[str, float]]:
+              **options: Any) -> tuple[pd.DataFrame, dict[str, float]]:
     """Grow trees on the rows of fold `k` whose role is 'train', and answer its test rows: (predictions as in
     a run, dict of `loss`, `rounds`, `seconds`, `segments` of the training side, `validation_top1` and
     `validation_loss`).
@@ -124,12 +125,12 @@ def tree_fold(store: Store, features: pd.DataFrame, roles: np.ndarray, k: int, s
 
 # %% ../../nbs/5_model/10_trees.ipynb #2619c027
 def boosted_trees(store: Store, features: pd.DataFrame, fold: np.ndarray, kind: str = 'patient',
-                  seed: int = 0, balanced: bool = False, **options) -> pd.DataFrame:
+                  seed: int = 0, balanced: bool = False, **options: Any) -> pd.DataFrame:
     """Train gradient-boosted trees on `features` (a row per segment) in each fold, on all of its training
     side, and predict its test segments: predictions as in a run.
 
-    `fold` [N], `kind` as for `train_test`; `balanced`: classes weigh alike; `options` for scikit-learn's
-    HistGradientBoostingClassifier. Raises `PedarrError` for features of another store."""
+    `fold` [N] (numbers), `kind` as for `train_test`; `balanced`: classes weigh alike; `options` for
+    scikit-learn's HistGradientBoostingClassifier. Raises `PedarrError` for features of another store."""
     parts = []
     for k in sorted(set(fold[fold >= 0].tolist())):
         roles = make_roles(store.segments, fold, k, kind, validation=0)

@@ -28,11 +28,11 @@ from ..core.errors import PedarrError, shown_value, system_error
 from ..core.files import sha256, sync_file, sync_folder, write_atomic
 from ..core.names import first_few
 from ..core.tables import hash_value, json_ready, write_json, write_table
-from ..data.table_cells import as_number, is_whole
 from ..data.channels import CHANNELS, N_ECG, match_channels
 from ..data.masks import PLAUSIBLE_AMPLITUDE, is_implausible, robust_amplitude, signal_mask
-from .settings import PreprocessConfig, filter_sections
+from ..data.table_cells import as_number, is_whole
 from .rates import resampler_taps, resampling_ratio
+from .settings import PreprocessConfig, filter_sections
 from pedarr.signals.store import (
     FILES, SEGMENT_COLUMNS, SIGNALS, STORE_VERSION, Store, StoreMeta, array_header, open_store, read_meta,
     stored_rows)

@@ -34,7 +34,7 @@ def _scale(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/4_signals/10_augmentation.ipynb #adaf5609
 def normalise_signals(ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor,
               how: str = 'modality') -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale a batch: ecg `[B, 12, T]`, iegm `[B, 7, T]` (mV), mask `[B, 19]` bool -> (ecg, iegm).
+    """Scale a batch: `ecg` [B, 12, T], `iegm` [B, 7, T] (mV), `mask` bool [B, 19] -> (ecg, iegm).
 
     Masked channels become exactly zero. 'modality': one robust scale for all present ECG leads of a
     segment, one per electrogram (absolute voltage is lost); 'none': millivolts as they are."""
@@ -46,8 +46,8 @@ def normalise_signals(ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor,
 
 # %% ../../nbs/4_signals/10_augmentation.ipynb #4f5e180e
 def drop_modality(mask: torch.Tensor, rate: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """A copy of `mask` [B, 19]; each sample that has both modalities loses one, drawn by a fair coin, with
-    probability `rate`."""
+    """A copy of `mask` bool [B, 19]; each sample that has both modalities loses one, drawn by a fair coin,
+    with probability `rate`."""
     ecg, iegm = mask[:, :N_ECG], mask[:, N_ECG:]
     both = ecg.any(1) & iegm.any(1)
     draw = torch.rand(len(mask), device=mask.device, generator=generator)
@@ -57,7 +57,7 @@ def drop_modality(mask: torch.Tensor, rate: float, generator: torch.Generator | 
 
 # %% ../../nbs/4_signals/10_augmentation.ipynb #8a8635bd
 def drop_channels(mask: torch.Tensor, rate: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """A copy of `mask` [B, 19] in which each channel is lost with probability `rate`; a modality never
+    """A copy of `mask` bool [B, 19] in which each channel is lost with probability `rate`; a modality never
     loses all."""
     kept = mask & (torch.rand(mask.shape, device=mask.device, generator=generator) >= rate)
     return _never_all(mask, kept)
@@ -105,7 +105,7 @@ class Augment(Parameters):
         return _without_lost(self, mask, generator)
     def __call__(self, ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor, fs: float,
                  generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        "Normalised ecg [B, 12, T], iegm [B, 7, T] at `fs` Hz, mask [B, 19] (after `lose`): both varied."
+        "`ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV), `mask` bool [B, 19] after `lose`: both varied."
         most = round(self.shift*fs)                                # samples
         shift = torch.randint(-most, most + 1, (len(mask),), device=mask.device, generator=generator)
         return (_vary(self, ecg, mask[:, :N_ECG], shift, generator),

@@ -38,7 +38,7 @@ def is_multi(store: Any) -> bool:
 
 # %% ../../nbs/4_signals/11_batches.ipynb #770e3c62
 def take_signals(store: Any, rows: np.ndarray) -> list[np.ndarray]:
-    "The signals [ecg [n, 12, T], iegm [n, 7, T]] (mV) of the `rows` of a store, as it holds them."
+    "The signals [ecg [n, 12, T], iegm [n, 7, T]] (mV) of the row numbers `rows` [n], as a store holds them."
     if hasattr(store, 'take'): return list(store.take(np.asarray(rows)))
     return [np.asarray(a[rows]) for a in (store.ecg, store.iegm)]
 
@@ -74,7 +74,7 @@ def _checked(store: Any, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 # %% ../../nbs/4_signals/11_batches.ipynb #2c2dd620
 class SegmentDataset(Dataset):
-    """Rows `index` of a store, normalised (see `normalise_signals`) and, with `augment`, varied each epoch.
+    """Row numbers `index` [N] of a store, normalised (`normalise_signals`) and, with `augment`, varied.
 
     `in_memory`: True, False, or 'auto' (below 1 GiB; on a GPU below half of its free memory). `device`: where
     batches are made and kept. `views`: how often each segment stands in a batch, varied differently."""

@@ -25,15 +25,14 @@ __all__ = ['SMALLEST_PART', 'build_store', 'PartRecord', 'PartMeta', 'Part']
 
 # %% ../../nbs/4_signals/07_build.ipynb #n7627307
 from ..core.errors import PassingError, PedarrError, one_line, system_error
-from ..core.names import natural_key
-from ..core.tables import FileContents, json_ready, read_json, write_json, write_table
-from ..core.locks import hold_lock
 from ..core.files import open_regular, sha256, sync_file, sync_folder, write_atomic
+from ..core.locks import hold_lock
+from ..core.names import first_few, natural_key
+from ..core.tables import FileContents, json_ready, read_json, write_json, write_table
 from ..data.channels import CHANNELS, N_ECG
-from ..data.masks import PLAUSIBLE_AMPLITUDE, is_implausible, robust_amplitude
 from ..data.databases import Database
-from ..core.names import first_few
 from ..data.known_databases import get_database
+from ..data.masks import PLAUSIBLE_AMPLITUDE, is_implausible, robust_amplitude
 from ..data.streams import RecordStream
 from .settings import PreprocessConfig, default_config
 from pedarr.signals.store import (

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy.linalg import solve_discrete_lyapunov
 
 from ..core.errors import PedarrError
 from ..data.channels import CHANNELS, N_ECG
 from ..data.records import Record
 from .filters import frequency_response
-from .settings import PreprocessConfig, context_seconds, filter_sections
 from .rates import resampler_taps, resampling_ratio, store_length
+from .settings import PreprocessConfig, context_seconds, filter_sections
 
 # %% auto #0
 __all__ = ['PER_BLOCK', 'zero_phase', 'block_matrices', 'Scratch', 'bandpass', 'resample', 'filtered_block', 'read_filtered',
@@ -40,8 +41,8 @@ def _root(W: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/4_signals/03_fast_filters.ipynb #na57103a
 def zero_phase(sos: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """(r0, A [m, m], K [m, 1], C [1, m]), balanced: run forwards and backwards, the filter has the weights r0
-    and r_k = C A^(k-1) K."""
+    """(r0, A [m, m], K [m, 1], C [1, m]), balanced: run forwards and backwards, the filter of the sections
+    `sos` [n, 6] has the weights r0 and r_k = C A^(k-1) K."""
     A, B, C, D = _state_space(sos)
     P = solve_discrete_lyapunov(A, B@B.T)
     r0, K = (C@P@C.T + D@D.T).item(), A@P@C.T + B@D.T
@@ -95,7 +96,7 @@ def _doubled(M: np.ndarray) -> list[np.ndarray]:
 # %% ../../nbs/4_signals/03_fast_filters.ipynb #baf0e3eb
 class Scratch(dict):
     "Working memory that is used again: arrays by name, made larger where needed, never cleared."
-    def __call__(self, name: str, shape: tuple, dtype=np.float32) -> np.ndarray:
+    def __call__(self, name: str, shape: tuple, dtype: DTypeLike = np.float32) -> np.ndarray:
         n = math.prod(shape)
         old = self.get(name)
         if old is None or len(old) < n or old.dtype != dtype: self[name] = np.empty(n, dtype)
@@ -129,7 +130,8 @@ def _filter(x: np.ndarray, matrices: tuple, out: np.ndarray, new: Scratch) -> No
 def bandpass(x: np.ndarray, rows: np.ndarray, config: PreprocessConfig,
              new: Scratch | None = None) -> np.ndarray:
     """Zero-phase band-pass of `x [channel, time]` (float32, mV, at `config.rate`) whose channels are the
-    standard `rows`, in rising order; without a band, as it is. With `new`, the result lies in it."""
+    standard numbers `rows` [channel], in rising order; without a band, as it is. With `new`, the result lies
+    in it."""
     new, (c, n) = Scratch() if new is None else new, x.shape
     out, ecg = new('filtered', (c, -(-n//PER_BLOCK), PER_BLOCK)), int((np.asarray(rows) < N_ECG).sum())
     for part, band in ((slice(0, ecg), config.ecg_band), (slice(ecg, c), config.iegm_band)):
@@ -184,7 +186,7 @@ def _tiled(flat: np.ndarray, c: int, n: int, up: int, down: int, new: Scratch) -
 
 # %% ../../nbs/4_signals/03_fast_filters.ipynb #eb7baac2
 def resample(x: np.ndarray, up: int, down: int) -> np.ndarray:
-    """Polyphase resampling of `x [channel, time]` (float32) by up/down to ceil(time*up/down); beyond the
+    """Polyphase resampling of `x [channel, time]` (mV, float32) by up/down to ceil(time*up/down); beyond the
     ends: zeros."""
     if up == down: return x
     new, (c, n) = Scratch(), x.shape

@@ -33,7 +33,7 @@ def band_filter(rate: float, band: tuple[float, float], order: int = 2,
 
 # %% ../../nbs/4_signals/00_filters.ipynb #3b05ee91
 def frequency_response(sections: np.ndarray, f: np.ndarray, rate: float) -> np.ndarray:
-    "The zero-phase amplitude response |H(f)|^2 at `f` Hz of a filter (`sections [n, 6]`) at `rate` Hz."
+    "The zero-phase amplitude response |H(f)|^2 at `f [N]` Hz of a filter (`sections [n, 6]`) at `rate` Hz."
     return np.abs(sosfreqz(sections, worN=np.asarray(f, float), fs=rate)[1])**2
 
 # %% ../../nbs/4_signals/00_filters.ipynb #af61e8ab

@@ -24,8 +24,8 @@ __all__ = ['STORE_VERSION', 'SIGNALS', 'FILES', 'SEGMENT_COLUMNS', 'Sha256', 'St
 
 # %% ../../nbs/4_signals/05_store.ipynb #3a85abc2
 from ..core.errors import PedarrError, one_line, system_error
-from ..core.tables import FileContents, parse_json, read_table, validation_errors
 from ..core.files import MOST_BYTES, file_stamp, open_regular, read_bytes, sha256
+from ..core.tables import FileContents, parse_json, read_table, validation_errors
 from ..data.channels import CHANNELS, N_ECG
 from .settings import PreprocessConfig
 

@@ -27,20 +27,19 @@ __all__ = ['LeftOut', 'RecordPlan', 'group_sentences', 'damaged_error', 'nothing
 # %% ../../nbs/4_signals/06_survey.ipynb #n1df0d99
 import pedarr
 from ..core.errors import PassingError, PedarrError, one_line
-from ..core.names import natural_key
 from ..core.files import MOST_BYTES, read_text, sha256
-from ..core.tables import hash_value, json_ready
+from ..core.names import first_few, natural_key
 from ..core.parallel import parallel_map
+from ..core.tables import hash_value, json_ready
 from ..data.channels import CHANNELS, N_ECG
 from ..data.checksums import CHECKSUMS, parse_checksums
 from ..data.databases import Database
-from ..data.listing import FoundRecords
-from ..core.names import first_few
-from ..data.records import Record
 from ..data.groupings import STATEMENT_GROUPINGS, classes_of, get_grouping
+from ..data.listing import FoundRecords
+from ..data.records import Record
 from .fast_filters import block_matrices
-from .settings import PreprocessConfig
 from .rates import check_drift
+from .settings import PreprocessConfig
 from .store import STORE_VERSION
 from .windows import segment_table, unlabelled_rhythms
 

@@ -19,8 +19,8 @@ from ..data.channels import CHANNELS
 from ..data.masks import FLAT_SPAN
 from ..data.records import Record
 from .fast_filters import Scratch, filtered_block
-from .settings import PreprocessConfig
 from .rates import resampling_ratio, store_length
+from .settings import PreprocessConfig
 
 # %% auto #0
 __all__ = ['MAX_MISSING', 'clear_stretches', 'segment_table', 'unlabelled_rhythms', 'first_samples', 'beat_samples',
@@ -52,7 +52,7 @@ def segment_table(episodes: pd.DataFrame, poor: pd.DataFrame, fs: float, sig_len
 
     `grouping` maps rhythm to class; a rhythm that it lacks gives no window (`unlabelled_rhythms` counts
     those) or, with `unlabelled`, windows with the label ''; so does then what no episode covers. Classes in
-    `rare` get extra windows at `config.rare_stride`. `beats`: sample numbers of the beats, sorted (None:
+    `rare` get extra windows at `config.rare_stride`. `beats` [N]: their sample numbers, sorted (None:
     unknown, -1 in the table). `stated`: the recording carries statements, so that its windows without a label
     are for evaluation, too."""
     stretches = [e for e in _stretches(episodes) if unlabelled or e.rhythm in grouping]
@@ -133,8 +133,8 @@ def _nearest(at: np.ndarray, record: Record, config: PreprocessConfig) -> np.nda
     return (2*np.asarray(at, np.int64)*up + down)//(2*down)
 
 def first_samples(record: Record, start: np.ndarray, config: PreprocessConfig) -> np.ndarray:
-    """The sample of the filtered recording (at the store's rate) with which each window begins [N], from its
-    `start`."""
+    """The sample of the filtered recording (at the store's rate) with which each window begins [N], from
+    sample `start` [N] of the recording."""
     return np.minimum(_nearest(start, record, config), store_length(record, config) - config.samples)
 
 def beat_samples(record: Record, table: pd.DataFrame, beats: np.ndarray | None,
@@ -151,8 +151,8 @@ def beat_samples(record: Record, table: pd.DataFrame, beats: np.ndarray | None,
 def cut_windows(record: Record, start: np.ndarray, stop: np.ndarray, config: PreprocessConfig,
                 dtype: str = 'float32', reuse: bool = False,
                 probe: Callable | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield `(x [n, 19, samples] mV, mask [n, 19])` for the windows `start:stop` (sorted, in samples of the
-    recording), a group at a time.
+    """Yield `(x [n, 19, samples] mV, mask [n, 19])` for the windows from `start` [N] to `stop` [N] (sorted
+    samples of the recording), a group at a time.
 
     With `reuse`, the next group overwrites the one before it. `probe(window, raw [19, time] mV, mask
     [19])` is shown the recorded signal of each window. `PedarrError` for an amplitude that `dtype` can't

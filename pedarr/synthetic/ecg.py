@@ -20,7 +20,8 @@ __all__ = ['DOWER', 'add_waves', 'Waves', 'twelve_leads', 'Complex', 'qrs_waves'
 # %% ../../nbs/2_synthetic/04_ecg.ipynb #afd8b26a
 def add_waves(signal: np.ndarray, time: np.ndarray, width: np.ndarray, size: np.ndarray,
               biphasic: bool = False, fs: int = SIMULATED_RATE) -> np.ndarray:
-    "Add bells (`biphasic`: their derivatives) to `signal` [C, T] in place: time, width (s) [N], size [N, C]."
+    """Add bells (`biphasic`: their derivatives) to `signal` [C, T] (mV) in place: `time`, `width` (s) [N],
+    `size` [N, C] (mV)."""
     time, width, size = np.asarray(time, float), np.asarray(width, float), np.asarray(size, float)
     n, order = signal.shape[1], np.argsort(width, kind='stable')
     for part in np.array_split(order, max(1, len(order) // 256)):
@@ -42,7 +43,7 @@ class Waves:
     def __init__(self, channels: int = 1):
         self.parts = [(np.empty(0), np.empty(0), np.empty((0, channels)))]
     def add(self, time: np.ndarray, width: float, size: np.ndarray) -> None:
-        "Bells of one `width` (s) at times [N] (s), of size [N] or [N, C] (mV)."
+        "Bells of one `width` (s) at `time` [N] (s), of `size` [N] or [N, C] (mV)."
         if n := len(time): self.parts.append((time, np.full(n, width, float), np.reshape(size, (n, -1))))
     def close(self) -> Waves:
         "Sort them by time."
@@ -73,7 +74,7 @@ def _half(x: np.ndarray) -> np.ndarray:
     return np.rint(x / 2).astype(x.dtype) if np.issubdtype(x.dtype, np.integer) else x / 2
 
 def twelve_leads(eight: np.ndarray) -> np.ndarray:
-    "[8, T] I, II, V1..V6 -> [12, T] in the order of `ECG_LEADS`; integers stay integers."
+    "`eight` [8, T] (any unit): I, II, V1..V6 -> [12, T] in the order of `ECG_LEADS`; integers stay such."
     one, two = eight[0], eight[1]
     limb = [one, two, two - one, -_half(one + two), _half(2 * one - two), _half(2 * two - one)]
     return np.concatenate([np.stack(limb), eight[2:]])

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PassingError, PedarrError, one_line, system_error
-from ..core.locks import NO_LOCKS, hold_lock
 from ..core.files import create_file, sha256, sync_file, sync_folder
+from ..core.locks import NO_LOCKS, hold_lock
 from ..core.parallel import parallel_map
 from .heart import SIMULATED_RATE
 from .recording import Study, Subject
@@ -29,13 +29,13 @@ __all__ = ['TWIN_VERSION', 'pack24', 'header_text', 'write_study', 'duration_tex
 
 # %% ../../nbs/2_synthetic/08_files.ipynb #d496ede4
 def pack24(digital: np.ndarray) -> bytes:
-    "int32 [C, T] -> bytes of a WFDB format 24 signal file."
+    "Samples `digital` int32 [C, T] -> bytes of a WFDB format 24 signal file."
     frames = np.ascontiguousarray(digital.T, dtype='<i4')
     return np.ascontiguousarray(frames.view(np.uint8).reshape(-1, 4)[:, :3]).tobytes()
 
 def header_text(name: str, names: Sequence[str], n: int, first: np.ndarray, total: np.ndarray,
                 fs: int = SIMULATED_RATE, gain: int = 2000, comments: Iterable[str] = ()) -> str:
-    """A WFDB header for one format 24 file of `n` samples; `first` sample and `total` sum [channel].
+    """A WFDB header for one format 24 file of `n` samples; `first` [channel] samples, `total` [channel] sums.
 
     Lines are as in the Leipzig database; `gain`: units per mV."""
     lines = [f'{name} {len(names)} {fs} {n}']

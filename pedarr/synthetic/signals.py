@@ -54,7 +54,7 @@ class SmoothNoise:
         self.rate = 2 * corner
         self.knots = rng.standard_normal((channels, int(seconds * self.rate) + 4))
     def __call__(self, t: np.ndarray) -> np.ndarray:
-        "Values [channels, len(t)] at times t (s), which must rise."
+        "Values [channels, T] at times `t` [T] (s), which must rise."
         at = np.clip(t * self.rate, 0, self.knots.shape[1] - 2)
         left = at.astype(np.int64)
         u = at - left

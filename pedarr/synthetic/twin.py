@@ -17,8 +17,8 @@ from pydantic import Field
 from ..core.errors import PedarrError, one_line
 from ..core.files import read_bytes
 from ..core.parameters import Parameters, Seed
-from ..data.subjects import parse_age
 from ..data.leipzig import parse_duration
+from ..data.subjects import parse_age
 from .files import write_database
 from .rates import measured_paces, twin_facts
 from .recording import Study, Subject, make_study, subject_frame

@@ -16,8 +16,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..core.errors import PassingError, PedarrError, one_line
-from ..core.tables import FileContents, json_ready, parse_json, validation_errors
 from ..core.files import write_atomic
+from ..core.tables import FileContents, json_ready, parse_json, validation_errors
 from .run_files import Count, Share, read_tensors
 
 # %% auto #0

@@ -17,13 +17,13 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 
 from ..core.errors import PedarrError, one_line, shown_value
 from ..core.names import check_choice
-from ..core.tables import json_ready
 from ..core.parameters import Parameters, Seed, check_cells, with_default
+from ..core.tables import json_ready
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.pedarrnet import ModelConfig
 from ..model.trees import CLASSIFIERS, TREES, classifier_options, make_trees
-from ..signals.splits import SPLITS
 from ..signals.augmentation import NORMALISE
+from ..signals.splits import SPLITS
 
 # %% auto #0
 __all__ = ['MODALITY_SETS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'RENAMED_PARAMETERS', 'DataParameters',

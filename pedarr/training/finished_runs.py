@@ -15,20 +15,19 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError
+from ..core.errors import PedarrError, shown_value
+from ..core.files import MOST_BYTES, sha256
 from ..core.names import natural_key
 from ..core.tables import json_ready, read_json
-from ..core.files import MOST_BYTES, sha256
-from ..evaluation.subgroups import SINGLE_SUBJECT, per_class, per_subject
 from ..evaluation.bootstrap import bootstrap_scores
 from ..evaluation.metrics import scores
 from pedarr.evaluation.multilabel import (
     MULTI_METRICS, MULTI_RESAMPLES, bootstrap_multilabel, by_recording, choose_thresholds, macro_scores,
     per_statement,
     statement_scores)
+from ..evaluation.subgroups import SINGLE_SUBJECT, per_class, per_subject
 from ..model.trees import TREES
 from .config import TREE_LOSS, TrainConfig
-from ..core.errors import shown_value
 from .run_files import (
     Environment, Metrics, ModelCard, MultiMetrics, damage_error, read_entries, read_params)
 from .run_tables import (

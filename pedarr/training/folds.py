@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..core.errors import PedarrError, one_line
-from ..core.tables import write_table
 from ..core.files import write_atomic
+from ..core.tables import write_table
 from ..evaluation.multilabel import by_recording, macro_scores, statement_scores
 from ..signals.augmentation import Augment
 from ..signals.batches import SegmentDataset, is_multi, make_loader
@@ -53,7 +53,7 @@ def _training_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoa
                        drop_last=len(index) > c.batch_size, workers=c.workers)
 
 def answering_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoader:
-    "Batches of the segments `index` [N], as they are and in their order."
+    "Batches of the segments `index` [N] (row numbers), as they are and in their order."
     where = 'cpu' if c.workers else pick_device(c.device)
     data = SegmentDataset(store, index, normalise=c.normalise, seed=c.seed, device=where)
     return make_loader(data, 4*c.batch_size, shuffle=False)
@@ -89,8 +89,8 @@ def validation_scores(model: nn.Module, loader: Iterable | None, truth: np.ndarr
 # %% ../../nbs/8_training/08_folds.ipynb #190315da
 def multi_validation_scores(model: nn.Module, loader: Iterable | None, truth: np.ndarray,
                             recording: np.ndarray, device: torch.device | str) -> dict[str, float]:
-    """`validation_auroc` and `validation_loss` of windows with the labels `truth` [N, C] from recordings [N];
-    NaN without a loader."""
+    """`validation_auroc` and `validation_loss` of windows with the labels `truth` [N, C] from names
+    `recording` [N]; NaN without a loader."""
     if loader is None: return dict(validation_auroc=math.nan, validation_loss=math.nan)
     prob = predict(model, loader, device)['prob']
     loss = -np.log(np.maximum(np.where(truth == 1, prob, 1 - prob), 1e-12)).mean()
@@ -131,7 +131,7 @@ def _before_epochs(losses: tuple, dataset: SegmentDataset, c: TrainConfig) -> Ca
 # %% ../../nbs/8_training/08_folds.ipynb #65e57a71
 def prepare_training(store: Store, train: np.ndarray, c: TrainConfig, model: nn.Module,
                      losses: tuple) -> FitSetup:
-    "All that `fit` needs to train `model` on the segments `train` [N]."
+    "All that `fit` needs to train `model` on the segments `train` [N] (row numbers)."
     device = pick_device(c.device)
     model = model.to(device)
     losses = tuple(loss if loss is None else loss.to(device) for loss in losses)
@@ -154,8 +154,8 @@ def _epoch_row(t: FitSetup, terms: dict, epoch: int) -> dict:
 def fit_fold(store: Store, train: np.ndarray, validation: np.ndarray, c: TrainConfig,
              checkpoint: Path | None = None, after_epoch: Callable[[dict], None] = lambda row: None
              ) -> tuple[nn.Module, nn.Module | None, list[dict]]:
-    """Train on segments `train` [N], answer `validation` [M] (may be empty) each epoch: (model, contrastive
-    loss, history).
+    """Train on row numbers `train` [N], answer `validation` [M] (may be empty) each epoch: (model,
+    contrastive loss, history).
 
     Resumes from `checkpoint` where it exists; `after_epoch` gets each row of the history, those from before
     too. Raises `PedarrError` for a device that isn't there, a damaged checkpoint, a store that changed, and a

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import joblib
 import pandas as pd
@@ -138,7 +139,7 @@ def _refuse_shared(folders: dict) -> None:
 
 # %% ../../nbs/8_training/14_grid.ipynb #f58f9ac8
 def plan_jobs(questions: dict, out: str | Path, splits: Sequence[str] = ('patient', 'segment'),
-              seeds: int = 3, **common) -> list[Job]:
+              seeds: int = 3, **common: Any) -> list[Job]:
     """The jobs of `questions` (question -> system -> parameters) in folders under `out`: every system, split
     and seed, seeds first.
 

@@ -15,15 +15,15 @@ import pandas as pd
 from ..core.errors import PedarrError
 from ..core.names import check_choice
 from ..core.tables import FileContents, read_json, read_table, write_json, write_table
+from ..evaluation.bootstrap import bootstrap_scores
 from ..evaluation.comparison import holm_correction, paired_scores
+from ..evaluation.metrics import METRICS
 from ..evaluation.multilabel import MULTI_RESAMPLES, paired_multilabel
 from ..evaluation.subgroups import per_class
-from ..evaluation.bootstrap import bootstrap_scores
-from ..evaluation.metrics import METRICS
 from ..exploration.figures import INK
 from ..signals.store import Store
-from .grid import Job, folder_name
 from .finished_runs import Run, as_finished_run, multi_answers, open_finished, prediction_codes
+from .grid import Job, folder_name
 
 # %% auto #0
 __all__ = ['SPLIT_NAMES', 'pool_predictions', 'paired_table', 'score_table', 'recall_table', 'question_table', 'plot_question',
@@ -268,7 +268,7 @@ def provenance(store: Store, jobs: list[Job], notes: list[str]) -> dict:
 
 # %% ../../nbs/8_training/15_grid_results.ipynb #96c0b92e
 def save_grid_results(folder: str | Path, store: Store, jobs: list[Job], scores: pd.DataFrame,
-                 classes: pd.DataFrame, notes: Iterable[str] = (), metric: str = 'f1') -> Path:
+                      classes: pd.DataFrame, notes: Iterable[str] = (), metric: str = 'f1') -> Path:
     "Write scores.csv, classes.csv, made.json and a figure (SVG) of each question into `folder`; returns it."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

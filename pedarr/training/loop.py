@@ -99,7 +99,7 @@ def schedule_rate(optimizer: Optimizer, steps: int, lr: float, warmup: float, do
 
 # %% ../../nbs/8_training/05_loop.ipynb #786e07f9
 def clip_gradients(optimizer: Optimizer, parameters: Iterable[Tensor], clip: float) -> None:
-    "From now on, before each step of `optimizer`, the gradient of `parameters` is no longer than `clip`."
+    "From now on, a step of `optimizer` finds gradients of `parameters` (any shape) at most `clip` long."
     parameters = list(parameters)
     def shorten(optimizer, args, kwargs): nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.register_step_pre_hook(shorten)
@@ -133,7 +133,7 @@ def _prefetch(loader) -> Iterator:
 # %% ../../nbs/8_training/05_loop.ipynb #072fe9d0
 class Prefetched:
     "The batches of `loader`, prefetched; of the last pass, when it `began` and the seconds `waited`."
-    def __init__(self, loader):
+    def __init__(self, loader: Collection):
         self.loader, self.began, self.waited = loader, 0., 0.
 
     def __len__(self) -> int: return len(self.loader)

@@ -79,7 +79,7 @@ def _kept_bytes(model: nn.Module, losses: tuple, batch: Batch, c: TrainConfig) -
 def check_network(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig,
                   device: torch.device) -> None:
     """`PedarrError` unless the network and losses of a run can be built, take the store's windows, and
-    have the memory that they need; `roles` [N, K]."""
+    have the memory that they need; `roles` text [N, K]."""
     shapes = build_model(c, len(store.classes), 'meta', store.fs)
     weights = 16*sum(p.numel() for p in shapes.parameters())          # float32: weight, gradient, two moments
     check_memory(weights, _size_of(c), device)

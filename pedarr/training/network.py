@@ -12,7 +12,7 @@ import torch
 
 from ..core.errors import PedarrError, one_line, shown_value
 from ..losses.registry import (
-    HeadSpec, MULTI_LOSSES, loss_head_spec, make_head, make_losses, make_multi_loss)
+    MULTI_LOSSES, HeadSpec, loss_head_spec, make_head, make_losses, make_multi_loss)
 from ..model.baselines import make_model
 from ..model.pretrained import Pretrained, load_pretrained
 from ..signals.batches import is_multi

@@ -16,13 +16,13 @@ from ..core.errors import PedarrError
 from ..core.names import check_choice
 from ..data.channels import N_ECG
 from ..data.groupings import GROUPINGS, classes_of, get_grouping
-from ..model.trees import TREES
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.features import annotated_beats, segment_features
+from ..model.trees import TREES
+from ..signals.augmentation import NORMALISE
 from ..signals.batches import is_multi
 from ..signals.roles import all_roles
 from ..signals.splits import make_split, split_notes
-from ..signals.augmentation import NORMALISE
 from ..signals.statements import statement_mapping, task_of, with_statements
 from ..signals.store import Store, open_store
 from .config import MODALITY_SETS, TrainConfig
@@ -106,7 +106,7 @@ def plan_split(store: Store, c: TrainConfig) -> tuple[np.ndarray, list]:
     return fold, [] if is_multi(store) else split_notes(table, fold[labelled])
 
 def plan_roles(store: Store, fold: np.ndarray, c: TrainConfig) -> np.ndarray:
-    "The role of each segment in each fold, text [N, K]."
+    "The role of each segment in each fold, text [N, K], from its number `fold` [N]."
     if len(fold)*(int(fold.max()) + 1) > 10**9:
         raise PedarrError(f'split {c.split}: {fold.max() + 1} folds of {len(fold)} segments are more than '
                           'can be trained: use split patient')

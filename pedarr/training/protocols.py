@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.errors import PedarrError
+from ..core.errors import PedarrError, shown_value
 from ..evaluation.comparison import paired_classes, protocol_gap
 from .config import own_parameters
-from ..core.errors import shown_value
 from .finished_runs import Run, as_finished_run, prediction_codes
 
 # %% auto #0

@@ -5,15 +5,15 @@
 # %% ../../nbs/8_training/18_run_figures.ipynb #dbc51330
 from __future__ import annotations
 
-from typing import NamedTuple, TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..core.names import natural_key
 from ..evaluation.subgroups import recall_by_subject
-from ..exploration.figures import class_colours
 from ..exploration.drawing import plot_segment
+from ..exploration.figures import class_colours
 from ..signals.batches import take_signals
 from ..signals.store import Store
 from .finished_runs import prediction_codes

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from ..core.errors import PedarrError, one_line
-from ..core.tables import FileContents, parse_json, read_json
 from ..core.files import read_bytes
+from ..core.tables import FileContents, parse_json, read_json
 from .config import TrainConfig, current_names, make_config, own_parameters
 
 # %% auto #0
@@ -197,8 +197,8 @@ def _load(path: Path, raw: bytes) -> tuple[dict, dict]:
 def read_tensors(path: Path, expected: dict[str, torch.Tensor], most: int = 0) -> tuple[dict, dict]:
     """(tensors, metadata) of a safetensors file.
 
-    `expected`: name -> tensor of the shape and type that must be there (one without memory will do). Others
-    may be there, up to `most` bytes. `PedarrError` if the file is damaged or of another model."""
+    `expected`: name -> tensor (any shape) whose shape and type must be there (one without memory will do).
+    Others may be there, up to `most` bytes. `PedarrError` if the file is damaged or of another model."""
     size = sum(t.numel()*t.element_size() for t in expected.values())
     tensors, meta = _load(path, read_bytes(path, size + most + _SPARE))
     for name, want in expected.items():

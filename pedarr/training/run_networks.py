@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,12 +25,11 @@ from ..model.trees import TREES
 from ..signals.batches import SegmentDataset, make_loader
 from ..signals.roles import read_roles
 from ..signals.store import Store, open_store
-from .folds import rows_of
-from .network import class_codes
-from .loop import pick_device
-from .folds import predict
-from .prepare import apply_single_subject_classes, labelled_store
 from .finished_runs import Run, as_finished_run, prediction_codes
+from .folds import predict, rows_of
+from .loop import pick_device
+from .network import class_codes
+from .prepare import apply_single_subject_classes, labelled_store
 from .runs import check_same_store
 from .saved_models import load_model
 
@@ -92,7 +91,7 @@ def open_folds(run: str | Path | Run, store: Store | None = None,
 # %% ../../nbs/8_training/17_run_networks.ipynb #3b8b726f
 def embed_segments(run: str | Path | Run, k: int, store: Store, rows: np.ndarray, device: str = 'auto',
                    batch_size: int = 256) -> np.ndarray:
-    "Embeddings f32 [len(rows), d] of the segments `rows` of `store` by the network of fold `k` of a run."
+    "Embeddings f32 [N, d] of the segments `rows` [N] of `store` by the network of fold `k` of a run."
     model, meta = load_model(run.path if isinstance(run, Run) else run, k, store.classes)
     loader = make_loader(SegmentDataset(store, rows, normalise=meta['normalise']), batch_size, shuffle=False)
     return predict(model.to(pick_device(device)), loader, pick_device(device))['embedding']
@@ -118,7 +117,7 @@ def _shot_run(run: str | Path | Run) -> Run:
 
 # %% ../../nbs/8_training/17_run_networks.ipynb #7c45f081
 def run_few_shot(run: str | Path | Run, store: Store | None = None, device: str = 'auto',
-                 **options) -> tuple[pd.DataFrame, list[str]]:
+                 **options: Any) -> tuple[pd.DataFrame, list[str]]:
     """`few_shot` on the test subjects of every fold of a finished run: (its table, class names).
 
     `options`: shots, apart, draws, min_classes, seed. `PedarrError` for a run split by segment."""

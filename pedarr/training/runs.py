@@ -17,13 +17,12 @@ import pandas as pd
 import torch
 
 import pedarr
-from ..core.errors import PedarrError, system_error
+from ..core.errors import PedarrError, shown_value, system_error
 from ..core.files import sha256
 from ..core.locks import hold_lock
 from ..core.tables import json_ready, read_json, write_json
 from ..signals.store import Store
 from .config import TrainConfig, own_parameters
-from ..core.errors import shown_value
 from .run_files import (
     Environment, ModelCard, damage_error, given_parameters, read_entries)
 

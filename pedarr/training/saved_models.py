@@ -13,10 +13,10 @@ from ..core.errors import PedarrError, one_line
 from ..core.tables import read_json
 from ..losses.registry import HeadSpec
 from ..model.trees import TREES
-from .network import build_network
-from .machine import check_memory
-from .run_files import Metrics, ModelCard, MultiMetrics, read_tensors
 from .finished_runs import check_files
+from .machine import check_memory
+from .network import build_network
+from .run_files import Metrics, ModelCard, MultiMetrics, read_tensors
 
 # %% auto #0
 __all__ = ['load_model']

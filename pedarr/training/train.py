@@ -14,13 +14,14 @@ import pandas as pd
 import torch
 
 from ..core.errors import PedarrError
-from ..core.tables import write_json, write_table
 from ..core.files import sha256
+from ..core.tables import write_json, write_table
 from ..model.trees import TREES, make_trees
-from ..signals.roles import read_roles, read_split, split_table
 from ..signals.batches import is_multi
+from ..signals.roles import read_roles, read_split, split_table
 from ..signals.store import Store
 from .config import TrainConfig, tree_options
+from .finished_runs import compute_metrics, file_hashes, split_warning, summarise_multi
 from .folds import ProgressDisplay, run_fold, say_on_stderr
 from .network import build_model, loss_head, weights_file
 from .prepare import folds_of, mapping_of, plan_roles, prepare_run
@@ -28,7 +29,6 @@ from .run_tables import (
     read_history, read_multi_predictions, read_predictions, subjects_per_class, training_speed)
 from .runs import (
     check_same_store, check_unchanged, describe_environment, lock_run_folder, write_environment)
-from .finished_runs import compute_metrics, file_hashes, split_warning, summarise_multi
 from .tree_runs import train_trees
 
 # %% auto #0
@@ -94,7 +94,7 @@ def train_networks(store: Store, roles: np.ndarray, folds: list[int], c: TrainCo
     finally: follower.close()
 
 def check_same_split(run: Path, store: Store, fold: np.ndarray, roles: np.ndarray, kind: str) -> None:
-    "`PedarrError` if the run was begun with other folds [N] or roles [N, K]."
+    "`PedarrError` if the run was begun with another `fold` [N] or other `roles` [N, K]."
     file = run/'split.csv'
     if not file.exists(): return
     same = (read_split(file, store.segments, kind) == fold).all()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -56,7 +57,7 @@ def _simulate(folder: Path, script: Path | None, jobs: int, **asked):
 @click.option('--script', type=Place(), default=None,
               help='Let the twin play the annotations of this CSV file (record,symbol,aux).')
 @JOBS
-def simulate(folder: Path, script: Path | None, jobs: int, **asked) -> None:
+def simulate(folder: Path, script: Path | None, jobs: int, **asked: Any) -> None:
     """Write a SIMULATED database in the Leipzig format into a new FOLDER.
 
     It is the twin of that database (3.6 GB, or a --scale of it, or a --script); with --subjects or --minutes
@@ -120,7 +121,8 @@ def _settings() -> list[click.Option]:
 @JOBS
 @click.pass_context
 def preprocess(context: click.Context, folder: Path, store: Path, database: str, grouping: str | None,
-               jobs: int, skip_damaged: bool, accept_changed: bool, unlabelled: bool, **settings) -> None:
+               jobs: int, skip_damaged: bool, accept_changed: bool, unlabelled: bool,
+               **settings: Any) -> None:
     "Filter, resample and cut the recordings in FOLDER into segments, written to STORE."
     from pedarr.data.own_database import load_database
     from pedarr.signals.build import build_store
@@ -264,7 +266,7 @@ def missing(runs: tuple[Path, ...], kind: str, draws: int, metric: str, figure: 
 # %% ../../nbs/9_use/06_command.ipynb #191a15d9
 @pedarr_command.command('demo', cls=TypedCommand, options=lambda: options_of(Demo))
 @click.argument('folder', type=Place())
-def run_demo(folder: Path, **numbers) -> None:
+def run_demo(folder: Path, **numbers: float) -> None:
     "Simulate a small database, preprocess it, train, evaluate and report, all in FOLDER."
     from pedarr.signals.build import build_store
     from pedarr.synthetic.studies import simulate_database

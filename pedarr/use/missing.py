@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,8 @@ import pandas as pd
 from ..core.errors import PedarrError
 from ..core.names import check_choice
 from ..data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS
-from ..evaluation.comparison import paired_bootstrap
 from ..evaluation.bootstrap import bootstrap_scores
+from ..evaluation.comparison import paired_bootstrap
 from ..evaluation.metrics import METRICS, scores
 from ..model.trees import prediction_table
 
@@ -28,10 +28,10 @@ __all__ = ['CHANNEL_KINDS', 'MISSING_CASES', 'mask_channels', 'predict_without',
 # %% ../../nbs/9_use/01_missing.ipynb #128cf7bf
 from ..signals.batches import make_loader
 from ..signals.store import Store
-from ..training.network import class_codes
-from ..training.folds import predict
-from ..training.run_networks import OpenFold, open_folds, open_network_run, run_store
 from ..training.finished_runs import Run, prediction_codes
+from ..training.folds import predict
+from ..training.network import class_codes
+from ..training.run_networks import OpenFold, open_folds, open_network_run, run_store
 
 if TYPE_CHECKING:                     # matplotlib is slow to import, and only a drawing needs it
     from matplotlib.axes import Axes
@@ -235,7 +235,7 @@ def _curve_row(a: MaskedPredictions, i: int, **bootstrap) -> pd.DataFrame:
 
 # %% ../../nbs/9_use/01_missing.ipynb #9791d500
 def missing_curve(run: str | Path | Run | MaskedPredictions, n_resamples: int = 10_000, level: float = .95,
-                  **options) -> pd.DataFrame:
+                  **options: Any) -> pd.DataFrame:
     """Scores with missing channels, tidy: a row for each condition and metric, with the columns of
     `Answers.rows` and `metric value low high change change_low change_high worst`.
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import one_line
 from ..core.files import write_atomic
@@ -56,7 +56,7 @@ class Outputs(io.TextIOBase):
     "What the cell that is running shows, in its order; stands in for standard output."
     def __init__(self) -> None: self.shown = []
 
-    def add(self, kind: str, **content) -> None:
+    def add(self, kind: str, **content: Any) -> None:
         "Show an output of a `kind` that the format of notebooks knows."
         from nbformat.v4 import new_output
         self.shown.append(new_output(kind, **content))

@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 from ..core.errors import PassingError, PedarrError
-from .process import say_line
 from ..core.parameters import (
     Parameters, allowed_values, default_text, help_text, is_pair, parse_parameter)
+from .process import say_line
 
 # %% auto #0
 __all__ = ['JOBS', 'DATABASE', 'Place', 'check_target', 'options_of', 'TypedCommand', 'parse_params', 'params_text']
@@ -84,7 +84,7 @@ def options_of(*kinds: type[Parameters], of_database: Iterable[str] = ()) -> lis
 
 class TypedCommand(click.Command):
     "A command with `options` besides its own; they are made (and what they need imported) when it is called."
-    def __init__(self, *args, options: Callable[[], list[click.Option]], **more):
+    def __init__(self, *args: Any, options: Callable[[], list[click.Option]], **more: Any):
         super().__init__(*args, **more)
         self.make_options = options
 

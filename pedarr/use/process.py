@@ -33,7 +33,7 @@ def say_line(text: object = '', err: bool = False) -> None:
 # %% ../../nbs/9_use/03_process.ipynb #5de698bd
 class Command(click.Group):
     "A group of commands that answers whatever goes wrong with one line on standard error and an exit status."
-    def main(self, args: list[str] | None = None, prog_name: str | None = None, **extra) -> None:
+    def main(self, args: list[str] | None = None, prog_name: str | None = None, **extra: Any) -> None:
         own = args is None       # the process is ours; otherwise a test or a notebook is calling
         said, status = _attempt(self, sys.argv[1:] if own else args, own)
         if len(said) > 800: said = f'{said[:400]} ... {said[-300:]}'

@@ -15,10 +15,10 @@ import pandas as pd
 from ..core.errors import system_error
 from ..core.files import write_atomic
 from ..data.rhythms import RHYTHMS
-from ..evaluation.subgroups import SINGLE_SUBJECT, macro_table
 from ..evaluation.metrics import METRICS, confusion_matrix, plot_confusion
 from ..evaluation.multilabel import MULTI_METRICS, plot_statements
 from ..evaluation.reliability import plot_reliability, reliability
+from ..evaluation.subgroups import SINGLE_SUBJECT, macro_table
 from ..exploration.figures import figure_png
 from ..losses.registry import describe_loss
 
@@ -30,10 +30,10 @@ __all__ = ['percent', 'metrics_table', 'majority_class', 'class_meanings', 'clas
 from ..model.trees import TREES
 from ..signals.store import Store, open_store
 from ..training.config import TREE_LOSS, own_parameters
+from ..training.finished_runs import Run, as_finished_run, prediction_codes, read_scores
 from ..training.prepare import grouping_of
 from ..training.run_figures import (
     choose_cases, plot_case, plot_learning, plot_recalls, plot_subjects, plot_weights)
-from ..training.finished_runs import Run, as_finished_run, prediction_codes, read_scores
 from ..training.run_tables import subjects_per_class
 from ..training.runs import check_same_store
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING: from pedarr.signals.store import Store
 __all__ = ['train_run', 'say_run', 'store_notes', 'say_store', 'Demo', 'open_demo']
 
 # %% ../../nbs/9_use/05_steps.ipynb #2fe6316a
-def train_run(**params) -> Path:
+def train_run(**params: Any) -> Path:
     "Check `params`, then train, by the notebook where there is one. Returns the run folder with its report."
     from pedarr.use.notebook import execute_notebook, find_notebook, no_notebook
     from pedarr.use.report import write_report
