@@ -36,14 +36,14 @@ class Ranking:
 
 # %% ../../nbs/7_evaluation/08_ranking.ipynb #13da711e
 def average_precision(ranking: Ranking, weight: np.ndarray | None = None) -> float:
-    "Average precision (0..1) under a `weight` [N] of each window."
+    "Average precision (0..1) under a `weight` [N] (a number, no unit) of each window."
     hits, false = ranking.curves(weight)
     if not hits[-1]: return float('nan')
     precision = hits/np.maximum(hits + false, 1e-12)
     return float((np.diff(hits, prepend=0)*precision).sum()/hits[-1])
 
 def auroc(ranking: Ranking, weight: np.ndarray | None = None) -> float:
-    "Area under the receiver operating characteristic (0..1) under a `weight` [N] of each window."
+    "Area under the receiver operating characteristic (0..1) under a `weight` [N] (a number, no unit) of each window."
     hits, false = ranking.curves(weight)
     if not hits[-1] or not false[-1]: return float('nan')
     middle = hits - np.diff(hits, prepend=0)/2
@@ -51,7 +51,9 @@ def auroc(ranking: Ranking, weight: np.ndarray | None = None) -> float:
 
 # %% ../../nbs/7_evaluation/08_ranking.ipynb #fe8d6f84
 def sensitivity_at(ranking: Ranking, weight: np.ndarray | None = None, specificity: float = .95) -> float:
-    "Highest sensitivity (0..1) at which at least `specificity` of the others stay below the threshold."
+    """Highest sensitivity (0..1) at which at least `specificity` of the others stay below the threshold.
+
+    `weight` [N]: a number for each window, no unit."""
     hits, false = ranking.curves(weight)
     if not hits[-1] or not false[-1]: return float('nan')
     allowed = false <= (1 - specificity)*false[-1] + 1e-9

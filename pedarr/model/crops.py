@@ -30,9 +30,10 @@ def random_crops(signals: list[Tensor], size: int) -> list[Tensor]:
 # %% ../../nbs/5_model/02_crops.ipynb #386fdb09
 def read_in_crops(read: Callable, ecg: Tensor, iegm: Tensor, mask: Tensor, size: int,
                   training: bool) -> tuple:
-    """The answer of `read(ecg, iegm, mask)`, a named tuple of tensors, for ecg [B, 12, T], iegm [B, 7, T]
-    (normalised mV) and mask [B, 19]: of one random crop of `size` samples in `training`, otherwise the mean
-    over all. `size` 0: of the whole window."""
+    """What `read(ecg, iegm, mask)` answers, a named tuple of tensors: of one random crop of `size` samples in
+    `training`, otherwise the mean over all; with `size` 0 of the whole window.
+
+    `ecg` [B, 12, T] and `iegm` [B, 7, T] (normalised mV), `mask` bool [B, 19]."""
     if not size or ecg.shape[-1] <= size: return read(ecg, iegm, mask)
     if training: return read(*random_crops([ecg, iegm], size), mask)
     starts = crop_starts(ecg.shape[-1], size)

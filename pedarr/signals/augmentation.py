@@ -73,7 +73,7 @@ _CATHETERS = [[CHANNELS.index(name) for name in IEGM_CHANNELS if name.startswith
               for start in ('ABL', 'RVA', 'CS')]
 
 def thin_channels(mask: torch.Tensor, rate: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """A copy of `mask` [B, 19]; each sample keeps, with probability `rate`, only a random subset of its
+    """A copy of `mask` bool [B, 19]; each sample keeps, with probability `rate`, only a random subset of its
     leads, catheters and bipoles. A modality never loses all."""
     chance = lambda *shape: torch.rand(shape, device=mask.device, generator=generator)
     thinned, lost = chance(len(mask), 1) < rate, chance(len(mask), 2)

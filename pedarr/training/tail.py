@@ -25,13 +25,13 @@ from .folds import answering_loader, fit_fold, predict
 from .loop import pick_device
 
 # %% auto #0
-__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'MOST_SR', 'ROLES', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs',
+__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'MOST_SR', 'TAIL_ROLES', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs',
            'short_answers', 'run_tail_job', 'read_tail_job']
 
 # %% ../../nbs/8_training/19_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
 MOST_COMMON, MOST_SR = 'SR', 2000
-ROLES = ('train', 'validation', 'left out', 'fold 10')
+TAIL_ROLES = ('train', 'validation', 'left out', 'fold 10')
 
 def _drawn(label: np.ndarray, rows: np.ndarray, name: str, size: int, draw: int) -> np.ndarray:
     "`size` of the `rows` with the label `name`, the first of an order that depends on `draw` alone."
@@ -46,7 +46,7 @@ def _natural_share(label: np.ndarray, rest: np.ndarray, rows: np.ndarray) -> int
 
 # %% ../../nbs/8_training/19_tail.ipynb #b79281f5
 def tail_roles(table: pd.DataFrame, size: int, draw: int) -> np.ndarray:
-    """One of `ROLES`, or '', for each recording of `table`, whose columns are subject, label and official
+    """One of `TAIL_ROLES`, or '', for each recording of `table`, whose columns are subject, label and official
     (1 to 10): the three rhythms thinned to `size` training recordings. `PedarrError` if there are fewer."""
     label, subject, fold = (table[name].to_numpy() for name in ('label', 'subject', 'official'))
     rows = np.flatnonzero((fold >= 1) & (fold <= 8) & (label != ''))
@@ -61,7 +61,7 @@ def tail_roles(table: pd.DataFrame, size: int, draw: int) -> np.ndarray:
     known = label != ''
     sets = train, np.flatnonzero((fold == 9) & known), rest, np.flatnonzero((fold == 10) & known)
     role = np.full(len(table), '', object)
-    for name, where in zip(ROLES, sets): role[where] = name
+    for name, where in zip(TAIL_ROLES, sets): role[where] = name
     return role
 
 # %% ../../nbs/8_training/19_tail.ipynb #5a3a4a89
@@ -82,7 +82,7 @@ def tail_jobs(losses: dict[str, dict], sizes: Iterable[int], draws: Iterable[int
 
 # %% ../../nbs/8_training/19_tail.ipynb #06033c12
 def short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]:
-    """Of probabilities [N, C]: `log` [N, 4], log probabilities of the rare rhythms and of the best other
+    """Of probabilities `prob` [N, C]: `log` [N, 4], log probabilities of the rare rhythms and of the best other
     class, and that class, `other` [N]."""
     own = [classes.index(name) for name in RARE_RHYTHMS]
     log = np.log(np.maximum(prob.astype(float), 1e-12))
@@ -134,7 +134,7 @@ def read_tail_job(folder: Path, job: TailJob, table: pd.DataFrame) -> pd.DataFra
     found, classes = load_file(path), read_json(path.with_suffix('.json'))['classes']
     rows = table.iloc[found['row']][['subject', 'label', 'official']].reset_index(drop=True)
     rows['role'] = tail_roles(table, job.size, job.draw)[found['row']]
-    if not rows.role.isin(ROLES[1:]).all():
+    if not rows.role.isin(TAIL_ROLES[1:]).all():
         raise PedarrError(f'{path}: its recordings are not those of this table: give its own table')
     rows[LOG_COLUMNS] = found['log'].astype(float)
     return rows.assign(other=np.array(classes)[found['other']])

@@ -103,8 +103,10 @@ def _same_draws(answers: Mapping[str, list[TailAnswers]]) -> list[np.ndarray]:
 
 def tail_table(draws: Mapping[str, np.ndarray], pairs: list[tuple[str, str]] = (),
                level: float = .95) -> pd.DataFrame:
-    """Rows loss, rhythm, score, value, low, high (and p for `pairs` of losses, first minus second), from
-    `tail_bootstrap`. p inverts the interval, +1 corrected."""
+    """Rows loss, rhythm, score, value, low, high (and p for `pairs` of losses, first minus second).
+
+    `draws` are scores [1 + R, 4, 5] (0..1) of each loss, as `tail_bootstrap` gives them. p inverts the
+    interval, +1 corrected."""
     rows = {name: found for name, found in draws.items()}
     rows |= {f'{a} - {b}': draws[a] - draws[b] for a, b in pairs}
     return pd.concat([_intervals(name, found, ' - ' in name, level) for name, found in rows.items()],
