@@ -20,7 +20,7 @@ from ..core.parameters import Parameters
 from pedarr.model.attention import (
     CrossModalAttention, SemanticAttention, TransformerBlock, equal_shares, masked_sum,
     sinusoidal_positions)
-from .crops import read_in_crops
+from .crops import random_crops
 from .earlier_encoders import ENCODERS
 from .encoders import MODALITIES, split_mask
 from .input_rates import Resample
@@ -71,7 +71,7 @@ class ModelConfig(Parameters):
     rate: _Rate = Field(0., description='of the windows, Hz; 0: unknown, they are read as they are')
     ecg_rate: _Rate = Field(0., description='that the ECG is read at, Hz; 0: as it is')
     iegm_rate: _Rate = Field(0., description='that electrograms are read at, Hz; 0: as they are')
-    crop: float = Field(0., ge=0, le=3600, description='seconds read at once; 0: the whole window')
+    crop: float = Field(0., ge=0, le=3600, description='seconds learnt from at once; 0: the whole window')
 
     @model_validator(mode='after')
     def _heads_fit(self):
@@ -286,16 +286,13 @@ class PedArrNet(nn.Module):
         check_model_inputs(ecg, iegm, mask, self.views.shortest)
         if self.training and self.config['modality_dropout']:
             mask = drop_modality(mask, self.config['modality_dropout'])
-        out = read_in_crops(self._read, ecg, iegm, mask, self.crop, self.training)
-        return out._replace(embedding=F.normalize(out.embedding, dim=-1))
-
-    def _read(self, ecg: Tensor, iegm: Tensor, mask: Tensor) -> ModelOutput:
-        "The answer for a crop or a whole window; the embedding as it is, of any length."
+        if self.training: ecg, iegm = random_crops([ecg, iegm], self.crop)
         state, weights = self.pooled_state(*self.views(ecg, iegm, mask))
         logits, embedding = self.head(self.drop(state)), self.project(state)
         if weights.shape[1] == 1: weights = equal_shares(_present(MODALITIES, mask))
         full = torch.promote_types(logits.dtype, torch.float32)          # under autocast: back to float32
-        return ModelOutput(logits.to(full), self.centre(embedding.to(full)), weights.to(full))
+        embedding = F.normalize(self.centre(embedding.to(full)), dim=-1)
+        return ModelOutput(logits.to(full), embedding, weights.to(full))
 
 # %% ../../nbs/5_model/04_pedarrnet.ipynb #27fc6080
 def _with_options(config: type[Parameters]) -> inspect.Signature:
