@@ -13,7 +13,8 @@ from pedarr.core.errors import PedarrError
 from pedarr.losses.cross_entropy import (
     LDAM, CosineHead, FocalLoss, WeightedCrossEntropy, adjusted_cross_entropy, log_class_prior)
 from pedarr.losses.registry import (
-    LOSSES, describe_loss, loss_head_spec, loss_terms, make_contrastive_loss, make_head, make_losses)
+    LOSSES, HeadSpec, describe_loss, loss_head_spec, loss_terms, make_contrastive_loss, make_head,
+    make_losses)
 
 ON_LOGITS = [key for key, entry in LOSSES.items() if entry.kind == 'classification']
 ON_EMBEDDINGS = [key for key, entry in LOSSES.items() if entry.kind == 'contrastive' and key != 'none']
@@ -317,12 +318,12 @@ def test_a_loss_with_a_scale_of_its_own_gets_no_cosine_head(monkeypatch):
         scale = 5.
         def __init__(self, class_counts): super().__init__()
     monkeypatch.setitem(LOSSES, 'focal', LOSSES['focal']._replace(maker=Scaled))
-    assert loss_head_spec('focal') == ('linear', None)
+    assert loss_head_spec('focal') == HeadSpec('linear')
 
 
 def test_heads_by_hand_and_by_name():
     head = loss_head_spec('ldam+agcacl', scale=10, tau_s=.3)
-    assert head == ('cosine', 10)
+    assert head == HeadSpec('cosine', 10)
     made = make_head(head, 5, 3)
     assert isinstance(made, CosineHead) and made.scale == 10 and made.weight.shape == (3, 5)
     torch.manual_seed(3)
