@@ -1,4 +1,4 @@
-"""The parameter cell of nbs/experiments/train.ipynb, made of the parameters of a training run.
+"""The parameter cells of train.ipynb and pretrain.ipynb in nbs/experiments, made of the parameters themselves.
 
     python .ci/parameters.py          writes it
     python .ci/parameters.py --check  says whether it agrees (exit 1 if not)"""
@@ -9,19 +9,24 @@ import nbformat
 
 from pedarr.core.parameters import cell_text
 from pedarr.training.config import TrainConfig
+from pedarr.training.pretrain_config import PretrainConfig
 
-NOTEBOOK = Path(__file__).resolve().parents[1]/'nbs'/'experiments'/'train.ipynb'
+FOLDER = Path(__file__).resolve().parents[1]/'nbs'/'experiments'
+MADE_OF = {'train': TrainConfig, 'pretrain': PretrainConfig}
 
 
-def main() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+def fill(name: str) -> None:
+    "Write, or with --check compare, the parameter cell of one notebook."
+    file = FOLDER/f'{name}.ipynb'
+    notebook = nbformat.read(file, as_version=4)
     cell = next(c for c in notebook.cells if 'parameters' in c.metadata.get('tags', []))
-    text = cell_text(TrainConfig)
-    if cell.source == text: return print('the parameter cell of train.ipynb agrees with the parameters')
+    text = cell_text(MADE_OF[name])
+    if cell.source == text: return print(f'the parameter cell of {file.name} agrees with the parameters')
     if '--check' in sys.argv:
-        sys.exit('the parameter cell of train.ipynb differs from the parameters: run `make export`')
+        sys.exit(f'the parameter cell of {file.name} differs from the parameters: run `make export`')
     cell.source = text
-    nbformat.write(notebook, NOTEBOOK)
+    nbformat.write(notebook, file)
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    for name in MADE_OF: fill(name)
