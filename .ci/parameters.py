@@ -1,4 +1,4 @@
-"""The parameter cells of train.ipynb and pretrain.ipynb in nbs/experiments, made of the parameters themselves.
+"""The parameter cells of train.ipynb and pretrain.ipynb in nbs/experiments, made of the parameters.
 
     python .ci/parameters.py          writes it
     python .ci/parameters.py --check  says whether it agrees (exit 1 if not)"""

@@ -1,13 +1,37 @@
 "Learning before labels: objectives, views, features, the loop."
+import json
+
 import numpy as np
 import pytest
 import torch
+import wfdb
+from click.testing import CliRunner
 from hypothesis import given, settings, strategies as st
+from scipy.signal import resample_poly
 
+from helpers import edit_json
+from pedarr.core.errors import PedarrError
+from pedarr.core.files import sha256
+from pedarr.core.parameters import cell_text
+from pedarr.core.project import real_recordings
+from pedarr.data.channels import ECG_LEADS, IEGM_CHANNELS
+from pedarr.exploration.waves import drawn_study
 from pedarr.losses.contrastive import SupCon
 from pedarr.losses.physiology import (
     beat_targets, physioclr, physiological_pairs, pool_beats, soft_targets)
 from pedarr.losses.unlabelled import cmsc, nt_xent, soft_contrast
+from pedarr.model.earlier_encoders import ENCODERS
+from pedarr.model.pretrained import load_pretrained
+from pedarr.signals.arrays import store_from_arrays
+from pedarr.signals.physiology import measure_beats, physiology_file, physiology_of, reduce_features
+from pedarr.signals.shuffled_beats import shuffled_index
+from pedarr.signals.vectorcardiogram import turn_ecg, turned_view
+from pedarr.training import pretrain
+from pedarr.training.pretrain import read_pretraining, run_pretraining, what_is_known, windows_to_learn
+from pedarr.training.pretrain_config import PRETRAININGS, PretrainConfig
+from pedarr.training.probes import cached_features, linear_probe
+from pedarr.use.command import pedarr_command
+from pedarr.use.notebook import find_notebook
 
 
 def drawn(*shape, seed=0) -> torch.Tensor:
@@ -73,3 +97,222 @@ def test_objectives_in_half_precision_are_computed_in_float32():
     who = torch.arange(4)
     for value in (nt_xent(z[:4], z[4:]), cmsc(z[:4], z[4:], who), soft_contrast(z, torch.ones(8, 8))):
         assert value.dtype == torch.float32 and value.isfinite()
+
+
+# ---- views
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_a_turn_and_its_inverse(seed):
+    "A dipole that is turned about one axis and back is what it was; the limb leads keep Einthoven's law."
+    g = torch.Generator().manual_seed(seed)
+    still, same = torch.zeros(1, 3), torch.ones(1, 3)
+    ecg = turn_ecg(torch.randn(1, 12, 30, generator=g).double(), still, same)         # a dipole now
+    for axis in range(3):
+        angle = torch.zeros(1, 3)
+        angle[0, axis] = torch.rand((), generator=g)
+        there = turn_ecg(ecg, angle, same)
+        torch.testing.assert_close(turn_ecg(there, -angle, same), ecg, atol=1e-6, rtol=0)
+        one, two, three, right, left, foot = there[0, :6]
+        torch.testing.assert_close(one + three, two)
+        torch.testing.assert_close(right + left + foot, torch.zeros_like(one), atol=1e-9, rtol=0)
+
+
+def test_few_leads_are_not_turned():
+    x = torch.randn(2, 12, 50)
+    mask = torch.zeros(2, 12, dtype=torch.bool)
+    mask[0, 1], mask[1, :7] = True, True                       # one lead; all but V2 to V6
+    view, seen = turned_view(x, mask, hidden='none')
+    assert torch.equal(view, torch.where(mask[..., None], x, 0.)) and torch.equal(seen, mask)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 100), max_size=12), st.integers(0, 10**6))
+def test_shuffling_loses_no_sample_and_cuts_nowhere_else(cuts, seed):
+    index = shuffled_index(100, cuts, np.random.default_rng(seed))
+    assert sorted(index) == list(range(100))
+    joins = np.flatnonzero(np.diff(index) != 1)
+    assert set(index[joins] + 1) <= set(cuts) and set(index[joins + 1]) <= set(cuts)
+
+
+# ---- features
+
+def test_a_window_of_every_kind_has_an_answer():
+    x = drawn_study(np.arange(.5, 5.5, .8), pr=.14, seconds=6., fs=250)[:12]
+    all_, one = np.ones(12, bool), np.arange(12) == 7
+    assert len(measure_beats(x, all_, 250.)) == len(measure_beats(x, one, 250.)) == 7
+    x[:, 600:700] = np.nan
+    assert len(measure_beats(x, all_, 250.)) and measure_beats(x*0, all_, 250.).empty
+    assert measure_beats(x, ~all_, 250.).empty and measure_beats(x[:, :100], all_, 250.).empty
+
+
+def test_constant_and_unseen_features_take_no_place():
+    x = np.random.default_rng(0).normal(size=(30, 5))
+    wide = np.concatenate([x, np.ones((30, 2)), np.full((30, 1), np.nan), 1e6 + 0*x[:, :1]], 1)
+    a, b = (reduce_features(part, np.arange(30)) for part in (x, wide))
+    np.testing.assert_allclose(abs(a), abs(b), atol=1e-4)
+    with pytest.raises(PedarrError, match='objective without features'):
+        reduce_features(wide[:, 5:], np.arange(30))
+
+
+# ---- runs
+
+SMALL = dict(dim=16, proj_dim=8, batch_size=8, epochs=2, device='cpu', clusters=3)
+
+
+@pytest.fixture(scope='module')
+def drawn_store(tmp_path_factory):
+    "Sixteen windows of 6 s without labels: noise in one, a single lead in another; electrograms, too."
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp('drawn')
+    rr = rng.uniform(.5, 1., 16)
+    make = lambda i: drawn_study(np.arange(.4, 5.8, rr[i]), pr=.12, seconds=6., fs=100, noise=.02, seed=i)
+    x = np.stack([make(i) for i in range(16)])
+    x[2], x[3, 1:12], x[4:, 12:] = rng.normal(0, .02, x[2].shape), np.nan, np.nan
+    return store_from_arrays(folder/'store', x, 100., [*ECG_LEADS, *IEGM_CHANNELS], ['']*16,
+                             [f's{i//2}' for i in range(16)], folds=[1 + i//4 for i in range(16)])
+
+
+def config(store, run, **options) -> PretrainConfig:
+    return PretrainConfig(store=str(store.path), run=str(run), **SMALL | options)
+
+
+@pytest.mark.parametrize('method', PRETRAININGS)
+def test_every_method_learns_and_leaves_weights_that_a_training_takes(drawn_store, tmp_path, method):
+    c = config(drawn_store, tmp_path/'r', method=method, crop=3.)
+    before = cached_random(c)
+    said, history = read_pretraining(run_pretraining(c, progress=False))
+    assert said.windows == 16 and np.isfinite(history.to_numpy()).all()
+    assert (history[['contrast', 'reconstruction']].sum(1) > 0).all()
+    after = pretrain.Pretrainer(c, 100.).net
+    assert load_pretrained(after, tmp_path/'r'/'encoder.safetensors', 100.).loaded == ['ecg']
+    assert any(not torch.equal(a, b) for a, b in zip(before, after.views.encoders.parameters()))
+    has_no_beat = any('no beat was found' in note for note in said.notes)
+    assert has_no_beat == (method in ('physioclr', 'beatssl'))
+
+
+def cached_random(c) -> list:
+    "The weights of the encoder that a pretraining starts from."
+    torch.manual_seed(c.seed)
+    return [p.detach().clone() for p in pretrain.Pretrainer(c, 100.).net.views.encoders.parameters()]
+
+
+@pytest.mark.parametrize('options', [
+    dict(method='masked', modality='iegm'), dict(method='simclr', modality='iegm', encoder='plain'),
+    dict(method='beatssl', beats='soft', hidden='leads', residual=True),
+    dict(method='physioclr', bounded=False, self_counts=True, at_r=True),
+    dict(method='beatssl', rate=50.), dict(method='simclr', precision='bf16', keep_every=1)])
+def test_options_run(drawn_store, tmp_path, options):
+    c = config(drawn_store, tmp_path/'r', epochs=1, **options)
+    said, _ = read_pretraining(run_pretraining(c, progress=False))
+    assert said.rate == (options.get('rate') or 100) and said.modality == c.modality
+    if c.modality == 'iegm': assert said.windows == 4 and '12 windows have no channel' in said.notes[0]
+    if c.keep_every: assert (tmp_path/'r'/'encoder-1.safetensors').exists()
+
+
+def test_any_encoder_by_name(drawn_store, tmp_path):
+    for name in ENCODERS:
+        run_pretraining(config(drawn_store, tmp_path/name, encoder=name, epochs=1, crop=4.), progress=False)
+        card = read_pretraining(tmp_path/name)[0]
+        assert card.method == 'simclr'
+
+
+def test_who_is_learnt_from(drawn_store, tmp_path):
+    (tmp_path/'out.csv').write_text('subject,fold\ns0,1\ns7,1\n')
+    c = config(drawn_store, tmp_path/'r', folds='1-2,4', left_out=str(tmp_path/'out.csv'))
+    rows, notes = windows_to_learn(drawn_store, c)
+    learnt = drawn_store.segments.iloc[rows]
+    assert set(learnt.official) == {1, 2, 4} and not {'s0', 's7'} & set(learnt.subject)
+    assert notes == ['4 windows are of other folds than 1-2,4: left out',
+                     f'4 windows are of subjects in {tmp_path/"out.csv"}: left out']
+
+
+def test_what_is_known_comes_from_the_windows_that_are_learnt(drawn_store, tmp_path):
+    c = config(drawn_store, tmp_path/'r', method='beatssl')
+    some, all_ = (what_is_known(drawn_store, rows, c)[0] for rows in (np.arange(8), np.arange(16)))
+    assert some.features[2].isnan().all() and some.features.shape[1] < all_.features.shape[1]
+    assert (some.peaks[2] == -1).all() and torch.equal(some.peaks, all_.peaks)
+    assert physiology_file(drawn_store).exists() and len(physiology_of(drawn_store).ends) == 16
+
+
+@pytest.mark.parametrize('method', ['simclr', 'physioclr'])
+def test_a_killed_run_goes_on_to_the_same_weights(drawn_store, tmp_path, method, monkeypatch):
+    whole = run_pretraining(config(drawn_store, tmp_path/'whole', method=method, epochs=3), progress=False)
+    c = config(drawn_store, tmp_path/'cut', method=method, epochs=3)
+    class Killed(Exception): pass
+    def once(path, *rest):
+        real(path, *rest)
+        raise Killed
+    real = pretrain.save_checkpoint
+    monkeypatch.setattr(pretrain, 'save_checkpoint', once)
+    with pytest.raises(Killed): run_pretraining(c, progress=False)
+    monkeypatch.undo()
+    run_pretraining(c, progress=False)
+    assert sha256(tmp_path/'cut'/'encoder.safetensors') == sha256(whole/'encoder.safetensors')
+    assert run_pretraining(c, progress=False) == tmp_path/'cut'              # finished: left alone
+
+
+@pytest.mark.parametrize('options, why', [
+    (dict(method='3kg', modality='iegm'), 'method 3kg is for ECGs'), (dict(run=''), 'parameter run is empty'),
+    (dict(crop=.1), 'set crop to'), (dict(folds='one'), 'as in 1-8'), (dict(folds='7'), '0 windows are left'),
+    (dict(left_out='nowhere.csv'), 'nowhere.csv'), (dict(encoder='unet'), 'unknown encoder')])
+def test_impossible_pretrainings_are_refused(drawn_store, tmp_path, options, why):
+    places = dict(store=str(drawn_store.path), run=str(tmp_path/'r'))
+    with pytest.raises(PedarrError, match=why): run_pretraining(PretrainConfig(**SMALL | places | options))
+    assert not (tmp_path/'r').exists()
+
+
+def test_another_run_is_not_written_over_and_damage_is_said(drawn_store, tmp_path):
+    run = run_pretraining(config(drawn_store, tmp_path/'r', epochs=1), progress=False)
+    with pytest.raises(PedarrError, match='epochs=1, not 2'):
+        run_pretraining(config(drawn_store, tmp_path/'r'), progress=False)
+    edit_json(run/'pretraining.json', method='cmsc')
+    assert read_pretraining(run)[0].method == 'cmsc'
+    (run/'history.csv').write_text((run/'history.csv').read_text().replace('0,', '1,', 1))
+    with pytest.raises(PedarrError, match='history.csv: was altered'): read_pretraining(run)
+
+
+# ---- command, notebook, probes
+
+def test_the_command_runs_its_notebook(drawn_store, tmp_path):
+    args = ['pretrain', str(drawn_store.path), '--run', str(tmp_path/'r'), '--method', 'cmsc']
+    for name in ('dim', 'epochs', 'device'): args += [f'--{name}', str(SMALL[name])]
+    out = CliRunner().invoke(pedarr_command, args)
+    assert out.exit_code == 0 and 'cmsc: 16 windows of 8 subjects' in out.output, out.output
+    page = json.loads((tmp_path/'r'/'pretrain.ipynb').read_text())
+    assert any('image/png' in o.get('data', {}) for cell in page['cells'] for o in cell.get('outputs', []))
+    again = CliRunner().invoke(pedarr_command, args)
+    assert again.exit_code == 0 and 'already finished' in again.output
+
+
+def test_the_cell_of_the_notebook_is_that_of_the_parameters():
+    cells = json.loads(find_notebook('pretrain').read_text())['cells']
+    tagged = [''.join(c['source']) for c in cells if 'parameters' in c['metadata'].get('tags', [])]
+    assert tagged == [cell_text(PretrainConfig)]
+
+
+def test_features_are_those_of_the_encoder_and_kept(drawn_store, tmp_path):
+    run = run_pretraining(config(drawn_store, tmp_path/'r', epochs=1), progress=False)
+    learnt, chance = cached_features(run, drawn_store), cached_features(run, drawn_store, '')
+    assert learnt.shape == (16, 32) and np.isfinite(learnt).all() and not np.allclose(learnt, chance)
+    with pytest.raises(PedarrError, match='none of 2 labelled windows'):
+        linear_probe(np.full((4, 3), np.nan), np.eye(4), np.arange(2), np.arange(4))
+
+
+def test_intervals_on_real_ecgs_at_100_hz():
+    "Twelve records of LUDB, thinned to 100 Hz: its annotated beats are found, and its intervals met."
+    folder = real_recordings('ludb')
+    files = sorted(folder.rglob('[1-9].hea')) + sorted(folder.rglob('1[0-2].hea'))
+    if not files: pytest.skip(f'{folder} is not here')
+    errors = []
+    for file in files:
+        record, marks = wfdb.rdrecord(file.with_suffix('')), wfdb.rdann(str(file.with_suffix('')), 'ii')
+        order = [record.sig_name.index(name.lower()) for name in ECG_LEADS]
+        x = resample_poly(record.p_signal.T[order], 1, 5, axis=1)
+        found = measure_beats(x, np.ones(12, bool), 100.)
+        at, kind = marks.sample/record.fs, np.array(marks.symbol)
+        for i in np.flatnonzero(kind == 'N'):
+            near = found.iloc[(found.beat - at[i]).abs().argmin()]
+            assert abs(near.beat - at[i]) < .15
+            errors.append(near.qrs - (at[i + 1] - at[i - 1]))
+    assert len(files) == 12 and len(errors) > 90
+    assert abs(np.median(errors)) < .02 and np.std(errors) < .04
