@@ -43,7 +43,7 @@ def average_precision(ranking: Ranking, weight: np.ndarray | None = None) -> flo
     return float((np.diff(hits, prepend=0)*precision).sum()/hits[-1])
 
 def auroc(ranking: Ranking, weight: np.ndarray | None = None) -> float:
-    "Area under the receiver operating characteristic (0..1) under a `weight` [N] (a number, no unit) of each window."
+    "Area under the ROC curve (0..1) under a `weight` [N] (a number, no unit) of each window."
     hits, false = ranking.curves(weight)
     if not hits[-1] or not false[-1]: return float('nan')
     middle = hits - np.diff(hits, prepend=0)/2

@@ -5,7 +5,7 @@
 # %% ../../nbs/8_training/19_tail.ipynb #63609f48
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,11 +26,12 @@ from .loop import pick_device
 
 # %% auto #0
 __all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'MOST_SR', 'TAIL_ROLES', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs',
-           'short_answers', 'run_tail_job', 'read_tail_job']
+           'short_answers', 'finish_job', 'train_and_answer', 'run_tail_job', 'read_tail_job']
 
 # %% ../../nbs/8_training/19_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
-MOST_COMMON, MOST_SR = 'SR', 2000
+MOST_COMMON = 'SR'
+MOST_SR = 2000             # training recordings of sinus rhythm
 TAIL_ROLES = ('train', 'validation', 'left out', 'fold 10')
 
 def _drawn(label: np.ndarray, rows: np.ndarray, name: str, size: int, draw: int) -> np.ndarray:
@@ -46,8 +47,8 @@ def _natural_share(label: np.ndarray, rest: np.ndarray, rows: np.ndarray) -> int
 
 # %% ../../nbs/8_training/19_tail.ipynb #b79281f5
 def tail_roles(table: pd.DataFrame, size: int, draw: int) -> np.ndarray:
-    """One of `TAIL_ROLES`, or '', for each recording of `table`, whose columns are subject, label and official
-    (1 to 10): the three rhythms thinned to `size` training recordings. `PedarrError` if there are fewer."""
+    """One of `TAIL_ROLES`, or '', for each recording of `table` (columns subject, label, and official from 1
+    to 10): the three rhythms thinned to `size` training recordings. `PedarrError` if there are fewer."""
     label, subject, fold = (table[name].to_numpy() for name in ('label', 'subject', 'official'))
     rows = np.flatnonzero((fold >= 1) & (fold <= 8) & (label != ''))
     sizes = {name: size for name in RARE_RHYTHMS} | {MOST_COMMON: MOST_SR}
@@ -82,8 +83,8 @@ def tail_jobs(losses: dict[str, dict], sizes: Iterable[int], draws: Iterable[int
 
 # %% ../../nbs/8_training/19_tail.ipynb #06033c12
 def short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]:
-    """Of probabilities `prob` [N, C]: `log` [N, 4], log probabilities of the rare rhythms and of the best other
-    class, and that class, `other` [N]."""
+    """Of probabilities `prob` [N, C]: `log` [N, 4], log probabilities of the rare rhythms and of the best
+    other class, and that class, `other` [N]."""
     own = [classes.index(name) for name in RARE_RHYTHMS]
     log = np.log(np.maximum(prob.astype(float), 1e-12))
     others = np.delete(np.arange(len(classes)), own)
@@ -94,6 +95,32 @@ def short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]
     return dict(log=log, other=best.astype(np.uint8))
 
 # %% ../../nbs/8_training/19_tail.ipynb #01cab7c7
+def finish_job(folder: Path, name: str, work: Callable[[Path], dict[str, np.ndarray]], about: dict) -> bool:
+    """Write the arrays that `work(checkpoint)` makes (by name, any shape), and what they are `about` (for
+    JSON), as the job `name` of `folder`.
+
+    False if it was finished before; `PedarrError` while another process has it in work."""
+    done, checkpoint = folder/f'{name}.safetensors', folder/f'{name}.checkpoint'
+    folder.mkdir(parents=True, exist_ok=True)
+    if done.exists(): return False
+    with hold_lock(folder/f'{name}.lock', 'training'):
+        found = work(checkpoint)
+        write_json(folder/f'{name}.json', about)
+        write_atomic(done, save(found))
+        checkpoint.unlink(missing_ok=True)
+    return True
+
+# %% ../../nbs/8_training/19_tail.ipynb #7814e61f
+def train_and_answer(store: Store, role: np.ndarray, c: TrainConfig,
+                     checkpoint: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Train on the rows whose `role` [N] (names, '' for none) is train, and answer for all others that have a
+    role: their rows [M] and probabilities [M, C]."""
+    model, _, _ = fit_fold(store, np.flatnonzero(role == 'train'), np.zeros(0, int), c, checkpoint)
+    rows = np.flatnonzero((role != 'train') & (role != ''))
+    out = predict(model, answering_loader(store, rows, c), pick_device(c.device))
+    return out['index'], out['prob']
+
+# %% ../../nbs/8_training/19_tail.ipynb #a573be5f
 def _config(job: TailJob, common: dict[str, Any]) -> TrainConfig:
     "The parameters of a job; the seed of weights and batches is its draw."
     return make_config(**common | job.params | dict(seed=job.draw))
@@ -101,27 +128,17 @@ def _config(job: TailJob, common: dict[str, Any]) -> TrainConfig:
 def _answer(store: Store, job: TailJob, c: TrainConfig, checkpoint: Path) -> dict[str, np.ndarray]:
     "Train, and answer for all recordings with a role but the training set."
     role = tail_roles(store.segments, job.size, job.draw)
-    model, _, _ = fit_fold(store, np.flatnonzero(role == 'train'), np.zeros(0, int), c, checkpoint)
-    rows = np.flatnonzero((role != 'train') & (role != ''))
-    out = predict(model, answering_loader(store, rows, c), pick_device(c.device))
-    return dict(row=out['index'].astype(np.int32)) | short_answers(out['prob'], store.classes)
+    index, prob = train_and_answer(store, role, c, checkpoint)
+    return dict(row=index.astype(np.int32)) | short_answers(prob, store.classes)
 
 # %% ../../nbs/8_training/19_tail.ipynb #8d181989
 def run_tail_job(store: Store, job: TailJob, common: dict[str, Any], folder: Path) -> bool:
     """Train and answer one job into `folder`; `common` are parameters of `TrainConfig` that all jobs share.
 
     False if it was finished before. `PedarrError` while another process has it in work."""
-    c, done = _config(job, common), folder/f'{job.name}.safetensors'
-    folder.mkdir(parents=True, exist_ok=True)
-    if done.exists(): return False
-    with hold_lock(folder/f'{job.name}.lock', 'training'):
-        checkpoint = folder/f'{job.name}.checkpoint'
-        found = _answer(store, job, c, checkpoint)
-        write_json(folder/f'{job.name}.json', dict(job=job._asdict(), params=c.model_dump(),
-                                                   store=store.seal, classes=store.classes))
-        write_atomic(done, save(found))
-        checkpoint.unlink(missing_ok=True)
-    return True
+    c = _config(job, common)
+    return finish_job(folder, job.name, lambda checkpoint: _answer(store, job, c, checkpoint),
+                      dict(job=job._asdict(), params=c.model_dump(), store=store.seal, classes=store.classes))
 
 # %% ../../nbs/8_training/19_tail.ipynb #cc39c712
 LOG_COLUMNS = [f'log_{name}' for name in (*RARE_RHYTHMS, 'other')]
