@@ -25,13 +25,13 @@ from .folds import answering_loader, fit_fold, predict
 from .loop import pick_device
 
 # %% auto #0
-__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'MOST_SR', 'TAIL_ROLES', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs',
-           'short_answers', 'finish_job', 'train_and_answer', 'run_tail_job', 'read_tail_job']
+__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_ROLES', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs', 'short_answers',
+           'finish_job', 'train_and_answer', 'run_tail_job', 'read_tail_job']
 
 # %% ../../nbs/8_training/19_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
 MOST_COMMON = 'SR'
-MOST_SR = 2000             # training recordings of sinus rhythm
+_MOST_SR = 2000             # training recordings of sinus rhythm
 TAIL_ROLES = ('train', 'validation', 'left out', 'fold 10')
 
 def _drawn(label: np.ndarray, rows: np.ndarray, name: str, size: int, draw: int) -> np.ndarray:
@@ -51,7 +51,7 @@ def tail_roles(table: pd.DataFrame, size: int, draw: int) -> np.ndarray:
     to 10): the three rhythms thinned to `size` training recordings. `PedarrError` if there are fewer."""
     label, subject, fold = (table[name].to_numpy() for name in ('label', 'subject', 'official'))
     rows = np.flatnonzero((fold >= 1) & (fold <= 8) & (label != ''))
-    sizes = {name: size for name in RARE_RHYTHMS} | {MOST_COMMON: MOST_SR}
+    sizes = {name: size for name in RARE_RHYTHMS} | {MOST_COMMON: _MOST_SR}
     train = [_drawn(label, rows, name, n, draw) for name, n in sizes.items()]
     if min(map(len, train[:-1])) < size:
         raise PedarrError(f'tail: fewer than {size} recordings of a rhythm in folds 1 to 8: lower size')
@@ -95,7 +95,7 @@ def short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]
     return dict(log=log, other=best.astype(np.uint8))
 
 # %% ../../nbs/8_training/19_tail.ipynb #01cab7c7
-def finish_job(folder: Path, name: str, work: Callable[[Path], dict[str, np.ndarray]], about: dict) -> bool:
+def finish_job(folder: Path, name: str, work: Callable[[Path], dict], about: dict) -> bool:
     """Write the arrays that `work(checkpoint)` makes (by name, any shape), and what they are `about` (for
     JSON), as the job `name` of `folder`.
 
