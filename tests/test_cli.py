@@ -647,6 +647,18 @@ def test_simulate_a_twin_and_a_small_cohort(tmp_path):
     assert wfdb.rdann(str(tmp_path/'scripted'/'x0027'), 'atr').symbol == ['+', *'N'*9]
 
 
+@pytest.mark.parametrize('args, function, words', [
+    (['simulate', '@', '--subjects', 4], 'pedarr.synthetic.studies.simulate_database', 'begins anew'),
+    (['check', '@'], 'pedarr.data.check.check_folder', 'begins anew'),
+    (['download', '@'], 'pedarr.data.download.download_release', 'is kept, and the same command resumes'),
+    (['preprocess', '@', '@'], 'pedarr.signals.build.build_store', 'the same command resumes')])
+def test_a_stopped_command_says_what_is_left_of_it(tmp_path, monkeypatch, args, function, words):
+    def stop(*args, **kwargs): raise KeyboardInterrupt
+    monkeypatch.setattr(function, stop)
+    p = pedarr(*[tmp_path if a == '@' else a for a in args])
+    assert p.returncode == 130 and words in p.stderr and not list(tmp_path.iterdir())
+
+
 def test_a_demonstration_is_resumed_and_not_mixed(tmp_path, monkeypatch):
     "Stopped after each of its parts, it goes on where it was; other numbers are refused before any work."
     from pedarr.use import command as command_

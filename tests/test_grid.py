@@ -15,6 +15,7 @@ from pedarr.training import grid_results as answers_, grid as grid_
 from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.core.errors import PedarrError
+from pedarr.synthetic.files import TWIN_VERSION
 from pedarr.training.config import make_config
 from pedarr.training.train import run_training
 from pedarr.use.steps import NOTEBOOK_PROGRAM
@@ -241,7 +242,7 @@ def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_
     assert 'SIMULATED' in text and 'odd is left out' in text
     scores, classes, made = answers_.load_grid_results(tmp_path/'results')
     assert set(scores.system) == {'plain'}
-    assert made['simulated']
+    assert made['simulated'] and made['twin_version'] == [TWIN_VERSION]
     assert made['shared']['dim'] == 16
     assert (tmp_path/'results'/'mine.svg').exists()
     with pytest.raises(papermill.PapermillExecutionError, match='seed'):
