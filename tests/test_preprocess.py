@@ -205,8 +205,8 @@ def test_blocks_equal_the_product_of_spectra_for_any_filter(order, low, width, n
     except PedarrError as e:
         assert '\n' not in str(e)
         return
-    if settings_.settling(config) > 60: return
-    n, pad = round(20*rate), round(settings_.settling(config)*rate) + 64
+    if settings_.settling_seconds(config) > 60: return
+    n, pad = round(20*rate), round(settings_.settling_seconds(config)*rate) + 64
     x = np.random.default_rng(seed).standard_normal((3, n + 2*pad)).astype(np.float32)
     x[:, :pad] = x[:, -pad:] = 0                 # silence, so that the transform's ring doesn't matter
     try: ours = fast_.bandpass(x, [0, 5, 12], config)
