@@ -12,7 +12,7 @@ from pathlib import Path
 _STOPPED = 'stopped before anything was done: the same command starts again'
 
 # %% auto #0
-__all__ = ['search_named_folders_only', 'trouble', 'main']
+__all__ = ['search_named_folders_only', 'start_error', 'main']
 
 # %% ../nbs/9_use/07_main.ipynb #ffb186c7
 def search_named_folders_only() -> None:
@@ -26,7 +26,7 @@ def search_named_folders_only() -> None:
     os.environ['PYTHONPATH'] = os.pathsep.join(named)
 
 # %% ../nbs/9_use/07_main.ipynb #3a37a983
-def trouble(error: BaseException) -> tuple[str, int]:
+def start_error(error: BaseException) -> tuple[str, int]:
     "(line, exit status) for an `error` that kept the command from being imported."
     if isinstance(error, KeyboardInterrupt): return _STOPPED, 130
     why = f'{type(error).__name__}: {" ".join(str(error).split())}'[:300]
@@ -40,7 +40,7 @@ def main() -> None:
         search_named_folders_only()
         from pedarr.use.command import pedarr_command
     except BaseException as e:
-        said, status = trouble(e)
+        said, status = start_error(e)
         print(f'pedarr: {said}', file=sys.stderr)
         sys.exit(status)
     pedarr_command()

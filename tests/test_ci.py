@@ -125,6 +125,23 @@ NAMED = ['.ci/tool.py:1: long function g', 'tests/helpers.py:1: long function f'
          'tests/test_a.py:3: ;', 'tests/test_a.py:4: ;']
 
 
+def test_an_excuse_of_a_tall_cell_is_for_one_function(tmp_path):
+    shutil.copytree(ROOT/'.ci', tmp_path/'.ci')
+    (tmp_path/'nbs').mkdir()
+    tall = ['def %s():\n' + '    x = 1\n'*25, 'x = [\n' + '1,\n'*25 + ']']
+    cells = [dict(cell_type='code', metadata=dict(tags=tags), source=s) for s, tags in
+             ((tall[0] % 'f', []), (tall[0] % 'g', []), (tall[1], ['parameters']))]
+    (tmp_path/'nbs'/'a.ipynb').write_text(json.dumps(dict(cells=cells)))
+    def style(*names):
+        excuses = ''.join(f'nbs/a.ipynb: tall cell {name}: a reason\n' for name in names)
+        (tmp_path/'.ci'/'excused.txt').write_text(excuses)
+        said = subprocess.run([sys.executable, '.ci/style.py'], cwd=tmp_path, capture_output=True, text=True)
+        return [line for line in said.stderr.splitlines() if line.startswith(('nbs/', '.ci/excused'))]
+    assert [line.split(': ')[1] for line in style('f')] == ['tall cell g', 'tall cell parameters']
+    assert not style('f', 'g', 'parameters')
+    assert 'not needed' in style('f', 'g', 'parameters', 'h')[0]
+
+
 def test_style_names_file_line_and_rule_of_tests_and_tools(tmp_path):
     shutil.copytree(ROOT/'.ci', tmp_path/'.ci')
     (tmp_path/'tests').mkdir()

@@ -18,6 +18,7 @@ import wfdb
 from click.testing import CliRunner
 
 from conftest import ROOT, everywhere, real
+from pedarr.model.earlier_encoders import ENCODERS
 from pedarr.signals import build as build_
 from pedarr.use.command import pedarr_command
 from pedarr.use.notebook import execute_notebook, find_notebook, no_notebook, with_parameters
@@ -401,6 +402,23 @@ def test_damaged_run_folders(finished, tmp_path, name, text):
 def test_parameters_are_listed():
     out = pedarr('train', '--params', ok=True).stdout
     assert re.search(r'epochs +25', out) and 'none is cross-entropy alone' in out
+    assert f'encoder is one of {", ".join(ENCODERS)}' in out
+    assert 'with several labels a window, loss is none or bce' in out
+
+
+@pytest.mark.parametrize('args, said', [
+    (['--kind', 'eg'], "unknown kind 'eg': did you mean 'ecg'? use one of ecg, iegm, all"),
+    (['--metric', 'recal'], "unknown metric 'recal': did you mean 'recall'? use one of top1, precision"),
+    (['--draws', '0'], 'parameter draws is 0: it must be at least 1')])
+def test_what_can_be_missing_is_a_choice_that_is_typed_once(tmp_path, args, said):
+    from pedarr.evaluation.metrics import METRICS
+    from pedarr.use.missing import _CHANNEL_KINDS
+    assert said in refused('missing', tmp_path, *args)
+    for names in (_CHANNEL_KINDS, METRICS): assert f'({" | ".join(names)})' in helps('missing')
+
+
+def test_the_help_of_preprocess_says_how_far_a_band_may_reach():
+    assert helps('preprocess').count('(2 numbers, from 0.01 to 10000, or none none)') == 2
 
 
 # --- The notebook of a training -----------------------------------------------
@@ -588,7 +606,7 @@ def test_what_is_typed_for_a_setting_reaches_the_store_and_nothing_else(simulate
 @pytest.mark.parametrize('args, said', [
     (['--rate', 'nan'], "parameter rate is 'nan': it must be a number"),
     (['--window', '1e9'], 'parameter window is 1000000000.0: it must be at most 600'),
-    (['--dtype', 'int8'], "parameter dtype is 'int8': it must be one of"),
+    (['--dtype', 'float23'], "unknown dtype 'float23': did you mean 'float32'? use one of float16, float32"),
     (['--ecg-band', '100', '1'], 'parameter ecg_band is (100, 1) Hz: it must rise'),
     (['--guard', 'none'], "parameter guard is 'none': it must be a number"),
     (['--windw', '3'], '--window')])
@@ -627,6 +645,18 @@ def test_simulate_a_twin_and_a_small_cohort(tmp_path):
     (tmp_path/'s.csv').write_text('record,symbol,aux\nx0027,+,(N\n' + 'x0027,N,\n'*9)
     pedarr('simulate', tmp_path/'scripted', '--script', tmp_path/'s.csv', ok=True)
     assert wfdb.rdann(str(tmp_path/'scripted'/'x0027'), 'atr').symbol == ['+', *'N'*9]
+
+
+@pytest.mark.parametrize('args, function, words', [
+    (['simulate', '@', '--subjects', 4], 'pedarr.synthetic.studies.simulate_database', 'begins anew'),
+    (['check', '@'], 'pedarr.data.check.check_folder', 'begins anew'),
+    (['download', '@'], 'pedarr.data.download.download_release', 'is kept, and the same command resumes'),
+    (['preprocess', '@', '@'], 'pedarr.signals.build.build_store', 'the same command resumes')])
+def test_a_stopped_command_says_what_is_left_of_it(tmp_path, monkeypatch, args, function, words):
+    def stop(*args, **kwargs): raise KeyboardInterrupt
+    monkeypatch.setattr(function, stop)
+    p = pedarr(*[tmp_path if a == '@' else a for a in args])
+    assert p.returncode == 130 and words in p.stderr and not list(tmp_path.iterdir())
 
 
 def test_a_demonstration_is_resumed_and_not_mixed(tmp_path, monkeypatch):

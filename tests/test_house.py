@@ -65,6 +65,50 @@ def test_imports_point_up(module):
     assert not below, f'{module} imports from chapters that stand below it: {below}'
 
 
+# A lesson may be shown on something that only a later chapter can make: (chapter, from where) -> why.
+FROM_BELOW = {
+    ('pedarr.data.integrity', 'pedarr.synthetic.studies'): 'a whole folder in the format of the release',
+    ('pedarr.data.check', 'pedarr.synthetic.studies'): 'a whole folder in the format of the release'}
+
+
+def code_cells(path) -> list:
+    "The code of a notebook, exported or not, without magics."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    sources = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
+    return [re.sub(r'(?m)^(\s*)[%!].*', r'\1pass', s) for s in sources]
+
+
+def named_in_strings(tree: ast.AST):
+    "The chapters that texts name, as the program of another process does: 'import pedarr.data.records'."
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    for name in re.findall(r'\bpedarr(?:\.\w+)+', '\n'.join(texts)):
+        while name not in CHAPTERS and '.' in name: name = name.rpartition('.')[0]
+        if name in CHAPTERS: yield name
+
+
+def reached_below(module: str, sources: list) -> set:
+    "Chapters below `module` that code cells import, or name in a text."
+    trees = [ast.parse(s) for s in sources]
+    used = {m for tree in trees for m, _ in imports(tree, module)}
+    used |= {m for tree in trees for m in named_in_strings(tree)}
+    return {m for m in used if m in CHAPTERS and CHAPTERS[m][0] > CHAPTERS[module][0]}
+
+
+def test_cells_reach_up_too_exported_or_not():
+    "Each import and each text of every cell; what is allowed is still needed."
+    below = {(module, m) for module, (_, path) in CHAPTERS.items()
+             for m in reached_below(module, code_cells(path))}
+    assert below == set(FROM_BELOW)
+
+
+def test_a_cell_that_reaches_down_is_found():
+    for cell in ('from pedarr.use.command import pedarr_command', 'import pedarr.use.command',
+                 'def f():\n    from pedarr.use import command',
+                 "run(['-c', 'from pedarr.use.command import pedarr_command as p; p()'])"):
+        assert reached_below('pedarr.training.grid', [cell]) == {'pedarr.use.command'}
+    assert not reached_below('pedarr.training.grid', ['from pedarr.core.errors import PedarrError'])
+
+
 @pytest.mark.parametrize('module', sorted(CHAPTERS))
 def test_names_are_imported_from_the_chapter_that_defines_them(module):
     around = [f'{m}.{n}' for m, n in imports(ast.parse(source(module)), module) if m in CHAPTERS and n

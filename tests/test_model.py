@@ -12,7 +12,7 @@ from pedarr.model.attention import (
     Attention, CrossModalAttention, SemanticAttention, equal_shares, sinusoidal_positions)
 from pedarr.core.errors import PedarrError
 from pedarr.model.earlier_encoders import ENCODERS
-from pedarr.model.encoders import MODALITIES, split_mask
+from pedarr.model.encoders import MODALITIES, ResidualEncoder, split_mask
 from pedarr.model.pedarrnet import FUSIONS, ModelConfig, PedArrNet
 from pedarr.signals.augmentation import drop_modality
 from pedarr.model.variants import NETWORK_VARIANTS, count_multiply_adds, count_parameters
@@ -339,6 +339,15 @@ def test_options_are_typed_once_and_shown():
     assert list(shown) == ['n_classes', *defaults] and list(PedArrNet(2).config) == ['n_classes', *defaults]
     assert {name: p.default for name, p in shown.items() if name != 'n_classes'} == defaults
     assert all(f.description for f in ModelConfig.model_fields.values())
+
+
+def test_an_option_of_encoders_is_taken_by_those_that_have_it(monkeypatch):
+    with pytest.raises(PedarrError, match='encoder plain has no stochastic_depth'):
+        ModelConfig(stochastic_depth=.1)
+    monkeypatch.setitem(ENCODERS, 'mine', ResidualEncoder)
+    for name in ('residual', 'mine'):
+        streams = net(encoder=name, stochastic_depth=.1).views
+        assert streams.encoders['ecg'].blocks[3].skip == pytest.approx(.1)
 
 
 def test_a_config_from_before_the_encoder_was_an_option_still_builds():

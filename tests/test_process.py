@@ -296,8 +296,8 @@ def test_a_build_by_two_processes_that_is_stopped(small, tmp_path, signals, stat
 
 def test_stopped_while_it_starts():
     "Before the command can speak for itself, too."
-    from pedarr.__main__ import trouble
-    assert trouble(KeyboardInterrupt())[1] == 130
+    from pedarr.__main__ import start_error
+    assert start_error(KeyboardInterrupt())[1] == 130
     block = '''import sys
 class Block:
     def find_spec(self, name, path=None, target=None):

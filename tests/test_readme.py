@@ -1,6 +1,7 @@
 """The front door: its size, its links, and the lines of Python that it prints."""
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -47,10 +48,28 @@ def test_the_picture_is_the_chapters():
 def test_a_package_index_sees_full_addresses():
     source = (ROOT/'setup.py').read_text(encoding='utf-8')
     scope = {'cfg': {'branch': 'main'}}
-    exec('import re\n' + re.search(r'^def page.*?\n\n', source, re.S | re.M).group(), scope)
-    page = scope['page'](README, 'https://example.org/pedarr')
-    assert not re.findall(r'\]\((?!https?:|#)', page)
-    assert '](https://example.org/pedarr/blob/main/nbs/images/study.png)' in page
+    exec('import re\n' + re.search(r'^def page.*?(?=^setup\()', source, re.S | re.M).group(), scope)
+    page = scope['page'](README, 'https://github.com/someone/pedarr')
+    relative = r'\]\((?!https?:|#)'
+    assert not re.findall(relative, page)
+    assert '](https://github.com/someone/pedarr/raw/main/nbs/images/study.png)' in page
+    assert '](https://github.com/someone/pedarr/blob/main/CONTRIBUTING.md)' in page
+    assert not re.findall(r'!\[[^]]*\]\([^)]*/blob/', page)
+    for nowhere in ('', 'https://pedarr.invalid/pedarr'):                # words, without links
+        page = scope['page'](README, nowhere)
+        assert '.invalid' not in page and 'study.png' not in page and not re.findall(relative, page)
+        assert '(Calipers draws it)' in ' '.join(page.split())
+
+
+def test_the_package_is_built_with_the_page_of_its_address(tmp_path):
+    for name in ('setup.py', 'README.md', 'settings.ini'): shutil.copy(ROOT/name, tmp_path/name)
+    said = [sys.executable, 'setup.py', '-q', '--long-description']
+    settings = (tmp_path/'settings.ini').read_text(encoding='utf-8')
+    url = re.search(r'^git_url = (.*)$', settings, re.M)[1]
+    for address, expected in ((url, '.invalid' not in url), ('https://example.org/pedarr', True)):
+        (tmp_path/'settings.ini').write_text(settings.replace(f'git_url = {url}', f'git_url = {address}'))
+        page = subprocess.run(said, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        assert '# pedarr' in page and (f'{address}/raw/main/nbs/images/study.png' in page) == expected
 
 
 def test_contributing_names_what_exists():

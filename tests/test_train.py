@@ -329,7 +329,7 @@ def test_wrong_parameters_are_refused_by_name(params, say):
     (dict(normalise='zscore'), 'zscore'),
     (dict(grouping='g'), "unknown grouping 'g': use one of rhythm8"),
     (dict(dim=8192, depth=256), 'GiB of memory'),
-    (dict(model_options={'proj_dim': 10**9}), 'proj_dim=1000000000 is out of range'),
+    (dict(model_options={'proj_dim': 10**9}), 'proj_dim is 1000000000: it must be at most 65536'),
     (dict(workers=1000), 'workers must be at most'),
     (dict(device='meta'), "unknown device 'meta'"),
     (dict(grouping='ludb7'), 'finds 0 of its classes')])
@@ -932,9 +932,9 @@ def test_a_checkpoint_that_cannot_be_read_now_is_kept(store, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize('change, why', [
-    (dict(dim=10**9), 'out of range'),
+    (dict(dim=10**9), 'dim is 1000000000: it must be at most 8192'),
     (dict(dim=4096), 'is of another network|needs about'),
-    (dict(depth=10**6), 'out of range'),
+    (dict(depth=10**6), 'depth is 1000000: it must be at most 256'),
     (dict(depth=200), 'is of another network'),
     (dict(dim='x'), 'must be a whole number'),
     (dict(modalities='both'), 'choose one'),

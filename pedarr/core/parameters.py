@@ -47,6 +47,13 @@ def _from_outside(field: FieldInfo, value: Any) -> Any:
         return float(value) if re.search('[.eE]', value) or len(value) > 300 else int(value)
     return value
 
+# %% ../../nbs/0_core/06_parameters.ipynb #f5c65839
+def _check_word(name: str, field: FieldInfo, value: Any) -> None:
+    "`PedarrError`, which names the nearest, for a text that is none of the words that a parameter may be."
+    kinds = [kind for kind in plain_kinds(field.annotation) if kind is not type(None)]
+    words = all(isinstance(kind, str) for kind in kinds)
+    if words and isinstance(value, str): check_choice(value, kinds, name)
+
 # %% ../../nbs/0_core/06_parameters.ipynb #bea1548c
 class Parameters(BaseModel):
     "Checked parameters: every mistake is named in one line."
@@ -57,6 +64,7 @@ class Parameters(BaseModel):
         fields = type(self).model_fields
         for name in given: check_choice(name, fields, 'parameter')
         given = {name: _from_outside(fields[name], value) for name, value in given.items()}
+        for name, value in given.items(): _check_word(name, fields[name], value)
         try: super().__init__(**given)
         except ValidationError as e: raise PedarrError(_mistakes(e)) from None
 
@@ -64,14 +72,16 @@ class Parameters(BaseModel):
         "The same with `changes`, checked."
         return type(self)(**{**self.model_dump(), **changes})
 
-# %% ../../nbs/0_core/06_parameters.ipynb #7406b357
+# %% ../../nbs/0_core/06_parameters.ipynb #bdd44513
 _RULES = {      # pydantic's type of a mistake -> what must hold; {x} is the limit it gives under that name
     'int_type': 'a whole number', 'int_from_float': 'a whole number', 'float_type': 'a number',
     'finite_number': 'a finite number', 'bool_type': 'true or false', 'string_type': 'a text',
     'dict_type': 'a dictionary', 'literal_error': 'one of {expected}',
     'greater_than_equal': 'at least {ge:g}', 'greater_than': 'more than {gt:g}',
-    'less_than_equal': 'at most {le:g}', 'less_than': 'less than {lt:g}'}
+    'less_than_equal': 'at most {le:g}', 'less_than': 'less than {lt:g}',
+    'multiple_of': 'a multiple of {multiple_of:g}'}
 
+# %% ../../nbs/0_core/06_parameters.ipynb #7406b357
 def _mistake(x: Mapping) -> str:
     "One mistake in words."
     name, kind, limits = '.'.join(map(str, x['loc'])), x['type'], x.get('ctx', {})
@@ -111,10 +121,16 @@ def with_default(kind: type[Parameters], name: str, default: Any) -> FieldInfo:
 # %% ../../nbs/0_core/06_parameters.ipynb #9b8ac421
 _WORDS = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text', dict: 'a dictionary'}
 
+def _bounds(field: FieldInfo) -> list:
+    "What pydantic was told of a parameter; of a pair, of its first value too."
+    pairs = [kind for kind in plain_kinds(field.annotation) if get_origin(kind) is tuple]
+    told = [note for pair in pairs for note in get_args(get_args(pair)[0])[1:]]
+    return [*field.metadata, *(bound for note in told for bound in getattr(note, 'metadata', [note]))]
+
 def _range(field: FieldInfo) -> str:
     "'from 1 to 100000', 'above 0', or ''."
     words = dict(ge='from', gt='above', le='to', lt='below')
-    limits = {k: getattr(m, k) for m in field.metadata for k in words if hasattr(m, k)}
+    limits = {k: getattr(m, k) for m in _bounds(field) for k in words if hasattr(m, k)}
     low = [f'{words[k]} {limits[k]:.12g}' for k in ('ge', 'gt') if k in limits][:1]
     high = [f'{words[k]} {limits[k]:.12g}' for k in ('le', 'lt') if k in limits][:1]
     return ' '.join(low + high)
@@ -128,7 +144,7 @@ def allowed_values(field: FieldInfo) -> str:
     "What a parameter may be, in words: 'a whole number, from 1 to 100000'."
     kinds = plain_kinds(field.annotation)
     none = ', or none'*(type(None) in kinds)
-    if is_pair(field): return '2 numbers' + none + none[-5:]             # none none
+    if is_pair(field): return ', '.join(filter(None, ('2 numbers', _range(field)))) + none + none[-5:]
     if all(isinstance(k, str) for k in kinds): return ' | '.join(kinds)
     kind = ' or '.join(dict.fromkeys(_WORDS.get(k, str(k)) for k in kinds if k is not type(None)))
     return ', '.join(x for x in (kind, _range(field)) if x) + none

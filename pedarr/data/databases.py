@@ -173,6 +173,7 @@ def _selection(db: Database, names: list[str], folder: Path | str) -> tuple[set[
     raise PedarrError(f'{folder}: select_records of database {db.name!r} chose no record that is there: '
                       'return (names among those given, notes)')
 
+# %% ../../nbs/1_data/16_databases.ipynb #e174ea02
 def _selected(db: Database, found: FoundRecords, folder: Path | str, faults: dict,
               damaged: dict | None) -> FoundRecords:
     """Those of the records `found` that are used. `damaged` gets those of the `faults` (name -> why) that

@@ -5,7 +5,6 @@
 # %% ../../nbs/1_data/21_leipzig.ipynb #473592e3
 from __future__ import annotations
 
-import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ import pandas as pd
 
 from ..core.errors import PedarrError
 from ..core.names import natural_key
+from ..core.tables import read_table
 from .channels import CHANNELS, ECG_LEADS
 from .rhythms import BEAT_SYMBOLS, LEIPZIG_RHYTHMS, rhythm_name
 from .subjects import parse_age, read_subject_table
@@ -26,6 +26,11 @@ __all__ = ['EXTRA_CHANNELS', 'SYMBOLS', 'BEAT_TEXTS', 'PUBLISHED', 'release_fact
            'missing_channels', 'layout_table', 'unknown_annotations', 'annotation_totals', 'annotation_counts']
 
 # %% ../../nbs/1_data/21_leipzig.ipynb #b5ee20a8
+def _fact(name: str, types: dict[str, type]) -> pd.DataFrame:
+    "One of the tables that come with the package."
+    file = resources.files('pedarr')/'facts'/f'{name}.csv'
+    with resources.as_file(file) as path: return read_table(path, types)
+
 def release_facts() -> dict[str, pd.DataFrame]:
     """What the release holds, as three tables that come with the package: `records`, `episodes` and `marks`.
 
@@ -36,10 +41,7 @@ def release_facts() -> dict[str, pd.DataFrame]:
     marks: record, rhythm of the episode it stands in, symbol, aux, n (all annotations but `+`)."""
     counts = {'episodes': int, 'beats': int, 'median': float, 'longest': int}
     numbers = {'records': {}, 'episodes': counts, 'marks': {'n': int}}
-    folder = resources.files('pedarr')/'facts'
-    text = {name: io.StringIO((folder/f'{name}.csv').read_text(encoding='utf-8')) for name in numbers}
-    read = lambda name: pd.read_csv(text[name], dtype=str, keep_default_na=False)
-    return {name: read(name).astype(types) for name, types in numbers.items()}
+    return {name: _fact(name, types) for name, types in numbers.items()}
 
 # %% ../../nbs/1_data/21_leipzig.ipynb #0d07c7e5
 def parse_duration(text: object) -> float:

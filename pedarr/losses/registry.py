@@ -71,16 +71,20 @@ _ON_EMBEDDINGS = {
     'proco': LossEntry('ProCo', 'probabilistic contrastive loss', 'contrastive', ProCo,
                        'Du et al. 2024, arXiv 2403.06726')}
 
-LOSSES = _ON_EMBEDDINGS | _ON_LOGITS        # key -> LossEntry
+LOSSES = _ON_EMBEDDINGS | _ON_LOGITS        # key -> LossEntry; its kind says which term it is
 
 # %% ../../nbs/6_losses/04_registry.ipynb #1e122897
 def loss_terms(name: str) -> tuple[str, str]:
     "Keys of the classification and the contrastive term of a loss: 'focal', 'agcacl', 'ldam+agcacl'."
     parts = [check_choice(part, LOSSES, 'loss') for part in name.split('+')]
-    if len(parts) == 1: return (name, 'none') if name in _ON_LOGITS else ('ce', name)
-    if len(parts) == 2 and parts[0] in _ON_LOGITS and parts[1] in _ON_EMBEDDINGS: return parts[0], parts[1]
-    raise PedarrError(f'loss {name!r}: join one of {", ".join(_ON_LOGITS)} with one of '
-                      f'{", ".join(_ON_EMBEDDINGS)}, in this order, as in ldam+agcacl')
+    kinds = [LOSSES[part].kind for part in parts]
+    if kinds == ['classification']: return name, 'none'
+    if kinds == ['contrastive']: return 'ce', name
+    if kinds == ['classification', 'contrastive']: return parts[0], parts[1]
+    first, second = ([key for key, e in LOSSES.items() if e.kind == kind]
+                     for kind in ('classification', 'contrastive'))
+    raise PedarrError(f'loss {name!r}: join one of {", ".join(first)} with one of {", ".join(second)}, '
+                      'in this order, as in ldam+agcacl')
 
 # %% ../../nbs/6_losses/04_registry.ipynb #e1787893
 def _options(entry: LossEntry) -> dict[str, Any]:

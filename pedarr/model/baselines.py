@@ -6,36 +6,35 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 
 from ..core.errors import PedarrError
 from ..core.names import check_choice
+from ..core.parameters import with_default
 from .attention import equal_shares
 from .encoders import MODALITIES, XResBlock, conv_norm, split_mask, zero_masked
-from .pedarrnet import ModelOutput, PedArrNet, check_modalities, check_model_inputs
+from .pedarrnet import (
+    ModelOutput, NetworkOptions, PedArrNet, check_model_inputs, options_signature)
 from ..signals.augmentation import drop_modality
 
 # %% auto #0
-__all__ = ['MODELS', 'OneBranch', 'xresnet_trunk', 'Inception', 'ThreeInceptions', 'inception_trunk', 'XResNet1d',
-           'InceptionTime', 'make_model']
+__all__ = ['MODELS', 'OneBranchOptions', 'InceptionOptions', 'OneBranch', 'xresnet_trunk', 'Inception', 'ThreeInceptions',
+           'inception_trunk', 'XResNet1d', 'InceptionTime', 'make_model']
 
 # %% ../../nbs/5_model/08_baselines.ipynb #3f6f79a9
-def _check_options(n_classes: int, width: int, proj_dim: int, dropout: float, modality_dropout: float,
-                   modalities: Sequence[str]) -> None:
-    "`PedarrError` for options that no network can have."
-    if n_classes < 2: raise PedarrError(f'n_classes={n_classes}: at least 2 classes are needed')
-    if width < 8 or width % 2 or proj_dim < 1:
-        raise PedarrError(f'width={width}, proj_dim={proj_dim}: width must be even and at least 8, '
-                          'proj_dim at least 1')
-    if not (0 <= dropout < 1 and 0 <= modality_dropout <= 1):
-        raise PedarrError(f'dropout={dropout}, modality_dropout={modality_dropout}: both are probabilities, '
-                          'the first below 1')
-    check_modalities(modalities)
+class OneBranchOptions(NetworkOptions):
+    "A network with one branch."
+    width: int = Field(64, ge=8, le=8192, multiple_of=2, description='channels')
+
+class InceptionOptions(OneBranchOptions):
+    "An InceptionTime network."
+    width: int = with_default(OneBranchOptions, 'width', 32)
 
 # %% ../../nbs/5_model/08_baselines.ipynb #b9855625
 class OneBranch(nn.Module):
@@ -43,15 +42,15 @@ class OneBranch(nn.Module):
     `PedarrError` as there; the modality weights are equal shares.
 
     `trunk(n_in, width)` -> (module [B, n_in, T] -> [B, features, time], features)."""
-    def __init__(self, trunk: Callable[[int, int], tuple[nn.Module, int]], **config: Any):
+    def __init__(self, trunk: Callable[[int, int], tuple[nn.Module, int]], n_classes: int,
+                 c: OneBranchOptions):
         super().__init__()
-        self.config = config | dict(modalities=list(config['modalities']))
-        _check_options(**self.config)
-        n_in = sum(MODALITIES[m] for m in self.config['modalities'])
-        self.trunk, features = trunk(n_in, config['width'])
+        if n_classes < 2: raise PedarrError(f'n_classes={n_classes}: at least 2 classes are needed')
+        self.config = dict(n_classes=n_classes, **c.model_dump())
+        self.trunk, features = trunk(sum(MODALITIES[m] for m in c.modalities), c.width)
         both = 2 * features                                                     # mean and maximum over time
-        self.dropout, self.head = nn.Dropout(config['dropout']), nn.Linear(both, config['n_classes'])
-        self.project = nn.Sequential(nn.Linear(both, both), nn.GELU(), nn.Linear(both, config['proj_dim']))
+        self.dropout, self.head = nn.Dropout(c.dropout), nn.Linear(both, n_classes)
+        self.project = nn.Sequential(nn.Linear(both, both), nn.GELU(), nn.Linear(both, c.proj_dim))
 
     def forward(self, ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor) -> ModelOutput:
         "`ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV), `mask` bool [B, 19]."
@@ -112,18 +111,17 @@ def inception_trunk(n_in: int, width: int) -> tuple[nn.Sequential, int]:
 # %% ../../nbs/5_model/08_baselines.ipynb #180f393c
 class XResNet1d(OneBranch):
     "A small xresnet1d in the manner of Strodthoff et al. 2021 (JBHI, doi 10.1109/JBHI.2020.3022989)."
-    def __init__(self, n_classes: int, width: int = 64, proj_dim: int = 64, dropout: float = 0.1,
-                 modality_dropout: float = 0.0, modalities: Sequence[str] = ('ecg', 'iegm')):
-        super().__init__(xresnet_trunk, n_classes=n_classes, width=width, proj_dim=proj_dim,
-                         dropout=dropout, modality_dropout=modality_dropout, modalities=modalities)
+    def __init__(self, n_classes: int, **options):
+        super().__init__(xresnet_trunk, n_classes, OneBranchOptions(**options))
 
 class InceptionTime(OneBranch):
     """One network of InceptionTime (Ismail Fawaz et al. 2020, doi 10.1007/s10618-020-00710-y), behind a stem
     that slows 500 Hz to 100."""
-    def __init__(self, n_classes: int, width: int = 32, proj_dim: int = 64, dropout: float = 0.1,
-                 modality_dropout: float = 0.0, modalities: Sequence[str] = ('ecg', 'iegm')):
-        super().__init__(inception_trunk, n_classes=n_classes, width=width, proj_dim=proj_dim,
-                         dropout=dropout, modality_dropout=modality_dropout, modalities=modalities)
+    def __init__(self, n_classes: int, **options):
+        super().__init__(inception_trunk, n_classes, InceptionOptions(**options))
+
+XResNet1d.__signature__ = options_signature(OneBranchOptions)
+InceptionTime.__signature__ = options_signature(InceptionOptions)
 
 # %% ../../nbs/5_model/08_baselines.ipynb #922617cf
 MODELS = {'pedarrnet': PedArrNet, 'xresnet1d': XResNet1d, 'inceptiontime': InceptionTime}

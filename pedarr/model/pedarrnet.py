@@ -21,14 +21,14 @@ from pedarr.model.attention import (
     CrossModalAttention, SemanticAttention, TransformerBlock, equal_shares, masked_sum,
     sinusoidal_positions)
 from .crops import random_crops
-from .earlier_encoders import ENCODERS
+from .earlier_encoders import ENCODERS, encoder_takes
 from .encoders import MODALITIES, split_mask
 from .input_rates import Resample
 from ..signals.augmentation import drop_modality
 
 # %% auto #0
-__all__ = ['FUSIONS', 'POOLINGS', 'check_modalities', 'ModelConfig', 'make_encoder', 'OneStream', 'TwoStreams',
-           'check_model_inputs', 'ModelOutput', 'PedArrNet']
+__all__ = ['FUSIONS', 'POOLINGS', 'check_modalities', 'NetworkOptions', 'ModelConfig', 'make_encoder', 'OneStream', 'TwoStreams',
+           'check_model_inputs', 'ModelOutput', 'PedArrNet', 'options_signature']
 
 # %% ../../nbs/5_model/04_pedarrnet.ipynb #b84509ce
 FUSIONS = {'cross': 'each sequence of tokens questions the other, then their weighted sum',
@@ -52,38 +52,56 @@ _Encoder = Annotated[str, AfterValidator(_known_encoder)]
 _Modalities = Annotated[list[str], BeforeValidator(check_modalities)]
 _Rate = Annotated[float, Field(ge=0, le=100_000)]
 
-# %% ../../nbs/5_model/04_pedarrnet.ipynb #c3e8a1c5
-class ModelConfig(Parameters):
-    "The network."
-    dim: int = Field(128, ge=8, le=8192, description='width of a token, a multiple of 8 and of heads')
-    depth: int = Field(2, ge=0, le=256, description='blocks of the Transformer; 0: none')
-    heads: int = Field(4, ge=1, le=1024, description='heads of each attention')
+# %% ../../nbs/5_model/04_pedarrnet.ipynb #3c4216c4
+class NetworkOptions(Parameters):
+    "What every network has."
     proj_dim: int = Field(64, ge=1, le=65_536, description='length of an embedding')
     dropout: float = Field(0.1, ge=0, lt=1, description='in the Transformer, and of what the head reads')
     modality_dropout: float = Field(0.0, ge=0, le=1, description='chance of a sample to lose a modality')
+    modalities: _Modalities = Field(list(MODALITIES), description='one or both of ' + ', '.join(MODALITIES))
+
+# %% ../../nbs/5_model/04_pedarrnet.ipynb #c3e8a1c5
+class ModelConfig(NetworkOptions):
+    "The network."
+    dim: int = Field(64, ge=8, le=8192, description='width of a token, a multiple of 8 and of heads')
+    depth: int = Field(1, ge=0, le=256, description='blocks of the Transformer; 0: none')
+    heads: int = Field(4, ge=1, le=1024, description='heads of each attention')
     fusion: Literal[tuple(FUSIONS)] = Field('cross', description='where the modalities meet')
     semantic: bool = Field(True, description='weights by semantic attention; false: equal shares')
     centre: bool = Field(False, description='embeddings are centred over the batch')
-    modalities: _Modalities = Field(list(MODALITIES), description='one or both of ' + ', '.join(MODALITIES))
-    encoder: _Encoder = Field('plain', description='a name in ENCODERS')
-    stochastic_depth: float = Field(0., ge=0, lt=1, description='chance of a block to be skipped')
-    pooling: Literal[tuple(POOLINGS)] = Field('cls', description='what the heads read')
+    encoder: _Encoder = Field('residual', description='a name in ENCODERS')
+    stochastic_depth: float = Field(.1, ge=0, lt=1, description='chance of a block to be skipped')
+    pooling: Literal[tuple(POOLINGS)] = Field('mean-max', description='what the heads read')
     rate: _Rate = Field(0., description='of the windows, Hz; 0: unknown, they are read as they are')
     ecg_rate: _Rate = Field(0., description='that the ECG is read at, Hz; 0: as it is')
     iegm_rate: _Rate = Field(0., description='that electrograms are read at, Hz; 0: as they are')
     crop: float = Field(0., ge=0, le=3600, description='seconds learnt from at once; 0: the whole window')
 
+    @model_validator(mode='before')
+    @classmethod
+    def _filled(cls, given: Any) -> Any: return _with_own_depth(given)
+
     @model_validator(mode='after')
-    def _heads_fit(self):
-        if (self.ecg_rate or self.iegm_rate) and self.fusion == 'early':
-            raise PedarrError('fusion early has one encoder for all channels: leave ecg_rate and iegm_rate '
-                              'out')
-        if (self.ecg_rate or self.iegm_rate or self.crop) and not self.rate:
-            raise PedarrError('ecg_rate, iegm_rate and crop need the rate of the windows: give rate, too')
-        if self.stochastic_depth and self.encoder != 'residual':
-            raise PedarrError('stochastic_depth is for the encoder residual alone: set it to 0')
-        if self.dim % self.heads == 0 == self.dim % 8: return self
-        raise PedarrError(f'dim={self.dim} must be divisible by heads={self.heads} and by 8')
+    def _fits(self): return _fitting(self)
+
+# %% ../../nbs/5_model/04_pedarrnet.ipynb #d6644bf9
+def _with_own_depth(given: Any) -> Any:
+    "The options `given`, without stochastic depth if nobody asked for it and the encoder has none."
+    if not isinstance(given, dict) or 'stochastic_depth' in given: return given
+    name = given.get('encoder', ModelConfig.model_fields['encoder'].default)
+    return given if name not in ENCODERS or encoder_takes(name, 'skip') else given | dict(stochastic_depth=0.)
+
+def _fitting(c: ModelConfig) -> ModelConfig:
+    "`c`; `PedarrError` for options that don't go together."
+    if (c.ecg_rate or c.iegm_rate) and c.fusion == 'early':
+        raise PedarrError('fusion early has one encoder for all channels: leave ecg_rate and iegm_rate '
+                          'out')
+    if (c.ecg_rate or c.iegm_rate or c.crop) and not c.rate:
+        raise PedarrError('ecg_rate, iegm_rate and crop need the rate of the windows: give rate, too')
+    if c.stochastic_depth and not encoder_takes(c.encoder, 'skip'):
+        raise PedarrError(f'encoder {c.encoder} has no stochastic_depth: set it to 0')
+    if c.dim % c.heads == 0 == c.dim % 8: return c
+    raise PedarrError(f'dim={c.dim} must be divisible by heads={c.heads} and by 8')
 
 # %% ../../nbs/5_model/04_pedarrnet.ipynb #416a2306
 def make_encoder(c: ModelConfig, channels: int) -> nn.Module:
@@ -161,10 +179,8 @@ def _averaged(tokens: Tensor, n: int) -> Tensor:
 
 # %% ../../nbs/5_model/04_pedarrnet.ipynb #ceb626e1
 class TwoStreams(_Streams):
-    """An encoder for each modality: `ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV), `mask` bool [B, 19]
-    -> tokens [B, 2, N, dim] (zeros if not read), present bool [B, 2]."""
+    "`ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV), `mask` bool [B, 19] -> tokens [B, 2, N, dim], bool [B, 2]."
     names = tuple(MODALITIES)
-
     def __init__(self, c: ModelConfig):
         super().__init__()
         read = [m for m in MODALITIES if m in c.modalities]
@@ -200,20 +216,19 @@ def check_model_inputs(ecg: Tensor, iegm: Tensor, mask: Tensor, shortest: int = 
         raise PedarrError(f'window of {ecg.shape[-1]} samples: at least {shortest} are needed (four tokens); '
                           'use a longer window')
 
-# %% ../../nbs/5_model/04_pedarrnet.ipynb #f831230b
-def _crop_samples(c: ModelConfig, shortest: int) -> int:
-    "The samples of a crop, 0 for none; `PedarrError` if it makes no four tokens."
-    size = round(c.crop*c.rate)
-    if 0 < c.crop and size < shortest:
-        raise PedarrError(f'crop={c.crop:g} s is too short: at least {shortest/c.rate:.2g} s are needed')
-    return size
-
 # %% ../../nbs/5_model/04_pedarrnet.ipynb #bb2a64aa
 class ModelOutput(NamedTuple):
     "`logits` [B, C], `embedding` [B, proj_dim] of length 1, `modality_weights` [B, 2] (ECG, IEGM)."
     logits: Tensor
     embedding: Tensor
     modality_weights: Tensor
+
+def _crop_samples(c: ModelConfig, shortest: int) -> int:
+    "The samples of a crop, 0 for none; `PedarrError` if it makes no four tokens."
+    size = round(c.crop*c.rate)
+    if 0 < c.crop and size < shortest:
+        raise PedarrError(f'crop={c.crop:g} s is too short: at least {shortest/c.rate:.2g} s are needed')
+    return size
 
 # %% ../../nbs/5_model/04_pedarrnet.ipynb #14b8369f
 class PedArrNet(nn.Module):
@@ -295,7 +310,7 @@ class PedArrNet(nn.Module):
         return ModelOutput(logits.to(full), embedding, weights.to(full))
 
 # %% ../../nbs/5_model/04_pedarrnet.ipynb #27fc6080
-def _with_options(config: type[Parameters]) -> inspect.Signature:
+def options_signature(config: type[Parameters]) -> inspect.Signature:
     "The signature (n_classes, *, each option of `config`)."
     first = inspect.Parameter('n_classes', inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=int)
     options = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=field.annotation,
@@ -303,4 +318,4 @@ def _with_options(config: type[Parameters]) -> inspect.Signature:
                for name, field in config.model_fields.items()]
     return inspect.Signature([first, *options])
 
-PedArrNet.__signature__ = _with_options(ModelConfig)
+PedArrNet.__signature__ = options_signature(ModelConfig)

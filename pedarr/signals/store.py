@@ -73,6 +73,7 @@ class StoreMeta(_Recipe):
     rare: list[_Name]
     unit: Literal['mV']
     simulated: bool
+    twin_version: list[int] | None = None     # of the simulator, as headers state it; older stores lack it
     segments: Annotated[int, Field(ge=1, le=10**9)]
     sha256: dict[str, Sha256]
     skipped: list[str]                        # records that were left out

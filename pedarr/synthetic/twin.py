@@ -17,6 +17,7 @@ from pydantic import Field
 from ..core.errors import PedarrError, one_line
 from ..core.files import read_bytes
 from ..core.parameters import Parameters, Seed
+from ..core.tables import parse_table
 from ..data.leipzig import parse_duration
 from ..data.subjects import parse_age
 from .files import write_database
@@ -113,7 +114,6 @@ def read_script(path: Path | str) -> dict[str, Score]:
     for line, (record, symbol, aux) in enumerate(_script_table(path).itertuples(index=False), 2):
         _check_label(f'{path}: line {line}', symbol, aux)
         out.setdefault(record, []).append((symbol, aux))
-    if not out: raise PedarrError(f'{path}: holds no annotations: {_REMEDY}')
     return out
 
 def _scripted(script: Path | str) -> tuple[dict[str, Score], list[Subject]]:
@@ -136,13 +136,10 @@ def _script_table(path: Path) -> pd.DataFrame:
         if raw[:2] == b'\x1f\x8b': raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(MOST_SCRIPT + 1)
         if len(raw) > MOST_SCRIPT:
             raise PedarrError(f'{path}: over {MOST_SCRIPT >> 20} MB of text: {_REMEDY}')
-        return pd.read_csv(io.BytesIO(raw), dtype=str, keep_default_na=False)[['record', 'symbol', 'aux']]
-    except KeyError as e: raise PedarrError(f'{path}: lacks a column ({one_line(e)}): {_REMEDY}') from None
-    except (OSError, EOFError, zlib.error, RecursionError) as e:
+    except (OSError, EOFError, zlib.error) as e:
         raise PedarrError(f'{path}: damaged ({one_line(e)}): {_REMEDY}') from e
-    except PedarrError: raise
-    except ValueError as e:
-        raise PedarrError(f'{path}: not a readable CSV file ({one_line(e)[:80]}): {_REMEDY}') from e
+    columns = dict.fromkeys(['record', 'symbol', 'aux'], str)
+    return parse_table(raw, path, columns)[list(columns)]
 
 # %% ../../nbs/2_synthetic/12_twin.ipynb #27dd37c9
 def _check_label(where: str, symbol: str, aux: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.errors import PedarrError, one_line, shown_value
+from ..core.errors import PedarrError, shown_value
 from ..losses.registry import (
     MULTI_LOSSES, HeadSpec, loss_head_spec, make_head, make_losses, make_multi_loss)
 from ..model.baselines import make_model
@@ -20,8 +20,8 @@ from ..signals.store import Store
 from .config import MODALITY_SETS, TrainConfig
 
 # %% auto #0
-__all__ = ['LARGEST_OPTION', 'DEEPEST', 'loss_head', 'replace_head', 'build_network', 'network_options', 'build_model',
-           'weights_file', 'start_pretrained', 'class_codes', 'fold_losses']
+__all__ = ['loss_head', 'replace_head', 'build_network', 'network_options', 'build_model', 'weights_file', 'start_pretrained',
+           'class_codes', 'fold_losses']
 
 # %% ../../nbs/8_training/06_network.ipynb #b9d5d83e
 def loss_head(c: TrainConfig) -> HeadSpec:
@@ -33,27 +33,12 @@ def replace_head(model: torch.nn.Module, head: HeadSpec) -> torch.nn.Module:
     if head.kind != 'linear': model.head = make_head(head, model.head.in_features, model.head.out_features)
     return model
 
-# %% ../../nbs/8_training/06_network.ipynb #bb1fe3c1
-LARGEST_OPTION = 65_536       # no number among a network's options may be larger
-DEEPEST = 256                 # blocks
-
-def _check_numbers(options: dict, what: str) -> None:
-    "`PedarrError` for a number among the options of a network that nobody means."
-    for name, v in options.items():
-        for x in v if isinstance(v, list) else [v]:
-            if isinstance(x, (int, float)) and not abs(x) <= LARGEST_OPTION:
-                raise PedarrError(f'{what}: {name}={one_line(x)[:40]} is out of range: the largest is '
-                                  f'{LARGEST_OPTION}')
-    if isinstance(options.get('depth'), int) and options['depth'] > DEEPEST:
-        raise PedarrError(f'{what}: depth is at most {DEEPEST}')
-
 # %% ../../nbs/8_training/06_network.ipynb #f0df7c73
 def build_network(name: str, n_classes: int, options: dict, head: HeadSpec, what: str,
                   device: str | None = None) -> torch.nn.Module:
     """The network `name` with the last layer `head`; `device` 'meta': its shapes alone.
 
     `PedarrError`, which names `what`, if none can be built from the `options`."""
-    _check_numbers(options, what)
     try:
         with torch.device(device or 'cpu'): return replace_head(make_model(name, n_classes, **options), head)
     except PedarrError as e: raise PedarrError(f'{what}: {str(e)[:300]}') from e

@@ -22,9 +22,12 @@ from .run_files import Metrics, ModelCard, MultiMetrics, read_tensors
 __all__ = ['load_model']
 
 # %% ../../nbs/8_training/13_saved_models.ipynb #78f433b9
+_BEFORE = dict(encoder='plain', pooling='cls', stochastic_depth=0., rate=0., ecg_rate=0., iegm_rate=0.,
+               crop=0.)            # of a PedArrNet that was written before these were options
+
 def _card_network(run: Path, card: ModelCard, device: str | None = None) -> torch.nn.Module:
     "The network that model.json describes, with weights of chance."
-    options = dict(card.model)
+    options = (_BEFORE if card.network == 'pedarrnet' else {}) | card.model
     n = options.pop('n_classes', len(card.classes))
     if n != len(card.classes):
         raise PedarrError(f'{run}/model.json: damaged, {one_line(n)[:20]} classes where {len(card.classes)} '

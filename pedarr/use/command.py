@@ -22,7 +22,7 @@ __all__ = ['pedarr_command', 'simulate', 'download', 'check', 'preprocess', 'Wit
            'protocols', 'fewshot', 'missing', 'run_demo']
 
 # %% ../../nbs/9_use/06_command.ipynb #df686b87
-@click.group(cls=Command, invoke_without_command=True,
+@click.group(cls=Command, invoke_without_command=True, resuming=('download', 'preprocess', 'train', 'demo'),
              context_settings=dict(help_option_names=['-h', '--help']))
 @click.version_option(None, '-V', '--version', package_name='pedarr')
 @click.pass_context
@@ -209,9 +209,8 @@ def compare(runs_a: tuple[Path, ...], runs_b: tuple[Path, ...]) -> None:
     a, b = ([open_finished(r) for r in runs] for runs in (runs_a, runs_b))
     table = paired_table(a, b)
     for name, runs, own in zip('ab', (a, b), _differences(a, b)): say_line(f'{name}: {_side_line(runs, own)}')
-    several = a[0].multi
-    how = 'interval and p: bootstrap' if several else 'interval: bootstrap; p: permutation; both'
-    words = format_scores(table, MULTI_METRICS if several else METRICS)
+    how = 'interval and p: bootstrap' if a[0].multi else 'interval: bootstrap; p: permutation; both'
+    words = format_scores(table, MULTI_METRICS if a[0].multi else METRICS)
     say_line(f'a minus b ({how} over subjects):\n{words}')
 
 # %% ../../nbs/9_use/06_command.ipynb #f933eb7c
@@ -243,24 +242,24 @@ def fewshot(run: Path, shots: tuple[int, ...], draws: int) -> None:
     say_line(format_few_shot(few_shot_table(found)).to_string(index=False))
 
 # %% ../../nbs/9_use/06_command.ipynb #cc133429
-@pedarr_command.command()
+def _missing() -> list[click.Option]:
+    "The options that say which channels go, and which score is shown."
+    from pedarr.use.missing import MissingParameters
+    return options_of(MissingParameters)
+
+@pedarr_command.command(cls=TypedCommand, options=_missing)
 @click.argument('runs', nargs=-1, required=True, type=Place())
-@click.option('--kind', default='all', show_default=True, type=click.Choice(['ecg', 'iegm', 'all']),
-              help='Which channels are taken away.')
-@click.option('--draws', default=5, show_default=True, type=click.IntRange(1, 1000),
-              help='Random choices of the channels.')
-@click.option('--metric', default='f1', show_default=True,
-              type=click.Choice(['top1', 'precision', 'recall', 'f1', 'f2']))
 @click.option('--figure', default=None, type=Place(),
               help='Draw the curves of all RUNS into this file (svg, png or pdf).')
-def missing(runs: tuple[Path, ...], kind: str, draws: int, metric: str, figure: Path | None) -> None:
+def missing(runs: tuple[Path, ...], figure: Path | None, **asked) -> None:
     "Ask the networks of finished RUNS again with channels missing, the same ones for every run."
-    from pedarr.use.missing import format_missing, missing_curve, plot_missing
+    from pedarr.use.missing import MissingParameters, format_missing, missing_curve, plot_missing
+    c = MissingParameters(**asked)
     check_target(figure, ('.svg', '.png', '.pdf'))
-    curves = {str(r): missing_curve(r, kind=kind, draws=draws) for r in runs}
-    for r, curve in curves.items(): say_line(f'{r}\n{format_missing(curve, metric).to_string(index=False)}')
+    curves = {str(r): missing_curve(r, kind=c.kind, draws=c.draws) for r in runs}
+    for r, curve in curves.items(): say_line(f'{r}\n{format_missing(curve, c.metric).to_string(index=False)}')
     if figure is not None:
-        drawn = plot_missing(curves, metric)
+        drawn = plot_missing(curves, c.metric)
         write_atomic(figure, lambda part: drawn.savefig(part, format=figure.suffix[1:].lower()))
 
 # %% ../../nbs/9_use/06_command.ipynb #191a15d9

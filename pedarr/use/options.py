@@ -108,13 +108,16 @@ def parse_params(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
 
 # %% ../../nbs/9_use/04_options.ipynb #e516af62
 def params_text() -> str:
-    "Every parameter of a training, grouped, one line each; and what losses there are, and options of trees."
-    from pedarr.losses.registry import LOSSES
+    "Every parameter of a training, grouped, one line each; then the names of losses and encoders, and trees."
+    from pedarr.losses.registry import LOSSES, MULTI_LOSSES
+    from pedarr.model.earlier_encoders import ENCODERS
     from pedarr.model.trees import TREES, classifier_options
     from pedarr.training.config import NETWORK_ONLY, TrainConfig
     return '\n'.join([
         help_text(TrainConfig, leave=('store', 'run')), '',
         f'loss is one of {", ".join(LOSSES)}; '
         'none is cross-entropy alone (with logit_adjust, if that is not 0)',
+        f'with several labels a window, loss is {" or ".join(["none", *MULTI_LOSSES])}; none is bce there',
+        f'encoder is one of {", ".join(ENCODERS)}',
         f'{TREES} takes none of {", ".join(NETWORK_ONLY)}, '
         f'and as model_options {", ".join(classifier_options(TREES))}'])

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,7 +32,12 @@ def say_line(text: object = '', err: bool = False) -> None:
 
 # %% ../../nbs/9_use/03_process.ipynb #5de698bd
 class Command(click.Group):
-    "A group of commands that answers whatever goes wrong with one line on standard error and an exit status."
+    """A group of commands that answers whatever goes wrong with one line on standard error and an exit
+    status. `resuming`: those of its commands that go on where they were stopped."""
+    def __init__(self, *args: Any, resuming: Iterable[str] = (), **more: Any):
+        super().__init__(*args, **more)
+        self.resuming = set(resuming)
+
     def main(self, args: list[str] | None = None, prog_name: str | None = None, **extra: Any) -> None:
         own = args is None       # the process is ours; otherwise a test or a notebook is calling
         said, status = _attempt(self, sys.argv[1:] if own else args, own)
@@ -53,11 +58,19 @@ def _attempt(group: Command, args: list[str], own: bool) -> tuple[str, int]:
     except SystemExit as e: return '', e.code if isinstance(e.code, int) else 2
     except BaseException as e:
         if os.environ.get('PEDARR_TRACEBACK'): traceback.print_exc()
-        return error_line(e)
+        said, status = error_line(e)
+        return (_ANEW if status > 128 and not group.resuming & set(_named(group, args)) else said), status
+
+# %% ../../nbs/9_use/03_process.ipynb #f160d4e5
+_ANEW = 'stopped: nothing half done is left, and the same command begins anew'
+
+def _named(group: Command, args: list[str]) -> list[str]:
+    "The command of `group` that was asked for, if any."
+    return [a for a in args if a in group.commands][:1]
 
 def _refusal(group: Command, error: click.ClickException, args: list[str]) -> str:
     "A refusal of click in one line."
-    command = [a for a in args if a in group.commands][:1]
+    command = _named(group, args)
     return f'{one_line(error.format_message()).rstrip(".")}: see {" ".join(["pedarr", *command, "-h"])}'
 
 # %% ../../nbs/9_use/03_process.ipynb #5dca91c6

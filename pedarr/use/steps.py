@@ -19,7 +19,7 @@ from .process import say_line
 if TYPE_CHECKING: from pedarr.signals.store import Store
 
 # %% auto #0
-__all__ = ['train_run', 'say_run', 'store_notes', 'say_store', 'Demo', 'open_demo']
+__all__ = ['NOTEBOOK_PROGRAM', 'train_run', 'say_run', 'store_notes', 'say_store', 'Demo', 'open_demo']
 
 # %% ../../nbs/9_use/05_steps.ipynb #2fe6316a
 def train_run(**params: Any) -> Path:
@@ -41,6 +41,11 @@ def train_run(**params: Any) -> Path:
         write_report(run_training(c))
     else: execute_notebook(find_notebook(), run/'train.ipynb', params)
     return run
+
+# %% ../../nbs/9_use/05_steps.ipynb #5e843d9f
+NOTEBOOK_PROGRAM = ('from pedarr.training.grid import train_from_stdin\n'
+                    'from pedarr.use.steps import train_run\n'
+                    'train_from_stdin(train_run)')
 
 # %% ../../nbs/9_use/05_steps.ipynb #25f135f2
 def _speed(m: dict) -> str:
