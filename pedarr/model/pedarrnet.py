@@ -76,11 +76,8 @@ class ModelConfig(NetworkOptions):
     ecg_rate: _Rate = Field(0., description='that the ECG is read at, Hz; 0: as it is')
     iegm_rate: _Rate = Field(0., description='that electrograms are read at, Hz; 0: as they are')
     crop: float = Field(0., ge=0, le=3600, description='seconds learnt from at once; 0: the whole window')
-
     @model_validator(mode='before')
-    @classmethod
     def _filled(cls, given: Any) -> Any: return _with_own_depth(given)
-
     @model_validator(mode='after')
     def _fits(self): return _fitting(self)
 
@@ -179,7 +176,7 @@ def _averaged(tokens: Tensor, n: int) -> Tensor:
 
 # %% ../../nbs/5_model/04_pedarrnet.ipynb #ceb626e1
 class TwoStreams(_Streams):
-    "`ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV), `mask` bool [B, 19] -> tokens [B, 2, N, dim], bool [B, 2]."
+    "`ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV), `mask` bool [B, 19] -> tokens and their presence."
     names = tuple(MODALITIES)
     def __init__(self, c: ModelConfig):
         super().__init__()

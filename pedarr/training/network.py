@@ -14,6 +14,7 @@ from ..core.errors import PedarrError, shown_value
 from ..losses.registry import (
     MULTI_LOSSES, HeadSpec, loss_head_spec, make_head, make_losses, make_multi_loss)
 from ..model.baselines import make_model
+from ..model.earlier_encoders import ENCODERS
 from ..model.pretrained import Pretrained, load_pretrained
 from ..signals.batches import is_multi
 from ..signals.store import Store
@@ -48,13 +49,21 @@ def build_network(name: str, n_classes: int, options: dict, head: HeadSpec, what
         raise PedarrError(f'{what} {shown_value(options)}: {why}: correct them') from e
 
 # %% ../../nbs/8_training/06_network.ipynb #c8a5c47d
+def _rates(c: TrainConfig, rate: float) -> dict:
+    "The rate of the windows (Hz; 0: unknown), and the rates at which the encoders are to read them."
+    if c.model != 'pedarrnet' or not rate: return {}
+    reads = ENCODERS[c.encoder].reads
+    early = c.model_options.get('fusion') == 'early' and c.modalities == 'both'
+    own = {} if early or not reads else dict(ecg_rate=min(rate, reads), iegm_rate=min(rate, reads))
+    return dict(rate=rate) | own
+
 def network_options(c: TrainConfig, rate: float = 0.) -> dict:
     "What the network of a run is built with, for windows at `rate` Hz (0: unknown)."
     size = dict(dim=c.dim, depth=c.depth, heads=c.heads, encoder=c.encoder) if c.model == 'pedarrnet' else {}
     lost = c.modality_dropout if c.modalities == 'both' else 0.
     used = list(MODALITY_SETS[c.modalities])
-    own = dict(rate=rate) if c.model_options.keys() & {'ecg_rate', 'iegm_rate', 'crop'} else {}
-    return dict(**size, **own, dropout=c.dropout, modalities=used, modality_dropout=lost, **c.model_options)
+    return dict(**size, dropout=c.dropout, modalities=used, modality_dropout=lost, **_rates(c, rate)
+                ) | c.model_options
 
 def build_model(c: TrainConfig, n_classes: int, device: str | None = None,
                 rate: float = 0.) -> torch.nn.Module:
