@@ -140,7 +140,7 @@ def test_folds_are_averaged(folder, model, simulated):
 @pytest.mark.parametrize('fs', [250, 360, 500, 977, 1000.5])
 def test_any_rate_length_and_set_of_leads(model, fs):
     for seconds, names in ((3, ['II']), (10.7, LEADS), (35, ['V1', 'Lead I', 'x'])):
-        answer = model.predict(beats(int(fs*seconds), fs, len(names)), fs, names)
+        answer = model.predict(beats(int(np.ceil(fs*seconds)), fs, len(names)), fs, names)
         t = answer.windows
         assert len(t) == seconds//3 and np.allclose(t.stop - t.start, 3, atol=.01)
         assert np.allclose(t[[f'p_{c}' for c in model.classes]].sum(1), 1, atol=1e-4)
@@ -310,7 +310,8 @@ def test_predict_files_of_all_kinds(folder, tmp_path):
     assert np.allclose(shares[0], shares[1], atol=1e-3) and np.allclose(shares[0], shares[2], atol=1e-3)
     assert 'does not say its rate' in refused('predict', folder, tmp_path/'a.npy')
     assert 'no such folder' in refused('predict', tmp_path/'nothing', tmp_path/'a.npy')
-    assert 'none of 2 recordings' in refused('predict', folder, tmp_path/'a.npy', tmp_path/'x')
+    r = command('predict', folder, tmp_path/'a.npy', tmp_path/'x')
+    assert r.status == 2 and 'none of 2 recordings' in r.err.splitlines()[-1]
 
 
 def test_export_and_runs(run, store, tmp_path):
