@@ -1,4 +1,4 @@
-"""A trained network on somebody else's recording: the same probabilities, refusals of one line, files, folders."""
+"""A trained network on somebody else's recording: the same probabilities, refusals, files, model folders."""
 import json
 import shutil
 import struct
@@ -37,7 +37,8 @@ LEADS = ['I', 'II', 'III', 'aVR', 'aVL', 'aVF', 'V1', 'V2', 'V3', 'V4', 'V5', 'V
 def run(store, tmp_path_factory) -> Path:
     "A run of a small network on SIMULATED recordings."
     torch.set_num_threads(1)
-    return run_training(make_config(store=store, run=tmp_path_factory.mktemp('predict')/'run', **SMALL), False)
+    place = tmp_path_factory.mktemp('predict')/'run'
+    return run_training(make_config(store=store, run=place, **SMALL), False)
 
 
 @pytest.fixture(scope='module')
@@ -89,7 +90,7 @@ def test_a_tested_window_gets_its_stored_probability(run, folder, simulated, wha
 
 
 def test_and_so_does_one_of_a_network_with_rates_of_its_own(store, simulated, tmp_path):
-    c = make_config(store=store, run=tmp_path/'run', **{**SMALL, 'fold': 0}, modalities='ecg', encoder='residual',
+    c = make_config(store=store, run=tmp_path/'run', **SMALL, fold=0, modalities='ecg', encoder='residual',
                     model_options={'ecg_rate': 100., 'pooling': 'mean-max'})
     finished = open_finished(run_training(c, False))
     own = load_predictor(tmp_path/'run')
@@ -100,7 +101,8 @@ def test_segments_that_were_filtered_alone_are_again(tmp_path):
     "A store from arrays: each segment was resampled and filtered without its neighbours."
     rng = np.random.default_rng(0)
     x = np.stack([beats(1500, 300, 2)*rng.uniform(.5, 2) + rng.normal(0, .05, (2, 1500)) for _ in range(24)])
-    made = store_from_arrays(tmp_path/'s', x, 300, ['II', 'V1'], ['A', 'B']*12, [f'p{i//2}' for i in range(24)],
+    who = [f'p{i//2}' for i in range(24)]
+    made = store_from_arrays(tmp_path/'s', x, 300, ['II', 'V1'], ['A', 'B']*12, who,
                              records=[f'r{i}' for i in range(24)], store_rate=250, ecg_band=(.5, 40.))
     run_training(make_config(store=made.path, run=tmp_path/'run', modalities='ecg', **SMALL), False)
     finished = open_finished(tmp_path/'run')
@@ -116,7 +118,7 @@ def test_several_labels(tmp_path):
     said = [['A'] if i % 2 else ['A', 'B'] if i % 3 else ['B'] for i in range(40)]
     store_from_arrays(tmp_path/'s', x, 250, ['II', 'V1'], ['']*40, [f'p{i//2}' for i in range(40)],
                       records=[f'r{i}' for i in range(40)], statements=said)
-    c = make_config(store=tmp_path/'s', run=tmp_path/'run', task='multi', loss='bce', modalities='ecg', **SMALL)
+    c = make_config(store=tmp_path/'s', run=tmp_path/'run', task='multi', modalities='ecg', **SMALL)
     finished = open_finished(run_training(c, False))
     own = load_predictor(export_model(tmp_path/'run', tmp_path/'m'))
     folds = own.model.facts.thresholds
@@ -196,7 +198,8 @@ def test_arrays_that_are_refused(model, why):
 
 def test_two_exports_are_equal_byte_for_byte(run, folder, tmp_path):
     again = export_model(run, tmp_path/'elsewhere'/'again')
-    assert {p.name: p.read_bytes() for p in again.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}
+    one, other = ({p.name: p.read_bytes() for p in place.iterdir()} for place in (folder, again))
+    assert one == other
 
 
 def test_the_folder_stands_alone(folder, tmp_path):
@@ -209,7 +212,8 @@ def test_the_folder_stands_alone(folder, tmp_path):
     assert p.returncode == 0, p.stderr
     assert 'SIMULATED MODEL run' in p.stdout and 'mean of its windows' in p.stdout
     card = (moved/'README.md').read_text()
-    assert all(x in card for x in ('SIMULATED MODEL', 'no medical device', 'inter-patient', 'cannot name', '%'))
+    words = 'SIMULATED MODEL', 'no medical device', 'inter-patient', 'cannot name', '%'
+    assert all(word in card for word in words)
 
 
 def sealed(folder: Path) -> Path:
@@ -233,8 +237,10 @@ def resize(file: Path, size: int) -> None:
     file.write_bytes(struct.pack('<Q', len(text)) + text + raw[8 + n:])
 
 
-def rename_class(d): edit_json(d/'config.json', classes=['X', *json.loads((d/'config.json').read_text())['classes'][1:]])
-def fewer_classes(d): edit_json(d/'config.json', classes=json.loads((d/'config.json').read_text())['classes'][1:])
+def other_classes(folder: Path, first: list) -> None:
+    "Let config.json name other classes: `first` in the place of the first one."
+    file = folder/'config.json'
+    edit_json(file, classes=[*first, *json.loads(file.read_text())['classes'][1:]])
 
 
 HARM = {
@@ -242,7 +248,8 @@ HARM = {
     'model-1.safetensors: is missing': (lambda d: (d/'model-1.safetensors').unlink(), False),
     'preprocess.json: is missing in': (lambda d: (d/'preprocess.json').unlink(), True),
     'no list of hashes': (lambda d: append(d/SUMS, 'x'), False),
-    'answers SR': (rename_class, True), 'model-0.safetensors|classes': (fewer_classes, True),
+    'answers SR': (lambda d: other_classes(d, ['X']), True),
+    'config.json: damaged, 8 classes where 7': (lambda d: other_classes(d, []), True),
     'version 2': (lambda d: edit_json(d/'config.json', model_version=2), True),
     'no weights': (lambda d: resize(d/'model-0.safetensors', 10**15), True),
     'no weights ': (lambda d: (d/'model-0.safetensors').write_bytes(b'\xff'*100), True),
@@ -288,9 +295,10 @@ def test_predict_a_folder(folder, simulated, tmp_path):
     dat = sorted(place.glob('*.dat'))[1]
     dat.write_bytes(dat.read_bytes()[:1000])
     r = command('predict', folder, place, '--out', tmp_path/'o.csv')
-    assert r.status == 1 and f'left out: 1 of {len(LEIPZIG.records(simulated))}' in r.err and dat.stem in r.err
+    n = len(LEIPZIG.records(simulated))
+    assert r.status == 1 and f'left out: 1 of {n}' in r.err and dat.stem in r.err
     t = pd.read_csv(tmp_path/'o.csv')
-    assert t.recording.nunique() == len(LEIPZIG.records(simulated)) - 1 and dat.stem not in set(t.recording)
+    assert t.recording.nunique() == n - 1 and dat.stem not in set(t.recording)
     assert {'start', 'stop', 'answer', 'p_SR', 'unlike', 'recording_answer', 'rule', 'model'} <= set(t)
     assert 'cannot name: ' in r.out and 'no medical device' in r.out
     assert 'is there already' in refused('predict', folder, place, '--out', tmp_path/'o.csv')
@@ -300,12 +308,14 @@ def test_predict_a_folder(folder, simulated, tmp_path):
 def test_predict_files_of_all_kinds(folder, tmp_path):
     np.save(tmp_path/'a.npy', X)
     np.savez(tmp_path/'b.npz', signals=1000*X, fs=500, channels=LEADS, units='uV')
-    pd.DataFrame(dict(zip(LEADS, X)), index=pd.Index(np.arange(X.shape[1])/500, name='time')).to_csv(tmp_path/'c.csv')
+    table = pd.DataFrame(dict(zip(LEADS, X))).assign(time=np.arange(X.shape[1])/500)
+    table.to_csv(tmp_path/'c.csv', index=False)
     options = '--rate', 500, '--channels', ','.join(LEADS)
     r = command('predict', folder, *sorted(tmp_path.iterdir()), *options, '--out', tmp_path/'o.csv')
     assert r.status == 0, r.err
     t = pd.read_csv(tmp_path/'o.csv')
-    assert list(t.recording.unique()) == ['a.npy', 'b.npz', 'c.csv'] and all('SIMULATED MODEL' in m for m in t.model)
+    assert list(t.recording.unique()) == ['a.npy', 'b.npz', 'c.csv']
+    assert all('SIMULATED MODEL' in m for m in t.model)
     shares = t[[c for c in t if c.startswith('p_')]].to_numpy().reshape(3, 2, -1)
     assert np.allclose(shares[0], shares[1], atol=1e-3) and np.allclose(shares[0], shares[2], atol=1e-3)
     assert 'does not say its rate' in refused('predict', folder, tmp_path/'a.npy')
@@ -333,7 +343,8 @@ def test_export_and_runs(run, store, tmp_path):
 
 def test_noise_is_said_to_be_unlike(model, simulated):
     rng, t = np.random.default_rng(0), np.arange(5000)/500
-    for x in (rng.normal(0, .3, (12, 5000)), np.tile(.3*np.sin(2*np.pi*50*t), (12, 1)) + rng.normal(0, .001, (12, 5000))):
+    hum = np.tile(.3*np.sin(2*np.pi*50*t), (12, 1)) + rng.normal(0, .001, (12, 5000))
+    for x in (rng.normal(0, .3, (12, 5000)), hum):
         assert 'UNLIKE' in model.predict(x, 500, LEADS).line()
     share = [np.mean(model.predict_record(p).windows.unlike > 1) for p in LEIPZIG.records(simulated)]
     assert np.mean(share) < .1
@@ -341,8 +352,31 @@ def test_noise_is_said_to_be_unlike(model, simulated):
 
 def test_exchanged_arms_warn_on_real_recordings(model):
     from pedarr.data.known_databases import LUDB
-    record = LUDB.open(real('ludb')/'data'/'1' if (real('ludb')/'data').exists() else LUDB.records(real('ludb'))[0])
+    record = LUDB.open(LUDB.records(real('ludb'))[0])
     x = record.window(0, record.sig_len)[0][:12]
     turned = x[[0, 2, 1, 4, 3, *range(5, 12)]]*np.where(np.arange(12) == 0, -1, 1)[:, None]
     assert 'arms' not in model.predict(x, 500, LEADS).line()
     assert 'arms exchanged' in model.predict(turned, 500, LEADS).line()
+
+
+# --- the estimator
+
+def test_estimator_by_patient_equals_the_loop():
+    "fit is fit_fold on the same windows: the same history; and groups of patients stay together."
+    from sklearn.model_selection import GroupKFold, cross_val_score
+    from pedarr.training.estimator import RhythmClassifier, memory_store
+    from pedarr.training.folds import fit_fold
+    rng = np.random.default_rng(0)
+    x = np.stack([beats(500, 250, 2)*(1 + i % 2) + rng.normal(0, .05, (2, 500)) for i in range(24)])
+    y, small = np.arange(24) % 2, dict(dim=16, depth=1, heads=2, modality_dropout=0.)
+    e = RhythmClassifier(['II', 'V1'], 250, epochs=1, params=small)
+    store = memory_store(x, [str(i) for i in y], ['0', '1'], ['II', 'V1'], 250)
+    c = make_config(epochs=1, modalities='ecg', **small)
+    history = fit_fold(store, np.arange(24), np.zeros(0, int), c)[2]
+    assert e.fit(x, y).history_[0]['classification'] == pytest.approx(history[0]['classification'], abs=1e-6)
+    scores = cross_val_score(e, x, y, groups=np.arange(24)//4, cv=GroupKFold(2))
+    assert len(scores) == 2 and np.isfinite(scores).all()
+    with pytest.raises(PedarrError, match='two classes'): e.fit(x, np.zeros(24))
+    with pytest.raises(PedarrError, match='NaN'): e.fit(x, np.where(y, np.nan, 1.))
+    with pytest.raises(PedarrError, match='channels: '): RhythmClassifier(['q', 'V1'], 250).fit(x, y)
+    with pytest.raises(PedarrError, match='epochs'): RhythmClassifier(['II', 'V1'], 250, epochs=0).fit(x, y)
