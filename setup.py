@@ -33,7 +33,8 @@ setup(
     author_email=cfg['author_email'],
     license='Apache-2.0',
     packages=find_packages(include=['pedarr', 'pedarr.*']),
-    package_data={'pedarr': ['py.typed', 'facts/*.csv', 'facts/README.md']},   # facts: the counts of the release
+    # facts: the counts of the release; weights: models that are shipped, a folder each
+    package_data={'pedarr': ['py.typed', 'facts/*.csv', 'facts/README.md', 'weights/*/*']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},

@@ -20,7 +20,7 @@ import scipy
 from scipy.signal import resample_poly, sosfiltfilt
 
 # %% auto #0
-__all__ = ['store_from_arrays']
+__all__ = ['store_from_arrays', 'prepare_segments']
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #227564c5
 import pedarr
@@ -252,6 +252,19 @@ def _prepared(x: np.ndarray, arrays: _Arrays, first: int) -> np.ndarray:
     with np.errstate(over='ignore'): y = y.astype(arrays.config.dtype)
     _refuse_infinite(y, arrays, first, "it is too large for float16: give mV, or dtype='float32'")
     return y
+
+# %% ../../nbs/4_signals/12_arrays.ipynb #34938bac
+def prepare_segments(x: np.ndarray, rate: float, rows: np.ndarray,
+                     config: PreprocessConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Segments `x` [n, C, T] (mV, NaN: missing) at `rate` Hz as a store of these settings would hold them:
+    (windows [n, 19, samples], mask [n, 19]). `rows` [19]: where each standard channel is in C, or -1."""
+    arrays = _Arrays(x, float(rate), rows, config)
+    part = np.asarray(x)[:, arrays.used].astype(np.float32)
+    y = _prepared(part, arrays, 0)
+    out = np.zeros((len(x), len(CHANNELS), y.shape[-1]), y.dtype)
+    mask = np.zeros(out.shape[:2], bool)
+    out[:, rows >= 0], mask[:, rows >= 0] = y, _usable(part)
+    return out, mask
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #c8670914
 def _refuse_infinite(x: np.ndarray, arrays: _Arrays, first: int, remedy: str) -> None:

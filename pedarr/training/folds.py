@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,23 +59,34 @@ def answering_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoa
     data = SegmentDataset(store, index, normalise=c.normalise, seed=c.seed, device=where)
     return make_loader(data, 4*c.batch_size, shuffle=False)
 
+# %% ../../nbs/8_training/08_folds.ipynb #e1a4ad6c
+@contextmanager
+def _read_by_head(model: nn.Module) -> Iterator[list]:
+    "A list that gets what the last layer `model.head` reads, batch by batch (nothing, without such a layer)."
+    read: list = []
+    keep = lambda layer, given: read.append(given[0].float())
+    hook = model.head.register_forward_pre_hook(keep) if hasattr(model, 'head') else None
+    try: yield read
+    finally: hook and hook.remove()
+
 # %% ../../nbs/8_training/08_folds.ipynb #f5c6ca93
 @torch.inference_mode()
 def predict(model: nn.Module, loader: Iterable, device: torch.device | str) -> dict[str, np.ndarray]:
-    "Arrays over the loader's segments: `index`, `prob` [N,C], `weights` [N,2], `embedding` [N,proj]."
+    "Of the loader's segments: `index`, `prob` [N,C], `weights` [N,2], `embedding` [N,proj], `state` [N,d]."
     model.eval()
     parts = []
-    for batch in loader:
-        out = model(*network_inputs(batch, device))
-        logits = out.logits.float()
-        prob = logits.softmax(1) if batch.target is None else logits.sigmoid()
-        said = prob, out.modality_weights.float(), out.embedding.float()
-        parts.append((batch.index.numpy(), *(x.cpu().numpy() for x in said)))
-    index, prob, weights, embedding = (np.concatenate(x) for x in zip(*parts))
+    with _read_by_head(model) as read:
+        for batch in loader:
+            out = model(*network_inputs(batch, device))
+            logits, embedding = out.logits.float(), out.embedding.float()
+            prob = logits.softmax(1) if batch.target is None else logits.sigmoid()
+            said = prob, out.modality_weights.float(), embedding, read.pop() if read else embedding
+            parts.append((batch.index.numpy(), *(x.cpu().numpy() for x in said)))
+    index, prob, weights, embedding, state = (np.concatenate(x) for x in zip(*parts))
     if not np.isfinite(prob).all():
         raise PedarrError('the network gives no finite probabilities: it diverged in training; lower lr, '
                           'and train again')
-    return dict(index=index, prob=prob, weights=weights, embedding=embedding)
+    return dict(index=index, prob=prob, weights=weights, embedding=embedding, state=state)
 
 # %% ../../nbs/8_training/08_folds.ipynb #78b6d7a3
 def validation_scores(model: nn.Module, loader: Iterable | None, truth: np.ndarray,
