@@ -32,8 +32,7 @@ class ModalityEncoder(nn.Module):
     def __init__(self, channels: int, width: int, kernel: int, stride: int, norm: nn.Module):
         super().__init__()
         self.stem = nn.Conv1d(channels, width, kernel, stride, kernel // 2, bias=False)
-        self.presence = nn.Linear(channels, width, bias=False)
-        self.norm = norm
+        self.presence, self.norm = nn.Linear(channels, width, bias=False), norm
     def first_map(self, signal: Tensor, mask: Tensor) -> Tensor:
         "Stem, and a vector for each absent channel: masked `signal` [B, C, T] -> [B, width, ceil(T/stride)]."
         absent = self.presence((~mask).to(signal.dtype))

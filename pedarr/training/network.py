@@ -57,6 +57,7 @@ def _rates(c: TrainConfig, rate: float) -> dict:
     own = {} if early or not reads else dict(ecg_rate=min(rate, reads), iegm_rate=min(rate, reads))
     return dict(rate=rate) | own
 
+# %% ../../nbs/8_training/06_network.ipynb #b99a7b2e
 def network_options(c: TrainConfig, rate: float = 0.) -> dict:
     "What the network of a run is built with, for windows at `rate` Hz (0: unknown)."
     size = dict(dim=c.dim, depth=c.depth, heads=c.heads, encoder=c.encoder) if c.model == 'pedarrnet' else {}
