@@ -22,8 +22,7 @@ from ..signals.arrays import prepare_segments
 from ..signals.rates import resampling_ratio
 from ..signals.settings import PreprocessConfig
 from .config import TrainConfig, make_config
-from .folds import answering_loader, fit_fold
-from .folds import predict as predict_batches
+from .folds import answering_loader, fit_fold, predict as predict_batches
 from .loop import pick_device
 
 # %% auto #0

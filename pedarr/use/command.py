@@ -293,6 +293,13 @@ def show_runs(folder: Path, out: Path | None, sort: str) -> None:
     if out is not None: write_table(out, found)
 
 # %% ../../nbs/9_use/15_command.ipynb #6ba27137
+def _check_table(out: Path | None, force: bool) -> None:
+    "`PedarrError` unless a table can be written to `out`."
+    check_target(out, ('.csv',))
+    if out is not None and out.exists() and not force:
+        raise PedarrError(f'{out}: is there already: choose another name, or --force to write over it')
+
+# %% ../../nbs/9_use/15_command.ipynb #58c1167c
 @pedarr_command.command('predict')
 @click.argument('model')
 @click.argument('recordings', nargs=-1, required=True, type=Place())
@@ -309,9 +316,7 @@ def predict_rhythms(context: click.Context, model: str, recordings: tuple[Path, 
     """What MODEL (a run, a model folder, or a name) says of RECORDINGS: WFDB records, .npy, .npz, .csv, or
     folders of these. Exit status 1 if some were left out."""
     import os
-    check_target(out, ('.csv',))
-    if out is not None and out.exists() and not force:
-        raise PedarrError(f'{out}: is there already: choose another name, or --force to write over it')
+    _check_table(out, force)
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')     # threads that wait leave the cores to others
     told = None if channels is None else [c.strip() for c in channels.split(',')]
     context.exit(predict_places(model, recordings, (rate, units, told), fold, out))

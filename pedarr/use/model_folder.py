@@ -34,13 +34,13 @@ from ..data.channels import CHANNELS
 from ..signals.batches import SegmentDataset, make_loader, take_signals
 from ..signals.settings import PreprocessConfig
 from ..signals.store import Store, open_store
+from ..training.finished_runs import Run
 from ..training.folds import predict, rows_of
 from ..training.run_files import ModelCard, read_tensors
 from ..training.run_networks import open_network_run, run_store
-from ..training.finished_runs import Run
 from ..training.saved_models import load_model, read_network
 from .model_cards import (
-    MODEL_VERSION, ModelFacts, PreprocessFacts, card_text, model_facts, describe_preprocessing)
+    MODEL_VERSION, ModelFacts, PreprocessFacts, card_text, describe_preprocessing, model_facts)
 from .signal_statistics import signal_statistics
 from .unlike import Unlike, fit_unlike, unlike_arrays, unlike_from_arrays
 
