@@ -293,6 +293,8 @@ def show_runs(folder: Path, out: Path | None, sort: str) -> None:
     if out is not None: write_table(out, found)
 
 # %% ../../nbs/9_use/15_command.ipynb #6ba27137
+import os
+
 def _check_table(out: Path | None, force: bool) -> None:
     "`PedarrError` unless a table can be written to `out`."
     check_target(out, ('.csv',))
@@ -315,7 +317,6 @@ def predict_rhythms(context: click.Context, model: str, recordings: tuple[Path, 
                     fold: int | None) -> None:
     """What MODEL (a run, a model folder, or a name) says of RECORDINGS: WFDB records, .npy, .npz, .csv, or
     folders of these. Exit status 1 if some were left out."""
-    import os
     _check_table(out, force)
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')     # threads that wait leave the cores to others
     told = None if channels is None else [c.strip() for c in channels.split(',')]
