@@ -257,7 +257,7 @@ def _prepared(x: np.ndarray, arrays: _Arrays, first: int) -> np.ndarray:
 def prepare_segments(x: np.ndarray, rate: float, rows: np.ndarray,
                      config: PreprocessConfig) -> tuple[np.ndarray, np.ndarray]:
     """Segments `x` [n, C, T] (mV, NaN: missing) at `rate` Hz as a store of these settings would hold them:
-    (windows [n, 19, samples], mask [n, 19]). `rows` [19]: where each standard channel is in C, or -1."""
+    (windows [n, 19, samples], mask bool [n, 19]). `rows` [19]: row numbers in C, or -1."""
     arrays = _Arrays(x, float(rate), rows, config)
     part = np.asarray(x)[:, arrays.used].astype(np.float32)
     y = _prepared(part, arrays, 0)

@@ -243,7 +243,8 @@ def _window_table(model: OpenModel, record: AnyRecord, start: np.ndarray,
 # %% ../../nbs/9_use/08_predictor.ipynb #47162e59
 def recording_answer(model: OpenModel, record: AnyRecord, start: np.ndarray, said: WindowAnswers,
                      first: Windows) -> Answer:
-    """The answer to a recording from those to its windows; `first`: some windows of it, to look at its leads.
+    """The answer to a recording from those to its windows, which begin at `start` [W] (samples); `first`:
+    some windows of it, to look at its leads.
 
     `PedarrError` if no window has a usable channel."""
     ok = np.isfinite(said.prob).all(1)

@@ -63,7 +63,7 @@ def _points(x: np.ndarray, fs: float) -> float:
     return float(np.median(y.max(1) + y.min(1))/max(np.median(np.ptp(y, axis=1)), 1e-9))
 
 def arms_exchanged(ecg: np.ndarray, fs: float) -> bool:
-    "Does lead I of `ecg` [12, T] point down, and go against V6? (Absent leads are zero: then no.)"
+    "Does lead I of `ecg` [12, T] (mV) point down, and go against V6? (Absent leads are zero: then no.)"
     left, v6 = ecg[0].astype(float), ecg[11].astype(float)
     if not left.any() or not v6.any(): return False
     return _points(left, fs) < -.1 and float(np.corrcoef(left, v6)[0, 1]) < -.3

@@ -74,8 +74,8 @@ def _limit(cloud: Cloud, new: np.ndarray) -> float:
 
 # %% ../../nbs/9_use/05_unlike.ipynb #11c45a26
 def fit_unlike(states: np.ndarray, statistics: np.ndarray, group: np.ndarray, new: tuple) -> Unlike:
-    """From what the last layer reads of training windows [N, d], their statistics [N, F] and classes [N], and
-    `new`, the same two of windows of patients that were not trained on."""
+    """From training windows: `states` [N, d], what the last layer reads, their `statistics` [N, F] (no unit)
+    and class numbers `group` [N]; and `new`, the first two of patients that were not trained on."""
     if not len(states) or not len(new[0]):
         raise PedarrError('unlike: training windows and windows of other patients are needed: '
                           'give a run that has both')
@@ -83,7 +83,8 @@ def fit_unlike(states: np.ndarray, statistics: np.ndarray, group: np.ndarray, ne
     return Unlike(*clouds, np.array([_limit(c, n) for c, n in zip(clouds, new)], np.float32))
 
 def unlike_score(fold: Unlike, states: np.ndarray, statistics: np.ndarray) -> np.ndarray:
-    "How unlike the training data windows are [N]: above 1 is unusual."
+    """How unlike the training data windows are, [N] (no unit): above 1 is unusual. `states` [N, d],
+    `statistics` [N, F], as for `fit_unlike` (no unit)."""
     each = cloud_distance(fold.states, states), cloud_distance(fold.statistics, statistics)
     return np.nanmax([d/max(limit, 1e-9) for d, limit in zip(each, fold.limits)], axis=0)
 
@@ -95,7 +96,8 @@ def unlike_arrays(fold: Unlike) -> dict[str, np.ndarray]:
     return parts | {'limits': fold.limits}
 
 def unlike_from_arrays(arrays: dict[str, np.ndarray]) -> Unlike:
-    "The same from the arrays; `PedarrError` if they don't fit each other."
+    """The same from the `arrays` by name, [C, d] and others as `unlike_arrays` gives them (no unit);
+    `PedarrError` if they don't fit."""
     try:
         clouds = [Cloud(*(np.asarray(arrays[f'{which}.{name}'], np.float32) for name in Cloud._fields))
                   for which in ('states', 'statistics')]
