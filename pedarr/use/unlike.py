@@ -96,8 +96,7 @@ def unlike_arrays(fold: Unlike) -> dict[str, np.ndarray]:
     return parts | {'limits': fold.limits}
 
 def unlike_from_arrays(arrays: dict[str, np.ndarray]) -> Unlike:
-    """The same from the `arrays` by name, [C, d] and others as `unlike_arrays` gives them (no unit);
-    `PedarrError` if they don't fit."""
+    "The same from its `arrays` by name, [C, d] and others (no unit); `PedarrError` if they don't fit."
     try:
         clouds = [Cloud(*(np.asarray(arrays[f'{which}.{name}'], np.float32) for name in Cloud._fields))
                   for which in ('states', 'statistics')]
