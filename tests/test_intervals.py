@@ -37,7 +37,8 @@ def test_it_knows_nothing_of_the_simulator(module):
     names = {above[n.level] + n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     assert names <= {
-        '__future__', 'typing', 'numpy', 'pandas', 'scipy.ndimage', 'scipy.signal', 'pedarr.core.errors',
+        '__future__', 'functools', 'typing', 'numpy', 'pandas', 'scipy.ndimage', 'scipy.signal',
+        'pedarr.core.errors',
         'pedarr.data.channels', 'pedarr.data.masks', 'pedarr.exploration.waves',
         'pedarr.exploration.intervals'}
 
