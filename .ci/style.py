@@ -6,7 +6,7 @@
 The tests and the programs of .ci are held to lines, `;` and functions. A rule is broken for a reason now and
 then: `.ci/excused.txt` names the place and the reason, a line each
 (`nbs/6_losses/00_agcacl.ipynb: cells: one derivation`). A tall cell is called by the longest function or
-class in it, or else by its tag (`nbs/1_data/09_records.ipynb: tall cell Record: ...`).
+class in it, or else by its tag (`nbs/1_data/10_records.ipynb: tall cell Record: ...`).
 An excuse that is no longer needed is an error too."""
 import ast
 import io

@@ -5,6 +5,7 @@
 # %% ../../nbs/3_exploration/00_waves.ipynb #b7947de0
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple, Sequence
 
 import numpy as np
@@ -60,6 +61,11 @@ def _add_coronary_sinus(bipoles, v, a, delays, fs):
 # %% ../../nbs/3_exploration/00_waves.ipynb #d2940e77
 CS_BIPOLES = [c for c in IEGM_CHANNELS if c.startswith('CS')]
 
+@lru_cache(maxsize=256)
+def _filter(order, edges, kind, fs):
+    "Second-order sections of a Butterworth filter."
+    return butter(order, edges, kind, fs=fs, output='sos')
+
 def butterworth_band(x: np.ndarray, fs: float, low: float | None = None, high: float | None = None,
                      order: int = 2) -> np.ndarray:
     """Zero-phase Butterworth filter of `x` [..., T] (any unit, `fs` Hz) between `low` and `high` (Hz).
@@ -67,11 +73,12 @@ def butterworth_band(x: np.ndarray, fs: float, low: float | None = None, high: f
     A limit that is None, or above the Nyquist frequency, is left out."""
     if high is not None and high >= .475 * fs: high = None
     if low is None and high is None: return np.asarray(x, float)
-    if low and high: edges, kind = [low, high], 'bandpass'
+    if low and high: edges, kind = (low, high), 'bandpass'
     elif low: edges, kind = low, 'highpass'
     else: edges, kind = high, 'lowpass'
-    return sosfiltfilt(butter(order, edges, kind, fs=fs, output='sos'), x, axis=-1)
+    return sosfiltfilt(_filter(order, edges, kind, fs), x, axis=-1)
 
+# %% ../../nbs/3_exploration/00_waves.ipynb #a400b245
 def _odd(seconds, fs):
     "`seconds` as an odd number of samples, so that a running window has a middle."
     return max(1, int(seconds * fs) | 1)
@@ -153,30 +160,87 @@ def near_field(x: np.ndarray, fs: float, low: float = 80., smooth: float = .008)
     rectified = abs(butterworth_band(np.nan_to_num(x).astype(float), fs, low, 250.))
     return uniform_filter1d(rectified, _odd(smooth, fs), axis=-1)
 
+# %% ../../nbs/3_exploration/00_waves.ipynb #ff95a938
+def _slopes(ecg, fs):
+    "Slope of each lead of `ecg` [C, T] between 4 and 20 Hz, its usual peak being 1; is it alive [C, T]?"
+    x = butterworth_band(np.nan_to_num(ecg).astype(float), fs, 4., 20.)
+    power = uniform_filter1d(np.gradient(x, 1 / fs, axis=-1) ** 2, _odd(.08, fs), axis=-1)
+    slope = np.sqrt(np.maximum(power, 0))
+    tall = maximum_filter1d(slope, _odd(2, fs), axis=-1)
+    usual = np.maximum(np.median(tall, -1, keepdims=True), 1e-9)
+    n = _odd(1.5, fs)
+    before, after = (maximum_filter1d(slope, n, axis=-1, origin=side * (n // 2)) for side in (1, -1))
+    return slope / usual, np.minimum(before, after) > .05 * usual
+
+def _vote(ecg, fs):
+    "A curve [T] that is about 1 in the QRS complexes of the leads `ecg` [C, T]."
+    slope, alive = _slopes(ecg, fs)
+    calm = np.maximum(np.percentile(slope, 75, axis=-1, keepdims=True), .02)
+    roots = np.minimum(slope, 1.5) ** .25
+    heard = roots >= np.sort(roots, axis=0)[int(.3 * (len(ecg) - 1))]
+    weight = np.maximum(1 / calm - 1, .01) ** .7 * (alive & heard)
+    return ((weight * roots).sum(0) / np.maximum(weight.sum(0), 1e-9)) ** 4
+
 # %% ../../nbs/3_exploration/00_waves.ipynb #f29359c5
 def _ventricular_activity(signal, fs):
     "A curve [T] that peaks in the QRS complexes of `signal` [19, T], from the ECG and RVA12."
-    smooth = _odd(.06, fs)
-    skin = np.sqrt(uniform_filter1d(_spatial_velocity(signal[:N_ECG], fs, 8., 30.) ** 2, smooth))
-    rva = signal[CHANNELS.index('RVA12')]
+    ecg, rva = signal[:N_ECG], signal[CHANNELS.index('RVA12')]
+    has = signal_mask(ecg)
+    skin = _vote(ecg[has], fs) if has.any() else np.zeros(signal.shape[-1])
     if not signal_mask(rva): return skin
-    catheter = uniform_filter1d(near_field(rva, fs, 30.), smooth)
-    large = lambda curve: max(np.percentile(curve, 98), 1e-9)
-    return skin / large(skin) + np.minimum(catheter / large(catheter), 1)
+    catheter = uniform_filter1d(near_field(rva, fs, 30.), _odd(.06, fs))
+    return skin + np.minimum(catheter / max(np.percentile(catheter, 98), 1e-9), 1)
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #4a204971
-def find_beats(signal: np.ndarray, fs: float, share: float = .3) -> np.ndarray:
-    "Samples of the QRS complexes (their steepest points) in `signal` [19, T] (mV), from the ECG and RVA12."
-    curve = _ventricular_activity(signal, fs)
-    peaks, _ = find_peaks(curve, distance=_odd(.2, fs))
-    tall, reach = maximum_filter1d(curve, _odd(2, fs)), int(4 * fs)
+def _relative_height(curve, peaks, fs):
+    "Height of each of the `peaks` of `curve` [T], in parts of what is usual near it."
+    step = _odd(.04, fs)
+    tall, reach = maximum_filter1d(curve, _odd(2, fs))[::step], int(4 * fs / step)
+    near = [np.median(tall[max(0, i - reach):i + reach + 1]) for i in peaks // step]
+    return curve[peaks] / np.maximum(np.minimum(near, np.median(tall)), 1e-9)
+
+def _without_t_waves(peaks, height, chosen, fs):
+    "Indices of the `chosen` peaks but for those that are the T wave of the one before."
     beats = []
-    for p in peaks:
-        usual = np.minimum(np.median(tall[max(0, p - reach):p + reach]), np.median(tall))
-        if not curve[p] > share * usual: continue
-        t_wave = beats and p - beats[-1] < .36 * fs and curve[p] < .5 * curve[beats[-1]]
-        if not t_wave: beats.append(int(p))
+    for i in np.flatnonzero(chosen):
+        after = (peaks[i] - peaks[beats[-1]]) / fs if beats else np.inf
+        least = .8 if after < .25 else .6 if after < .36 else 0.
+        if not beats or height[i] >= least * height[beats[-1]]: beats.append(i)
     return np.array(beats, int)
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #b382565b
+def _in_pauses(peaks, height, beats, faint, fs, end):
+    "Indices of the largest peak of each pause between the `beats`, if it reaches `faint`."
+    cycle = np.median(np.diff(peaks[beats]))
+    at = np.concatenate([[0], peaks[beats], [end]])
+    found = []
+    for k, (a, z) in enumerate(zip(at[:-1], at[1:])):
+        outer = k in (0, len(at) - 2)
+        if z - a < (1.2 if outer else 1.5) * cycle: continue
+        first = a + .36 * fs if k else 0
+        last = z - .25 * fs if k < len(at) - 2 else end
+        inside = np.flatnonzero((peaks > first) & (peaks < last) & (height > faint))
+        if len(inside): found.append(inside[np.argmax(height[inside])])
+    return found
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #229ef3fb
+def find_beats(signal: np.ndarray, fs: float, share: float = .45, faint: float = .25) -> np.ndarray:
+    """Samples of the QRS complexes (their steepest points) in `signal` [19, T] (mV), from the ECG and RVA12.
+
+    `share`: of the usual height, that a beat reaches; `faint`: that one in a pause reaches."""
+    curve = _ventricular_activity(signal, fs)
+    peaks, _ = find_peaks(curve, distance=_odd(.18, fs))
+    if not len(peaks): return np.zeros(0, int)
+    height = _relative_height(curve, peaks, fs)
+    chosen = height > share
+    beats = _without_t_waves(peaks, height, chosen, fs)
+    for _ in range(len(peaks)):
+        if len(beats) < 3: break
+        chosen[_in_pauses(peaks, height, beats, faint, fs, len(curve))] = True
+        more = _without_t_waves(peaks, height, chosen, fs)
+        if len(more) == len(beats): break
+        beats = more
+    return peaks[beats]
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #f5539951
 def _around(at, before, after, fs):

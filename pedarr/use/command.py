@@ -19,8 +19,9 @@ from .steps import (
     Demo, open_demo, predict_places, say_run, say_store, store_notes, train_run)
 
 # %% auto #0
-__all__ = ['pedarr_command', 'simulate', 'download', 'check', 'preprocess', 'WithParameters', 'train', 'report', 'compare',
-           'protocols', 'fewshot', 'missing', 'export_run', 'show_runs', 'predict_rhythms', 'run_demo']
+__all__ = ['FORCE', 'pedarr_command', 'simulate', 'download', 'check', 'preprocess', 'WithParameters', 'train', 'report',
+           'compare', 'protocols', 'fewshot', 'missing', 'export_run', 'show_runs', 'measure', 'convert',
+           'predict_rhythms', 'run_demo']
 
 # %% ../../nbs/9_use/15_command.ipynb #df686b87
 @click.group(cls=Command, invoke_without_command=True, resuming=('download', 'preprocess', 'train', 'demo'),
@@ -291,6 +292,37 @@ def show_runs(folder: Path, out: Path | None, sort: str) -> None:
     found = list_runs(folder, sort)
     say_line(format_runs(found).to_string(index=False))
     if out is not None: write_table(out, found)
+
+# %% ../../nbs/9_use/15_command.ipynb #974d8f4f
+FORCE = click.option('--force', is_flag=True, help='Overwrite what is there.')
+
+@pedarr_command.command()
+@click.argument('record', type=Place())
+@click.option('--out', required=True, type=Place(), help='The folder for tables and page.')
+@JOBS
+@FORCE
+@click.pass_context
+def measure(context: click.Context, record: Path, out: Path, jobs: int, force: bool) -> None:
+    """Measure the intervals of a RECORD or lab's export: tables and a page in the folder OUT.
+
+    Exit status 1 if no beat was seen."""
+    from pedarr.exploration.measured_page import measure_file
+    study, page = measure_file(record, out, jobs, force)
+    for w in study.windows.itertuples(): say_line(f'{w.start:.1f} to {w.stop:.1f} s: {w.rhythm} ({w.reason})')
+    say_line(f'{len(study.beats)} beats: {page}')
+    context.exit(0 if len(study.beats) else 1)
+
+# %% ../../nbs/9_use/15_command.ipynb #2537930b
+@pedarr_command.command()
+@click.argument('export', type=Place())
+@click.option('--out', required=True, type=Place(), help='The folder for the record.')
+@FORCE
+def convert(export: Path, out: Path, force: bool) -> None:
+    "Write a lab's EXPORT (Bard LabSystem Pro, GE CardioLab) as a WFDB record into the folder OUT."
+    from pedarr.data.lab_exports import convert_export, read_export
+    made = convert_export(export, out, force)
+    for note in read_export(export).header.notes: say_line(f'note: {one_line(note)}', err=True)
+    say_line(str(made))
 
 # %% ../../nbs/9_use/15_command.ipynb #6ba27137
 import os
