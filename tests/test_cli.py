@@ -401,7 +401,7 @@ def test_damaged_run_folders(finished, tmp_path, name, text):
 
 def test_parameters_are_listed():
     out = pedarr('train', '--params', ok=True).stdout
-    assert re.search(r'epochs +25', out) and 'none is cross-entropy alone' in out
+    assert re.search(r'epochs +30', out) and 'none is cross-entropy alone' in out
     assert f'encoder is one of {", ".join(ENCODERS)}' in out
     assert 'with several labels a window, loss is none or bce' in out
 

@@ -219,13 +219,16 @@ def test_model_options_reach_the_network_and_come_back(store, tmp_path):
                      progress=False)
 
 
+LATER_OPTIONS = ('encoder', 'pooling', 'stochastic_depth', 'rate', 'ecg_rate', 'iegm_rate', 'crop')
+
 def older(run: Path, folder: Path) -> Path:
     """A run as it was written before there were model options, encoders, validation, seals and notes: it
     watched its test."""
     old = Path(shutil.copytree(run, folder))
     edit(old/'params.json',
          lambda p: {k: v for k, v in p.items()
-                    if k not in ('model_options', 'encoder', 'validation')} | {'watch': True})
+                    if k not in ('model_options', 'encoder', 'validation', 'channel_dropout')}
+         | {'watch': True})
     edit(old/'params.json',
          lambda p: {'lone_classes' if k == 'single_subject_classes' else k: v for k, v in p.items()})
     edit(old/'environment.json',
@@ -233,7 +236,7 @@ def older(run: Path, folder: Path) -> Path:
     edit(old/'model.json',
          lambda m: {k: v for k, v in m.items()
                     if k != 'cosine_head'} | {'model': {k: v for k, v in m['model'].items()
-                                                        if k not in ('encoder', 'centre')}})
+                                                        if k not in (*LATER_OPTIONS, 'centre')}})
     def plainer(m):
         del m['files']
         for row in m['per_class']: del row['note']
@@ -261,13 +264,18 @@ def unvouched(run: Path, folder: Path) -> Path:
 
 
 def test_a_run_from_before_validation_is_still_known_and_reported(store, tmp_path):
-    config = make_config(store=store, run=tmp_path/'new', **SMALL, validation=0)
-    old = older(run_training(config, progress=False), tmp_path/'old')
-    assert run_training(config.replace(run=str(old)), progress=False) == old
-    assert load_model(old)[0].config['encoder'] == 'plain' and read_params(old).validation == 0
+    config = make_config(store=store, run=tmp_path/'new', **SMALL, validation=0, encoder='plain',
+                         channel_dropout=0, model_options={'pooling': 'cls'})
+    new = run_training(config, progress=False)
+    old = older(new, tmp_path/'old')
+    assert run_training(config.replace(run=str(old), model_options={}), progress=False) == old
+    a, b = (load_model(r)[0] for r in (old, new))
+    assert a.config | {'rate': 250.} == b.config and read_params(old).validation == 0
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
     with pytest.raises(PedarrError,
                        match="holds a run with validation=0.0, not 0.2; encoder='plain', not 'deep'"):
-        run_training(make_config(store=store, run=old, **SMALL, encoder='deep'), progress=False)
+        run_training(make_config(store=store, run=old, **SMALL, encoder='deep', channel_dropout=0),
+                     progress=False)
     html = write_report(old).read_text()
     assert 'its curve is the test' in html and 'Simulated data' in html
     assert 'No subjects were set aside' in write_report(tmp_path/'new').read_text()
@@ -763,7 +771,7 @@ def test_every_parameter_that_differs_is_named(run, store):
     with pytest.raises(PedarrError) as e:
         run_training(make_config(**{**SMALL, 'epochs': 2, 'dim': 64}, seed=5, lr=1, store=store, run=run),
                      progress=False)
-    for said in ('epochs=1, not 2', 'dim=32, not 64', 'seed=0, not 5', 'lr=0.001, not 1.0'):
+    for said in ('epochs=1, not 2', 'dim=32, not 64', 'seed=0, not 5', 'lr=0.002, not 1.0'):
         assert said in str(e.value)
 
 
