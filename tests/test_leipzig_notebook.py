@@ -3,6 +3,7 @@ this machine: a small cohort in every run of the tests, a piece of the twin (`ma
 import contextlib
 import functools
 import http.server
+import re
 import threading
 from pathlib import Path
 
@@ -10,8 +11,12 @@ import nbformat
 import papermill
 import pandas as pd
 import pytest
+import yaml
+
+from pedarr.synthetic.twin import simulate_twin
 
 ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT/'nbs/experiments/leipzig.ipynb'
 TINY = dict(dim=16, depth=1, heads=2)
 AT_250_HZ = dict(rate=250, iegm_band=[30, 110])
 QUICK = dict(preprocess=AT_250_HZ, n_folds=2, seeds=1, epochs=1, jobs=2, common=dict(resamples=100))
@@ -35,7 +40,7 @@ def served(folder: Path):
 def execute(place: Path, page: str, **params) -> str:
     "Execute the notebook into `place`; what it printed and showed."
     given = dict(folder=str(place/'data'), out=str(place/'runs')) | QUICK | params
-    papermill.execute_notebook(str(ROOT/'nbs/experiments/leipzig.ipynb'), str(place/page), given,
+    papermill.execute_notebook(str(NOTEBOOK), str(place/page), given,
                                cwd=str(place), kernel_name='python3', progress_bar=False)
     outputs = [o for c in nbformat.read(place/page, 4).cells if c.cell_type == 'code' for o in c.outputs]
     return '\n'.join(str(o.get('text', '') or o.get('data', {}).get('text/html', '')) for o in outputs)
@@ -63,3 +68,42 @@ def test_from_a_server_to_the_tables_of_the_cohorts(simulated, tmp_path):
                             ('children', 'adults only')}
     assert (t.groupby('tested').segments.nunique() == 1).all()              # the same in all rows
     assert list(table(tmp_path, 'protocols').columns[3:8]) == METRICS
+
+
+def as_make_has_it() -> dict:
+    "The parameters of `make rehearsal` that no place decides."
+    command = (ROOT/'Makefile').read_text().split('\nrehearsal: install\n')[1].split('\n\n')[0]
+    given = {}
+    for text in re.findall(r"-y '(.*)'", command): given |= yaml.safe_load(text)
+    return given
+
+
+def test_the_rehearsal_gives_parameters_that_the_notebook_has():
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    cell = next(c.source for c in cells if 'parameters' in c.metadata.get('tags', []))
+    known = set(re.findall(r'(?m)^(\w+) = ', cell))
+    assert {'common', 'own', 'preprocess', 'cap'} <= set(as_make_has_it()) <= known
+
+
+@pytest.mark.long
+def test_the_rehearsal_from_a_server_to_all_tables(tmp_path):
+    """As `make rehearsal`; first with too few hours, then whole, then once more without a training."""
+    release, given = tmp_path/'release', as_make_has_it()
+    simulate_twin(release, scale=.02)
+    with served(release) as address:
+        with pytest.raises(papermill.PapermillExecutionError, match='more than hours=1e-06'):
+            execute(tmp_path, 'a.ipynb', address=address, hours=1e-6, **given)
+        assert not (tmp_path/'runs'/'runs').exists()
+        assert 'already right' in execute(tmp_path, 'b.ipynb', address=address, **given)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob('runs/runs/*/metrics.json')}
+    assert len(before) == 20
+    execute(tmp_path, 'c.ipynb', fetch=False, **given)
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob('runs/runs/*/metrics.json')}
+    protocols = table(tmp_path, 'protocols')
+    assert set(protocols.protocol[protocols.of == 'SIMULATED']) == {'inter-patient', 'intra-patient',
+                                                                    'leave one subject out'}
+    assert protocols.system.nunique() == 6                     # four, and the paper's two
+    for name in ('windows', 'longest', 'scores', 'classes', 'gaps', 'subjects', 'cohorts', 'long', 'speeds'):
+        assert len(table(tmp_path, name)) > 1
+    long = table(tmp_path, 'long')
+    assert set(long.trained) == {'all', 'at most 10 a recording'} and set(long.tested) >= {'long recordings'}
