@@ -47,9 +47,10 @@ def execute(place: Path, page: str, **params) -> str:
 
 
 def table(place: Path, name: str) -> pd.DataFrame:
-    "A table that the notebook wrote; every row says that the data are simulated."
+    "A table that the notebook wrote; every row but the paper's claims says that the data are simulated."
     t = pd.read_csv(place/'runs'/'results'/f'{name}.csv', keep_default_na=False)
-    assert len(t) and set(t.data) == {'SIMULATED'}
+    claimed = t.system.str.startswith('paper') if name == 'protocols' else pd.Series(False, t.index)
+    assert set(t.data[~claimed]) == {'SIMULATED'} and set(t.data[claimed]) <= {"the paper's"}
     return t
 
 
@@ -100,7 +101,7 @@ def test_the_rehearsal_from_a_server_to_all_tables(tmp_path):
     execute(tmp_path, 'c.ipynb', fetch=False, **given)
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob('runs/runs/*/metrics.json')}
     protocols = table(tmp_path, 'protocols')
-    assert set(protocols.protocol[protocols.of == 'SIMULATED']) == {'inter-patient', 'intra-patient',
+    assert set(protocols.protocol[protocols.data == 'SIMULATED']) == {'inter-patient', 'intra-patient',
                                                                     'leave one subject out'}
     assert protocols.system.nunique() == 6                     # four, and the paper's two
     for name in ('windows', 'longest', 'scores', 'classes', 'gaps', 'subjects', 'cohorts', 'long', 'speeds'):
