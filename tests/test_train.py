@@ -55,6 +55,22 @@ def run(store, tmp_path_factory):
                         progress=False)
 
 
+def test_one_cohort_and_a_cap_reach_the_run_and_its_report(store, tmp_path):
+    c = make_config(store=store, run=tmp_path/'r', cohort='children', most_per_record=3,
+                    single_subject_classes='keep', **SMALL)
+    run = open_finished(run_training(c, progress=False))
+    segments = open_store(store).segments
+    child = (segments.cohort == 'children').to_numpy()
+    roles = run.split.filter(like='role_').to_numpy(str)
+    assert set(run.predictions.subject) == set(segments.subject[child & segments.evaluate])
+    assert (roles[~child] == '').all() and read_params(run.path) == c
+    for k in run.folds:
+        assert segments.record[roles[:, k] == 'train'].value_counts().max() == 3
+    assert write_report(run.path).exists() and load_model(run.path, 0)
+    with pytest.raises(PedarrError, match="unknown cohort 'child'"):
+        prepare_run(c.replace(run=str(tmp_path/'no'), cohort='child'))
+
+
 def test_run_folder_is_whole(run):
     names = {p.name for p in run.iterdir()}
     assert {

@@ -80,6 +80,7 @@ class DataParameters(Parameters):
     grouping: str = Field('', description="label set; '' is the store's own")
     task: _Task = Field('', description="single (one class a window), multi (several); '': the grouping's")
     modalities: _ModalityName = Field('both', description='both, ecg or iegm')
+    cohort: str = Field('', description="only subjects of this cohort; '': all")
 
 class SplitParameters(Parameters):
     "Who is tested on whom."
@@ -88,6 +89,7 @@ class SplitParameters(Parameters):
     fold: _Fold = Field('all', description='all, last, or the number of one fold')
     split_seed: Seed = Field(0, description='draws the folds')
     validation: float = Field(0.2, ge=0, le=.9, description='share of training subjects that validate')
+    most_per_record: int = Field(0, ge=0, le=10**9, description='training windows of a record; 0: all')
     single_subject_classes: _SingleSubject = Field('error', description='error, drop or keep')
 
 # %% ../../nbs/8_training/00_config.ipynb #5373d5a9

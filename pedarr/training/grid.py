@@ -60,7 +60,7 @@ _NETWORKS = {
     'early fusion': _variant('early'),
     'equal shares': _variant('equal'),
     'no Transformer': dict(depth=0),
-    'Transformer depth 1': dict(depth=1),
+    'Transformer depth 2': dict(depth=2),
     'Transformer depth 4': dict(depth=4),
     'deep encoders': dict(encoder='deep'),
     'xresnet1d': dict(model='xresnet1d'),

@@ -253,7 +253,7 @@ def _missing() -> list[click.Option]:
 @click.argument('runs', nargs=-1, required=True, type=Place())
 @click.option('--figure', default=None, type=Place(),
               help='Draw the curves of all RUNS into this file (svg, png or pdf).')
-def missing(runs: tuple[Path, ...], figure: Path | None, **asked) -> None:
+def missing(runs: tuple[Path, ...], figure: Path | None, **asked: Any) -> None:
     "Ask the networks of finished RUNS again with channels missing, the same ones for every run."
     from pedarr.use.missing import MissingParameters, format_missing, missing_curve, plot_missing
     c = MissingParameters(**asked)
