@@ -152,7 +152,7 @@ class Environment(FileContents):
 
 # %% ../../nbs/8_training/01_run_files.ipynb #e702c372
 _BEFORE = {'model': 'pedarrnet', 'model_options': {}, 'encoder': 'plain', 'task': '', 'pretrained': '',
-           'validation': 0., 'channel_dropout': 0., 'cohort': '', 'most_per_record': 0}     # what was done before
+           'validation': 0., 'channel_dropout': 0., 'cohort': '', 'most_per_record': 0}
 
 REMOVED_PARAMETERS = ('watch',)                  # parameters that older runs had
 
