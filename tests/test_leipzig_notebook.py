@@ -68,7 +68,10 @@ def test_from_a_server_to_the_tables_of_the_cohorts(simulated, tmp_path):
                             ('children', 'everyone'), ('children', 'children only'),
                             ('children', 'adults only')}
     assert (t.groupby('tested').segments.nunique() == 1).all()              # the same in all rows
-    assert list(table(tmp_path, 'protocols').columns[3:8]) == METRICS
+    protocols = table(tmp_path, 'protocols')
+    assert list(protocols.columns[3:8]) == METRICS
+    p = pd.read_csv(tmp_path/'runs'/'runs'/'tiny-patient-0'/'predictions.csv')
+    assert protocols['top-1'].iloc[-1].startswith(f'{100*(p.label == p.predicted).mean():.1f} % [')
 
 
 def as_make_has_it() -> dict:
