@@ -23,7 +23,7 @@ from .measuring import INTERVALS, MeasuredStudy, interval_medians, measure_recor
 
 # %% auto #0
 __all__ = ['NOT_SEEN', 'STUDY_FILES', 'ALIASES_OF_ALL', 'beat_table', 'stretches_to_draw', 'study_page', 'check_free',
-           'write_measured_study', 'measure_file']
+           'save_study', 'measure_file']
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #c6893b87
 NOT_SEEN = 'not seen'
@@ -151,7 +151,7 @@ def check_free(out: Path, force: bool) -> None:
         raise file_error(out/there[0], 'is there already', 'give another --out, or --force')
     if out.exists() and not out.is_dir(): raise file_error(out, 'is no folder', 'give another --out')
 
-def write_measured_study(study: MeasuredStudy, record: Record, out: Path | str, force: bool = False) -> Path:
+def save_study(study: MeasuredStudy, record: Record, out: Path | str, force: bool = False) -> Path:
     "Write the tables and the page of a measured `study` into the folder `out` -> the page's path."
     out = Path(out)
     check_free(out, force)
@@ -171,4 +171,4 @@ def measure_file(path: Path | str, out: Path | str, jobs: int = 1,
     record = open_record(path, ALIASES_OF_ALL)
     check_free(Path(out), force)
     study = measure_record(record, jobs=jobs)
-    return study, write_measured_study(study, record, out, force)
+    return study, save_study(study, record, out, force)
