@@ -169,4 +169,4 @@ def test_style_names_imports_that_are_not_sorted(cell, sorted_):
     spec = importlib.util.spec_from_file_location('style', ROOT/'.ci'/'style.py')
     style = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(style)
-    assert ([rule for rule, _ in style.cell_faults(3, cell)] == []) == sorted_
+    assert ([rule for rule, _ in style.cell_faults(3, cell, '')] == []) == sorted_

@@ -249,6 +249,7 @@ def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_
         _run('ablations', tmp_path/'b.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seed=1)
 
 
+@pytest.mark.long
 def test_the_cross_validation_notebook(store, tmp_path):
     text = _run('crossval', tmp_path/'c.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seeds=1,
                 n_folds=2, epochs=1, common={k: SMALL[k] for k in ('dim', 'depth', 'heads')})
@@ -257,6 +258,7 @@ def test_the_cross_validation_notebook(store, tmp_path):
     assert sorted(p.name for p in (tmp_path/'runs').iterdir()) == expected
 
 
+@pytest.mark.long
 def test_the_bedside_notebook_joins_seeds_and_asks_runs_by_patient_only(runs, tmp_path):
     out = Path(runs[0].run).parent
     text = _run('bedside', tmp_path/'b.ipynb', tmp_path, out=str(out), results=str(tmp_path/'kept'),

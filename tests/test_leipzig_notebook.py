@@ -54,6 +54,7 @@ def table(place: Path, name: str) -> pd.DataFrame:
     return t
 
 
+@pytest.mark.long
 def test_from_a_server_to_the_tables_of_the_cohorts(simulated, tmp_path):
     with served(simulated) as address:
         text = execute(tmp_path, 'a.ipynb', address=address, own={'tiny': TINY}, systems='tiny',
