@@ -172,6 +172,7 @@ def test_a_run_that_hangs_is_ended(store, tmp_path):
     assert said['status'] == 'failed' and 'longer than 1 s' in said['why'] and time.time() - began < 30
 
 
+@pytest.mark.long
 def test_a_job_may_leave_its_notebook_and_report(store, tmp_path):
     job = grid_.plan_jobs({'q': {'a': {}}}, tmp_path/'runs', ['patient'], 1, store=str(store), **SMALL)[0]
     assert grid_.run_job(job, program=NOTEBOOK_PROGRAM)['status'] == 'done'
@@ -230,6 +231,7 @@ def _run(name, page, tmp_path, **params):
     return '\n'.join(str(o.get('text', '') or o.get('data', {}).get('text/html', '')) for o in outputs)
 
 
+@pytest.mark.long
 def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_failure(store, tmp_path):
     own = {'mine': {'plain': {'loss': 'none'}, 'odd': {'model': 'xresnet1d', 'model_options': {'width': 7}}}}
     common = {k: v for k, v in SMALL.items() if k != 'single_subject_classes'}
@@ -283,6 +285,7 @@ def test_the_bedside_notebook_joins_seeds_and_asks_runs_by_patient_only(runs, tm
         _run('bedside', tmp_path/'c.ipynb', tmp_path, out=str(alone))
 
 
+@pytest.mark.long
 def test_the_speed_notebook_trains_end_to_end_and_leaves_its_measurements(store, tmp_path):
     params = dict(store=str(store), run=str(tmp_path/'run'), epochs=1, n_folds=2, batch_size=32, seconds=.02,
                   device='cpu', options={k: SMALL[k] for k in ('dim', 'depth', 'heads', 'resamples')})

@@ -230,7 +230,7 @@ def hunt(kind: str, numbers, home: Path, work: Path) -> None:
     assert not failed, f'{len(failed)} of {len(numbers)}:\n' + '\n'.join(failed)
 
 
-@pytest.mark.parametrize('kind, n', [('database', 50), ('store', 90), ('run', 60)])
+@pytest.mark.parametrize('kind, n', [('database', 50), ('store', 90), ('run', 24)])
 def test_mutations(home, tmp_path, kind, n): hunt(kind, range(n), home, tmp_path)
 
 

@@ -454,7 +454,8 @@ def build_until(folder, store, jobs, ready):
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='no SIGKILL')
 @pytest.mark.parametrize('jobs, moments', [
-    (1, ('first bytes', 4, 'seal')), pytest.param(2, ('first bytes', 3), marks=pytest.mark.long)])
+    (1, (4,)), *(pytest.param(n, moments, marks=pytest.mark.long)
+               for n, moments in ((1, ('first bytes', 'seal')), (2, ('first bytes', 3))))])
 def test_killed_by_the_system_and_run_again(simulated, built, tmp_path, jobs, moments):
     """Real SIGKILLs, one after the other on the same store: no store bears the name, no process is left, and
     in the end its bytes are those of an undisturbed build."""

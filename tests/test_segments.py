@@ -218,6 +218,18 @@ def test_seed_matters():
     assert not np.array_equal(make_split(t, seed=0), make_split(t, seed=1))
 
 
+def test_the_last_published_fold_takes_no_part_in_development():
+    t = table([[('A', 2), ('B', 1)]]*40)
+    t['official'] = t.groupby('subject', sort=False).ngroup() % 4 + 1
+    fold = make_split(t, 'development')
+    assert set(fold[t.official == 4]) == {-1} and set(fold) == {-1, 0, 1, 2}
+    roles = all_roles(t, fold, 'development')
+    assert (roles[t.official == 4] == '').all() and (roles[t.official == 3, 2] == 'test').all()
+    assert (roles[t.official == 2, 2] == 'validation').all() and (roles[t.official == 1, 2] == 'train').all()
+    check_split(t, fold, 'development')
+    with pytest.raises(PedarrError, match='names one, not 2'): repeated_splits(t, 'development', repeats=2)
+
+
 def test_loso():
     t = table([[('A', 3)], [('A', 3), ('B', 3)], [('B', 3)]])
     fold = make_split(t, 'loso')
@@ -312,7 +324,7 @@ def test_a_split_file_that_was_altered_is_refused(tmp_path, kind):
     path, roles = tmp_path/'split.csv', all_roles(t, fold, kind)
     written = split_table(t.assign(segment=range(len(t)), record='r'), fold, roles)
     written.to_csv(path, index=False)
-    row = int(np.flatnonzero(named)[3])
+    row = int(np.flatnonzero(fold >= 0)[3])
 
     def refused(change, says):
         change.to_csv(path, index=False)
@@ -321,7 +333,7 @@ def test_a_split_file_that_was_altered_is_refused(tmp_path, kind):
     if kind != 'segment':
         refused(written.assign(fold=np.where(written.index == row, (fold + 1) % 3, fold)),
                 'in training and test')
-    unlisted = kind in ('official', 'cohort')
+    unlisted = kind in ('official', 'development', 'cohort')
     says = 'does not fit the folds' if unlisted else f'row {row} .1 in all. is for evaluation'
     refused(written.assign(fold=np.where(written.index == row, -1, fold)), says)
     refused(written.iloc[:-1], 'another table')
@@ -707,7 +719,8 @@ def test_a_cap_and_a_cohort_that_cannot_be():
 
 
 def test_split_names_have_explanations():
-    assert list(SPLITS) == ['patient', 'loso', 'segment', 'official', 'cohort'] and all(SPLITS.values())
+    names = ['patient', 'loso', 'segment', 'official', 'development', 'cohort']
+    assert list(SPLITS) == names and all(SPLITS.values())
 
 
 def test_real_ludb_headers_split():

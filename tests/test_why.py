@@ -11,6 +11,7 @@ from pedarr.evaluation.metrics import scores
 from pedarr.core.tables import read_json
 
 NOTEBOOK = Path(__file__).resolve().parents[1]/'nbs'/'experiments'/'why.ipynb'
+pytestmark = pytest.mark.long
 SYSTEMS = ['cross-entropy', 'AGCACL', 'warm-up', 'two stages', 'detached', 'centred']
 
 

@@ -77,7 +77,7 @@ def make_roles(segments: pd.DataFrame, fold: np.ndarray, k: int, kind: str = 'pa
         label = segments['label'].to_numpy(str)[train]
         roles[train[_spare_segments(label, validation, rng)]] = 'validation'
         return roles
-    if kind == 'official' and validation and np.max(fold) > 1: spared = _fold_before(fold, k)
+    if kind in ('official', 'development') and validation and np.max(fold) > 1: spared = _fold_before(fold, k)
     else: spared = segments['subject'].isin(_spare_subjects(segments.iloc[train], validation, rng)).to_numpy()
     mine = (roles == 'train') & spared
     roles[mine] = np.where(segments['evaluate'].to_numpy(bool)[mine], 'validation', '')

@@ -159,8 +159,8 @@ def recall_table(jobs: list[Job]) -> pd.DataFrame:
 
 # %% ../../nbs/8_training/15_grid_results.ipynb #ad81499e
 SPLIT_NAMES = {'patient': 'inter-patient', 'loso': 'inter-patient (leave one out)',
-               'official': 'official split', 'segment': 'intra-patient',
-               'cohort': 'another cohort'}
+               'official': 'official split', 'development': 'official split, last fold unread',
+               'segment': 'intra-patient', 'cohort': 'another cohort'}
 
 def _percent(value: float, low: float, high: float) -> str:
     "'91.2 % [88.1, 94.0]' from fractions; '' for NaN."
