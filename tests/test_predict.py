@@ -1,4 +1,5 @@
 """A trained network on somebody else's recording: the same probabilities, refusals, files, model folders."""
+import dataclasses
 import json
 import shutil
 import struct
@@ -19,19 +20,19 @@ from conftest import real
 from helpers import append, edit_json
 from pedarr.core.errors import PedarrError
 from pedarr.core.files import sha256
-from pedarr.data.channels import CHANNELS
 from pedarr.data.known_databases import LEIPZIG
 from pedarr.data.records import open_record
 from pedarr.signals.arrays import store_from_arrays
-from pedarr.signals.store import open_store
 from pedarr.training.config import make_config
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.run_list import list_runs
 from pedarr.training.train import run_training
 from pedarr.use.command import pedarr_command
-from pedarr.use.input_files import FileFormat, find_recordings, open_recording
+from pedarr.use.input_files import FileFormat, open_recording
 from pedarr.use.inputs import array_record
+from pedarr.use.model_cards import describe_preprocessing
 from pedarr.use.model_folder import SUMS, export_model, find_model, open_model
+from pedarr.use.predict_files import predict_recordings
 from pedarr.use.predictor import Predictor, load_predictor
 from pedarr.use.unlike import cloud_distance, fit_cloud
 
@@ -198,6 +199,26 @@ def test_gaps_and_flat_leads_are_no_signal(model):
     x[:, :1500] = np.nan
     t = model.predict(x, 500, LEADS).windows
     assert t.answer[0] == '' and t.answer[1] != '' and np.isnan(t.unlike[0])
+
+
+def test_names_of_the_own_database_are_known(run, store, model, tmp_path):
+    "In files as in arrays: a database that pedarr does not list tells them in its store."
+    named = {'Wand': 'V1', 'Seite': 'v6'}
+    moved = shutil.copytree(store, tmp_path/'store')
+    edit_json(moved/'store.json', aliases=named)
+    older = open_finished(run)
+    unsealed = older.environment.model_copy(update=dict(store_json_sha256=None))
+    prep = describe_preprocessing(dataclasses.replace(older, environment=unsealed), moved)
+    assert prep.aliases == {'Wand': 'V1', 'Seite': 'V6'}
+    own = Predictor(model.model._replace(prep=prep), 'cpu')
+    x, want = X[[6, 11]], own.predict(X[[6, 11]], 500, ['V1', 'V6']).prob
+    wfdb.wrsamp('a', 500, ['mV']*2, [*named], x.T, fmt=['16']*2, write_dir=str(tmp_path))
+    pd.DataFrame(x.T, columns=[*named]).to_csv(tmp_path/'b.csv', index=False)
+    said = [own.predict(x, 500, [*named]), own.predict_record(tmp_path/'a'),
+            own.predict_record(tmp_path/'b.csv', rate=500)]
+    said += [a for _, a in predict_recordings(own, [('a', tmp_path/'a')])]
+    assert len(said) == 4 and all(np.allclose(a.prob, want, atol=1e-3) for a in said)
+    with pytest.raises(PedarrError, match='no channel'): model.predict_record(tmp_path/'a')
 
 
 def test_masked_samples_are_missing(model):
