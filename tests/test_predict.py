@@ -1,4 +1,5 @@
 """A trained network on somebody else's recording: the same probabilities, refusals, files, model folders."""
+import dataclasses
 import json
 import shutil
 import struct
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import wfdb
 from click.testing import CliRunner
 
 import pedarr
@@ -19,15 +21,20 @@ from helpers import append, edit_json
 from pedarr.core.errors import PedarrError
 from pedarr.core.files import sha256
 from pedarr.data.known_databases import LEIPZIG
+from pedarr.data.records import open_record
 from pedarr.signals.arrays import store_from_arrays
-from pedarr.signals.store import open_store
 from pedarr.training.config import make_config
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.run_list import list_runs
 from pedarr.training.train import run_training
 from pedarr.use.command import pedarr_command
+from pedarr.use.input_files import FileFormat, open_recording
+from pedarr.use.inputs import array_record
+from pedarr.use.model_cards import describe_preprocessing
 from pedarr.use.model_folder import SUMS, export_model, find_model, open_model
-from pedarr.use.predictor import load_predictor
+from pedarr.use.predict_files import predict_recordings
+from pedarr.use.predictor import Predictor, load_predictor
+from pedarr.use.unlike import cloud_distance, fit_cloud
 
 SMALL = dict(epochs=1, dim=16, depth=1, heads=2, n_folds=2, resamples=100, single_subject_classes='keep')
 LEADS = ['I', 'II', 'III', 'aVR', 'aVL', 'aVF', 'V1', 'V2', 'V3', 'V4', 'V5', 'V6']
@@ -112,6 +119,32 @@ def test_segments_that_were_filtered_alone_are_again(tmp_path):
         assert np.allclose(said.prob, [row.p_A, row.p_B], atol=1e-4) and len(said.windows) == 1
 
 
+def test_each_segment_of_a_long_record_is_its_own(model, tmp_path):
+    "Read from a file in blocks, as a model of segments needs them: the answers are those of its array."
+    x = beats(20_000, 500)*(1 + np.arange(20_000)//1500 % 3) + np.random.default_rng(0).normal(0, .02, 20_000)
+    wfdb.wrsamp('long', 500, ['mV']*12, LEADS, x.T, fmt=['16']*12, write_dir=str(tmp_path))
+    prep = model.model.prep.model_copy(update=dict(cut='segment'))
+    alone = Predictor(model.model._replace(prep=prep), 'cpu')
+    one = alone.predict_record(tmp_path/'long').windows
+    other = alone.predict(open_record(tmp_path/'long').physical(), 500, LEADS).windows
+    shares = [f'p_{c}' for c in model.classes]
+    assert len(one) == 13 and np.allclose(one[shares], other[shares], atol=1e-4)
+
+
+def test_a_run_whose_store_is_gone_is_not_guessed_at(run, store, tmp_path):
+    "Its store alone says how recordings were cut: refused, with the remedy, which helps."
+    np.save(tmp_path/'x.npy', X)
+    told = tmp_path/'x.npy', '--rate', 500, '--channels', ','.join(LEADS)
+    moved = Path(shutil.move(store, tmp_path/'moved'))
+    try:
+        line = refused('predict', run, *told)
+        assert command('export', run, tmp_path/'m', '--store', moved).status == 0
+    finally: shutil.move(moved, store)
+    assert 'store' in line and 'pedarr export' in line and '--store' in line
+    assert command('predict', tmp_path/'m', *told).status == 0
+    assert command('predict', run, *told).status == 0
+
+
 def test_several_labels(tmp_path):
     "Probabilities and thresholds: the largest of the windows, yes from the mean threshold of the folds."
     x = np.stack([beats(2500, 250, 2)*(1 + i % 3) for i in range(40)])
@@ -168,9 +201,52 @@ def test_gaps_and_flat_leads_are_no_signal(model):
     assert t.answer[0] == '' and t.answer[1] != '' and np.isnan(t.unlike[0])
 
 
+def test_names_of_the_own_database_are_known(run, store, model, tmp_path):
+    "In files as in arrays: a database that pedarr does not list tells them in its store."
+    named = {'Wand': 'V1', 'Seite': 'v6'}
+    moved = shutil.copytree(store, tmp_path/'store')
+    edit_json(moved/'store.json', aliases=named)
+    older = open_finished(run)
+    unsealed = older.environment.model_copy(update=dict(store_json_sha256=None))
+    prep = describe_preprocessing(dataclasses.replace(older, environment=unsealed), moved)
+    assert prep.aliases == {'Wand': 'V1', 'Seite': 'V6'}
+    own = Predictor(model.model._replace(prep=prep), 'cpu')
+    x, want = X[[6, 11]], own.predict(X[[6, 11]], 500, ['V1', 'V6']).prob
+    wfdb.wrsamp('a', 500, ['mV']*2, [*named], x.T, fmt=['16']*2, write_dir=str(tmp_path))
+    pd.DataFrame(x.T, columns=[*named]).to_csv(tmp_path/'b.csv', index=False)
+    said = [own.predict(x, 500, [*named]), own.predict_record(tmp_path/'a'),
+            own.predict_record(tmp_path/'b.csv', rate=500)]
+    said += [a for _, a in predict_recordings(own, [('a', tmp_path/'a')])]
+    assert len(said) == 4 and all(np.allclose(a.prob, want, atol=1e-3) for a in said)
+    with pytest.raises(PedarrError, match='no channel'): model.predict_record(tmp_path/'a')
+
+
+def test_masked_samples_are_missing(model):
+    "What a masked array holds below its mask is no signal."
+    x = beats(6000, 500)
+    gaps = np.zeros(x.shape, bool)
+    gaps[1, 500:900], gaps[:, 3000:4500] = True, True
+    masked = np.ma.MaskedArray(np.where(gaps, 3., x), gaps)
+    told = 500, LEADS
+    assert np.array_equal(array_record(masked, *told).standard(),
+                          array_record(np.where(gaps, np.nan, x), *told).standard(), equal_nan=True)
+    whole = np.ma.MaskedArray((1000*masked.data).astype('i2'), gaps)
+    assert np.isnan(array_record(whole, *told, 'uV').standard()[:12][gaps]).all()
+    assert model.predict(masked, *told).windows.answer[2] == ''
+
+
 def test_embeddings(model):
     x = model.embed(beats(6000, 500), 500, LEADS)
     assert x.shape[0] == 4 and np.allclose(np.linalg.norm(x, axis=1), 1, atol=1e-5)
+    flat = beats(6000, 500)
+    flat[:, 1500:3000] = 0
+    y = model.embed(flat, 500, LEADS)
+    assert np.isnan(y[1]).all() and np.allclose(np.linalg.norm(y[[0, 2, 3]], axis=1), 1, atol=1e-5)
+
+
+def test_an_answer_is_text_of_python(model):
+    answer = model.predict(X, 500, LEADS)
+    assert type(answer.answer) is str and all(type(a) is str for a in answer.windows.answer)
 
 
 # --- arrays that are refused
@@ -178,7 +254,7 @@ def test_embeddings(model):
 X = beats(3000, 500)
 REFUSED = {
     'time first': (X.T, 500, LEADS), 'has no samples': (X[:, :0], 500, LEADS),
-    'needs a window of 3 s': (X[:, :700], 500, LEADS), 'unknown unit': (X, 500, LEADS, 'mmHg'),
+    '1,499 samples': (X[:, :1499], 500, LEADS), 'unknown unit': (X, 500, LEADS, 'mmHg'),
     'whole numbers': ((1000*X).astype(int), 500, LEADS), "no heart's": (1000*X, 500, LEADS),
     'every sample is missing': (X*np.nan, 500, LEADS), 'infinite': (np.full_like(X, np.inf), 500, LEADS),
     'is a lead': (X[:2], 500, ['EEG', 'SpO2']), 'too low for this model': (X, 120, LEADS),
@@ -246,6 +322,7 @@ def other_classes(folder: Path, first: list) -> None:
 HARM = {
     'altered since it was exported': (lambda d: flip(d/'model-0.safetensors'), False),
     'model-1.safetensors: is missing': (lambda d: (d/'model-1.safetensors').unlink(), False),
+    'config.json: is missing in': (lambda d: unlist(d, 'config.json'), False),
     'preprocess.json: is missing in': (lambda d: (d/'preprocess.json').unlink(), True),
     'no list of hashes': (lambda d: append(d/SUMS, 'x'), False),
     'answers SR': (lambda d: other_classes(d, ['X']), True),
@@ -258,6 +335,12 @@ HARM = {
                        and edit_unlike(d/'unlike-0.safetensors'), True),
     'preprocess.json': (lambda d: edit_json(d/'preprocess.json', settings={'rate': -1}), True),
     'preprocess.json: damaged': (lambda d: edit_json(d/'preprocess.json', channels=['V17']), True)}
+
+
+def unlist(folder: Path, name: str) -> None:
+    "Strike a file from the list of hashes, so that nobody sees that it is altered."
+    lines = (folder/SUMS).read_text().splitlines(keepends=True)
+    (folder/SUMS).write_text(''.join(line for line in lines if not line.endswith(f'  {name}\n')))
 
 
 def edit_unlike(file: Path) -> None:
@@ -324,6 +407,66 @@ def test_predict_files_of_all_kinds(folder, tmp_path):
     assert r.status == 2 and 'none of 2 recordings' in r.err.splitlines()[-1]
 
 
+def test_recordings_of_one_name_stay_apart(folder, tmp_path):
+    "Of two folders, good and damaged: each is named by its path, and counted."
+    for place in 'abcd':
+        (tmp_path/place/'db').mkdir(parents=True)
+        file = tmp_path/place/'db'/'x.npz'
+        np.savez(file, signals=X, fs=500, channels=LEADS)
+        if place in 'cd': file.write_bytes(file.read_bytes()[:100])
+    files = [tmp_path/place/'db'/'x.npz' for place in 'abcd']
+    names = [str(f) for f in files]
+    for given in (files, [f.parent for f in files]):
+        r = command('predict', folder, *given, '--out', tmp_path/'o.csv', '--force')
+        assert r.status == 1 and 'left out: 2 of 4 recordings' in r.err
+        assert list(pd.read_csv(tmp_path/'o.csv').recording.unique()) == names[:2]
+    for place in 'ef':
+        (tmp_path/place/'db').mkdir(parents=True)
+        (tmp_path/place/'db'/'y.hea').write_text('')
+        np.savez(tmp_path/place/'db'/'x.npz', signals=X, fs=500, channels=LEADS)
+        wfdb.wrsamp('z', 500, ['mV']*12, LEADS, X.T, fmt=['16']*12, write_dir=str(tmp_path/place/'db'))
+    r = command('predict', folder, tmp_path/'e'/'db', tmp_path/'f'/'db')
+    assert 'left out: 2 of 6 recordings' in r.err, r.err
+
+
+def damage(rng: np.random.Generator, raw: bytes) -> bytes:
+    "Some bytes changed, taken out or put in, near an end of the file, where what it promises stands."
+    raw = bytearray(raw)
+    for kind in rng.integers(3, size=2):
+        at = int(rng.integers(130))
+        at = at if rng.integers(2) else max(len(raw) - 5*at, 0)
+        piece = rng.choice(list(b'({[\'\\,:\n\0'), 2).tolist()
+        raw[at:at + (4 if kind == 1 else 1)] = b'' if kind == 1 else bytes(piece if kind else piece[:1])
+    return bytes(raw)
+
+
+def encrypted(raw: bytes) -> bytes:
+    "A zip file that says of its first member that it is encrypted."
+    at = raw.index(b'PK\1\2')
+    return raw[:6] + b'\1' + raw[7:at + 8] + b'\1' + raw[at + 9:]
+
+
+def test_damaged_arrays_are_one_line(tmp_path):
+    rng, told = np.random.default_rng(0), FileFormat(500, None, LEADS[:2])
+    np.save(tmp_path/'a.npy', X[:2, :600])
+    np.savez_compressed(tmp_path/'b.npz', signals=X[:2, :600], fs=500, channels=LEADS[:2])
+    pd.DataFrame(X[:2, :600].T, columns=LEADS[:2]).to_csv(tmp_path/'c.csv', index=False)
+    raw = {p: p.read_bytes() for p in sorted(tmp_path.iterdir())}
+    npz = raw[tmp_path/'b.npz']
+    middle = len(npz)//4
+    cases = [(p, damage(rng, b)) for p, b in raw.items() for _ in range(150)]
+    cases += [(tmp_path/'b.npz', npz[:middle] + b'\xff'*20 + npz[middle + 20:]),
+              (tmp_path/'b.npz', encrypted(npz)),
+              (tmp_path/'a.npy', raw[tmp_path/'a.npy'].replace(b'(2, 600), }', b'(2, 600,  {')),
+              (tmp_path/'c.csv', b'"' + b'I'*200_000 + raw[tmp_path/'c.csv'])]
+    said = []
+    for path, content in cases:
+        path.write_bytes(content)
+        try: open_recording(path, told if path.suffix == '.npy' else FileFormat(500))
+        except PedarrError as e: said.append(str(e))
+    assert len(said) > 200 and not any('\n' in s for s in said)
+
+
 def test_export_and_runs(run, store, tmp_path):
     r = command('export', run, tmp_path/'m')
     assert r.status == 0 and '2 networks' in r.out and 'SIMULATED MODEL' in r.out
@@ -348,6 +491,16 @@ def test_noise_is_said_to_be_unlike(model, simulated):
         assert 'UNLIKE' in model.predict(x, 500, LEADS).line()
     share = [np.mean(model.predict_record(p).windows.unlike > 1) for p in LEIPZIG.records(simulated)]
     assert np.mean(share) < .1
+
+
+def test_what_training_never_had_does_not_count():
+    "Electrograms where training had leads alone: their statistics have no place from which to be far."
+    rng = np.random.default_rng(0)
+    x, new = rng.normal(size=(500, 3)), np.array([[.1, .2, 50.], [.1, .2, np.nan], [9., 0., 0.]])
+    x[:, 2] = np.nan
+    far = cloud_distance(fit_cloud(x), new)
+    assert far[0] == far[1] < 1 and far[2] > 20
+    assert np.isnan(cloud_distance(fit_cloud(x), np.array([[np.nan, np.nan, 1.]]))[0])
 
 
 def test_exchanged_arms_warn_on_real_recordings(model):
