@@ -74,6 +74,7 @@ class StoreMeta(_Recipe):
     unit: Literal['mV']
     simulated: bool
     twin_version: list[int] | None = None     # of the simulator, as headers state it; older stores lack it
+    aliases: dict[str, _Name] | None = None   # names of channels of its database; older stores lack them
     segments: Annotated[int, Field(ge=1, le=10**9)]
     sha256: dict[str, Sha256]
     skipped: list[str]                        # records that were left out

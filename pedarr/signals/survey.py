@@ -403,7 +403,7 @@ def _meta(database: Database, config: PreprocessConfig, plans: list, who: pd.Dat
     return json_ready(dict(
         **more, store_version=STORE_VERSION, versions=_versions(), config=config.model_dump(),
         database=database.name, subjects=hash_value(who.to_csv()), unit='mV', simulated=simulated,
-        twin_version=sorted(twins),
+        twin_version=sorted(twins), aliases=database.aliases,
         records=each(lambda p: dict(fs=p.record.fs, sig_len=p.record.sig_len)),
         channels=each(lambda p: p.channels), stored=[c for c in CHANNELS if c in found],
         signals=each(lambda p: [r for r in p.record.rows if r >= 0]),

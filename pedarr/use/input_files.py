@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
+import lzma
+import struct
+import tokenize
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PassingError, PedarrError, file_error, one_line, system_error
+from ..core.errors import PedarrError, file_error, one_line, system_error
 from ..core.files import open_regular, read_bytes
 from ..core.names import natural_key
 from ..data.channels import match_channels
@@ -32,15 +37,19 @@ ARRAY_FILES = ('.npy', '.npz', '.csv')
 ALIASES = {name: channel for db in DATABASES.values() for name, channel in db.aliases.items()}
 
 class FileFormat(NamedTuple):
-    "What a file of an array does not say itself: rate (Hz), unit, names of the channels; None: not told."
+    """What a file does not say itself: of an array rate (Hz), unit, names of the channels (None: not told);
+    and which channels names that differ from the usual ones stand for."""
     rate: float | None = None
     units: str | None = None
     channels: Sequence[str] | None = None
+    aliases: dict[str, str] = {}
+
+    def all_aliases(self) -> dict[str, str]: return ALIASES | self.aliases
 
 class Found(NamedTuple):
-    "Recordings: (name, path) each, and those that are damaged already, name -> why."
+    "Recordings: (name, path) each, and those that are damaged already: (name, why) each."
     recordings: list[tuple[str, Path]]
-    damaged: dict[str, str]
+    damaged: list[tuple[str, str]]
 
 # %% ../../nbs/9_use/03_input_files.ipynb #1f30ceb8
 def _in_folder(folder: Path, damaged: dict) -> list[tuple[str, Path]]:
@@ -53,22 +62,28 @@ def _in_folder(folder: Path, damaged: dict) -> list[tuple[str, Path]]:
     tables = [x for x in found if x[1].suffix.lower() != '.csv']        # beside records, tables are theirs
     return list(zip(records.names, records.paths)) + tables
 
-# %% ../../nbs/9_use/03_input_files.ipynb #40e9e079
-def find_recordings(places: Iterable[Path | str]) -> Found:
-    """The recordings at `places`: records (with or without a suffix), arrays, and folders of these.
-
-    `PedarrError` for a folder without any."""
-    recordings, damaged = [], {}
-    places = [Path(p) for p in places]
-    for place in places:
-        inside = _in_folder(place, damaged) if place.is_dir() else [(_stem(place), place)]
-        before = f'{place.name}/' if place.is_dir() and len(places) > 1 else ''
-        recordings += [(before + name, path) for name, path in inside]
-    return Found(recordings, damaged)
-
+# %% ../../nbs/9_use/03_input_files.ipynb #12503102
 def _stem(path: Path) -> str:
     "What a single recording is called."
     return path.stem if path.suffix.lower() in ('.hea', '.dat', '.mat') else path.name
+
+# %% ../../nbs/9_use/03_input_files.ipynb #40e9e079
+def find_recordings(places: Iterable[Path | str]) -> Found:
+    """The recordings at `places`: records (with or without a suffix), arrays, and folders of these; of equal
+    names, by their paths.
+
+    `PedarrError` for a folder without any."""
+    good, bad = [], []                       # of each: name, path, and the path or why it is damaged
+    places = [Path(p) for p in places]
+    for place in places:
+        damaged = {}
+        inside = _in_folder(place, damaged) if place.is_dir() else [(_stem(place), place)]
+        before = f'{place.name}/' if place.is_dir() and len(places) > 1 else ''
+        good += [(before + name, path, path) for name, path in inside]
+        bad += [(before + name, place/name, why) for name, why in damaged.items()]
+    often = Counter(name for name, *_ in good + bad)
+    named = lambda rows: [(name if often[name] == 1 else str(path), x) for name, path, x in rows]
+    return Found(named(good), named(bad))
 
 # %% ../../nbs/9_use/03_input_files.ipynb #eddceb9a
 def _needed(form: FileFormat, path: Path, what: str) -> object:
@@ -78,12 +93,16 @@ def _needed(form: FileFormat, path: Path, what: str) -> object:
     option = {'rate': '--rate 500', 'channels': '--channels I,II,V1'}[what]
     raise file_error(path, f'does not say its {what}', f'give it, as {option}')
 
+# what libraries raise for bytes that are not what they seem: RuntimeError is of encrypted files, too
+_DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, EOFError, SyntaxError, RuntimeError,
+            struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+
 def _from_npy(path: Path, form: FileFormat) -> tuple:
     "(x, rate, channels, unit) of an .npy file."
     open_regular(path).close()
     try: x = np.load(path, mmap_mode='r', allow_pickle=False)
     except OSError as e: raise system_error(e, path, 'cannot be read') from e
-    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError) as e:
+    except _DAMAGED as e:
         raise file_error(path, f'no array of numpy ({one_line(e)[:80]})', 'save it again') from e
     return x, _needed(form, path, 'rate'), _needed(form, path, 'channels'), form.units or 'mV'
 
@@ -100,8 +119,8 @@ def _members(path: Path) -> dict[str, np.ndarray]:
                 raise file_error(path, why, 'give it in parts')
             names = [i.filename for i in z.infolist() if i.filename.endswith('.npy')]
             return {n[:-4]: _member(z.read(n)) for n in names}
-    except (zipfile.BadZipFile, ValueError, EOFError, SyntaxError, NotImplementedError, OSError) as e:
-        if isinstance(e, PedarrError): raise
+    except PedarrError: raise
+    except (*_DAMAGED, OSError) as e:
         raise file_error(path, f'no arrays of numpy ({one_line(e)[:80]})', 'save it again') from e
 
 # %% ../../nbs/9_use/03_input_files.ipynb #71207acc
@@ -141,15 +160,16 @@ def _from_csv(path: Path, form: FileFormat) -> tuple:
     "(x, rate, channels, unit) of a table with a column a channel."
     raw, rate = read_bytes(path), _needed(form, path, 'rate')
     head = raw[:1 << 16].decode('utf-8-sig', 'replace').splitlines()[:1]
-    names = [n.strip() for n in next(csv.reader(head), [])] if head else []
+    try: names = [n.strip() for n in next(csv.reader(head), [])]
+    except csv.Error as e: raise file_error(path, f'no table ({one_line(e)[:80]})', 'save it again') from e
     if not names: raise file_error(path, 'is empty', 'give a table with the names of channels on top')
-    used = match_channels(names, ALIASES, path).rows
+    used = match_channels(names, form.all_aliases(), path).rows
     used = sorted(set(used[used >= 0].tolist()))
     if not used:
         why = f'no column is a channel ({one_line(", ".join(names))[:80]})'
         raise file_error(path, why, 'name the columns as I, II, V1, ... in the first line')
     try: table = pd.read_csv(io.BytesIO(raw), usecols=used, skipinitialspace=True, encoding='utf-8-sig')
-    except (ValueError, UnicodeError, pd.errors.ParserError) as e:
+    except _DAMAGED as e:
         raise file_error(path, f'no table ({one_line(e)[:80]})', 'save it again') from e
     words = [names[i] for i, column in zip(used, table) if table[column].dtype.kind not in 'fiu']
     if words: raise file_error(path, f'column {one_line(words[0])} holds no numbers', 'correct it')
@@ -160,10 +180,10 @@ _READERS = {'.npy': _from_npy, '.npz': _from_npz, '.csv': _from_csv}
 
 def open_recording(path: Path | str, form: FileFormat = FileFormat()) -> Record | ArrayRecord:
     "The recording at `path`: a WFDB record, or an array. `PedarrError` for whatever can't be read rightly."
-    path = Path(path)
+    path, aliases = Path(path), form.all_aliases()
     read = _READERS.get(path.suffix.lower())
-    if read is None: return open_record(path.with_suffix('.hea') if _is_signal(path) else path, ALIASES)
-    return array_record(*read(path, form), name=str(path), aliases=ALIASES)
+    if read is None: return open_record(path.with_suffix('.hea') if _is_signal(path) else path, aliases)
+    return array_record(*read(path, form), name=str(path), aliases=aliases)
 
 def _is_signal(path: Path) -> bool:
     "Is this a signal file with its header beside it?"

@@ -79,6 +79,12 @@ class ArrayRecord:
         out[self.rows >= 0] = self.samples(start, stop)
         return out
 
+# %% ../../nbs/9_use/02_inputs.ipynb #d4a24824
+def _unmasked(x: np.ndarray) -> np.ndarray:
+    "NaN for the samples of a masked array that are masked, whatever it holds there."
+    if not np.ma.isMaskedArray(x): return x
+    return x.astype(np.result_type(x.dtype, np.float32)).filled(np.nan)
+
 # %% ../../nbs/9_use/02_inputs.ipynb #120eaa62
 _BLOCK = 1 << 18           # samples looked at together
 
@@ -118,7 +124,8 @@ def array_record(x: Any, fs: float, channels: Sequence[str], units: str = 'mV', 
                  aliases: dict | None = None) -> ArrayRecord:
     """The array `x` [channel, time] in `units` at `fs` Hz, with a name for each channel, as a recording.
 
-    `aliases`: names of channels that differ from the usual ones. `PedarrError` for whatever can't be."""
+    `aliases`: names of channels that differ from the usual ones. Masked samples are missing. `PedarrError`
+    for whatever can't be."""
     channels, scale, x = _check_names(channels, name), millivolts_per(units), np.asanyarray(x)
     _check_shape(x, len(channels), name)
     if x.dtype.kind != 'f' and scale != UNITS['uV']:
@@ -128,7 +135,7 @@ def array_record(x: Any, fs: float, channels: Sequence[str], units: str = 'mV', 
     if not (match.rows >= 0).any():
         raise PedarrError(f'{name}: none of its channels ({one_line(", ".join(channels))[:80]}) is a lead or '
                           f'electrogram that is known: name them as {", ".join(CHANNELS[:7])}, ...')
-    record = ArrayRecord(x, _check_fs(fs, name), match.rows, scale, name, list(match.notes))
+    record = ArrayRecord(_unmasked(x), _check_fs(fs, name), match.rows, scale, name, list(match.notes))
     _check_values(record)
     _check_amplitudes(record, units)
     return record

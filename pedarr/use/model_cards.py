@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from ..core.errors import PassingError, PedarrError
+from ..core.errors import PassingError, PedarrError, one_line
 from ..core.tables import FileContents, json_ready
 from ..data.channels import CHANNELS, N_ECG
 from ..data.known_databases import DATABASES
@@ -57,7 +57,7 @@ _Channel = Literal[tuple(CHANNELS)]
 
 class ModelFacts(ModelCard):
     "config.json: a network, its classes, and where it comes from."
-    model_version: Literal[1]
+    model_version: Literal[MODEL_VERSION]
     name: _Text
     pedarr: _Text
     simulated: bool                       # was it trained on simulated hearts?
@@ -79,28 +79,42 @@ class PreprocessFacts(FileContents):
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #bd3b48e2
 def _store_meta(run: Run, store: Path | str | None) -> dict:
-    "What the store of a run says of itself; {} where it is gone, or another is there."
-    try: meta, seal = read_meta(Path(store or run.params.store))
+    "What the store of a run says of itself; `PedarrError` where it is gone, or another is there."
+    place, env = Path(store or run.params.store), run.environment
+    try: meta, seal = read_meta(place)
     except PassingError: raise
-    except PedarrError: return {}
-    return meta if seal == run.environment.store_json_sha256 else {}
+    except PedarrError as e: raise _no_store(run, f'its store {place} is gone or damaged') from e
+    if meta['sha256'] == env.store_sha256 and env.store_json_sha256 in (None, seal): return meta
+    raise _no_store(run, f'{place} is another store than its own')
+
+def _no_store(run: Run, why: str) -> PedarrError:
+    return PedarrError(f'{run.path}: {one_line(why)}; it alone says how recordings were cut: put it back, or '
+                       'pedarr export RUN MODEL --store STORE, where it is now, and use MODEL')
 
 def _channels_of(card: ModelCard, meta: dict) -> list[str]:
     "The channels that the network has seen."
     modalities = card.model.get('modalities', list(MODALITIES))
     seen = dict(ecg=CHANNELS[:N_ECG], iegm=CHANNELS[N_ECG:])
-    return [c for m in MODALITIES if m in modalities for c in seen[m] if c in meta.get('stored', CHANNELS)]
+    return [c for m in MODALITIES if m in modalities for c in seen[m] if c in meta['stored']]
+
+# %% ../../nbs/9_use/06_model_cards.ipynb #81bc8862
+def _aliases_of(run: Run, meta: dict) -> dict[str, str]:
+    "The names of channels that its database has for its own: name -> one of `CHANNELS`."
+    known, ours = DATABASES.get(run.environment.database), {c.lower(): c for c in CHANNELS}
+    if meta['aliases'] is None: return known.aliases if known else {}          # an older store
+    return {name: ours[channel.lower()] for name, channel in meta['aliases'].items()}
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #a572fb05
 def describe_preprocessing(run: Run, store: Path | str | None = None) -> PreprocessFacts:
-    "What was done to the recordings of a run before its network saw them; `store`: where its store is now."
+    """What was done to the recordings of a run before its network saw them; `store`: where its store is now.
+
+    `PedarrError` where it is gone, or another."""
     meta, card = _store_meta(run, store), run.card
-    alone = bool(meta) and all(set(files) == {'arrays'} for files in meta['sources'].values())
-    database = DATABASES.get(run.environment.database)
+    alone = all(set(files) == {'arrays'} for files in meta['sources'].values())
     settings = PreprocessConfig(**card.preprocess).model_dump()
-    rates = [r['fs'] for r in meta.get('records', {}).values()]
+    rates = [r['fs'] for r in meta['records'].values()]
     return PreprocessFacts(settings=json_ready(settings), cut='segment' if alone else 'recording',
-                           channels=_channels_of(card, meta), aliases=database.aliases if database else {},
+                           channels=_channels_of(card, meta), aliases=_aliases_of(run, meta),
                            lowest_rate=float(min(rates, default=0)))
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #b0e3c3db

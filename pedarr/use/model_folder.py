@@ -245,7 +245,7 @@ def open_model_folder(folder: Path | str, fold: int | None = None) -> OpenModel:
     listed, facts = _check_sums(folder), _read_facts(folder)
     folds = _chosen(folder, facts.folds, fold)
     tensors = [f'{what}-{k}.safetensors' for k in folds for what in ('model', 'unlike')]
-    for name in ['README.md', 'preprocess.json', *tensors]:
+    for name in ['README.md', 'config.json', 'preprocess.json', *tensors]:
         if name not in listed: raise _damaged(folder/name, f'is missing in {SUMS}')
     return OpenModel(folder, sha256(folder/SUMS)[:12], facts, _read_preprocessing(folder),
                      {k: _read_fold(folder, k, facts) for k in folds},

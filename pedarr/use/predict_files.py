@@ -74,6 +74,7 @@ def predict_recordings(predictor: Predictor, recordings: Iterable[tuple[str, Pat
     """For each of the `recordings` (name, path), in order: its name, and the answer or the error that is in
     the way. `form`: what arrays do not say themselves."""
     queue, ready = deque(), []
+    form = form._replace(aliases=predictor.model.prep.aliases | form.aliases)
     for name, path in recordings:
         queue.append(_Waiting(name))
         _read(predictor, queue[-1], path, form, ready)

@@ -73,8 +73,9 @@ def _check_recording(record: AnyRecord, prep: PreprocessFacts, config: Preproces
                           f'looks at frequencies up to {needed/2:g} Hz: give it at {needed:g} Hz or more')
     width = round(config.window*record.fs)
     if record.sig_len < width or store_length(record, config) < config.samples:
-        raise PedarrError(f'{record.name}: lasts {record.sig_len/record.fs:.3g} s, and the model needs a '
-                          f'window of {config.window:g} s: give a longer recording')
+        least = max(width, record.sig_len + 1)
+        raise PedarrError(f'{record.name}: has {record.sig_len:,} samples, and the model needs a window of '
+                          f'{config.window:g} s, {least:,} samples: give a longer recording')
 
 # %% ../../nbs/9_use/08_predictor.ipynb #9e0f202b
 class Windows(NamedTuple):
@@ -96,7 +97,7 @@ def _segment_windows(record: AnyRecord, start: np.ndarray, width: int, config) -
     "As `cut_windows`, where each segment of the training was filtered alone."
     rows = np.where(record.rows >= 0, np.arange(len(CHANNELS)), -1)
     for i in range(0, len(start), 32):
-        raw = np.stack([record.standard(s, s + width) for s in start[i:i + 32]])
+        raw = np.stack([record.standard(s, s + width).copy() for s in start[i:i + 32]])   # a view till then
         yield prepare_segments(raw, record.fs, rows, config)
 
 # %% ../../nbs/9_use/08_predictor.ipynb #727ff8a4
@@ -146,18 +147,20 @@ def _batches(model: OpenModel, x: np.ndarray, mask: np.ndarray, size: int = 64) 
         batches.append(Batch(ecg, iegm, there, torch.full((len(some),), -1), number, target))
     return batches
 
-# %% ../../nbs/9_use/08_predictor.ipynb #2eeaea96
-def _usable(model: OpenModel, mask: np.ndarray) -> np.ndarray:
-    "Which windows have a channel that the network looks at [N]."
-    return (mask & seen_channels(model.prep.channels)).any(1)
+# %% ../../nbs/9_use/08_predictor.ipynb #53f7e05b
+def _looked_at(model: OpenModel, mask: np.ndarray) -> np.ndarray:
+    "The channels of `mask` [N, 19] that the network looks at."
+    return mask & seen_channels(model.prep.channels)
 
+# %% ../../nbs/9_use/08_predictor.ipynb #2eeaea96
 def answer_windows(model: OpenModel, x: np.ndarray, mask: np.ndarray,
                    device: torch.device | str = 'cpu') -> WindowAnswers:
     "The mean answer of the model's folds to windows `x` [N, 19, T] (filtered mV) with `mask` [N, 19]."
-    ok = _usable(model, mask)
+    mask = _looked_at(model, mask)
+    ok = mask.any(1)
     out = WindowAnswers(np.full((len(x), len(model.facts.classes)), np.nan), np.full(len(x), np.nan))
     if not ok.any(): return out
-    x, mask = np.asarray(x[ok], np.float32), mask[ok] & seen_channels(model.prep.channels)
+    x, mask = np.asarray(x[ok], np.float32), mask[ok]
     batches = _batches(model, x, mask)
     said = {k: predict(network.to(device), batches, device) for k, network in model.networks.items()}
     out.prob[ok] = np.mean([s['prob'].astype(float) for s in said.values()], axis=0)
@@ -183,9 +186,9 @@ def decision_thresholds(model: OpenModel) -> np.ndarray | None:
 
 def _named(model: OpenModel, prob: np.ndarray) -> list[str]:
     "What probabilities [N, C] say: a class, or several joined by |; '' without an answer."
-    classes, thresholds = np.array(model.facts.classes), decision_thresholds(model)
+    classes, thresholds = model.facts.classes, decision_thresholds(model)
     if thresholds is None: return [classes[p.argmax()] if np.isfinite(p).all() else '' for p in prob]
-    return ['|'.join(classes[p >= thresholds]) if np.isfinite(p).all() else '' for p in prob]
+    return ['|'.join(c for c, yes in zip(classes, p >= thresholds) if yes) for p in prob]     # NaN: none
 
 # %% ../../nbs/9_use/08_predictor.ipynb #8957394b
 @dataclass(frozen=True)
@@ -283,7 +286,8 @@ class Predictor:
 
     def predict_record(self, path: Path | str, starts: Sequence[int] | None = None, **form: Any) -> Answer:
         "The same for a recording in a file; `form`: rate, units, channels of an array (see `FileFormat`)."
-        return self.answer(open_recording(path, FileFormat(**form)), starts)
+        form = FileFormat(**dict(aliases=self.model.prep.aliases) | form)
+        return self.answer(open_recording(path, form), starts)
 
     def answer(self, record: AnyRecord, starts: Sequence[int] | None = None) -> Answer:
         "The same for an open recording."
@@ -296,12 +300,15 @@ class Predictor:
 
     def embed(self, x: Any, fs: float, channels: Sequence[str], units: str = 'mV',
               starts: Sequence[int] | None = None) -> np.ndarray:
-        "Embeddings [windows, d] (length 1) of an array by the first fold's network: folds share no space."
+        """Embeddings [windows, d] (length 1) of an array by the first fold's network: folds share no space.
+        NaN for a window without a usable channel."""
         record = array_record(x, fs, channels, units, aliases=self.model.prep.aliases)
         network = next(iter(self.model.networks.values())).to(self.device)
-        seen, out = seen_channels(self.model.prep.channels), []
+        out = []
         for w in recording_windows(record, self.model.prep, starts):
-            out.append(predict(network, _batches(self.model, w.x, w.mask & seen), self.device)['embedding'])
+            mask = _looked_at(self.model, w.mask)
+            said = predict(network, _batches(self.model, w.x, mask), self.device)['embedding']
+            out.append(np.where(mask.any(1)[:, None], said, np.nan))
         return np.concatenate(out)
 
 # %% ../../nbs/9_use/08_predictor.ipynb #393a228c

@@ -33,10 +33,11 @@ def say_line(text: object = '', err: bool = False) -> None:
 # %% ../../nbs/9_use/12_process.ipynb #5de698bd
 class Command(click.Group):
     """A group of commands that answers whatever goes wrong with one line on standard error and an exit
-    status. `resuming`: those of its commands that go on where they were stopped."""
-    def __init__(self, *args: Any, resuming: Iterable[str] = (), **more: Any):
+    status. `resuming`: those of its commands that go on where they were stopped; `forced`: those that leave
+    some of their files, and begin anew with --force."""
+    def __init__(self, *args: Any, resuming: Iterable[str] = (), forced: Iterable[str] = (), **more: Any):
         super().__init__(*args, **more)
-        self.resuming = set(resuming)
+        self.resuming, self.forced = set(resuming), set(forced)
 
     def main(self, args: list[str] | None = None, prog_name: str | None = None, **extra: Any) -> None:
         own = args is None       # the process is ours; otherwise a test or a notebook is calling
@@ -59,14 +60,20 @@ def _attempt(group: Command, args: list[str], own: bool) -> tuple[str, int]:
     except BaseException as e:
         if os.environ.get('PEDARR_TRACEBACK'): traceback.print_exc()
         said, status = error_line(e)
-        return (_ANEW if status > 128 and not group.resuming & set(_named(group, args)) else said), status
+        return (_stopped(group, args, said) if status > 128 else said), status
 
 # %% ../../nbs/9_use/12_process.ipynb #f160d4e5
 _ANEW = 'stopped: nothing half done is left, and the same command begins anew'
+_FORCED = 'stopped: files may be left, and the same command with --force begins anew'
 
 def _named(group: Command, args: list[str]) -> list[str]:
     "The command of `group` that was asked for, if any."
     return [a for a in args if a in group.commands][:1]
+
+def _stopped(group: Command, args: list[str], resumes: str) -> str:
+    "What is said of a command that was stopped; `resumes`: of one that goes on where it was."
+    named = set(_named(group, args))
+    return resumes if group.resuming & named else _FORCED if group.forced & named else _ANEW
 
 def _refusal(group: Command, error: click.ClickException, args: list[str]) -> str:
     "A refusal of click in one line."

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 
-from ..data.channels import CHANNELS, ECG_LEADS, N_ECG
+from ..data.channels import ECG_LEADS, N_ECG
 
 # %% auto #0
 __all__ = ['SPECTRUM', 'STATISTICS', 'signal_statistics', 'arms_exchanged']

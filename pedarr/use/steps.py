@@ -131,16 +131,16 @@ def _say_model(model: OpenModel) -> None:
     if model.facts.cannot_name: say_line(f'cannot name: {", ".join(model.facts.cannot_name)}')
 
 # %% ../../nbs/9_use/14_steps.ipynb #5ba9c3b4
-def _say_answers(predictor: Predictor, recordings: list, damaged: dict,
-                 form: FileFormat) -> tuple[list, dict]:
-    "Print the answer to each recording: (answers, name -> why one was left out)."
+def _say_answers(predictor: Predictor, recordings: list, damaged: list,
+                 form: FileFormat) -> tuple[list, list]:
+    "Print the answer to each recording: (answers, why others were left out)."
     from pedarr.use.predict_files import predict_recordings
-    answers, left_out, sayer = [], dict(damaged), _Sayer(len(recordings))
-    for name, why in damaged.items(): say_line(f'left out: {name}: {one_line(why)}', err=True)
+    answers, left_out, sayer = [], [why for _, why in damaged], _Sayer(len(recordings))
+    for name, why in damaged: say_line(f'left out: {name}: {one_line(why)}', err=True)
     try:
-        for name, found in predict_recordings(predictor, recordings, form):
+        for _, found in predict_recordings(predictor, recordings, form):
             if isinstance(found, PedarrError):
-                left_out[name] = str(found)
+                left_out.append(str(found))
                 if len(recordings) > 1: sayer.say(f'left out: {found}', err=True)
             else:
                 answers.append(found)
@@ -163,7 +163,7 @@ def predict_places(model: str, places: tuple[Path, ...], told: tuple, fold: int 
     answers, left_out = _say_answers(predictor, found.recordings, found.damaged, FileFormat(*told))
     n = len(answers) + len(left_out)
     if not answers:
-        why = next(iter(left_out.values()))
+        why = left_out[0]
         raise PedarrError(why if n == 1 else f'none of {n} recordings can be used; the first: {why}')
     if out is not None: write_table(out, answers_table(answers))
     if left_out: say_line(f'left out: {len(left_out)} of {n} recordings', err=True)

@@ -19,7 +19,8 @@ __all__ = ['SHRINKAGE', 'USUAL', 'Cloud', 'fit_cloud', 'cloud_distance', 'Unlike
 SHRINKAGE = .1
 
 class Cloud(NamedTuple):
-    "Where windows lie: `centre` [F] and `spread` [F] of each number, `means` [C, F] by class, `cov` [F, F]."
+    """Where windows lie: `centre` [F] and `spread` [F] of each number (centre NaN: no window had it), `means`
+    [C, F] by class, `cov` [F, F]."""
     centre: np.ndarray
     spread: np.ndarray
     means: np.ndarray
@@ -33,7 +34,7 @@ def fit_cloud(x: np.ndarray, group: np.ndarray | None = None) -> Cloud:
     "The cloud of `x` [N, F] (NaN: missing), with a mean for each `group` [N] (None: one)."
     seen = np.isfinite(x)
     n = np.maximum(seen.sum(0), 1)
-    centre = np.where(seen, x, 0).sum(0)/n
+    centre = np.where(seen.any(0), np.where(seen, x, 0).sum(0)/n, np.nan)
     spread = np.sqrt(np.where(seen, (x - centre)**2, 0).sum(0)/n)
     spread = np.where(spread > 1e-6, spread, 1.)
     z = np.nan_to_num(_standard(x, centre, spread), posinf=0, neginf=0)
@@ -46,7 +47,7 @@ def fit_cloud(x: np.ndarray, group: np.ndarray | None = None) -> Cloud:
 # %% ../../nbs/9_use/05_unlike.ipynb #122ba292
 def cloud_distance(cloud: Cloud, x: np.ndarray) -> np.ndarray:
     """The squared distance of Mahalanobis of each row of `x` [N, F] from the nearest mean, a mean over its
-    numbers [N]; NaN for a row without any."""
+    numbers that the cloud knows [N]; NaN for a row without any."""
     z, out = _standard(x, cloud.centre, cloud.spread), np.full(len(x), np.nan)
     patterns, which = np.unique(np.isfinite(z), axis=0, return_inverse=True)
     for k, there in enumerate(patterns):
