@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import real
+from conftest import folder_bytes, interrupt_move, real
 from pedarr.core.errors import PedarrError
 from pedarr.data.channels import CHANNELS
 from pedarr.data.lab_exports import convert_export, read_export
@@ -103,6 +103,34 @@ def test_ranges_differ_by_channel_and_rails_are_said(tmp_path):
     assert len(said) == 1 and 'CS 1-2 (10.0 %)' in said[0] and 'I (' not in said[0]
 
 
+def test_a_bard_range_with_the_gain_of_cardiolab_has_its_own_rail(tmp_path):
+    x = 100*drawn()
+    x[0, :150] = -32.768                                # 32768 steps over 32.768 mV: 1000 a mV
+    path = bard(tmp_path/'b.txt', x.clip(-32.768, 32.767), ranges=[32.768]*6)
+    said = [note for note in read_export(path).header.notes if 'rails' in note]
+    assert len(said) == 1 and 'I (10.' in said[0]
+    made = open_record(convert_export(path, tmp_path/'w'))
+    made.verify()
+    np.testing.assert_array_equal(made.physical(), open_record(path).physical())
+
+
+@pytest.mark.parametrize('fs', [976.5625, 1017.252604])
+@pytest.mark.parametrize('write', [bard, prucka])
+def test_a_rate_keeps_its_digits(tmp_path, write, fs):
+    made = convert_export(write(tmp_path/'x.txt', drawn(), fs=fs), tmp_path/'w')
+    assert open_record(made).fs == fs == wfdb.rdheader(str(made.with_suffix(''))).fs
+
+
+@pytest.mark.parametrize('asked', ['p.txt', 'p.inf'])
+def test_either_file_of_cardiolab_that_changes_is_read_again(tmp_path, asked):
+    inf = prucka(tmp_path/'p.txt', drawn()).with_suffix('.inf')
+    assert read_export(tmp_path/asked).header.fs == 977
+    inf.write_text(inf.read_text().replace('977', '2000'))
+    assert read_export(tmp_path/asked).header.fs == 2000
+    prucka(tmp_path/'p.txt', 2*drawn())
+    assert abs(read_export(tmp_path/asked).digital/1000 - 2*drawn()).max() < .001
+
+
 def test_a_pressure_is_no_voltage(tmp_path):
     x = drawn()
     r = open_record(prucka(tmp_path/'p.txt', x, labels=[*LABELS[:-1], 'ART']))
@@ -177,6 +205,20 @@ def test_the_command_converts_and_refuses(tmp_path):
     assert run(tmp_path/'w'/'p.hea', '--out', tmp_path/'v').exit_code == 2
     assert run(tmp_path/'none.txt', '--out', tmp_path/'v').exit_code == 2
     assert not (tmp_path/'v').exists()
+
+
+@pytest.mark.parametrize('old, moved', [(False, 1), (False, 2), (True, 1), (True, 2), (True, 3), (True, 4)])
+def test_ctrl_c_between_two_files_leaves_no_half_record(tmp_path, monkeypatch, old, moved):
+    path, out = tmp_path/'p.txt', tmp_path/'w'
+    if old: convert_export(prucka(path, drawn(seed=1)), out)
+    before = folder_bytes(out)
+    prucka(path, drawn())
+    interrupt_move(monkeypatch, moved)
+    with pytest.raises(KeyboardInterrupt): convert_export(path, out, force=old)
+    assert folder_bytes(out) == before and out.exists() == old
+    monkeypatch.undo()
+    open_record(convert_export(path, out, force=old)).verify()
+    assert len(folder_bytes(out)) == 2 and folder_bytes(out) != before
 
 
 def test_real_exports():

@@ -90,6 +90,17 @@ def test_any_sampling_rate(fs):
     assert r.numbers.earliest == 'CS90'
 
 
+@pytest.mark.parametrize('fs', [200, 240, 250])
+@pytest.mark.parametrize('channels', [12, 19])
+def test_the_lowest_rates_have_all_but_the_his_bundle(fs, channels):
+    x, v = retrograde(fs=fs, his=.04)
+    x[channels:] = np.nan
+    r = read_rhythm(x, fs)
+    assert abs(r.beats.rr[:-1] - .35).max() < .02 and r.beats.hv.isna().all()
+    assert r.rhythm in ('AVRT', '?')
+    with pytest.raises(PedarrError, match='give a faster one'): waves_.butterworth_band(x[:12], fs, 120.)
+
+
 def test_input_is_not_changed_and_given_beats_are_used():
     x, v = retrograde()
     keep = x.copy()

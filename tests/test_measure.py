@@ -5,11 +5,11 @@ import pytest
 import wfdb
 from click.testing import CliRunner
 
-from conftest import real
+from conftest import folder_bytes, interrupt_move, real
 from pedarr.core.errors import PedarrError
 from pedarr.data.channels import CHANNELS
 from pedarr.data.records import open_record
-from pedarr.exploration.measured_page import STUDY_FILES, measure_file, stretches_to_draw
+from pedarr.exploration.measured_page import STUDY_FILES, measure_file, save_study, stretches_to_draw
 from pedarr.exploration.measuring import find_transitions, interval_medians, measure_record
 from pedarr.exploration.waves import drawn_study, find_beats
 from pedarr.use.command import pedarr_command
@@ -38,9 +38,12 @@ def circuit(tmp_path_factory):
     return v, write(tmp_path_factory.mktemp('circuit'), x)
 
 
-def test_every_beat_of_a_recording_is_there_once(circuit):
-    v, path = circuit
-    study = measure_record(open_record(path))
+@pytest.fixture(scope='module')
+def measured(circuit): return measure_record(open_record(circuit[1]))
+
+
+def test_every_beat_of_a_recording_is_there_once(circuit, measured):
+    v, study = circuit[0], measured
     on = study.beats.qrs_on.to_numpy()
     whole = v[v < 24.8]
     assert len(on) == len(whole) and abs(on - whole).max() < .006
@@ -52,9 +55,8 @@ def test_every_beat_of_a_recording_is_there_once(circuit):
     assert (study.windows.start[1:].to_numpy() == study.windows.stop[:-1].to_numpy()).all()
 
 
-def test_the_beat_that_starts_a_tachycardia_is_named(circuit):
-    v, path = circuit
-    study = measure_record(open_record(path))
+def test_the_beat_that_starts_a_tachycardia_is_named(circuit, measured):
+    v, study = circuit[0], measured
     t = study.transitions
     assert list(t.what) == ['a premature atrial beat starts a tachycardia']
     assert abs(t.time[0] - v[17]) < .01 and abs(t.before[0] - .7) < .01 and abs(t.after[0] - .35) < .01
@@ -82,10 +84,17 @@ def test_no_beats_and_few_beats_have_no_transition():
     assert all(find_transitions(beats([.5]*n)).empty for n in range(9))
 
 
-def test_two_processes_measure_as_one_does(circuit):
-    one, two = (measure_record(open_record(circuit[1]), jobs=jobs) for jobs in (1, 2))
+def test_two_processes_measure_as_one_does(circuit, measured):
+    one, two = measured, measure_record(open_record(circuit[1]), jobs=2)
     pd.testing.assert_frame_equal(one.beats, two.beats)
     pd.testing.assert_frame_equal(one.windows, two.windows)
+
+
+@pytest.mark.parametrize('window', [0, -1, np.nan, np.inf, 2.9])
+def test_a_window_that_cannot_be_is_one_line(circuit, window):
+    with pytest.raises(PedarrError, match='^window=.*at least 3') as e:
+        measure_record(open_record(circuit[1]), window)
+    assert '\n' not in str(e.value)
 
 
 def test_files_say_what_was_not_seen(circuit, tmp_path):
@@ -120,6 +129,21 @@ def test_the_command(circuit, tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path/'out').iterdir()} == before
 
 
+@pytest.mark.parametrize('old, moved', [(False, 1), (False, 5), (True, 1), (True, 5), (True, 8), (True, 10)])
+def test_ctrl_c_between_two_files_leaves_none(circuit, measured, tmp_path, monkeypatch, old, moved):
+    record, out = open_record(circuit[1]), tmp_path/'out'
+    no_figure = measured.windows.assign(rhythm='transition')
+    study = measured._replace(windows=no_figure, transitions=measured.transitions[:0])
+    if old: save_study(study._replace(beats=study.beats[:9]), record, out)
+    before = folder_bytes(out)
+    interrupt_move(monkeypatch, moved)
+    with pytest.raises(KeyboardInterrupt): save_study(study, record, out, force=old)
+    assert folder_bytes(out) == before and out.exists() == old
+    monkeypatch.undo()
+    save_study(study, record, out, force=old)
+    assert sorted(folder_bytes(out)) == sorted(STUDY_FILES) and folder_bytes(out) != before
+
+
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
     n = np.random.default_rng(0).normal(0, .1, (2, 3000))
     bad = {'no surface lead': write(tmp_path, n, names=['CS 1-2', 'CS 3-4'], name='iegm'),
@@ -135,6 +159,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
     assert 'is no folder' in run(good, '--out', tmp_path/'file').stderr
 
 
+@pytest.mark.parametrize('fs', [200, 240])
+def test_the_slowest_recordings_are_measured(tmp_path, fs):
+    v = np.arange(.4, 7, .6)
+    path = write(tmp_path, drawn_study(v, v - .07, pr=.12, his=.04, seconds=7.5, fs=fs), fs=fs)
+    done = run(path, '--out', tmp_path/'out')
+    assert done.exit_code == 0 and f'{len(v)} beats' in done.stdout
+    medians = pd.read_csv(tmp_path/'out'/'medians.csv', index_col=['rhythm', 'interval'])
+    assert medians.median_ms['all', 'hv'] == 'not seen' and int(medians.median_ms['all', 'rr']) == 600
+
+
 def test_a_recording_without_beats_is_finished_with_status_1(tmp_path):
     x = np.zeros((2, 5000))
     x[0, 0] = .5
@@ -143,10 +177,9 @@ def test_a_recording_without_beats_is_finished_with_status_1(tmp_path):
     assert done.exit_code == 1 and (tmp_path/'out'/'study.html').exists()
 
 
-def test_stretches_stay_inside_the_recording(circuit):
-    study = measure_record(open_record(circuit[1]))
+def test_stretches_stay_inside_the_recording(measured):
     for duration in (25., 3., 2.5, 1.):
-        starts = [start for _, start in stretches_to_draw(study, duration, min(2.5, duration))]
+        starts = [start for _, start in stretches_to_draw(measured, duration, min(2.5, duration))]
         assert all(0 <= start <= max(0, duration - 2.5) for start in starts)
 
 
