@@ -24,8 +24,8 @@ from .rhythms import noisy_signal, parse_episodes
 from .subjects import parse_age, read_subject_table
 
 # %% auto #0
-__all__ = ['LEIPZIG', 'LUDB', 'MITDB', 'IAFDB', 'DATABASES', 'leipzig_subjects', 'mitdb_episodes', 'mitdb_subjects',
-           'mitdb_folds', 'iafdb_episodes', 'iafdb_subjects', 'get_database']
+__all__ = ['LEIPZIG', 'LUDB', 'MITDB', 'IAFDB', 'DATABASES', 'ALIASES', 'leipzig_subjects', 'mitdb_episodes', 'mitdb_subjects',
+           'iafdb_episodes', 'iafdb_subjects', 'get_database']
 
 # %% ../../nbs/1_data/20_known_databases.ipynb #75b0a003
 def leipzig_subjects(paths: list[Path], folder: Path, db: Database) -> pd.DataFrame:
@@ -72,7 +72,7 @@ def mitdb_subjects(paths: list[Path], folder: Path, db: Database) -> pd.DataFram
 _DS1 = '101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230'.split()
 _DS2 = '100 103 105 111 113 117 121 123 200 210 212 213 214 219 221 222 228 231 232 233 234'.split()
 
-def mitdb_folds(paths: list[Path], folder: Path, db: Database) -> dict[str, int]:
+def _mitdb_folds(paths: list[Path], folder: Path, db: Database) -> dict[str, int]:
     """The inter-patient split of de Chazal et al., IEEE Trans Biomed Eng 2004;51:1196-1206: 1 is DS1, 2 DS2.
 
     In neither (-1): 102, 104, 107 and 217, which are paced, and 202, of the same man as 201."""
@@ -83,7 +83,7 @@ def mitdb_folds(paths: list[Path], folder: Path, db: Database) -> dict[str, int]
 MITDB = Database(
     name='mitdb', title='MIT-BIH Arrhythmia Database', grouping='mitdb6', annotator='atr',
     aliases={'MLII': 'II'}, read_episodes=mitdb_episodes, read_subjects=mitdb_subjects,
-    read_folds=mitdb_folds, licence='ODC-By 1.0',
+    read_folds=_mitdb_folds, licence='ODC-By 1.0',
     citation='Moody GB, Mark RG. The impact of the MIT-BIH Arrhythmia Database. IEEE Eng in Med and Biol '
              '20(3):45-50, 2001, doi 10.13026/C2F305')
 
@@ -117,6 +117,7 @@ IAFDB = Database(
 
 # %% ../../nbs/1_data/20_known_databases.ipynb #a1b7e2ad
 DATABASES = {db.name: db for db in (LEIPZIG, MITDB, LUDB, IAFDB, PTBXL, PTBXL500)}
+ALIASES = {name: channel for db in DATABASES.values() for name, channel in db.aliases.items()}
 
 def get_database(name: str) -> Database:
     "The description called `name`; an unknown name is a `PedarrError` that lists the known ones."

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError, file_error, one_line
-from ..core.files import file_stamp, read_bytes, sha256, write_atomic
+from ..core.errors import file_error, one_line
+from ..core.files import file_stamp, read_bytes, sha256, write_together
 from .channels import signal_list
 from .headers import Header, SignalHeader
 
@@ -55,7 +55,7 @@ def _check_length(path: Path, x: np.ndarray, promised: int) -> None:
         raise file_error(path, f'{promised:,} samples are promised, {len(x):,} are there: cut off', _AGAIN)
 
 # %% ../../nbs/1_data/08_lab_exports.ipynb #f55ac583
-def _value(path: Path, fields: dict, name: str, pattern: str = r'([\d.]+)') -> str:
+def _value(path: Path, fields: dict, name: str, pattern: str) -> str:
     "What `pattern` finds in the field `name`; `PedarrError` where it is missing."
     found = re.match(pattern, fields.get(name.lower(), ''))
     if not found: raise file_error(path, f'the header gives no {name!r} that can be understood', _AGAIN)
@@ -91,8 +91,8 @@ def _bard_signal(path: Path, fields: dict, fs: float) -> SignalHeader:
     return SignalHeader(path.name, '16', 0, 32768/top, 0, 'mV', None, label)
 
 # %% ../../nbs/1_data/08_lab_exports.ipynb #7ab06aca
-def _read_bard(path: Path, raw: bytes) -> tuple[Header, np.ndarray]:
-    "Header and samples of a Bard export."
+def _read_bard(path: Path, raw: bytes) -> tuple[Header, np.ndarray, int]:
+    "Header, samples and rail of a Bard export."
     head, found, data = raw.partition(b'[Data]')
     if not found: raise file_error(path, 'no line [Data]: cut off', _AGAIN)
     top, *channels = re.split(r'(?m)^Channel #:', head.decode('latin-1'))
@@ -105,15 +105,19 @@ def _read_bard(path: Path, raw: bytes) -> tuple[Header, np.ndarray]:
     x = _table(path, data, ',', n, head.count(b'\n') + 2)
     _check_length(path, x, _count(path, fields, 'samples per channel'))
     comment = 'exported by Bard LabSystem Pro'
-    return Header(fs, len(x), signals, [comment], path.stem, None, n, []), x.T
+    return Header(fs, len(x), signals, [comment], path.stem, None, n, []), x.T, 32767
 
 # %% ../../nbs/1_data/08_lab_exports.ipynb #2d3a8d2f
 _PRESSURE = re.compile(r'(?i)\b(?:art|abp|press\w*|[a-z]{0,2}bp)\b')
 
+def _beside(path: Path) -> list[Path | None]:
+    "The .txt and the .inf file of the name of `path`, None where there is none."
+    named = {p.suffix.lower(): p for p in sorted(path.parent.glob('*')) if p.stem == path.stem}
+    return [named.get(suffix) for suffix in ('.txt', '.inf')]
+
 def _pair(path: Path) -> tuple[Path, Path]:
     "(table, .inf file) of a CardioLab export, of which `path` is one; `PedarrError` where one is missing."
-    beside = {p.suffix.lower(): p for p in sorted(path.parent.glob('*')) if p.stem == path.stem}
-    found = [beside.get(suffix) for suffix in ('.txt', '.inf')]
+    found = _beside(path)
     if None in found:
         missing = path.with_suffix('.inf' if path.suffix.lower() == '.txt' else '.txt').name
         why = f'an export of CardioLab is two files, and {missing} is missing'
@@ -129,8 +133,8 @@ def _prucka_signals(path: Path, lines: list) -> list[SignalHeader]:
     return [SignalHeader(path.name, '16', 0, 1000., 0, unit(label), None, label) for label in labels]
 
 # %% ../../nbs/1_data/08_lab_exports.ipynb #893f0b14
-def _read_prucka(path: Path, inf: Path) -> tuple[Header, np.ndarray]:
-    "Header and samples of a CardioLab export."
+def _read_prucka(path: Path, inf: Path) -> tuple[Header, np.ndarray, int]:
+    "Header, samples and rail of a CardioLab export."
     text = read_bytes(inf, 1 << 20).decode('latin-1')
     fields = _fields(text.splitlines(), '=')
     fs, n = _rate(inf, fields, 'data sampling rate'), _count(inf, fields, 'number of channel')
@@ -141,54 +145,50 @@ def _read_prucka(path: Path, inf: Path) -> tuple[Header, np.ndarray]:
     _check_length(path, x, _count(inf, fields, 'points for each channel'))
     about = one_line(fields.get('description', ''))[:200]
     comments = ['exported by GE CardioLab'] + ([f'description: {about}'] if about else [])
-    return Header(fs, len(x), signals, comments, path.stem, None, n, []), 1000*x.T
+    return Header(fs, len(x), signals, comments, path.stem, None, n, []), 1000*x.T, 2047
 
 # %% ../../nbs/1_data/08_lab_exports.ipynb #2e359122
-def _rail(signal: SignalHeader) -> int:
-    "The digital value from which a channel is at its rail."
-    return 2047 if signal.gain == 1000 else 32767
-
-def _signal_notes(signals: list[SignalHeader], d: np.ndarray) -> list[str]:
-    "Which channels are constant, and which stand at their rails for how much of the time."
+def _signal_notes(signals: list[SignalHeader], d: np.ndarray, rail: int) -> list[str]:
+    "Which channels are constant, and which stand at the `rail` (digital value) for how much of the time."
     flat = [s.name for s, y in zip(signals, d) if y.min() == y.max()]
     notes = [f'constant, no signal: {signal_list(flat)}'] if flat else []
     railed = []
     for s, y in zip(signals, d):
-        top, share = abs(y).max(), float((abs(y) >= _rail(s)).mean())
-        if s.name not in flat and share > .001 and top <= _rail(s) + 1:
+        top, share = abs(y).max(), float((abs(y) >= rail).mean())
+        if s.name not in flat and share > .001 and top <= rail + 1:
             railed.append(f'{s.name} ({100*share:.1f} %)')
     if railed: notes.append(f'at the rails of the amplifier for part of the time: {signal_list(railed)}')
     return notes
 
 # %% ../../nbs/1_data/08_lab_exports.ipynb #e377152b
 def is_export(path: Path | str) -> bool:
-    "Is `path` called as an export is (.txt, .inf), and no WFDB header of that name?"
+    "Is `path` a file that is called as an export is (.txt, .inf)?"
     path = Path(path)
     return path.suffix.lower() in ('.txt', '.inf') and path.is_file()
 
 # %% ../../nbs/1_data/08_lab_exports.ipynb #0467af70
 @lru_cache(maxsize=1)
-def _read(path: Path, stamp: tuple) -> LabExport:
-    "The export at `path`; read once, unless its `stamp` changes."
+def _read(path: Path, stamps: tuple) -> LabExport:
+    "The export at `path`; read once, unless the `stamps` of its files change."
     raw = read_bytes(path, MOST_TEXT)
     if raw.removeprefix(b'\xef\xbb\xbf').lstrip()[:8].lower() == b'[header]':
-        files, (header, x) = [path], _read_bard(path, raw)
+        files, (header, x, rail) = [path], _read_bard(path, raw)
     else:
         files = list(_pair(path))
-        header, x = _read_prucka(*files)
+        header, x, rail = _read_prucka(*files)
     if not x.shape[1]: raise file_error(path, 'the export holds no samples', _AGAIN)
     if abs(x).max() > 2**23 - 2: raise file_error(path, 'numbers beyond any amplifier', _AGAIN)
     d = np.round(x).astype(np.int32)
     wide = abs(d).max() > 32767
     signals = [s._replace(fmt='24' if wide else '16') for s in header.signals]
-    notes = header.notes + _signal_notes(signals, d)
+    notes = header.notes + _signal_notes(signals, d, rail)
     return LabExport(header._replace(signals=signals, notes=notes), d, files)
 
 # %% ../../nbs/1_data/08_lab_exports.ipynb #c3ccdee4
 def read_export(path: Path | str) -> LabExport:
     "The export at `path`, of CardioLab either of its two files. `PedarrError`, one line, for anything else."
     path = Path(path)
-    return _read(path, file_stamp(path))
+    return _read(path, tuple(file_stamp(p) for p in (path, *_beside(path)) if p))
 
 # %% ../../nbs/1_data/08_lab_exports.ipynb #ee6bede5
 def export_samples(path: Path) -> tuple[np.ndarray, dict[Path, str]]:
@@ -200,7 +200,7 @@ def export_samples(path: Path) -> tuple[np.ndarray, dict[Path, str]]:
 def _header_lines(name: str, export: LabExport) -> Iterator[str]:
     "The lines of a WFDB header."
     h, d = export.header, export.digital
-    yield f'{name} {h.n_sig} {h.fs:g} {h.sig_len}'
+    yield f'{name} {h.n_sig} {h.fs:.10g} {h.sig_len}'
     for s, y in zip(h.signals, d):
         total = int(y.sum(dtype=np.int64)) % 65536
         bits = int(s.fmt)
@@ -223,9 +223,5 @@ def convert_export(path: Path | str, out: Path | str, force: bool = False) -> Pa
     hea, dat = out/f'{name}.hea', out/f'{name}.dat'
     there = [p for p in (hea, dat) if p.exists()]
     if there and not force: raise file_error(there[0], 'is there already', 'give another --out, or --force')
-    least = -32767 if export.header.signals[0].fmt == '16' else -2**23 + 1
-    export = export._replace(digital=np.maximum(export.digital, least))
-    out.mkdir(parents=True, exist_ok=True)
-    hea.unlink(missing_ok=True)              # a header never stands beside another record's samples
-    write_atomic(dat, _samples(export))
-    return write_atomic(hea, '\n'.join(_header_lines(name, export)) + '\n')
+    write_together({dat: _samples(export), hea: '\n'.join(_header_lines(name, export)) + '\n'})
+    return hea

@@ -14,16 +14,15 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import file_error, one_line
-from ..core.files import write_atomic
-from ..data.known_databases import DATABASES
+from ..core.files import write_together
+from ..data.known_databases import ALIASES
 from ..data.records import Record, open_record
 from .calipers import plot_study
 from .figures import figure_png, is_simulated
 from .measuring import INTERVALS, MeasuredStudy, interval_medians, measure_record
 
 # %% auto #0
-__all__ = ['NOT_SEEN', 'STUDY_FILES', 'ALIASES_OF_ALL', 'beat_table', 'stretches_to_draw', 'study_page', 'check_free',
-           'save_study', 'measure_file']
+__all__ = ['NOT_SEEN', 'STUDY_FILES', 'beat_table', 'stretches_to_draw', 'study_page', 'check_free', 'save_study', 'measure_file']
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #c6893b87
 NOT_SEEN = 'not seen'
@@ -85,9 +84,10 @@ _STYLE = '''
 body{font:16px/1.45 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
 td,th{padding:.2rem .7rem;border-bottom:1px solid #8886;text-align:left}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 img{max-width:100%;background:#fff}figure{margin:1.5rem 0}figcaption{font-size:.9rem}
 .warn{border-left:4px solid #c2410c;padding:.3rem 1rem}
+@media(max-width:40rem){table{font-size:.8rem}td,th{padding:.2rem .35rem}}
 @media(prefers-color-scheme:dark){body{background:#111;color:#eee}}
 @media print{body{max-width:none;font-size:11px}figure,tr{break-inside:avoid}}
 '''
@@ -96,8 +96,7 @@ def _html_table(table: pd.DataFrame) -> str:
     "A table of texts; columns of ms, s and counts to the right."
     right = [c.endswith(('_ms', '_s')) or c in ('seen', 'of') for c in table]
     cell = lambda tag, text, n: f'<{tag}{" class=n" if n else ""}>{html.escape(str(text))}</{tag}>'
-    words = [c.replace('_', ' ') for c in table]
-    head = ''.join(cell('th', c, n) for c, n in zip(words, right))
+    head = ''.join(cell('th', c.replace('_', ' '), n) for c, n in zip(table, right))
     rows = (''.join(cell('td', v, n) for v, n in zip(row, right)) for row in table.itertuples(index=False))
     return f'<table><tr>{head}</tr>{"".join(f"<tr>{row}</tr>" for row in rows)}</table>'
 
@@ -109,7 +108,7 @@ def _html_figures(study: MeasuredStudy, record: Record) -> str:
         first = min(int(start*record.fs), record.sig_len - int(seconds*record.fs))
         text = html.escape(one_line(f'{title}, from {start:.1f} s'))
         figure = plot_study(record, first, None, seconds)
-        png = base64.b64encode(figure_png(figure, dpi=100)).decode()
+        png = base64.b64encode(figure_png(figure, dpi=150)).decode()
         out.append(f'<figure><img alt="{text}" src="data:image/png;base64,{png}">'
                    f'<figcaption>{text}</figcaption></figure>')
     return ''.join(out)
@@ -158,17 +157,14 @@ def save_study(study: MeasuredStudy, record: Record, out: Path | str, force: boo
     tables = [beat_table(study), _median_table(study), _window_table(study), _transition_table(study)]
     made = [table.to_csv(index=False, lineterminator='\n') for table in tables]
     made.append(study_page(study, record))
-    out.mkdir(parents=True, exist_ok=True)
-    for name, text in zip(STUDY_FILES, made): write_atomic(out/name, text)
+    write_together({out/name: text for name, text in zip(STUDY_FILES, made)})
     return out/STUDY_FILES[-1]
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #2583bfff
-ALIASES_OF_ALL = {name: channel for d in DATABASES.values() for name, channel in d.aliases.items()}
-
 def measure_file(path: Path | str, out: Path | str, jobs: int = 1,
                  force: bool = False) -> tuple[MeasuredStudy, Path]:
     "Measure the WFDB record or export at `path` and write it to the folder `out` -> (the study, its page)."
-    record = open_record(path, ALIASES_OF_ALL)
+    record = open_record(path, ALIASES)
     check_free(Path(out), force)
     study = measure_record(record, jobs=jobs)
     return study, save_study(study, record, out, force)

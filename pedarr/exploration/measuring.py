@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.errors import file_error
+from ..core.errors import PedarrError, file_error
 from ..core.parallel import parallel_map
 from ..data.channels import CHANNELS, N_ECG
 from ..data.records import Record
@@ -135,8 +135,9 @@ def _check_record(record: Record) -> None:
 def measure_record(record: Record, window: float = 10., jobs: int = 1) -> MeasuredStudy:
     """Measure all of a `record` in windows of `window` s, by `jobs` processes.
 
-    `PedarrError` where it has no surface lead, or is too short or slow."""
+    `PedarrError` where it has no surface lead, or is too short or slow; or for a window of less than 3 s."""
     _check_record(record)
+    if not 3 <= window < np.inf: raise PedarrError(f'window={window}: give a number of seconds, at least 3')
     spans = _starts(record.sig_len, record.fs, window)
     read = list(parallel_map(partial(measure_window, record), spans, jobs))
     beats = _one_table(read)

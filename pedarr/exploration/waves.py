@@ -12,6 +12,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import butter, find_peaks, sosfiltfilt
 
+from ..core.errors import PedarrError
 from ..data.channels import CHANNELS, IEGM_CHANNELS, N_ECG
 from ..data.masks import signal_mask
 
@@ -61,27 +62,32 @@ def _add_coronary_sinus(bipoles, v, a, delays, fs):
 # %% ../../nbs/3_exploration/00_waves.ipynb #d2940e77
 CS_BIPOLES = [c for c in IEGM_CHANNELS if c.startswith('CS')]
 
+_HIGHEST = .475         # of the sampling rate: the highest edge of a filter, just below the Nyquist frequency
+
 @lru_cache(maxsize=256)
 def _filter(order, edges, kind, fs):
     "Second-order sections of a Butterworth filter."
     return butter(order, edges, kind, fs=fs, output='sos')
 
+def _odd(seconds, fs):
+    "`seconds` as an odd number of samples, so that a running window has a middle."
+    return max(1, int(seconds * fs) | 1)
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #a400b245
 def butterworth_band(x: np.ndarray, fs: float, low: float | None = None, high: float | None = None,
                      order: int = 2) -> np.ndarray:
     """Zero-phase Butterworth filter of `x` [..., T] (any unit, `fs` Hz) between `low` and `high` (Hz).
 
-    A limit that is None, or above the Nyquist frequency, is left out."""
-    if high is not None and high >= .475 * fs: high = None
+    A limit that is None is left out, and so is a `high` above 47.5 % of the rate. `PedarrError` for such a
+    `low`: nothing would be left."""
+    if low is not None and low >= _HIGHEST * fs:
+        raise PedarrError(f'nothing above {low:g} Hz is in a recording of {fs:g} Hz: give a faster one')
+    if high is not None and high >= _HIGHEST * fs: high = None
     if low is None and high is None: return np.asarray(x, float)
     if low and high: edges, kind = (low, high), 'bandpass'
     elif low: edges, kind = low, 'highpass'
     else: edges, kind = high, 'lowpass'
     return sosfiltfilt(_filter(order, edges, kind, fs), x, axis=-1)
-
-# %% ../../nbs/3_exploration/00_waves.ipynb #a400b245
-def _odd(seconds, fs):
-    "`seconds` as an odd number of samples, so that a running window has a middle."
-    return max(1, int(seconds * fs) | 1)
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #b4a4fe2b
 class _Spikes(NamedTuple):
@@ -384,22 +390,29 @@ def _without_far_field(waves, height, edges, share=.7):
     return waves[~(inside & (height < usual))]
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #de5999c6
-def his_times(abl: np.ndarray, fs: float, onset: np.ndarray, window: tuple = (-.065, -.015)) -> np.ndarray:
+def _repeated(steep, whole, window):
+    "Where in `window` (samples from the onsets `whole` [N]) the median of `steep` [T] peaks last, or None."
+    usual = np.median([steep[at + window[0]:at + window[1]] for at in whole], 0)
+    peaks, _ = find_peaks(usual, prominence=2 * np.median(steep))
+    return window[0] + peaks[-1] if len(peaks) else None
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #10d50b99
+def his_times(abl: np.ndarray, fs: float, onset: np.ndarray, window: tuple = (-.065, -.015),
+              low: float = 120.) -> np.ndarray:
     """Times (s) of the His potential before each QRS `onset` (s) [N] in the electrogram `abl` [T] (mV).
 
-    All are NaN where none repeats. `window`: where it is looked for, from the QRS onset (s)."""
-    steep = near_field(abl, fs, 120., .003)
+    All are NaN where none repeats, or `fs` is too low to show what lies above `low` Hz. `window`: where it is
+    looked for, from the QRS onset (s)."""
     lo, hi = (int(s * fs) for s in window)
     k = np.round(np.asarray(onset) * fs).astype(int)
-    none = np.full(len(k), np.nan)
-    whole = np.flatnonzero((k + 2 * lo >= 0) & (k < len(steep)))
-    if len(whole) < 3 or not signal_mask(abl): return none
-    usual = np.median([steep[k[i] + lo:k[i] + hi] for i in whole], 0)
-    peaks, _ = find_peaks(usual, prominence=2 * np.median(steep))
-    if not len(peaks): return none
-    out, reach = none.copy(), _odd(.008, fs)
+    out, reach = np.full(len(k), np.nan), _odd(.008, fs)
+    whole = np.flatnonzero((k + 2 * lo >= 0) & (k < len(abl)))
+    if len(whole) < 3 or not signal_mask(abl) or low >= _HIGHEST * fs: return out
+    steep = near_field(abl, fs, low, .003)
+    lead = _repeated(steep, k[whole], (lo, hi))
+    if lead is None: return out
     for i in whole:
-        a, z = k[i] + lo + max(0, peaks[-1] - reach), k[i] + lo + peaks[-1] + reach + 1
+        a, z = k[i] + max(lo, lead - reach), k[i] + lead + reach + 1
         out[i] = (a + int(np.argmax(steep[a:z]))) / fs
     lag = out - onset
-    return out if np.nanmedian(abs(lag - np.nanmedian(lag))) < .003 else none
+    return out if np.nanmedian(abs(lag - np.nanmedian(lag))) < .003 else np.full(len(k), np.nan)

@@ -339,7 +339,7 @@ def _check_table(out: Path | None, force: bool) -> None:
 @click.argument('model')
 @click.argument('recordings', nargs=-1, required=True, type=Place())
 @click.option('--out', default=None, type=Place(), help='Write a row for each window into this CSV file.')
-@click.option('--force', is_flag=True, help='Write over a file that is there.')
+@FORCE
 @click.option('--rate', default=None, type=float, help='Hz, of arrays that do not say it (.npy, .csv).')
 @click.option('--units', default=None, help='Of arrays: mV (default), uV or V.')
 @click.option('--channels', default=None, metavar='I,II,...', help='Names of the channels of an .npy file.')

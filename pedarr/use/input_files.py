@@ -24,17 +24,16 @@ from ..core.errors import PedarrError, file_error, one_line, system_error
 from ..core.files import open_regular, read_bytes
 from ..core.names import natural_key
 from ..data.channels import match_channels
-from ..data.known_databases import DATABASES
+from ..data.known_databases import ALIASES
 from ..data.listing import find_headers, find_records
 from ..data.records import Record, open_record
 from .inputs import ArrayRecord, array_record
 
 # %% auto #0
-__all__ = ['ARRAY_FILES', 'ALIASES', 'MOST_ARRAY', 'FileFormat', 'Found', 'find_recordings', 'open_recording']
+__all__ = ['ARRAY_FILES', 'MOST_ARRAY', 'FileFormat', 'Found', 'find_recordings', 'open_recording']
 
 # %% ../../nbs/9_use/03_input_files.ipynb #56e9e441
 ARRAY_FILES = ('.npy', '.npz', '.csv')
-ALIASES = {name: channel for db in DATABASES.values() for name, channel in db.aliases.items()}
 
 class FileFormat(NamedTuple):
     """What a file does not say itself: of an array rate (Hz), unit, names of the channels (None: not told);
