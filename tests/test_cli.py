@@ -536,12 +536,14 @@ def test_notebook_parameters_are_those_of_the_configuration():
 
 @pytest.mark.parametrize('name', ['ablations', 'bedside', 'crossval', 'losses', 'report', 'speed', 'why'])
 def test_parameters_of_an_experiment_are_values_of_a_training(name):
-    "Where a parameter of an experiment has the name of one of a training, its default is a value of it."
+    "Where an experiment has a parameter of a training, its default is a value of it, and another one."
     from pedarr.training.config import TrainConfig
     names, given = cell_parameters(ROOT/'nbs'/'experiments'/f'{name}.ipynb')
     assert len(names) == len(set(names)) and 'store' in names
     shared = {n: v for n, v in given.items() if n in TrainConfig.model_fields}
     assert TrainConfig(**shared).model_dump().items() >= shared.items()
+    default = TrainConfig().model_dump()                 # what a training has by itself is not typed again
+    assert not [n for n, v in shared.items() if v and v == default[n] and n != 'resamples']
 
 
 def tagged_cell(path):

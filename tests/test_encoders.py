@@ -97,6 +97,10 @@ def test_a_network_with_rates_of_its_own_keeps_the_promise():
     with pytest.raises(PedarrError, match='one encoder for all channels'):
         net(fusion='early', rate=500, ecg_rate=100)
     alone = net(fusion='early', modalities=['ecg'], rate=500, ecg_rate=100)
+    fused = dict(fusion='early', rate=500, ecg_rate=250, iegm_rate=250)
+    read, whole = net(**fused), net(fusion='early')               # reads at 250 what the other reads at 500
+    assert not whole.load_state_dict(read.state_dict()).missing_keys
+    assert read.eval().features(ecg, iegm, mask)['all.map_1'].shape[-1] == -(-ecg.shape[-1]//2)
     assert alone(ecg, iegm, mask).logits.isfinite().all()
     with pytest.raises(PedarrError, match='at least 320 are needed'):
         model(ecg[..., :300], iegm[..., :300], mask)

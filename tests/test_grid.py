@@ -254,7 +254,7 @@ def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_
 @pytest.mark.long
 def test_the_cross_validation_notebook(store, tmp_path):
     text = _run('crossval', tmp_path/'c.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seeds=1,
-                n_folds=2, epochs=1, common={k: SMALL[k] for k in ('dim', 'depth', 'heads')})
+                common=dict(n_folds=2, epochs=1) | {k: SMALL[k] for k in ('dim', 'depth', 'heads')})
     assert 'gap (segment minus patient)' in text and 'macro means over' in text and 'SIMULATED' in text
     expected = ['plan.json', 'run-patient-0', 'run-segment-0']
     assert sorted(p.name for p in (tmp_path/'runs').iterdir()) == expected
@@ -287,8 +287,9 @@ def test_the_bedside_notebook_joins_seeds_and_asks_runs_by_patient_only(runs, tm
 
 @pytest.mark.long
 def test_the_speed_notebook_trains_end_to_end_and_leaves_its_measurements(store, tmp_path):
-    params = dict(store=str(store), run=str(tmp_path/'run'), epochs=1, n_folds=2, batch_size=32, seconds=.02,
-                  device='cpu', options={k: SMALL[k] for k in ('dim', 'depth', 'heads', 'resamples')})
+    small = dict(n_folds=2, device='cpu') | {k: SMALL[k] for k in ('dim', 'depth', 'heads', 'resamples')}
+    params = dict(store=str(store), run=str(tmp_path/'run'), epochs=1, batch_size=32, seconds=.02,
+                  options=small)
     text = _run('speed', tmp_path/'s.ipynb', tmp_path, **params)
     assert 'SIMULATED' in text and 'bf16' in text and (tmp_path/'run'/'model-1.safetensors').exists()
     found = json.loads((tmp_path/'run'/'speed.json').read_text())['found']

@@ -135,6 +135,9 @@ def test_every_chapter_has_a_title_and_links_by_title():
     for module, (_, path) in CHAPTERS.items():
         cells = json.loads(path.read_text(encoding='utf-8'))['cells']
         assert ''.join(cells[0]['source']).startswith('# ') and '\n> ' in ''.join(cells[0]['source']), path
+        title = ''.join(cells[0]['source'])
+        whole = re.search(r'\n> [^\n]+[.?!](?!\n> )', title)         # it is the docstring of the module
+        assert whole, f'{path}: the line below the title is no whole sentence'
         text = '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
         assert not re.search(r'\b[Cc]hapters? \d', text), f'{path}: refers to a chapter by number'
         for target in re.findall(r'\]\(([\w./-]+\.ipynb)\)', text):
