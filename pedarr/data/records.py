@@ -23,7 +23,7 @@ from .samples import (
     MOST_WHOLE, SAMPLES_AT_A_TIME, ReadBuffers, compare_checksums, read_samples, read_whole, signal_sums)
 
 # %% auto #0
-__all__ = ['MOST_SAMPLES', 'Record', 'open_record']
+__all__ = ['LEAST_RATE', 'MOST_RATE', 'MOST_SAMPLES', 'Record', 'open_record']
 
 # %% ../../nbs/1_data/10_records.ipynb #ef789ae6
 def _per_frame(signals: list[SignalHeader], rows: np.ndarray, source: Path) -> int:
@@ -37,10 +37,13 @@ def _per_frame(signals: list[SignalHeader], rows: np.ndarray, source: Path) -> i
                          'bring them to one rate first, for example with xform')
     return frames[few]
 
+LEAST_RATE = 50.      # Hz, of a recording
+MOST_RATE = 1e6
+
 def _check_rate(fs: float, source: Path) -> None:
     "`PedarrError` for a rate (Hz) that no ECG has."
-    if not 50 <= fs <= 1e6:
-        why = f'too {"low" if fs < 50 else "high"} for an ECG (50 Hz is the least accepted)'
+    if not LEAST_RATE <= fs <= MOST_RATE:
+        why = f'too {"low" if fs < LEAST_RATE else "high"} for an ECG ({LEAST_RATE:g} to {MOST_RATE:,.0f} Hz)'
         raise file_error(source, f'a sampling rate of {fs:g} Hz is {why}', 'correct the header')
 
 # %% ../../nbs/1_data/10_records.ipynb #ff283c48

@@ -27,6 +27,7 @@ from ..core.errors import PedarrError, one_line, system_error
 from ..core.files import MOST_BYTES, file_stamp, open_regular, read_bytes, sha256
 from ..core.tables import FileContents, parse_json, read_table, validation_errors
 from ..data.channels import CHANNELS, N_ECG
+from ..data.records import MOST_RATE
 from .settings import PreprocessConfig
 
 # %% ../../nbs/4_signals/05_store.ipynb #5e1c4c22
@@ -43,7 +44,7 @@ Sha256 = Annotated[str, Field(pattern='^[0-9a-f]{64}$')]
 
 class _RecordMeta(FileContents):
     "A recording that a store was made from: its rate (Hz) and length (samples)."
-    fs: Annotated[float, Field(gt=0, le=1e6)]
+    fs: Annotated[float, Field(gt=0, le=MOST_RATE)]
     sig_len: Annotated[int, Field(ge=1, le=10**12)]
 
 # %% ../../nbs/4_signals/05_store.ipynb #8ef933bc

@@ -53,8 +53,7 @@ def _rates(c: TrainConfig, rate: float) -> dict:
     "The rate of the windows (Hz; 0: unknown), and the rates at which the encoders are to read them."
     if c.model != 'pedarrnet' or not rate: return {}
     reads = ENCODERS[c.encoder].reads
-    early = c.model_options.get('fusion') == 'early' and c.modalities == 'both'
-    own = {} if early or not reads else dict(ecg_rate=min(rate, reads), iegm_rate=min(rate, reads))
+    own = dict(ecg_rate=min(rate, reads), iegm_rate=min(rate, reads)) if reads else {}
     return dict(rate=rate) | own
 
 # %% ../../nbs/8_training/06_network.ipynb #b99a7b2e

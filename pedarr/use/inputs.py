@@ -14,6 +14,7 @@ from ..core.errors import PedarrError, one_line, shown_value
 from ..core.names import check_choice
 from ..data.channels import CHANNELS, match_channels
 from ..data.masks import PLAUSIBLE_AMPLITUDE, is_implausible, robust_amplitude
+from ..data.records import LEAST_RATE, MOST_RATE
 from ..data.table_cells import as_number
 
 # %% auto #0
@@ -56,8 +57,9 @@ def _check_shape(x: np.ndarray, n: int, what: str) -> None:
 def _check_fs(fs: Any, what: str) -> float:
     "A sampling rate that an ECG can have, in Hz."
     number = as_number(fs)
-    if number is None or not 50 <= number <= 1e6:
-        raise PedarrError(f'{what}: fs={shown_value(fs)}: give the sampling rate in Hz, from 50 to 1,000,000')
+    if number is None or not LEAST_RATE <= number <= MOST_RATE:
+        raise PedarrError(f'{what}: fs={shown_value(fs)}: give the sampling rate in Hz, '
+                          f'from {LEAST_RATE:g} to {MOST_RATE:,.0f}')
     return float(number)
 
 # %% ../../nbs/9_use/02_inputs.ipynb #570ce518
