@@ -369,7 +369,7 @@ def two_beats(n: int = 24) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_estimator_by_patient_equals_the_loop():
-    "fit is fit_fold on the same windows: the same weights after nine steps; groups of patients stay together."
+    "fit is fit_fold on the same windows: the same weights after nine steps; groups of patients stay whole."
     from sklearn.model_selection import GroupKFold, cross_val_score
     from pedarr.training.estimator import RhythmClassifier, memory_store
     from pedarr.training.folds import fit_fold
@@ -400,15 +400,18 @@ def test_estimator_has_the_defaults_of_a_run():
 
 
 @pytest.mark.parametrize('given, why', [
-    (dict(y=np.zeros(24)), 'two classes'), (dict(y=[np.nan, 1.]*12), 'NaN'), (dict(y=['a', np.nan]*12), 'NaN'),
-    (dict(y=['a', 1]*12), 'both texts and numbers'), (dict(y=[0, 1]), 'one class for each'),
+    (dict(y=np.zeros(24)), 'two classes'), (dict(y=[np.nan, 1.]*12), 'NaN'),
+    (dict(y=['a', np.nan]*12), 'NaN'), (dict(y=['a', 1]*12), 'both texts and numbers'),
+    (dict(y=[0, 1]), 'one class for each'),
     (dict(channels=['q', 'V1']), 'channels: '), (dict(epochs=0), 'epochs'),
     (dict(rate='fast'), "rate='fast' must be a frequency"), (dict(rate=0), 'rate=0 must be a frequency'),
     (dict(store_rate=0), 'store_rate=0 must be a frequency'), (dict(X=3.), 'signals of shape'),
     (dict(X=np.full((24, 2, 500), np.nan)), 'window 0 has no usable channel'),
     (dict(params=dict(batch_size=16)), 'params: batch_size is an argument: give batch_size='),
-    (dict(params=dict(lr=.1)), 'params: lr is an argument'), (dict(params=dict(split='segment')), 'split is of a run'),
-    (dict(params=dict(validation=.5)), 'validation is of a run'), (dict(params=dict(nope=1)), "unknown parameter")])
+    (dict(params=dict(lr=.1)), 'params: lr is an argument'),
+    (dict(params=dict(split='segment')), 'split is of a run'),
+    (dict(params=dict(validation=.5)), 'validation is of a run'),
+    (dict(params=dict(nope=1)), "unknown parameter")])
 def test_estimator_refuses_what_it_would_ignore_in_one_line(given, why):
     from pedarr.training.estimator import RhythmClassifier
     x, y = two_beats()
