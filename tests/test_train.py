@@ -140,10 +140,12 @@ def test_a_damaged_model_is_refused(run, tmp_path):
     with pytest.raises(PedarrError, match='has no fold 7'): load_model(run, 7)
 
 
-def test_a_damaged_checkpoint_is_refused(store, tmp_path):
+def test_a_damaged_checkpoint_is_refused(store, tmp_path, monkeypatch):
     c = make_config(store=store, run=tmp_path/'r', **SMALL)
-    (tmp_path/'r').mkdir()
-    (tmp_path/'r'/'params.json').write_text(json.dumps(c.model_dump()))
+    def stop(*a, **k): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(train_, 'run_fold', stop)
+        with pytest.raises(KeyboardInterrupt): run_training(c, progress=False)
     (tmp_path/'r'/'checkpoint-0.safetensors').write_bytes(b'\x00'*100)
     with pytest.raises(PedarrError, match='checkpoint-0.safetensors.*delete it'):
         run_training(c, progress=False)
