@@ -91,6 +91,27 @@ def public(source: str) -> list:
     return [n for n in names if not n.startswith('_')]
 
 
+def imported(tree: ast.AST):
+    "Names that a tree of code imports."
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, 'module', '') != '__future__':
+            for alias in node.names: yield (alias.asname or alias.name).partition('.')[0]
+
+
+def used(tree: ast.AST) -> set:
+    "Names that a tree of code uses."
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def idle_imports(sources: list) -> list:
+    "Names that a chapter imports in vain: what exported cells import is used in them, the rest in any cell."
+    exported = lambda s: s.lstrip().startswith('#| export')
+    trees = [(exported(s), ast.parse(code(s))) for s in sources]
+    inside = set().union(*(used(t) for own, t in trees if own))
+    anywhere = inside.union(*(used(t) for _, t in trees))
+    return sorted({n for own, t in trees for n in imported(t) if n not in (inside if own else anywhere)})
+
+
 def cell_name(source: str, tag: str) -> str:
     "What a cell is called: the longest function or class in it, or else its tag."
     nodes = [n for n in ast.parse(code(source)).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
@@ -132,6 +153,8 @@ def faults(path: Path) -> list:
     found += [f for i, c in enumerate(cells) if c['cell_type'] == 'markdown'
               for f in long_prose(i, ''.join(c['source']))]
     names = [n for _, s in sources if s.lstrip().startswith('#| export') for n in public(s)]
+    if idle := idle_imports([s for _, s in sources]):
+        found.append(('idle imports', f'{", ".join(idle)}: imported, and used nowhere'))
     if len(cells) > CELLS: found.append(('cells', f'{len(cells)} cells'))
     if len(names) > NAMES: found.append(('names', f'{len(names)} public names'))
     return found

@@ -142,6 +142,19 @@ def test_an_excuse_of_a_tall_cell_is_for_one_function(tmp_path):
     assert 'not needed' in style('f', 'g', 'parameters', 'h')[0]
 
 
+def test_an_import_that_no_cell_uses_is_named(tmp_path):
+    shutil.copytree(ROOT/'.ci', tmp_path/'.ci')
+    (tmp_path/'.ci'/'excused.txt').write_text('')
+    (tmp_path/'nbs').mkdir()
+    sources = ['#| export\nimport math\nimport os.path\nimport re\nfrom typing import Any as A',
+               '#| export\ndef f(x: A): return os.path.join(x)', 'import json\nimport zlib',
+               're, json.dumps({})']
+    cells = [dict(cell_type='code', metadata={}, source=s) for s in sources]
+    (tmp_path/'nbs'/'a.ipynb').write_text(json.dumps(dict(cells=cells)))
+    said = subprocess.run([sys.executable, '.ci/style.py'], cwd=tmp_path, capture_output=True, text=True)
+    assert 'nbs/a.ipynb: idle imports: math, re, zlib: imported' in said.stderr
+
+
 def test_style_names_file_line_and_rule_of_tests_and_tools(tmp_path):
     shutil.copytree(ROOT/'.ci', tmp_path/'.ci')
     (tmp_path/'tests').mkdir()

@@ -514,22 +514,61 @@ def test_exchanged_arms_warn_on_real_recordings(model):
 
 # --- the estimator
 
+def two_beats(n: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    "Windows [n, 2, 500] at 250 Hz of two classes, and their class: the second is twice as high."
+    rng = np.random.default_rng(0)
+    x = np.stack([beats(500, 250, 2)*(1 + i % 2) + rng.normal(0, .05, (2, 500)) for i in range(n)])
+    return x, np.arange(n) % 2
+
+
 def test_estimator_by_patient_equals_the_loop():
-    "fit is fit_fold on the same windows: the same history; and groups of patients stay together."
+    "fit is fit_fold on the same windows: the same weights after nine steps; groups of patients stay whole."
     from sklearn.model_selection import GroupKFold, cross_val_score
     from pedarr.training.estimator import RhythmClassifier, memory_store
     from pedarr.training.folds import fit_fold
-    rng = np.random.default_rng(0)
-    x = np.stack([beats(500, 250, 2)*(1 + i % 2) + rng.normal(0, .05, (2, 500)) for i in range(24)])
-    y, small = np.arange(24) % 2, dict(dim=16, depth=1, heads=2, modality_dropout=0.)
-    e = RhythmClassifier(['II', 'V1'], 250, epochs=1, params=small)
+    (x, y), small = two_beats(), dict(dim=16, depth=1, heads=2, modality_dropout=0.)
+    more = dict(epochs=3, batch_size=8, lr=5e-3, seed=4)
+    e = RhythmClassifier(['II', 'V1'], 250, **more, params=small).fit(x, y)
     store = memory_store(x, [str(i) for i in y], ['0', '1'], ['II', 'V1'], 250)
-    c = make_config(epochs=1, modalities='ecg', **small)
-    history = fit_fold(store, np.arange(24), np.zeros(0, int), c)[2]
-    assert e.fit(x, y).history_[0]['classification'] == pytest.approx(history[0]['classification'], abs=1e-6)
+    c = make_config(modalities='ecg', **more, **small)
+    same = lambda model: all(torch.equal(a, b) for a, b in zip(model.state_dict().values(),
+                                                               e.network_.state_dict().values()))
+    model, _, history = fit_fold(store, np.arange(24), np.zeros(0, int), c)
+    assert same(model) and [row['classification'] for row in history] == [
+        row['classification'] for row in e.history_]
+    for other in (dict(lr=4e-3), dict(batch_size=12), dict(seed=5)):
+        assert not same(fit_fold(store, np.arange(24), np.zeros(0, int), c.replace(**other))[0]), other
+    e.set_params(epochs=1)
     scores = cross_val_score(e, x, y, groups=np.arange(24)//4, cv=GroupKFold(2))
     assert len(scores) == 2 and np.isfinite(scores).all()
-    with pytest.raises(PedarrError, match='two classes'): e.fit(x, np.zeros(24))
-    with pytest.raises(PedarrError, match='NaN'): e.fit(x, np.where(y, np.nan, 1.))
-    with pytest.raises(PedarrError, match='channels: '): RhythmClassifier(['q', 'V1'], 250).fit(x, y)
-    with pytest.raises(PedarrError, match='epochs'): RhythmClassifier(['II', 'V1'], 250, epochs=0).fit(x, y)
+
+
+def test_estimator_has_the_defaults_of_a_run():
+    from pedarr.training.config import TrainConfig
+    from pedarr.training.estimator import RhythmClassifier
+    given = RhythmClassifier().get_params()
+    assert {k: v for k, v in given.items() if k in TrainConfig.model_fields} == {
+        k: TrainConfig.model_fields[k].default
+        for k in ('model', 'loss', 'epochs', 'batch_size', 'lr', 'seed', 'device')}
+
+
+@pytest.mark.parametrize('given, why', [
+    (dict(y=np.zeros(24)), 'two classes'), (dict(y=[np.nan, 1.]*12), 'NaN'),
+    (dict(y=['a', np.nan]*12), 'NaN'), (dict(y=['a', 1]*12), 'both texts and numbers'),
+    (dict(y=[0, 1]), 'one class for each'),
+    (dict(channels=['q', 'V1']), 'channels: '), (dict(epochs=0), 'epochs'),
+    (dict(rate='fast'), "rate='fast' must be a frequency"), (dict(rate=0), 'rate=0 must be a frequency'),
+    (dict(store_rate=0), 'store_rate=0 must be a frequency'), (dict(X=3.), 'signals of shape'),
+    (dict(X=np.full((24, 2, 500), np.nan)), 'window 0 has no usable channel'),
+    (dict(params=dict(batch_size=16)), 'params: batch_size is an argument: give batch_size='),
+    (dict(params=dict(lr=.1)), 'params: lr is an argument'),
+    (dict(params=dict(split='segment')), 'split is of a run'),
+    (dict(params=dict(validation=.5)), 'validation is of a run'),
+    (dict(params=dict(nope=1)), "unknown parameter")])
+def test_estimator_refuses_what_it_would_ignore_in_one_line(given, why):
+    from pedarr.training.estimator import RhythmClassifier
+    x, y = two_beats()
+    own = {'channels': ['II', 'V1'], 'rate': 250, 'epochs': 1} | given
+    x, y = own.pop('X', x), own.pop('y', y)
+    with pytest.raises(PedarrError, match=why) as e: RhythmClassifier(**own).fit(x, y)
+    assert '\n' not in str(e.value)

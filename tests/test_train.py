@@ -140,10 +140,12 @@ def test_a_damaged_model_is_refused(run, tmp_path):
     with pytest.raises(PedarrError, match='has no fold 7'): load_model(run, 7)
 
 
-def test_a_damaged_checkpoint_is_refused(store, tmp_path):
+def test_a_damaged_checkpoint_is_refused(store, tmp_path, monkeypatch):
     c = make_config(store=store, run=tmp_path/'r', **SMALL)
-    (tmp_path/'r').mkdir()
-    (tmp_path/'r'/'params.json').write_text(json.dumps(c.model_dump()))
+    def stop(*a, **k): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(train_, 'run_fold', stop)
+        with pytest.raises(KeyboardInterrupt): run_training(c, progress=False)
     (tmp_path/'r'/'checkpoint-0.safetensors').write_bytes(b'\x00'*100)
     with pytest.raises(PedarrError, match='checkpoint-0.safetensors.*delete it'):
         run_training(c, progress=False)
@@ -295,6 +297,40 @@ def test_a_run_from_before_validation_is_still_known_and_reported(store, tmp_pat
     html = write_report(old).read_text()
     assert 'its curve is the test' in html and 'Simulated data' in html
     assert 'No subjects were set aside' in write_report(tmp_path/'new').read_text()
+
+
+def stopped(store, folder: Path, monkeypatch, where: str) -> TrainConfig:
+    """A run that an earlier version began, in which the network of the same parameters reads another rate and
+    pooling: it was stopped between two folds, or inside the first."""
+    c = make_config(store=store, run=folder, **{**SMALL, 'epochs': 2})
+    build = folds_.build_model
+    was = {'ecg_rate': 125., 'iegm_rate': 125., 'pooling': 'cls'}
+    def stop(*a, **k): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(folds_, 'build_model', lambda c, *a, **k: build(c.replace(model_options=was), *a, **k))
+        m.setattr(train_, 'build_model', folds_.build_model)
+        if where == 'inside a fold': m.setattr(folds_, '_answers', stop)
+        else:
+            run_fold = train_.run_fold
+            m.setattr(train_, 'run_fold', lambda *a: run_fold(*a) if a[2] == 0 else stop())
+        with pytest.raises(KeyboardInterrupt): run_training(c, progress=False)
+    return c
+
+
+@pytest.mark.parametrize('where', ['between folds', 'inside a fold'])
+def test_a_run_that_was_begun_with_another_network_is_not_mixed(store, tmp_path, monkeypatch, where):
+    c = stopped(store, tmp_path/'r', monkeypatch, where)
+    names = {p.name for p in (tmp_path/'r').iterdir()}
+    assert ('fold-0.csv' in names) == (where == 'between folds') != ('checkpoint-0.safetensors' in names)
+    before = {p.name: p.read_bytes() for p in (tmp_path/'r').iterdir()}
+    with pytest.raises(PedarrError, match="network .*pooling was 'cls', is 'mean-max'.*: train again"):
+        run_training(c, progress=False)
+    (tmp_path/'r'/'model.json').unlink()                     # older runs wrote it at the end
+    with pytest.raises(PedarrError, match='another network .it is not written down.: train again') as e:
+        run_training(c, progress=False)
+    assert '\n' not in str(e.value)
+    assert {p.name: p.read_bytes() for p in (tmp_path/'r').iterdir()} | {
+        'model.json': before['model.json']} == before, 'the folder was touched'
 
 
 @pytest.mark.parametrize('options', [
