@@ -5,7 +5,6 @@
 # %% ../../nbs/4_signals/01_settings.ipynb #bdd8dee1
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args
 

@@ -11,17 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from ..core.errors import PedarrError, shown_value
 from ..core.names import first_few
-from ..data.channels import CHANNELS, N_ECG, match_channels
-from ..signals.arrays import prepare_segments
-from ..signals.rates import resampling_ratio
-from ..signals.settings import PreprocessConfig
-from .config import TrainConfig, make_config
+from ..data.channels import N_ECG
+from ..signals.arrays import channel_rows, check_signals, prepare_segments, segment_settings
+from .config import DataParameters, SplitParameters, TrainConfig, make_config
 from .folds import answering_loader, fit_fold, predict as predict_batches
 from .loop import pick_device
 
@@ -41,44 +38,27 @@ class MemoryStore:
     target: np.ndarray | None = None
     meta: dict = field(default_factory=dict)
 
-# %% ../../nbs/8_training/20_estimator.ipynb #d4fa2458
-def _windows_of(X: Any, channels: Sequence[str]) -> np.ndarray:
-    "`X` as an array [n, channel, time] of real numbers; `PedarrError` otherwise."
-    x = np.asarray(X)
-    if x.ndim != 3 or x.dtype.kind not in 'fiu' or not all(x.shape):
-        raise PedarrError(f'X: shape {x.shape}, {x.dtype}: give real numbers [n, channel, time], none of '
-                          'them 0')
-    if x.shape[1] == len(channels): return x
-    turn = ': time first? Give X.transpose(0, 2, 1)' if x.shape[2] == len(channels) else ''
-    raise PedarrError(f'X: {x.shape[1]} channels where {len(channels)} are named{turn or ": name each"}')
-
-# %% ../../nbs/8_training/20_estimator.ipynb #30b79cbf
-def _rows(channels: Sequence[str]) -> np.ndarray:
-    "For each of the nineteen channels its place in `channels`, or -1; `PedarrError` for an unknown name."
-    match = match_channels(channels, None, 'channels')
-    if not match.unknown and (match.rows >= 0).sum() == len(channels): return match.rows
-    raise PedarrError(f'channels: {first_few(match.unknown or match.notes)}: name each of them as one of '
-                      f'{", ".join(CHANNELS)}')
-
-def _settings(length: int, rate: float, store_rate: float | None, bands: dict) -> PreprocessConfig:
-    "How windows of `length` samples at `rate` Hz are prepared."
-    new = float(store_rate or rate)
-    up, down = resampling_ratio(rate, new)
-    window = -(-length*up//down)/new
-    return PreprocessConfig(rate=new, window=window, guard=0, rare_stride=None, dtype='float32',
-                            chunk=max(120., window), **bands)
-
 # %% ../../nbs/8_training/20_estimator.ipynb #5bd8ef56
 def memory_store(X: Any, label: Sequence[str], classes: list[str], channels: Sequence[str], rate: float,
                  store_rate: float | None = None, ecg_band: tuple | None = None,
                  iegm_band: tuple | None = None) -> MemoryStore:
     """Windows `X` [n, channel, time] (mV, NaN: missing) at `rate` Hz as a store in memory, resampled to
-    `store_rate` (None: as they are), filtered by the bands (Hz, None: not). `label` [n]: of `classes`."""
-    x, rows = _windows_of(X, channels), _rows(channels)
-    config = _settings(x.shape[2], float(rate), store_rate, dict(ecg_band=ecg_band, iegm_band=iegm_band))
-    y, mask = prepare_segments(x, float(rate), rows, config)
+    `store_rate` (None: as they are), filtered by the bands (Hz, None: not). `label` [n]: of `classes`.
+
+    `PedarrError` as `store_from_arrays`, and for a window without a usable channel."""
+    x, rows = check_signals(X, channels), channel_rows(channels)
+    bands = dict(ecg_band=ecg_band, iegm_band=iegm_band)
+    config = segment_settings(x, rate, store_rate, dtype='float32', **bands)
+    y, mask = prepare_segments(np.asarray(x), float(rate), rows, config)
+    if not mask.any(1).all():
+        i = int(mask.any(1).argmin())
+        raise PedarrError(f'X: window {i} has no usable channel (missing or flat): leave such windows out')
     table = pd.DataFrame(dict(label=list(label), record='', subject='', evaluate=True))
     return MemoryStore(y[:, :N_ECG], y[:, N_ECG:], mask, table, classes, config.rate)
+
+# %% ../../nbs/8_training/20_estimator.ipynb #e1f34ebc
+_DEFAULT = {name: f.default for name, f in TrainConfig.model_fields.items()}
+_OF_A_RUN = {*DataParameters.model_fields, *SplitParameters.model_fields, 'resamples'}
 
 # %% ../../nbs/8_training/20_estimator.ipynb #47220deb
 class RhythmClassifier(ClassifierMixin, BaseEstimator):
@@ -88,9 +68,11 @@ class RhythmClassifier(ClassifierMixin, BaseEstimator):
     `store_from_arrays`; the others, and those in the dictionary `params`, as in `TrainConfig`. `PedarrError`
     for what can't be. After `fit`: `classes_`, `network_`, `history_` (a row an epoch)."""
     def __init__(self, channels: Sequence[str] = ('II',), rate: float = 500., store_rate: float | None = None,
-                 ecg_band: tuple | None = None, iegm_band: tuple | None = None, model: str = 'pedarrnet',
-                 loss: str = 'none', epochs: int = 25, batch_size: int = 32, lr: float = 1e-3, seed: int = 0,
-                 device: str = 'auto', params: dict | None = None):
+                 ecg_band: tuple | None = None, iegm_band: tuple | None = None,
+                 model: str = _DEFAULT['model'], loss: str = _DEFAULT['loss'],
+                 epochs: int = _DEFAULT['epochs'], batch_size: int = _DEFAULT['batch_size'],
+                 lr: float = _DEFAULT['lr'], seed: int = _DEFAULT['seed'], device: str = _DEFAULT['device'],
+                 params: dict | None = None):
         self.channels, self.rate, self.store_rate = channels, rate, store_rate
         self.ecg_band, self.iegm_band, self.model, self.loss = ecg_band, iegm_band, model, loss
         self.epochs, self.batch_size, self.lr, self.seed = epochs, batch_size, lr, seed
@@ -103,7 +85,8 @@ class RhythmClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         "Probabilities [n, classes] in the order of `classes_`."
         check_is_fitted(self, 'network_')
-        store = _store_of(self, X, ['']*len(X))
+        x = check_signals(X, self.channels)
+        store = _store_of(self, x, ['']*len(x))
         loader = answering_loader(store, np.arange(len(store.segments)), _config_of(self))
         return predict_batches(self.network_, loader, pick_device(self.device))['prob']
 
@@ -121,12 +104,15 @@ class RhythmClassifier(ClassifierMixin, BaseEstimator):
 # %% ../../nbs/8_training/20_estimator.ipynb #27de09a0
 def _config_of(e: RhythmClassifier) -> TrainConfig:
     "The parameters of an estimator as those of a run."
-    rows = _rows(e.channels)
+    rows, params = channel_rows(e.channels), e.params or {}
     has = dict(ecg=(rows[:N_ECG] >= 0).any(), iegm=(rows[N_ECG:] >= 0).any())
     modalities = 'both' if all(has.values()) else next(m for m, there in has.items() if there)
     own = dict(model=e.model, loss=e.loss, epochs=e.epochs, batch_size=e.batch_size, lr=e.lr, seed=e.seed,
                device=e.device, modalities=modalities)
-    c = make_config(**own, **{k: v for k, v in (e.params or {}).items() if k not in own})
+    for name in params:
+        if name in _OF_A_RUN: raise PedarrError(f'params: {name} is of a run, no estimator: leave it out')
+        if name in own: raise PedarrError(f'params: {name} is an argument: give {name}=... instead')
+    c = make_config(**own, **params)
     if c.model == 'trees': raise PedarrError('model trees: use HistGradientBoostingClassifier itself')
     return c
 
@@ -135,16 +121,26 @@ def _store_of(e: RhythmClassifier, X: Any, label: Sequence[str]) -> MemoryStore:
     return memory_store(X, label, [str(i) for i in range(len(e.classes_))], e.channels, e.rate, e.store_rate,
                         e.ecg_band, e.iegm_band)
 
+# %% ../../nbs/8_training/20_estimator.ipynb #ab969f50
+def _classes_of(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+    "The classes of `y` [n] in order, and the number of each window's; `PedarrError` for what can't be."
+    given = np.asarray(y, object)
+    if given.shape != (n,):
+        raise PedarrError(f'y: shape {given.shape} for {n} windows: give one class for each')
+    if pd.isna(given).any(): raise PedarrError('y: a class is missing (NaN): leave its window out')
+    if len({isinstance(name, str) for name in given}) > 1:
+        raise PedarrError(f'y: both texts and numbers ({first_few(map(str, given), 4)}): give one kind')
+    try: classes, code = np.unique(np.asarray(y), return_inverse=True)
+    except TypeError as e: raise PedarrError('y: classes that have no order: give texts or numbers') from e
+    if len(classes) < 2: raise PedarrError(f'y: all are {shown_value(given[0])}: two classes are needed')
+    return classes, code
+
 # %% ../../nbs/8_training/20_estimator.ipynb #6d5ad933
 def _fit(e: RhythmClassifier, X: Any, y: Any) -> RhythmClassifier:
     "Train an estimator."
-    c, y = _config_of(e), np.asarray(y)
-    if y.ndim != 1 or len(y) != len(X):
-        raise PedarrError(f'y: shape {y.shape} for {len(X)} windows: give one class for each')
-    if pd.isna(y).any(): raise PedarrError('y: a class is missing (NaN): leave its window out')
-    e.classes_, code = np.unique(y, return_inverse=True)
-    if len(e.classes_) < 2: raise PedarrError(f'y: all are {shown_value(y[0])}: two classes are needed')
-    store = _store_of(e, X, [str(i) for i in code])
+    c, x = _config_of(e), check_signals(X, e.channels)
+    e.classes_, code = _classes_of(y, len(x))
+    store = _store_of(e, x, [str(i) for i in code])
     e.network_, _, e.history_ = fit_fold(store, np.arange(len(code)), np.zeros(0, int), c)
     e.network_.eval()
     return e

@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file
 
 from ..core.errors import PedarrError
-from ..core.tables import read_json
 from ..evaluation.bootstrap import draw_subjects, number_subjects, percentile_interval
 from ..evaluation.ranking import Ranking, average_precision
 from ..signals.store import Store
 from .config import make_config
-from .tail import MOST_COMMON, finish_job, train_and_answer
+from .tail import MOST_COMMON, finish_job, read_answers, train_and_answer
 
 # %% auto #0
 __all__ = ['NATURAL_FOLDS', 'NATURAL_SR', 'NATURAL_VALIDATION', 'MERGED', 'FEWEST_PATIENTS', 'natural_roles', 'run_natural_job',
@@ -68,13 +66,9 @@ def read_natural(folder: Path, loss: str, table: pd.DataFrame,
 # %% ../../nbs/8_training/23_natural_tail.ipynb #517bd0fc
 def _read_fold(folder: Path, loss: str, table: pd.DataFrame, fold: int) -> pd.DataFrame:
     "The answers of one fold, checked against the `table` of recordings."
-    path = folder/f'{loss}_natural_{fold}.safetensors'
-    if not path.exists(): raise PedarrError(f'{path}: this job is not finished: run it first')
-    found, classes = load_file(path), read_json(path.with_suffix('.json'))['classes']
+    found, classes = read_answers(folder, f'{loss}_natural_{fold}', natural_roles(table, fold))
     rows = table.iloc[found['row']][['subject', 'label']].reset_index(drop=True)
-    rows['fold'], rows['role'] = fold, natural_roles(table, fold)[found['row']]
-    if not rows.role.isin(['validation', 'test']).all():
-        raise PedarrError(f'{path}: its recordings are not those of this table: give its own table')
+    rows['fold'], rows['role'] = fold, found['role']
     return rows.join(pd.DataFrame(found['log'].astype(float), columns=classes))
 
 # %% ../../nbs/8_training/23_natural_tail.ipynb #5f227f1c

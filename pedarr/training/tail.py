@@ -12,21 +12,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
-from ..core.errors import PedarrError
-from ..core.files import write_atomic
+from ..core.errors import PedarrError, one_line
+from ..core.files import read_bytes, write_atomic
 from ..core.locks import hold_lock
-from ..core.tables import read_json, write_json
-from ..evaluation.ranking import Ranking
+from ..core.tables import FileContents, json_ready, read_json, write_json
 from ..signals.store import Store
-from .config import TrainConfig, make_config
+from .config import TrainConfig, current_names, make_config
 from .folds import answering_loader, fit_fold, predict
 from .loop import pick_device
+from .runs import other_parameters
 
 # %% auto #0
-__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_ROLES', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs', 'short_answers',
-           'finish_job', 'train_and_answer', 'run_tail_job', 'read_tail_job']
+__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_ROLES', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs', 'finish_job',
+           'train_and_answer', 'run_tail_job', 'read_answers', 'read_tail_job']
 
 # %% ../../nbs/8_training/21_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
@@ -82,7 +83,7 @@ def tail_jobs(losses: dict[str, dict], sizes: Iterable[int], draws: Iterable[int
             for size, draw, loss in product(sizes, draws, losses)]
 
 # %% ../../nbs/8_training/21_tail.ipynb #06033c12
-def short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]:
+def _short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]:
     """Of probabilities `prob` [N, C]: `log` [N, 4], log probabilities of the rare rhythms and of the best
     other class, and that class, `other` [N]."""
     own = [classes.index(name) for name in RARE_RHYTHMS]
@@ -94,19 +95,44 @@ def short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]
     log = np.ascontiguousarray(kept, np.float16)             # safetensors writes the bytes as they lie
     return dict(log=log, other=best.astype(np.uint8))
 
+# %% ../../nbs/8_training/21_tail.ipynb #5b1f0e03
+class _Card(FileContents):
+    "What is written of a job, as far as it is read again."
+    params: dict[str, Any]
+    store: str
+    classes: list[str]
+
+def _check_about(card: Path, about: dict) -> None:
+    "`PedarrError` if the job of the file `card` was begun about something else."
+    was, now = read_json(card, _Card), json_ready(about)
+    said = other_parameters(now['params'] | current_names(was.params), now['params'])
+    if was.store != now['store'] or was.classes != now['classes']: said = 'another store'
+    if said:
+        raise PedarrError(f'{card}: of a job with {said}: choose another folder, or give what it had')
+
+def _is_done(done: Path, about: dict) -> bool:
+    "Are the answers `done` there, and of this job? `PedarrError` if they are of another."
+    if not done.exists(): return False
+    _check_about(done.with_suffix('.json'), about)
+    return True
+
 # %% ../../nbs/8_training/21_tail.ipynb #01cab7c7
 def finish_job(folder: Path, name: str, work: Callable[[Path], dict], about: dict) -> bool:
     """Write the arrays that `work(checkpoint)` makes (by name, any shape), and what they are `about` (for
-    JSON), as the job `name` of `folder`.
+    JSON: params, store, classes and more), as the job `name` of `folder`.
 
-    False if it was finished before; `PedarrError` while another process has it in work."""
-    done, checkpoint = folder/f'{name}.safetensors', folder/f'{name}.checkpoint'
+    False if it was finished before. `PedarrError` while another process has it in work, and if a job of this
+    name was begun about something else."""
+    done, checkpoint, card = (folder/f'{name}.{x}' for x in ('safetensors', 'checkpoint', 'json'))
     folder.mkdir(parents=True, exist_ok=True)
-    if done.exists(): return False
+    if _is_done(done, about): return False
     with hold_lock(folder/f'{name}.lock', 'training'):
-        found = work(checkpoint)
-        write_json(folder/f'{name}.json', about)
-        write_atomic(done, save(found))
+        if _is_done(done, about): return False                # by a process that had the lock before
+        if card.exists(): _check_about(card, about)
+        elif checkpoint.exists():
+            raise PedarrError(f'{checkpoint}: of a job that nobody wrote down: delete it, to begin again')
+        else: write_json(card, about)
+        write_atomic(done, save(work(checkpoint)))
         checkpoint.unlink(missing_ok=True)
     return True
 
@@ -129,7 +155,7 @@ def _answer(store: Store, job: TailJob, c: TrainConfig, checkpoint: Path) -> dic
     "Train, and answer for all recordings with a role but the training set."
     role = tail_roles(store.segments, job.size, job.draw)
     index, prob = train_and_answer(store, role, c, checkpoint)
-    return dict(row=index.astype(np.int32)) | short_answers(prob, store.classes)
+    return dict(row=index.astype(np.int32)) | _short_answers(prob, store.classes)
 
 # %% ../../nbs/8_training/21_tail.ipynb #8d181989
 def run_tail_job(store: Store, job: TailJob, common: dict[str, Any], folder: Path) -> bool:
@@ -140,18 +166,39 @@ def run_tail_job(store: Store, job: TailJob, common: dict[str, Any], folder: Pat
     return finish_job(folder, job.name, lambda checkpoint: _answer(store, job, c, checkpoint),
                       dict(job=job._asdict(), params=c.model_dump(), store=store.seal, classes=store.classes))
 
-# %% ../../nbs/8_training/21_tail.ipynb #cc39c712
+# %% ../../nbs/8_training/21_tail.ipynb #5b1f0e05
 LOG_COLUMNS = [f'log_{name}' for name in (*RARE_RHYTHMS, 'other')]
 
+def _damaged(path: Path, why: object) -> PedarrError:
+    return PedarrError(f'{path}: damaged ({one_line(why)}): delete it, and run the job again')
+
+# %% ../../nbs/8_training/21_tail.ipynb #5b1f0e04
+def read_answers(folder: Path, name: str, role: np.ndarray,
+                 n_log: int | None = None) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Arrays of the finished job `name` (row, role [M], log [M, `n_log`, None: classes], and more), and the
+    classes; `role` [N] of each recording. `PedarrError` if it isn't finished, is damaged or doesn't fit."""
+    path = folder/f'{name}.safetensors'
+    if not path.exists(): raise PedarrError(f'{path}: this job is not finished: run it first')
+    classes = read_json(path.with_suffix('.json'), _Card).classes
+    try: found = load(read_bytes(path))
+    except (SafetensorError, ValueError, KeyError, TypeError) as e: raise _damaged(path, e) from e
+    row, log = (found.get(k, np.zeros(0)) for k in ('row', 'log'))
+    fits = row.dtype.kind == 'i' and row.ndim == 1 and log.shape == (len(row), n_log or len(classes))
+    if not fits or not np.isfinite(log).all():
+        raise _damaged(path, 'its arrays are not those of a job')
+    known = (row >= 0) & (row < len(role))
+    if not known.all() or np.isin(role[row].astype(str), ['', 'train']).any():
+        raise PedarrError(f'{path}: its recordings are not those of this table: give its own table')
+    return found | dict(role=role[row]), classes
+
+# %% ../../nbs/8_training/21_tail.ipynb #cc39c712
 def read_tail_job(folder: Path, job: TailJob, table: pd.DataFrame) -> pd.DataFrame:
     """Answers of a finished job: columns subject, label and official of `table`, role, `LOG_COLUMNS` (log
     probabilities) and other (the best other class). `PedarrError` if it isn't finished or doesn't fit."""
-    path = folder/f'{job.name}.safetensors'
-    if not path.exists(): raise PedarrError(f'{path}: this job is not finished: run it first')
-    found, classes = load_file(path), read_json(path.with_suffix('.json'))['classes']
+    found, classes = read_answers(folder, job.name, tail_roles(table, job.size, job.draw), len(LOG_COLUMNS))
     rows = table.iloc[found['row']][['subject', 'label', 'official']].reset_index(drop=True)
-    rows['role'] = tail_roles(table, job.size, job.draw)[found['row']]
-    if not rows.role.isin(TAIL_ROLES[1:]).all():
-        raise PedarrError(f'{path}: its recordings are not those of this table: give its own table')
-    rows[LOG_COLUMNS] = found['log'].astype(float)
-    return rows.assign(other=np.array(classes)[found['other']])
+    rows['role'], rows[LOG_COLUMNS] = found['role'], found['log'].astype(float)
+    other = found.get('other', rows.index[:0])
+    if other.shape != (len(rows),) or other.max(initial=0) >= len(classes):
+        raise _damaged(folder/f'{job.name}.safetensors', 'the other class is missing or unknown')
+    return rows.assign(other=np.array(classes)[other])

@@ -5,14 +5,14 @@
 # %% ../../nbs/8_training/22_tail_results.ipynb #27eeade7
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from ..core.errors import PedarrError
 from ..evaluation.bootstrap import percentile_interval
-from ..evaluation.ranking import Ranking, auroc, average_precision, sensitivity_at
+from ..evaluation.ranking import RANKING_SCORES, Ranking
 from .tail import LOG_COLUMNS, RARE_RHYTHMS
 
 # %% auto #0
@@ -45,8 +45,7 @@ def tune_offsets(table: pd.DataFrame) -> np.ndarray:
     return offsets[:3]
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #b4080583
-TAIL_SCORES = ('average precision', 'AUROC', 'sensitivity at 95 %', 'F1', 'recall')
-_RANKED: tuple[Callable, ...] = (average_precision, auroc, sensitivity_at)
+TAIL_SCORES = (*RANKING_SCORES, 'F1', 'recall')
 
 class TailAnswers:
     "A job's answers in `table` for the test set `role`, decided with offsets that fold 9 has tuned."
@@ -60,7 +59,7 @@ class TailAnswers:
 
     def scores(self, weight: np.ndarray) -> np.ndarray:
         "[3, 5]: the `TAIL_SCORES` of each rare rhythm, under a `weight` [N] of each recording."
-        ranked = [[score(r, weight) for score in _RANKED] for r in self.ranked]
+        ranked = [[score(r, weight) for score in RANKING_SCORES.values()] for r in self.ranked]
         return np.column_stack([ranked, *_rare_decisions(self.truth, self.called, weight)])
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #3fe54680
