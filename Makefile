@@ -15,7 +15,12 @@ SEEDS ?= 1
 JOBS ?= 2
 ABLATIONS := runs/ablations
 
-.PHONY: demo test lab install check readme export clean bench long ablations
+# `make rehearsal`: where, how much of the twin, and on which port its server listens
+REHEARSAL := runs/rehearsal
+SCALE ?= 0.02
+PORT ?= 8977
+
+.PHONY: demo test lab install check readme export clean bench long ablations rehearsal
 
 install: .venv/installed
 
@@ -58,6 +63,18 @@ ablations: install
 	@test -f $(ABLATIONS)/twin/RECORDS || $(BIN)/pedarr simulate $(ABLATIONS)/twin --scale 0.05 --jobs $(JOBS)
 	@$(BIN)/pedarr preprocess $(ABLATIONS)/twin $(ABLATIONS)/store --rate 250 --iegm-band 30 110 --jobs $(JOBS)
 	$(BIN)/papermill nbs/experiments/ablations.ipynb $(ABLATIONS)/ablations.ipynb -p store $(ABLATIONS)/store -p out $(ABLATIONS)/runs -p seeds $(SEEDS) -p jobs $(JOBS)
+
+# the Leipzig notebook from download to tables, on a piece of the SIMULATED twin behind a server on this machine;
+# stopped, it goes on where it was
+rehearsal: install
+	@mkdir -p $(REHEARSAL)
+	@test -f $(REHEARSAL)/release/RECORDS || $(BIN)/pedarr simulate $(REHEARSAL)/release --scale $(SCALE) --jobs $(JOBS)
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(REHEARSAL)/release $(PORT) >/dev/null 2>&1 & \
+	trap "kill $$!" EXIT; $(BIN)/papermill nbs/experiments/leipzig.ipynb $(REHEARSAL)/leipzig.ipynb \
+	  -p address http://127.0.0.1:$(PORT) -p folder $(REHEARSAL)/data -p out $(REHEARSAL) -p jobs $(JOBS) \
+	  -y '{preprocess: {rate: 250, iegm_band: [30, 110]}, seeds: 1, n_folds: 3, epochs: 2, cap: 10}' \
+	  -y '{common: {dim: 16, depth: 1, heads: 2, resamples: 500}}' \
+	  -y '{own: {xresnet1d: {model: xresnet1d, model_options: {width: 16}}}}'
 
 export: install
 	$(BIN)/nbdev_clean

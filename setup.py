@@ -11,8 +11,17 @@ parser.read(here/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
 
 def page(readme: str, base: str) -> str:
-    "README.md as a package index shows it: links and pictures by their full address."
-    return re.sub(r'\]\((?!https?:|#)', f']({base}/blob/{cfg["branch"]}/', readme)
+    """README.md as a package index shows it: links to pages at `base`, and pictures by their raw address.
+
+    Where `base` is no address yet (git_url in settings.ini is empty or ends in .invalid), links become their
+    words, and pictures are left out."""
+    host = re.match(r'https?://([^/:]+)', base or '')
+    if host is None or host[1].endswith('.invalid'):
+        readme = re.sub(r'!\[[^]]*\]\((?!https?:)[^)]*\)\n*', '', readme)
+        return re.sub(r'\[([^]]*)\]\((?!https?:|#)[^)]*\)', r'\1', readme)
+    at = lambda kind: f'({base.rstrip("/")}/{kind}/{cfg["branch"]}/'
+    readme = re.sub(r'(!\[[^]]*\])\((?!https?:)', lambda m: m[1] + at('raw'), readme)
+    return re.sub(r'\]\((?!https?:|#)', ']' + at('blob'), readme)
 
 setup(
     name=cfg['lib_name'],
@@ -24,7 +33,8 @@ setup(
     author_email=cfg['author_email'],
     license='Apache-2.0',
     packages=find_packages(include=['pedarr', 'pedarr.*']),
-    package_data={'pedarr': ['py.typed', 'facts/*.csv', 'facts/README.md']},   # facts: the counts of the release
+    # facts: the counts of the release; weights: models that are shipped, a folder each
+    package_data={'pedarr': ['py.typed', 'facts/*.csv', 'facts/README.md', 'weights/*/*']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},

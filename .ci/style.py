@@ -5,8 +5,9 @@
 
 The tests and the programs of .ci are held to lines, `;` and functions. A rule is broken for a reason now and
 then: `.ci/excused.txt` names the place and the reason, a line each
-(`nbs/6_losses/00_agcacl.ipynb: cells: one derivation`). An excuse that is no longer needed is an error
-too."""
+(`nbs/6_losses/00_agcacl.ipynb: cells: one derivation`). A tall cell is called by the longest function or
+class in it, or else by its tag (`nbs/1_data/10_records.ipynb: tall cell Record: ...`).
+An excuse that is no longer needed is an error too."""
 import ast
 import io
 import json
@@ -90,7 +91,34 @@ def public(source: str) -> list:
     return [n for n in names if not n.startswith('_')]
 
 
-def cell_faults(i: int, source: str) -> list:
+def imported(tree: ast.AST):
+    "Names that a tree of code imports."
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, 'module', '') != '__future__':
+            for alias in node.names: yield (alias.asname or alias.name).partition('.')[0]
+
+
+def used(tree: ast.AST) -> set:
+    "Names that a tree of code uses."
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def idle_imports(sources: list) -> list:
+    "Names that a chapter imports in vain: what exported cells import is used in them, the rest in any cell."
+    exported = lambda s: s.lstrip().startswith('#| export')
+    trees = [(exported(s), ast.parse(code(s))) for s in sources]
+    inside = set().union(*(used(t) for own, t in trees if own))
+    anywhere = inside.union(*(used(t) for _, t in trees))
+    return sorted({n for own, t in trees for n in imported(t) if n not in (inside if own else anywhere)})
+
+
+def cell_name(source: str, tag: str) -> str:
+    "What a cell is called: the longest function or class in it, or else its tag."
+    nodes = [n for n in ast.parse(code(source)).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    return max(nodes, key=lambda n: n.end_lineno - n.lineno).name if nodes else tag
+
+
+def cell_faults(i: int, source: str, tag: str) -> list:
     "(rule, sentence) for each rule that one code cell breaks."
     lines = source.split('\n')
     out = [('lines', f'cell {i} has a line of {len(l)} characters: {l.strip()[:40]}') for l in lines
@@ -98,7 +126,8 @@ def cell_faults(i: int, source: str) -> list:
     out += [('imports', f'cell {i}: those from {m} on are not sorted') for m in unsorted_imports(source)]
     if n := semicolons(source): out.append(('semicolons', f'cell {i} joins {n} statements by ;'))
     if len(lines) > CELL and not only_imports(source):
-        out.append(('tall cells', f'cell {i} has {len(lines)} lines: {lines[0][:30]} ... {lines[1][:40]}'))
+        out.append((f'tall cell {cell_name(source, tag)}',
+                    f'cell {i} has {len(lines)} lines: {lines[0][:30]} ... {lines[1][:40]}'))
     return out + [(f'long function {name}', f'cell {i}: {name} has {n} lines')
                   for name, n, _ in functions(source) if n > FUNCTION]
 
@@ -119,10 +148,13 @@ def faults(path: Path) -> list:
     "(rule, sentence) for each rule that a chapter breaks."
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     sources = [(i, ''.join(c['source'])) for i, c in enumerate(cells) if c['cell_type'] == 'code']
-    found = [f for i, s in sources for f in cell_faults(i, s)]
+    tag = lambda i: ' '.join(cells[i]['metadata'].get('tags', [])) or 'without a name'
+    found = [f for i, s in sources for f in cell_faults(i, s, tag(i))]
     found += [f for i, c in enumerate(cells) if c['cell_type'] == 'markdown'
               for f in long_prose(i, ''.join(c['source']))]
     names = [n for _, s in sources if s.lstrip().startswith('#| export') for n in public(s)]
+    if idle := idle_imports([s for _, s in sources]):
+        found.append(('idle imports', f'{", ".join(idle)}: imported, and used nowhere'))
     if len(cells) > CELLS: found.append(('cells', f'{len(cells)} cells'))
     if len(names) > NAMES: found.append(('names', f'{len(names)} public names'))
     return found
@@ -172,7 +204,7 @@ def all_faults() -> list:
 def main() -> int:
     found = all_faults()
     if '--count' in sys.argv:
-        kinds = Counter(rule.partition(' ')[0] if rule.startswith('long') else rule for _, rule, _ in found)
+        kinds = Counter(rule.rpartition(' ')[0] or rule for _, rule, _ in found)      # without its name
         for rule, n in kinds.most_common(): print(f'{n:5} {rule}')
         return 0
     excuses, places = excused(), {f[:2] for f in found}

@@ -23,6 +23,21 @@ def everywhere(monkeypatch, module, name: str, value) -> None:
         if vars(other).get(name, other) is old: monkeypatch.setattr(other, name, value)
 
 
+def interrupt_move(monkeypatch, count: int) -> None:
+    "Ctrl-C comes when `count` files have been moved to another name."
+    real_replace, moved = os.replace, []
+    def replace(a, b):
+        real_replace(a, b)
+        moved.append(b)
+        if len(moved) == count: raise KeyboardInterrupt
+    monkeypatch.setattr(os, 'replace', replace)
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    "Name -> bytes of each file in a folder; none where there is no folder."
+    return {p.name: p.read_bytes() for p in folder.iterdir()} if folder.exists() else {}
+
+
 def pytest_configure(config):
     config.addinivalue_line('markers',
                             'bench: a benchmark that prints ratios; run by `make bench` (pytest -m bench)')

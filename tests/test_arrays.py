@@ -13,7 +13,7 @@ from scipy.signal import sosfiltfilt
 from pedarr.core.errors import PedarrError
 from pedarr.data.channels import CHANNELS
 from pedarr.signals.arrays import store_from_arrays
-from pedarr.signals.settings import PreprocessConfig, filter_sections, settling
+from pedarr.signals.settings import PreprocessConfig, filter_sections, settling_seconds
 from pedarr.signals.splits import make_split
 from pedarr.signals.statements import with_statements
 from pedarr.signals.store import FILES, open_store
@@ -95,7 +95,7 @@ def test_a_segment_may_be_longer_than_a_chunk(tmp_path):
     ('must end below half the rate', dict(iegm_band=(30, 220))),
     ('must rise', dict(ecg_band=(40, 2))),
     ('flat or missing everywhere', dict(x=np.zeros((12, 3, 500)))),
-    ('must be one of', dict(dtype='int8'))])
+    ("unknown dtype 'int8'", dict(dtype='int8'))])
 def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path, words, change):
     with pytest.raises(PedarrError, match=words) as e: make(tmp_path/'s', **change)
     assert '\n' not in str(e.value) and not list(tmp_path.iterdir())
@@ -161,8 +161,8 @@ def test_filter_and_rate_are_those_of_the_other_chapters(tmp_path):
     assert np.abs(store.iegm[0, 1, inner] - x[0, 2, ::4][inner]).max() < .03          # no band: as it was
 
 def test_a_config_without_bands():
-    assert settling(PreprocessConfig(iegm_band=None)) == settling(PreprocessConfig())
-    assert settling(PreprocessConfig(ecg_band=None, iegm_band=None, rate=100)) > 0
+    assert settling_seconds(PreprocessConfig(iegm_band=None)) == settling_seconds(PreprocessConfig())
+    assert settling_seconds(PreprocessConfig(ecg_band=None, iegm_band=None, rate=100)) > 0
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(x=hnp.arrays(np.float32, st.tuples(st.integers(2, 9), st.just(2), st.integers(20, 60)),

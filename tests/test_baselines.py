@@ -1,5 +1,6 @@
 """Properties and faults of pedarr.model.baselines that are no lesson."""
 import dataclasses
+import inspect
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ from conftest import assert_learns, everywhere
 from pedarr.model.baselines import MODELS, InceptionTime, XResNet1d, make_model
 from pedarr.model.features import annotated_beats, interval_features, segment_features, shape_features
 from pedarr.model.trees import boosted_trees, prediction_table
-from pedarr.model.pedarrnet import PedArrNet
+from pedarr.model.pedarrnet import ModelConfig, PedArrNet
 from pedarr.model.variants import NETWORK_VARIANTS, count_multiply_adds
 from pedarr.signals.build import build_store
 from pedarr.core.errors import PedarrError
@@ -141,14 +142,28 @@ def test_registry_makes_what_the_classes_make():
     ('xresnet1d', dict(depth=2), 'unknown option of xresnet1d'),
     ('pedarrnet', dict(width=8), 'unknown option of pedarrnet'),
     ('xresnet1d', dict(n_classes=1), 'at least 2 classes'),
-    ('inceptiontime', dict(width=7), 'width=7'),
+    ('inceptiontime', dict(width=6), 'width is 6: it must be at least 8'),
     ('xresnet1d', dict(proj_dim=0), 'proj_dim'),
-    ('xresnet1d', dict(dropout=1.), 'probabilities'),
-    ('inceptiontime', dict(modality_dropout=-1.), 'probabilities'),
+    ('inceptiontime', dict(width=9), 'width is 9: it must be a multiple of 2'),
+    ('xresnet1d', dict(width=10**9), 'width is 1000000000: it must be at most 8192'),
+    ('xresnet1d', dict(dropout=1.), 'dropout is 1.0: it must be less than 1'),
+    ('inceptiontime', dict(modality_dropout=-1.), 'modality_dropout is -1.0: it must be at least 0'),
     ('xresnet1d', dict(modalities=['mri']), 'of ecg, iegm')])
 def test_bad_options(name, options, says):
     with pytest.raises(PedarrError, match=says) as e: make_model(name, **{'n_classes': 3, **options})
     assert '\n' not in str(e.value)
+
+
+def test_an_option_that_all_networks_have_is_typed_once():
+    for rival in RIVALS:
+        shared = inspect.signature(MODELS[rival]).parameters.keys() & ModelConfig.model_fields
+        assert shared == {'proj_dim', 'dropout', 'modality_dropout', 'modalities'}
+        for name in shared:
+            assert inspect.signature(MODELS[rival]).parameters[name].default == \
+                ModelConfig.model_fields[name].get_default(call_default_factory=True)
+        with pytest.raises(PedarrError, match='proj_dim is 65537: it must be at most 65536'):
+            make_model(rival, 3, proj_dim=65_537)
+    assert make_model('inceptiontime', 3).config['width'] == 32 != make_model('xresnet1d', 3).config['width']
 
 
 @pytest.mark.parametrize('name', RIVALS)

@@ -15,7 +15,7 @@ from conftest import ROOT
 from helpers import append
 
 pytest.importorskip('nbdev')
-CHAPTERS = '0_core/00_errors.ipynb', '9_use/06_command.ipynb', 'experiments/train.ipynb'
+CHAPTERS = '0_core/00_errors.ipynb', '9_use/15_command.ipynb', 'experiments/train.ipynb'
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_module_that_was_edited_by_hand_is_named(clone):
 
 
 def test_a_notebook_that_is_none_is_named(clone):
-    (clone/'nbs'/'9_use'/'06_command.ipynb').write_text('{"cells": ')
+    (clone/'nbs'/'9_use'/'15_command.ipynb').write_text('{"cells": ')
     assert check(clone)[0] != 0
 
 
@@ -123,6 +123,36 @@ FAULTY = {
     'tests/test_b.py': [f'x = "{"a"*104}"', 'y = "a; b"      # one; two', 'def h():'] + ['    x = 1']*39}
 NAMED = ['.ci/tool.py:1: long function g', 'tests/helpers.py:1: long function f', 'tests/test_a.py:2: line',
          'tests/test_a.py:3: ;', 'tests/test_a.py:4: ;']
+
+
+def test_an_excuse_of_a_tall_cell_is_for_one_function(tmp_path):
+    shutil.copytree(ROOT/'.ci', tmp_path/'.ci')
+    (tmp_path/'nbs').mkdir()
+    tall = ['def %s():\n' + '    x = 1\n'*25, 'x = [\n' + '1,\n'*25 + ']']
+    cells = [dict(cell_type='code', metadata=dict(tags=tags), source=s) for s, tags in
+             ((tall[0] % 'f', []), (tall[0] % 'g', []), (tall[1], ['parameters']))]
+    (tmp_path/'nbs'/'a.ipynb').write_text(json.dumps(dict(cells=cells)))
+    def style(*names):
+        excuses = ''.join(f'nbs/a.ipynb: tall cell {name}: a reason\n' for name in names)
+        (tmp_path/'.ci'/'excused.txt').write_text(excuses)
+        said = subprocess.run([sys.executable, '.ci/style.py'], cwd=tmp_path, capture_output=True, text=True)
+        return [line for line in said.stderr.splitlines() if line.startswith(('nbs/', '.ci/excused'))]
+    assert [line.split(': ')[1] for line in style('f')] == ['tall cell g', 'tall cell parameters']
+    assert not style('f', 'g', 'parameters')
+    assert 'not needed' in style('f', 'g', 'parameters', 'h')[0]
+
+
+def test_an_import_that_no_cell_uses_is_named(tmp_path):
+    shutil.copytree(ROOT/'.ci', tmp_path/'.ci')
+    (tmp_path/'.ci'/'excused.txt').write_text('')
+    (tmp_path/'nbs').mkdir()
+    sources = ['#| export\nimport math\nimport os.path\nimport re\nfrom typing import Any as A',
+               '#| export\ndef f(x: A): return os.path.join(x)', 'import json\nimport zlib',
+               're, json.dumps({})']
+    cells = [dict(cell_type='code', metadata={}, source=s) for s in sources]
+    (tmp_path/'nbs'/'a.ipynb').write_text(json.dumps(dict(cells=cells)))
+    said = subprocess.run([sys.executable, '.ci/style.py'], cwd=tmp_path, capture_output=True, text=True)
+    assert 'nbs/a.ipynb: idle imports: math, re, zlib: imported' in said.stderr
 
 
 def test_style_names_file_line_and_rule_of_tests_and_tools(tmp_path):
@@ -152,4 +182,4 @@ def test_style_names_imports_that_are_not_sorted(cell, sorted_):
     spec = importlib.util.spec_from_file_location('style', ROOT/'.ci'/'style.py')
     style = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(style)
-    assert ([rule for rule, _ in style.cell_faults(3, cell)] == []) == sorted_
+    assert ([rule for rule, _ in style.cell_faults(3, cell, '')] == []) == sorted_

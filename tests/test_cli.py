@@ -18,6 +18,7 @@ import wfdb
 from click.testing import CliRunner
 
 from conftest import ROOT, everywhere, real
+from pedarr.model.earlier_encoders import ENCODERS
 from pedarr.signals import build as build_
 from pedarr.use.command import pedarr_command
 from pedarr.use.notebook import execute_notebook, find_notebook, no_notebook, with_parameters
@@ -400,7 +401,24 @@ def test_damaged_run_folders(finished, tmp_path, name, text):
 
 def test_parameters_are_listed():
     out = pedarr('train', '--params', ok=True).stdout
-    assert re.search(r'epochs +25', out) and 'none is cross-entropy alone' in out
+    assert re.search(r'epochs +30', out) and 'none is cross-entropy alone' in out
+    assert f'encoder is one of {", ".join(ENCODERS)}' in out
+    assert 'with several labels a window, loss is none or bce' in out
+
+
+@pytest.mark.parametrize('args, said', [
+    (['--kind', 'eg'], "unknown kind 'eg': did you mean 'ecg'? use one of ecg, iegm, all"),
+    (['--metric', 'recal'], "unknown metric 'recal': did you mean 'recall'? use one of top1, precision"),
+    (['--draws', '0'], 'parameter draws is 0: it must be at least 1')])
+def test_what_can_be_missing_is_a_choice_that_is_typed_once(tmp_path, args, said):
+    from pedarr.evaluation.metrics import METRICS
+    from pedarr.use.missing import _CHANNEL_KINDS
+    assert said in refused('missing', tmp_path, *args)
+    for names in (_CHANNEL_KINDS, METRICS): assert f'({" | ".join(names)})' in helps('missing')
+
+
+def test_the_help_of_preprocess_says_how_far_a_band_may_reach():
+    assert helps('preprocess').count('(2 numbers, from 0.01 to 10000, or none none)') == 2
 
 
 # --- The notebook of a training -----------------------------------------------
@@ -518,12 +536,14 @@ def test_notebook_parameters_are_those_of_the_configuration():
 
 @pytest.mark.parametrize('name', ['ablations', 'bedside', 'crossval', 'losses', 'report', 'speed', 'why'])
 def test_parameters_of_an_experiment_are_values_of_a_training(name):
-    "Where a parameter of an experiment has the name of one of a training, its default is a value of it."
+    "Where an experiment has a parameter of a training, its default is a value of it, and another one."
     from pedarr.training.config import TrainConfig
     names, given = cell_parameters(ROOT/'nbs'/'experiments'/f'{name}.ipynb')
     assert len(names) == len(set(names)) and 'store' in names
     shared = {n: v for n, v in given.items() if n in TrainConfig.model_fields}
     assert TrainConfig(**shared).model_dump().items() >= shared.items()
+    default = TrainConfig().model_dump()                 # what a training has by itself is not typed again
+    assert not [n for n, v in shared.items() if v and v == default[n] and n != 'resamples']
 
 
 def tagged_cell(path):
@@ -588,7 +608,7 @@ def test_what_is_typed_for_a_setting_reaches_the_store_and_nothing_else(simulate
 @pytest.mark.parametrize('args, said', [
     (['--rate', 'nan'], "parameter rate is 'nan': it must be a number"),
     (['--window', '1e9'], 'parameter window is 1000000000.0: it must be at most 600'),
-    (['--dtype', 'int8'], "parameter dtype is 'int8': it must be one of"),
+    (['--dtype', 'float23'], "unknown dtype 'float23': did you mean 'float32'? use one of float16, float32"),
     (['--ecg-band', '100', '1'], 'parameter ecg_band is (100, 1) Hz: it must rise'),
     (['--guard', 'none'], "parameter guard is 'none': it must be a number"),
     (['--windw', '3'], '--window')])
@@ -627,6 +647,20 @@ def test_simulate_a_twin_and_a_small_cohort(tmp_path):
     (tmp_path/'s.csv').write_text('record,symbol,aux\nx0027,+,(N\n' + 'x0027,N,\n'*9)
     pedarr('simulate', tmp_path/'scripted', '--script', tmp_path/'s.csv', ok=True)
     assert wfdb.rdann(str(tmp_path/'scripted'/'x0027'), 'atr').symbol == ['+', *'N'*9]
+
+
+@pytest.mark.parametrize('args, function, words', [
+    (['simulate', '@', '--subjects', 4], 'pedarr.synthetic.studies.simulate_database', 'command begins anew'),
+    (['check', '@'], 'pedarr.data.check.check_folder', 'command begins anew'),
+    (['measure', '@', '--out', '@'], 'pedarr.exploration.measured_page.measure_file', '--force begins anew'),
+    (['convert', '@', '--out', '@'], 'pedarr.data.lab_exports.convert_export', '--force begins anew'),
+    (['download', '@'], 'pedarr.data.download.download_release', 'is kept, and the same command resumes'),
+    (['preprocess', '@', '@'], 'pedarr.signals.build.build_store', 'the same command resumes')])
+def test_a_stopped_command_says_what_is_left_of_it(tmp_path, monkeypatch, args, function, words):
+    def stop(*args, **kwargs): raise KeyboardInterrupt
+    monkeypatch.setattr(function, stop)
+    p = pedarr(*[tmp_path if a == '@' else a for a in args])
+    assert p.returncode == 130 and words in p.stderr and not list(tmp_path.iterdir())
 
 
 def test_a_demonstration_is_resumed_and_not_mixed(tmp_path, monkeypatch):

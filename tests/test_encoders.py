@@ -96,6 +96,12 @@ def test_a_network_with_rates_of_its_own_keeps_the_promise():
     with pytest.raises(PedarrError, match='need the rate of the windows'): net(ecg_rate=100)
     with pytest.raises(PedarrError, match='one encoder for all channels'):
         net(fusion='early', rate=500, ecg_rate=100)
+    alone = net(fusion='early', modalities=['ecg'], rate=500, ecg_rate=100)
+    fused = dict(fusion='early', rate=500, ecg_rate=250, iegm_rate=250)
+    read, whole = net(**fused), net(fusion='early')               # reads at 250 what the other reads at 500
+    assert not whole.load_state_dict(read.state_dict()).missing_keys
+    assert read.eval().features(ecg, iegm, mask)['all.map_1'].shape[-1] == -(-ecg.shape[-1]//2)
+    assert alone(ecg, iegm, mask).logits.isfinite().all()
     with pytest.raises(PedarrError, match='at least 320 are needed'):
         model(ecg[..., :300], iegm[..., :300], mask)
 
@@ -207,8 +213,8 @@ STEM = 'ecg.stem.weight'
 
 @pytest.mark.parametrize('change, says', [
     (lambda t, c: c['ecg'].update(rate=100.), 'ecg learned at 100 Hz, this one reads 500 Hz'),
-    (lambda t, c: c['iegm'].update(kind='deep'), 'iegm is of kind deep, this one is plain'),
-    (lambda t, c: t.update({STEM: t[STEM][:, :, :5].contiguous()}), r'stem.weight of \[8, 12, 5\]'),
+    (lambda t, c: c['iegm'].update(kind='deep'), 'iegm is of kind deep, this one is residual'),
+    (lambda t, c: t.update({STEM: t[STEM][:, :, :5].contiguous()}), r'stem.weight of \[12, 12, 5\]'),
     (lambda t, c: t.update({STEM: t[STEM].half()}), 'torch.float16'),
     (lambda t, c: t[STEM].__setitem__((0, 0, 0), float('nan')), 'not finite in stem.weight'),
     (lambda t, c: t.pop(STEM), 'lacks stem.weight'),

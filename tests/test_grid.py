@@ -8,7 +8,6 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
-from conftest import everywhere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +15,10 @@ from pedarr.training import grid_results as answers_, grid as grid_
 from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.core.errors import PedarrError
+from pedarr.synthetic.files import TWIN_VERSION
 from pedarr.training.config import make_config
 from pedarr.training.train import run_training
+from pedarr.use.steps import NOTEBOOK_PROGRAM
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(dim=16, depth=1, heads=2, epochs=1, n_folds=2, single_subject_classes='keep', resamples=100)
@@ -146,28 +147,37 @@ def test_runs_of_other_segments_are_not_pooled(runs, tmp_path):
     with pytest.raises(PedarrError, match='other segments'): answers_.paired_table([runs[0].run], [other])
 
 
-def test_a_crash_is_an_entry_of_the_table(store, tmp_path, monkeypatch):
+DIES = 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)'
+ONE_DIES = f"""import io, json, sys
+text = sys.stdin.read()
+if json.loads(text)['loss'] == 'none': exec({DIES!r})
+sys.stdin = io.StringIO(text)
+{grid_.TRAIN_PROGRAM}"""
+
+
+def test_a_crash_is_an_entry_of_the_table(store, tmp_path):
     jobs = grid_.plan_jobs({'q': {'a': {'loss': 'none'}, 'b': {'loss': 'focal'}}}, tmp_path/'runs',
                            ['patient'], 1, store=str(store), **SMALL)
-    real = grid_._command
-    dies = ['python3', '-c', 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)'], ''
-    everywhere(monkeypatch, grid_, '_command',
-               lambda job, notebook: real(job, notebook) if job.system == 'b' else dies)
-    state = grid_.run_grid(jobs, progress=False).set_index('run')
+    state = grid_.run_grid(jobs, program=ONE_DIES, progress=False).set_index('run')
     assert state.status[jobs[0].run] == 'failed'
     assert '-9' in state.why[jobs[0].run]
     assert state.status[jobs[1].run] == 'done'
-    monkeypatch.undo()
     assert sorted(grid_.run_grid(jobs, progress=False).status) == ['already', 'done']
 
 
-def test_a_run_that_hangs_is_ended(store, tmp_path, monkeypatch):
+def test_a_run_that_hangs_is_ended(store, tmp_path):
     job = grid_.plan_jobs({'q': {'a': {}}}, tmp_path/'runs', ['patient'], 1, store=str(store), **SMALL)[0]
-    everywhere(monkeypatch, grid_, '_command',
-               lambda job, notebook: (['python3', '-c', 'import time; time.sleep(60)'], ''))
     began = time.time()
-    said = grid_.run_job(job, limit=1)
+    said = grid_.run_job(job, program='import time; time.sleep(60)', limit=1)
     assert said['status'] == 'failed' and 'longer than 1 s' in said['why'] and time.time() - began < 30
+
+
+@pytest.mark.long
+def test_a_job_may_leave_its_notebook_and_report(store, tmp_path):
+    job = grid_.plan_jobs({'q': {'a': {}}}, tmp_path/'runs', ['patient'], 1, store=str(store), **SMALL)[0]
+    assert grid_.run_job(job, program=NOTEBOOK_PROGRAM)['status'] == 'done'
+    assert {'train.ipynb', 'report.html', 'metrics.json'} <= {p.name for p in Path(job.run).iterdir()}
+    assert grid_.run_job(job, program=NOTEBOOK_PROGRAM)['status'] == 'already'
 
 
 def test_a_store_that_is_not_there_fails_every_run_in_one_line(tmp_path):
@@ -221,10 +231,12 @@ def _run(name, page, tmp_path, **params):
     return '\n'.join(str(o.get('text', '') or o.get('data', {}).get('text/html', '')) for o in outputs)
 
 
+@pytest.mark.long
 def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_failure(store, tmp_path):
     own = {'mine': {'plain': {'loss': 'none'}, 'odd': {'model': 'xresnet1d', 'model_options': {'width': 7}}}}
     common = {k: v for k, v in SMALL.items() if k != 'single_subject_classes'}
-    with pytest.raises(papermill.PapermillExecutionError, match='1 of 2 runs failed.*width=7'):
+    why = '1 of 2 runs failed.*width is 7: it must be a multiple of 2'
+    with pytest.raises(papermill.PapermillExecutionError, match=why):
         _run('ablations', tmp_path/'a.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'),
              questions='', own=own, splits='patient', seeds=1, common=common)
     text = _run('report', tmp_path/'r.ipynb', tmp_path, out=str(tmp_path/'runs'),
@@ -232,21 +244,23 @@ def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_
     assert 'SIMULATED' in text and 'odd is left out' in text
     scores, classes, made = answers_.load_grid_results(tmp_path/'results')
     assert set(scores.system) == {'plain'}
-    assert made['simulated']
+    assert made['simulated'] and made['twin_version'] == [TWIN_VERSION]
     assert made['shared']['dim'] == 16
     assert (tmp_path/'results'/'mine.svg').exists()
     with pytest.raises(papermill.PapermillExecutionError, match='seed'):
         _run('ablations', tmp_path/'b.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seed=1)
 
 
+@pytest.mark.long
 def test_the_cross_validation_notebook(store, tmp_path):
     text = _run('crossval', tmp_path/'c.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seeds=1,
-                n_folds=2, epochs=1, common={k: SMALL[k] for k in ('dim', 'depth', 'heads')})
+                common=dict(n_folds=2, epochs=1) | {k: SMALL[k] for k in ('dim', 'depth', 'heads')})
     assert 'gap (segment minus patient)' in text and 'macro means over' in text and 'SIMULATED' in text
     expected = ['plan.json', 'run-patient-0', 'run-segment-0']
     assert sorted(p.name for p in (tmp_path/'runs').iterdir()) == expected
 
 
+@pytest.mark.long
 def test_the_bedside_notebook_joins_seeds_and_asks_runs_by_patient_only(runs, tmp_path):
     out = Path(runs[0].run).parent
     text = _run('bedside', tmp_path/'b.ipynb', tmp_path, out=str(out), results=str(tmp_path/'kept'),
@@ -271,9 +285,11 @@ def test_the_bedside_notebook_joins_seeds_and_asks_runs_by_patient_only(runs, tm
         _run('bedside', tmp_path/'c.ipynb', tmp_path, out=str(alone))
 
 
+@pytest.mark.long
 def test_the_speed_notebook_trains_end_to_end_and_leaves_its_measurements(store, tmp_path):
-    params = dict(store=str(store), run=str(tmp_path/'run'), epochs=1, n_folds=2, batch_size=32, seconds=.02,
-                  device='cpu', options={k: SMALL[k] for k in ('dim', 'depth', 'heads', 'resamples')})
+    small = dict(n_folds=2, device='cpu') | {k: SMALL[k] for k in ('dim', 'depth', 'heads', 'resamples')}
+    params = dict(store=str(store), run=str(tmp_path/'run'), epochs=1, batch_size=32, seconds=.02,
+                  options=small)
     text = _run('speed', tmp_path/'s.ipynb', tmp_path, **params)
     assert 'SIMULATED' in text and 'bf16' in text and (tmp_path/'run'/'model-1.safetensors').exists()
     found = json.loads((tmp_path/'run'/'speed.json').read_text())['found']

@@ -337,7 +337,7 @@ MEANS = {
 NONE = [
     '', None, '-aVR', '−aVR', 'ECG -II', '-II', 'I-II', 'I I', 'V1-V2', 'V1R', 'V3R', 'V7', 'V', 'C',
     'C7', 'X', 'Y', 'MLII', 'MCL1', 'ECG', 'ECG1', 'Lead', 'MAP', 'ART', 'ABL', 'ABL p', 'ABL P',
-    'ABL 3-4', 'ABL_uni', 'RV', 'RV p', 'RVA p', 'RVA 3-4', 'RVOT', 'HIS d', 'HIS D', 'HRA', 'CS', 'CS p',
+    'ABL 3-4', 'ABL_uni', 'RV', 'RV p', 'RVA p', 'RVA 3-4', 'RVOT', 'HIS', 'HISTORY d', 'HRA', 'CS', 'CS p',
     'CS 2-1', 'CS 10-9', 'CS 1', 'CS 2-3', 'CS 11-12', 'CS 19-20', 'CS 1-2-3', 'PLETH', 'IV', 'IIII',
     'V1 V2', 'LA d', 'aV', 'VR', 'CS12x', 'V12']
 
@@ -352,6 +352,23 @@ def test_the_usual_spellings_of_the_channels():
     assert len(found.unknown) == len(NONE)
     assert found.unknown[:3] == ['(signal 0)', '(signal 1)', '-aVR']
     assert 'and' in found.notes[0]
+
+
+def test_a_catheter_at_the_bundle_stands_for_an_ablation_catheter_where_there_is_none():
+    abl = CHANNELS.index('ABL12')
+    for names, chosen in ((['HIS m', 'HIS d'], 1), (['His 3-4'], 0), (['HIS p', 'HIS mid'], 1)):
+        found = match_channels(names)
+        assert found.rows[abl] == chosen and 'stands for channel ABL12' in found.notes[0]
+    found = match_channels(['HIS d', 'ABL d'])
+    assert found.rows[abl] == 1 and found.unknown == ['HIS d']
+    assert find_channels(['HIS d', 'HIS D'])[abl] == -1                  # nobody can choose
+
+
+def test_the_apex_goes_before_another_place_in_the_right_ventricle():
+    for names in (['RV d', 'RVA d'], ['RVa', 'RV 1-2', 'RV apex d']):
+        found = match_channels(names)
+        assert names[found.rows[CHANNELS.index('RVA12')]].lower().startswith(('rva', 'rv a'))
+        assert any('RVA12' in note and 'is not used' in note for note in found.notes)
 
 
 def test_a_lab_record(tmp_path):

@@ -230,7 +230,7 @@ def hunt(kind: str, numbers, home: Path, work: Path) -> None:
     assert not failed, f'{len(failed)} of {len(numbers)}:\n' + '\n'.join(failed)
 
 
-@pytest.mark.parametrize('kind, n', [('database', 50), ('store', 90), ('run', 60)])
+@pytest.mark.parametrize('kind, n', [('database', 50), ('store', 90), ('run', 24)])
 def test_mutations(home, tmp_path, kind, n): hunt(kind, range(n), home, tmp_path)
 
 
@@ -329,7 +329,7 @@ def kill_and_resume(what: str, home: Path, work: Path, kills: int, seed: int = 0
 
 
 @pytest.mark.skipif(not Path('/proc').is_dir(), reason='counts processes in /proc')
-@pytest.mark.parametrize('what', ['preprocess', 'train'])
+@pytest.mark.parametrize('what', ['preprocess', pytest.param('train', marks=pytest.mark.long)])
 def test_one_kill(home, tmp_path, what): kill_and_resume(what, home, tmp_path, 1, seed=7)
 
 

@@ -55,7 +55,7 @@ def public(module: str) -> set:
 def test_there_is_a_notebook_for_every_module():
     modules = {'.'.join(p.relative_to(ROOT).with_suffix('').parts) for p in (ROOT/'pedarr').rglob('*.py')
                if p.name not in ('__init__.py', '_modidx.py')}
-    assert modules == set(CHAPTERS)
+    assert modules == set(CHAPTERS) - {'pedarr.__init__'}            # the package itself is a chapter, too
 
 
 @pytest.mark.parametrize('module', sorted(CHAPTERS))
@@ -63,6 +63,50 @@ def test_imports_point_up(module):
     below = [m for m, _ in imports(ast.parse(source(module)), module) if m in CHAPTERS
              and CHAPTERS[m][0] >= CHAPTERS[module][0]]
     assert not below, f'{module} imports from chapters that stand below it: {below}'
+
+
+# A lesson may be shown on something that only a later chapter can make: (chapter, from where) -> why.
+FROM_BELOW = {
+    ('pedarr.data.integrity', 'pedarr.synthetic.studies'): 'a whole folder in the format of the release',
+    ('pedarr.data.check', 'pedarr.synthetic.studies'): 'a whole folder in the format of the release'}
+
+
+def code_cells(path) -> list:
+    "The code of a notebook, exported or not, without magics."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    sources = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
+    return [re.sub(r'(?m)^(\s*)[%!].*', r'\1pass', s) for s in sources]
+
+
+def named_in_strings(tree: ast.AST):
+    "The chapters that texts name, as the program of another process does: 'import pedarr.data.records'."
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    for name in re.findall(r'\bpedarr(?:\.\w+)+', '\n'.join(texts)):
+        while name not in CHAPTERS and '.' in name: name = name.rpartition('.')[0]
+        if name in CHAPTERS: yield name
+
+
+def reached_below(module: str, sources: list) -> set:
+    "Chapters below `module` that code cells import, or name in a text."
+    trees = [ast.parse(s) for s in sources]
+    used = {m for tree in trees for m, _ in imports(tree, module)}
+    used |= {m for tree in trees for m in named_in_strings(tree)}
+    return {m for m in used if m in CHAPTERS and CHAPTERS[m][0] > CHAPTERS[module][0]}
+
+
+def test_cells_reach_up_too_exported_or_not():
+    "Each import and each text of every cell; what is allowed is still needed."
+    below = {(module, m) for module, (_, path) in CHAPTERS.items()
+             for m in reached_below(module, code_cells(path))}
+    assert below == set(FROM_BELOW)
+
+
+def test_a_cell_that_reaches_down_is_found():
+    for cell in ('from pedarr.use.command import pedarr_command', 'import pedarr.use.command',
+                 'def f():\n    from pedarr.use import command',
+                 "run(['-c', 'from pedarr.use.command import pedarr_command as p; p()'])"):
+        assert reached_below('pedarr.training.grid', [cell]) == {'pedarr.use.command'}
+    assert not reached_below('pedarr.training.grid', ['from pedarr.core.errors import PedarrError'])
 
 
 @pytest.mark.parametrize('module', sorted(CHAPTERS))
@@ -91,6 +135,9 @@ def test_every_chapter_has_a_title_and_links_by_title():
     for module, (_, path) in CHAPTERS.items():
         cells = json.loads(path.read_text(encoding='utf-8'))['cells']
         assert ''.join(cells[0]['source']).startswith('# ') and '\n> ' in ''.join(cells[0]['source']), path
+        title = ''.join(cells[0]['source'])
+        whole = re.search(r'\n> [^\n]+[.?!](?!\n> )', title)         # it is the docstring of the module
+        assert whole, f'{path}: the line below the title is no whole sentence'
         text = '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
         assert not re.search(r'\b[Cc]hapters? \d', text), f'{path}: refers to a chapter by number'
         for target in re.findall(r'\]\(([\w./-]+\.ipynb)\)', text):

@@ -37,7 +37,8 @@ def test_it_knows_nothing_of_the_simulator(module):
     names = {above[n.level] + n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     assert names <= {
-        '__future__', 'typing', 'numpy', 'pandas', 'scipy.ndimage', 'scipy.signal', 'pedarr.core.errors',
+        '__future__', 'functools', 'typing', 'numpy', 'pandas', 'scipy.ndimage', 'scipy.signal',
+        'pedarr.core.errors',
         'pedarr.data.channels', 'pedarr.data.masks', 'pedarr.exploration.waves',
         'pedarr.exploration.intervals'}
 
@@ -87,6 +88,17 @@ def test_any_sampling_rate(fs):
     assert abs(r.numbers.va - .11) < .008
     assert abs(r.numbers.rr - .35) < .004
     assert r.numbers.earliest == 'CS90'
+
+
+@pytest.mark.parametrize('fs', [200, 240, 250])
+@pytest.mark.parametrize('channels', [12, 19])
+def test_the_lowest_rates_have_all_but_the_his_bundle(fs, channels):
+    x, v = retrograde(fs=fs, his=.04)
+    x[channels:] = np.nan
+    r = read_rhythm(x, fs)
+    assert abs(r.beats.rr[:-1] - .35).max() < .02 and r.beats.hv.isna().all()
+    assert r.rhythm in ('AVRT', '?')
+    with pytest.raises(PedarrError, match='give a faster one'): waves_.butterworth_band(x[:12], fs, 120.)
 
 
 def test_input_is_not_changed_and_given_beats_are_used():

@@ -288,6 +288,14 @@ def test_cosine_head():
     assert torch.allclose(head(x), head(9*x), atol=1e-5) and head.bias is None
 
 
+def test_the_kind_of_a_loss_says_which_term_it_is(monkeypatch):
+    for key in ('focal', 'supcon'): monkeypatch.setitem(LOSSES, f'my {key}', LOSSES[key])
+    assert loss_terms('my focal') == ('my focal', 'none') and loss_terms('my supcon') == ('ce', 'my supcon')
+    assert loss_terms('my focal+my supcon') == ('my focal', 'my supcon')
+    with pytest.raises(PedarrError, match='one of ce, .*, my focal with one of none, .*, my supcon'):
+        loss_terms('my supcon+my focal')
+
+
 def test_terms_and_words():
     terms = {'none': ('ce', 'none'), 'bcl': ('ce', 'bcl'), 'ldam': ('ldam', 'none'),
              'focal+supcon': ('focal', 'supcon'), 'ce+none': ('ce', 'none')}

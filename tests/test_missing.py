@@ -14,7 +14,7 @@ from pedarr.evaluation.metrics import METRICS, scores
 from pedarr.evaluation.bootstrap import bootstrap_scores
 from pedarr.evaluation.comparison import paired_bootstrap
 from pedarr.use.missing import (
-    CHANNEL_KINDS, MISSING_CASES, MaskedPredictions, _ask, draw_subsets, format_missing, mask_channels,
+    _CHANNEL_KINDS, MISSING_CASES, MaskedPredictions, _ask, draw_subsets, format_missing, mask_channels,
     missing_curve, missing_difference, plot_missing, predict_masked, predict_without)
 from pedarr.training.run_networks import open_folds
 from pedarr.signals.settings import PreprocessConfig
@@ -41,10 +41,10 @@ def made(simulated, tmp_path_factory):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(list(CHANNEL_KINDS)), st.sets(st.sampled_from(CHANNELS)), st.integers(0, 2**31),
+@given(st.sampled_from(list(_CHANNEL_KINDS)), st.sets(st.sampled_from(CHANNELS)), st.integers(0, 2**31),
        st.integers(1, 4), st.data())
 def test_draws_are_nested_and_depend_on_the_seed_alone(kind, there, seed, draws, data):
-    names = [c for c in CHANNEL_KINDS[kind] if c in there]
+    names = [c for c in _CHANNEL_KINDS[kind] if c in there]
     if not names:
         with pytest.raises(PedarrError, match='no test segment has such a channel'):
             draw_subsets(kind, 0, there)

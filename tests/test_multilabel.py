@@ -304,7 +304,7 @@ def test_numbers_that_were_altered_are_refused(run, tmp_path, change, said):
     dict(validation=0),
     dict(split='patient', n_folds=3, fold='all'),
     dict(balanced=True, fold=4),
-    dict(modalities='ecg', model='xresnet1d', dim=128, depth=2, heads=4),
+    dict(modalities='ecg', model='xresnet1d', dim=64, depth=1, heads=4),
     dict(loss='bce', workers=1)])
 def test_options_run(spoken, tmp_path, options):
     run = trained(spoken, tmp_path/'r', **dict(epochs=1) | options)
@@ -331,7 +331,7 @@ def refused(spoken, folder, why, **options):
     assert '\n' not in str(e.value) and not folder.exists()
 
 
-TREES = dict(model='trees', epochs=25, batch_size=32, dim=128, depth=2, heads=4, lr=1e-3)
+TREES = dict(model='trees', epochs=30, batch_size=32, dim=64, depth=1, heads=4, lr=2e-3)
 
 
 @pytest.mark.parametrize('options, why', [
@@ -402,8 +402,8 @@ def test_the_hash_of_the_weights_is_kept(spoken, weights, tmp_path):
 
 
 @pytest.mark.parametrize('options, why', [
-    (dict(encoder='deep'), 'is of kind plain, this one is deep'),
-    (dict(dim=64), 'set dim'),
+    (dict(encoder='deep'), 'is of kind residual, this one is deep'),
+    (dict(dim=64), 'set dim'), (dict(model_options=dict(ecg_rate=50)), 'this one reads 50 Hz'),
     (dict(pretrained='/nowhere/w'), '/nowhere/w')])
 def test_weights_that_do_not_fit_are_one_line(spoken, weights, tmp_path, options, why):
     refused(spoken, tmp_path/'r', why, **dict(pretrained=str(weights)) | options)

@@ -205,8 +205,8 @@ def test_blocks_equal_the_product_of_spectra_for_any_filter(order, low, width, n
     except PedarrError as e:
         assert '\n' not in str(e)
         return
-    if settings_.settling(config) > 60: return
-    n, pad = round(20*rate), round(settings_.settling(config)*rate) + 64
+    if settings_.settling_seconds(config) > 60: return
+    n, pad = round(20*rate), round(settings_.settling_seconds(config)*rate) + 64
     x = np.random.default_rng(seed).standard_normal((3, n + 2*pad)).astype(np.float32)
     x[:, :pad] = x[:, -pad:] = 0                 # silence, so that the transform's ring doesn't matter
     try: ours = fast_.bandpass(x, [0, 5, 12], config)
@@ -453,7 +453,9 @@ def build_until(folder, store, jobs, ready):
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='no SIGKILL')
-@pytest.mark.parametrize('jobs, moments', [(1, ('first bytes', 4, 'seal')), (2, ('first bytes', 3))])
+@pytest.mark.parametrize('jobs, moments', [
+    (1, (4,)), *(pytest.param(n, moments, marks=pytest.mark.long)
+               for n, moments in ((1, ('first bytes', 'seal')), (2, ('first bytes', 3))))])
 def test_killed_by_the_system_and_run_again(simulated, built, tmp_path, jobs, moments):
     """Real SIGKILLs, one after the other on the same store: no store bears the name, no process is left, and
     in the end its bytes are those of an undisturbed build."""
@@ -867,7 +869,7 @@ def test_config_checks_itself(wrong):
     (dict(order=2.5), 'parameter order is 2.5: it must be a whole number'),
     (dict(ecg_band=(100, .5)), 'parameter ecg_band is (100, 0.5) Hz: it must rise'),
     (dict(iegm_band=30), 'parameter iegm_band is 30: it must be two frequencies, low and high'),
-    (dict(dtype='int8'), "parameter dtype is 'int8': it must be one of 'float16' or 'float32'"),
+    (dict(dtype='int8'), "unknown dtype 'int8': use one of float16, float32"),
     (dict(notch=300), 'preprocess: notch=300 Hz must lie below half the rate, 250 Hz'),
     (dict(chunk=1), 'preprocess: chunk=1 s must be at least as long as the window, 3 s')])
 def test_a_mistake_is_named_with_its_value_and_what_it_must_be(wrong, said):

@@ -268,8 +268,9 @@ def stop(signals, until_there, *args, pause=1.):
 
 @linux
 @pytest.mark.parametrize('signals, status', [
-    (['SIGINT'], 130), (['SIGTERM'], 143), (['SIGHUP'], 129), (['SIGKILL'], -9),
-    (['SIGINT']*3, 130), (['SIGTERM']*2, 143)])
+    (['SIGINT']*3, 130), (['SIGKILL'], -9),
+    *(pytest.param(s, n, marks=pytest.mark.long) for s, n in (
+        (['SIGINT'], 130), (['SIGTERM'], 143), (['SIGHUP'], 129), (['SIGTERM']*2, 143)))])
 def test_a_training_that_is_stopped(small, tmp_path, signals, status):
     "One line, no half-written file, no process left, and the same command goes on."
     run = tmp_path/'r'
@@ -284,7 +285,9 @@ def test_a_training_that_is_stopped(small, tmp_path, signals, status):
 
 
 @linux
-@pytest.mark.parametrize('signals, status', [(['SIGINT'], 130), (['SIGTERM'], 143), (['SIGKILL'], -9)])
+@pytest.mark.parametrize('signals, status', [
+    (['SIGTERM'], 143),
+    *(pytest.param(s, n, marks=pytest.mark.long) for s, n in ((['SIGINT'], 130), (['SIGKILL'], -9)))])
 def test_a_build_by_two_processes_that_is_stopped(small, tmp_path, signals, status):
     from pedarr.synthetic.studies import simulate_database
     if not (small/'more').exists(): simulate_database(small/'more', subjects=24, minutes=4, seed=1)
@@ -296,8 +299,8 @@ def test_a_build_by_two_processes_that_is_stopped(small, tmp_path, signals, stat
 
 def test_stopped_while_it_starts():
     "Before the command can speak for itself, too."
-    from pedarr.__main__ import trouble
-    assert trouble(KeyboardInterrupt())[1] == 130
+    from pedarr.__main__ import start_error
+    assert start_error(KeyboardInterrupt())[1] == 130
     block = '''import sys
 class Block:
     def find_spec(self, name, path=None, target=None):

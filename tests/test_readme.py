@@ -1,6 +1,8 @@
 """The front door: its size, its links, and the lines of Python that it prints."""
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -47,10 +49,28 @@ def test_the_picture_is_the_chapters():
 def test_a_package_index_sees_full_addresses():
     source = (ROOT/'setup.py').read_text(encoding='utf-8')
     scope = {'cfg': {'branch': 'main'}}
-    exec('import re\n' + re.search(r'^def page.*?\n\n', source, re.S | re.M).group(), scope)
-    page = scope['page'](README, 'https://example.org/pedarr')
-    assert not re.findall(r'\]\((?!https?:|#)', page)
-    assert '](https://example.org/pedarr/blob/main/nbs/images/study.png)' in page
+    exec('import re\n' + re.search(r'^def page.*?(?=^setup\()', source, re.S | re.M).group(), scope)
+    page = scope['page'](README, 'https://github.com/someone/pedarr')
+    relative = r'\]\((?!https?:|#)'
+    assert not re.findall(relative, page)
+    assert '](https://github.com/someone/pedarr/raw/main/nbs/images/study.png)' in page
+    assert '](https://github.com/someone/pedarr/blob/main/CONTRIBUTING.md)' in page
+    assert not re.findall(r'!\[[^]]*\]\([^)]*/blob/', page)
+    for nowhere in ('', 'https://pedarr.invalid/pedarr'):                # words, without links
+        page = scope['page'](README, nowhere)
+        assert '.invalid' not in page and 'study.png' not in page and not re.findall(relative, page)
+        assert '(Calipers draws it)' in ' '.join(page.split())
+
+
+def test_the_package_is_built_with_the_page_of_its_address(tmp_path):
+    for name in ('setup.py', 'README.md', 'settings.ini'): shutil.copy(ROOT/name, tmp_path/name)
+    said = [sys.executable, 'setup.py', '-q', '--long-description']
+    settings = (tmp_path/'settings.ini').read_text(encoding='utf-8')
+    url = re.search(r'^git_url = (.*)$', settings, re.M)[1]
+    for address, expected in ((url, '.invalid' not in url), ('https://example.org/pedarr', True)):
+        (tmp_path/'settings.ini').write_text(settings.replace(f'git_url = {url}', f'git_url = {address}'))
+        page = subprocess.run(said, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        assert '# pedarr' in page and (f'{address}/raw/main/nbs/images/study.png' in page) == expected
 
 
 def test_contributing_names_what_exists():
@@ -94,3 +114,35 @@ def test_pages_of_results_say_a_thing_once():
             prose = ' '.join(paragraph.split())
             if len(paragraph) > 150 and '```' not in paragraph: seen[prose].add(path.name)
     assert len(RESULTS) == 12 and not {p: names for p, names in seen.items() if len(names) > 1}
+
+
+@pytest.mark.parametrize('path', RESULTS, ids=lambda p: p.stem)
+def test_a_page_of_results_says_which_network_its_tables_are_of(path):
+    "The tables were made with the earlier network, at commits that the page prints."
+    text = '\n\n'.join(texts(path))
+    printed = ''.join(''.join(o.get('text', '')) for c in cells(path, 'code') for o in c['outputs'])
+    note = r'\*PedArrNet\* on this page, under every loss, is the \*\*earlier network\*\*'
+    assert re.search(r'\n> [^\n]*\s+' + note, text)
+    commits = re.search(r'the earlier network; commits? ((?:[0-9a-f]{7} ?)+)', printed)[1].split()
+    made = json.loads((path.parent/re.search(r'\]\((\S+/made\.json)\)', text)[1]).read_text(encoding='utf-8'))
+    assert commits == [c[:7] for c in made.get('commits', [made.get('commit')])]
+
+
+def test_the_readme_says_which_network_its_table_is_of():
+    rows = [line for line in README.splitlines() if re.match(r'\|.*PedArrNet.*\d\d\.\d', line)]
+    assert len(rows) == 2 and all(row.startswith('| earlier PedArrNet') for row in rows)
+
+
+def test_the_options_of_the_earlier_network_are_those_of_a_run():
+    "What the page of results names builds the plain encoder, two blocks and a CLS token."
+    from pedarr.model.earlier_encoders import PlainEncoder
+    from pedarr.training.config import make_config
+    from pedarr.training.network import build_model
+    text = (ROOT/'nbs'/'results'/'README.md').read_text(encoding='utf-8')
+    given = re.search(r'-p encoder plain.*?(?=\n\n)', text, re.S)[0].replace('\\\n', ' ')
+    words = shlex.split(given)
+    pairs = {name: json.loads(value) if value[0] in '{0123456789' else value
+             for name, value in zip(words[1::3], words[2::3])}
+    model = build_model(make_config(**pairs), 8, rate=500.)
+    assert isinstance(model.views.encoders['ecg'], PlainEncoder)
+    assert len(model.blocks) == 2 and model.cls is not None and not model.config['ecg_rate']

@@ -10,7 +10,8 @@ from hypothesis import given, settings, strategies as st
 
 from pedarr.core.errors import PedarrError
 from pedarr.signals.splits import SPLITS, check_split, make_split, repeated_splits, split_notes, train_test
-from pedarr.signals.roles import all_roles, make_roles, read_roles, read_split, split_table
+from pedarr.signals.roles import (
+    all_roles, cap_training, check_roles, make_roles, read_roles, read_split, split_table, within_cohort)
 from pedarr.signals.augmentation import (
     Augment, drop_channels, drop_modality, normalise_signals, thin_channels, time_shift)
 from pedarr.signals.batches import SegmentDataset, make_loader, split_views
@@ -217,6 +218,18 @@ def test_seed_matters():
     assert not np.array_equal(make_split(t, seed=0), make_split(t, seed=1))
 
 
+def test_the_last_published_fold_takes_no_part_in_development():
+    t = table([[('A', 2), ('B', 1)]]*40)
+    t['official'] = t.groupby('subject', sort=False).ngroup() % 4 + 1
+    fold = make_split(t, 'development')
+    assert set(fold[t.official == 4]) == {-1} and set(fold) == {-1, 0, 1, 2}
+    roles = all_roles(t, fold, 'development')
+    assert (roles[t.official == 4] == '').all() and (roles[t.official == 3, 2] == 'test').all()
+    assert (roles[t.official == 2, 2] == 'validation').all() and (roles[t.official == 1, 2] == 'train').all()
+    check_split(t, fold, 'development')
+    with pytest.raises(PedarrError, match='names one, not 2'): repeated_splits(t, 'development', repeats=2)
+
+
 def test_loso():
     t = table([[('A', 3)], [('A', 3), ('B', 3)], [('B', 3)]])
     fold = make_split(t, 'loso')
@@ -283,6 +296,7 @@ def of_kind(kind):
     t = table([[('A', 9), ('B', 6)]]*6).assign(evaluate=True)
     t['label'] = np.where(np.arange(len(t)) % 10 == 0, '', t.label)  # rows of no class are in no fold
     t['official'] = t.subject.str[1:].astype(int) % 3
+    t['cohort'] = t.official.map({0: 'adults', 1: 'children', 2: 'infants'})
     fold = np.full(len(t), -1)
     named = (t.label != '').to_numpy()
     fold[named] = make_split(t[named].reset_index(drop=True), kind, n_folds=3)
@@ -310,7 +324,7 @@ def test_a_split_file_that_was_altered_is_refused(tmp_path, kind):
     path, roles = tmp_path/'split.csv', all_roles(t, fold, kind)
     written = split_table(t.assign(segment=range(len(t)), record='r'), fold, roles)
     written.to_csv(path, index=False)
-    row = int(np.flatnonzero(named)[3])
+    row = int(np.flatnonzero(fold >= 0)[3])
 
     def refused(change, says):
         change.to_csv(path, index=False)
@@ -319,7 +333,8 @@ def test_a_split_file_that_was_altered_is_refused(tmp_path, kind):
     if kind != 'segment':
         refused(written.assign(fold=np.where(written.index == row, (fold + 1) % 3, fold)),
                 'in training and test')
-    says = 'does not fit the folds' if kind == 'official' else f'row {row} .1 in all. is for evaluation'
+    unlisted = kind in ('official', 'development', 'cohort')
+    says = 'does not fit the folds' if unlisted else f'row {row} .1 in all. is for evaluation'
     refused(written.assign(fold=np.where(written.index == row, -1, fold)), says)
     refused(written.iloc[:-1], 'another table')
     refused(written.assign(subject=written.subject[::-1].to_numpy()), 'another table')
@@ -649,8 +664,63 @@ def test_bad_datasets_and_loaders():
         SegmentDataset(s, [0], normalise='z').__getitems__([0])
 
 
+cohorts = st.lists(st.sampled_from(['adults', 'children', '']), min_size=5, max_size=14)
+
+
+@settings(max_examples=40, deadline=None)
+@given(subjects, cohorts, st.integers(0, 99), st.sampled_from([0., .2]))
+def test_a_cohort_is_tested_by_whoever_learnt_from_the_other(subjects, cohorts, seed, share):
+    t = table(subjects)
+    t['cohort'] = [cohorts[int(s[1:]) % len(cohorts)] for s in t.subject]
+    named = sorted(set(t.cohort[t.cohort != '']))
+    able = t[(t.cohort != '') & t.evaluate].cohort.nunique()
+    if len(named) < 2 or able < 2 or t.subject[t.evaluate].nunique() < 2: return
+    fold = make_split(t, 'cohort')
+    roles = all_roles(t, fold, 'cohort', share, seed)
+    assert roles.shape[1] == 2 and (roles[(t.cohort == '').to_numpy()] == '').all()
+    for k, name in enumerate(named):
+        assert set(t.cohort[roles[:, k] == 'test']) == {name}
+        assert set(t.cohort[roles[:, k] == 'train']) == set(named) - {name}
+    alone = within_cohort(t, named[0])
+    assert ((alone.label == '') == (t.cohort != named[0])).all()
+    assert (alone.label[alone.label != ''] == t.label[alone.label != '']).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(subjects, st.integers(1, 12), st.integers(0, 9))
+def test_a_cap_takes_training_windows_alone_and_leaves_every_class(subjects, most, seed):
+    t = table(subjects)
+    t['record'] = t.subject
+    roles = all_roles(t, make_split(t, 'patient', 2, seed), 'patient', .2, seed)
+    capped = cap_training(t, roles, most, seed)
+    assert np.array_equal(cap_training(t, roles, most, seed), capped)
+    assert np.array_equal(cap_training(t, roles, 0, seed), roles)
+    changed = capped != roles
+    assert (roles[changed] == 'train').all() and (capped[changed] == '').all()
+    for k in range(roles.shape[1]):
+        before, after = t[roles[:, k] == 'train'], t[capped[:, k] == 'train']
+        held, had = after.record.value_counts(), before.record.value_counts()
+        assert held.to_dict() == had.clip(upper=most).to_dict()
+        n = after.groupby(['record', 'label']).size().unstack(fill_value=0)
+        for record, row in before.groupby(['record', 'label']).size().unstack(fill_value=0).iterrows():
+            kept = {name: n.loc[record].get(name, 0) for name in row[row > 0].index}
+            assert all(kept[name] == row[name] or kept[name] >= max(kept.values()) - 1 for name in kept)
+    check_roles(t, make_split(t, 'patient', 2, seed), capped)
+
+
+def test_a_cap_and_a_cohort_that_cannot_be():
+    t = table([[('A', 3)], [('B', 3)]]).assign(record='r', cohort='adults')
+    with pytest.raises(PedarrError, match="only the cohort 'adults', two are needed"): make_split(t, 'cohort')
+    with pytest.raises(PedarrError, match="unknown cohort 'adult': did you mean 'adults'"):
+        within_cohort(t, 'adult')
+    with pytest.raises(PedarrError, match='0 .no cap. or more'): cap_training(t, np.full((6, 1), 'train'), -1)
+    with pytest.raises(PedarrError, match='leave each cohort out, not 2'):
+        repeated_splits(t, 'cohort', repeats=2)
+
+
 def test_split_names_have_explanations():
-    assert list(SPLITS) == ['patient', 'loso', 'segment', 'official'] and all(SPLITS.values())
+    names = ['patient', 'loso', 'segment', 'official', 'development', 'cohort']
+    assert list(SPLITS) == names and all(SPLITS.values())
 
 
 def test_real_ludb_headers_split():

@@ -31,7 +31,7 @@ from pedarr.data.groupings import GROUPINGS
 from pedarr.data.rhythms import LEIPZIG_RHYTHMS, parse_episodes, poor_signal
 from pedarr.core.errors import PedarrError
 from pedarr.synthetic.ecg import atrial_map, twelve_leads
-from pedarr.synthetic.files import TWIN_VERSION, header_text, pack24
+from pedarr.synthetic.files import TWIN_VERSION, header_text, pack24, stated_twin
 from pedarr.synthetic.heart import PATHWAYS, RhythmPace, SIMULATED_RATE, cs_delays, make_heart
 from pedarr.synthetic.ladder import Activation, TRAINS, irregularity
 from pedarr.synthetic.recording import Subject, simulate_recording
@@ -52,7 +52,7 @@ def test_same_seed_same_bytes_for_any_jobs(tmp_path):
     assert tree(tmp_path/'a') == tree(tmp_path/'b')
     assert tree(tmp_path/'a')['x001.dat'] != tree(tmp_path/'c')['x001.dat']
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a', 'b', 'c']   # no temporary folder is left
-    assert f'Twin version {TWIN_VERSION}' in open_record(tmp_path/'a'/'x001').comments
+    assert stated_twin(open_record(tmp_path/'a'/'x001').comments) == TWIN_VERSION
 
 
 def test_subjects_of_one_seed_differ():

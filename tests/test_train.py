@@ -55,6 +55,22 @@ def run(store, tmp_path_factory):
                         progress=False)
 
 
+def test_one_cohort_and_a_cap_reach_the_run_and_its_report(store, tmp_path):
+    c = make_config(store=store, run=tmp_path/'r', cohort='children', most_per_record=3,
+                    single_subject_classes='keep', **SMALL)
+    run = open_finished(run_training(c, progress=False))
+    segments = open_store(store).segments
+    child = (segments.cohort == 'children').to_numpy()
+    roles = run.split.filter(like='role_').to_numpy(str)
+    assert set(run.predictions.subject) == set(segments.subject[child & segments.evaluate])
+    assert (roles[~child] == '').all() and read_params(run.path) == c
+    for k in run.folds:
+        assert segments.record[roles[:, k] == 'train'].value_counts().max() == 3
+    assert write_report(run.path).exists() and load_model(run.path, 0)
+    with pytest.raises(PedarrError, match="unknown cohort 'child'"):
+        prepare_run(c.replace(run=str(tmp_path/'no'), cohort='child'))
+
+
 def test_run_folder_is_whole(run):
     names = {p.name for p in run.iterdir()}
     assert {
@@ -124,10 +140,12 @@ def test_a_damaged_model_is_refused(run, tmp_path):
     with pytest.raises(PedarrError, match='has no fold 7'): load_model(run, 7)
 
 
-def test_a_damaged_checkpoint_is_refused(store, tmp_path):
+def test_a_damaged_checkpoint_is_refused(store, tmp_path, monkeypatch):
     c = make_config(store=store, run=tmp_path/'r', **SMALL)
-    (tmp_path/'r').mkdir()
-    (tmp_path/'r'/'params.json').write_text(json.dumps(c.model_dump()))
+    def stop(*a, **k): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(train_, 'run_fold', stop)
+        with pytest.raises(KeyboardInterrupt): run_training(c, progress=False)
     (tmp_path/'r'/'checkpoint-0.safetensors').write_bytes(b'\x00'*100)
     with pytest.raises(PedarrError, match='checkpoint-0.safetensors.*delete it'):
         run_training(c, progress=False)
@@ -219,13 +237,16 @@ def test_model_options_reach_the_network_and_come_back(store, tmp_path):
                      progress=False)
 
 
+LATER_OPTIONS = ('encoder', 'pooling', 'stochastic_depth', 'rate', 'ecg_rate', 'iegm_rate', 'crop')
+
 def older(run: Path, folder: Path) -> Path:
     """A run as it was written before there were model options, encoders, validation, seals and notes: it
     watched its test."""
     old = Path(shutil.copytree(run, folder))
     edit(old/'params.json',
          lambda p: {k: v for k, v in p.items()
-                    if k not in ('model_options', 'encoder', 'validation')} | {'watch': True})
+                    if k not in ('model_options', 'encoder', 'validation', 'channel_dropout')}
+         | {'watch': True})
     edit(old/'params.json',
          lambda p: {'lone_classes' if k == 'single_subject_classes' else k: v for k, v in p.items()})
     edit(old/'environment.json',
@@ -233,7 +254,7 @@ def older(run: Path, folder: Path) -> Path:
     edit(old/'model.json',
          lambda m: {k: v for k, v in m.items()
                     if k != 'cosine_head'} | {'model': {k: v for k, v in m['model'].items()
-                                                        if k not in ('encoder', 'centre')}})
+                                                        if k not in (*LATER_OPTIONS, 'centre')}})
     def plainer(m):
         del m['files']
         for row in m['per_class']: del row['note']
@@ -261,16 +282,55 @@ def unvouched(run: Path, folder: Path) -> Path:
 
 
 def test_a_run_from_before_validation_is_still_known_and_reported(store, tmp_path):
-    config = make_config(store=store, run=tmp_path/'new', **SMALL, validation=0)
-    old = older(run_training(config, progress=False), tmp_path/'old')
-    assert run_training(config.replace(run=str(old)), progress=False) == old
-    assert load_model(old)[0].config['encoder'] == 'plain' and read_params(old).validation == 0
+    config = make_config(store=store, run=tmp_path/'new', **SMALL, validation=0, encoder='plain',
+                         channel_dropout=0, model_options={'pooling': 'cls'})
+    new = run_training(config, progress=False)
+    old = older(new, tmp_path/'old')
+    assert run_training(config.replace(run=str(old), model_options={}), progress=False) == old
+    a, b = (load_model(r)[0] for r in (old, new))
+    assert a.config | {'rate': 250.} == b.config and read_params(old).validation == 0
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
     with pytest.raises(PedarrError,
                        match="holds a run with validation=0.0, not 0.2; encoder='plain', not 'deep'"):
-        run_training(make_config(store=store, run=old, **SMALL, encoder='deep'), progress=False)
+        run_training(make_config(store=store, run=old, **SMALL, encoder='deep', channel_dropout=0),
+                     progress=False)
     html = write_report(old).read_text()
     assert 'its curve is the test' in html and 'Simulated data' in html
     assert 'No subjects were set aside' in write_report(tmp_path/'new').read_text()
+
+
+def stopped(store, folder: Path, monkeypatch, where: str) -> TrainConfig:
+    """A run that an earlier version began, in which the network of the same parameters reads another rate and
+    pooling: it was stopped between two folds, or inside the first."""
+    c = make_config(store=store, run=folder, **{**SMALL, 'epochs': 2})
+    build = folds_.build_model
+    was = {'ecg_rate': 125., 'iegm_rate': 125., 'pooling': 'cls'}
+    def stop(*a, **k): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(folds_, 'build_model', lambda c, *a, **k: build(c.replace(model_options=was), *a, **k))
+        m.setattr(train_, 'build_model', folds_.build_model)
+        if where == 'inside a fold': m.setattr(folds_, '_answers', stop)
+        else:
+            run_fold = train_.run_fold
+            m.setattr(train_, 'run_fold', lambda *a: run_fold(*a) if a[2] == 0 else stop())
+        with pytest.raises(KeyboardInterrupt): run_training(c, progress=False)
+    return c
+
+
+@pytest.mark.parametrize('where', ['between folds', 'inside a fold'])
+def test_a_run_that_was_begun_with_another_network_is_not_mixed(store, tmp_path, monkeypatch, where):
+    c = stopped(store, tmp_path/'r', monkeypatch, where)
+    names = {p.name for p in (tmp_path/'r').iterdir()}
+    assert ('fold-0.csv' in names) == (where == 'between folds') != ('checkpoint-0.safetensors' in names)
+    before = {p.name: p.read_bytes() for p in (tmp_path/'r').iterdir()}
+    with pytest.raises(PedarrError, match="network .*pooling was 'cls', is 'mean-max'.*: train again"):
+        run_training(c, progress=False)
+    (tmp_path/'r'/'model.json').unlink()                     # older runs wrote it at the end
+    with pytest.raises(PedarrError, match='another network .it is not written down.: train again') as e:
+        run_training(c, progress=False)
+    assert '\n' not in str(e.value)
+    assert {p.name: p.read_bytes() for p in (tmp_path/'r').iterdir()} | {
+        'model.json': before['model.json']} == before, 'the folder was touched'
 
 
 @pytest.mark.parametrize('options', [
@@ -329,7 +389,7 @@ def test_wrong_parameters_are_refused_by_name(params, say):
     (dict(normalise='zscore'), 'zscore'),
     (dict(grouping='g'), "unknown grouping 'g': use one of rhythm8"),
     (dict(dim=8192, depth=256), 'GiB of memory'),
-    (dict(model_options={'proj_dim': 10**9}), 'proj_dim=1000000000 is out of range'),
+    (dict(model_options={'proj_dim': 10**9}), 'proj_dim is 1000000000: it must be at most 65536'),
     (dict(workers=1000), 'workers must be at most'),
     (dict(device='meta'), "unknown device 'meta'"),
     (dict(grouping='ludb7'), 'finds 0 of its classes')])
@@ -763,7 +823,7 @@ def test_every_parameter_that_differs_is_named(run, store):
     with pytest.raises(PedarrError) as e:
         run_training(make_config(**{**SMALL, 'epochs': 2, 'dim': 64}, seed=5, lr=1, store=store, run=run),
                      progress=False)
-    for said in ('epochs=1, not 2', 'dim=32, not 64', 'seed=0, not 5', 'lr=0.001, not 1.0'):
+    for said in ('epochs=1, not 2', 'dim=32, not 64', 'seed=0, not 5', 'lr=0.002, not 1.0'):
         assert said in str(e.value)
 
 
@@ -932,9 +992,9 @@ def test_a_checkpoint_that_cannot_be_read_now_is_kept(store, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize('change, why', [
-    (dict(dim=10**9), 'out of range'),
+    (dict(dim=10**9), 'dim is 1000000000: it must be at most 8192'),
     (dict(dim=4096), 'is of another network|needs about'),
-    (dict(depth=10**6), 'out of range'),
+    (dict(depth=10**6), 'depth is 1000000: it must be at most 256'),
     (dict(depth=200), 'is of another network'),
     (dict(dim='x'), 'must be a whole number'),
     (dict(modalities='both'), 'choose one'),

@@ -253,7 +253,7 @@ def test_the_real_sequence(tmp_path):
 
 @pytest.mark.parametrize('rows, words', [
     ([('x001', '?', '')], 'line 2'), ([('x001', '+', '(ZZ')], 'unknown rhythm'),
-    ([('x999', 'N', '')], 'x999'), ([], 'holds no annotations')])
+    ([('x999', 'N', '')], 'x999'), ([], 'it has no row')])
 def test_bad_scripts(tmp_path, rows, words):
     with pytest.raises(PedarrError, match=words) as e:
         simulate_twin(tmp_path/'db', script=write_script(tmp_path/'s.csv', rows))

@@ -11,6 +11,7 @@ from pedarr.evaluation.metrics import scores
 from pedarr.core.tables import read_json
 
 NOTEBOOK = Path(__file__).resolve().parents[1]/'nbs'/'experiments'/'why.ipynb'
+pytestmark = pytest.mark.long
 SYSTEMS = ['cross-entropy', 'AGCACL', 'warm-up', 'two stages', 'detached', 'centred']
 
 
@@ -23,8 +24,8 @@ def done(simulated, tmp_path_factory):
     built = CliRunner().invoke(pedarr_command, [
         'preprocess', str(simulated), str(folder/'store'), '--rate', '250', '--iegm-band', '30', '110'])
     assert built.exit_code == 0, built.output
-    small = dict(n_folds=2, folds=[0], seeds=[0], epochs=2, batch_size=32, dim=16, depth=1,
-                 single_subject_classes='keep', device='cpu')
+    small = dict(n_folds=2, folds=[0], seeds=[0], epochs=2, batch_size=32,
+                 common=dict(dim=16, depth=1, single_subject_classes='keep', device='cpu'))
     papermill.execute_notebook(str(NOTEBOOK), str(folder/'why.ipynb'), progress_bar=False,
                                kernel_name='python3',
                                parameters=dict(store=str(folder/'store'), out=str(folder/'out'),

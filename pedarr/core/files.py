@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from .errors import PedarrError, one_line, system_error
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'open_regular', 'read_bytes', 'read_text', 'sync_folder', 'sync_file', 'create_file', 'remove_file',
-           'write_atomic', 'sha256', 'file_stamp']
+           'write_atomic', 'write_together', 'sha256', 'file_stamp']
 
 # %% ../../nbs/0_core/02_files.ipynb #f736be80
 _KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a named pipe', stat.S_IFCHR: 'a device',
@@ -115,6 +115,44 @@ def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any])
         if isinstance(e, OSError): raise system_error(e, path, 'could not be written') from e
         raise
     return path
+
+# %% ../../nbs/0_core/02_files.ipynb #63310e6b
+def _aside(path: Path, suffix: str = '.part') -> Path:
+    "A path beside `path`."
+    return path.with_name(path.name + suffix)
+
+def _move_together(paths: Collection[Path]) -> None:
+    "Move the part of each of the `paths` to its place; after any error what stood there stands there again."
+    old = {path: _aside(path, '.old.part') for path in paths}
+    for path in paths: remove_file(old[path])
+    try:
+        for path in paths:
+            if os.path.lexists(path) and not path.is_dir(): os.replace(path, old[path])
+        for path in paths: os.replace(_aside(path), path)
+    except BaseException:
+        for path in paths:
+            if os.path.lexists(old[path]): os.replace(old[path], path)
+            elif not _aside(path).exists(): remove_file(path)
+        raise
+    for path in paths: remove_file(old[path])
+
+# %% ../../nbs/0_core/02_files.ipynb #ea0b1819
+def write_together(files: dict[Path, bytes | str]) -> None:
+    """Write `files` (path -> content) into one folder, which is made if missing: all of them, or none.
+
+    Raises as `write_atomic` does. A process that is killed while they are moved may leave some."""
+    folder = next(iter(files)).parent
+    was_there = folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in files.items(): _write_part(_aside(path), content)
+        _move_together(files)
+        sync_folder(folder)
+    except BaseException as e:
+        for path in files: remove_file(_aside(path))
+        if not was_there and folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
+        if isinstance(e, OSError): raise system_error(e, folder, 'could not be written') from e
+        raise
 
 # %% ../../nbs/0_core/02_files.ipynb #05faf343
 def sha256(path: Path | str, count: Callable[[int], Any] = lambda n: None, most: int | None = None) -> str:

@@ -21,8 +21,8 @@ from .errors import PedarrError, one_line
 from .files import MOST_BYTES, read_bytes, write_atomic
 
 # %% auto #0
-__all__ = ['FileContents', 'validation_errors', 'parse_json', 'read_json', 'json_ready', 'write_json', 'hash_value', 'read_table',
-           'write_table']
+__all__ = ['FileContents', 'validation_errors', 'parse_json', 'read_json', 'json_ready', 'write_json', 'hash_value',
+           'parse_table', 'read_table', 'write_table']
 
 # %% ../../nbs/0_core/03_tables.ipynb #d0abf830
 class FileContents(BaseModel):
@@ -124,13 +124,9 @@ def _check_head(head: list[str], needed: dict, path: Path | str) -> None:
             raise _damaged(path, f'column {one_line(name)!r} {why}')
 
 # %% ../../nbs/0_core/03_tables.ipynb #247389f4
-def read_table(path: Path | str, columns: dict[str, type], other: type = str,
-               most: int = MOST_BYTES) -> pd.DataFrame:
-    """The CSV file `path` with `columns` (name -> str, int, float or bool) converted, all others as `other`.
-
-    An empty cell is NaN in a column of float. `PedarrError` for a column that is missing or stands there
-    twice, rows of another length, no row at all, and a cell of another type."""
-    head, *rows = _rows(read_bytes(path, most), path) or [[]]
+def parse_table(raw: bytes, path: Path | str, columns: dict[str, type], other: type = str) -> pd.DataFrame:
+    "`read_table` of bytes that were read already, from `path`."
+    head, *rows = _rows(raw, path) or [[]]
     _check_head(head, columns, path)
     if not rows: raise _damaged(path, 'it has no row')
     table = pd.DataFrame(rows, columns=head, dtype=str)
@@ -142,6 +138,15 @@ def read_table(path: Path | str, columns: dict[str, type], other: type = str,
             where = f'{one_line(rows[i][k])[:40]!r} in row {i + 1}, column {one_line(name)}'
             raise _damaged(path, f'{where}, is not {kind}')
     return table
+
+# %% ../../nbs/0_core/03_tables.ipynb #6ad6ddc0
+def read_table(path: Path | str, columns: dict[str, type], other: type = str,
+               most: int = MOST_BYTES) -> pd.DataFrame:
+    """The CSV file `path` with `columns` (name -> str, int, float or bool) converted, all others as `other`.
+
+    An empty cell is NaN in a column of float. `PedarrError` for a column that is missing or stands there
+    twice, rows of another length, no row at all, and a cell of another type."""
+    return parse_table(read_bytes(path, most), path, columns, other)
 
 # %% ../../nbs/0_core/03_tables.ipynb #7163baf7
 def write_table(path: Path | str, table: pd.DataFrame) -> Path:

@@ -35,10 +35,12 @@ _SPELLINGS = {                                                   # channel -> pa
     **{f'aV{x}': rf'{_PREFIX}a[ ._-]?v[ ._-]?{x.lower()}' for x in 'RLF'},
     **{f'V{i}': rf'{_PREFIX}[vc][ ._-]?0?{i}' for i in range(1, 7)},
     'ABL12': rf'(?:abl|map){_DISTAL}',
-    'RVA12': rf'rv(?:a|{_THEN}apex)?{_DISTAL}',
+    'RVA12': rf'rv(?:a|{_THEN}apex){_DISTAL}',
     'CS12': rf'cs{_DISTAL}',
     **{f'CS{i}{i + 1}': rf'cs{_THEN}{i}{_TO}{i + 1}' for i in (3, 5, 7)},
     'CS90': rf'cs{_THEN}9{_TO}(?:10|0)'}
+_LESS = {'RVA12': rf'rv{_DISTAL}'}                 # a neighbour: taken if no catheter is at the apex
+_HIS = [rf'hi[sb]{_DISTAL}', rf'hi[sb]{_THEN}(?:m|mid|[23]{_TO}[34])', rf'hi[sb]{_THEN}(?:p|prox|proximal)']
 _BARE = {'RVA12': rf'rv(?:a|{_THEN}apex)'}         # a place without a pair: taken if nothing better is there
 _EEG = set('fp1 fp2 f3 f4 f7 f8 fz cz pz p3 p4 o1 o2 t3 t4 t5 t6 a1 a2 m1 m2'.split())
 
@@ -47,11 +49,11 @@ _EEG = set('fp1 fp2 f3 f4 f7 f8 fz cz pz p3 p4 o1 o2 t3 t4 t5 t6 a1 a2 m1 m2'.sp
 def _by_spelling(name: str) -> tuple[str | None, int]:
     """(the channel that a name means, the rank of its spelling), or (None, 9).
 
-    Rank 0 is the name itself, 2 a usual spelling of it, 3 a bare place."""
+    Rank 0 is the name itself, 2 a usual spelling of it, 3 that of a neighbour, 4 a bare place."""
     lower = name.strip().lower()
     for channel in CHANNELS:
         if lower == channel.lower(): return channel, 0
-    for rank, patterns in ((2, _SPELLINGS), (3, _BARE)):
+    for rank, patterns in ((2, _SPELLINGS), (3, _LESS), (4, _BARE)):
         for channel, pattern in patterns.items():
             if re.fullmatch(pattern, lower): return channel, rank
     return None, 9
@@ -103,6 +105,19 @@ def _choose(meanings: list, names: list, source: Path | str) -> tuple[np.ndarray
         notes.append(f'channel {channel} is {first}; {other} is not used')
     return rows, notes
 
+# %% ../../nbs/1_data/02_channels.ipynb #6f75275c
+def _his_for_ablation(rows: np.ndarray, names: list, meanings: list) -> tuple[np.ndarray, list]:
+    "(rows, notes) with a His catheter for ABL12, if there is no ABL12."
+    row = CHANNELS.index('ABL12')
+    if rows[row] >= 0: return rows, []
+    for pattern in _HIS:
+        found = [i for i, name in enumerate(names) if meanings[i][0] is None
+                 and re.fullmatch(pattern, (name or '').strip().lower())]
+        if len(found) != 1: continue
+        rows[row] = found[0]
+        return rows, [f'{signal_label(found[0], names[found[0]])} stands for channel ABL12, which is absent']
+    return rows, []
+
 # %% ../../nbs/1_data/02_channels.ipynb #8406c4a0
 class ChannelMatch(NamedTuple):
     "Where our channels stand: `rows` (index of the signal, -1: absent), names of other signals, and notes."
@@ -117,7 +132,10 @@ def match_channels(names: Iterable[str | None], aliases: dict | None = None,
     eeg = any((name or '').strip().lower() in _EEG for name in names)
     meanings = [_meaning(name, aliases, eeg) for name in names]
     rows, notes = _choose(meanings, names, source)
-    unknown = [one_line(n) if n else f'(signal {i})' for i, n in enumerate(names) if meanings[i][0] is None]
+    rows, more = _his_for_ablation(rows, names, meanings)
+    unknown = [one_line(n) if n else f'(signal {i})' for i, n in enumerate(names)
+               if meanings[i][0] is None and i not in rows]
+    notes += more
     if unknown: notes.append(f'none of the nineteen channels, not used: {signal_list(unknown)}')
     return ChannelMatch(rows, unknown, notes)
 

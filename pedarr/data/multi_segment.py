@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ class RecordPart(NamedTuple):
     hea: Path | None = None  # None: a gap
     raw: bytes = b''         # the header's bytes
     checked: bool = False    # are the header's checksums to be compared?
+    load: Callable | None = None    # (samples, SHA-256 by path), where no signal file holds them
 
 class Layout(NamedTuple):
     "The signals of a record, its parts, its info strings, and notes on what is odd."

@@ -91,8 +91,7 @@ def _one_subject(segments: _Segments, prototypes: Prototypes, k: int, apart: flo
         if not len(test): continue
         *hits, of = _one_draw(segments, prototypes, zero, classes, support, test)
         recall += np.array(hits)/np.maximum(of, 1)
-        drawn += of > 0
-        tested += of
+        tested, drawn = tested + of, drawn + (of > 0)
     c = classes[drawn[classes] > 0]
     means = dict(zip(METHODS, recall[:, c]/drawn[c]))
     return pd.DataFrame({'class': c, 'segments': tested[c]/drawn[c], 'draws': drawn[c], **means})

@@ -120,7 +120,8 @@ def _measured_beats(signal: np.ndarray, fs: float, qrs: np.ndarray | None, shift
     return beats, reading.waves - shift, reading.stimuli - shift
 
 # %% ../../nbs/3_exploration/10_calipers.ipynb #06712198
-def _read_stretch(record: Record, database: Database, start: int, n: int, pad: float = 2.) -> _Stretch:
+def _read_stretch(record: Record, database: Database | None, start: int, n: int,
+                  pad: float = 2.) -> _Stretch:
     "`n` samples of `record` from `start`, measured together with `pad` seconds on either side."
     if not 0 <= start <= record.sig_len - n:
         raise PedarrError(f'{record.path}: {n} samples from {start} leave the recording of '
@@ -130,7 +131,7 @@ def _read_stretch(record: Record, database: Database, start: int, n: int, pad: f
     signal, mask = record.window(a, z)
     sample, symbol, text, _ = annotations_of(record, database)
     qrs = sample[(sample >= a) & (sample < z) & np.isin(symbol, list(BEAT_SYMBOLS))] - a
-    measured = _measured_beats(signal, fs, qrs if database.annotator else None, (start - a)/fs)
+    measured = _measured_beats(signal, fs, qrs if database and database.annotator else None, (start - a)/fs)
     here = np.flatnonzero((sample >= start) & (sample < start + n))
     annotations = [((sample[i] - start)/fs, symbol[i], text[i]) for i in here]
     return _Stretch(signal[:, start - a:start - a + n], mask, fs, annotations, *measured)
@@ -248,11 +249,11 @@ def _draw_ecg(ax: Axes, sheet: EcgSheet, stretch: _Stretch) -> None:
         _draw_annotations(ax, stretch.annotations, sheet.start(lead), sheet.top + 2, 25)
 
 # %% ../../nbs/3_exploration/10_calipers.ipynb #09d20027
-def plot_study(record: Record, start: int, database: Database, seconds: float = 2.5,
+def plot_study(record: Record, start: int, database: Database | None, seconds: float = 2.5,
                title: str = '') -> Figure:
     """12 leads on paper, below leads II, V1 and electrograms at 100 mm/s with calipers.
 
-    `start`: first sample. Intervals (ms) are those of `beat_intervals`, at annotated beats if there are any.
+    `start`: first sample. Intervals (ms) are those of `beat_intervals`, at beats annotated in `database`.
     Bars on bipoles of the coronary sinus are atrial activations, orange where earliest; S is a stimulus.
     Raises `PedarrError` where the stretch leaves the recording."""
     stretch = _read_stretch(record, database, start, int(seconds*record.fs))

@@ -66,9 +66,9 @@ def cohort_table(subjects: pd.DataFrame, seconds: Mapping[str, float] | pd.Serie
 _EPISODE_COLUMNS = ['record', 'subject', 'start', 'stop', 'rhythm', 'beats',
                     'label', 'seconds', 'rate', 'simulated']
 
-def annotations_of(record: Record, database: Database) -> Annotations:
-    "The annotations of `record`; none where the database has no annotation files."
-    if database.annotator:
+def annotations_of(record: Record, database: Database | None) -> Annotations:
+    "The annotations of `record`; none where the database has no annotation files, or is None."
+    if database and database.annotator:
         return read_annotations(record.path, database.annotator, record.sig_len)
     return Annotations(np.zeros(0, np.int64), np.zeros(0, str), [], np.zeros(0, np.int64))
 

@@ -5,12 +5,14 @@
 # %% ../../nbs/3_exploration/00_waves.ipynb #b7947de0
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple, Sequence
 
 import numpy as np
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import butter, find_peaks, sosfiltfilt
 
+from ..core.errors import PedarrError
 from ..data.channels import CHANNELS, IEGM_CHANNELS, N_ECG
 from ..data.masks import signal_mask
 
@@ -60,21 +62,32 @@ def _add_coronary_sinus(bipoles, v, a, delays, fs):
 # %% ../../nbs/3_exploration/00_waves.ipynb #d2940e77
 CS_BIPOLES = [c for c in IEGM_CHANNELS if c.startswith('CS')]
 
-def butterworth_band(x: np.ndarray, fs: float, low: float | None = None, high: float | None = None,
-                     order: int = 2) -> np.ndarray:
-    """Zero-phase Butterworth filter of `x` [..., T] (any unit, `fs` Hz) between `low` and `high` (Hz).
+_HIGHEST = .475         # of the sampling rate: the highest edge of a filter, just below the Nyquist frequency
 
-    A limit that is None, or above the Nyquist frequency, is left out."""
-    if high is not None and high >= .475 * fs: high = None
-    if low is None and high is None: return np.asarray(x, float)
-    if low and high: edges, kind = [low, high], 'bandpass'
-    elif low: edges, kind = low, 'highpass'
-    else: edges, kind = high, 'lowpass'
-    return sosfiltfilt(butter(order, edges, kind, fs=fs, output='sos'), x, axis=-1)
+@lru_cache(maxsize=256)
+def _filter(order, edges, kind, fs):
+    "Second-order sections of a Butterworth filter."
+    return butter(order, edges, kind, fs=fs, output='sos')
 
 def _odd(seconds, fs):
     "`seconds` as an odd number of samples, so that a running window has a middle."
     return max(1, int(seconds * fs) | 1)
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #a400b245
+def butterworth_band(x: np.ndarray, fs: float, low: float | None = None, high: float | None = None,
+                     order: int = 2) -> np.ndarray:
+    """Zero-phase Butterworth filter of `x` [..., T] (any unit, `fs` Hz) between `low` and `high` (Hz).
+
+    A limit that is None is left out, and so is a `high` above 47.5 % of the rate. `PedarrError` for such a
+    `low`: nothing would be left."""
+    if low is not None and low >= _HIGHEST * fs:
+        raise PedarrError(f'nothing above {low:g} Hz is in a recording of {fs:g} Hz: give a faster one')
+    if high is not None and high >= _HIGHEST * fs: high = None
+    if low is None and high is None: return np.asarray(x, float)
+    if low and high: edges, kind = (low, high), 'bandpass'
+    elif low: edges, kind = low, 'highpass'
+    else: edges, kind = high, 'lowpass'
+    return sosfiltfilt(_filter(order, edges, kind, fs), x, axis=-1)
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #b4a4fe2b
 class _Spikes(NamedTuple):
@@ -153,30 +166,87 @@ def near_field(x: np.ndarray, fs: float, low: float = 80., smooth: float = .008)
     rectified = abs(butterworth_band(np.nan_to_num(x).astype(float), fs, low, 250.))
     return uniform_filter1d(rectified, _odd(smooth, fs), axis=-1)
 
+# %% ../../nbs/3_exploration/00_waves.ipynb #ff95a938
+def _slopes(ecg, fs):
+    "Slope of each lead of `ecg` [C, T] between 4 and 20 Hz, its usual peak being 1; is it alive [C, T]?"
+    x = butterworth_band(np.nan_to_num(ecg).astype(float), fs, 4., 20.)
+    power = uniform_filter1d(np.gradient(x, 1 / fs, axis=-1) ** 2, _odd(.08, fs), axis=-1)
+    slope = np.sqrt(np.maximum(power, 0))
+    tall = maximum_filter1d(slope, _odd(2, fs), axis=-1)
+    usual = np.maximum(np.median(tall, -1, keepdims=True), 1e-9)
+    n = _odd(1.5, fs)
+    before, after = (maximum_filter1d(slope, n, axis=-1, origin=side * (n // 2)) for side in (1, -1))
+    return slope / usual, np.minimum(before, after) > .05 * usual
+
+def _vote(ecg, fs):
+    "A curve [T] that is about 1 in the QRS complexes of the leads `ecg` [C, T]."
+    slope, alive = _slopes(ecg, fs)
+    calm = np.maximum(np.percentile(slope, 75, axis=-1, keepdims=True), .02)
+    roots = np.minimum(slope, 1.5) ** .25
+    heard = roots >= np.sort(roots, axis=0)[int(.3 * (len(ecg) - 1))]
+    weight = np.maximum(1 / calm - 1, .01) ** .7 * (alive & heard)
+    return ((weight * roots).sum(0) / np.maximum(weight.sum(0), 1e-9)) ** 4
+
 # %% ../../nbs/3_exploration/00_waves.ipynb #f29359c5
 def _ventricular_activity(signal, fs):
     "A curve [T] that peaks in the QRS complexes of `signal` [19, T], from the ECG and RVA12."
-    smooth = _odd(.06, fs)
-    skin = np.sqrt(uniform_filter1d(_spatial_velocity(signal[:N_ECG], fs, 8., 30.) ** 2, smooth))
-    rva = signal[CHANNELS.index('RVA12')]
+    ecg, rva = signal[:N_ECG], signal[CHANNELS.index('RVA12')]
+    has = signal_mask(ecg)
+    skin = _vote(ecg[has], fs) if has.any() else np.zeros(signal.shape[-1])
     if not signal_mask(rva): return skin
-    catheter = uniform_filter1d(near_field(rva, fs, 30.), smooth)
-    large = lambda curve: max(np.percentile(curve, 98), 1e-9)
-    return skin / large(skin) + np.minimum(catheter / large(catheter), 1)
+    catheter = uniform_filter1d(near_field(rva, fs, 30.), _odd(.06, fs))
+    return skin + np.minimum(catheter / max(np.percentile(catheter, 98), 1e-9), 1)
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #4a204971
-def find_beats(signal: np.ndarray, fs: float, share: float = .3) -> np.ndarray:
-    "Samples of the QRS complexes (their steepest points) in `signal` [19, T] (mV), from the ECG and RVA12."
-    curve = _ventricular_activity(signal, fs)
-    peaks, _ = find_peaks(curve, distance=_odd(.2, fs))
-    tall, reach = maximum_filter1d(curve, _odd(2, fs)), int(4 * fs)
+def _relative_height(curve, peaks, fs):
+    "Height of each of the `peaks` of `curve` [T], in parts of what is usual near it."
+    step = _odd(.04, fs)
+    tall, reach = maximum_filter1d(curve, _odd(2, fs))[::step], int(4 * fs / step)
+    near = [np.median(tall[max(0, i - reach):i + reach + 1]) for i in peaks // step]
+    return curve[peaks] / np.maximum(np.minimum(near, np.median(tall)), 1e-9)
+
+def _without_t_waves(peaks, height, chosen, fs):
+    "Indices of the `chosen` peaks but for those that are the T wave of the one before."
     beats = []
-    for p in peaks:
-        usual = np.minimum(np.median(tall[max(0, p - reach):p + reach]), np.median(tall))
-        if not curve[p] > share * usual: continue
-        t_wave = beats and p - beats[-1] < .36 * fs and curve[p] < .5 * curve[beats[-1]]
-        if not t_wave: beats.append(int(p))
+    for i in np.flatnonzero(chosen):
+        after = (peaks[i] - peaks[beats[-1]]) / fs if beats else np.inf
+        least = .8 if after < .25 else .6 if after < .36 else 0.
+        if not beats or height[i] >= least * height[beats[-1]]: beats.append(i)
     return np.array(beats, int)
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #b382565b
+def _in_pauses(peaks, height, beats, faint, fs, end):
+    "Indices of the largest peak of each pause between the `beats`, if it reaches `faint`."
+    cycle = np.median(np.diff(peaks[beats]))
+    at = np.concatenate([[0], peaks[beats], [end]])
+    found = []
+    for k, (a, z) in enumerate(zip(at[:-1], at[1:])):
+        outer = k in (0, len(at) - 2)
+        if z - a < (1.2 if outer else 1.5) * cycle: continue
+        first = a + .36 * fs if k else 0
+        last = z - .25 * fs if k < len(at) - 2 else end
+        inside = np.flatnonzero((peaks > first) & (peaks < last) & (height > faint))
+        if len(inside): found.append(inside[np.argmax(height[inside])])
+    return found
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #229ef3fb
+def find_beats(signal: np.ndarray, fs: float, share: float = .45, faint: float = .25) -> np.ndarray:
+    """Samples of the QRS complexes (their steepest points) in `signal` [19, T] (mV), from the ECG and RVA12.
+
+    `share`: of the usual height, that a beat reaches; `faint`: that one in a pause reaches."""
+    curve = _ventricular_activity(signal, fs)
+    peaks, _ = find_peaks(curve, distance=_odd(.18, fs))
+    if not len(peaks): return np.zeros(0, int)
+    height = _relative_height(curve, peaks, fs)
+    chosen = height > share
+    beats = _without_t_waves(peaks, height, chosen, fs)
+    for _ in range(len(peaks)):
+        if len(beats) < 3: break
+        chosen[_in_pauses(peaks, height, beats, faint, fs, len(curve))] = True
+        more = _without_t_waves(peaks, height, chosen, fs)
+        if len(more) == len(beats): break
+        beats = more
+    return peaks[beats]
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #f5539951
 def _around(at, before, after, fs):
@@ -320,22 +390,29 @@ def _without_far_field(waves, height, edges, share=.7):
     return waves[~(inside & (height < usual))]
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #de5999c6
-def his_times(abl: np.ndarray, fs: float, onset: np.ndarray, window: tuple = (-.065, -.015)) -> np.ndarray:
+def _repeated(steep, whole, window):
+    "Where in `window` (samples from the onsets `whole` [N]) the median of `steep` [T] peaks last, or None."
+    usual = np.median([steep[at + window[0]:at + window[1]] for at in whole], 0)
+    peaks, _ = find_peaks(usual, prominence=2 * np.median(steep))
+    return window[0] + peaks[-1] if len(peaks) else None
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #10d50b99
+def his_times(abl: np.ndarray, fs: float, onset: np.ndarray, window: tuple = (-.065, -.015),
+              low: float = 120.) -> np.ndarray:
     """Times (s) of the His potential before each QRS `onset` (s) [N] in the electrogram `abl` [T] (mV).
 
-    All are NaN where none repeats. `window`: where it is looked for, from the QRS onset (s)."""
-    steep = near_field(abl, fs, 120., .003)
+    All are NaN where none repeats, or `fs` is too low to show what lies above `low` Hz. `window`: where it is
+    looked for, from the QRS onset (s)."""
     lo, hi = (int(s * fs) for s in window)
     k = np.round(np.asarray(onset) * fs).astype(int)
-    none = np.full(len(k), np.nan)
-    whole = np.flatnonzero((k + 2 * lo >= 0) & (k < len(steep)))
-    if len(whole) < 3 or not signal_mask(abl): return none
-    usual = np.median([steep[k[i] + lo:k[i] + hi] for i in whole], 0)
-    peaks, _ = find_peaks(usual, prominence=2 * np.median(steep))
-    if not len(peaks): return none
-    out, reach = none.copy(), _odd(.008, fs)
+    out, reach = np.full(len(k), np.nan), _odd(.008, fs)
+    whole = np.flatnonzero((k + 2 * lo >= 0) & (k < len(abl)))
+    if len(whole) < 3 or not signal_mask(abl) or low >= _HIGHEST * fs: return out
+    steep = near_field(abl, fs, low, .003)
+    lead = _repeated(steep, k[whole], (lo, hi))
+    if lead is None: return out
     for i in whole:
-        a, z = k[i] + lo + max(0, peaks[-1] - reach), k[i] + lo + peaks[-1] + reach + 1
+        a, z = k[i] + max(lo, lead - reach), k[i] + lead + reach + 1
         out[i] = (a + int(np.argmax(steep[a:z]))) / fs
     lag = out - onset
-    return out if np.nanmedian(abs(lag - np.nanmedian(lag))) < .003 else none
+    return out if np.nanmedian(abs(lag - np.nanmedian(lag))) < .003 else np.full(len(k), np.nan)

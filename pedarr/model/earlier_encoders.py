@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from math import gcd
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from .encoders import ModalityEncoder, ResidualEncoder, zero_masked
 
 # %% auto #0
-__all__ = ['ENCODERS', 'ResBlock', 'PlainEncoder', 'DeepBlock', 'DeepEncoder', 'receptive_fields']
+__all__ = ['ENCODERS', 'ResBlock', 'PlainEncoder', 'DeepBlock', 'DeepEncoder', 'encoder_takes', 'receptive_fields']
 
 # %% ../../nbs/5_model/01_earlier_encoders.ipynb #ad314d58
 def _group_norm(width: int) -> nn.GroupNorm:
@@ -107,6 +108,10 @@ class DeepEncoder(ModalityEncoder):
 # %% ../../nbs/5_model/01_earlier_encoders.ipynb #c6892e91
 ENCODERS = {'residual': ResidualEncoder, 'plain': PlainEncoder,
             'deep': DeepEncoder}          # name -> class that takes (channels, dim)
+
+def encoder_takes(name: str, option: str) -> bool:
+    "Has the encoder `name` of `ENCODERS` this option, such as `skip`?"
+    return option in inspect.signature(ENCODERS[name]).parameters
 
 # %% ../../nbs/5_model/01_earlier_encoders.ipynb #c79ad884
 def _plain_sums(encoder: nn.Module) -> nn.Module:

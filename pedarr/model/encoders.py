@@ -28,11 +28,11 @@ def zero_masked(signal: Tensor, mask: Tensor) -> Tensor:
 class ModalityEncoder(nn.Module):
     "`signal` [B, C, T] (normalised mV) and `mask` bool [B, C] -> tokens [B, ceil(T/strides[-1]), dim]."
     strides: tuple[int, ...]          # samples from column to column, of each of its maps
+    reads = 0.                        # Hz at most, of the windows that its kernels are made for; 0: any
     def __init__(self, channels: int, width: int, kernel: int, stride: int, norm: nn.Module):
         super().__init__()
         self.stem = nn.Conv1d(channels, width, kernel, stride, kernel // 2, bias=False)
-        self.presence = nn.Linear(channels, width, bias=False)
-        self.norm = norm
+        self.presence, self.norm = nn.Linear(channels, width, bias=False), norm
     def first_map(self, signal: Tensor, mask: Tensor) -> Tensor:
         "Stem, and a vector for each absent channel: masked `signal` [B, C, T] -> [B, width, ceil(T/stride)]."
         absent = self.presence((~mask).to(signal.dtype))
@@ -80,7 +80,7 @@ def _spared(x: Tensor, block: XResBlock) -> Tensor:
 class ResidualEncoder(ModalityEncoder):
     """Stem and four residual blocks: `signal` [B, C, T] (normalised mV), `mask` bool [B, C] -> tokens
     [B, ceil(T/16), dim]."""
-    strides = (1, 2, 4, 8, 16)
+    strides, reads = (1, 2, 4, 8, 16), 250.
     def __init__(self, channels: int, dim: int, skip: float = 0.):
         widths = [3*dim//8, dim//2, 3*dim//4, dim]
         super().__init__(channels, widths[0], kernel=7, stride=2, norm=nn.BatchNorm1d(widths[0]))

@@ -20,7 +20,7 @@ import scipy
 from scipy.signal import resample_poly, sosfiltfilt
 
 # %% auto #0
-__all__ = ['store_from_arrays']
+__all__ = ['store_from_arrays', 'check_signals', 'segment_settings', 'channel_rows', 'prepare_segments']
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #227564c5
 import pedarr
@@ -53,10 +53,10 @@ def store_from_arrays(path: Path | str, signals: Any, rate: float, channels: Seq
     `uncalibrated`: the unit is not known.
 
     The same call again opens what is there; `PedarrError`, and nothing at `path`, for whatever can't be."""
-    x = _check_signals(signals, channels)
+    x = check_signals(signals, channels)
     table = _segments(len(x), labels, subjects, records, rhythms, folds, statements)
-    config = _config(x, rate, store_rate, ecg_band=ecg_band, iegm_band=iegm_band, dtype=dtype)
-    arrays = _Arrays(x, float(rate), _rows(channels, aliases), config)
+    config = segment_settings(x, rate, store_rate, ecg_band=ecg_band, iegm_band=iegm_band, dtype=dtype)
+    arrays = _Arrays(x, float(rate), channel_rows(channels, aliases), config)
     return _open_or_write(Path(path).absolute(), arrays, table, name, uncalibrated, simulated)
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #4806f2b6
@@ -80,8 +80,9 @@ class _Arrays:
             yield slice(i, i + len(part)), part[:, self.used].astype(np.float32)
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #c5d2c71e
-def _check_signals(signals: Any, channels: Sequence[str]) -> np.ndarray | list:
-    "`signals`, if they are real numbers [N, C, T] with a name for each channel; `PedarrError` otherwise."
+def check_signals(signals: Any, channels: Sequence[str]) -> np.ndarray | list:
+    """`signals` (mV), if they are real numbers [N, C, T] with a name for each channel; `PedarrError`
+    otherwise."""
     if isinstance(channels, str) or not all(isinstance(c, str) for c in channels):
         raise PedarrError(f'channels={shown_value(channels)}: give a list of names, such as ["II", "V1"]')
     if isinstance(signals, (list, tuple)): x = [np.asarray(s) for s in signals]
@@ -116,8 +117,10 @@ def _frequency(value: Any, what: str) -> float:
         raise PedarrError(f'{what}={shown_value(value)} must be a frequency from 1 to 10,000 Hz')
     return float(number)
 
-def _config(x: np.ndarray | list, rate: Any, store_rate: Any, **bands: Any) -> PreprocessConfig:
-    "The settings of the store: one window is a whole segment."
+def segment_settings(x: np.ndarray | list, rate: Any, store_rate: Any, **bands: Any) -> PreprocessConfig:
+    """The settings of a store in which a window is a whole segment of `x` [N, C, T] at `rate` Hz.
+
+    `store_rate` (Hz) None: the same. `bands`: other settings. `PedarrError` for what is no frequency."""
     rate = _frequency(rate, 'rate')
     store_rate = rate if store_rate is None else _frequency(store_rate, 'store_rate')
     up, down = resampling_ratio(rate, store_rate)
@@ -127,7 +130,7 @@ def _config(x: np.ndarray | list, rate: Any, store_rate: Any, **bands: Any) -> P
                             chunk=max(120., window), **bands)
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #bbb0ec82
-def _rows(channels: Sequence[str], aliases: dict | None) -> np.ndarray:
+def channel_rows(channels: Sequence[str], aliases: dict | None = None) -> np.ndarray:
     "For each of the 19 channels its place in `channels`, or -1; `PedarrError` for an unknown name."
     match = match_channels(channels, aliases, 'channels')
     if match.unknown:
@@ -252,6 +255,19 @@ def _prepared(x: np.ndarray, arrays: _Arrays, first: int) -> np.ndarray:
     with np.errstate(over='ignore'): y = y.astype(arrays.config.dtype)
     _refuse_infinite(y, arrays, first, "it is too large for float16: give mV, or dtype='float32'")
     return y
+
+# %% ../../nbs/4_signals/12_arrays.ipynb #34938bac
+def prepare_segments(x: np.ndarray, rate: float, rows: np.ndarray,
+                     config: PreprocessConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Segments `x` [n, C, T] (mV, NaN: missing) at `rate` Hz as a store of these settings would hold them:
+    (windows [n, 19, samples], mask bool [n, 19]). `rows` [19]: row numbers in C, or -1."""
+    arrays = _Arrays(x, float(rate), rows, config)
+    part = np.asarray(x)[:, arrays.used].astype(np.float32)
+    y = _prepared(part, arrays, 0)
+    out = np.zeros((len(x), len(CHANNELS), y.shape[-1]), y.dtype)
+    mask = np.zeros(out.shape[:2], bool)
+    out[:, rows >= 0], mask[:, rows >= 0] = y, _usable(part)
+    return out, mask
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #c8670914
 def _refuse_infinite(x: np.ndarray, arrays: _Arrays, first: int, remedy: str) -> None:

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PedarrError
+from ..core.names import check_choice
 from ..core.tables import read_table
 from .splits import check_apart, check_split, train_test
 
 # %% auto #0
-__all__ = ['ROLES', 'make_roles', 'all_roles', 'check_roles', 'split_table', 'read_split', 'read_roles']
+__all__ = ['ROLES', 'make_roles', 'all_roles', 'cap_training', 'within_cohort', 'check_roles', 'split_table', 'read_split',
+           'read_roles']
 
 # %% ../../nbs/4_signals/09_roles.ipynb #b2075ef3
 ROLES = ('train', 'validation', 'test')
@@ -75,7 +77,7 @@ def make_roles(segments: pd.DataFrame, fold: np.ndarray, k: int, kind: str = 'pa
         label = segments['label'].to_numpy(str)[train]
         roles[train[_spare_segments(label, validation, rng)]] = 'validation'
         return roles
-    if kind == 'official' and validation and np.max(fold) > 1: spared = _fold_before(fold, k)
+    if kind in ('official', 'development') and validation and np.max(fold) > 1: spared = _fold_before(fold, k)
     else: spared = segments['subject'].isin(_spare_subjects(segments.iloc[train], validation, rng)).to_numpy()
     mine = (roles == 'train') & spared
     roles[mine] = np.where(segments['evaluate'].to_numpy(bool)[mine], 'validation', '')
@@ -87,6 +89,32 @@ def all_roles(segments: pd.DataFrame, fold: np.ndarray, kind: str = 'patient', v
     "The roles (text [N, K]) of each row in each of the K folds of `fold [N]`; see `make_roles`."
     folds = range(int(np.asarray(fold).max(initial=-1)) + 1)
     return np.stack([make_roles(segments, fold, k, kind, validation, seed) for k in folds], axis=1)
+
+# %% ../../nbs/4_signals/09_roles.ipynb #df51445d
+def cap_training(segments: pd.DataFrame, roles: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
+    """`roles [N, K]` with at most `most` training rows of a record in each fold, its classes in turns; the
+    others have no role. 0: all train.
+
+    `segments`: columns record, label. `PedarrError` for a negative number."""
+    if most < 0: raise PedarrError(f'most_per_record={most}: 0 (no cap) or more')
+    roles, kinds = roles.copy(), segments[['record', 'label']].astype(str).reset_index(drop=True)
+    for k in range(roles.shape[1] if most else 0):
+        chance = np.random.default_rng([seed, k]).permutation(len(roles))
+        train = kinds[roles[:, k] == 'train']
+        drawn = train.iloc[np.argsort(chance[train.index])]
+        turn = drawn.groupby(['record', 'label']).cumcount()
+        in_turns = drawn.loc[turn.sort_values(kind='stable').index]
+        roles[in_turns.index[in_turns.groupby('record').cumcount() >= most], k] = ''
+    return roles
+
+# %% ../../nbs/4_signals/09_roles.ipynb #1441420f
+def within_cohort(segments: pd.DataFrame, cohort: str) -> pd.DataFrame:
+    """`segments` (columns cohort, label), where all but those of `cohort` have lost their label.
+
+    `PedarrError` for a cohort that nobody is in."""
+    own = segments['cohort'].astype(str)
+    check_choice(cohort, sorted(set(own) - {''}), 'cohort')
+    return segments.assign(label=segments['label'].where(own == cohort, ''))
 
 # %% ../../nbs/4_signals/09_roles.ipynb #0ac3bd69
 def check_roles(segments: pd.DataFrame, fold: np.ndarray, roles: np.ndarray, kind: str = 'patient') -> None:

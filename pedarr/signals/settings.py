@@ -5,7 +5,6 @@
 # %% ../../nbs/4_signals/01_settings.ipynb #bdd8dee1
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args
 
@@ -18,7 +17,7 @@ from ..data.databases import Database
 from .filters import ECG_BAND, IEGM_BAND, band_filter, decay_seconds
 
 # %% auto #0
-__all__ = ['FROM_DATABASE', 'PreprocessConfig', 'default_config', 'filter_sections', 'settling', 'context_seconds']
+__all__ = ['FROM_DATABASE', 'PreprocessConfig', 'default_config', 'filter_sections', 'settling_seconds', 'context_seconds']
 
 # %% ../../nbs/4_signals/01_settings.ipynb #40e25bf4
 def _two(value: Any, info: ValidationInfo) -> tuple:
@@ -90,7 +89,7 @@ def _no_room(config: PreprocessConfig, band: tuple[float, float]) -> PedarrError
 _RESAMPLER = .2    # s: the resampler alone needs ten samples of the lower rate
 
 @lru_cache(maxsize=64)
-def settling(config: PreprocessConfig) -> float:
+def settling_seconds(config: PreprocessConfig) -> float:
     "Seconds until the slower filter's impulse response has decayed by 1e-7: a chunk's context on each side."
     bands = [band for band in (config.ecg_band, config.iegm_band) if band is not None]
     if not bands: return _RESAMPLER
@@ -100,7 +99,7 @@ def settling(config: PreprocessConfig) -> float:
 
 def context_seconds(config: PreprocessConfig) -> float:
     "Seconds of signal that are read on each side of a chunk."
-    return settling(config) if config.pad is None else config.pad
+    return settling_seconds(config) if config.pad is None else config.pad
 
 # %% ../../nbs/4_signals/01_settings.ipynb #af358c47
 def _fitting(config: PreprocessConfig) -> PreprocessConfig:
@@ -117,7 +116,7 @@ def _fitting(config: PreprocessConfig) -> PreprocessConfig:
     if config.chunk < config.window:
         raise PedarrError(f'preprocess: chunk={config.chunk:g} s must be at least as long as the window, '
                           f'{window}')
-    if not settling(config) <= 600:
+    if not settling_seconds(config) <= 600:
         raise PedarrError('preprocess: ecg_band, iegm_band or notch make a filter that rings for more than '
                           '600 s: move the lower corner up, or the corners apart')
     return config

@@ -21,7 +21,9 @@ __all__ = ['SPLITS', 'make_split', 'train_test', 'check_apart', 'split_notes', '
 SPLITS = {'patient': 'folds of whole subjects, classes spread as evenly as that allows',
           'loso': 'leave one subject out: each subject is a fold',
           'segment': 'segments at random, stratified by class; the same subjects are in training and test',
-          'official': 'the folds that are published for the database'}
+          'official': 'the folds that are published for the database',
+          'development': 'these without the last, which takes no part: for choosing before the test',
+          'cohort': 'each cohort is a fold: tested on one, trained on the others'}
 
 # %% ../../nbs/4_signals/08_splits.ipynb #38ccc3e7
 def _segment_folds(segments: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:
@@ -78,24 +80,39 @@ def _single_folds(segments: pd.DataFrame) -> np.ndarray:
     return segments['subject'].map({name: k for k, name in enumerate(names)}).fillna(0).to_numpy(int)
 
 # %% ../../nbs/4_signals/08_splits.ipynb #894a8b93
-def _official_folds(segments: pd.DataFrame) -> np.ndarray:
-    "The database's own folds (column `official`), numbered from 0; -1 for segments in none."
+def _official_folds(segments: pd.DataFrame, kind: str = 'official') -> np.ndarray:
+    """The database's own folds (column `official`), numbered from 0; -1 for segments in none, and for those
+    of the last fold where `kind` is 'development'."""
     own = segments['official'].to_numpy(int) if 'official' in segments else np.full(len(segments), -1)
     names = sorted(set(own[own >= 0].tolist()))
     if len(names) < 2:
-        raise PedarrError('split official: the database names no folds of its own; use split patient')
-    return np.where(own < 0, -1, np.searchsorted(names, own))
+        raise PedarrError(f'split {kind}: the database names no folds of its own; use split patient')
+    if kind == 'official': return np.where(own < 0, -1, np.searchsorted(names, own))
+    if len(names) < 3:
+        raise PedarrError(f'split {kind}: without its last fold the database has one; use split patient')
+    return np.where((own < 0) | (own == names[-1]), -1, np.searchsorted(names, own))
+
+# %% ../../nbs/4_signals/08_splits.ipynb #51000f4f
+def _cohort_folds(segments: pd.DataFrame) -> np.ndarray:
+    "The subject's cohort (column `cohort`) as a number, in alphabetical order; -1 for segments of none."
+    own = segments['cohort'] if 'cohort' in segments else pd.Series('', segments.index)
+    names = sorted(set(own) - {''})
+    if len(names) < 2:
+        said = f'only the cohort {names[0]!r}' if names else 'no cohorts'
+        raise PedarrError(f'split cohort: the table of subjects names {said}, two are needed: '
+                          'use split patient')
+    return own.map({'': -1} | {name: k for k, name in enumerate(names)}).to_numpy(int)
 
 # %% ../../nbs/4_signals/08_splits.ipynb #2da924f2
 def _check_request(segments: pd.DataFrame, kind: str, n_folds: int, strict: bool) -> None:
     "`PedarrError` for a split that can't be made of these segments."
     check_choice(kind, SPLITS, 'split')
-    if n_folds < 2 and kind not in ('loso', 'official'):
+    if n_folds < 2 and kind in ('patient', 'segment'):
         raise PedarrError(f'n_folds={n_folds}: a split needs at least 2 folds')
     if segments['subject'].isna().any():
         raise PedarrError('split: a segment has no subject; complete the column `subject` of the table')
     subjects = segments.loc[segments['evaluate'].to_numpy(bool), 'subject'].nunique()
-    needed = dict(patient=n_folds, loso=2, segment=1, official=2)[kind]
+    needed = dict(patient=n_folds, segment=1).get(kind, 2)
     if subjects < needed:
         raise PedarrError(f'split {kind}: {subjects} subjects with an evaluation segment are fewer than '
                           f'{needed} folds; use fewer folds or more recordings')
@@ -118,7 +135,8 @@ def make_split(segments: pd.DataFrame, kind: str = 'patient', n_folds: int = 5, 
     fold = np.full(len(segments), -1)
     if kind == 'segment': fold[labelled] = _segment_folds(some, n_folds, seed)
     elif kind == 'loso': fold[labelled] = _single_folds(some)
-    elif kind == 'official': fold[labelled] = _official_folds(some)
+    elif kind in ('official', 'development'): fold[labelled] = _official_folds(some, kind)
+    elif kind == 'cohort': fold[labelled] = _cohort_folds(some)
     else: fold[labelled] = _patient_folds(some, n_folds, seed)
     return fold
 
@@ -192,18 +210,19 @@ def repeated_splits(segments: pd.DataFrame, kind: str = 'patient', n_folds: int 
 
     `PedarrError` for more than one repeat of leave-one-subject-out, of which there is one only."""
     if repeats < 1: raise PedarrError(f'repeats={repeats}: at least 1 is needed')
-    if kind == 'official' and repeats > 1:
-        raise PedarrError(f'split official: the database names one, not {repeats}; use repeats=1')
-    if kind == 'loso' and repeats > 1:
-        raise PedarrError(f'split loso: there is one way to leave each subject out, not {repeats}; '
+    if kind in ('official', 'development') and repeats > 1:
+        raise PedarrError(f'split {kind}: the database names one, not {repeats}; use repeats=1')
+    if kind in ('loso', 'cohort') and repeats > 1:
+        left = 'subject' if kind == 'loso' else 'cohort'
+        raise PedarrError(f'split {kind}: there is one way to leave each {left} out, not {repeats}; '
                           'use repeats=1')
     return np.stack([make_split(segments, kind, n_folds, seed + r) for r in range(repeats)])
 
 # %% ../../nbs/4_signals/08_splits.ipynb #f9677ad8
 def check_split(segments: pd.DataFrame, fold: np.ndarray, kind: str = 'patient') -> None:
     """`PedarrError` unless the folds `fold [N]` are numbered from 0 without a gap, each labelled
-    evaluation row is tested in exactly one (at most one, where `kind` is 'official'), no side is empty,
-    and (unless `kind` is 'segment') no subject is on both sides."""
+    evaluation row is tested in exactly one (at most one, where `kind` is 'official', 'development' or
+    'cohort'), no side is empty, and (unless `kind` is 'segment') no subject is on both sides."""
     fold = np.asarray(fold)
     numbers = np.unique(fold)
     folds = numbers[numbers >= 0]
@@ -212,6 +231,6 @@ def check_split(segments: pd.DataFrame, fold: np.ndarray, kind: str = 'patient')
     for k in folds: train_test(segments, fold, k, kind)
     tested = segments['evaluate'].to_numpy(bool) & (segments['label'] != '').to_numpy()
     left = np.flatnonzero((fold < 0) & tested)
-    if len(left) and kind != 'official':
+    if len(left) and kind not in ('official', 'development', 'cohort'):
         raise PedarrError(f'split: row {left[0]} ({len(left)} in all) is for evaluation, but in no fold; '
                           'make the split anew')

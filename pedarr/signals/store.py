@@ -27,6 +27,7 @@ from ..core.errors import PedarrError, one_line, system_error
 from ..core.files import MOST_BYTES, file_stamp, open_regular, read_bytes, sha256
 from ..core.tables import FileContents, parse_json, read_table, validation_errors
 from ..data.channels import CHANNELS, N_ECG
+from ..data.records import MOST_RATE
 from .settings import PreprocessConfig
 
 # %% ../../nbs/4_signals/05_store.ipynb #5e1c4c22
@@ -43,7 +44,7 @@ Sha256 = Annotated[str, Field(pattern='^[0-9a-f]{64}$')]
 
 class _RecordMeta(FileContents):
     "A recording that a store was made from: its rate (Hz) and length (samples)."
-    fs: Annotated[float, Field(gt=0, le=1e6)]
+    fs: Annotated[float, Field(gt=0, le=MOST_RATE)]
     sig_len: Annotated[int, Field(ge=1, le=10**12)]
 
 # %% ../../nbs/4_signals/05_store.ipynb #8ef933bc
@@ -73,6 +74,8 @@ class StoreMeta(_Recipe):
     rare: list[_Name]
     unit: Literal['mV']
     simulated: bool
+    twin_version: list[int] | None = None     # of the simulator, as headers state it; older stores lack it
+    aliases: dict[str, _Name] | None = None   # names of channels of its database; older stores lack them
     segments: Annotated[int, Field(ge=1, le=10**9)]
     sha256: dict[str, Sha256]
     skipped: list[str]                        # records that were left out

@@ -42,6 +42,7 @@ from .rates import check_drift
 from .settings import PreprocessConfig
 from .store import STORE_VERSION
 from .windows import segment_table, unlabelled_rhythms
+from ..synthetic.files import stated_twin
 
 # %% ../../nbs/4_signals/06_survey.ipynb #258a57aa
 class LeftOut(NamedTuple):
@@ -396,11 +397,13 @@ def _versions() -> dict: return {m.__name__: m.__version__ for m in (pedarr, np,
 def _meta(database: Database, config: PreprocessConfig, plans: list, who: pd.DataFrame, **more: Any) -> dict:
     "What store.json says of how the store was made, but for the hashes of the signal files."
     simulated = any('simulated' in c.lower() for p in plans for c in p.record.comments)
+    twins = {stated_twin(p.record.comments) for p in plans} - {None}
     each = lambda what: {p.name: what(p) for p in plans}
     found = {c for p in plans for c in p.channels}
     return json_ready(dict(
         **more, store_version=STORE_VERSION, versions=_versions(), config=config.model_dump(),
         database=database.name, subjects=hash_value(who.to_csv()), unit='mV', simulated=simulated,
+        twin_version=sorted(twins), aliases=database.aliases,
         records=each(lambda p: dict(fs=p.record.fs, sig_len=p.record.sig_len)),
         channels=each(lambda p: p.channels), stored=[c for c in CHANNELS if c in found],
         signals=each(lambda p: [r for r in p.record.rows if r >= 0]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,14 +19,14 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PassingError, PedarrError, one_line, system_error
-from ..core.files import create_file, sha256, sync_file, sync_folder
+from ..core.files import create_file, sha256, sync_file, sync_folder, write_atomic
 from ..core.locks import NO_LOCKS, hold_lock
 from ..core.parallel import parallel_map
 from .heart import SIMULATED_RATE
 from .recording import Study, Subject
 
 # %% auto #0
-__all__ = ['TWIN_VERSION', 'pack24', 'header_text', 'write_study', 'duration_text', 'write_database']
+__all__ = ['TWIN_VERSION', 'pack24', 'header_text', 'stated_twin', 'write_study', 'duration_text', 'write_database']
 
 # %% ../../nbs/2_synthetic/08_files.ipynb #d496ede4
 def pack24(digital: np.ndarray) -> bytes:
@@ -44,18 +45,24 @@ def header_text(name: str, names: Sequence[str], n: int, first: np.ndarray, tota
         lines.append(f'{name}.dat 24 {gain}/mV 24 0 {a} {checksum} 0 {channel}')
     return '\n'.join(lines + [f'#{c}' for c in comments]) + '\n'
 
-# %% ../../nbs/2_synthetic/08_files.ipynb #4513d6d6
+# %% ../../nbs/2_synthetic/08_files.ipynb #5cdf03a6
 TWIN_VERSION = 1       # of everything that decides the samples; named in every header
 _COMMENT = 'Simulated by pedarr: no patient'
 _CUSTOM_LABELS = [(42, 'X', 'Tachycardia beat'), (43, 'b', 'Bundle branch block beat, custom label')]
 
+def stated_twin(comments: Iterable[str]) -> int | None:
+    "The version of the simulator that the comments of a record's header state; None where they state none."
+    found = [re.fullmatch(r'Twin version (\d{1,9})', c.strip()) for c in comments]
+    return next((int(m[1]) for m in found if m), None)
+
+# %% ../../nbs/2_synthetic/08_files.ipynb #4513d6d6
 def write_study(folder: Path | str, study: Study, comments: Iterable[str] = ()) -> str:
     "Write NAME.dat, NAME.hea and NAME.atr of a `Study` into `folder`; returns the signal file's SHA-256."
     import wfdb
     folder, name, channels, s = Path(folder), study.subject.record, study.subject.channels, study
     digest, first, total = _write_signals(folder / f'{name}.dat', study)
     said = [_COMMENT, f'Twin version {TWIN_VERSION}', *map(one_line, comments)]
-    _write_synced(folder / f'{name}.hea', header_text(name, channels, s.n, first, total, comments=said))
+    write_atomic(folder / f'{name}.hea', header_text(name, channels, s.n, first, total, comments=said))
     wfdb.wrann(name, 'atr', s.sample, symbol=s.symbol, aux_note=s.aux, custom_labels=_CUSTOM_LABELS,
                write_dir=str(folder))
     sync_file(folder / f'{name}.atr')
@@ -75,11 +82,6 @@ def _write_signals(path: Path, study: Study) -> tuple[str, np.ndarray, np.ndarra
         f.flush()
         os.fsync(f.fileno())
     return digest.hexdigest(), first, total
-
-def _write_synced(path: Path, text: str) -> None:
-    "Write a small new file, and force it to the disk."
-    path.write_bytes(text.encode())
-    sync_file(path)
 
 # %% ../../nbs/2_synthetic/08_files.ipynb #1bb64e17
 def duration_text(seconds: float) -> str:
@@ -101,12 +103,12 @@ def _write_tables(folder: Path, subjects: Sequence[Subject], lengths: dict[str, 
                   sums: dict[str, str]) -> None:
     "All that is no record; `lengths` (s) and `sums` (SHA-256 of the signal files) by record."
     for cohort in ('children', 'adults'):
-        _write_synced(folder / f'{cohort}-subject-info.csv', _subject_table(subjects, cohort, lengths))
-    _write_synced(folder / 'RECORDS', ''.join(f'{s.record}\n' for s in subjects))
-    _write_synced(folder / 'ANNOTATORS', 'atr\tsimulated rhythm and beat annotations\n')
+        write_atomic(folder / f'{cohort}-subject-info.csv', _subject_table(subjects, cohort, lengths))
+    write_atomic(folder / 'RECORDS', ''.join(f'{s.record}\n' for s in subjects))
+    write_atomic(folder / 'ANNOTATORS', 'atr\tsimulated rhythm and beat annotations\n')
     files = sorted(p for p in folder.iterdir() if p.name != 'SHA256SUMS.txt')
     digests = [sums.get(p.stem) if p.suffix == '.dat' else sha256(p) for p in files]
-    _write_synced(folder / 'SHA256SUMS.txt', ''.join(f'{d} {p.name}\n' for d, p in zip(digests, files)))
+    write_atomic(folder / 'SHA256SUMS.txt', ''.join(f'{d} {p.name}\n' for d, p in zip(digests, files)))
 
 # %% ../../nbs/2_synthetic/08_files.ipynb #75069622
 def write_database(folder: Path | str, subjects: Sequence[Subject], make: Callable[[Subject], Study],

@@ -62,9 +62,9 @@ class Progress(FileContents):
     epoch: Count
     history: list[EpochRow]
 
-def _progress(meta: dict, path: Path, epochs: int) -> Progress:
+def _progress(meta: dict, path: Path, epochs: int, kind: type[Progress]) -> Progress:
     "What the header of a checkpoint says; `PedarrError` unless it fits a run of `epochs` epochs."
-    try: p = Progress.model_validate_json(json.dumps(parse_json(meta.get('state', ''), path)))
+    try: p = kind.model_validate_json(json.dumps(parse_json(meta.get('state', ''), path)))
     except ValidationError as e:
         raise PedarrError(f'{path}: damaged ({one_line(validation_errors(e))}): delete it') from e
     if not [row.epoch for row in p.history] == list(range(p.epoch)) or not 0 < p.epoch <= epochs:
@@ -80,11 +80,12 @@ def _moments(optimizer) -> dict:
     return out
 
 # %% ../../nbs/8_training/07_checkpoints.ipynb #cc61285d
-def _read_checkpoint(path: Path, expected: dict, moments: dict, epochs: int) -> tuple[dict, Progress]:
+def _read_checkpoint(path: Path, expected: dict, moments: dict, epochs: int,
+                     kind: type[Progress]) -> tuple[dict, Progress]:
     "(tensors, progress) of a checkpoint, checked; `PedarrError`."
     try:
         t, meta = read_tensors(path, expected, sum(4*m.numel() + 1000 for m in moments.values()))
-        progress = _progress(meta, path, epochs)
+        progress = _progress(meta, path, epochs, kind)
         extra = t.keys() - expected.keys()
         strange = [k for k in extra if k not in moments or t[k].shape != moments[k].shape]
         if strange: raise PedarrError(f'{path}: {one_line(min(strange))[:60]} is no part of it: delete it')
@@ -97,12 +98,12 @@ def _read_checkpoint(path: Path, expected: dict, moments: dict, epochs: int) -> 
 
 # %% ../../nbs/8_training/07_checkpoints.ipynb #ab11d832
 def load_checkpoint(path: Path, model: nn.Module, contrastive: nn.Module | None, optimizer: Optimizer,
-                    epochs: int = 100_000) -> tuple[int, list]:
-    """Put the state back; (epochs done, history so far). `PedarrError` if the file is damaged or of
-    another model."""
+                    epochs: int = 100_000, kind: type[Progress] = Progress) -> tuple[int, list]:
+    """Put the state back; (epochs done, history so far, its rows of this `kind`). `PedarrError` if the file
+    is damaged or of another model."""
     mine = _tensors(model, contrastive, optimizer)
     expected = {k: v for k, v in mine.items() if not k.startswith('optim.')}
-    t, progress = _read_checkpoint(path, expected, _moments(optimizer), epochs)
+    t, progress = _read_checkpoint(path, expected, _moments(optimizer), epochs, kind)
     part = lambda prefix: {k.removeprefix(prefix): v for k, v in t.items() if k.startswith(prefix)}
     model.load_state_dict(part('model.'))
     if contrastive is not None: contrastive.load_state_dict(part('loss.'))

@@ -80,6 +80,7 @@ class DataParameters(Parameters):
     grouping: str = Field('', description="label set; '' is the store's own")
     task: _Task = Field('', description="single (one class a window), multi (several); '': the grouping's")
     modalities: _ModalityName = Field('both', description='both, ecg or iegm')
+    cohort: str = Field('', description="only subjects of this cohort; '': all")
 
 class SplitParameters(Parameters):
     "Who is tested on whom."
@@ -88,19 +89,20 @@ class SplitParameters(Parameters):
     fold: _Fold = Field('all', description='all, last, or the number of one fold')
     split_seed: Seed = Field(0, description='draws the folds')
     validation: float = Field(0.2, ge=0, le=.9, description='share of training subjects that validate')
+    most_per_record: int = Field(0, ge=0, le=10**9, description='training windows of a record; 0: all')
     single_subject_classes: _SingleSubject = Field('error', description='error, drop or keep')
 
 # %% ../../nbs/8_training/00_config.ipynb #5373d5a9
 class FitParameters(Parameters):
     "How a network is fitted."
-    epochs: int = Field(25, ge=1, le=100_000, description='passes over the training windows')
+    epochs: int = Field(30, ge=1, le=100_000, description='passes over the training windows')
     batch_size: int = Field(32, ge=2, le=1_000_000, description='windows a step')
-    lr: float = Field(1e-3, gt=0, description='highest learning rate')
+    lr: float = Field(2e-3, gt=0, description='highest learning rate')
     weight_decay: float = Field(0.05, ge=0, description='of matrices and kernels')
-    warmup: float = Field(0.1, ge=0, le=1, description='share of the steps in which the rate rises')
+    warmup: float = Field(0.25, ge=0, le=1, description='share of the steps in which the rate rises')
     clip: float = Field(1.0, gt=0, description='longest gradient')
     augment: bool = Field(True, description='training windows are disturbed')
-    channel_dropout: float = Field(0., ge=0, le=1, description='chance of a window to lose channels')
+    channel_dropout: float = Field(.5, ge=0, le=1, description='chance of a window to lose channels')
     normalise: _Normalisation = Field('modality', description=f'one of {", ".join(NORMALISE)}')
     precision: _Precision = Field('float32', description='of the forward pass: float32 or bf16')
     pretrained: str = Field('', description="file of weights that encoders start from; '': chance")
@@ -153,8 +155,6 @@ class TrainConfig(MachineParameters, ModelParameters, NetworkParameters, LossPar
         else: loss_terms(self.loss)
         if self.task == 'single' and self.loss in MULTI_LOSSES:
             raise PedarrError(f'loss {self.loss!r} is for several labels at once: set task to multi')
-        if self.channel_dropout and not self.augment:
-            raise PedarrError('channel_dropout disturbs windows, but augment is false: leave one of them out')
         for name in self.model_options: _check_option(name, self.model)
         if self.model == TREES: _check_trees(self)
         return self

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,8 @@ from .config import TrainConfig
 from .loop import (
     Objective, Prefetched, check_finite, clip_gradients, fit, in_precision, make_optimizer,
     network_inputs, pick_device, schedule_rate, start_epoch, supervised_objective)
-from .network import build_model, class_codes, fold_losses, start_pretrained
+from .network import (
+    build_model, class_codes, fold_losses, start_phrases, start_pretrained)
 from .runs import check_unchanged
 
 # %% auto #0
@@ -58,23 +60,34 @@ def answering_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoa
     data = SegmentDataset(store, index, normalise=c.normalise, seed=c.seed, device=where)
     return make_loader(data, 4*c.batch_size, shuffle=False)
 
+# %% ../../nbs/8_training/08_folds.ipynb #e1a4ad6c
+@contextmanager
+def _read_by_head(model: nn.Module) -> Iterator[list]:
+    "A list that gets what the last layer `model.head` reads, batch by batch (nothing, without such a layer)."
+    read: list = []
+    keep = lambda layer, given: read.append(given[0].float())
+    hook = model.head.register_forward_pre_hook(keep) if hasattr(model, 'head') else None
+    try: yield read
+    finally: hook and hook.remove()
+
 # %% ../../nbs/8_training/08_folds.ipynb #f5c6ca93
 @torch.inference_mode()
 def predict(model: nn.Module, loader: Iterable, device: torch.device | str) -> dict[str, np.ndarray]:
-    "Arrays over the loader's segments: `index`, `prob` [N,C], `weights` [N,2], `embedding` [N,proj]."
+    "Of the loader's segments: `index`, `prob` [N,C], `weights` [N,2], `embedding` [N,proj], `state` [N,d]."
     model.eval()
     parts = []
-    for batch in loader:
-        out = model(*network_inputs(batch, device))
-        logits = out.logits.float()
-        prob = logits.softmax(1) if batch.target is None else logits.sigmoid()
-        said = prob, out.modality_weights.float(), out.embedding.float()
-        parts.append((batch.index.numpy(), *(x.cpu().numpy() for x in said)))
-    index, prob, weights, embedding = (np.concatenate(x) for x in zip(*parts))
+    with _read_by_head(model) as read:
+        for batch in loader:
+            out = model(*network_inputs(batch, device))
+            logits, embedding = out.logits.float(), out.embedding.float()
+            prob = logits.softmax(1) if batch.target is None else logits.sigmoid()
+            said = prob, out.modality_weights.float(), embedding, read.pop() if read else embedding
+            parts.append((batch.index.numpy(), *(x.cpu().numpy() for x in said)))
+    index, prob, weights, embedding, state = (np.concatenate(x) for x in zip(*parts))
     if not np.isfinite(prob).all():
         raise PedarrError('the network gives no finite probabilities: it diverged in training; lower lr, '
                           'and train again')
-    return dict(index=index, prob=prob, weights=weights, embedding=embedding)
+    return dict(index=index, prob=prob, weights=weights, embedding=embedding, state=state)
 
 # %% ../../nbs/8_training/08_folds.ipynb #78b6d7a3
 def validation_scores(model: nn.Module, loader: Iterable | None, truth: np.ndarray,
@@ -155,15 +168,14 @@ def fit_fold(store: Store, train: np.ndarray, validation: np.ndarray, c: TrainCo
              checkpoint: Path | None = None, after_epoch: Callable[[dict], None] = lambda row: None
              ) -> tuple[nn.Module, nn.Module | None, list[dict]]:
     """Train on row numbers `train` [N], answer `validation` [M] (may be empty) each epoch: (model,
-    contrastive loss, history).
-
-    Resumes from `checkpoint` where it exists; `after_epoch` gets each row of the history, those from before
-    too. Raises `PedarrError` for a device that isn't there, a damaged checkpoint, a store that changed, and a
-    loss that isn't finite any more."""
+    contrastive loss, history). Resumes from `checkpoint` where it exists; `after_epoch` gets each row of the
+    history, those from before too. `PedarrError` for a device that isn't there, a damaged checkpoint, a store
+    that changed, and a loss that isn't finite any more."""
     pick_device(c.device)
     model = build_model(c, len(store.classes), rate=store.fs)
-    if checkpoint is None or not checkpoint.exists(): start_pretrained(model, c, store.fs)
-    t = prepare_training(store, train, c, model, fold_losses(store, train, model.config['proj_dim'], c))
+    losses = fold_losses(store, train, model.config['proj_dim'], c)
+    if checkpoint is None or not checkpoint.exists(): _start(model, losses[0], store, train, c)
+    t = prepare_training(store, train, c, model, losses)
     history = _resumed(t, checkpoint, c)
     for row in history: after_epoch(row)
     schedule_rate(t.optimizer, c.epochs*len(t.batches), c.lr, c.warmup, done=len(history)*len(t.batches))
@@ -172,6 +184,12 @@ def fit_fold(store: Store, train: np.ndarray, validation: np.ndarray, c: TrainCo
     return t.model, t.losses[1], history
 
 # %% ../../nbs/8_training/08_folds.ipynb #e2361216
+def _start(model: nn.Module, loss: nn.Module, store: Store, train: np.ndarray, c: TrainConfig) -> None:
+    "Whatever a network starts from besides chance."
+    start_pretrained(model, c, store.fs)
+    start_phrases(model, loss, store, train, c)
+
+# %% ../../nbs/8_training/08_folds.ipynb #c21560fd
 def _resumed(t: FitSetup, checkpoint: Path | None, c: TrainConfig) -> list[dict]:
     "The history in the `checkpoint`, whose state is put back; [] where there is none."
     if checkpoint is None or not checkpoint.exists(): return []

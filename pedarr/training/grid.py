@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ import pandas as pd
 from tqdm import tqdm
 
 # %% auto #0
-__all__ = ['QUESTIONS', 'Job', 'folder_name', 'plan_jobs', 'train_from_stdin', 'run_job', 'run_grid', 'save_plan', 'load_plan']
+__all__ = ['QUESTIONS', 'TRAIN_PROGRAM', 'Job', 'folder_name', 'plan_jobs', 'train_from_stdin', 'run_job', 'run_grid',
+           'save_plan', 'load_plan']
 
 # %% ../../nbs/8_training/14_grid.ipynb #13f9413a
 from ..core.errors import PedarrError, error_line, one_line, system_error
@@ -59,7 +60,7 @@ _NETWORKS = {
     'early fusion': _variant('early'),
     'equal shares': _variant('equal'),
     'no Transformer': dict(depth=0),
-    'Transformer depth 1': dict(depth=1),
+    'Transformer depth 2': dict(depth=2),
     'Transformer depth 4': dict(depth=4),
     'deep encoders': dict(encoder='deep'),
     'xresnet1d': dict(model='xresnet1d'),
@@ -158,35 +159,29 @@ def plan_jobs(questions: dict, out: str | Path, splits: Sequence[str] = ('patien
     return jobs
 
 # %% ../../nbs/8_training/14_grid.ipynb #a3c1f449
-def train_from_stdin() -> None:
-    """What the process of a job does: read its parameters (JSON) from standard input, and train. An error
-    becomes one line and its exit status."""
+def _train(**params) -> None:
+    "Train with these parameters, and leave the run folder."
     from pedarr.training.train import run_training
-    try: run_training(make_config(**json.load(sys.stdin)), progress=False)
+    run_training(make_config(**params), progress=False)
+
+def train_from_stdin(train: Callable[..., object] = _train) -> None:
+    """What the process of a job does: read its parameters (JSON) from standard input, and `train` with them.
+    An error becomes one line and its exit status."""
+    try: train(**json.load(sys.stdin))
     except (Exception, KeyboardInterrupt) as e:
         text, status = error_line(e)
         print(text, file=sys.stderr)
         sys.exit(status)
 
-_PYTHON = [sys.executable, '-W', 'ignore', '-c']
-_TRAIN = 'from pedarr.training.grid import train_from_stdin as train; train()'
-_NOTEBOOK = 'from pedarr.use.command import pedarr_command; pedarr_command()'
-
-# %% ../../nbs/8_training/14_grid.ipynb #1017a5ce
-def _command(job: Job, notebook: bool) -> tuple[list[str], str]:
-    """The command of a job, and what it gets on standard input. With `notebook` it leaves the executed
-    training notebook and a report, too."""
-    if not notebook: return [*_PYTHON, _TRAIN], json.dumps(job.params)
-    pairs = [x for k, v in job.params.items() if k not in ('store', 'run') for x in ('-p', k, str(v))]
-    return [*_PYTHON, _NOTEBOOK, 'train', job.params['store'], '--run', job.run, *pairs], ''
+TRAIN_PROGRAM = 'from pedarr.training.grid import train_from_stdin as train; train()'
 
 # %% ../../nbs/8_training/14_grid.ipynb #e603f4a5
-def _start(job: Job, threads: int, notebook: bool, limit: float | None) -> tuple[str, str]:
+def _start(job: Job, threads: int, program: str, limit: float | None) -> tuple[str, str]:
     "Train one job in a process of its own: (status, why it failed)."
-    command, text = _command(job, notebook)
+    command = [sys.executable, '-W', 'ignore', '-c', program]
     environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
     settings = dict(capture_output=True, text=True, timeout=limit, env=environment)
-    try: p = subprocess.run(command, input=text, **settings)
+    try: p = subprocess.run(command, input=json.dumps(job.params), **settings)
     except subprocess.TimeoutExpired: return 'failed', f'took longer than {limit:g} s'
     except OSError as e: return 'failed', str(system_error(e, doing='no process could be started'))
     if p.returncode == 0: return 'done', ''
@@ -202,28 +197,30 @@ def _is_finished(job: Job) -> bool:
     check_same_store(run, open_store(c.store, verify=False))
     return (run/'metrics.json').exists()
 
-def run_job(job: Job, threads: int = 1, notebook: bool = False, limit: float | None = None) -> dict:
+def run_job(job: Job, threads: int = 1, program: str = TRAIN_PROGRAM, limit: float | None = None) -> dict:
     """Run one job in its own process (at most `limit` seconds): run, status (done, already or failed),
-    seconds, and why it failed."""
+    seconds, and why it failed. `program`: the Python that the process runs, its parameters on standard
+    input."""
     began = time.perf_counter()
-    try: status, why = ('already', '') if _is_finished(job) else _start(job, threads, notebook, limit)
+    try: status, why = ('already', '') if _is_finished(job) else _start(job, threads, program, limit)
     except PedarrError as e: status, why = 'failed', str(e)
     return dict(run=job.run, status=status, seconds=round(time.perf_counter() - began, 1), why=why)
 
 # %% ../../nbs/8_training/14_grid.ipynb #2b6cc80a
-def run_grid(jobs: list[Job], processes: int = 2, threads: int | None = None, notebook: bool = False,
-             limit: float | None = None, progress: bool = True) -> pd.DataFrame:
+def run_grid(jobs: list[Job], processes: int = 2, threads: int | None = None,
+             program: str = TRAIN_PROGRAM, limit: float | None = None,
+             progress: bool = True) -> pd.DataFrame:
     """Run all jobs, `processes` at a time, each run once: a table `run status seconds why`, a row for each
     run. A failed run does not end the others.
 
-    `threads` of each process: by default its share of the cores; `limit`: seconds that a run may take. The
+    `threads` of each process: by default its share of the cores; `program`, `limit`: as of `run_job`. The
     plan is kept beside the runs (`plan.json`), joined with what was planned there before."""
     once = list({j.run: j for j in jobs}.values())
     save_plan(jobs)
     threads = threads or max(1, (os.cpu_count() or 1)//processes)
     run = joblib.delayed(run_job)
     several = joblib.Parallel(processes, prefer='threads', return_as='generator')
-    done = several(run(j, threads, notebook, limit) for j in once)
+    done = several(run(j, threads, program, limit) for j in once)
     return pd.DataFrame(tqdm(done, total=len(once), desc='runs', disable=not progress, mininterval=1.))
 
 # %% ../../nbs/8_training/14_grid.ipynb #400c8a21

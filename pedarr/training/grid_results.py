@@ -159,7 +159,8 @@ def recall_table(jobs: list[Job]) -> pd.DataFrame:
 
 # %% ../../nbs/8_training/15_grid_results.ipynb #ad81499e
 SPLIT_NAMES = {'patient': 'inter-patient', 'loso': 'inter-patient (leave one out)',
-               'official': 'official split', 'segment': 'intra-patient'}
+               'official': 'official split', 'development': 'official split, last fold unread',
+               'segment': 'intra-patient', 'cohort': 'another cohort'}
 
 def _percent(value: float, low: float, high: float) -> str:
     "'91.2 % [88.1, 94.0]' from fractions; '' for NaN."
@@ -255,13 +256,14 @@ def _readable(folder: str) -> Run | None:
 
 # %% ../../nbs/8_training/15_grid_results.ipynb #69273043
 def provenance(store: Store, jobs: list[Job], notes: list[str]) -> dict:
-    """What made a table of results: the database, the store's hash, parameters that all runs share, seeds,
-    versions and commits (from the runs' own files)."""
+    """What made a table of results: the database (of a simulated one, its version), the store's hash,
+    parameters that all runs share, seeds, versions and commits (from the runs' own files)."""
     envs = [r.environment for r in map(_readable, dict.fromkeys(j.run for j in jobs)) if r is not None]
     shared, systems = _asked(jobs)
     names = 'python', 'torch', 'numpy', 'sklearn', 'device'
     return dict(database=store.meta['database'], simulated=bool(store.meta.get('simulated')),
-                store_sha256=store.meta['sha256'], preprocess=store.meta['config'], shared=shared,
+                twin_version=store.meta.get('twin_version'), store_sha256=store.meta['sha256'],
+                preprocess=store.meta['config'], shared=shared,
                 seeds=1 + max(j.seed for j in jobs), runs=len(envs), systems=systems, notes=notes,
                 commits=sorted({str(e.commit) for e in envs}), changed=any(e.changed for e in envs),
                 versions={k: sorted({getattr(e, k) for e in envs}) for k in names})

@@ -10,42 +10,31 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.errors import PedarrError, one_line, shown_value
+from ..core.errors import PedarrError, shown_value
+from ..data.statement_words import statement_words
+from ..losses.phrases import hash_words, starting_bias
 from ..losses.registry import (
-    MULTI_LOSSES, HeadSpec, loss_head_spec, make_head, make_losses, make_multi_loss)
+    HeadSpec, loss_head_spec, make_head, make_losses, make_multi_loss)
 from ..model.baselines import make_model
+from ..model.earlier_encoders import ENCODERS
 from ..model.pretrained import Pretrained, load_pretrained
 from ..signals.batches import is_multi
 from ..signals.store import Store
 from .config import MODALITY_SETS, TrainConfig
 
 # %% auto #0
-__all__ = ['LARGEST_OPTION', 'DEEPEST', 'loss_head', 'replace_head', 'build_network', 'network_options', 'build_model',
-           'weights_file', 'start_pretrained', 'class_codes', 'fold_losses']
+__all__ = ['loss_head', 'replace_head', 'build_network', 'network_options', 'build_model', 'weights_file', 'start_pretrained',
+           'class_codes', 'fold_losses', 'start_phrases']
 
 # %% ../../nbs/8_training/06_network.ipynb #b9d5d83e
 def loss_head(c: TrainConfig) -> HeadSpec:
     "The last layer that the loss of a run asks for."
-    return HeadSpec('linear') if c.loss in MULTI_LOSSES else loss_head_spec(c.loss, **c.loss_options)
+    return loss_head_spec(c.loss, **c.loss_options)
 
 def replace_head(model: torch.nn.Module, head: HeadSpec) -> torch.nn.Module:
     "`model`, with another last layer where `head` is not the linear one that every network has."
     if head.kind != 'linear': model.head = make_head(head, model.head.in_features, model.head.out_features)
     return model
-
-# %% ../../nbs/8_training/06_network.ipynb #bb1fe3c1
-LARGEST_OPTION = 65_536       # no number among a network's options may be larger
-DEEPEST = 256                 # blocks
-
-def _check_numbers(options: dict, what: str) -> None:
-    "`PedarrError` for a number among the options of a network that nobody means."
-    for name, v in options.items():
-        for x in v if isinstance(v, list) else [v]:
-            if isinstance(x, (int, float)) and not abs(x) <= LARGEST_OPTION:
-                raise PedarrError(f'{what}: {name}={one_line(x)[:40]} is out of range: the largest is '
-                                  f'{LARGEST_OPTION}')
-    if isinstance(options.get('depth'), int) and options['depth'] > DEEPEST:
-        raise PedarrError(f'{what}: depth is at most {DEEPEST}')
 
 # %% ../../nbs/8_training/06_network.ipynb #f0df7c73
 def build_network(name: str, n_classes: int, options: dict, head: HeadSpec, what: str,
@@ -53,7 +42,6 @@ def build_network(name: str, n_classes: int, options: dict, head: HeadSpec, what
     """The network `name` with the last layer `head`; `device` 'meta': its shapes alone.
 
     `PedarrError`, which names `what`, if none can be built from the `options`."""
-    _check_numbers(options, what)
     try:
         with torch.device(device or 'cpu'): return replace_head(make_model(name, n_classes, **options), head)
     except PedarrError as e: raise PedarrError(f'{what}: {str(e)[:300]}') from e
@@ -63,13 +51,21 @@ def build_network(name: str, n_classes: int, options: dict, head: HeadSpec, what
         raise PedarrError(f'{what} {shown_value(options)}: {why}: correct them') from e
 
 # %% ../../nbs/8_training/06_network.ipynb #c8a5c47d
+def _rates(c: TrainConfig, rate: float) -> dict:
+    "The rate of the windows (Hz; 0: unknown), and the rates at which the encoders are to read them."
+    if c.model != 'pedarrnet' or not rate: return {}
+    reads = ENCODERS[c.encoder].reads
+    own = dict(ecg_rate=min(rate, reads), iegm_rate=min(rate, reads)) if reads else {}
+    return dict(rate=rate) | own
+
+# %% ../../nbs/8_training/06_network.ipynb #b99a7b2e
 def network_options(c: TrainConfig, rate: float = 0.) -> dict:
     "What the network of a run is built with, for windows at `rate` Hz (0: unknown)."
     size = dict(dim=c.dim, depth=c.depth, heads=c.heads, encoder=c.encoder) if c.model == 'pedarrnet' else {}
     lost = c.modality_dropout if c.modalities == 'both' else 0.
     used = list(MODALITY_SETS[c.modalities])
-    own = dict(rate=rate) if c.model_options.keys() & {'ecg_rate', 'iegm_rate', 'crop'} else {}
-    return dict(**size, **own, dropout=c.dropout, modalities=used, modality_dropout=lost, **c.model_options)
+    return dict(**size, dropout=c.dropout, modalities=used, modality_dropout=lost, **_rates(c, rate)
+                ) | c.model_options
 
 def build_model(c: TrainConfig, n_classes: int, device: str | None = None,
                 rate: float = 0.) -> torch.nn.Module:
@@ -101,3 +97,13 @@ def fold_losses(store: Store, train: np.ndarray, dim: int, c: TrainConfig) -> tu
     if is_multi(store): return make_multi_loss(c.loss, store.target[train].sum(0), **c.loss_options), None
     counts = np.bincount(class_codes(store, train), minlength=len(store.classes))
     return make_losses(c.loss, counts, dim, c.logit_adjust, **c.loss_options)
+
+# %% ../../nbs/8_training/06_network.ipynb #ff8e1894
+def start_phrases(model: torch.nn.Module, loss: torch.nn.Module, store: Store, train: np.ndarray,
+                  c: TrainConfig) -> None:
+    """Words and first bias of the head of `model`, where `loss` asks for phrases, from the segments `train`
+    [N]. `PedarrError` for statements without a description."""
+    if (head := loss_head(c)).kind != 'phrases': return
+    bias = starting_bias(loss, torch.from_numpy(store.target[train].astype(np.float32)), c.batch_size)
+    model.head.bias.data.fill_(-10. if c.loss_options.get('siglip_bias') else bias)
+    if head.words: model.head.tower.words.copy_(hash_words(statement_words(store.classes)))

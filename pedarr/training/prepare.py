@@ -16,12 +16,13 @@ from ..core.errors import PedarrError
 from ..core.names import check_choice
 from ..data.channels import N_ECG
 from ..data.groupings import GROUPINGS, classes_of, get_grouping
+from ..data.statement_words import statement_words
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.features import annotated_beats, segment_features
 from ..model.trees import TREES
 from ..signals.augmentation import NORMALISE
 from ..signals.batches import is_multi
-from ..signals.roles import all_roles
+from ..signals.roles import all_roles, cap_training, within_cohort
 from ..signals.splits import make_split, split_notes
 from ..signals.statements import statement_mapping, task_of, with_statements
 from ..signals.store import Store, open_store
@@ -29,7 +30,7 @@ from .config import MODALITY_SETS, TrainConfig
 from .folds import rows_of
 from .loop import pick_device
 from .machine import check_disk, check_network
-from .network import build_model, start_pretrained
+from .network import build_model, loss_head, start_pretrained
 from .runs import check_place, check_same_parameters, check_same_store
 
 # %% auto #0
@@ -65,10 +66,22 @@ def relabel_store(store: Store, grouping: str, mapping: dict | None = None) -> t
     return dataclasses.replace(store, segments=store.segments.assign(label=label), classes=classes), notes
 
 # %% ../../nbs/8_training/10_prepare.ipynb #037072ed
+def _of_cohort(store: Store, cohort: str) -> Store:
+    "The store with labels of the subjects of `cohort` alone, and of their classes; '': as it is."
+    if not cohort: return store
+    try: segments = within_cohort(store.segments, cohort)
+    except PedarrError as e: raise PedarrError(f'{store.path}: {e}') from e
+    held = set(segments.label)
+    return dataclasses.replace(store, segments=segments, classes=[c for c in store.classes if c in held])
+
+# %% ../../nbs/8_training/10_prepare.ipynb #3a1f1457
 def labelled_store(store: Store, c: TrainConfig, mapping: dict | None = None) -> tuple[Store, list]:
     "The store with the labels that a run asks for, one a window or several, and notes; as `relabel_store`."
-    if task_of(store, c.grouping, c.task) == 'single': return relabel_store(store, c.grouping, mapping)
-    return with_statements(store, c.grouping, mapping)
+    multi = task_of(store, c.grouping, c.task) != 'single'
+    if multi and c.cohort: raise PedarrError('cohort is for one class a window: leave it out')
+    if multi: return with_statements(store, c.grouping, mapping)
+    labelled, notes = relabel_store(store, c.grouping, mapping)
+    return _of_cohort(labelled, c.cohort), notes
 
 def mapping_of(store: Store, c: TrainConfig) -> dict[str, str]:
     "rhythm -> class, or statement -> class where a window may carry several, of the grouping of a run."
@@ -110,7 +123,8 @@ def plan_roles(store: Store, fold: np.ndarray, c: TrainConfig) -> np.ndarray:
     if len(fold)*(int(fold.max()) + 1) > 10**9:
         raise PedarrError(f'split {c.split}: {fold.max() + 1} folds of {len(fold)} segments are more than '
                           'can be trained: use split patient')
-    return all_roles(store.segments, fold, c.split, c.validation, c.split_seed)
+    roles = all_roles(store.segments, fold, c.split, c.validation, c.split_seed)
+    return cap_training(store.segments, roles, c.most_per_record, c.split_seed)
 
 # %% ../../nbs/8_training/10_prepare.ipynb #d60d9941
 def _role_notes(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig) -> list[str]:
@@ -202,6 +216,7 @@ def _check_task(store: Store, c: TrainConfig) -> None:
         if c.model == TREES: raise PedarrError('model trees gives one class a window: choose a network')
         if c.logit_adjust: raise PedarrError('logit_adjust is for one class a window: set it to 0')
         multi_key(c.loss)
+        if loss_head(c).words: statement_words(store.classes)
     elif c.loss in MULTI_LOSSES:
         raise PedarrError(f'loss {c.loss!r} is for several labels at once: set task to multi')
     else: loss_terms(c.loss)

@@ -120,11 +120,17 @@ class MultiMetrics(FileContents):
     files: dict[str, _Hash] = {}
 
 # %% ../../nbs/8_training/01_run_files.ipynb #1bfeeb35
+class _PhraseHead(FileContents):
+    "The head of a loss between ECGs and texts: length of its vectors, and whether they are made of words."
+    embed: int = Field(ge=1, le=65_536)
+    words: bool
+
 class ModelCard(FileContents):
     "model.json: what rebuilds the networks of a run, or grows its trees again."
     network: str = 'pedarrnet'
     model: dict[str, Any]
     cosine_head: float | None = None
+    phrase_head: _PhraseHead | None = None
     task: str = 'single'
     pretrained: _Hash | None = None      # of the file that the encoders started from
     classes: _Names
@@ -152,7 +158,7 @@ class Environment(FileContents):
 
 # %% ../../nbs/8_training/01_run_files.ipynb #e702c372
 _BEFORE = {'model': 'pedarrnet', 'model_options': {}, 'encoder': 'plain', 'task': '', 'pretrained': '',
-           'validation': 0.}       # what was done before these existed
+           'validation': 0., 'channel_dropout': 0., 'cohort': '', 'most_per_record': 0}
 
 REMOVED_PARAMETERS = ('watch',)                  # parameters that older runs had
 

@@ -19,32 +19,40 @@ from .network import build_network
 from .run_files import Metrics, ModelCard, MultiMetrics, read_tensors
 
 # %% auto #0
-__all__ = ['load_model']
+__all__ = ['read_network', 'load_model']
 
 # %% ../../nbs/8_training/13_saved_models.ipynb #78f433b9
-def _card_network(run: Path, card: ModelCard, device: str | None = None) -> torch.nn.Module:
-    "The network that model.json describes, with weights of chance."
-    options = dict(card.model)
+_BEFORE = dict(encoder='plain', pooling='cls', stochastic_depth=0., rate=0., ecg_rate=0., iegm_rate=0.,
+               crop=0.)            # of a PedArrNet that was written before these were options
+
+def _card_network(source: Path, card: ModelCard, device: str | None = None) -> torch.nn.Module:
+    "The network that `card`, read from the file `source`, describes, with weights of chance."
+    options = (_BEFORE if card.network == 'pedarrnet' else {}) | card.model
     n = options.pop('n_classes', len(card.classes))
     if n != len(card.classes):
-        raise PedarrError(f'{run}/model.json: damaged, {one_line(n)[:20]} classes where {len(card.classes)} '
+        raise PedarrError(f'{source}: damaged, {one_line(n)[:20]} classes where {len(card.classes)} '
                           'are named: restore it')
     head = HeadSpec('linear') if card.cosine_head is None else HeadSpec('cosine', card.cosine_head)
-    return build_network(card.network, n, options, head, f'{run}/model.json', device)
+    if card.phrase_head: head = HeadSpec('phrases', None, card.phrase_head.embed, card.phrase_head.words)
+    return build_network(card.network, n, options, head, str(source), device)
 
 # %% ../../nbs/8_training/13_saved_models.ipynb #4158470c
-def _weights(run: Path, card: ModelCard, name: str) -> torch.nn.Module:
-    """The network of model.json with the weights in the file `name`, or `PedarrError`; no memory is taken
-    before that is sure."""
+def read_network(weights: Path, card: ModelCard, source: Path) -> tuple[torch.nn.Module, dict]:
+    """The network that `card` (from the file `source`) describes with the weights in a file, and the metadata
+    of that file; `PedarrError` before memory is taken for what can't be."""
+    shapes = _card_network(source, card, 'meta')
+    tensors, said = read_tensors(weights, shapes.state_dict())
+    check_memory(4*sum(p.numel() for p in shapes.parameters()), f'the network of {weights.parent}')
+    model = _card_network(source, card)
+    model.load_state_dict({k: tensors[k] for k in shapes.state_dict()})
+    return model.eval(), said
+
+def _run_network(run: Path, card: ModelCard, name: str) -> torch.nn.Module:
+    "The network of a run with the weights in its file `name`, which must be what metrics.json vouches for."
     if (run/'metrics.json').exists():
         kind = MultiMetrics if card.task == 'multi' else Metrics
         check_files(run, read_json(run/'metrics.json', kind), ['model.json', name])
-    shapes = _card_network(run, card, 'meta')
-    tensors, _ = read_tensors(run/name, shapes.state_dict())
-    check_memory(4*sum(p.numel() for p in shapes.parameters()), f'the network of {run}')
-    model = _card_network(run, card)
-    model.load_state_dict({k: tensors[k] for k in shapes.state_dict()})
-    return model
+    return read_network(run/name, card, run/'model.json')[0]
 
 # %% ../../nbs/8_training/13_saved_models.ipynb #22d57be9
 def load_model(run: Path | str, fold: int | None = None,
@@ -63,4 +71,4 @@ def load_model(run: Path | str, fold: int | None = None,
     fold = card.folds[0] if fold is None else fold
     if fold not in card.folds:
         raise PedarrError(f'{run}: has no fold {fold}: it has {", ".join(map(str, card.folds))}')
-    return _weights(run, card, f'model-{fold}.safetensors').eval(), card.model_dump()
+    return _run_network(run, card, f'model-{fold}.safetensors'), card.model_dump()

@@ -16,6 +16,7 @@ import torch
 from ..core.errors import PedarrError
 from ..core.files import sha256
 from ..core.tables import write_json, write_table
+from ..losses.registry import HeadSpec
 from ..model.trees import TREES, make_trees
 from ..signals.batches import is_multi
 from ..signals.roles import read_roles, read_split, split_table
@@ -28,7 +29,8 @@ from .prepare import folds_of, mapping_of, plan_roles, prepare_run
 from .run_tables import (
     read_history, read_multi_predictions, read_predictions, subjects_per_class, training_speed)
 from .runs import (
-    check_same_store, check_unchanged, describe_environment, lock_run_folder, write_environment)
+    check_same_network, check_same_store, check_unchanged,
+    describe_environment, lock_run_folder, write_environment)
 from .tree_runs import train_trees
 
 # %% auto #0
@@ -38,13 +40,14 @@ __all__ = ['model_card', 'unfinished_files', 'remove_unfinished_files', 'finish_
 # %% ../../nbs/8_training/12_train.ipynb #7de14228
 def model_card(store: Store, folds: list[int], c: TrainConfig) -> dict:
     "The contents of model.json: what rebuilds the networks of a run, or grows its trees again."
-    n, scale = len(store.classes), None
+    n, head = len(store.classes), HeadSpec('linear')
     if c.model == TREES: model = make_trees(**tree_options(c)).get_params() | {'features': 'features.csv'}
-    else: model, scale = build_model(c, n, 'meta', store.fs).config, loss_head(c).scale
-    card = dict(network=c.model, model=model, cosine_head=scale, classes=store.classes,
+    else: model, head = build_model(c, n, 'meta', store.fs).config, loss_head(c)
+    card = dict(network=c.model, model=model, cosine_head=head.scale, classes=store.classes,
                 normalise=c.normalise, folds=list(folds), preprocess=store.meta['config'],
                 grouping={r: k for r, k in mapping_of(store, c).items() if k in store.classes})
     if is_multi(store): card['task'] = 'multi'
+    if head.kind == 'phrases': card['phrase_head'] = dict(embed=head.embed, words=head.words)
     if c.pretrained: card['pretrained'] = sha256(weights_file(c.pretrained))
     return card
 
@@ -77,7 +80,6 @@ def finish_run(run: Path, store: Store, folds: list[int], c: TrainConfig, notes:
     history = pd.concat([read_history(run/f'history-{k}.csv', [k]) for k in folds])
     write_table(run/'predictions.csv', predictions)
     write_table(run/'history.csv', history)
-    write_json(run/'model.json', model_card(store, folds, c))
     check_unchanged(store)
     if is_multi(store): metrics = _finish_multi(run, predictions, store, folds, c, notes)
     else: metrics = compute_metrics(predictions, store.classes, c, notes, subjects_per_class(store.segments))
@@ -115,9 +117,12 @@ def _already(run: Path, c: TrainConfig, progress: bool) -> bool:
 # %% ../../nbs/8_training/12_train.ipynb #c3f8d369
 def _begin(run: Path, store: Store, fold: np.ndarray, roles: np.ndarray, c: TrainConfig,
            device: torch.device) -> None:
-    "Write down where and on what is trained; `PedarrError` if the run was begun on something else."
+    "Write down what is trained, where and on what; `PedarrError` if the run was begun with something else."
+    card = model_card(store, folds_of(fold, c), c)
     check_same_store(run, store)
     check_same_split(run, store, fold, roles, c.split)
+    check_same_network(run, card)
+    write_json(run/'model.json', card)
     write_environment(run, describe_environment(store, device))
     write_table(run/'split.csv', split_table(store.segments, fold, roles))
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from ..core.errors import PedarrError
 from ..core.names import check_choice
+from ..core.parameters import Parameters
 from ..data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS
 from ..evaluation.bootstrap import bootstrap_scores
 from ..evaluation.comparison import paired_bootstrap
@@ -22,7 +24,7 @@ from ..evaluation.metrics import METRICS, scores
 from ..model.trees import prediction_table
 
 # %% auto #0
-__all__ = ['CHANNEL_KINDS', 'MISSING_CASES', 'mask_channels', 'predict_without', 'draw_subsets', 'MaskedPredictions',
+__all__ = ['MISSING_CASES', 'mask_channels', 'predict_without', 'MissingParameters', 'draw_subsets', 'MaskedPredictions',
            'predict_masked', 'missing_curve', 'join_masked', 'format_missing', 'plot_missing', 'missing_difference']
 
 # %% ../../nbs/9_use/01_missing.ipynb #128cf7bf
@@ -78,23 +80,29 @@ def predict_without(run: str | Path | Run, drop: str | Sequence[str] = (), store
     parts = [_answer_rows(fold, full, drop) for fold, full in open_folds(run, store, device)]
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/9_use/01_missing.ipynb #fecf7202
-CHANNEL_KINDS = {'ecg': ECG_LEADS, 'iegm': IEGM_CHANNELS, 'all': CHANNELS}
+# %% ../../nbs/9_use/01_missing.ipynb #0a7ceffe
+_CHANNEL_KINDS = {'ecg': ECG_LEADS, 'iegm': IEGM_CHANNELS, 'all': CHANNELS}
+
+class MissingParameters(Parameters):
+    "What is asked of a run with missing channels."
+    kind: Literal[tuple(_CHANNEL_KINDS)] = Field('all', description='which channels are taken away')
+    draws: int = Field(5, ge=1, le=1000, description='random choices of the channels')
+    metric: Literal[tuple(METRICS)] = Field('f1', description='what is printed and drawn')
 
 def _kind_channels(kind: str, there: Sequence[str]) -> list[str]:
     "The channels of `kind` that exist; `PedarrError` for none."
-    names = [c for c in CHANNEL_KINDS[check_choice(kind, CHANNEL_KINDS, 'kind')] if c in there]
+    names = [c for c in _CHANNEL_KINDS[check_choice(kind, _CHANNEL_KINDS, 'kind')] if c in there]
     if not names:
         raise PedarrError(f'kind {kind}: no test segment has such a channel, so none can be missing: '
                           'choose another kind')
     return names
 
+# %% ../../nbs/9_use/01_missing.ipynb #72a0ca68
 def _order(kind: str, names: list[str], seed: int, draw: int) -> list[str]:
     "`names` in the random order of one draw: that of all channels of `kind`, without those that don't exist."
-    drawn = np.random.default_rng([seed, draw]).permutation(CHANNEL_KINDS[kind]).tolist()
+    drawn = np.random.default_rng([seed, draw]).permutation(_CHANNEL_KINDS[kind]).tolist()
     return [c for c in drawn if c in names]
 
-# %% ../../nbs/9_use/01_missing.ipynb #72a0ca68
 def draw_subsets(kind: str, number: int, there: Sequence[str] = CHANNELS, draws: int = 5,
                  seed: int = 0) -> list[tuple[str, ...]]:
     """Sets of `number` channels of `kind` to take away, tuples in the order of `CHANNELS`: one for each draw,
@@ -108,8 +116,7 @@ def draw_subsets(kind: str, number: int, there: Sequence[str] = CHANNELS, draws:
         raise PedarrError(f'numbers: {number} channels cannot be removed, the test segments have '
                           f'{len(names)} of kind {kind}: use 0 to {len(names)}')
     if number in (0, len(names)): draws = 1
-    orders = [_order(kind, names, seed, d) for d in range(draws)]
-    return [tuple(sorted(o[:number], key=CHANNELS.index)) for o in orders]
+    return [tuple(sorted(_order(kind, names, seed, d)[:number], key=CHANNELS.index)) for d in range(draws)]
 
 # %% ../../nbs/9_use/01_missing.ipynb #285dab41
 MISSING_CASES = {     # what is left
@@ -141,7 +148,7 @@ class _Condition(NamedTuple):
 def _conditions(kind: str, numbers: Iterable[int] | None, there: Sequence[str], draws: int,
                 seed: int) -> list[_Condition]:
     "Each row of a curve: first nothing missing, then the numbers, then `MISSING_CASES`."
-    most = sum(c in there for c in CHANNEL_KINDS[check_choice(kind, CHANNEL_KINDS, 'kind')])
+    most = sum(c in there for c in _CHANNEL_KINDS[check_choice(kind, _CHANNEL_KINDS, 'kind')])
     drawn = [_Condition('', n, draw_subsets(kind, n, there, draws, seed)) for n in _numbers(numbers, most)]
     gone = {name: tuple(c for c in CHANNELS if c not in left) for name, left in MISSING_CASES.items()}
     return drawn + [_Condition(name, np.nan, [channels]) for name, channels in gone.items()]

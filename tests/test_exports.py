@@ -1,0 +1,231 @@
+"""Exports of laboratories: Bard LabSystem Pro and GE CardioLab, read as records and converted to WFDB."""
+import pickle
+
+import numpy as np
+import pytest
+import wfdb
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import folder_bytes, interrupt_move, real
+from pedarr.core.errors import PedarrError
+from pedarr.data.channels import CHANNELS
+from pedarr.data.lab_exports import convert_export, read_export
+from pedarr.data.records import open_record
+from pedarr.data.streams import RecordStream
+from pedarr.use.command import pedarr_command
+
+LABELS = ['I', 'II', 'CS 1-2', 'HIS d', 'RV 1-2', 'A1-A2']
+
+
+def drawn(n=1500, size=1., seed=0):
+    "Six channels (mV), the last of them without signal."
+    x = np.random.default_rng(seed).normal(0, .2*size, (len(LABELS), n))
+    x[-1] = 0
+    return x
+
+
+def bard(path, x, labels=LABELS, fs=1000, ranges=None, promised=None):
+    "Write `x` [channel, time] (mV) as Bard LabSystem Pro does."
+    ranges = ranges or [5]*len(labels)
+    lines = ['[Header]', 'File Type: 1', 'Version: 2', f'Channels exported: {len(labels)}',
+             f'Samples per channel: {promised or x.shape[1]}', 'Start time: 15:17:57', f'Sample Rate: {fs}Hz']
+    for i, (label, top) in enumerate(zip(labels, ranges)):
+        lines += [f'Channel #:   {i + 1}', f'Label: {label}', f'Range: {top}mv ', 'Low: .5Hz',
+                  f'Sample rate: {fs}Hz', 'Scale: -7']
+    rows = [','.join(str(int(round(v*32768/top))) for v, top in zip(row, ranges)) for row in x.T]
+    path.write_text('\n'.join([*lines, '', '[Data]', *rows]) + '\n')
+    return path
+
+
+def prucka(path, x, labels=LABELS, fs=977, promised=None):
+    "Write `x` [channel, time] (mV) as GE CardioLab does: `path` and the .inf file beside it."
+    text = '\r\n'.join(' '.join(f'{v:.3f}' for v in row) + ' ' for row in x.T) + '\r\n'
+    path.write_bytes(text.encode())
+    inf = ['Patient = SECRET, NAME', 'Description = drawn', f'Number of Channel = {len(labels)}',
+           f'Points for Each Channel = {promised or x.shape[1]}', f'Data Sampling Rate = {fs} points/second',
+           'Units: mmHg for pressure and mV for all others', 'Channel Number  Channel Label']
+    inf += [f'{7*i + 1}\t\t{label}' for i, label in enumerate(labels)]
+    path.with_suffix('.inf').write_bytes('\r\n'.join(inf).encode())
+    return path
+
+
+WRITERS = pytest.mark.parametrize('write, fs, step', [(bard, 1000, 5/32768), (prucka, 977, .001)])
+
+
+@WRITERS
+def test_an_export_is_a_record(tmp_path, write, fs, step):
+    x = drawn()
+    r = open_record(write(tmp_path/'study.txt', x))
+    assert (r.fs, r.sig_len, r.names, r.windowed) == (fs, x.shape[1], LABELS, False)
+    assert [CHANNELS[i] for i in np.flatnonzero(r.rows >= 0)] == ['I', 'II', 'ABL12', 'RVA12', 'CS12']
+    assert abs(r.physical() - x).max() <= step
+    assert any('HIS d' in note and 'stands for channel ABL12' in note for note in r.notes)
+    assert any('constant' in note and 'A1-A2' in note for note in r.notes)
+    np.testing.assert_array_equal(r.standard(100, 900), r.standard()[:, 100:900])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(r)).standard(), r.standard())
+    with RecordStream(r) as stream:
+        np.testing.assert_array_equal(stream.standard(0, 500), r.standard(0, 500))
+        assert 'study.inf' in (hashes := stream.finish()) or write is bard
+        assert all(len(sha) == 64 for sha in hashes.values())
+    r.verify()
+
+
+@WRITERS
+def test_wfdb_reads_what_was_converted(tmp_path, write, fs, step):
+    x = drawn()
+    source = write(tmp_path/'my study.txt', x)
+    hea = convert_export(source, tmp_path/'out')
+    r = wfdb.rdrecord(str(hea.with_suffix('')))
+    assert (hea.name, r.fs, r.sig_name) == ('my_study.hea', fs, LABELS)
+    assert abs(r.p_signal.T - x).max() <= step
+    ours = open_record(hea)
+    ours.verify()
+    np.testing.assert_array_equal(ours.standard(), open_record(source).standard())
+    assert 'SECRET' not in hea.read_text()
+    before = hea.read_bytes()
+    with pytest.raises(PedarrError, match='--force'): convert_export(source, tmp_path/'out')
+    convert_export(source, tmp_path/'out', force=True)
+    assert hea.read_bytes() == before and len(list((tmp_path/'out').iterdir())) == 2
+
+
+def test_ranges_differ_by_channel_and_rails_are_said(tmp_path):
+    x = drawn(size=2.)
+    x[1, :300], x[4, :30] = 9.9998, -4.9999
+    r = open_record(bard(tmp_path/'b.txt', x, ranges=[5, 10, 5, 2.5, 5, 5]))
+    assert abs(r.physical() - x).max() < .001
+    said = [note for note in r.notes if 'rails' in note]
+    assert len(said) == 1 and 'II (20.0 %)' in said[0] and 'RV 1-2 (2.0 %)' in said[0]
+    x = drawn()
+    x[2, :150], x[0, 0] = 2.048, -2.047                 # one sample is no rail
+    said = [n for n in open_record(prucka(tmp_path/'p.txt', x)).notes if 'rails' in n]
+    assert len(said) == 1 and 'CS 1-2 (10.0 %)' in said[0] and 'I (' not in said[0]
+
+
+def test_a_bard_range_with_the_gain_of_cardiolab_has_its_own_rail(tmp_path):
+    x = 100*drawn()
+    x[0, :150] = -32.768                                # 32768 steps over 32.768 mV: 1000 a mV
+    path = bard(tmp_path/'b.txt', x.clip(-32.768, 32.767), ranges=[32.768]*6)
+    said = [note for note in read_export(path).header.notes if 'rails' in note]
+    assert len(said) == 1 and 'I (10.' in said[0]
+    made = open_record(convert_export(path, tmp_path/'w'))
+    made.verify()
+    np.testing.assert_array_equal(made.physical(), open_record(path).physical())
+
+
+@pytest.mark.parametrize('fs', [976.5625, 1017.252604])
+@pytest.mark.parametrize('write', [bard, prucka])
+def test_a_rate_keeps_its_digits(tmp_path, write, fs):
+    made = convert_export(write(tmp_path/'x.txt', drawn(), fs=fs), tmp_path/'w')
+    assert open_record(made).fs == fs == wfdb.rdheader(str(made.with_suffix(''))).fs
+
+
+@pytest.mark.parametrize('asked', ['p.txt', 'p.inf'])
+def test_either_file_of_cardiolab_that_changes_is_read_again(tmp_path, asked):
+    inf = prucka(tmp_path/'p.txt', drawn()).with_suffix('.inf')
+    assert read_export(tmp_path/asked).header.fs == 977
+    inf.write_text(inf.read_text().replace('977', '2000'))
+    assert read_export(tmp_path/asked).header.fs == 2000
+    prucka(tmp_path/'p.txt', 2*drawn())
+    assert abs(read_export(tmp_path/asked).digital/1000 - 2*drawn()).max() < .001
+
+
+def test_a_pressure_is_no_voltage(tmp_path):
+    x = drawn()
+    r = open_record(prucka(tmp_path/'p.txt', x, labels=[*LABELS[:-1], 'ART']))
+    assert r.units == ['mV']*5 + ['mmHg']
+
+
+def cut(path): path.write_bytes(path.read_bytes()[:-30_000])
+def cut_in_the_header(path): path.write_bytes(path.read_bytes()[:100])
+def unequal(path): path.write_bytes(path.read_bytes() + b'1,2,3,4,5,6,7\n')
+def words(path): path.write_bytes(path.read_bytes().replace(b'\n0', b'\nzero', 1) + b'a,b,c,d,e,f\n')
+def binary(path): path.write_bytes(bytes(range(256))*20)
+def letter(path): path.write_text('Dear colleague,\nthank you for the patient.\n')
+def empty(path): path.write_bytes(b'')
+
+
+def without_range(path):
+    path.write_text(path.read_text().replace('Range: 5mv', 'Range:', 1))
+
+
+def two_rates(path):
+    head, _, rest = path.read_text().rpartition('Sample rate: 1000Hz')
+    path.write_text(f'{head}Sample rate: 500Hz{rest}')
+
+
+def without_rate(path): path.write_text(path.read_text().replace('Rate: 1000Hz', 'Rate: 0Hz'))
+def a_channel_more(path): path.write_text(path.read_text().replace('exported: 6', 'exported: 7'))
+
+
+@pytest.mark.parametrize('damage', [
+    cut, cut_in_the_header, unequal, words, binary, letter, empty, without_range, two_rates, without_rate,
+    a_channel_more])
+def test_bad_exports_of_bard_are_one_line(tmp_path, damage):
+    path = bard(tmp_path/'b.txt', drawn())
+    damage(path)
+    with pytest.raises(PedarrError) as e: open_record(path)
+    assert 'b.txt' in str(e.value) and '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('damage', [
+    lambda p: cut(p), lambda p: binary(p), lambda p: p.with_suffix('.inf').unlink(), lambda p: p.unlink(),
+    lambda p: letter(p.with_suffix('.inf')), lambda p: empty(p), lambda p: empty(p.with_suffix('.inf')),
+    lambda p: p.write_text(p.read_text().replace('0.', 'nan.', 1)),
+    lambda p: p.write_text(p.read_text().replace('0.', '1e99 ', 1))])
+def test_bad_exports_of_cardiolab_are_one_line(tmp_path, damage):
+    path = prucka(tmp_path/'p.txt', drawn())
+    damage(path)
+    left = path if path.exists() else path.with_suffix('.inf')
+    with pytest.raises(PedarrError) as e: open_record(left)
+    assert f'{tmp_path}/p.' in str(e.value) and '\n' not in str(e.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_mutated_exports_are_read_or_refused(tmp_path_factory, data):
+    path = bard(tmp_path_factory.mktemp('x')/'b.txt', drawn(40))
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw)
+    try: export = read_export(path)
+    except PedarrError as e: assert '\n' not in str(e)
+    else: assert export.digital.shape[0] == export.header.n_sig
+
+
+def test_the_command_converts_and_refuses(tmp_path):
+    path = prucka(tmp_path/'p.txt', drawn())
+    run = lambda *args: CliRunner().invoke(pedarr_command, [str(a) for a in ('convert', *args)])
+    assert run(path, '--out', tmp_path/'w').exit_code == 0
+    assert open_record(tmp_path/'w'/'p').sig_len == 1500
+    again = run(path, '--out', tmp_path/'w')
+    assert again.exit_code == 2 and '--force' in again.stderr and len(again.stderr.splitlines()) == 1
+    assert run(tmp_path/'w'/'p.hea', '--out', tmp_path/'v').exit_code == 2
+    assert run(tmp_path/'none.txt', '--out', tmp_path/'v').exit_code == 2
+    assert not (tmp_path/'v').exists()
+
+
+@pytest.mark.parametrize('old, moved', [(False, 1), (False, 2), (True, 1), (True, 2), (True, 3), (True, 4)])
+def test_ctrl_c_between_two_files_leaves_no_half_record(tmp_path, monkeypatch, old, moved):
+    path, out = tmp_path/'p.txt', tmp_path/'w'
+    if old: convert_export(prucka(path, drawn(seed=1)), out)
+    before = folder_bytes(out)
+    prucka(path, drawn())
+    interrupt_move(monkeypatch, moved)
+    with pytest.raises(KeyboardInterrupt): convert_export(path, out, force=old)
+    assert folder_bytes(out) == before and out.exists() == old
+    monkeypatch.undo()
+    open_record(convert_export(path, out, force=old)).verify()
+    assert len(folder_bytes(out)) == 2 and folder_bytes(out) != before
+
+
+def test_real_exports():
+    folder = real('exports')
+    r = open_record(folder/'bard-avnrt.txt')
+    assert (r.fs, r.sig_len, r.n_sig, int((r.rows >= 0).sum())) == (1000, 3522, 11, 10)
+    assert .5 < np.ptp(r.standard()[0]) < 3                        # mV, lead I
+    r = open_record(folder/'prucka.inf')
+    assert (r.fs, r.sig_len, r.n_sig, int((r.rows >= 0).sum())) == (977, 4027, 28, 14)
+    assert any('V2 (15.4 %)' in note and 'RVa d' in note for note in r.notes)

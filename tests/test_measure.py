@@ -1,0 +1,272 @@
+"""A whole recording measured: intervals, rhythms, transitions, and the files that `pedarr measure` leaves."""
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+from click.testing import CliRunner
+
+from conftest import folder_bytes, interrupt_move, real
+from pedarr.core.errors import PedarrError
+from pedarr.data.channels import CHANNELS
+from pedarr.data.records import open_record
+from pedarr.exploration.measured_page import STUDY_FILES, measure_file, save_study, stretches_to_draw
+from pedarr.exploration.measuring import find_transitions, interval_medians, measure_record
+from pedarr.exploration.waves import drawn_study, find_beats
+from pedarr.use.command import pedarr_command
+
+
+def run(*args): return CliRunner().invoke(pedarr_command, ['measure', *map(str, args)])
+
+
+def write(folder, x, fs=1000, names=CHANNELS, name='drawn'):
+    "A WFDB record of `x` [channel, time] in mV."
+    wfdb.wrsamp(name, fs=fs, units=['mV']*len(names), sig_name=list(names), p_signal=x.T,
+                fmt=['24']*len(names), adc_gain=[2000]*len(names), baseline=[0]*len(names),
+                write_dir=str(folder))
+    return folder/f'{name}.hea'
+
+
+@pytest.fixture(scope='module')
+def circuit(tmp_path_factory):
+    "Sinus rhythm of 700 ms, an early atrial beat, then 350 ms with the atria 30 ms after the QRS, by hand."
+    sinus = np.arange(.5, 12.2, .7)
+    early = sinus[-1] + .45
+    fast = early + .35*np.arange(1, 36)
+    v = np.concatenate([sinus, [early], fast])
+    a = np.concatenate([sinus - .12, [early - .12], fast + .03])
+    x = drawn_study(v, a, his=.04, seconds=25)
+    return v, write(tmp_path_factory.mktemp('circuit'), x)
+
+
+@pytest.fixture(scope='module')
+def measured(circuit): return measure_record(open_record(circuit[1]))
+
+
+def test_every_beat_of_a_recording_is_there_once(circuit, measured):
+    v, study = circuit[0], measured
+    on = study.beats.qrs_on.to_numpy()
+    whole = v[v < 24.8]
+    assert len(on) == len(whole) and abs(on - whole).max() < .006
+    np.testing.assert_allclose(study.beats.rr[:-1], np.diff(on))
+    assert abs(study.beats.hv.median() - .04) < .004
+    fast = study.beats[study.beats.qrs_on > 13.5]
+    assert abs(fast.va.median() - .03) < .006 and abs(fast.aa.median() - .35) < .003
+    assert study.windows.rhythm.tolist()[2] == 'AVNRT'
+    assert (study.windows.start[1:].to_numpy() == study.windows.stop[:-1].to_numpy()).all()
+
+
+def test_the_beat_that_starts_a_tachycardia_is_named(circuit, measured):
+    v, study = circuit[0], measured
+    t = study.transitions
+    assert list(t.what) == ['a premature atrial beat starts a tachycardia']
+    assert abs(t.time[0] - v[17]) < .01 and abs(t.before[0] - .7) < .01 and abs(t.after[0] - .35) < .01
+    assert study.windows.rhythm[1] == 'transition' and 'starts a tachycardia' in study.windows.reason[1]
+    m = interval_medians(study).set_index(['rhythm', 'interval'])
+    assert m.loc[('all', 'rr'), 'of'] == len(study.beats) and ('transition', 'rr') not in m.index
+
+
+def beats(cycles, **columns):
+    return pd.DataFrame(dict(qrs_on=np.cumsum(cycles), stimulus=np.nan, qrs=.08, av=.12) | columns)
+
+
+@pytest.mark.parametrize('cycles, columns, what', [
+    ([.7]*30, {}, []),
+    ([.7]*6 + [.4] + [1.] + [.7]*9, {}, []),                                       # one early beat
+    ([.7]*6 + [.4] + [.34]*9, dict(stimulus=1.), ['faster pacing starts']),
+    ([.7]*6 + [.4] + [.34]*9, dict(av=np.nan), ['a premature beat starts a tachycardia']),
+    ([.35]*9 + [.8]*6, {}, ['a tachycardia ends']),
+    ([.7, .5, .9, .6, .4, .8, .3, .5, .9, .7, .4, .6]*3, {}, [])])                 # fibrillation
+def test_transitions_by_hand(cycles, columns, what):
+    assert list(find_transitions(beats(cycles, **columns)).what) == what
+
+
+def test_no_beats_and_few_beats_have_no_transition():
+    assert all(find_transitions(beats([.5]*n)).empty for n in range(9))
+
+
+def test_two_processes_measure_as_one_does(circuit, measured):
+    one, two = measured, measure_record(open_record(circuit[1]), jobs=2)
+    pd.testing.assert_frame_equal(one.beats, two.beats)
+    pd.testing.assert_frame_equal(one.windows, two.windows)
+
+
+@pytest.mark.parametrize('window', [0, -1, np.nan, np.inf, 2.9])
+def test_a_window_that_cannot_be_is_one_line(circuit, window):
+    with pytest.raises(PedarrError, match='^window=.*at least 3') as e:
+        measure_record(open_record(circuit[1]), window)
+    assert '\n' not in str(e.value)
+
+
+def test_files_say_what_was_not_seen(circuit, tmp_path):
+    _, page = measure_file(circuit[1], tmp_path/'out')
+    assert sorted(p.name for p in page.parent.iterdir()) == sorted(STUDY_FILES)
+    table = pd.read_csv(tmp_path/'out'/'beats.csv', dtype=str, keep_default_na=False)
+    assert not (table == '').any(axis=None) and (table.stimulus_s == 'not seen').all()
+    assert table.rr_ms.iloc[-1] == 'not seen' and table.hv_ms.isin(['40', '41']).mean() > .5
+    text = page.read_text()
+    assert 'no medical device' in text and 'viewport' in text and text.endswith('</html>\n')
+    assert text.count('<img') == text.count('alt="') and 'src="data:image/png' in text
+    assert 'http' not in text.replace('http-equiv', '')
+    assert 'premature atrial beat starts a tachycardia' in text
+
+
+def test_names_of_a_file_are_escaped_on_the_page(tmp_path):
+    v = np.arange(.4, 5.6, .6)
+    names = [*CHANNELS[:12], '<script>alert(1)</script>']
+    path = write(tmp_path, drawn_study(v, seconds=6)[:13], names=names)
+    study, page = measure_file(path, tmp_path/'out')
+    assert '<script>' not in page.read_text() and '&lt;script&gt;' in page.read_text()
+    assert set(study.windows.rhythm) == {'?'} and (study.beats.earliest == '').all()
+
+
+def test_the_command(circuit, tmp_path):
+    done = run(circuit[1], '--out', tmp_path/'out')
+    assert done.exit_code == 0 and 'starts a tachycardia' in done.stdout
+    before = {p.name: p.read_bytes() for p in (tmp_path/'out').iterdir()}
+    again = run(circuit[1], '--out', tmp_path/'out')
+    assert again.exit_code == 2 and '--force' in again.stderr and len(again.stderr.splitlines()) == 1
+    assert run(circuit[1], '--out', tmp_path/'out', '--force').exit_code == 0
+    assert {p.name: p.read_bytes() for p in (tmp_path/'out').iterdir()} == before
+
+
+@pytest.mark.parametrize('old, moved', [(False, 1), (False, 5), (True, 1), (True, 5), (True, 8), (True, 10)])
+def test_ctrl_c_between_two_files_leaves_none(circuit, measured, tmp_path, monkeypatch, old, moved):
+    record, out = open_record(circuit[1]), tmp_path/'out'
+    no_figure = measured.windows.assign(rhythm='transition')
+    study = measured._replace(windows=no_figure, transitions=measured.transitions[:0])
+    if old: save_study(study._replace(beats=study.beats[:9]), record, out)
+    before = folder_bytes(out)
+    interrupt_move(monkeypatch, moved)
+    with pytest.raises(KeyboardInterrupt): save_study(study, record, out, force=old)
+    assert folder_bytes(out) == before and out.exists() == old
+    monkeypatch.undo()
+    save_study(study, record, out, force=old)
+    assert sorted(folder_bytes(out)) == sorted(STUDY_FILES) and folder_bytes(out) != before
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
+    n = np.random.default_rng(0).normal(0, .1, (2, 3000))
+    bad = {'no surface lead': write(tmp_path, n, names=['CS 1-2', 'CS 3-4'], name='iegm'),
+           '200 Hz': write(tmp_path, n, fs=100, names=['I', 'II'], name='slow'),
+           'longer': write(tmp_path, n[:, :500], names=['I', 'II'], name='short'),
+           'no such header': tmp_path/'nowhere.hea'}
+    (tmp_path/'file').write_text('here')
+    for word, path in bad.items():
+        refused = run(path, '--out', tmp_path/'out')
+        assert refused.exit_code == 2 and word in refused.stderr and len(refused.stderr.splitlines()) == 1
+        assert not (tmp_path/'out').exists()
+    good = write(tmp_path, drawn_study(np.arange(.4, 3, .5), seconds=3.5), name='good')
+    assert 'is no folder' in run(good, '--out', tmp_path/'file').stderr
+
+
+@pytest.mark.parametrize('fs', [200, 240])
+def test_the_slowest_recordings_are_measured(tmp_path, fs):
+    v = np.arange(.4, 7, .6)
+    path = write(tmp_path, drawn_study(v, v - .07, pr=.12, his=.04, seconds=7.5, fs=fs), fs=fs)
+    done = run(path, '--out', tmp_path/'out')
+    assert done.exit_code == 0 and f'{len(v)} beats' in done.stdout
+    medians = pd.read_csv(tmp_path/'out'/'medians.csv', index_col=['rhythm', 'interval'])
+    assert medians.median_ms['all', 'hv'] == 'not seen' and int(medians.median_ms['all', 'rr']) == 600
+
+
+def test_a_recording_without_beats_is_finished_with_status_1(tmp_path):
+    x = np.zeros((2, 5000))
+    x[0, 0] = .5
+    path = write(tmp_path, x, names=['I', 'II'], name='flat')
+    done = run(path, '--out', tmp_path/'out')
+    assert done.exit_code == 1 and (tmp_path/'out'/'study.html').exists()
+
+
+def test_stretches_stay_inside_the_recording(measured):
+    for duration in (25., 3., 2.5, 1.):
+        starts = [start for _, start in stretches_to_draw(measured, duration, min(2.5, duration))]
+        assert all(0 <= start <= max(0, duration - 2.5) for start in starts)
+
+
+def real_export(name, tmp_path):
+    study, page = measure_file(real('exports')/name, tmp_path/'out')
+    medians = interval_medians(study)
+    return study, medians[medians.rhythm == 'all'].set_index('interval')['median'], page
+
+
+def test_a_real_export_of_bard_is_nodal_reentry(tmp_path):
+    study, ms, page = real_export('bard-avnrt.txt', tmp_path)
+    assert set(study.windows.rhythm) == {'AVNRT'}
+    assert abs(ms.rr - 375) <= 2 and abs(ms.aa - 375) <= 3 and abs(ms.hv - 40) <= 2 and abs(ms.va - 17) <= 5
+    assert set(study.beats.earliest) == {'CS90'}
+    assert page.stat().st_size > 20_000
+
+
+def test_a_real_export_of_cardiolab_is_ventricular_pacing(tmp_path):
+    study, ms, _ = real_export('prucka.txt', tmp_path)
+    assert set(study.windows.rhythm) == {'/V'}
+    assert abs(ms.rr - 499) <= 2 and abs(ms.qrs - 131) <= 4
+    table = pd.read_csv(tmp_path/'out'/'beats.csv', dtype=str)
+    assert (table.va_ms == 'not seen').all() and (table.pr_ms == 'not seen').mean() > .8
+
+
+# --- The beats that all stands on ---------------------------------------------
+
+@pytest.mark.parametrize('cycle', [.2, .24, .4, .8, 1.5])
+def test_beats_of_any_rate_from_40_to_300_a_minute(cycle):
+    v = np.arange(.5, 9.4, cycle)
+    qrs = min(.08, .3*cycle)
+    x = drawn_study(v, qrs=qrs, seconds=10)
+    x[12:] = np.nan
+    if cycle < .3:                                        # no T wave fits between
+        x = drawn_study((), seconds=10)
+        for lead in range(12): x[lead] += np.interp(np.arange(10_000)/1000 % .001, [0, 1], [0, 0])
+        for t in v: x[:12, int(1000*t):int(1000*(t + qrs))] += np.sin(np.linspace(0, 2*np.pi, int(1000*(
+            t + qrs)) - int(1000*t)))*np.hanning(int(1000*(t + qrs)) - int(1000*t))
+        x[12:] = np.nan
+    found = find_beats(x, 1000)/1000
+    assert len(found) == len(v) and abs(found - v - qrs/2).max() < .03
+
+
+@pytest.mark.parametrize('size', [2., 15., 60.])
+@pytest.mark.parametrize('leads', [1, 3])
+def test_motion_in_some_leads_makes_few_beats(size, leads):
+    rng = np.random.default_rng(1)
+    v = np.arange(.5, 9.4, .7)
+    x = drawn_study(v, seconds=10)
+    x[12:] = np.nan
+    for t in (2.2, 4.4, 7.1):
+        i = int(1000*t)
+        wander = np.convolve(rng.normal(0, 1, 400), np.hanning(60), 'same')
+        x[:leads, i:i + 400] += size*wander/abs(wander).max()
+    found = find_beats(x, 1000)/1000
+    assert (abs(v[:, None] + .04 - found).min(1) < .1).mean() > .9
+    assert (abs(found[:, None] - v - .04).min(1) >= .1).sum() <= 1
+
+
+def test_small_beats_between_tall_ones_are_found():
+    v = np.arange(.5, 9.4, .6)
+    tall = v[[3, 9, 14]]
+    x = .35*drawn_study(v, seconds=10) + drawn_study(tall, qrs=.14, seconds=10)
+    x[12:] = np.nan
+    assert len(find_beats(x, 1000)) == len(v)
+
+
+def test_a_lead_that_falls_silent_does_not_silence_the_others():
+    v = np.arange(.5, 9.4, .6)
+    x = drawn_study(v, seconds=10)
+    x[12:], x[2:12] = np.nan, np.nan
+    x[0, 5000:] = 0
+    assert len(find_beats(x, 1000)) == len(v)
+
+
+def test_real_arrhythmias_against_the_annotators():
+    from pedarr.data.annotations import read_annotations
+    from pedarr.data.known_databases import get_database
+    folder, hit, missed, extra = real('mitdb'), 0, 0, 0
+    for name in ('102', '103', '104', '106', '107'):
+        r = get_database('mitdb').open(folder/name)
+        a, n, near = read_annotations(folder/name, 'atr', r.sig_len), int(10*r.fs), .15*r.fs
+        truth = a.sample[~np.isin(a.symbol, list('+~|"![]x'))]
+        for start in range(0, r.sig_len - n, 3*n):
+            found = find_beats(r.standard(start, start + n), r.fs) + start
+            inside = lambda t: t[(t > start + near) & (t < start + n - near)]
+            seen = (abs(inside(truth)[:, None] - found) < near).any(1)
+            right = (abs(inside(found)[:, None] - truth) < near).any(1)
+            hit, missed, extra = hit + seen.sum(), missed + (~seen).sum(), extra + (~right).sum()
+    assert hit > 2500 and hit/(hit + missed) > .998 and hit/(hit + extra) > .995

@@ -1,0 +1,574 @@
+"""A trained network on somebody else's recording: the same probabilities, refusals, files, model folders."""
+import dataclasses
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import wfdb
+from click.testing import CliRunner
+
+import pedarr
+from conftest import real
+from helpers import append, edit_json
+from pedarr.core.errors import PedarrError
+from pedarr.core.files import sha256
+from pedarr.data.known_databases import LEIPZIG
+from pedarr.data.records import open_record
+from pedarr.signals.arrays import store_from_arrays
+from pedarr.training.config import make_config
+from pedarr.training.finished_runs import open_finished
+from pedarr.training.run_list import list_runs
+from pedarr.training.train import run_training
+from pedarr.use.command import pedarr_command
+from pedarr.use.input_files import FileFormat, open_recording
+from pedarr.use.inputs import array_record
+from pedarr.use.model_cards import describe_preprocessing
+from pedarr.use.model_folder import SUMS, export_model, find_model, open_model
+from pedarr.use.predict_files import predict_recordings
+from pedarr.use.predictor import Predictor, load_predictor
+from pedarr.use.unlike import cloud_distance, fit_cloud
+
+SMALL = dict(epochs=1, dim=16, depth=1, heads=2, n_folds=2, resamples=100, single_subject_classes='keep')
+LEADS = ['I', 'II', 'III', 'aVR', 'aVL', 'aVF', 'V1', 'V2', 'V3', 'V4', 'V5', 'V6']
+
+
+@pytest.fixture(scope='module')
+def run(store, tmp_path_factory) -> Path:
+    "A run of a small network on SIMULATED recordings."
+    torch.set_num_threads(1)
+    place = tmp_path_factory.mktemp('predict')/'run'
+    return run_training(make_config(store=store, run=place, **SMALL), False)
+
+
+@pytest.fixture(scope='module')
+def folder(run) -> Path: return export_model(run, run.parent/'model')
+
+
+@pytest.fixture(scope='module')
+def model(folder): return load_predictor(folder)
+
+
+def beats(n: int, fs: float, channels: int = 12) -> np.ndarray:
+    "An array [channel, time] that looks a little like an ECG, in mV."
+    t = np.arange(n)/fs
+    one = np.exp(-((t % .8 - .4)/.02)**2) + .2*np.exp(-((t % .8 - .65)/.06)**2)
+    return np.linspace(.5, 1.5, channels)[:, None]*one
+
+
+def command(*args):
+    "The command, called in this process."
+    r = CliRunner().invoke(pedarr_command, [str(a) for a in args])
+    return SimpleNamespace(status=r.exit_code, out=r.stdout, err=r.stderr)
+
+
+def refused(*args) -> str:
+    "The one line of an expected refusal."
+    r = command(*args)
+    lines = r.err.strip().splitlines()
+    assert r.status == 2 and len(lines) == 1 and 'a defect' not in lines[0], (r.status, r.err)
+    return lines[0]
+
+
+# --- the same probabilities
+
+def gap(model_of, predictions, classes, place) -> float:
+    "The largest difference between the table of a run and what its folds say of the same windows, cut anew."
+    columns, worst = [f'p_{c}' for c in classes], 0.
+    for (record, k), rows in predictions.groupby(['record', 'fold']):
+        rows = rows.sort_values('start')
+        again = model_of(k).predict_record(place/record, starts=rows.start.to_numpy()).windows
+        worst = max(worst, np.abs(again[columns].to_numpy() - rows[columns].to_numpy()).max())
+    return worst
+
+
+@pytest.mark.parametrize('what', ['run', 'model'])
+def test_a_tested_window_gets_its_stored_probability(run, folder, simulated, what):
+    finished = open_finished(run)
+    own = {k: load_predictor(run if what == 'run' else folder, fold=k) for k in finished.folds}
+    assert gap(own.get, finished.predictions, finished.classes, simulated) < 1e-4
+
+
+def test_and_so_does_one_of_a_network_with_rates_of_its_own(store, simulated, tmp_path):
+    c = make_config(store=store, run=tmp_path/'run', **SMALL, fold=0, modalities='ecg', encoder='residual',
+                    model_options={'ecg_rate': 100., 'pooling': 'mean-max'})
+    finished = open_finished(run_training(c, False))
+    own = load_predictor(tmp_path/'run')
+    assert gap(lambda k: own, finished.predictions, finished.classes, simulated) < 1e-4
+
+
+def test_segments_that_were_filtered_alone_are_again(tmp_path):
+    "A store from arrays: each segment was resampled and filtered without its neighbours."
+    rng = np.random.default_rng(0)
+    x = np.stack([beats(1500, 300, 2)*rng.uniform(.5, 2) + rng.normal(0, .05, (2, 1500)) for _ in range(24)])
+    who = [f'p{i//2}' for i in range(24)]
+    made = store_from_arrays(tmp_path/'s', x, 300, ['II', 'V1'], ['A', 'B']*12, who,
+                             records=[f'r{i}' for i in range(24)], store_rate=250, ecg_band=(.5, 40.))
+    run_training(make_config(store=made.path, run=tmp_path/'run', modalities='ecg', **SMALL), False)
+    finished = open_finished(tmp_path/'run')
+    own = {k: load_predictor(export_model(tmp_path/'run', tmp_path/f'm{k}'), fold=k) for k in finished.folds}
+    for row in finished.predictions.itertuples():
+        said = own[row.fold].predict(x[int(row.record[1:])], 300, ['II', 'V1'])
+        assert np.allclose(said.prob, [row.p_A, row.p_B], atol=1e-4) and len(said.windows) == 1
+
+
+def test_each_segment_of_a_long_record_is_its_own(model, tmp_path):
+    "Read from a file in blocks, as a model of segments needs them: the answers are those of its array."
+    x = beats(20_000, 500)*(1 + np.arange(20_000)//1500 % 3) + np.random.default_rng(0).normal(0, .02, 20_000)
+    wfdb.wrsamp('long', 500, ['mV']*12, LEADS, x.T, fmt=['16']*12, write_dir=str(tmp_path))
+    prep = model.model.prep.model_copy(update=dict(cut='segment'))
+    alone = Predictor(model.model._replace(prep=prep), 'cpu')
+    one = alone.predict_record(tmp_path/'long').windows
+    other = alone.predict(open_record(tmp_path/'long').physical(), 500, LEADS).windows
+    shares = [f'p_{c}' for c in model.classes]
+    assert len(one) == 13 and np.allclose(one[shares], other[shares], atol=1e-4)
+
+
+def test_a_run_whose_store_is_gone_is_not_guessed_at(run, store, tmp_path):
+    "Its store alone says how recordings were cut: refused, with the remedy, which helps."
+    np.save(tmp_path/'x.npy', X)
+    told = tmp_path/'x.npy', '--rate', 500, '--channels', ','.join(LEADS)
+    moved = Path(shutil.move(store, tmp_path/'moved'))
+    try:
+        line = refused('predict', run, *told)
+        assert command('export', run, tmp_path/'m', '--store', moved).status == 0
+    finally: shutil.move(moved, store)
+    assert 'store' in line and 'pedarr export' in line and '--store' in line
+    assert command('predict', tmp_path/'m', *told).status == 0
+    assert command('predict', run, *told).status == 0
+
+
+def test_several_labels(tmp_path):
+    "Probabilities and thresholds: the largest of the windows, yes from the mean threshold of the folds."
+    x = np.stack([beats(2500, 250, 2)*(1 + i % 3) for i in range(40)])
+    said = [['A'] if i % 2 else ['A', 'B'] if i % 3 else ['B'] for i in range(40)]
+    store_from_arrays(tmp_path/'s', x, 250, ['II', 'V1'], ['']*40, [f'p{i//2}' for i in range(40)],
+                      records=[f'r{i}' for i in range(40)], statements=said)
+    c = make_config(store=tmp_path/'s', run=tmp_path/'run', task='multi', modalities='ecg', **SMALL)
+    finished = open_finished(run_training(c, False))
+    own = load_predictor(export_model(tmp_path/'run', tmp_path/'m'))
+    folds = own.model.facts.thresholds
+    answer = own.predict(np.concatenate([x[0], x[1]], 1), 250, ['II', 'V1'])
+    shares = answer.windows[['p_A', 'p_B']].to_numpy()
+    assert len(shares) == 2 and np.allclose(answer.prob, shares.max(0), atol=1e-5)
+    assert 'largest' in answer.rule and set(folds) == {'0', '1'}
+    yes = [c for c, p, t in zip('AB', answer.prob, np.mean(list(folds.values()), 0)) if p >= t]
+    assert answer.answer == '|'.join(yes)
+    row = finished.predictions.iloc[0]
+    alone = load_predictor(tmp_path/'m', fold=row.fold).predict(x[int(row.record[1:])], 250, ['II', 'V1'])
+    assert np.allclose(alone.prob, [row.p_A, row.p_B], atol=1e-4)
+
+
+def test_folds_are_averaged(folder, model, simulated):
+    path = LEIPZIG.records(simulated)[0]
+    each = [load_predictor(folder, fold=k).predict_record(path).prob for k in (0, 1)]
+    assert np.allclose(model.predict_record(path).prob, np.mean(each, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize('fs', [250, 360, 500, 977, 1000.5])
+def test_any_rate_length_and_set_of_leads(model, fs):
+    for seconds, names in ((3, ['II']), (10.7, LEADS), (35, ['V1', 'Lead I', 'x'])):
+        answer = model.predict(beats(int(np.ceil(fs*seconds)), fs, len(names)), fs, names)
+        t = answer.windows
+        assert len(t) == seconds//3 and np.allclose(t.stop - t.start, 3, atol=.01)
+        assert np.allclose(t[[f'p_{c}' for c in model.classes]].sum(1), 1, atol=1e-4)
+        assert np.allclose(answer.prob.sum(), 1) and answer.answer in model.classes
+
+
+def test_order_and_unit_of_channels_do_not_matter(model):
+    x = beats(3000, 500)
+    one = model.predict(x, 500, LEADS)
+    for other in (model.predict(x[::-1], 500, LEADS[::-1]), model.predict(1000*x, 500, LEADS, 'uV'),
+                  model.predict(np.asfortranarray(x), 500, LEADS),
+                  model.predict(torch.from_numpy(x), 500, tuple(LEADS))):
+        assert np.allclose(one.prob, other.prob, atol=1e-4)
+
+
+def test_gaps_and_flat_leads_are_no_signal(model):
+    x = beats(6000, 500)
+    x[0, 100:300], x[3] = np.nan, 0
+    answer = model.predict(x, 500, LEADS)
+    assert np.isfinite(answer.prob).all()
+    x[:, :1500] = np.nan
+    t = model.predict(x, 500, LEADS).windows
+    assert t.answer[0] == '' and t.answer[1] != '' and np.isnan(t.unlike[0])
+
+
+def test_names_of_the_own_database_are_known(run, store, model, tmp_path):
+    "In files as in arrays: a database that pedarr does not list tells them in its store."
+    named = {'Wand': 'V1', 'Seite': 'v6'}
+    moved = shutil.copytree(store, tmp_path/'store')
+    edit_json(moved/'store.json', aliases=named)
+    older = open_finished(run)
+    unsealed = older.environment.model_copy(update=dict(store_json_sha256=None))
+    prep = describe_preprocessing(dataclasses.replace(older, environment=unsealed), moved)
+    assert prep.aliases == {'Wand': 'V1', 'Seite': 'V6'}
+    own = Predictor(model.model._replace(prep=prep), 'cpu')
+    x, want = X[[6, 11]], own.predict(X[[6, 11]], 500, ['V1', 'V6']).prob
+    wfdb.wrsamp('a', 500, ['mV']*2, [*named], x.T, fmt=['16']*2, write_dir=str(tmp_path))
+    pd.DataFrame(x.T, columns=[*named]).to_csv(tmp_path/'b.csv', index=False)
+    said = [own.predict(x, 500, [*named]), own.predict_record(tmp_path/'a'),
+            own.predict_record(tmp_path/'b.csv', rate=500)]
+    said += [a for _, a in predict_recordings(own, [('a', tmp_path/'a')])]
+    assert len(said) == 4 and all(np.allclose(a.prob, want, atol=1e-3) for a in said)
+    with pytest.raises(PedarrError, match='no channel'): model.predict_record(tmp_path/'a')
+
+
+def test_masked_samples_are_missing(model):
+    "What a masked array holds below its mask is no signal."
+    x = beats(6000, 500)
+    gaps = np.zeros(x.shape, bool)
+    gaps[1, 500:900], gaps[:, 3000:4500] = True, True
+    masked = np.ma.MaskedArray(np.where(gaps, 3., x), gaps)
+    told = 500, LEADS
+    assert np.array_equal(array_record(masked, *told).standard(),
+                          array_record(np.where(gaps, np.nan, x), *told).standard(), equal_nan=True)
+    whole = np.ma.MaskedArray((1000*masked.data).astype('i2'), gaps)
+    assert np.isnan(array_record(whole, *told, 'uV').standard()[:12][gaps]).all()
+    assert model.predict(masked, *told).windows.answer[2] == ''
+
+
+def test_embeddings(model):
+    x = model.embed(beats(6000, 500), 500, LEADS)
+    assert x.shape[0] == 4 and np.allclose(np.linalg.norm(x, axis=1), 1, atol=1e-5)
+    flat = beats(6000, 500)
+    flat[:, 1500:3000] = 0
+    y = model.embed(flat, 500, LEADS)
+    assert np.isnan(y[1]).all() and np.allclose(np.linalg.norm(y[[0, 2, 3]], axis=1), 1, atol=1e-5)
+
+
+def test_an_answer_is_text_of_python(model):
+    answer = model.predict(X, 500, LEADS)
+    assert type(answer.answer) is str and all(type(a) is str for a in answer.windows.answer)
+
+
+# --- arrays that are refused
+
+X = beats(3000, 500)
+REFUSED = {
+    'time first': (X.T, 500, LEADS), 'has no samples': (X[:, :0], 500, LEADS),
+    '1,499 samples': (X[:, :1499], 500, LEADS), 'unknown unit': (X, 500, LEADS, 'mmHg'),
+    'whole numbers': ((1000*X).astype(int), 500, LEADS), "no heart's": (1000*X, 500, LEADS),
+    'every sample is missing': (X*np.nan, 500, LEADS), 'infinite': (np.full_like(X, np.inf), 500, LEADS),
+    'is a lead': (X[:2], 500, ['EEG', 'SpO2']), 'too low for this model': (X, 120, LEADS),
+    'at most 1,000': (X, 500, ['x']*10**6), 'flat or invalid': (0*X, 500, LEADS),
+    'sampling rate': (X, float('nan'), LEADS), 'give \\[channel, time\\]': (X[0], 500, ['I']),
+    'not real numbers': (X.astype(object), 500, LEADS), 'both channel': (X[:2], 500, ['Lead II', 'ECG II']),
+    'names of channels': (X, 500, LEADS[:3]), 'list of names': (X[:1], 500, 'I')}
+
+
+@pytest.mark.parametrize('why', REFUSED)
+def test_arrays_that_are_refused(model, why):
+    with pytest.raises(PedarrError, match=why) as e: model.predict(*REFUSED[why])
+    assert '\n' not in str(e.value) and len(str(e.value)) < 400
+
+
+# --- model folders
+
+def test_two_exports_are_equal_byte_for_byte(run, folder, tmp_path):
+    again = export_model(run, tmp_path/'elsewhere'/'again')
+    one, other = ({p.name: p.read_bytes() for p in place.iterdir()} for place in (folder, again))
+    assert one == other
+
+
+def test_the_folder_stands_alone(folder, tmp_path):
+    "In a process of its own, in a place where neither run nor store is."
+    moved = Path(shutil.copytree(folder, tmp_path/'m'))
+    np.savez(tmp_path/'x.npz', signals=X, fs=500, channels=LEADS)
+    code = (f'import pedarr, numpy as np\nz = np.load("x.npz")\n'
+            'print(pedarr.load("m").predict(z["signals"], float(z["fs"]), list(z["channels"])))')
+    p = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
+    assert 'SIMULATED MODEL run' in p.stdout and 'mean of its windows' in p.stdout
+    card = (moved/'README.md').read_text()
+    words = 'SIMULATED MODEL', 'no medical device', 'inter-patient', 'cannot name', '%'
+    assert all(word in card for word in words)
+
+
+def sealed(folder: Path) -> Path:
+    "The list of hashes made again, as somebody would who means harm."
+    names = [line.split('  ')[1] for line in (folder/SUMS).read_text().splitlines()]
+    (folder/SUMS).write_text(''.join(f'{sha256(folder/n)}  {n}\n' for n in names if (folder/n).exists()))
+    return folder
+
+
+def flip(file: Path) -> None: file.write_bytes(file.read_bytes()[:-5] + b'x' + file.read_bytes()[-4:])
+
+
+def resize(file: Path, size: int) -> None:
+    "Claim another size in the header of a safetensors file."
+    raw = file.read_bytes()
+    n, = struct.unpack('<Q', raw[:8])
+    head = json.loads(raw[8:8 + n])
+    first = next(k for k in head if k != '__metadata__')
+    head[first]['data_offsets'][1] = head[first]['data_offsets'][0] + size
+    text = json.dumps(head).encode()
+    file.write_bytes(struct.pack('<Q', len(text)) + text + raw[8 + n:])
+
+
+def other_classes(folder: Path, first: list) -> None:
+    "Let config.json name other classes: `first` in the place of the first one."
+    file = folder/'config.json'
+    edit_json(file, classes=[*first, *json.loads(file.read_text())['classes'][1:]])
+
+
+HARM = {
+    'altered since it was exported': (lambda d: flip(d/'model-0.safetensors'), False),
+    'model-1.safetensors: is missing': (lambda d: (d/'model-1.safetensors').unlink(), False),
+    'config.json: is missing in': (lambda d: unlist(d, 'config.json'), False),
+    'preprocess.json: is missing in': (lambda d: (d/'preprocess.json').unlink(), True),
+    'no list of hashes': (lambda d: append(d/SUMS, 'x'), False),
+    'answers SR': (lambda d: other_classes(d, ['X']), True),
+    'config.json: damaged, 8 classes where 7': (lambda d: other_classes(d, []), True),
+    'version 2': (lambda d: edit_json(d/'config.json', model_version=2), True),
+    'no weights': (lambda d: resize(d/'model-0.safetensors', 10**15), True),
+    'no weights ': (lambda d: (d/'model-0.safetensors').write_bytes(b'\xff'*100), True),
+    'must be at most': (lambda d: edit_json(d/'config.json', model=dict(dim=10**9)), True),
+    'of other sizes': (lambda d: shutil.copy(d/'unlike-1.safetensors', d/'unlike-0.safetensors')
+                       and edit_unlike(d/'unlike-0.safetensors'), True),
+    'preprocess.json': (lambda d: edit_json(d/'preprocess.json', settings={'rate': -1}), True),
+    'preprocess.json: damaged': (lambda d: edit_json(d/'preprocess.json', channels=['V17']), True)}
+
+
+def unlist(folder: Path, name: str) -> None:
+    "Strike a file from the list of hashes, so that nobody sees that it is altered."
+    lines = (folder/SUMS).read_text().splitlines(keepends=True)
+    (folder/SUMS).write_text(''.join(line for line in lines if not line.endswith(f'  {name}\n')))
+
+
+def edit_unlike(file: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+    save_file({n: a[..., :3] for n, a in load_file(file).items()}, file)
+
+
+@pytest.mark.parametrize('why', HARM)
+def test_a_damaged_folder_is_one_line(folder, tmp_path, why):
+    copy = Path(shutil.copytree(folder, tmp_path/'m'))
+    change, seal = HARM[why]
+    change(copy)
+    if seal: sealed(copy)
+    with pytest.raises(PedarrError, match=why.strip()) as e: open_model(copy)
+    assert '\n' not in str(e.value)
+    np.save(tmp_path/'x.npy', X)
+    refused('predict', copy, tmp_path/'x.npy', '--rate', 500, '--channels', ','.join(LEADS))
+
+
+def test_names_of_shipped_models(folder, tmp_path, monkeypatch):
+    place = tmp_path/'pedarr'/'weights'
+    shutil.copytree(folder, place/'ptbxl-rhythm')
+    assert find_model('ptbxl-rhythm', place) == place/'ptbxl-rhythm'
+    with pytest.raises(PedarrError, match="did you mean 'ptbxl-rhythm'"): find_model('ptbxl-rythm', place)
+    monkeypatch.setattr(pedarr, '__file__', str(tmp_path/'pedarr'/'__init__.py'))
+    assert pedarr.load('ptbxl-rhythm', fold=1).classes
+    assert 'did you mean' in refused('predict', 'ptbxlrhythm', 'x')
+
+
+# --- the command
+
+def test_predict_a_folder(folder, simulated, tmp_path):
+    "A damaged record among many is named, skipped and counted; the others are answered."
+    place = Path(shutil.copytree(simulated, tmp_path/'db'))
+    dat = sorted(place.glob('*.dat'))[1]
+    dat.write_bytes(dat.read_bytes()[:1000])
+    r = command('predict', folder, place, '--out', tmp_path/'o.csv')
+    n = len(LEIPZIG.records(simulated))
+    assert r.status == 1 and f'left out: 1 of {n}' in r.err and dat.stem in r.err
+    t = pd.read_csv(tmp_path/'o.csv')
+    assert t.recording.nunique() == n - 1 and dat.stem not in set(t.recording)
+    assert {'start', 'stop', 'answer', 'p_SR', 'unlike', 'recording_answer', 'rule', 'model'} <= set(t)
+    assert 'cannot name: ' in r.out and 'no medical device' in r.out
+    assert 'is there already' in refused('predict', folder, place, '--out', tmp_path/'o.csv')
+    assert command('predict', folder, simulated, '--out', tmp_path/'o.csv', '--force').status == 0
+
+
+def test_predict_files_of_all_kinds(folder, tmp_path):
+    np.save(tmp_path/'a.npy', X)
+    np.savez(tmp_path/'b.npz', signals=1000*X, fs=500, channels=LEADS, units='uV')
+    table = pd.DataFrame(dict(zip(LEADS, X))).assign(time=np.arange(X.shape[1])/500)
+    table.to_csv(tmp_path/'c.csv', index=False)
+    options = '--rate', 500, '--channels', ','.join(LEADS)
+    r = command('predict', folder, *sorted(tmp_path.iterdir()), *options, '--out', tmp_path/'o.csv')
+    assert r.status == 0, r.err
+    t = pd.read_csv(tmp_path/'o.csv')
+    assert list(t.recording.unique()) == ['a.npy', 'b.npz', 'c.csv']
+    assert all('SIMULATED MODEL' in m for m in t.model)
+    shares = t[[c for c in t if c.startswith('p_')]].to_numpy().reshape(3, 2, -1)
+    assert np.allclose(shares[0], shares[1], atol=1e-3) and np.allclose(shares[0], shares[2], atol=1e-3)
+    assert 'does not say its rate' in refused('predict', folder, tmp_path/'a.npy')
+    assert 'no such folder' in refused('predict', tmp_path/'nothing', tmp_path/'a.npy')
+    r = command('predict', folder, tmp_path/'a.npy', tmp_path/'x')
+    assert r.status == 2 and 'none of 2 recordings' in r.err.splitlines()[-1]
+
+
+def test_recordings_of_one_name_stay_apart(folder, tmp_path):
+    "Of two folders, good and damaged: each is named by its path, and counted."
+    for place in 'abcd':
+        (tmp_path/place/'db').mkdir(parents=True)
+        file = tmp_path/place/'db'/'x.npz'
+        np.savez(file, signals=X, fs=500, channels=LEADS)
+        if place in 'cd': file.write_bytes(file.read_bytes()[:100])
+    files = [tmp_path/place/'db'/'x.npz' for place in 'abcd']
+    names = [str(f) for f in files]
+    for given in (files, [f.parent for f in files]):
+        r = command('predict', folder, *given, '--out', tmp_path/'o.csv', '--force')
+        assert r.status == 1 and 'left out: 2 of 4 recordings' in r.err
+        assert list(pd.read_csv(tmp_path/'o.csv').recording.unique()) == names[:2]
+    for place in 'ef':
+        (tmp_path/place/'db').mkdir(parents=True)
+        (tmp_path/place/'db'/'y.hea').write_text('')
+        np.savez(tmp_path/place/'db'/'x.npz', signals=X, fs=500, channels=LEADS)
+        wfdb.wrsamp('z', 500, ['mV']*12, LEADS, X.T, fmt=['16']*12, write_dir=str(tmp_path/place/'db'))
+    r = command('predict', folder, tmp_path/'e'/'db', tmp_path/'f'/'db')
+    assert 'left out: 2 of 6 recordings' in r.err, r.err
+
+
+def damage(rng: np.random.Generator, raw: bytes) -> bytes:
+    "Some bytes changed, taken out or put in, near an end of the file, where what it promises stands."
+    raw = bytearray(raw)
+    for kind in rng.integers(3, size=2):
+        at = int(rng.integers(130))
+        at = at if rng.integers(2) else max(len(raw) - 5*at, 0)
+        piece = rng.choice(list(b'({[\'\\,:\n\0'), 2).tolist()
+        raw[at:at + (4 if kind == 1 else 1)] = b'' if kind == 1 else bytes(piece if kind else piece[:1])
+    return bytes(raw)
+
+
+def encrypted(raw: bytes) -> bytes:
+    "A zip file that says of its first member that it is encrypted."
+    at = raw.index(b'PK\1\2')
+    return raw[:6] + b'\1' + raw[7:at + 8] + b'\1' + raw[at + 9:]
+
+
+def test_damaged_arrays_are_one_line(tmp_path):
+    rng, told = np.random.default_rng(0), FileFormat(500, None, LEADS[:2])
+    np.save(tmp_path/'a.npy', X[:2, :600])
+    np.savez_compressed(tmp_path/'b.npz', signals=X[:2, :600], fs=500, channels=LEADS[:2])
+    pd.DataFrame(X[:2, :600].T, columns=LEADS[:2]).to_csv(tmp_path/'c.csv', index=False)
+    raw = {p: p.read_bytes() for p in sorted(tmp_path.iterdir())}
+    npz = raw[tmp_path/'b.npz']
+    middle = len(npz)//4
+    cases = [(p, damage(rng, b)) for p, b in raw.items() for _ in range(150)]
+    cases += [(tmp_path/'b.npz', npz[:middle] + b'\xff'*20 + npz[middle + 20:]),
+              (tmp_path/'b.npz', encrypted(npz)),
+              (tmp_path/'a.npy', raw[tmp_path/'a.npy'].replace(b'(2, 600), }', b'(2, 600,  {')),
+              (tmp_path/'c.csv', b'"' + b'I'*200_000 + raw[tmp_path/'c.csv'])]
+    said = []
+    for path, content in cases:
+        path.write_bytes(content)
+        try: open_recording(path, told if path.suffix == '.npy' else FileFormat(500))
+        except PedarrError as e: said.append(str(e))
+    assert len(said) > 200 and not any('\n' in s for s in said)
+
+
+def test_export_and_runs(run, store, tmp_path):
+    r = command('export', run, tmp_path/'m')
+    assert r.status == 0 and '2 networks' in r.out and 'SIMULATED MODEL' in r.out
+    assert 'not an empty folder' in refused('export', run, tmp_path/'m')
+    moved = Path(shutil.copytree(run, tmp_path/'runs'/'a'))
+    edit_json(Path(shutil.copytree(run, tmp_path/'runs'/'b'))/'metrics.json', segments=7)
+    assert command('export', moved, tmp_path/'n', '--store', store).status == 0
+    r = command('runs', tmp_path/'runs', '--csv', tmp_path/'r.csv', '--sort', 'f1')
+    t = pd.read_csv(tmp_path/'r.csv')
+    assert r.status == 0 and list(t.run) == ['a', 'b'] and list(t.status) == ['finished', 'damaged']
+    assert t.top1_low[0] <= t.top1[0] <= t.top1_high[0] and 'damaged' in r.out
+    assert "did you mean 'minutes'" in refused('runs', tmp_path/'runs', '--sort', 'minute')
+    assert 0 <= list_runs(tmp_path/'runs').minutes[0] < 60
+
+
+# --- what is unlike
+
+def test_noise_is_said_to_be_unlike(model, simulated):
+    rng, t = np.random.default_rng(0), np.arange(5000)/500
+    hum = np.tile(.3*np.sin(2*np.pi*50*t), (12, 1)) + rng.normal(0, .001, (12, 5000))
+    for x in (rng.normal(0, .3, (12, 5000)), hum):
+        assert 'UNLIKE' in model.predict(x, 500, LEADS).line()
+    share = [np.mean(model.predict_record(p).windows.unlike > 1) for p in LEIPZIG.records(simulated)]
+    assert np.mean(share) < .1
+
+
+def test_what_training_never_had_does_not_count():
+    "Electrograms where training had leads alone: their statistics have no place from which to be far."
+    rng = np.random.default_rng(0)
+    x, new = rng.normal(size=(500, 3)), np.array([[.1, .2, 50.], [.1, .2, np.nan], [9., 0., 0.]])
+    x[:, 2] = np.nan
+    far = cloud_distance(fit_cloud(x), new)
+    assert far[0] == far[1] < 1 and far[2] > 20
+    assert np.isnan(cloud_distance(fit_cloud(x), np.array([[np.nan, np.nan, 1.]]))[0])
+
+
+def test_exchanged_arms_warn_on_real_recordings(model):
+    from pedarr.data.known_databases import LUDB
+    record = LUDB.open(LUDB.records(real('ludb'))[0])
+    x = record.window(0, record.sig_len)[0][:12]
+    turned = x[[0, 2, 1, 4, 3, *range(5, 12)]]*np.where(np.arange(12) == 0, -1, 1)[:, None]
+    assert 'arms' not in model.predict(x, 500, LEADS).line()
+    assert 'arms exchanged' in model.predict(turned, 500, LEADS).line()
+
+
+# --- the estimator
+
+def two_beats(n: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    "Windows [n, 2, 500] at 250 Hz of two classes, and their class: the second is twice as high."
+    rng = np.random.default_rng(0)
+    x = np.stack([beats(500, 250, 2)*(1 + i % 2) + rng.normal(0, .05, (2, 500)) for i in range(n)])
+    return x, np.arange(n) % 2
+
+
+def test_estimator_by_patient_equals_the_loop():
+    "fit is fit_fold on the same windows: the same weights after nine steps; groups of patients stay whole."
+    from sklearn.model_selection import GroupKFold, cross_val_score
+    from pedarr.training.estimator import RhythmClassifier, memory_store
+    from pedarr.training.folds import fit_fold
+    (x, y), small = two_beats(), dict(dim=16, depth=1, heads=2, modality_dropout=0.)
+    more = dict(epochs=3, batch_size=8, lr=5e-3, seed=4)
+    e = RhythmClassifier(['II', 'V1'], 250, **more, params=small).fit(x, y)
+    store = memory_store(x, [str(i) for i in y], ['0', '1'], ['II', 'V1'], 250)
+    c = make_config(modalities='ecg', **more, **small)
+    same = lambda model: all(torch.equal(a, b) for a, b in zip(model.state_dict().values(),
+                                                               e.network_.state_dict().values()))
+    model, _, history = fit_fold(store, np.arange(24), np.zeros(0, int), c)
+    assert same(model) and [row['classification'] for row in history] == [
+        row['classification'] for row in e.history_]
+    for other in (dict(lr=4e-3), dict(batch_size=12), dict(seed=5)):
+        assert not same(fit_fold(store, np.arange(24), np.zeros(0, int), c.replace(**other))[0]), other
+    e.set_params(epochs=1)
+    scores = cross_val_score(e, x, y, groups=np.arange(24)//4, cv=GroupKFold(2))
+    assert len(scores) == 2 and np.isfinite(scores).all()
+
+
+def test_estimator_has_the_defaults_of_a_run():
+    from pedarr.training.config import TrainConfig
+    from pedarr.training.estimator import RhythmClassifier
+    given = RhythmClassifier().get_params()
+    assert {k: v for k, v in given.items() if k in TrainConfig.model_fields} == {
+        k: TrainConfig.model_fields[k].default
+        for k in ('model', 'loss', 'epochs', 'batch_size', 'lr', 'seed', 'device')}
+
+
+@pytest.mark.parametrize('given, why', [
+    (dict(y=np.zeros(24)), 'two classes'), (dict(y=[np.nan, 1.]*12), 'NaN'),
+    (dict(y=['a', np.nan]*12), 'NaN'), (dict(y=['a', 1]*12), 'both texts and numbers'),
+    (dict(y=[0, 1]), 'one class for each'),
+    (dict(channels=['q', 'V1']), 'channels: '), (dict(epochs=0), 'epochs'),
+    (dict(rate='fast'), "rate='fast' must be a frequency"), (dict(rate=0), 'rate=0 must be a frequency'),
+    (dict(store_rate=0), 'store_rate=0 must be a frequency'), (dict(X=3.), 'signals of shape'),
+    (dict(X=np.full((24, 2, 500), np.nan)), 'window 0 has no usable channel'),
+    (dict(params=dict(batch_size=16)), 'params: batch_size is an argument: give batch_size='),
+    (dict(params=dict(lr=.1)), 'params: lr is an argument'),
+    (dict(params=dict(split='segment')), 'split is of a run'),
+    (dict(params=dict(validation=.5)), 'validation is of a run'),
+    (dict(params=dict(nope=1)), "unknown parameter")])
+def test_estimator_refuses_what_it_would_ignore_in_one_line(given, why):
+    from pedarr.training.estimator import RhythmClassifier
+    x, y = two_beats()
+    own = {'channels': ['II', 'V1'], 'rate': 250, 'epochs': 1} | given
+    x, y = own.pop('X', x), own.pop('y', y)
+    with pytest.raises(PedarrError, match=why) as e: RhythmClassifier(**own).fit(x, y)
+    assert '\n' not in str(e.value)
