@@ -8,8 +8,8 @@ from hypothesis import settings
 
 # The same examples in every run, so that a change fails for what it changed; `PEDARR_FUZZ=1 pytest` draws
 # new ones.
-settings.register_profile('same', derandomize=True)
-settings.register_profile('new', derandomize=False)
+settings.register_profile('same', derandomize=True, deadline=None)
+settings.register_profile('new', derandomize=False, deadline=None)
 settings.load_profile('new' if os.environ.get('PEDARR_FUZZ') else 'same')
 
 ROOT = Path(__file__).resolve().parents[1]
