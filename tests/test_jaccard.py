@@ -15,6 +15,7 @@ from pedarr.training.config import make_config
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.saved_models import load_model
 from pedarr.training.train import run_training
+from pedarr.use.model_folder import export_model, open_model
 from test_multilabel import SMALL, spoken, truth_and_probabilities     # noqa: F401, a fixture
 
 PAIRS = [JaccardSigmoid, JaccardSign, JaccardThreshold, SigLIP]
@@ -70,6 +71,8 @@ def test_a_run_with_two_towers(spoken, tmp_path):                # noqa: F811
     assert found.metrics.loss == 'jaccard' and found.history.classification.iloc[-1] < .7
     chosen = choose_thresholds(*truth_and_probabilities(found.validation, found.classes))
     assert [row['threshold'] for row in found.scores['per_class']] == pytest.approx(chosen.tolist())
+    given = open_model(export_model(run, tmp_path/'given'))             # the head goes with it
+    assert given.facts.phrase_head.embed == 16
 
 
 def test_towers_of_words(spoken, tmp_path, monkeypatch):         # noqa: F811

@@ -21,15 +21,18 @@ from pedarr.losses.physiology import (
     beat_targets, physioclr, physiological_pairs, pool_beats, soft_targets)
 from pedarr.losses.unlabelled import cmsc, nt_xent, soft_contrast
 from pedarr.model.earlier_encoders import ENCODERS
-from pedarr.model.pretrained import load_pretrained
+from pedarr.model.pretrained import load_pretrained, save_pretrained
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.physiology import measure_beats, physiology_file, physiology_of, reduce_features
 from pedarr.signals.shuffled_beats import shuffled_index
 from pedarr.signals.vectorcardiogram import turn_ecg, turned_view
 from pedarr.training import pretrain
+from pedarr.training.config import make_config
+from pedarr.training.network import build_model
 from pedarr.training.pretrain import read_pretraining, run_pretraining, what_is_known, windows_to_learn
 from pedarr.training.pretrain_config import PRETRAININGS, PretrainConfig
 from pedarr.training.probes import cached_features, linear_probe
+from pedarr.training.run_list import run_row
 from pedarr.use.command import pedarr_command
 from pedarr.use.notebook import find_notebook
 
@@ -209,6 +212,15 @@ def test_options_run(drawn_store, tmp_path, options):
     if c.keep_every: assert (tmp_path/'r'/'encoder-1.safetensors').exists()
 
 
+@pytest.mark.parametrize('name', ENCODERS)
+def test_a_training_starts_from_what_was_learnt_at_500_hz(tmp_path, name):
+    "Windows are read at the rate at which a training with the same encoder reads them."
+    made = pretrain.Pretrainer(PretrainConfig(dim=16, encoder=name), 500.)
+    file = save_pretrained(made.net, tmp_path/'encoder.safetensors', 500.)
+    net = build_model(make_config(dim=16, encoder=name), 3, rate=500.)
+    assert load_pretrained(net, file, 500.).loaded == ['ecg']
+
+
 def test_any_encoder_by_name(drawn_store, tmp_path):
     for name in ENCODERS:
         run_pretraining(config(drawn_store, tmp_path/name, encoder=name, epochs=1, crop=4.), progress=False)
@@ -269,7 +281,7 @@ def test_another_run_is_not_written_over_and_damage_is_said(drawn_store, tmp_pat
     with pytest.raises(PedarrError, match='epochs=1, not 2'):
         run_pretraining(config(drawn_store, tmp_path/'r'), progress=False)
     edit_json(run/'pretraining.json', method='cmsc')
-    assert read_pretraining(run)[0].method == 'cmsc'
+    assert read_pretraining(run)[0].method == 'cmsc' and run_row(run)['status'] == 'pretraining'
     (run/'history.csv').write_text((run/'history.csv').read_text().replace('0,', '1,', 1))
     with pytest.raises(PedarrError, match='history.csv: was altered'): read_pretraining(run)
 

@@ -18,6 +18,7 @@ from pedarr.losses.physiology import (
     beat_targets, masked_error, near_peaks, physioclr, physiological_pairs, pool_beats,
     soft_targets)
 from ..losses.unlabelled import cmsc, nt_xent, soft_contrast
+from ..model.earlier_encoders import ENCODERS
 from ..model.encoders import MODALITIES
 from ..model.pedarrnet import PedArrNet
 from ..signals.augmentation import Augment
@@ -40,10 +41,12 @@ class Pretrainer(nn.Module):
     "A network that learns without labels from one modality of windows at `rate` Hz."
     def __init__(self, c: PretrainConfig, rate: float):
         super().__init__()
-        own = {f'{c.modality}_rate': c.rate, 'rate': rate} if c.rate and c.rate != rate else {}
+        self.modality, self.given_rate = c.modality, rate
+        self.rate = c.rate or min(rate, ENCODERS[c.encoder].reads or rate)
+        rates = {f'{c.modality}_rate': self.rate, 'rate': rate} if self.rate != rate else {}
         self.net = PedArrNet(2, dim=c.dim, depth=0, heads=1, proj_dim=c.proj_dim, dropout=0.,
-                             encoder=c.encoder, modalities=[c.modality], **own)
-        self.modality, self.rate, self.given_rate = c.modality, c.rate or rate, rate
+                             stochastic_depth=0., pooling='mean-max', encoder=c.encoder,
+                             modalities=[c.modality], **rates)
         self.stride, channels = self.net.views.stride, MODALITIES[c.modality]
         self.decoder = nn.Sequential(nn.Conv1d(c.dim, c.dim, 3, padding=1), nn.GELU(),
                                      nn.Conv1d(c.dim, channels*self.stride, 1))

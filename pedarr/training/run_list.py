@@ -49,6 +49,7 @@ def _finished_at(run: Path) -> str:
 def run_row(folder: Path | str) -> dict:
     "What a table says of the run in `folder`; of one that is not finished or damaged, why."
     folder = Path(folder)
+    if (folder/'pretraining.json').exists(): return dict(status='pretraining', note='')
     if not (folder/'metrics.json').exists(): return dict(status='not finished', note='')
     try: run = open_finished(folder)
     except PassingError: raise
@@ -81,8 +82,8 @@ def find_runs(folder: Path | str) -> list[Path]:
 def list_runs(folder: Path | str, sort: str = 'run') -> pd.DataFrame:
     """A row for each run below `folder`, sorted by a column: numbers, times from the largest, texts from A.
 
-    Columns: run, status (finished, not finished, damaged), system, data, split, task, counts, scores with
-    `_low` and `_high` (95 %), finished (UTC), minutes (of training, all folds), note."""
+    Columns: run, status (finished, not finished, damaged, pretraining), system, data, split, task, counts,
+    scores with `_low` and `_high` (95 %), finished (UTC), minutes (of training, all folds), note."""
     check_choice(sort, _COLUMNS, 'column')
     rows = [dict(run=os.path.relpath(p, folder)) | run_row(p) for p in find_runs(folder)]
     table = pd.DataFrame(rows).reindex(columns=_COLUMNS)
