@@ -94,7 +94,7 @@ class _Network(Parameters):
     encoder: _Encoder = Field('residual', description='a name in ENCODERS')
     dim: int = Field(128, ge=8, le=8192, multiple_of=8, description='width of a token, a multiple of 8')
     proj_dim: int = Field(64, ge=1, le=65_536, description='length of an embedding')
-    rate: float = Field(0., ge=0, le=100_000, description="that windows are read at, Hz; 0: as a training does")
+    rate: float = Field(0., ge=0, le=100_000, description="that windows are read at, Hz; 0: as in training")
 
 class _Machine(Parameters):
     "Seed and machine."

@@ -29,14 +29,9 @@ from .loop import Objective
 from .pretrain_config import PretrainConfig
 
 # %% auto #0
-__all__ = ['Encoded', 'Pretrainer', 'encode', 'Known', 'pretrain_objective']
+__all__ = ['Pretrainer', 'Encoded', 'encode', 'Known', 'pretrain_objective']
 
 # %% ../../nbs/8_training/25_pretrain_objectives.ipynb #2403439a
-class Encoded(NamedTuple):
-    "`z` [B, proj_dim] of length one, `last_map` [B, dim, N]."
-    z: Tensor
-    last_map: Tensor
-
 class Pretrainer(nn.Module):
     "A network that learns without labels from one modality of windows at `rate` Hz."
     def __init__(self, c: PretrainConfig, rate: float):
@@ -52,6 +47,12 @@ class Pretrainer(nn.Module):
                                      nn.Conv1d(c.dim, channels*self.stride, 1))
         self.beat = nn.Sequential(nn.Linear(c.dim, c.dim), nn.GELU(), nn.Linear(c.dim, c.proj_dim))
         self.net.head.requires_grad_(False)
+
+# %% ../../nbs/8_training/25_pretrain_objectives.ipynb #5b1e7c30
+class Encoded(NamedTuple):
+    "`z` [B, proj_dim] of length one, `last_map` [B, dim, N]."
+    z: Tensor
+    last_map: Tensor
 
 # %% ../../nbs/8_training/25_pretrain_objectives.ipynb #3ab0763c
 def encode(model: Pretrainer, x: Tensor, mask: Tensor) -> Encoded:

@@ -25,8 +25,8 @@ __all__ = ['FORCE', 'pedarr_command', 'simulate', 'download', 'check', 'preproce
            'predict_rhythms', 'run_demo']
 
 # %% ../../nbs/9_use/15_command.ipynb #df686b87
-@click.group(cls=Command, invoke_without_command=True, resuming=('download', 'preprocess', 'train', 'demo'),
-             forced=('measure', 'convert'),
+@click.group(cls=Command, invoke_without_command=True,
+             resuming=('download', 'preprocess', 'train', 'pretrain', 'demo'), forced=('measure', 'convert'),
              context_settings=dict(help_option_names=['-h', '--help']))
 @click.version_option(None, '-V', '--version', package_name='pedarr')
 @click.pass_context
