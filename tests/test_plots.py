@@ -66,7 +66,8 @@ def test_scale_is_25_mm_per_s_and_10_mm_per_mV():
     assert box.width*width == pytest.approx(np.diff(fig.axes[0].get_xlim())[0], rel=.03)
 
 
-@pytest.mark.parametrize('lead, mv, seconds', [(0, 3.1, 3), (0, 3.1, 10), (6, 1.4, 3), (5, -3.3, 3), (11, -2, 10)])
+@pytest.mark.parametrize('lead, mv, seconds', [
+    (0, 3.1, 3), (0, 3.1, 10), (6, 1.4, 3), (5, -3.3, 3), (11, -2, 10)])
 def test_no_deflection_is_cut_off_at_the_edge_of_the_paper(lead, mv, seconds):
     ecg = np.zeros((12, seconds*FS))
     ecg[lead, 100:104] = mv

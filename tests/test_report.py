@@ -235,7 +235,8 @@ def test_the_report_fits_a_phone_and_names_its_parts(html):
     tags = Tags(html)
     assert dict(name='viewport', content='width=device-width,initial-scale=1') in tags.all('meta')
     assert [a['href'] for a in tags.all('a')] == ['#' + h['id'] for h in tags.all('h2')]
-    assert {'What was tested', 'How well', 'Cases', 'Limits'} <= set(re.findall('<h2 id=s.*?>(.*?)</h2>', html))
+    titles = set(re.findall('<h2 id=s.*?>(.*?)</h2>', html))
+    assert {'What was tested', 'How well', 'Cases', 'Limits'} <= titles
     assert not tags.all('script') and not tags.all('link') and len(html) < 1_000_000
     assert html.count('<p class=headline>Top-1 ') == html.count('<b>Simulated data.</b>') == 1
     assert re.search(r'<td>SR</td><td class=n>\d+</td><td class=n>\d+</td><td class=n>\d+[.]\d</td>', html)
@@ -256,7 +257,8 @@ def test_every_figure_of_the_report_is_a_legible_svg_with_words(html):
 
 
 def test_text_of_a_page_stands_out_in_the_light_and_in_the_dark():
-    looks = [dict(re.findall('--(.*?):(#......);', block)) for block in re.findall(':root{(.*?)}', PAGE_STYLE)]
+    blocks = re.findall(':root{(.*?)}', PAGE_STYLE)
+    looks = [dict(re.findall('--(.*?):(#......);', block)) for block in blocks]
     assert len(looks) == 2 and looks[0] != looks[1]
     for look in looks:
         for ink in ('ink', 'soft', 'link', 'bad'): assert contrast_ratio(look[ink], look['ground']) >= 4.5
