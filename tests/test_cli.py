@@ -377,7 +377,7 @@ def test_trees_are_a_run_like_any_other(store, finished, tmp_path):
     assert 'loss log loss of boosting' in out and 'rounds of boosting/s' in out and 'agcacl' not in out
     names = {p.name for p in r['patient'].iterdir()}
     assert {'train.ipynb', 'report.html', 'metrics.json', 'features.csv'} <= names
-    assert not {'learning.png', 'weights.png'} & {p.name for p in (r['patient']/'figures').iterdir()}
+    assert not {'learning.svg', 'weights.svg'} & {p.name for p in (r['patient']/'figures').iterdir()}
     c = make_config(store=store, run=r['segment'], split='segment', **trees)
     (open_run(c.run, c)/'features.csv').write_bytes((r['patient']/'features.csv').read_bytes())
     run_training(c, progress=False)

@@ -66,6 +66,27 @@ def test_scale_is_25_mm_per_s_and_10_mm_per_mV():
     assert box.width*width == pytest.approx(np.diff(fig.axes[0].get_xlim())[0], rel=.03)
 
 
+@pytest.mark.parametrize('lead, mv, seconds', [
+    (0, 3.1, 3), (0, 3.1, 10), (6, 1.4, 3), (5, -3.3, 3), (11, -2, 10)])
+def test_no_deflection_is_cut_off_at_the_edge_of_the_paper(lead, mv, seconds):
+    ecg = np.zeros((12, seconds*FS))
+    ecg[lead, 100:104] = mv
+    for fig in (drawing_.plot_segment(ecg, None, ALL, FS), drawing_.plot_segment(ecg, ecg[:7], ALL, FS)):
+        low, high = fig.axes[0].get_ylim()
+        drawn = np.concatenate([line.get_ydata() for line in traces(fig.axes[0], ecg.shape[1])])
+        assert low < drawn.min() and drawn.max() < high
+        assert np.ptp(traces(fig.axes[0], ecg.shape[1])[lead].get_ydata()) == pytest.approx(10*abs(mv))
+
+
+def test_a_sweep_draws_a_narrow_r_wave_whole():
+    signal = np.random.default_rng(0).normal(0, .01, (19, 2*FS))
+    signal[1, [100, 300]] = 1, 2           # higher than 99.7 % of the samples
+    fig, words = calipers_.plot_sweep(signal, ALL, FS, title='t')
+    line = max(fig.axes[0].lines[:60], key=lambda line: len(line.get_xdata()))
+    y = line.get_ydata() - np.median(line.get_ydata())
+    assert np.sort(y)[-1]/np.sort(y)[-2] > 1.9 and fig.axes[0].get_title(loc='left') == 't'
+
+
 @pytest.mark.parametrize('seconds, columns', [(3, 2), (10, 1)])
 def test_all_channels_are_drawn_and_named(seconds, columns):
     ecg, iegm = signals(seconds)

@@ -1,6 +1,10 @@
 """Two protocols in one table, and few shots from a run: what is compared, and what is refused."""
 import json
+import re
 import shutil
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -12,6 +16,7 @@ from pedarr.evaluation.subgroups import SINGLE_SUBJECT
 from pedarr.evaluation.comparison import paired_bootstrap
 from pedarr.evaluation.bootstrap import bootstrap_scores
 from pedarr.core.errors import PedarrError
+from pedarr.core.pages import PAGE_STYLE, contrast_ratio
 from pedarr.use.report import class_score_table
 from pedarr.training.run_figures import plot_recalls
 from pedarr.training.protocols import protocol_table
@@ -207,10 +212,63 @@ def test_few_shots_of_a_run(tiny, tmp_path):
     with pytest.raises(PedarrError, match='is in train and validation'): run_few_shot(copy, shots=(1,))
 
 
-def test_report_of_a_run_has_the_tables(tiny):
+@pytest.fixture(scope='module')
+def html(tiny):
+    "The report of that run."
     from pedarr.use.report import write_report
-    html = write_report(tiny).read_text()
-    assert 'alt="recalls"' in html and '<th>note</th>' in html
+    return write_report(tiny).read_text()
+
+
+class Tags(HTMLParser):
+    "The start tags of a page: (name, attributes)."
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs): self.found.append((tag, dict(attrs)))
+
+    def all(self, name): return [attributes for tag, attributes in self.found if tag == name]
+
+
+def test_the_report_fits_a_phone_and_names_its_parts(html):
+    tags = Tags(html)
+    assert dict(name='viewport', content='width=device-width,initial-scale=1') in tags.all('meta')
+    assert [a['href'] for a in tags.all('a')] == ['#' + h['id'] for h in tags.all('h2')]
+    titles = set(re.findall('<h2 id=s.*?>(.*?)</h2>', html))
+    assert {'What was tested', 'How well', 'Cases', 'Limits'} <= titles
+    assert not tags.all('script') and not tags.all('link') and len(html) < 1_000_000
+    assert html.count('<p class=headline>Top-1 ') == html.count('<b>Simulated data.</b>') == 1
+    assert re.search(r'<td>SR</td><td class=n>\d+</td><td class=n>\d+</td><td class=n>\d+[.]\d</td>', html)
+
+
+def test_every_figure_of_the_report_is_a_legible_svg_with_words(html):
+    images = Tags(html).all('img')
+    words = [i['alt'] for i in images]
+    assert len(set(words)) == len(words) >= 7 and all(len(w) > 20 for w in words)
+    assert any('Leads II and V1 over the electrograms, ' in w and 'annotated' in w for w in words)
+    assert sum(w.startswith('Twelve leads on paper') for w in words) == sum('Leads II' in w for w in words)
+    for image in images:
+        svg = ElementTree.fromstring(unquote(image['src'].removeprefix('data:image/svg+xml,')))
+        for text in svg.iter('{http://www.w3.org/2000/svg}text'):
+            fill = re.search('fill: (#......)', text.get('style', ''))
+            if fill and fill[1] != '#ffffff':          # white: on the dark squares of a matrix
+                assert contrast_ratio(fill[1], '#fff3f0') >= 4.5, text.text
+
+
+def test_text_of_a_page_stands_out_in_the_light_and_in_the_dark():
+    blocks = re.findall(':root{(.*?)}', PAGE_STYLE)
+    looks = [dict(re.findall('--(.*?):(#......);', block)) for block in blocks]
+    assert len(looks) == 2 and looks[0] != looks[1]
+    for look in looks:
+        for ink in ('ink', 'soft', 'link', 'bad'): assert contrast_ratio(look[ink], look['ground']) >= 4.5
+        for ground in ('notice', 'bar'): assert contrast_ratio(look['ink'], look[ground]) >= 4.5
+    coloured = re.findall(r'[{;](?:color|background):([^;}]+)', PAGE_STYLE)
+    assert set(coloured) <= {*(f'var(--{name})' for name in looks[0]), '#fff'}
+
+
+def test_report_of_a_run_has_the_tables(tiny, html):
+    assert 'alt="Recall of each of ' in html and '<th>note</th>' in html
     p = pd.read_csv(tiny/'predictions.csv', dtype={'subject': str})
     classes = json.loads((tiny/'metrics.json').read_text())['classes']
     rows = macro_table(*prediction_codes(p, classes), p.subject.to_numpy(), classes, n_resamples=100)
@@ -245,6 +303,14 @@ def test_a_run_without_a_contrastive_loss_has_no_empty_panel():
     assert plot_learning(old).axes[-1].get_title() == 'top-1 on the test fold'
     none = plot_learning(history.assign(validation_top1=np.nan)).axes[-1]
     assert [t.get_text() for t in none.texts] == ['no validation']
+
+
+def test_many_subjects_are_one_shape():
+    from pedarr.training.run_figures import plot_subjects
+    names, top1 = [f'x{i}' for i in range(90)], np.repeat([.5, 1, .25], 30)
+    (shape,) = plot_subjects(pd.DataFrame(dict(subject=names, segments=2, top1=top1))).axes[0].patches
+    np.testing.assert_array_equal(shape.get_data().values, [1, .5, .25])
+    np.testing.assert_array_equal(shape.get_data().edges, [-.5, 29.5, 59.5, 89.5])
 
 
 def test_subjects_stand_in_the_order_of_their_numbers():

@@ -110,7 +110,7 @@ def test_another_seed_another_result(run, store, tmp_path):
 def test_report_is_self_contained_and_says_simulated(run):
     html = write_report(run).read_text()
     assert 'Simulated data' in html
-    assert 'src="data:image/png;base64' in html
+    assert 'src="data:image/svg+xml,' in html
     assert '<script' not in html
     assert 'src="http' not in html
     assert 'no subject is in training and test at once' in html.lower()

@@ -22,13 +22,13 @@ from ..core.tables import json_ready
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.pedarrnet import ModelConfig
 from ..model.trees import CLASSIFIERS, TREES, classifier_options, make_trees
-from ..signals.augmentation import NORMALISE
+from ..signals.augmentation import NORMALISE, Augment
 from ..signals.splits import SPLITS
 
 # %% auto #0
 __all__ = ['MODALITY_SETS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'RENAMED_PARAMETERS', 'DataParameters',
            'SplitParameters', 'FitParameters', 'LossParameters', 'ModelParameters', 'MachineParameters', 'TrainConfig',
-           'current_names', 'make_config', 'tree_options', 'own_parameters', 'check_parameters']
+           'training_augment', 'current_names', 'make_config', 'tree_options', 'own_parameters', 'check_parameters']
 
 # %% ../../nbs/8_training/00_config.ipynb #3e6f785b
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
@@ -102,6 +102,7 @@ class FitParameters(Parameters):
     warmup: float = Field(0.25, ge=0, le=1, description='share of the steps in which the rate rises')
     clip: float = Field(1.0, gt=0, description='longest gradient')
     augment: bool = Field(True, description='training windows are disturbed')
+    augment_options: _Options = Field({}, description='how far, where it is not as usual')
     channel_dropout: float = Field(.5, ge=0, le=1, description='chance of a window to lose channels')
     normalise: _Normalisation = Field('modality', description=f'one of {", ".join(NORMALISE)}')
     precision: _Precision = Field('float32', description='of the forward pass: float32 or bf16')
@@ -156,8 +157,22 @@ class TrainConfig(MachineParameters, ModelParameters, NetworkParameters, LossPar
         if self.task == 'single' and self.loss in MULTI_LOSSES:
             raise PedarrError(f'loss {self.loss!r} is for several labels at once: set task to multi')
         for name in self.model_options: _check_option(name, self.model)
+        training_augment(self)
         if self.model == TREES: _check_trees(self)
         return self
+
+# %% ../../nbs/8_training/00_config.ipynb #21666bae
+_OWN_PARAMETER = dict(thin='channel_dropout', modality='modality_dropout')     # option -> its parameter
+
+def training_augment(c: TrainConfig) -> Augment | None:
+    "How the training windows of a run are varied, None: not at all; `PedarrError` for options that can't be."
+    if c.augment_options and not c.augment:
+        raise PedarrError('augment_options mean nothing where augment is false: leave them out')
+    for name in c.augment_options:
+        if check_choice(name, Augment.model_fields, 'augment option') in _OWN_PARAMETER:
+            own = _OWN_PARAMETER[name]
+            raise PedarrError(f'augment option {name!r} is a parameter of its own: set {own}')
+    return Augment(thin=c.channel_dropout, **c.augment_options) if c.augment else None
 
 # %% ../../nbs/8_training/00_config.ipynb #f3751290
 RENAMED_PARAMETERS = {'lone_classes': 'single_subject_classes'}     # name in older runs -> name

@@ -25,11 +25,10 @@ from ..core.errors import PedarrError, one_line
 from ..core.files import write_atomic
 from ..core.tables import write_table
 from ..evaluation.multilabel import by_recording, macro_scores, statement_scores
-from ..signals.augmentation import Augment
 from ..signals.batches import SegmentDataset, is_multi, make_loader
 from ..signals.store import Store
 from .checkpoints import load_checkpoint, save_checkpoint
-from .config import TrainConfig
+from .config import TrainConfig, training_augment
 from .loop import (
     Objective, Prefetched, check_finite, clip_gradients, fit, in_precision, make_optimizer,
     network_inputs, pick_device, schedule_rate, start_epoch, supervised_objective)
@@ -42,14 +41,10 @@ __all__ = ['answering_loader', 'predict', 'validation_scores', 'multi_validation
            'fit_fold', 'on_terminal', 'say_on_stderr', 'ProgressDisplay', 'rows_of', 'run_fold']
 
 # %% ../../nbs/8_training/08_folds.ipynb #708b0ffe
-def _augment(c: TrainConfig) -> Augment | None:
-    "How the training windows of a run are varied, if they are."
-    return Augment(thin=c.channel_dropout) if c.augment else None
-
 def _training_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoader:
     "Shuffled, disturbed batches of the segments `index`, by the parameters of a run."
     where = 'cpu' if c.workers else pick_device(c.device)
-    data = SegmentDataset(store, index, _augment(c), normalise=c.normalise, seed=c.seed,
+    data = SegmentDataset(store, index, training_augment(c), normalise=c.normalise, seed=c.seed,
                           device=where)
     return make_loader(data, c.batch_size, shuffle=True, balanced=c.balanced, seed=c.seed,
                        drop_last=len(index) > c.batch_size, workers=c.workers)
