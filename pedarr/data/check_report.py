@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..core.errors import one_line
 from ..core.files import write_atomic
+from ..core.pages import html_page, html_table
 from .download import cut_lines
 from .groupings import get_grouping
 from .leipzig import PUBLISHED, layout_table
@@ -217,34 +218,14 @@ def _report_text(check: CheckReport, most: int) -> str:
     parts += [_list_text('Notes', check.notes, most), check.verdict]
     return '\n\n'.join(part.rstrip() for part in parts)
 
-# %% ../../nbs/1_data/32_check_report.ipynb #f9957564
-_STYLE = """body{font:14px/1.5 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}
-h1{font-size:1.4em;overflow-wrap:anywhere}h2{font-size:1.1em;margin:1.4em 0 .4em}
-table{border-collapse:collapse;font-size:12px;font-variant-numeric:tabular-nums}
-th,td{padding:2px 9px;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
-th{color:#555}.n{text-align:right;white-space:nowrap}.bad{border-left:4px solid #a00;padding-left:.8em}
-.row{display:flex;flex-wrap:wrap;gap:0 3em}summary{cursor:pointer;margin:.5em 0}
-h2+details summary,ul+details summary{margin:0}
-ul{padding-left:1.3em;margin:.3em 0}li{overflow-wrap:anywhere}.wide{overflow-x:auto}"""
-
-# %% ../../nbs/1_data/32_check_report.ipynb #15193076
-def _html_cell(text: str, number: bool, share: float = np.nan) -> str:
-    "A cell; behind its text a bar, if there is a `share`."
-    shown = f'linear-gradient(to left,#bcd9ee {100*share:.0f}%,transparent 0)'
-    bar = f' style="background:{shown}"' if share > 0 else ''
-    return f'<td{" class=n" if number else ""}{bar}>{html.escape(text)}</td>'
-
 # %% ../../nbs/1_data/32_check_report.ipynb #d1ac7024
 def _html_table(t: pd.DataFrame, shares: pd.DataFrame | None = None) -> str:
     "A table as HTML, columns of numbers flush right. `shares`: what bars show, in the same shape."
     t, numeric = t[:MOST_ROWS], t if shares is None else shares
-    cells, numbers = _shown(t), [pd.api.types.is_numeric_dtype(numeric[c]) for c in t]
+    numbers = [pd.api.types.is_numeric_dtype(numeric[c]) for c in t]
     bars = np.full(t.shape, np.nan)
     if shares is not None: bars[:, numbers] = shares.loc[t.index].to_numpy()[:, numbers]
-    head = ''.join(f'<th{" class=n" if n else ""}>{html.escape(c)}</th>' for c, n in zip(cells, numbers))
-    rows = zip(cells.itertuples(index=False), bars)
-    body = ''.join(f'<tr>{"".join(map(_html_cell, row, numbers, bar))}</tr>' for row, bar in rows)
-    return f'<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return html_table(_shown(t), numbers, bars)
 
 # %% ../../nbs/1_data/32_check_report.ipynb #c6313f6e
 def _html_section(name: str, t: pd.DataFrame, shares: pd.DataFrame | None = None) -> str:
@@ -270,13 +251,10 @@ def _write_html(check: CheckReport, path: Path | str) -> Path:
     "Write the whole report as one check-contained page; returns its path."
     shares = {'subjects': check.tables['shares']}
     section = {n: _html_section(n, check.tables[n], shares.get(n)) for n in TITLES}
-    title = html.escape(one_line(f'Check of {check.folder}'))
     small = ''.join(section.pop(n) for n in ('agreement', 'totals', 'classes'))
     problems = f'<div class=bad>{_html_list(check.problems)}</div>' if check.problems else ''
-    return write_atomic(Path(path), ''.join([
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>',
-        f'<h1>{title}</h1><p>{html.escape(check.verdict)}</p>',
-        f'<h2>Problems: {len(check.problems) or "none"}</h2>{problems}',
-        f'<div class=row>{small}</div>', section.pop('subjects'),
-        f'<h2>Notes: {len(check.notes) or "none"}</h2>{_html_list(check.notes)}',
-        *section.values(), '</html>\n']))
+    body = [f'<h2>Problems: {len(check.problems) or "none"}</h2>{problems}',
+            f'<div class=row>{small}</div>', section.pop('subjects'),
+            f'<h2>Notes: {len(check.notes) or "none"}</h2>{_html_list(check.notes)}', *section.values()]
+    head = f'<p class=headline>{html.escape(check.verdict)}</p>'
+    return write_atomic(Path(path), html_page(one_line(f'Check of {check.folder}'), head, ''.join(body)))

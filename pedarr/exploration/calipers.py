@@ -16,7 +16,7 @@ from ..data.databases import Database
 from ..data.records import Record
 from ..data.rhythms import BEAT_SYMBOLS
 from .cohort import annotations_of
-from .drawing import EcgSheet, draw_channel, draw_leads, draw_paper, mm_axes
+from .drawing import EcgSheet, draw_channel, draw_leads, draw_paper, fit_sheet, mm_axes
 from .figures import INK, is_simulated
 from .intervals import beat_intervals
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.pyplot import Axes, Figure
 
 # %% auto #0
-__all__ = ['caliper_intervals', 'plot_study']
+__all__ = ['caliper_intervals', 'plot_study', 'plot_sweep']
 
 # %% ../../nbs/3_exploration/10_calipers.ipynb #47bc5bf7
 def _place_in_cycle(beat: pd.Series) -> float:
@@ -237,16 +237,26 @@ def _draw_sweep(ax: Axes, sweep: _Sweep, stretch: _Stretch, spans: list, earlies
     right = ax.get_xlim()[1] - 1
     ax.text(right, 1, f'{sweep.speed} mm/s, intervals in ms', fontsize=6, ha='right', color='.4')
     if earliest:
-        ax.text(1, 1, f'atrium earliest at {earliest}', fontsize=6.5, color='#d55e00')
+        ax.text(1, 1, f'atrium earliest at {earliest}', fontsize=6.5, color=INK)
     ax.spines[:].set(color='.5', lw=.5)
+
+# %% ../../nbs/3_exploration/10_calipers.ipynb #4b0ad5e4
+def _choose_sweep(stretch: _Stretch, width: float) -> tuple[_Sweep, _Stretch, list, str]:
+    "The sweep of `width` mm for a stretch, the part of it that is shown, its calipers and earliest bipole."
+    spans, earliest = _first_calipers(stretch, stretch.seconds)
+    speed, at = _view(spans, stretch.seconds, room := width - 27)
+    fast = _part(stretch, at, at + room/speed)
+    sweep = _Sweep(_SHOWN if stretch.mask[N_ECG:].any() else _SHOWN[:2], speed, fast.seconds)
+    return sweep, fast, [(name, a - fast.start, z - fast.start) for name, a, z in spans], earliest
 
 # %% ../../nbs/3_exploration/10_calipers.ipynb #fe21fd43
 def _draw_ecg(ax: Axes, sheet: EcgSheet, stretch: _Stretch) -> None:
-    "The paper with its leads, and the annotations above each column."
+    "The paper with its leads, and the annotations above them."
+    above = ax.get_ylim()[1] - 7
     draw_paper(ax)
     draw_leads(ax, stretch.signal[:N_ECG], stretch.mask[:N_ECG], stretch.fs, sheet)
     for lead in (0, len(ECG_LEADS)//2):
-        _draw_annotations(ax, stretch.annotations, sheet.start(lead), sheet.top + 2, 25)
+        _draw_annotations(ax, stretch.annotations, sheet.start(lead), above, 25)
 
 # %% ../../nbs/3_exploration/10_calipers.ipynb #09d20027
 def plot_study(record: Record, start: int, database: Database | None, seconds: float = 2.5,
@@ -257,14 +267,31 @@ def plot_study(record: Record, start: int, database: Database | None, seconds: f
     Bars on bipoles of the coronary sinus are atrial activations, orange where earliest; S is a stimulus.
     Raises `PedarrError` where the stretch leaves the recording."""
     stretch = _read_stretch(record, database, start, int(seconds*record.fs))
-    spans, earliest = _first_calipers(stretch, seconds)
-    sheet = EcgSheet(25*stretch.seconds)
-    speed, at = _view(spans, seconds, room := sheet.width() - 27)
-    fast = _part(stretch, at, at + room/speed)
-    sweep = _Sweep(_SHOWN if stretch.mask[N_ECG:].any() else _SHOWN[:2], speed, fast.seconds)
+    ecg, mask = stretch.signal[:N_ECG], stretch.mask[:N_ECG]
+    sheet, height = fit_sheet(EcgSheet(25*stretch.seconds), 105, ecg, mask, room=9)
+    sweep, *shown = _choose_sweep(stretch, sheet.width())
     warning = '   SIMULATED: no patient' if is_simulated(record) else ''
-    fig, (above, below) = mm_axes(sheet.width(), (105, sweep.height()), title + warning)
+    fig, (above, below) = mm_axes(sheet.width(), (height, sweep.height()), title + warning)
     _draw_ecg(above, sheet, stretch)
-    spans = [(name, a - fast.start, z - fast.start) for name, a, z in spans]
-    _draw_sweep(below, sweep, fast, spans, earliest)
+    _draw_sweep(below, sweep, *shown)
     return fig
+
+# %% ../../nbs/3_exploration/10_calipers.ipynb #fba63eff
+def _window_stretch(signal: np.ndarray, mask: np.ndarray, fs: float, beats: np.ndarray | None) -> _Stretch:
+    "A window, measured if it can be; else without beats."
+    try: measured = _measured_beats(signal, fs, beats, 0.)
+    except PedarrError:
+        measured = pd.DataFrame({'qrs_on': [], 'earliest': []}), np.zeros((0, 5)), np.zeros(0)
+    return _Stretch(signal, mask, fs, [], *measured)
+
+def plot_sweep(signal: np.ndarray, mask: np.ndarray, fs: float, beats: np.ndarray | None = None,
+               title: str = '', width: float = 175.) -> tuple[Figure, str]:
+    """The sweep of `plot_study` for a window `signal` [19, T] (mV, `fs` Hz), and its calipers in words.
+
+    `mask` bool [19], False where absent; `beats` [N]: samples of its QRS complexes, found if not given."""
+    stretch = _window_stretch(np.asarray(signal, np.float64), np.asarray(mask, bool), fs, beats)
+    sweep, shown, spans, earliest = _choose_sweep(stretch, width)
+    fig, (ax,) = mm_axes(width, (sweep.height(),), title)
+    _draw_sweep(ax, sweep, shown, spans, earliest)
+    words = [f'{name} ms' for name, *_ in spans] + [f'atrium earliest at {earliest}']*bool(earliest)
+    return fig, ', '.join(words)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.pyplot import Axes, Figure
 
 # %% auto #0
-__all__ = ['mm_axes', 'draw_paper', 'EcgSheet', 'draw_leads', 'draw_channel', 'plot_segment']
+__all__ = ['mm_axes', 'draw_paper', 'EcgSheet', 'fit_sheet', 'draw_leads', 'draw_channel', 'plot_segment']
 
 # %% ../../nbs/3_exploration/09_drawing.ipynb #b1117e96
 def mm_axes(width: float, heights: Sequence[float], title: str = '') -> tuple[Figure, list[Axes]]:
@@ -37,11 +37,14 @@ def mm_axes(width: float, heights: Sequence[float], title: str = '') -> tuple[Fi
 # %% ../../nbs/3_exploration/09_drawing.ipynb #6c65b1a1
 def draw_paper(ax: Axes) -> None:
     "Millimetre paper over the whole of `ax`, whose coordinates are mm, and its scale at the upper right."
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
     (_, width), (_, height) = ax.get_xlim(), ax.get_ylim()
     for step, colour, lw in ((1, ECG_PAPER['small squares'], .5), (5, ECG_PAPER['large squares'], .6)):
-        look = dict(color=colour, lw=lw, zorder=0, antialiased=False)   # crisp lines, small files
-        ax.vlines(np.arange(0, width + .1, step), 0, height, **look)
-        ax.hlines(np.arange(0, height + .1, step), 0, width, **look)
+        xs, ys = np.arange(0, width + .1, step), np.arange(0, height + .1, step)
+        lines = [[(x, 0), (x, height)] for x in xs] + [[(0, y), (width, y)] for y in ys]
+        squares = Path(np.concatenate(lines), np.tile([Path.MOVETO, Path.LINETO], len(lines)))
+        ax.add_patch(PathPatch(squares, fill=False, color=colour, lw=lw, zorder=0, antialiased=False))
     ax.set_facecolor(ECG_PAPER['ground'])
     ax.set_title('25 mm/s  10 mm/mV', fontsize=6.5, loc='right', pad=3)
     ax.spines[:].set_color('#efb3b3')
@@ -67,13 +70,32 @@ class EcgSheet(NamedTuple):
         "Of the paper: whole large squares."
         return math.ceil((15 + self.columns*self.length + 8*(self.columns - 1) + 2)/5)*5
 
+# %% ../../nbs/3_exploration/09_drawing.ipynb #5acd2952
+_MOST = 60.     # mm by which the paper may grow at each edge
+
+def _median_free(mv: np.ndarray) -> np.ndarray:
+    "A channel [T] (mV) less its median, which stands on its baseline."
+    return mv - np.nanmedian(mv)
+
+def fit_sheet(sheet: EcgSheet, height: float, ecg: np.ndarray, mask: np.ndarray,
+              room: float = 2.) -> tuple[EcgSheet, float]:
+    """`sheet` and the `height` (mm) of its paper, grown so that each lead of `ecg` [12, T] (mV) lies on it.
+
+    `mask` bool [12], False where absent; `room`: mm that stay free above the traces."""
+    traces = [sheet.baseline(i) + 10*_median_free(ecg[i]) for i in np.flatnonzero(mask)]
+    lowest = min((np.nanmin(y) for y in traces), default=1.)
+    highest = max((np.nanmax(y) for y in traces), default=0.)
+    grow = lambda missing: 5*math.ceil(min(max(missing, 0), _MOST)/5)
+    below = grow(1 - lowest)
+    return sheet._replace(top=sheet.top + below), height + below + grow(highest + room - height)
+
 # %% ../../nbs/3_exploration/09_drawing.ipynb #8ff3575e
 _PULSE = np.array([[7, 8, 8, 12, 12, 13], [0, 0, 10, 10, 0, 0]])   # mm: 0.2 s (less its edges) of 1 mV
 
 def _draw_absent(ax: Axes, start: float, stop: float, y: float) -> None:
     "A dashed line from `start` to `stop` (mm) for a channel without signal."
     ax.plot([start, stop], [y, y], color='.6', lw=.8, ls=(0, (5, 4)))
-    ax.text((start + stop)/2, y + .5, 'absent', fontsize=6, color='.45', ha='center', va='bottom')
+    ax.text((start + stop)/2, y + .5, 'absent', fontsize=6, color='.35', ha='center', va='bottom')
 
 def draw_leads(ax: Axes, ecg: np.ndarray, mask: np.ndarray, fs: float, sheet: EcgSheet) -> None:
     "The leads `ecg` [12, T] (mV, `fs` Hz) where `mask` [12] has them, on the paper that `ax` shows."
@@ -83,7 +105,7 @@ def draw_leads(ax: Axes, ecg: np.ndarray, mask: np.ndarray, fs: float, sheet: Ec
             ax.plot(_PULSE[0], y + _PULSE[1], color='k', lw=.7)
         ax.text(1 if sheet.column(lead) == 0 else x - 6.5, y, name, fontsize=7, weight='bold', va='center')
         if mask[lead]:
-            mv = ecg[lead] - np.nanmedian(ecg[lead])
+            mv = _median_free(ecg[lead])
             ax.plot(x + np.arange(len(mv))*25/fs, y + 10*mv, color='k', lw=.7)
         else:
             _draw_absent(ax, x, x + sheet.length, y)
@@ -98,15 +120,16 @@ def draw_channel(ax: Axes, name: str, mv: np.ndarray | None, start: float, stop:
 
     `mv` [T] (mV) is None where it is absent."""
     colour = _CHANNEL_COLOURS.get(name, _CORONARY_SINUS)
-    ax.text(1, y, name, fontsize=7, weight='bold', color=colour, va='center')
+    ax.text(1, y, name, fontsize=7, weight='bold', va='center')
     if mv is None:
         _draw_absent(ax, start, stop, y)
         return
-    mv = mv - np.nanmedian(mv)
-    gain = .46*row/max(np.nanpercentile(abs(mv), 99.7), 1e-6)
+    mv = _median_free(mv)
+    whole = name in ECG_LEADS
+    gain = .46*row/max(np.nanpercentile(abs(mv), 100 if whole else 99.7), 1e-6)
     x = start + np.arange(len(mv))*(stop - start)/len(mv)
     ax.plot(x, y + np.clip(gain*mv, -.62*row, .62*row), color=colour, lw=.7)
-    ax.text(stop + 1, y, f'{np.nanmax(mv) - np.nanmin(mv):.2g} mV', fontsize=6, color=colour, va='center')
+    ax.text(stop + 1, y, f'{np.nanmax(mv) - np.nanmin(mv):.2g} mV', fontsize=6, color='.3', va='center')
 
 # %% ../../nbs/3_exploration/09_drawing.ipynb #c2a628e3
 def _draw_time_scale(ax: Axes, start: float, stop: float, seconds: float, height: float) -> None:
@@ -144,6 +167,13 @@ def _check_parts(ecg: np.ndarray | None, iegm: np.ndarray | None, mask: np.ndarr
         raise PedarrError('plot_segment: no channel is present: nothing to draw')
     return n, bool(has_ecg), bool(has_iegm)
 
+# %% ../../nbs/3_exploration/09_drawing.ipynb #103f0e5a
+def _own_sheet(ecg: np.ndarray, mask: np.ndarray, fs: float) -> tuple[EcgSheet, float]:
+    "Where the leads `ecg` [12, T] stand, and the height (mm) of their paper."
+    seconds = ecg.shape[1]/fs
+    columns, row, height = (2, 15.5, 100) if seconds <= 5 else (1, 12.7, 160)
+    return fit_sheet(EcgSheet(25*seconds, columns, row, height), height, ecg, mask)
+
 # %% ../../nbs/3_exploration/09_drawing.ipynb #1ffd1958
 def plot_segment(ecg: np.ndarray | None, iegm: np.ndarray | None, mask: np.ndarray, fs: float,
                  title: str = '', seconds: float | None = None) -> Figure:
@@ -154,12 +184,12 @@ def plot_segment(ecg: np.ndarray | None, iegm: np.ndarray | None, mask: np.ndarr
     mask = np.asarray(mask, bool)
     n, has_ecg, has_iegm = _check_parts(ecg, iegm, mask)
     n = min(n, int(seconds*fs)) if seconds else n
-    columns, row, height = (2, 15.5, 100) if n/fs <= 5 else (1, 12.7, 160)
-    sheet = EcgSheet(25*n/fs, columns, row, height)
+    ecg = np.asarray(ecg, np.float64)[:, :n] if has_ecg else np.zeros((N_ECG, n))
+    sheet, height = _own_sheet(ecg, mask[:N_ECG] & has_ecg, fs)
     fig, axes = mm_axes(sheet.width(), [height]*has_ecg + [75]*has_iegm, title)
     if has_ecg:
         draw_paper(axes[0])
-        draw_leads(axes[0], np.asarray(ecg, np.float64)[:, :n], mask[:N_ECG], fs, sheet)
+        draw_leads(axes[0], ecg, mask[:N_ECG], fs, sheet)
     if has_iegm:
         _draw_electrograms(axes[-1], np.asarray(iegm, np.float64)[:, :n], mask[N_ECG:], fs)
     return fig

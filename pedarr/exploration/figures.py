@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ECG_PAPER', 'INK', 'class_colours', 'rhythm_colours', 'in_class_order', 'style_axes', 'square_grid', 'is_simulated',
-           'stamp_simulated', 'ink_palette', 'figure_png']
+           'stamp_simulated', 'ink_palette', 'figure_png', 'figure_svg']
 
 # %% ../../nbs/3_exploration/06_figures.ipynb #1444ddb3
 ECG_PAPER = {'ground': '#fff3f0', 'small squares': '#fbe0dc', 'large squares': '#f0b0a8'}
@@ -128,3 +129,36 @@ def figure_png(fig: Figure, dpi: float = 100, colours: int | Iterable[str] = 64)
     palette, n = (None, colours) if isinstance(colours, int) else ink_palette(colours)
     full = Image.open(file).convert('RGB')
     return _palette_png(full.quantize(n, palette=palette, dither=Image.Dither.NONE), n)
+
+# %% ../../nbs/3_exploration/06_figures.ipynb #f62d657f
+_LONG = re.compile(r'M ([^MLCQz"]+(?:L [^MLCQz"]+){30,})(?=")')
+
+def _as_steps(line: re.Match) -> str:
+    "A long line 'M x y L x y ...' of an SVG file, each point as the step from the one before."
+    points = np.array(line[1].replace('L', ' ').split(), float).reshape(-1, 2)
+    tenths = np.round(10*points)
+    first, steps = tenths[0]/10, np.diff(tenths, axis=0).ravel()/10
+    short = ' '.join(f'{step:g}' for step in steps)
+    short = re.sub(r'\b0\.', '.', short).replace(' -', '-')
+    return f'M{first[0]:g} {first[1]:g}l{short}'
+
+def _short_svg(text: str) -> str:
+    "An SVG file without what no reader needs, its numbers with two decimals."
+    of_no_use = r'<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>| transform="rotate\(-0 .*?"'
+    text = re.sub(of_no_use, '', text, flags=re.S)
+    two = lambda number: f'{float(number[0]):.2f}'.rstrip('0').rstrip('.')
+    return re.sub(r'\s*\n\s*', '\n', _LONG.sub(_as_steps, re.sub(r'\d+\.\d{3,}', two, text))).strip()
+
+# %% ../../nbs/3_exploration/06_figures.ipynb #fdcc32a2
+_FONTS = ['DejaVu Sans', 'Verdana', 'Arial']
+_SVG = {'svg.fonttype': 'none', 'svg.hashsalt': 'pedarr', 'font.sans-serif': _FONTS}
+
+def figure_svg(fig: Figure, within: float = .3) -> str:
+    "`fig` as the text of an SVG file, its lines true to `within` points; the figure is closed."
+    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+    for line in fig.findobj(Line2D): line.get_path().simplify_threshold = within
+    file = io.StringIO()
+    with plt.rc_context(_SVG): fig.savefig(file, format='svg', metadata={'Date': None})
+    plt.close(fig)
+    return _short_svg(file.getvalue())

@@ -5,7 +5,6 @@
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #dcf91735
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,10 +14,11 @@ import pandas as pd
 
 from ..core.errors import file_error, one_line
 from ..core.files import write_together
+from ..core.pages import html_figure, html_page, html_table
 from ..data.known_databases import ALIASES
 from ..data.records import Record, open_record
 from .calipers import plot_study
-from .figures import figure_png, is_simulated
+from .figures import figure_svg, is_simulated
 from .measuring import INTERVALS, MeasuredStudy, interval_medians, measure_record
 
 # %% auto #0
@@ -80,25 +80,10 @@ def stretches_to_draw(study: MeasuredStudy, duration: float, seconds: float = 2.
     return [(title, min(max(0., start), last)) for title, start in drawn[:most]]
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #e665126d
-_STYLE = '''
-body{font:16px/1.45 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
-td,th{padding:.2rem .7rem;border-bottom:1px solid #8886;text-align:left}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-img{max-width:100%;background:#fff}figure{margin:1.5rem 0}figcaption{font-size:.9rem}
-.warn{border-left:4px solid #c2410c;padding:.3rem 1rem}
-@media(max-width:40rem){table{font-size:.8rem}td,th{padding:.2rem .35rem}}
-@media(prefers-color-scheme:dark){body{background:#111;color:#eee}}
-@media print{body{max-width:none;font-size:11px}figure,tr{break-inside:avoid}}
-'''
-
 def _html_table(table: pd.DataFrame) -> str:
     "A table of texts; columns of ms, s and counts to the right."
     right = [c.endswith(('_ms', '_s')) or c in ('seen', 'of') for c in table]
-    cell = lambda tag, text, n: f'<{tag}{" class=n" if n else ""}>{html.escape(str(text))}</{tag}>'
-    head = ''.join(cell('th', c.replace('_', ' '), n) for c, n in zip(table, right))
-    rows = (''.join(cell('td', v, n) for v, n in zip(row, right)) for row in table.itertuples(index=False))
-    return f'<table><tr>{head}</tr>{"".join(f"<tr>{row}</tr>" for row in rows)}</table>'
+    return html_table(table.rename(columns=lambda c: c.replace('_', ' ')), right)
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #0298b8cd
 def _html_figures(study: MeasuredStudy, record: Record) -> str:
@@ -106,11 +91,9 @@ def _html_figures(study: MeasuredStudy, record: Record) -> str:
     out, seconds = [], min(2.5, int(10*record.duration)/10)
     for title, start in stretches_to_draw(study, record.duration, seconds):
         first = min(int(start*record.fs), record.sig_len - int(seconds*record.fs))
-        text = html.escape(one_line(f'{title}, from {start:.1f} s'))
+        text = one_line(f'{title}, from {start:.1f} s')
         figure = plot_study(record, first, None, seconds)
-        png = base64.b64encode(figure_png(figure, dpi=150)).decode()
-        out.append(f'<figure><img alt="{text}" src="data:image/png;base64,{png}">'
-                   f'<figcaption>{text}</figcaption></figure>')
+        out.append(html_figure(figure_svg(figure), f'Twelve leads and a fast sweep: {text}', text, 'paper'))
     return ''.join(out)
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #416be2fb
@@ -121,24 +104,21 @@ def _html_notes(record: Record) -> str:
     "What is to be known of the recording: warning, notes, and where it comes from."
     said = [*record.notes, *record.comments]
     items = ''.join(f'<li>{html.escape(one_line(note)[:500])}</li>' for note in said[:40])
-    simulated = '<p class=warn><b>SIMULATED: no patient.</b></p>' if is_simulated(record) else ''
-    return f'{simulated}<p class=warn>{_DISCLAIMER}</p><ul>{items}</ul>'
+    simulated = '<p class=banner><b>SIMULATED: no patient.</b></p>' if is_simulated(record) else ''
+    return f'{simulated}<p class=notice>{_DISCLAIMER}</p><ul>{items}</ul>'
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #2e042878
 def study_page(study: MeasuredStudy, record: Record) -> str:
     "A self-contained page (HTML) of a measured `study` of `record`."
-    name = html.escape(one_line(record.name))
     about = (f'{record.duration:.1f} s, {record.fs:g} Hz, {int((record.rows >= 0).sum())} of 19 channels, '
              f'{len(study.beats)} beats')
     transitions = _html_table(_transition_table(study)) if len(study.transitions) else '<p>None seen.</p>'
-    return '\n'.join([
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">',
-        f'<title>{name}, measured</title><style>{_STYLE}</style><h1>{name}, measured</h1><p>{about}</p>',
-        _html_notes(record), '<h2>Transitions</h2>', transitions,
-        '<h2>Intervals</h2>', _html_table(_median_table(study)),
-        '<h2>The study</h2>', _html_figures(study, record),
-        '<h2>Rhythm of each window</h2>', _html_table(_window_table(study)), '</html>\n'])
+    parts = {'Transitions': transitions, 'Intervals': _html_table(_median_table(study)),
+             'The study': _html_figures(study, record),
+             'Rhythm of each window': _html_table(_window_table(study))}
+    body = ''.join(f'<h2>{title}</h2>{part}' for title, part in parts.items())
+    head = f'<p class=headline>{about}</p>{_html_notes(record)}'
+    return html_page(f'{one_line(record.name)}, measured', head, body)
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #85ff140f
 STUDY_FILES = ['beats.csv', 'medians.csv', 'windows.csv', 'transitions.csv', 'study.html']

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 
 from ..core.names import natural_key
+from ..data.channels import N_ECG
 from ..evaluation.subgroups import recall_by_subject
+from ..exploration.calipers import plot_sweep
 from ..exploration.drawing import plot_segment
 from ..exploration.figures import class_colours
 from ..signals.batches import take_signals
@@ -23,7 +25,8 @@ if TYPE_CHECKING:                     # matplotlib is slow to import, and only a
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['plot_learning', 'plot_subjects', 'plot_recalls', 'plot_weights', 'choose_cases', 'plot_case']
+__all__ = ['plot_learning', 'plot_subjects', 'plot_recalls', 'plot_weights', 'choose_cases', 'describe_case', 'plot_case',
+           'plot_case_leads']
 
 # %% ../../nbs/8_training/18_run_figures.ipynb #99d299ba
 _WATCHED = {'validation_top1': 'top-1 in validation', 'validation_auroc': 'macro AUROC in validation',
@@ -58,6 +61,12 @@ def plot_learning(history: pd.DataFrame) -> Figure:
         axes[-1].text(.5, .5, 'no validation', ha='center', va='center', transform=axes[-1].transAxes)
     return fig
 
+# %% ../../nbs/8_training/18_run_figures.ipynb #3ab2aeea
+def _steps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "The levels of a row of bars [N], equal neighbours joined, and the edges between them."
+    starts = np.flatnonzero(np.append(True, np.diff(values) != 0))
+    return values[starts], np.append(starts, len(values)) - .5
+
 # %% ../../nbs/8_training/18_run_figures.ipynb #ec82c5d7
 def plot_subjects(per_subject: pd.DataFrame) -> Figure:
     """Top-1 of each subject, the best first (ties in the order of their numbers), with its number of
@@ -69,7 +78,8 @@ def plot_subjects(per_subject: pd.DataFrame) -> Figure:
     t = per_subject.iloc[order].sort_values('top1', ascending=False, kind='stable')
     n = len(t)
     fig, ax = plt.subplots(figsize=(min(9, 2 + .3*n), 2.8), layout='constrained')
-    ax.bar(np.arange(n), t.top1, width=.8 if n < 60 else 1., color='#4477aa')
+    if n < 60: ax.bar(np.arange(n), t.top1, color='#4477aa')
+    else: ax.stairs(*_steps(t.top1.to_numpy()), fill=True, color='#4477aa')
     names = [f'{s} ({m})' for s, m in zip(t.subject, t.segments)]
     if n <= 45: ax.set_xticks(np.arange(n), names, rotation=90, fontsize=7)
     else: ax.set_xlabel(f'{n} subjects, sorted')
@@ -99,13 +109,14 @@ def plot_recalls(predictions: pd.DataFrame, classes: list[str], of: dict[str, in
 
 # %% ../../nbs/8_training/18_run_figures.ipynb #6e553b45
 def plot_weights(predictions: pd.DataFrame, classes: list[str]) -> Figure:
-    "Weight of the electrograms (0 to 1) by true class, a box for each class that is there."
+    """Weight of the electrograms (0 to 1) by true class, a box for each class that is there.
+
+    Whiskers reach the smallest and the largest weight."""
     import matplotlib.pyplot as plt
     present = [c for c in classes if (predictions.label == c).any()]
     weights = [predictions.weight_iegm[predictions.label == c] for c in present]
     fig, ax = plt.subplots(figsize=(1.5 + .8*len(present), 2.8), layout='constrained')
-    boxes = ax.boxplot(weights, patch_artist=True, widths=.6, flierprops=dict(markersize=2),
-                       medianprops=dict(color='black'))
+    boxes = ax.boxplot(weights, patch_artist=True, widths=.6, whis=(0, 100), medianprops=dict(color='black'))
     for box, c in zip(boxes['boxes'], present): box.set_facecolor(class_colours(classes)[c])
     ax.set_xticks(np.arange(1, len(present) + 1), present)
     ax.set(ylabel='weight of the electrograms', ylim=(-.05, 1.05))
@@ -132,15 +143,31 @@ def choose_cases(predictions: pd.DataFrame, classes: list[str], right: int = 3,
     return pd.concat(cases + [bad.head(wrong)]) if cases or len(bad) else p.head(0)
 
 # %% ../../nbs/8_training/18_run_figures.ipynb #6b877a3c
-def plot_case(store: Store, case: NamedTuple) -> Figure:
-    """One segment of `choose_cases` (a row of its `itertuples`) on paper, with what was true and what was
-    said."""
-    i = int(case.segment)
+def describe_case(store: Store, case: NamedTuple) -> tuple[str, str]:
+    "What was true and what was said of a row of `choose_cases` (of its `itertuples`), and where it is."
     fs = store.meta.get('records', {}).get(case.record, {}).get('fs')
     when = f' at {case.start/fs:.1f} s' if fs else ''
     said = f'annotated {case.label} ({case.rhythm}), predicted {case.predicted} with {case.probability:.2f}'
-    whose = 'SIMULATED, ' if store.meta.get('simulated') else ''
-    title = f'{whose}{"right" if case.right else "WRONG"}: {said}; {case.record}{when}'
-    ecg, iegm = (x[0].astype(np.float32) for x in take_signals(store, [i]))
+    return f'{"right" if case.right else "WRONG"}: {said}', f'{case.record}{when}'
+
+def _warning(store: Store) -> str:
+    "What the title of a figure begins with."
+    return 'SIMULATED, ' if store.meta.get('simulated') else ''
+
+# %% ../../nbs/8_training/18_run_figures.ipynb #ff14c699
+def plot_case(store: Store, case: NamedTuple) -> tuple[Figure, str]:
+    """The sweep of one segment of `choose_cases` (a row of its `itertuples`), with what was true and what was
+    said, and its calipers in words."""
+    i = int(case.segment)
+    signal = np.concatenate([x[0] for x in take_signals(store, [i])]).astype(np.float64)
+    beats = np.asarray(store.beats[i]) if len(store.beats) else []
+    title = _warning(store) + '; '.join(describe_case(store, case))
+    return plot_sweep(signal, store.mask[i], store.fs, beats if len(beats) else None, title)
+
+def plot_case_leads(store: Store, case: NamedTuple) -> Figure | None:
+    "The twelve leads of the same segment on paper; None where it has none."
+    i = int(case.segment)
     mask = np.asarray(store.mask[i])
-    return plot_segment(ecg, iegm if mask[12:].any() else None, mask, store.fs, title=title)
+    if not mask[:N_ECG].any(): return None
+    ecg = take_signals(store, [i])[0][0].astype(np.float64)
+    return plot_segment(ecg, None, mask, store.fs, title=_warning(store) + describe_case(store, case)[1])

@@ -5,26 +5,28 @@
 # %% ../../nbs/9_use/00_report.ipynb #4bbc569f
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..core.errors import system_error
 from ..core.files import write_atomic
+from ..core.pages import html_figure, html_page, html_table
+from ..data.channels import N_ECG
 from ..data.rhythms import RHYTHMS
 from ..evaluation.metrics import METRICS, confusion_matrix, plot_confusion
 from ..evaluation.multilabel import MULTI_METRICS, plot_statements
 from ..evaluation.reliability import plot_reliability, reliability
 from ..evaluation.subgroups import SINGLE_SUBJECT, macro_table
-from ..exploration.figures import figure_png
+from ..exploration.figures import figure_svg
 from ..losses.registry import describe_loss
 
 # %% auto #0
-__all__ = ['percent', 'metrics_table', 'majority_class', 'class_meanings', 'class_score_table', 'draw_figures', 'describe_model',
-           'write_report']
+__all__ = ['percent', 'metrics_table', 'majority_class', 'class_meanings', 'class_score_table', 'ReportFigure', 'draw_figures',
+           'headline', 'weight_remark', 'describe_model', 'write_report']
 
 # %% ../../nbs/9_use/00_report.ipynb #6e06e45c
 from ..model.trees import TREES
@@ -32,8 +34,9 @@ from ..signals.store import Store, open_store
 from ..training.config import TREE_LOSS, own_parameters
 from ..training.finished_runs import Run, as_finished_run, prediction_codes, read_scores
 from ..training.prepare import grouping_of
-from ..training.run_figures import (
-    choose_cases, plot_case, plot_learning, plot_recalls, plot_subjects, plot_weights)
+from pedarr.training.run_figures import (
+    choose_cases, describe_case, plot_case, plot_case_leads, plot_learning, plot_recalls, plot_subjects,
+    plot_weights)
 from ..training.run_tables import subjects_per_class
 from ..training.runs import check_same_store
 
@@ -92,47 +95,165 @@ def _macro_rows(run: Run) -> pd.DataFrame:
     tested, of = p.groupby('label').subject.nunique(), subjects_per_class(run.split)
     return rows if all(of[c] == 1 for c in tested.index[tested == 1]) else rows.head(1)
 
+# %% ../../nbs/9_use/00_report.ipynb #1f941830
+class ReportFigure(NamedTuple):
+    "A figure of the page: the path of its SVG file, its texts, and its kind (`html_figure`)."
+    path: Path
+    alt: str
+    caption: str = ''
+    kind: str = 'chart'
+
+def _confusion_words(matrix: np.ndarray, classes: list[str]) -> str:
+    "What a confusion `matrix` [C, C] (counts) shows."
+    wrong = matrix - np.diag(np.diag(matrix))
+    i, j = np.unravel_index(wrong.argmax(), wrong.shape)
+    right = f'Confusion matrix: {np.trace(matrix):,} of {matrix.sum():,} segments are right'
+    if not wrong.any(): return f'{right}.'
+    return f'{right}; most often {classes[i]} was taken for {classes[j]} ({wrong[i, j]:,} times).'
+
+# %% ../../nbs/9_use/00_report.ipynb #6a0fee72
+def _subject_words(per_subject: list[dict]) -> str:
+    "What the bars of the subjects show."
+    t = pd.DataFrame(per_subject)
+    return (f'Top-1 of each of {len(t)} subjects: from {100*t.top1.min():.0f} % to {100*t.top1.max():.0f} %, '
+            f'median {100*t.top1.median():.0f} %.')
+
+def _weight_words(p: pd.DataFrame, classes: list[str]) -> str:
+    "What the boxes of the weights show."
+    median = p.groupby('label').weight_iegm.median()
+    words = ', '.join(f'{c} {median[c]:.2f}' for c in classes if c in median)
+    return f'Weight of the electrograms by true class, medians: {words}.'
+
+def _curve_words(history: pd.DataFrame) -> str:
+    "What the learning curves show."
+    loss = history.groupby('epoch').classification.mean()
+    return (f'Learning curves of {history.fold.nunique()} folds over {len(loss)} epochs: the mean loss went '
+            f'from {loss.iloc[0]:.2f} to {loss.iloc[-1]:.2f}.')
+
+# %% ../../nbs/9_use/00_report.ipynb #3b080f9e
+def _curve(run: Run) -> str:
+    "What the last learning curve is of."
+    watched = 'validation_auroc' if run.multi else 'validation_top1'
+    if watched not in run.history:
+        return "This run is from before there was validation; its curve is the test's, and chose nothing."
+    if run.history[watched].isna().all(): return 'No subjects were set aside for validation.'
+    return 'Validation segments were neither learnt from nor tested.'
+
 # %% ../../nbs/9_use/00_report.ipynb #7908f35b
-def _multi_figures(run: Run) -> dict[str, Callable]:
+_Drawing = tuple[Any, str, str]      # figure of matplotlib, alternative text, caption
+
+def _draw_learning(run: Run) -> _Drawing:
+    return plot_learning(run.history), _curve_words(run.history), f'{_curve(run)} The last epoch counts.'
+
+def _multi_figures(run: Run) -> dict[str, Callable[[], _Drawing]]:
     "The figures of a run with several labels a window."
-    return {'statements': lambda: plot_statements(pd.DataFrame(run.scores['per_class'])),
-            'learning': lambda: plot_learning(run.history)}
+    table = pd.DataFrame(run.scores['per_class'])
+    words = f'AUROC of the statements: median {table.auroc.median():.2f}; the table below has each.'
+    return {'statements': lambda: (plot_statements(table), words, 'AUROC of each statement (recordings).'),
+            'learning': lambda: _draw_learning(run)}
 
 # %% ../../nbs/9_use/00_report.ipynb #599fc4dc
-def _figure_makers(run: Run, store: Store) -> dict[str, Callable]:
-    "name -> function that draws a figure which this run has."
-    if run.multi: return _multi_figures(run)
-    p, classes, of = run.predictions, run.classes, subjects_per_class(run.split)
-    truth, predicted = prediction_codes(p, classes)
-    shares = p[[f'p_{c}' for c in classes]].to_numpy()
-    makers = {'confusion': lambda: plot_confusion(confusion_matrix(truth, predicted, len(classes)), classes),
-              'reliability': lambda: plot_reliability(*reliability(shares, truth)),
-              'subjects': lambda: plot_subjects(pd.DataFrame(run.scores['per_subject'])),
-              'recalls': lambda: plot_recalls(p, classes, of)}
-    if run.params.model != TREES: makers['learning'] = lambda: plot_learning(run.history)
-    if run.params.model == 'pedarrnet': makers['weights'] = lambda: plot_weights(p, classes)
-    for i, case in enumerate(choose_cases(p, classes).itertuples()):
-        makers[f'case-{i+1}'] = lambda case=case: plot_case(store, case)
+def _draw_confusion(run: Run) -> _Drawing:
+    matrix = confusion_matrix(*prediction_codes(run.predictions, run.classes), len(run.classes))
+    words = _confusion_words(matrix, run.classes)
+    return plot_confusion(matrix, run.classes), words, 'A row is a true class; its colours add up to 100 %.'
+
+def _draw_reliability(run: Run) -> _Drawing:
+    truth, _ = prediction_codes(run.predictions, run.classes)
+    table, ece = reliability(run.predictions[[f'p_{c}' for c in run.classes]].to_numpy(), truth)
+    words = f'Accuracy by stated probability; expected calibration error {ece:.3f}.'
+    caption = 'On the dashed line, answers given with 0.8 are right in 80 % of the segments.'
+    return plot_reliability(table, ece), words, caption
+
+def _draw_subjects(run: Run) -> _Drawing:
+    rows = run.scores['per_subject']
+    return plot_subjects(pd.DataFrame(rows)), _subject_words(rows), 'Top-1 of each subject, the best first.'
+
+# %% ../../nbs/9_use/00_report.ipynb #e00c456c
+def _draw_recalls(run: Run) -> _Drawing:
+    of, subjects = subjects_per_class(run.split), run.predictions.subject.nunique()
+    words = f'Recall of each of {len(run.classes)} classes in each of {subjects} subjects.'
+    caption = 'Recall of each class in each subject; blank: the subject does not have this rhythm.'
+    return plot_recalls(run.predictions, run.classes, of), words, caption
+
+def _draw_weights(run: Run) -> _Drawing:
+    p, caption = run.predictions, 'The weight that the semantic attention gave the electrograms.'
+    return plot_weights(p, run.classes), _weight_words(p, run.classes), caption
+
+# %% ../../nbs/9_use/00_report.ipynb #b6e26c9e
+def _draw_sweep(store: Store, case: NamedTuple) -> _Drawing:
+    figure, words = plot_case(store, case)
+    intervals = words or 'no interval could be measured'
+    what = 'Leads II and V1 over the electrograms' if store.mask[int(case.segment)][N_ECG:].any() else \
+        'Leads II and V1'
+    return figure, f'{what}, {"; ".join(describe_case(store, case))}: {intervals}.', f'{what}: {intervals}.'
+
+def _draw_leads(store: Store, case: NamedTuple) -> _Drawing | None:
+    figure = plot_case_leads(store, case)
+    words = 'Twelve leads on paper'
+    return figure and (figure, f'{words}, {"; ".join(describe_case(store, case))}.', f'{words}.')
+
+def _case_figures(run: Run, store: Store) -> dict[str, Callable[[], _Drawing | None]]:
+    "name -> function that draws a figure of a case, two a case."
+    makers = {}
+    for i, case in enumerate(choose_cases(run.predictions, run.classes).itertuples(), 1):
+        makers[f'case-{i}'] = lambda case=case: _draw_sweep(store, case)
+        makers[f'case-{i}-leads'] = lambda case=case: _draw_leads(store, case)
     return makers
 
+# %% ../../nbs/9_use/00_report.ipynb #26ecb065
+def _figure_makers(run: Run, store: Store) -> dict[str, Callable[[], _Drawing | None]]:
+    "name -> function that draws a figure which this run has."
+    if run.multi: return _multi_figures(run)
+    draw = {'confusion': _draw_confusion, 'reliability': _draw_reliability, 'subjects': _draw_subjects,
+            'recalls': _draw_recalls}
+    if run.params.model != TREES: draw['learning'] = _draw_learning
+    if run.params.model == 'pedarrnet': draw['weights'] = _draw_weights
+    makers = {name: lambda function=function: function(run) for name, function in draw.items()}
+    return makers | _case_figures(run, store)
+
 # %% ../../nbs/9_use/00_report.ipynb #42b54ac2
-def draw_figures(run: str | Path | Run, store: Store, dpi: int = 100) -> dict[str, Path]:
-    """Draw the figures that a finished run (folder or `Run`) has into its folder `figures` as PNG: name ->
-    path.
+def draw_figures(run: str | Path | Run, store: Store) -> dict[str, ReportFigure]:
+    """Draw the figures that a finished run (folder or `Run`) has into its folder `figures` as SVG, by name.
 
     `PedarrError` where the folder cannot be written."""
     run = as_finished_run(run)
-    folder, paths = run.path/'figures', {}
+    folder, drawn = run.path/'figures', {}
     try: folder.mkdir(exist_ok=True)
     except OSError as e: raise system_error(e, folder, 'cannot be made') from e
     for name, make in _figure_makers(run, store).items():
-        paths[name] = write_atomic(folder/f'{name}.png', figure_png(make(), dpi=dpi, colours=256))
-    return paths
+        if (made := make()) is None: continue
+        path = write_atomic(folder/f'{name}.svg', figure_svg(made[0]))
+        drawn[name] = ReportFigure(path, *made[1:], kind='paper' if name.startswith('case') else 'chart')
+    return drawn
 
-def _embed(path: Path) -> str:
-    "A figure as an HTML image that holds its bytes."
-    text = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{path.stem}" src="data:image/png;base64,{text}">'
+# %% ../../nbs/9_use/00_report.ipynb #e4a9cd2e
+def headline(scores: dict, split: str) -> str:
+    "The result of a run in one sentence; `scores`: as from `read_scores`, `split`: of its parameters."
+    whom = 'who were in training too' if split == 'segment' else 'who were not in training'
+    on = f'on {scores["segments"]:,} segments of {scores["subjects"]} subjects {whom}'
+    if scores.get('task') == 'multi':
+        return f'Macro AUROC {percent(scores["overall"]["auroc"])} {on}.'
+    lazy, share = majority_class(scores)
+    top1 = scores['overall']['top1']
+    least = top1['value'] if top1.get('low') is None else top1['low']
+    more = 'more than' if least > share else 'not shown to be more than'
+    return f'Top-1 {percent(top1)} {on}: {more} the {100*share:.1f} % of always answering {lazy}.'
+
+# %% ../../nbs/9_use/00_report.ipynb #a7ca9852
+def weight_remark(predictions: pd.DataFrame, mask: np.ndarray) -> str:
+    """A sentence where a modality has practically no weight in any window that holds both; else ''.
+
+    `predictions`: columns `weight_ecg`, `weight_iegm`; `mask` bool [N, 19]: the channels of its rows."""
+    both = mask[:, :N_ECG].any(axis=1) & mask[:, N_ECG:].any(axis=1)
+    names = {'weight_ecg': ('ECG', 'electrograms'), 'weight_iegm': ('electrograms', 'ECG')}
+    for column, (unused, used) in names.items():
+        largest = predictions[column].to_numpy()[both].max(initial=-1)
+        if 0 <= largest < .01:
+            return (f'The {unused} had practically no weight in any of the {both.sum():,} segments that hold '
+                    f'both modalities (at most {largest:.2g}): the answers rest on the sequence of the '
+                    f'{used}. Nothing on this page shows that the {unused} helped.')
+    return ''
 
 # %% ../../nbs/9_use/00_report.ipynb #024ec19b
 def describe_model(params: dict, multi: bool = False) -> str:
@@ -149,21 +270,12 @@ def _folds(run: Run) -> str:
     n = int(run.split.fold.max()) + 1
     return f'{n} folds' if len(run.folds) == n else f'fold {", ".join(map(str, run.folds))} of {n} alone'
 
-def _curve(run: Run) -> str:
-    "What the last learning curve is of."
-    watched = 'validation_auroc' if run.multi else 'validation_top1'
-    if watched not in run.history:
-        return "This run is from before there was validation; its curve is the test's, and chose nothing."
-    if run.history[watched].isna().all(): return 'No subjects were set aside for validation.'
-    return 'Validation segments were neither learnt from nor tested.'
-
 # %% ../../nbs/9_use/00_report.ipynb #1411ccd3
-_TESTED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>pedarr: {{ title }}</title>
-<style>{{ style }}</style>
-<h1>Rhythm classification: {{ title }}</h1>
-{% if simulated %}<p class="banner"><b>Simulated data.</b> These recordings were made by pedarr's simulator.
-Nothing on this page is a result on patients.</p>{% endif %}
-<h2>What was tested</h2>
+_HEAD = """{% if simulated %}<p class=banner><b>Simulated data.</b> These recordings were made by pedarr's
+simulator. Nothing on this page is a result on patients.</p>{% endif %}
+<p class=headline>{{ headline }}</p>"""
+
+_TESTED = """<h2>What was tested</h2>
 <p>{{ metrics.segments }} test segments of {{ window }} s from {{ metrics.subjects }} subjects of
 {% if simulated %}a simulated database in the format of{% else %}the database{% endif %}
 <i>{{ database }}</i>, {{ metrics.classes|length }} {{ things }}. <b>{{ metrics.notes[0]|capitalize }}.</b>
@@ -180,23 +292,27 @@ macro means with and without it:</small></p>{{ table(macro) }}{% endif %}"""
 
 # %% ../../nbs/9_use/00_report.ipynb #6c18d2b5
 _FIGURES = """<h2>What is confused with what</h2>{{ image('confusion') }}
-<h2>Each subject</h2>{{ image('subjects') }}{{ image('recalls') }}
+<h2>Each subject</h2><div class=row>{{ image('subjects') }}{{ image('recalls') }}</div>
 <h2>Are the probabilities honest?</h2>{{ image('reliability') }}
 {% if 'learning' in figures %}<h2>Learning curves</h2>{{ image('learning') }}
-<p><small>{{ curve }} The last epoch counts.</small></p>
 {% else %}<p><small>Boosted trees have no epochs, so no learning curves are shown: their settings were chosen
 beforehand, and the last round of boosting counts.</small></p>{% endif %}
-{% if 'weights' in figures %}<h2>How the modalities were weighed</h2>{{ image('weights') }}
-<p><small>The weight that the semantic attention gave the electrograms. It is no explanation: on toy data it
-did not reliably show which modality carried the information.</small></p>
+{% if 'weights' in figures %}<h2>How the modalities were weighed</h2>
+{% if remark %}<p class=notice>{{ remark }}</p>{% endif %}{{ image('weights') }}
+<p><small>The weights are no explanation: on toy data they did not reliably show which modality carried the
+information.</small></p>
 {% else %}
 <p><small>This model does not weigh the modalities, so no weights are shown.</small></p>{% endif %}"""
 
+# %% ../../nbs/9_use/00_report.ipynb #b07d1bbd
 _CASES = """<h2>Cases</h2>
 <p>Chosen by rule: right ones of median probability, one per class, rare classes first; wrong ones the most
-confident, one per confusion. ECG on paper (25 mm/s, 10 mm/mV), electrograms below, each with its own gain.
-Band-passed as in the store that was trained on, in millivolts, before any normalisation.</p>
-{% for name in figures if name.startswith('case') %}{{ image(name) }}{% endfor %}"""
+confident, one per confusion. First a fast sweep, each channel with its own gain, then the leads on paper
+(25 mm/s, 10 mm/mV). Bars on the coronary sinus are atrial activations, orange where earliest; S is a
+stimulus. Intervals in ms, at one beat, were measured by rule and not by an expert. Signals are band-passed
+as in the store that was trained on, in millivolts, before any normalisation.</p>
+{% for title, names in cases %}<h3>{{ title[0]|upper }}{{ title[1:] }}</h3>
+<div class=row>{% for name in names if name in figures %}{{ image(name) }}{% endfor %}</div>{% endfor %}"""
 
 # %% ../../nbs/9_use/00_report.ipynb #da2f61a2
 _STATEMENTS = """<h2>How well</h2>{{ table(main) }}
@@ -207,7 +323,7 @@ Macro means over the statements that can be scored ({{ metrics.overall.auroc.sta
 F1 in validation. Intervals: 95 %, bootstrap clustered by subject. All numbers were computed from
 predictions.csv and validation.csv when this page was written.</small></p>
 {{ image('statements') }}{{ table(classes) }}
-<h2>Learning curves</h2>{{ image('learning') }}<p><small>{{ curve }} The last epoch counts.</small></p>"""
+<h2>Learning curves</h2>{{ image('learning') }}"""
 
 # %% ../../nbs/9_use/00_report.ipynb #c6664ad8
 _LIMITS = """<h2>Limits</h2><ul>{% for note in metrics.notes %}<li>{{ note }}</li>{% endfor %}
@@ -220,21 +336,10 @@ With few subjects they are too narrow rather than too wide.</li>
 _REPEAT = """<h2>To repeat it</h2>
 <p>{{ '%.0f'|format(metrics.speed.segments_per_second) }} segments per second in training,
 {{ '%.1f'|format(100*metrics.speed.wait_share) }} % of the time spent {{ waiting }}, on {{ env.device }}.</p>
-<details><summary>Parameters and versions</summary>{{ table(facts) }}</details></html>"""
+<details><summary>Parameters and versions</summary>{{ table(facts) }}</details>"""
 
 _PAGE = '\n'.join([_TESTED, _SCORES, _FIGURES, _CASES, _LIMITS, _REPEAT])
 _MULTI_PAGE = '\n'.join([_TESTED, _STATEMENTS, _LIMITS, _REPEAT])
-
-# %% ../../nbs/9_use/00_report.ipynb #8a2d2f6a
-_STYLE = """body{font:16px/1.55 Georgia,serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1,h2{font-family:Helvetica,Arial,sans-serif;line-height:1.2}
-h2{margin-top:2.2rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;font-size:14px;margin:1rem 0}
-th,td{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left}
-td{font-variant-numeric:tabular-nums}
-img{max-width:100%;display:block;margin:.6rem 0}
-.banner{background:#fff3cd;border:1px solid #e0c060;padding:.6rem 1rem}
-.bad{color:#a02020}.good{color:#1f6f3f}small,figcaption{color:#555;font-size:13px}"""
 
 # %% ../../nbs/9_use/00_report.ipynb #5ff9d706
 def _facts(run: Run, params: dict) -> pd.DataFrame:
@@ -243,23 +348,38 @@ def _facts(run: Run, params: dict) -> pd.DataFrame:
     return pd.DataFrame([(k, str(v)) for d in tables for k, v in d.items()], columns=['name', 'value'])
 
 # %% ../../nbs/9_use/00_report.ipynb #a8baa06e
+def _single_label(run: Run, store: Store, scores: dict) -> dict:
+    "What the page of a run with one label a window shows besides."
+    p = run.predictions
+    cases = [('; '.join(describe_case(store, case)), (f'case-{i}', f'case-{i}-leads'))
+             for i, case in enumerate(choose_cases(p, run.classes).itertuples(), 1)]
+    asked = run.params.model == 'pedarrnet' and run.params.modalities == 'both'
+    return dict(macro=_macro_rows(run), majority=majority_class(scores), cases=cases,
+                remark=weight_remark(p, np.asarray(store.mask)[p.segment]) if asked else '')
+
+# %% ../../nbs/9_use/00_report.ipynb #9bbc2f4e
 def _contents(run: Run, store: Store) -> dict:
     "What the page shows, its figures aside."
     params, scores, trees = run.params.model_dump(), read_scores(run), run.params.model == TREES
-    simulated, name = run.environment.simulated, run.path.resolve()
+    simulated = run.environment.simulated
     if simulated is None: simulated = bool(store.meta.get('simulated'))                    # an older run
     grouping = run.card.grouping or grouping_of(store, params['grouping'])
     things = 'statements' if run.multi else 'rhythm classes'
-    return dict(things=things,
-                title=f'{name.parent.name}/{name.name}', metrics=scores, params=params, env=run.environment,
+    return dict(things=things, headline=headline(scores, params['split']),
+                metrics=scores, params=params, env=run.environment,
                 simulated=simulated, database=store.meta['database'], window=f'{store.config.window:g}',
                 folds=_folds(run), what=describe_model(params, run.multi), facts=_facts(run, params),
                 main=metrics_table(scores), classes=class_score_table(scores),
-                **({} if run.multi else dict(macro=_macro_rows(run), majority=majority_class(scores))),
+                **({} if run.multi else _single_label(run, store, scores)),
                 waiting='measuring the segments' if trees else 'waiting for data',
-                curve='' if trees else _curve(run), meanings=class_meanings(run.classes, grouping))
+                meanings=class_meanings(run.classes, grouping))
 
 # %% ../../nbs/9_use/00_report.ipynb #f04a87a6
+def _image(figure: ReportFigure) -> str:
+    "A figure as HTML."
+    return html_figure(figure.path.read_text(), figure.alt, figure.caption, figure.kind)
+
+# %% ../../nbs/9_use/00_report.ipynb #023549aa
 def write_report(run: str | Path | Run, store: Store | None = None) -> Path:
     """Write `run`/report.html, one self-contained page, and the figures that it shows.
 
@@ -269,9 +389,10 @@ def write_report(run: str | Path | Run, store: Store | None = None) -> Path:
     run = as_finished_run(run)
     if store is None: store = open_store(run.params.store)
     check_same_store(run.path, store)
-    figures = draw_figures(run, store)
-    page = Environment(autoescape=True).from_string(_MULTI_PAGE if run.multi else _PAGE)
-    html = page.render(**_contents(run, store), figures=figures, style=Markup(_STYLE),
-                       image=lambda n: Markup(_embed(figures[n])),
-                       table=lambda t: Markup(t.to_html(index=False, border=0)))
-    return write_atomic(run.path/'report.html', html)
+    figures, name = draw_figures(run, store), run.path.resolve()
+    fill = Environment(autoescape=True).from_string
+    shown = dict(_contents(run, store), figures=figures, image=lambda n: Markup(_image(figures[n])),
+                 table=lambda t: Markup(html_table(t)))
+    title = f'Rhythm classification: {name.parent.name}/{name.name}'
+    body = fill(_MULTI_PAGE if run.multi else _PAGE).render(shown)
+    return write_atomic(run.path/'report.html', html_page(title, fill(_HEAD).render(shown), body))
