@@ -158,7 +158,8 @@ class Environment(FileContents):
 
 # %% ../../nbs/8_training/01_run_files.ipynb #e702c372
 _BEFORE = {'model': 'pedarrnet', 'model_options': {}, 'encoder': 'plain', 'task': '', 'pretrained': '',
-           'validation': 0., 'channel_dropout': 0., 'cohort': '', 'most_per_record': 0}
+           'validation': 0., 'channel_dropout': 0., 'cohort': '', 'most_per_record': 0,
+           'augment_options': {}}
 
 REMOVED_PARAMETERS = ('watch',)                  # parameters that older runs had
 
