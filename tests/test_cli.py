@@ -18,8 +18,10 @@ import wfdb
 from click.testing import CliRunner
 
 from conftest import ROOT, everywhere, real
+from pedarr.core.parameters import allowed_values
 from pedarr.model.earlier_encoders import ENCODERS
 from pedarr.signals import build as build_
+from pedarr.training.config import TrainConfig
 from pedarr.use.command import pedarr_command
 from pedarr.use.notebook import execute_notebook, find_notebook, no_notebook, with_parameters
 from pedarr.use.options import parse_params
@@ -402,7 +404,11 @@ def test_damaged_run_folders(finished, tmp_path, name, text):
 def test_parameters_are_listed():
     out = pedarr('train', '--params', ok=True).stdout
     assert re.search(r'epochs +30', out) and 'none is cross-entropy alone' in out
-    assert f'encoder is one of {", ".join(ENCODERS)}' in out
+    for name in ('modalities', 'task', 'split', 'single_subject_classes', 'normalise', 'precision', 'model'):
+        words = allowed_values(TrainConfig.model_fields[name])
+        assert ' | ' in words and re.search(rf'\n  {name} .*\({re.escape(words)}\)', out), name
+    assert f'({" | ".join(ENCODERS)})' in out
+    assert max(map(len, out.splitlines()[-3:])) <= 110
     assert 'with several labels a window, loss is none or bce' in out
 
 

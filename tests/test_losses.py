@@ -1,11 +1,13 @@
 "Losses beside AGCACL: against slow loops, against torch, gradients, bad input."
 import math
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
+from conftest import ROOT
 from pedarr.losses.agcacl import AGCACL
 from pedarr.losses.contrastive import (
     BalancedContrastive, ProCo, SupCon, log_bessel, von_mises_fisher_concentration)
@@ -435,3 +437,12 @@ def test_ldam_of_alike_classes_is_cosface(pml):
     head.weight.data = theirs.W.data.T.clone()
     ours = LDAM([7]*4, margin=.3, scale=20.)
     assert ours(head(e), y).item() == pytest.approx(theirs(e, y).item(), abs=1e-9)
+
+
+def test_the_tests_that_the_chapter_names_are_here():
+    "Every loss has one, in the table of nbs/6_losses/04_registry.ipynb."
+    chapter = (ROOT/'nbs'/'6_losses'/'04_registry.ipynb').read_text(encoding='utf-8')
+    named = dict(re.findall(r"'(\w+)': '(test_\w+)'", chapter))
+    here = ''.join((ROOT/'tests'/f'test_{x}.py').read_text(encoding='utf-8') for x in ('losses', 'agcacl'))
+    assert set(named) == set(LOSSES) - {'none'}
+    assert [name for name in named.values() if f'def {name}(' not in here] == []

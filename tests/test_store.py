@@ -736,7 +736,7 @@ def test_channels_of_several_records_come_together(tmp_path):
 def test_a_store_of_an_older_version_is_refused(made, tmp_path, version):
     path = altered(made, tmp_path, lambda meta: meta.update(store_version=version))
     with pytest.raises(PedarrError,
-                       match=f'has version {version}, this pedarr reads version 3: preprocess again') as e:
+                       match=f'has version {version}, this pedarr reads version 3: move it away') as e:
         open_store(path)
     assert '\n' not in str(e.value)
 

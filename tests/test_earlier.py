@@ -1,0 +1,121 @@
+"""A run and a store from before the redesign (tests/earlier_run): what today's code makes of them."""
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from formula import write_formula_database
+from helpers import append
+from pedarr.core.errors import PedarrError
+from pedarr.signals.arrays import store_from_arrays
+from pedarr.signals.batches import make_loader
+from pedarr.signals.build import build_store
+from pedarr.signals.settings import PreprocessConfig
+from pedarr.signals.store import open_store
+from pedarr.training.finished_runs import open_finished
+from pedarr.training.folds import predict
+from pedarr.training.run_networks import open_folds, run_store
+from pedarr.training.runs import check_same_store
+from pedarr.use.command import pedarr_command
+from pedarr.use.model_cards import describe_preprocessing
+
+EARLIER = Path(__file__).parent/'earlier_run'
+META = json.loads((EARLIER/'store.json').read_text())
+CONFIG = PreprocessConfig(rate=100., ecg_band=(.5, 40.), iegm_band=(10., 45.))
+
+
+def command(*args):
+    "The command, called in this process."
+    r = CliRunner().invoke(pedarr_command, [str(a) for a in args])
+    return SimpleNamespace(status=r.exit_code, out=r.stdout, err=r.stderr)
+
+
+def refused(*args) -> str:
+    "The one line of an expected refusal."
+    r = command(*args)
+    lines = r.err.strip().splitlines()
+    assert r.status == 2 and len(lines) == 1 and 'a defect' not in lines[0], (r.status, r.err)
+    return lines[0]
+
+
+@pytest.fixture(scope='module')
+def database(tmp_path_factory): return write_formula_database(tmp_path_factory.mktemp('formula')/'database')
+
+
+@pytest.fixture(scope='module')
+def rebuilt(database):
+    "The store of the run, built again today."
+    return build_store(database, database.parent/'rebuilt', 'leipzig', config=CONFIG, progress=False)
+
+
+def need_equal_signals(rebuilt) -> None:
+    "Skip the test where another numpy or scipy filters: it may round otherwise."
+    for name in ('numpy', 'scipy'):
+        was, now = (meta['versions'][name] for meta in (META, rebuilt.meta))
+        if was != now: pytest.skip(f'the hashes are of {name} {was}, and here is {now}')
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    "A working folder with the run, and its store of version 1, whose arrays nobody reads any more."
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EARLIER/'run', 'run')
+    Path('store').mkdir()
+    shutil.copy(EARLIER/'store.json', 'store')
+    return tmp_path
+
+
+def test_signals_and_segments_are_those_of_before_the_redesign(rebuilt):
+    "Bit for bit, where numpy and scipy are those of that day."
+    need_equal_signals(rebuilt)
+    for name in ('ecg.npy', 'iegm.npy', 'mask.npy'):
+        assert rebuilt.meta['sha256'][name] == META['sha256'][name], name
+    check_same_store(EARLIER/'run', rebuilt)           # the shared columns of segments.csv, too
+
+
+def test_networks_of_before_give_the_probabilities_that_they_gave(rebuilt):
+    run = open_finished(EARLIER/'run')
+    need_equal_signals(rebuilt)
+    for fold, _ in open_folds(run, rebuilt, 'cpu'):
+        out = predict(fold.model, make_loader(fold.data, 16, shuffle=False), torch.device('cpu'))
+        said = run.predictions[[f'p_{c}' for c in run.classes]].to_numpy()
+        np.testing.assert_allclose(out['prob'], said, atol=1e-4)
+
+
+def test_tables_of_an_earlier_run_open_without_its_store(place):
+    shutil.rmtree('store')
+    said = command('runs', '.')
+    assert said.status == 0 and '47.2 %' in said.out, said
+    said = command('compare', '-a', 'run', '-b', 'run')
+    assert said.status == 0 and 'macro F1' in said.out, said
+
+
+def test_a_store_of_version_1_is_refused_with_a_remedy_that_helps(place, database, rebuilt):
+    for args in (('report', 'run'), ('fewshot', 'run'), ('export', 'run', 'model')):
+        assert refused(*args).endswith('this pedarr reads version 3: move it away and preprocess again')
+    assert 'move it away and preprocess again' in refused('predict', 'run', database, '--out', 'x.csv')
+    assert 'move it away, or choose a new folder' in refused('preprocess', database, 'store')
+    x, t = np.zeros((2, 2, 300)), np.arange(2)
+    with pytest.raises(PedarrError, match='move it away, or choose'):
+        store_from_arrays('store', x, 100., ['I', 'II'], ['SR', 'VT'], t)
+    assert json.loads(Path('store/store.json').read_text()) == META
+    Path('store').rename('away')
+    shutil.copytree(rebuilt.path, 'store')
+    need_equal_signals(rebuilt)
+    assert run_store('run')[0].seal == rebuilt.seal             # what report, fewshot and missing ask for
+    assert describe_preprocessing(open_finished('run')).settings['rate'] == 100         # and load, and export
+
+
+@pytest.mark.parametrize('change', ['column', 'signals'])
+def test_a_rebuilt_store_with_anything_else_in_it_is_another(place, rebuilt, change):
+    store = open_store(shutil.copytree(rebuilt.path, place/'other'))
+    if change == 'column': append(store.path/'segments.csv', '72,x001,x001\n')
+    else: store.meta['sha256']['iegm.npy'] = '0'*64
+    with pytest.raises(PedarrError, match='store with other contents.*its tables still open') as e:
+        check_same_store('run', store)
+    assert '\n' not in str(e.value)
