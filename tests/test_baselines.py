@@ -8,17 +8,21 @@ import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from scipy.signal import resample_poly
 
 from conftest import assert_learns, everywhere
 from pedarr.model.baselines import MODELS, InceptionTime, XResNet1d, make_model
+from pedarr.model.earlier_encoders import ENCODERS
 from pedarr.model.features import annotated_beats, interval_features, segment_features, shape_features
 from pedarr.model.trees import boosted_trees, prediction_table
-from pedarr.model.pedarrnet import ModelConfig, PedArrNet
+from pedarr.model.pedarrnet import ModelConfig, NetworkOptions, PedArrNet
 from pedarr.model.variants import NETWORK_VARIANTS, count_multiply_adds
 from pedarr.signals.build import build_store
 from pedarr.core.errors import PedarrError
 from pedarr.signals.roles import make_roles
 from pedarr.signals.splits import make_split
+from pedarr.training.config import make_config
+from pedarr.training.network import build_model
 
 RIVALS = ['xresnet1d', 'inceptiontime']
 
@@ -148,7 +152,9 @@ def test_registry_makes_what_the_classes_make():
     ('xresnet1d', dict(width=10**9), 'width is 1000000000: it must be at most 8192'),
     ('xresnet1d', dict(dropout=1.), 'dropout is 1.0: it must be less than 1'),
     ('inceptiontime', dict(modality_dropout=-1.), 'modality_dropout is -1.0: it must be at least 0'),
-    ('xresnet1d', dict(modalities=['mri']), 'of ecg, iegm')])
+    ('xresnet1d', dict(modalities=['mri']), 'of ecg, iegm'),
+    ('xresnet1d', dict(ecg_rate=100.), 'at one rate'),
+    ('xresnet1d', dict(ecg_rate=100., modalities=['ecg']), 'need the rate of the windows')])
 def test_bad_options(name, options, says):
     with pytest.raises(PedarrError, match=says) as e: make_model(name, **{'n_classes': 3, **options})
     assert '\n' not in str(e.value)
@@ -157,13 +163,29 @@ def test_bad_options(name, options, says):
 def test_an_option_that_all_networks_have_is_typed_once():
     for rival in RIVALS:
         shared = inspect.signature(MODELS[rival]).parameters.keys() & ModelConfig.model_fields
-        assert shared == {'proj_dim', 'dropout', 'modality_dropout', 'modalities'}
+        assert shared == NetworkOptions.model_fields.keys() >= {'dropout', 'rate', 'ecg_rate', 'iegm_rate'}
         for name in shared:
             assert inspect.signature(MODELS[rival]).parameters[name].default == \
                 ModelConfig.model_fields[name].get_default(call_default_factory=True)
         with pytest.raises(PedarrError, match='proj_dim is 65537: it must be at most 65536'):
             make_model(rival, 3, proj_dim=65_537)
     assert make_model('inceptiontime', 3).config['width'] == 32 != make_model('xresnet1d', 3).config['width']
+
+
+@pytest.mark.parametrize('own', [*(dict(model=name, model_options=dict(width=8)) for name in RIVALS),
+                                 *(dict(dim=16, heads=2, encoder=name) for name in ENCODERS),
+                                 dict(dim=16, heads=2, model_options=dict(fusion='early'))])
+def test_a_run_answers_the_same_on_windows_of_500_hz_and_their_250_hz_version(own):
+    "A kernel is as long in seconds in every network; told no rate, as those of before, it is not."
+    (ecg, iegm, mask), c = batch(2, T=1500), make_config(**own)
+    fine, slow = (build_model(c, 3, rate=rate).eval() for rate in (500., 250.))
+    fine.load_state_dict(slow.state_dict())
+    half = [torch.from_numpy(resample_poly(x.numpy(), 1, 2, axis=-1)) for x in (ecg, iegm)]
+    with torch.no_grad():
+        got, want = fine(ecg, iegm, mask), slow(*half, mask)
+        before = build_model(c, 3).eval()(ecg, iegm, mask)
+    for a, b in zip(got, want): torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert (before.logits - want.logits).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize('name', RIVALS)

@@ -79,3 +79,13 @@ def test_every_array_argument_has_a_shape_and_a_unit():
     assert len(arrays) > 300
     found = [f'{name}: the {what} of {arg}' for name, arg, doc in arrays if (what := lacks(arg, doc))]
     assert not found, f'{len(found)} arrays of {len(arrays)}: ' + '\n'.join(found)
+
+
+def test_help_of_a_method_shows_the_shape_of_its_arrays():
+    "A class says what `__init__` takes; each other method with an array says a shape in its own docstring."
+    methods = [(f'{module}.{name}', f) for module in CHAPTERS for name, f, _ in functions(module)
+               if '.' in name and f.name != '__init__'
+               and any(x.annotation and ARRAY.search(ast.unparse(x.annotation)) for x in arguments(f))]
+    assert len(methods) > 40
+    bare = [name for name, f in methods if not re.search(SHAPE, ast.get_docstring(f) or '')]
+    assert not bare, f'{len(bare)} methods of {len(methods)} without a shape: {bare}'

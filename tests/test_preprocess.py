@@ -130,7 +130,7 @@ def test_odd_rates_give_the_signal_at_the_times_that_the_ratio_says(fs, rate):
     up, down = rates_.resampling_ratio(fs, rate)
     assert max(up, down) <= rates_.LONGEST_PERIOD
     assert abs(rates_.deviation(fs, rate)) <= 1/rates_.LONGEST_PERIOD
-    y = fast_.resample(record.standard(0, record.sig_len)[:1], up, down)[0]
+    y = fast_.resample_signal(record.standard(0, record.sig_len)[:1], up, down)[0]
     k = np.arange(len(y))
     inner = slice(round(2*rate), -round(2*rate))
     exact = record.at(k*down/(up*fs))                         # the signal at the instant of each output
@@ -189,7 +189,7 @@ def test_resampling_equals_scipy_for_any_ratio(up, down, n, seed):
     x = np.random.default_rng(seed).standard_normal((2, n)).astype(np.float32)
     if up == down: return
     theirs = resample_poly(x.astype(float), up, down, axis=1, window=rates_.resampler_taps(up, down)/up)
-    ours = fast_.resample(x, up, down)
+    ours = fast_.resample_signal(x, up, down)
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 

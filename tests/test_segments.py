@@ -425,7 +425,7 @@ def test_augment_respects_the_mask(seed, channel, thin, modality):
     iegm = torch.randn(8, 7, 100, generator=g) * mask[:, 12:, None]
     before = ecg.clone(), iegm.clone(), mask.clone()
     vary = Augment(channel=channel, thin=thin, modality=modality, shift=.02)
-    m = vary.lose(mask, g)
+    m = vary.lose_channels(mask, g)
     e, i = vary(ecg, iegm, m, 500., g)
     assert same(before, (ecg, iegm, mask))                                  # the input is left alone
     assert not (m & ~mask).any() and (e[~m[:, :12]] == 0).all() and (i[~m[:, 12:]] == 0).all()
@@ -438,7 +438,7 @@ def test_augment_off_is_the_identity():
     s = toy_store()
     b = SegmentDataset(s, np.arange(20)).__getitems__(np.arange(20))
     off = Augment(scale=0, noise=0, shift=0, channel=0, modality=0)
-    assert torch.equal(off.lose(b.mask), b.mask)
+    assert torch.equal(off.lose_channels(b.mask), b.mask)
     assert same(off(b.ecg, b.iegm, b.mask, 500., torch.Generator()), b[:2])
 
 

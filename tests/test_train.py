@@ -288,7 +288,8 @@ def test_a_run_from_before_validation_is_still_known_and_reported(store, tmp_pat
     old = older(new, tmp_path/'old')
     assert run_training(config.replace(run=str(old), model_options={}), progress=False) == old
     a, b = (load_model(r)[0] for r in (old, new))
-    assert a.config | {'rate': 250.} == b.config and read_params(old).validation == 0
+    rates = dict.fromkeys(('rate', 'ecg_rate', 'iegm_rate'), 250.)
+    assert a.config | rates == b.config and read_params(old).validation == 0
     assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
     with pytest.raises(PedarrError,
                        match="holds a run with validation=0.0, not 0.2; encoder='plain', not 'deep'"):
@@ -481,6 +482,10 @@ def test_a_baseline_trains_reports_and_is_rebuilt(store, tmp_path, name):
     assert meta['network'] == name and meta['model']['width'] == 8
     model, _ = load_model(done)
     assert type(model).__name__.lower() == name
+    rates = dict.fromkeys(('rate', 'ecg_rate', 'iegm_rate'), 0.)           # what runs of before did not have
+    edit(done/'model.json', lambda m: m | {'model': {k: v for k, v in m['model'].items() if k not in rates}})
+    edit(done/'metrics.json', lambda m: {k: v for k, v in m.items() if k != 'files'})
+    assert load_model(done)[0].config == model.config | rates
     html = write_report(done).read_text()
     assert f'Network: {name}' in html and 'does not weigh the modalities' in html
 

@@ -321,11 +321,12 @@ def test_a_disk_that_is_too_full(tmp_path, monkeypatch):
 MEMORY = """
 import re, sys
 from pathlib import Path
-from pedarr.synthetic.recording import digitise
+from pedarr.synthetic.recording import digitise_signals
 from pedarr.synthetic.signals import NOISE_BLOCK
 from pedarr.synthetic.twin import Twin, twin_subjects
 study = Twin()(next(s for s in twin_subjects() if s.record == sys.argv[1]))
-for start in range(0, 4*NOISE_BLOCK, NOISE_BLOCK): digitise(study.subject, study.signals, start, NOISE_BLOCK)
+for start in range(0, 4*NOISE_BLOCK, NOISE_BLOCK):
+    digitise_signals(study.subject, study.signals, start, NOISE_BLOCK)
 print(study.n/977/3600, int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])/1024)
 """
 
