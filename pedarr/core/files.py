@@ -9,8 +9,11 @@ import errno
 import hashlib
 import io
 import os
+import secrets
+import shutil
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from .errors import PedarrError, one_line, system_error
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'open_regular', 'read_bytes', 'read_text', 'sync_folder', 'sync_file', 'create_file', 'remove_file',
-           'write_atomic', 'write_together', 'sha256', 'file_stamp']
+           'write_atomic', 'write_together', 'place_folder', 'new_folder', 'sha256', 'file_stamp']
 
 # %% ../../nbs/0_core/02_files.ipynb #f736be80
 _KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a named pipe', stat.S_IFCHR: 'a device',
@@ -152,6 +155,42 @@ def write_together(files: dict[Path, bytes | str]) -> None:
         for path in files: remove_file(_aside(path))
         if not was_there and folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
         if isinstance(e, OSError): raise system_error(e, folder, 'could not be written') from e
+        raise
+
+# %% ../../nbs/0_core/02_files.ipynb #65aebea2
+def place_folder(work: Path, path: Path) -> None:
+    "Force the names in the folder `work` to the disk, then make it `path` (absent, or an empty folder)."
+    sync_folder(work)
+    os.replace(work, path)
+    sync_folder(path.parent)
+
+def _unfinished(path: Path) -> str:
+    "How the names of folders begin that are to become `path`."
+    return f'.{path.name}.part-'
+
+def _remove_unfinished(path: Path) -> None:
+    "Remove what killed processes left of a folder that was to become `path`."
+    for p in path.parent.glob('.*'):
+        if p.name.startswith(_unfinished(path)) and p.is_dir() and not p.is_symlink():
+            shutil.rmtree(p, ignore_errors=True)
+
+# %% ../../nbs/0_core/02_files.ipynb #4da21d83
+@contextmanager
+def new_folder(path: Path, alone: bool = False) -> Iterator[Path]:
+    """A hidden folder to write into: it becomes `path` at the end, or (after any error) is removed.
+
+    The parent is made. `alone`: no other process does the same now (the caller holds a lock), so what killed
+    ones left is removed. Raises as `write_atomic` does."""
+    work = path.with_name(_unfinished(path) + secrets.token_hex(4))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if alone: _remove_unfinished(path)
+        work.mkdir()
+        yield work
+        place_folder(work, path)
+    except BaseException as e:
+        shutil.rmtree(work, ignore_errors=True)
+        if isinstance(e, OSError): raise system_error(e, path, 'could not be written') from e
         raise
 
 # %% ../../nbs/0_core/02_files.ipynb #05faf343

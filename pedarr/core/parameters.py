@@ -13,22 +13,22 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from .errors import PedarrError, one_line, shown_value
 from .names import check_choice
 
 # %% auto #0
-__all__ = ['Seed', 'plain_kinds', 'Parameters', 'parameter_groups', 'with_default', 'is_pair', 'allowed_values', 'default_text',
+__all__ = ['Seed', 'Parameters', 'parameter_groups', 'with_default', 'one_of', 'is_pair', 'allowed_values', 'default_text',
            'help_text', 'parse_parameter', 'cell_text', 'check_cells']
 
 # %% ../../nbs/0_core/06_parameters.ipynb #81d272bd
-def plain_kinds(annotation: Any) -> list:
+def _plain_kinds(annotation: Any) -> list:
     "The types that an annotation allows, without what pydantic is told besides: `float | None` has two."
-    if get_origin(annotation) is Annotated: return plain_kinds(get_args(annotation)[0])
+    if get_origin(annotation) is Annotated: return _plain_kinds(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return [kind for part in get_args(annotation) for kind in plain_kinds(part)]
+        return [kind for part in get_args(annotation) for kind in _plain_kinds(part)]
     return list(get_args(annotation)) if get_origin(annotation) is Literal else [annotation]
 
 # %% ../../nbs/0_core/06_parameters.ipynb #abcc0530
@@ -36,7 +36,7 @@ _NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?', re.ASCII)
 
 def _is_numeric(field: FieldInfo) -> bool:
     "Is a parameter a number, and never a text?"
-    kinds = set(plain_kinds(field.annotation))
+    kinds = set(_plain_kinds(field.annotation))
     return str not in kinds and bool(kinds & {int, float})
 
 def _from_outside(field: FieldInfo, value: Any) -> Any:
@@ -50,7 +50,7 @@ def _from_outside(field: FieldInfo, value: Any) -> Any:
 # %% ../../nbs/0_core/06_parameters.ipynb #f5c65839
 def _check_word(name: str, field: FieldInfo, value: Any) -> None:
     "`PedarrError`, which names the nearest, for a text that is none of the words that a parameter may be."
-    kinds = [kind for kind in plain_kinds(field.annotation) if kind is not type(None)]
+    kinds = [kind for kind in _plain_kinds(field.annotation) if kind is not type(None)]
     words = all(isinstance(kind, str) for kind in kinds)
     if words and isinstance(value, str): check_choice(value, kinds, name)
 
@@ -118,12 +118,30 @@ def with_default(kind: type[Parameters], name: str, default: Any) -> FieldInfo:
     field.default = default
     return field
 
+# %% ../../nbs/0_core/06_parameters.ipynb #71ee5dd5
+class _OneOf:
+    "Checks that a name is one of `names`, whatever stands there when it is asked."
+    def __init__(self, names: Iterable[str], what: str): self.names, self.what = names, what
+    def __call__(self, name: str) -> str: return check_choice(name, self.names, self.what)
+
+def one_of(names: Iterable[str], what: str) -> Any:
+    "The type of a parameter that must be one of `names` (a list or a table); `what` these are, in words."
+    return Annotated[str, AfterValidator(_OneOf(names, what))]
+
+def _choices_of(field: FieldInfo) -> list[str]:
+    "The words that a parameter may be, as one would type them; [] where it may be something else."
+    kinds = _plain_kinds(field.annotation)
+    checks = [getattr(note, 'func', None) for note in field.metadata]
+    words = kinds if all(isinstance(k, str) for k in kinds) else [
+        name for check in checks if isinstance(check, _OneOf) for name in check.names]
+    return [word or "''" for word in words]
+
 # %% ../../nbs/0_core/06_parameters.ipynb #9b8ac421
 _WORDS = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text', dict: 'a dictionary'}
 
 def _bounds(field: FieldInfo) -> list:
     "What pydantic was told of a parameter; of a pair, of its first value too."
-    pairs = [kind for kind in plain_kinds(field.annotation) if get_origin(kind) is tuple]
+    pairs = [kind for kind in _plain_kinds(field.annotation) if get_origin(kind) is tuple]
     told = [note for pair in pairs for note in get_args(get_args(pair)[0])[1:]]
     return [*field.metadata, *(bound for note in told for bound in getattr(note, 'metadata', [note]))]
 
@@ -137,15 +155,15 @@ def _range(field: FieldInfo) -> str:
 
 def is_pair(field: FieldInfo) -> bool:
     "Is a parameter two values, such as the ends of a band?"
-    return any(get_origin(kind) is tuple for kind in plain_kinds(field.annotation))
+    return any(get_origin(kind) is tuple for kind in _plain_kinds(field.annotation))
 
 # %% ../../nbs/0_core/06_parameters.ipynb #ef021a67
 def allowed_values(field: FieldInfo) -> str:
     "What a parameter may be, in words: 'a whole number, from 1 to 100000'."
-    kinds = plain_kinds(field.annotation)
+    kinds = _plain_kinds(field.annotation)
     none = ', or none'*(type(None) in kinds)
     if is_pair(field): return ', '.join(filter(None, ('2 numbers', _range(field)))) + none + none[-5:]
-    if all(isinstance(k, str) for k in kinds): return ' | '.join(kinds)
+    if _choices_of(field): return ' | '.join(_choices_of(field))
     kind = ' or '.join(dict.fromkeys(_WORDS.get(k, str(k)) for k in kinds if k is not type(None)))
     return ', '.join(x for x in (kind, _range(field)) if x) + none
 
@@ -173,7 +191,7 @@ def parse_parameter(kind: type[Parameters], name: str, text: str) -> Any:
     "The value that `text` means for the parameter `name`; `PedarrError` for an unknown name."
     check_choice(name, kind.model_fields, 'parameter')
     annotation = kind.model_fields[name].annotation
-    kinds = set(plain_kinds(annotation))
+    kinds = set(_plain_kinds(annotation))
     if kinds <= {str} or all(isinstance(k, str) for k in kinds): return text
     if text.lower() in ('true', 'false') and bool in kinds: return text.lower() == 'true'
     if text.lower() == 'none' and type(None) in kinds: return None
@@ -185,8 +203,11 @@ def cell_text(kind: type[Parameters]) -> str:
     "The parameter cell of a notebook: every parameter, grouped, with its default and its help."
     lines = ['# Parameters: change them here, or pass them with papermill -p']
     for title, fields in parameter_groups(kind):
-        defaults = {n: f'{n} = {f.get_default(call_default_factory=True)!r}' for n, f in fields.items()}
-        lines += [f'# {title}', *(f'{defaults[n]:<29} # {f.description}' for n, f in fields.items())]
+        lines.append(f'# {title}')
+        for name, f in fields.items():
+            default = f'{name} = {f.get_default(call_default_factory=True)!r}'
+            choices = f' ({allowed_values(f)})' if _choices_of(f) else ''
+            lines.append(f'{default:<29} # {f.description}{choices}')
     return '\n'.join(lines)
 
 # %% ../../nbs/0_core/06_parameters.ipynb #2081946b

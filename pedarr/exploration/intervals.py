@@ -70,6 +70,21 @@ def _last_before(times, before, within):
     last = np.append(times, np.nan)[i]
     return np.where((i >= 0) & (before - last <= within), last, np.nan)
 
+# %% ../../nbs/3_exploration/01_intervals.ipynb #286da2ca
+def _check_window(signal, fs, beats):
+    signal = np.asarray(signal, float)
+    n = len(CHANNELS)
+    if signal.ndim != 2 or len(signal) != n:
+        raise PedarrError(f'a window of shape {signal.shape}: {n} channels by time are needed, '
+                          'in the order of CHANNELS')
+    length = signal.shape[1]
+    if not fs >= 200 or length < fs:
+        raise PedarrError(f'{length} samples at {fs} Hz: intervals need at least 1 s at 200 Hz or more: '
+                          'give a longer window')
+    if beats is not None and len(beats) and not (0 <= np.min(beats) and np.max(beats) < length):
+        raise PedarrError('beats outside the window: give sample numbers counted from its start')
+    return signal
+
 # %% ../../nbs/3_exploration/01_intervals.ipynb #b3a75c02
 class WindowReading(NamedTuple):
     """What was read in a window; `read_rhythm` fills in numbers, rhythm and reason.
@@ -90,6 +105,7 @@ def _times(x, fs, beats, edges, waves, stimuli):
                           p_on=p_onsets(ecg, fs, edges), his=his_times(abl, fs, on)))
     t = t.join(_atrial_columns(waves, on))
     t['stimulus'] = _last_before(stimuli / fs, on + .02, .08)
+    # `p_onsets` takes any bump: a P wave is believed where the coronary sinus is activated at about that time
     to_atrium = t.a_before - t.p_on
     if len(waves): t.loc[~((to_atrium > -.02) & (to_atrium < .09)), 'p_on'] = np.nan
     return t
@@ -125,21 +141,6 @@ def _with_intervals(t, atrium_at_his):
         av=t.qrs_on - t.a_before,
         va=t.a_after - t.qrs_on,
         va_septal=t.CS90 - t.qrs_on)
-
-# %% ../../nbs/3_exploration/01_intervals.ipynb #286da2ca
-def _check_window(signal, fs, beats):
-    signal = np.asarray(signal, float)
-    n = len(CHANNELS)
-    if signal.ndim != 2 or len(signal) != n:
-        raise PedarrError(f'a window of shape {signal.shape}: {n} channels by time are needed, '
-                          'in the order of CHANNELS')
-    length = signal.shape[1]
-    if not fs >= 200 or length < fs:
-        raise PedarrError(f'{length} samples at {fs} Hz: intervals need at least 1 s at 200 Hz or more: '
-                          'give a longer window')
-    if beats is not None and len(beats) and not (0 <= np.min(beats) and np.max(beats) < length):
-        raise PedarrError('beats outside the window: give sample numbers counted from its start')
-    return signal
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #72475a8d
 def av_association(atrial: np.ndarray, ventricular: np.ndarray) -> float:

@@ -60,6 +60,7 @@ class AdjustedCrossEntropy(nn.Module):
         self.class_counts, self.logit_adjust = class_counts, logit_adjust
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        "`logits` [B, C] and class numbers `label` [B] -> scalar."
         return adjusted_cross_entropy(logits, label, self.class_counts, self.logit_adjust)
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #555c64c6
@@ -73,6 +74,7 @@ class WeightedCrossEntropy(nn.Module):
         self.register_buffer('weight', frequency_weights(class_counts, class_beta), persistent=False)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        "`logits` [B, C] and class numbers `label` [B] -> scalar."
         check_loss_inputs(logits, label, len(self.weight), len(self.weight))
         logits = at_least_float32(logits)
         return F.cross_entropy(logits, label.long(), weight=self.weight.to(logits))
@@ -90,6 +92,7 @@ class FocalLoss(nn.Module):
         self.focus, self.n_classes = focus, len(class_counts)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        "`logits` [B, C] and class numbers `label` [B] -> scalar."
         check_loss_inputs(logits, label, self.n_classes, self.n_classes)
         loss = F.cross_entropy(at_least_float32(logits), label.long(), reduction='none')
         return (-torch.expm1(-loss)).clamp(min=1e-12).pow(self.focus).mul(loss).mean()
@@ -111,6 +114,7 @@ class CosineHead(nn.Linear):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
+        "Features `x` [..., dim] -> logits [..., C]."
         return self.scale * F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #9de66ce5
@@ -139,8 +143,7 @@ class LDAM(EpochLoss):
     """Margins that know the label distribution, deferred reweighting (Cao et al. 2019, arXiv 1906.07413).
 
     `class_counts` [C]: training samples. `margin`: of the rarest class, in cosine; `defer`: share of the
-    epochs without weights (1: none ever); `class_beta`: of the weights after that. For `logits` [B, C] of a
-    `CosineHead` of that `scale` and class numbers `label` [B]."""
+    epochs without weights (1: none ever); `class_beta`: of the weights then; `scale`: of the `CosineHead`."""
     def __init__(self, class_counts: Sequence[float] | Tensor, margin: float = 0.5, scale: float = 30.0,
                  defer: float = 0.8, class_beta: float = 0.9999):
         super().__init__()
@@ -150,6 +153,7 @@ class LDAM(EpochLoss):
         self.register_buffer('weight', frequency_weights(class_counts, class_beta), persistent=False)
     def start_epoch(self, epoch: int, epochs: int) -> None: self.late = epoch >= self.defer * epochs
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        "`logits` [B, C] and class numbers `label` [B] -> scalar."
         check_loss_inputs(logits, label, len(self.weight), len(self.weight))
         logits, label = at_least_float32(logits), label.long()
         shift = self.scale * self.margins.to(logits)[label, None] * F.one_hot(label, logits.shape[1])
@@ -165,6 +169,7 @@ class BinaryCrossEntropy(nn.Module):
         self.n_classes = len(positives)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        "`logits` [B, C] and `target` [B, C] of 0 and 1 -> scalar."
         if logits.shape != target.shape or logits.ndim != 2 or logits.shape[1] != self.n_classes:
             raise PedarrError(f'logits {list(logits.shape)} and targets {list(target.shape)}: both must be '
                               f'[batch, {self.n_classes}]')

@@ -31,6 +31,7 @@ class Attention(nn.Module):
         return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        "Queries `x` [B, N, dim], keys and values `y` [B, M, dim] -> [B, N, dim]."
         key, value = self.key_value(y).chunk(2, dim=-1)
         query, key, value = (self._by_head(t) for t in (self.query(x), key, value))
         mixed = F.scaled_dot_product_attention(query, key, value)
@@ -48,6 +49,7 @@ class CrossModalAttention(nn.Module):
 
     def forward(self, ecg: Tensor, iegm: Tensor,
                 present: Tensor) -> tuple[Tensor, Tensor]:
+        "Tokens `ecg`, `iegm` [B, N, dim] and `present` bool [B, 2] -> the same shapes."
         both = present.all(dim=1)[:, None, None]
         a, b = self.norms[0](ecg), self.norms[1](iegm)
         asked = torch.where(both, ecg + self.attend[0](a, b), ecg)
@@ -65,6 +67,7 @@ class SemanticAttention(nn.Module):
         self.query = nn.Parameter(torch.randn(dim) * dim ** -0.5)
 
     def forward(self, pooled: Tensor, present: Tensor) -> Tensor:
+        "Mean tokens `pooled` [B, M, dim], `present` bool [B, M] -> weights [B, M]."
         score = torch.tanh(self.project(pooled)) @ self.query
         score = torch.where(present, score, torch.finfo(score.dtype).min)
         return torch.where(present, score.softmax(dim=-1), 0.0)
@@ -98,6 +101,7 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        "Tokens `x` [B, N, dim] -> [B, N, dim]."
         h = self.norm1(x)
         x = x + self.dropout(self.attend(h, h))
         return x + self.dropout(self.mlp(self.norm2(x)))

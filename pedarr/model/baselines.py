@@ -47,6 +47,7 @@ class OneBranch(nn.Module):
         super().__init__()
         if n_classes < 2: raise PedarrError(f'n_classes={n_classes}: at least 2 classes are needed')
         self.config = dict(n_classes=n_classes, **c.model_dump())
+        self.resample = c.resampler(c.modalities[0])           # both modalities have the same rate
         self.trunk, features = trunk(sum(MODALITIES[m] for m in c.modalities), c.width)
         both = 2 * features                                                     # mean and maximum over time
         self.dropout, self.head = nn.Dropout(c.dropout), nn.Linear(both, n_classes)
@@ -59,7 +60,7 @@ class OneBranch(nn.Module):
             mask = drop_modality(mask, self.config['modality_dropout'])
         masks, used = split_mask(mask), self.config['modalities']
         signals = [zero_masked(x, masks[m]) for m, x in zip(MODALITIES, (ecg, iegm)) if m in used]
-        x = self.trunk(torch.cat(signals, dim=1))
+        x = self.trunk(self.resample(torch.cat(signals, dim=1)))
         state = self.dropout(torch.cat([x.mean(dim=-1), x.amax(dim=-1)], dim=1))
         logits, embedding = self.head(state), self.project(state)
         there = torch.stack([masks[m].any(dim=1) & (m in used) for m in MODALITIES], dim=1)
@@ -89,6 +90,7 @@ class Inception(nn.Module):
         self.norm = nn.BatchNorm1d(4 * width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        "Map `x` [B, n_in, T] -> [B, 4*width, T]."
         h = self.narrow(x)
         return F.relu(self.norm(torch.cat([conv(h) for conv in self.scales] + [self.peak(x)], dim=1)))
 
@@ -100,7 +102,9 @@ class ThreeInceptions(nn.Module):
         self.chain = nn.Sequential(*[Inception(n, width) for n in (n_in, 4 * width, 4 * width)])
         self.round = conv_norm(n_in, 4 * width, 1, act=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor: return F.relu(self.chain(x) + self.round(x))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        "Map `x` [B, n_in, T] -> [B, 4*width, T]."
+        return F.relu(self.chain(x) + self.round(x))
 
 def inception_trunk(n_in: int, width: int) -> tuple[nn.Sequential, int]:
     """The trunk of an InceptionTime network behind a stem that makes the signal five times slower: (module,
@@ -116,7 +120,7 @@ class XResNet1d(OneBranch):
 
 class InceptionTime(OneBranch):
     """One network of InceptionTime (Ismail Fawaz et al. 2020, doi 10.1007/s10618-020-00710-y), behind a stem
-    that slows 500 Hz to 100."""
+    that makes the signal five times slower."""
     def __init__(self, n_classes: int, **options: Any):
         super().__init__(inception_trunk, n_classes, InceptionOptions(**options))
 

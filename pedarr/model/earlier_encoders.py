@@ -36,6 +36,7 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Conv1d(n_in, n_out, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        "Map `x` [B, n_in, T] -> [B, n_out, ceil(T/stride)]."
         h = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(h)) + self.shortcut(x))
 
@@ -70,6 +71,7 @@ class DeepBlock(nn.Module):
         self.around = nn.AvgPool1d(2, ceil_mode=True) if stride == 2 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        "Map `x` [B, width, T] -> [B, width, ceil(T/stride)]."
         h = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(h)) + self.around(x))
 

@@ -28,7 +28,6 @@ def zero_masked(signal: Tensor, mask: Tensor) -> Tensor:
 class ModalityEncoder(nn.Module):
     "`signal` [B, C, T] (normalised mV) and `mask` bool [B, C] -> tokens [B, ceil(T/strides[-1]), dim]."
     strides: tuple[int, ...]          # samples from column to column, of each of its maps
-    reads = 0.                        # Hz at most, of the windows that its kernels are made for; 0: any
     def __init__(self, channels: int, width: int, kernel: int, stride: int, norm: nn.Module):
         super().__init__()
         self.stem = nn.Conv1d(channels, width, kernel, stride, kernel // 2, bias=False)
@@ -43,6 +42,7 @@ class ModalityEncoder(nn.Module):
         return self.out(last_map.transpose(1, 2))
 
     def forward(self, signal: Tensor, mask: Tensor) -> Tensor:
+        "`signal` [B, C, T] (normalised mV), `mask` bool [B, C] -> tokens [B, N, dim]."
         return self.tokens(self.maps(signal, mask)[-1])
 
 # %% ../../nbs/5_model/00_encoders.ipynb #af149afb
@@ -57,8 +57,7 @@ def conv_norm(n_in: int, n_out: int, kernel: int, stride: int = 1, act: bool = T
 
 # %% ../../nbs/5_model/00_encoders.ipynb #f0aa216d
 class XResBlock(nn.Module):
-    """Residual block of an xresnet: map `x` [B, n_in, T] -> [B, n_out, ceil(T/stride)]; starts as the way
-    round it alone."""
+    "Residual block of an xresnet; starts as the way round it alone."
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int, skip: float = 0.):
         super().__init__()
         self.skip = skip
@@ -67,8 +66,9 @@ class XResBlock(nn.Module):
         self.round = nn.Sequential()
         if stride > 1: self.round.append(nn.AvgPool1d(stride, ceil_mode=True))
         if n_in != n_out: self.round.append(conv_norm(n_in, n_out, 1, act=False))
-
-    def forward(self, x: Tensor) -> Tensor: return F.relu(_spared(self.convs(x), self) + self.round(x))
+    def forward(self, x: Tensor) -> Tensor:
+        "A map `x` [B, n_in, T] -> [B, n_out, ceil(T/stride)]."
+        return F.relu(_spared(self.convs(x), self) + self.round(x))
 
 def _spared(x: Tensor, block: XResBlock) -> Tensor:
     "In training, the corrections `x` [B, C, T] of a `block` without those of the samples that skip it."
@@ -80,7 +80,7 @@ def _spared(x: Tensor, block: XResBlock) -> Tensor:
 class ResidualEncoder(ModalityEncoder):
     """Stem and four residual blocks: `signal` [B, C, T] (normalised mV), `mask` bool [B, C] -> tokens
     [B, ceil(T/16), dim]."""
-    strides, reads = (1, 2, 4, 8, 16), 250.
+    strides = (1, 2, 4, 8, 16)
     def __init__(self, channels: int, dim: int, skip: float = 0.):
         widths = [3*dim//8, dim//2, 3*dim//4, dim]
         super().__init__(channels, widths[0], kernel=7, stride=2, norm=nn.BatchNorm1d(widths[0]))

@@ -53,12 +53,12 @@ class Resample(nn.Module):
         super().__init__()
         self.up, self.down = rate_ratio(rate, new)
         self.register_buffer('kernels', _phase_kernels(self.up, self.down), persistent=False)
-
     def length(self, T: int) -> int:
         "How many new samples `T` old ones become."
         return -(-T*self.up // self.down)
 
     def forward(self, x: Tensor) -> Tensor:
+        "Signal `x` [B, C, T] (any unit) -> [B, C, ceil(T*new/rate)]."
         if self.up == self.down: return x
         n, reach = self.length(x.shape[-1]), self.kernels.shape[-1]//2
         steps = -(-n // self.up)

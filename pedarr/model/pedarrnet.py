@@ -11,12 +11,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from ..core.errors import PedarrError
-from ..core.names import check_choice
-from ..core.parameters import Parameters
+from ..core.parameters import Parameters, one_of
 from pedarr.model.attention import (
     CrossModalAttention, SemanticAttention, TransformerBlock, equal_shares, masked_sum,
     sinusoidal_positions)
@@ -46,9 +45,14 @@ def check_modalities(modalities: Iterable[str]) -> list[str]:
     if given and all(m in known for m in given) and len(set(given)) == len(given): return given
     raise PedarrError(f"modalities={given or modalities!r}: choose one or both of {', '.join(known)}")
 
-def _known_encoder(name: str) -> str: return check_choice(name, ENCODERS, 'encoder')
+def _readable(c: NetworkOptions) -> NetworkOptions:
+    "`c`; `PedarrError` for rates that don't go together."
+    if c.as_one and c.ecg_rate != c.iegm_rate:
+        raise PedarrError('one encoder for all channels reads at one rate: make ecg_rate and iegm_rate equal')
+    if c.rate or not (c.ecg_rate or c.iegm_rate): return c
+    raise PedarrError('ecg_rate and iegm_rate need the rate of the windows: give rate, too')
 
-_Encoder = Annotated[str, AfterValidator(_known_encoder)]
+_Encoder = one_of(ENCODERS, 'encoder')
 _Modalities = Annotated[list[str], BeforeValidator(check_modalities)]
 _Rate = Annotated[float, Field(ge=0, le=100_000)]
 
@@ -59,6 +63,17 @@ class NetworkOptions(Parameters):
     dropout: float = Field(0.1, ge=0, lt=1, description='in the Transformer, and of what the head reads')
     modality_dropout: float = Field(0.0, ge=0, le=1, description='chance of a sample to lose a modality')
     modalities: _Modalities = Field(list(MODALITIES), description='one or both of ' + ', '.join(MODALITIES))
+    rate: _Rate = Field(0., description='of the windows, Hz; 0: unknown, they are read as they are')
+    ecg_rate: _Rate = Field(0., description='that the ECG is read at, Hz; 0: as it is')
+    iegm_rate: _Rate = Field(0., description='that electrograms are read at, Hz; 0: as they are')
+    @property
+    def as_one(self) -> bool: return len(self.modalities) == len(MODALITIES)     # all in one encoder
+    @model_validator(mode='after')
+    def _can_be_read(self): return _readable(self)
+    def resampler(self, m: str) -> Resample:
+        "What brings a window to the rate that modality `m` is read at."
+        own = dict(ecg=self.ecg_rate, iegm=self.iegm_rate)[m]
+        return Resample(self.rate, own) if self.rate and own else Resample(1, 1)
 
 # %% ../../nbs/5_model/05_pedarrnet.ipynb #c3e8a1c5
 class ModelConfig(NetworkOptions):
@@ -69,13 +84,12 @@ class ModelConfig(NetworkOptions):
     fusion: Literal[tuple(FUSIONS)] = Field('cross', description='where the modalities meet')
     semantic: bool = Field(True, description='weights by semantic attention; false: equal shares')
     centre: bool = Field(False, description='embeddings are centred over the batch')
-    encoder: _Encoder = Field('residual', description='a name in ENCODERS')
+    encoder: _Encoder = Field('residual', description='of each modality')
     stochastic_depth: float = Field(.1, ge=0, lt=1, description='chance of a block to be skipped')
     pooling: Literal[tuple(POOLINGS)] = Field('mean-max', description='what the heads read')
-    rate: _Rate = Field(0., description='of the windows, Hz; 0: unknown, they are read as they are')
-    ecg_rate: _Rate = Field(0., description='that the ECG is read at, Hz; 0: as it is')
-    iegm_rate: _Rate = Field(0., description='that electrograms are read at, Hz; 0: as they are')
     crop: float = Field(0., ge=0, le=3600, description='seconds learnt from at once; 0: the whole window')
+    @property
+    def as_one(self) -> bool: return self.fusion == 'early' and super().as_one
     @model_validator(mode='before')
     def _filled(cls, given: Any) -> Any: return _with_own_depth(given)
     @model_validator(mode='after')
@@ -90,11 +104,7 @@ def _with_own_depth(given: Any) -> Any:
 
 def _fitting(c: ModelConfig) -> ModelConfig:
     "`c`; `PedarrError` for options that don't go together."
-    if c.ecg_rate != c.iegm_rate and c.fusion == 'early' and len(c.modalities) == len(MODALITIES):
-        raise PedarrError('fusion early has one encoder for all channels: give ecg_rate and iegm_rate the '
-                          'same value')
-    if (c.ecg_rate or c.iegm_rate or c.crop) and not c.rate:
-        raise PedarrError('ecg_rate, iegm_rate and crop need the rate of the windows: give rate, too')
+    if c.crop and not c.rate: raise PedarrError('crop needs the rate of the windows: give rate, too')
     if c.stochastic_depth and not encoder_takes(c.encoder, 'skip'):
         raise PedarrError(f'encoder {c.encoder} has no stochastic_depth: set it to 0')
     if c.dim % c.heads == 0 == c.dim % 8: return c
@@ -105,11 +115,6 @@ def make_encoder(c: ModelConfig, channels: int) -> nn.Module:
     "The encoder of a network for so many channels."
     more = dict(skip=c.stochastic_depth) if c.stochastic_depth else {}
     return ENCODERS[c.encoder](channels, c.dim, **more)
-
-def _resampler(c: ModelConfig, m: str) -> Resample:
-    "What brings a window to the rate of the encoder of modality `m`."
-    own = dict(ecg=c.ecg_rate, iegm=c.iegm_rate)[m]
-    return Resample(c.rate, own) if c.rate and own else Resample(1, 1)
 
 def _encoded(encoder: nn.Module, signal: Tensor, mask: Tensor) -> Tensor:
     "Tokens [B, N, dim]; in training of the samples alone that have a channel, and zeros for the others."
@@ -136,27 +141,27 @@ class _Streams(nn.Module):
     def forward(self, ecg: Tensor, iegm: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         inputs = self.inputs(ecg, iegm, mask)
         tokens = {name: _encoded(self.encoders[name], *x) for name, x in inputs.items()}
-        return self.join(tokens, ecg, mask)
+        return self.joined_tokens(tokens, ecg, mask)
 
 # %% ../../nbs/5_model/05_pedarrnet.ipynb #4ecb16c0
 class OneStream(_Streams):
-    """Early fusion, all channels in one encoder: `ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV), `mask`
-    bool [B, 19] -> tokens [B, 1, N, dim], present bool [B, 1] (any channel)."""
+    "Early fusion, all channels in one encoder -> tokens [B, 1, N, dim], present bool [B, 1] (any channel)."
     names = ('all',)
-
     def __init__(self, c: ModelConfig):
         super().__init__()
         self.encoder = make_encoder(c, sum(MODALITIES.values()))
-        self.resample = _resampler(c, 'ecg')                # both have the same rate
+        self.resample = c.resampler('ecg')                 # both have the same rate
         self.shortest = -(-4*self.encoder.strides[-1]*self.resample.down // self.resample.up)      # samples
 
     @property
     def encoders(self) -> dict[str, nn.Module]: return {'all': self.encoder}
 
     def inputs(self, ecg: Tensor, iegm: Tensor, mask: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        "`ecg` [B, 12, T], `iegm` [B, 7, T] (mV), `mask` bool [B, 19] -> signal [B, 19, T], mask."
         return {'all': (self.resample(torch.cat([ecg, iegm], dim=1)), mask)}
 
-    def join(self, tokens: dict, ecg: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def joined_tokens(self, tokens: dict, ecg: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        "As the class says, from the tokens of the encoder; `ecg` [B, 12, T] (mV), `mask` bool [B, 19]."
         return tokens['all'][:, None], mask.any(dim=1, keepdim=True)
 
 # %% ../../nbs/5_model/05_pedarrnet.ipynb #b3fa0a84
@@ -184,12 +189,12 @@ class TwoStreams(_Streams):
         read = [m for m in MODALITIES if m in c.modalities]
         self.stride, self.dim = ENCODERS[c.encoder].strides[-1], c.dim
         self.encoders = nn.ModuleDict({m: make_encoder(c, MODALITIES[m]) for m in read})
-        self.resample = nn.ModuleDict({m: _resampler(c, m) for m in read})
+        self.resample = nn.ModuleDict({m: c.resampler(m) for m in read})
         self.shortest = max(-(-4*self.stride*r.down // r.up) for r in self.resample.values())
         self.align = CrossModalAttention(c.dim, c.heads) if c.fusion == 'cross' and len(read) == 2 else None
         self.norms = nn.ModuleDict({m: nn.LayerNorm(c.dim) for m in read})
-
-    def join(self, tokens: dict, ecg: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def joined_tokens(self, tokens: dict, ecg: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        "`tokens` of each encoder, `ecg` [B, 12, T] (mV), `mask` bool [B, 19] -> [B, 2, N, dim], bool [B, 2]."
         n = min(-(-r.length(ecg.shape[-1]) // self.stride) for r in self.resample.values())
         present, blank = _present(self.encoders, mask), ecg.new_zeros(len(ecg), n, self.dim)
         tokens = _align(self.align, {m: _averaged(t, n) for m, t in tokens.items()}, present)
@@ -240,10 +245,9 @@ class PedArrNet(nn.Module):
         if n_classes < 2: raise PedarrError(f'n_classes={n_classes}: at least 2 classes are needed')
         c = ModelConfig(**options)
         self.config = dict(n_classes=n_classes, **c.model_dump())
-        early = c.fusion == 'early' and len(c.modalities) == len(MODALITIES)
-        self.views = OneStream(c) if early else TwoStreams(c)
+        self.views = OneStream(c) if c.as_one else TwoStreams(c)
         self.crop = _crop_samples(c, self.views.shortest)
-        self.semantic = SemanticAttention(c.dim) if c.semantic and not early else None
+        self.semantic = SemanticAttention(c.dim) if c.semantic and not c.as_one else None
         self.cls = nn.Parameter(torch.randn(c.dim) * 0.02) if c.depth and c.pooling == 'cls' else None
         self.blocks = nn.Sequential(*[TransformerBlock(c.dim, c.heads, c.dropout) for _ in range(c.depth)])
         width = 2*c.dim if c.pooling == 'mean-max' else c.dim
@@ -285,7 +289,7 @@ class PedArrNet(nn.Module):
         check_model_inputs(ecg, iegm, mask, self.views.shortest)
         maps, encoders = self.views.maps(ecg, iegm, mask), self.views.encoders
         encoded = {m: encoders[m].tokens(found[-1]) for m, found in maps.items()}
-        tokens, present = self.views.join(encoded, ecg, mask)
+        tokens, present = self.views.joined_tokens(encoded, ecg, mask)
         state, weights = self.pooled_state(tokens, present)
         out = dict(present=present, weights=weights, state=state)
         for row, m in enumerate(self.views.names):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ __all__ = ['store_from_arrays', 'check_signals', 'segment_settings', 'channel_ro
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #227564c5
 import pedarr
-from ..core.errors import PedarrError, shown_value, system_error
-from ..core.files import sha256, sync_file, sync_folder, write_atomic
+from ..core.errors import PedarrError, shown_value
+from ..core.files import new_folder, sha256, sync_file, write_atomic
 from ..core.names import first_few
 from ..core.tables import hash_value, json_ready, write_json, write_table
 from ..data.channels import CHANNELS, N_ECG, match_channels
@@ -307,23 +306,14 @@ def _open_or_write(path: Path, arrays: _Arrays, table: pd.DataFrame, name: str, 
     _check_name(name)
     notes, hashes = _check_units(arrays, uncalibrated), _hash_segments(arrays)
     meta, notes = _recipe(arrays, table, hashes, name, simulated), [*notes, *_twin_notes(table, hashes)]
-    try:
-        if os.path.lexists(path): return _same(path, meta)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f'{path.name}.', suffix='.part', dir=path.parent) as part:
-            done = Path(part)/'store'
-            done.mkdir()
-            _write(done, arrays, table, meta, notes)
-            sync_folder(done)
-            os.replace(done, path)
-        sync_folder(path.parent)
-    except OSError as e: raise system_error(e, e.filename or path, 'could not be written') from e
+    if os.path.lexists(path): return _same(path, meta)
+    with new_folder(path) as part: _write(part, arrays, table, meta, notes)
     return open_store(path, verify=False)
 
 # %% ../../nbs/4_signals/12_arrays.ipynb #ca2bdd17
 def _same(path: Path, meta: dict) -> Store:
     "The store at `path`, if it was made by the same call from the same arrays; `PedarrError` otherwise."
-    old = read_meta(path)[0]
+    old = read_meta(path, 'move it away, or choose a new folder for the store')[0]
     differs = [key for key in meta if old.get(key) != meta[key]]
     if not differs: return open_store(path)
     raise PedarrError(f'{path}: a store that differs stands here ({", ".join(differs)}): delete it, '

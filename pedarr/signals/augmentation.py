@@ -100,12 +100,12 @@ class Augment(Parameters):
     thin: float = Field(0., ge=0, le=1, description='probability to keep a random subset of the channels')
     modality: float = Field(0., ge=0, le=1, description='probability that a modality is lost')
 
-    def lose(self, mask: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def lose_channels(self, mask: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         "`mask` bool [B, 19] without what is lost: the first half of a variation, before normalisation."
         return _without_lost(self, mask, generator)
     def __call__(self, ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor, fs: float,
                  generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        "`ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV), `mask` bool [B, 19] after `lose`: both varied."
+        "`ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV) and their `mask` bool [B, 19] -> both varied."
         most = round(self.shift*fs)                                # samples
         shift = torch.randint(-most, most + 1, (len(mask),), device=mask.device, generator=generator)
         return (_vary(self, ecg, mask[:, :N_ECG], shift, generator),

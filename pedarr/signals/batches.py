@@ -117,7 +117,7 @@ def _batch(data: SegmentDataset, items: list[int]) -> Batch:
     ecg, iegm = (x.float() for x in signals)
     mask = _to(data, np.array(data.store.mask[rows]))
     chance = _generator(data, rows)
-    if data.augment: mask = data.augment.lose(mask, chance)
+    if data.augment: mask = data.augment.lose_channels(mask, chance)
     ecg, iegm = normalise_signals(ecg, iegm, mask, data.normalise)
     if data.augment: ecg, iegm = data.augment(ecg, iegm, mask, data.store.fs, chance)
     target = _to(data, data.store.target[rows].astype(np.float32)) if is_multi(data.store) else None

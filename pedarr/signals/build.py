@@ -25,7 +25,7 @@ __all__ = ['SMALLEST_PART', 'build_store', 'PartRecord', 'PartMeta', 'Part']
 
 # %% ../../nbs/4_signals/07_build.ipynb #n7627307
 from ..core.errors import PassingError, PedarrError, one_line, system_error
-from ..core.files import open_regular, sha256, sync_file, sync_folder, write_atomic
+from ..core.files import open_regular, place_folder, sha256, sync_file, sync_folder, write_atomic
 from ..core.locks import hold_lock
 from ..core.names import first_few, natural_key
 from ..core.tables import FileContents, json_ready, read_json, write_json, write_table
@@ -67,7 +67,8 @@ def build_store(folder: Path | str, store: Path | str, database: Database | str,
 # %% ../../nbs/4_signals/07_build.ipynb #b0cd8f9b
 def _open_or_build(folder: Path, store: Path, how: tuple) -> Store:
     "The store that is already there, or a new one; `how`: what `make_survey` needs."
-    if os.path.lexists(store): read_meta(store)     # something else of that name: say so before any work
+    if os.path.lexists(store):                      # something else of that name: say so before any work
+        read_meta(store, 'move it away, or choose a new folder for the store')
     part, (jobs, progress) = _check_place(store), how[3:5]
     survey = make_survey(folder, *how)
     found = _existing(store, survey, jobs, progress)
@@ -92,9 +93,7 @@ def _build(store: Path, part: Path, survey: Survey, jobs: int, progress: bool) -
         said, sha = _write_parts(parts, survey, jobs, progress)
         _judge(survey, said)
         done = _seal(parts[0], survey, said, sha, [note] if note else [])
-        sync_folder(done)
-        os.replace(done, store)
-        sync_folder(store.parent)
+        place_folder(done, store)
 
 # %% ../../nbs/4_signals/07_build.ipynb #2e34f9de
 class PartRecord(FileContents):
@@ -184,13 +183,6 @@ class _Sink:
     def __enter__(self): return self
     def __exit__(self, *_): self.out.close()
 
-# %% ../../nbs/4_signals/07_build.ipynb #n52ce5ca
-@contextmanager
-def _written(file: Path) -> Iterator[None]:
-    "The system's faults, in words."
-    try: yield
-    except OSError as e: raise system_error(e, file, 'could not be written') from e
-
 # %% ../../nbs/4_signals/07_build.ipynb #8d0bd993
 def _write_windows(plan: RecordPlan, table: pd.DataFrame, config: PreprocessConfig,
                    sinks: list[_Sink]) -> PartRecord:
@@ -219,6 +211,12 @@ def _write_record(part: Part, plan: RecordPlan, table: pd.DataFrame, at: int) ->
             return PartRecord(mask='', sha256=dict.fromkeys(SIGNALS, empty), sources=sources, amplitude=[])
         except PassingError: raise
         except PedarrError as e: return LeftOut(plan.name, str(e), damaged=True)
+
+@contextmanager
+def _written(file: Path) -> Iterator[None]:
+    "The system's faults, in words."
+    try: yield
+    except OSError as e: raise system_error(e, file, 'could not be written') from e
 
 # %% ../../nbs/4_signals/07_build.ipynb #n72600f6
 def _write_part(part: Part) -> tuple[list, bool]:
@@ -301,7 +299,7 @@ def _write_parts(parts: list[Part], survey: Survey, jobs: int, progress: bool) -
     return said, sha
 
 def _see_signals(survey: Survey, plan: RecordPlan, hashes: dict) -> None:
-    for name, found in hashes.items(): survey.check.see(plan.files[name], found)
+    for name, found in hashes.items(): survey.check.compare_file(plan.files[name], found)
 
 # %% ../../nbs/4_signals/07_build.ipynb #cecdf797
 def _judge(survey: Survey, said: list) -> None:
@@ -311,7 +309,7 @@ def _judge(survey: Survey, said: list) -> None:
     if bad and not survey.skip_damaged: raise damaged_error(survey.folder, bad, total)
     for plan, one in zip(survey.plans, said):
         if not isinstance(one, LeftOut): _see_signals(survey, plan, one.sources)
-    if not survey.accept_changed: survey.check.refuse()
+    if not survey.accept_changed: survey.check.refuse_changes()
 
 # %% ../../nbs/4_signals/07_build.ipynb #2b14240d
 _CHECK_DISK = 'check the disk, then run the same command again'
@@ -379,6 +377,13 @@ def _masks(survey: Survey, said: list) -> list[np.ndarray]:
             masks.append(bits[:math.prod(shape)].reshape(shape).astype(bool))
     return masks
 
+def _gone(survey: Survey, said: list, masks: list) -> list[LeftOut]:
+    "The recordings that turned out to be damaged or flat."
+    gone = [x for x in said if isinstance(x, LeftOut)]
+    known = {x.name for x in gone}
+    flat = [p.name for p, m in zip(survey.plans, masks) if len(m) and not m.any() and p.name not in known]
+    return gone + [LeftOut(name, 'every channel is flat or invalid') for name in flat]
+
 # %% ../../nbs/4_signals/07_build.ipynb #ncac5b3b
 def _without(part: Part, keep: np.ndarray) -> tuple[Path, dict]:
     "The arrays of `place/store` with the windows `keep` only, elsewhere: (folder, file name -> SHA-256)."
@@ -410,14 +415,6 @@ def _beats(survey: Survey, keep: np.ndarray) -> np.ndarray:
     found = [beat_samples(p.record, t, p.beats, survey.config) for p, t in zip(survey.plans, survey.tables)]
     windows = [at for of_record in found for at in of_record]
     return np.concatenate([np.zeros(0, np.int32), *(windows[i] for i in np.flatnonzero(keep))])
-
-# %% ../../nbs/4_signals/07_build.ipynb #3b0557d9
-def _gone(survey: Survey, said: list, masks: list) -> list[LeftOut]:
-    "The recordings that turned out to be damaged or flat."
-    gone = [x for x in said if isinstance(x, LeftOut)]
-    known = {x.name for x in gone}
-    flat = [p.name for p, m in zip(survey.plans, masks) if len(m) and not m.any() and p.name not in known]
-    return gone + [LeftOut(name, 'every channel is flat or invalid') for name in flat]
 
 # %% ../../nbs/4_signals/07_build.ipynb #c3a91249
 def _final_meta(survey: Survey, said: list, gone: list, table: pd.DataFrame, sha: dict, notes: list) -> dict:
@@ -513,6 +510,15 @@ def _check_place(store: Path) -> Path:
                           'permission, or the name is a link): choose another path')
     return part
 
+def _check_disk(part: Path, need: int) -> None:
+    "`PassingError` if the disk has less than `need` bytes left."
+    free = shutil.disk_usage(part).free
+    if free >= need: return
+    older = any(p.is_dir() for p in part.iterdir())
+    old = f' (or remove parts of older settings in {part.name})' if older else ''
+    raise PassingError(f'{part.with_suffix("")}: the disk is full: the store needs {need/1e9:.2g} GB, '
+                       f'{free/1e9:.2g} GB are free: make room{old}, or choose another place')
+
 # %% ../../nbs/4_signals/07_build.ipynb #30ad89c1
 @contextmanager
 def _growing(part: Path) -> Iterator[str]:
@@ -542,16 +548,6 @@ def _sweep(part: Path) -> None:
     try:
         with _growing(part): pass
     except PedarrError: pass      # another process holds it
-
-# %% ../../nbs/4_signals/07_build.ipynb #ne9b1d8f
-def _check_disk(part: Path, need: int) -> None:
-    "`PassingError` if the disk has less than `need` bytes left."
-    free = shutil.disk_usage(part).free
-    if free >= need: return
-    older = any(p.is_dir() for p in part.iterdir())
-    old = f' (or remove parts of older settings in {part.name})' if older else ''
-    raise PassingError(f'{part.with_suffix("")}: the disk is full: the store needs {need/1e9:.2g} GB, '
-                       f'{free/1e9:.2g} GB are free: make room{old}, or choose another place')
 
 # %% ../../nbs/4_signals/07_build.ipynb #7de400d6
 _BY_RECORD = dict(records='records:', channels='channels of record', signals='channels of record',
@@ -613,6 +609,6 @@ def _compare_files(old: dict, survey: Survey, jobs: int, progress: bool) -> list
     listed = [p.files for p in survey.plans]
     files = list(with_progress(_hash_files, listed, jobs, 'compare', progress, delay=2))
     for p, hashes in zip(survey.plans, files): _see_signals(survey, p, hashes)
-    if not survey.accept_changed: survey.check.refuse()
+    if not survey.accept_changed: survey.check.refuse_changes()
     sources = {p.name: dict(sorted((p.small | f).items())) for p, f in zip(survey.plans, files)}
     return _differences(old, survey.meta | dict(sources=sources))

@@ -21,8 +21,8 @@ from .rates import resampler_taps, resampling_ratio, store_length
 from .settings import PreprocessConfig, context_seconds, filter_sections
 
 # %% auto #0
-__all__ = ['PER_BLOCK', 'zero_phase', 'block_matrices', 'Scratch', 'bandpass', 'resample', 'filtered_block', 'read_filtered',
-           'stream_filtered']
+__all__ = ['PER_BLOCK', 'zero_phase', 'block_matrices', 'Scratch', 'bandpass', 'resample_signal', 'filtered_block',
+           'read_filtered', 'stream_filtered']
 
 # %% ../../nbs/4_signals/03_fast_filters.ipynb #42a36c1f
 def _state_space(sos: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -185,7 +185,7 @@ def _tiled(flat: np.ndarray, c: int, n: int, up: int, down: int, new: Scratch) -
     return out.reshape(c, -1)[:, :-(-n*up//down)]
 
 # %% ../../nbs/4_signals/03_fast_filters.ipynb #eb7baac2
-def resample(x: np.ndarray, up: int, down: int) -> np.ndarray:
+def resample_signal(x: np.ndarray, up: int, down: int) -> np.ndarray:
     """Polyphase resampling of `x [channel, time]` (mV, float32) by up/down to ceil(time*up/down); beyond the
     ends: zeros."""
     if up == down: return x

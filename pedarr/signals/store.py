@@ -236,15 +236,15 @@ def _read_json(path: Path) -> bytes:
         raise PedarrError(f'{path}: {why}') from e
 
 # %% ../../nbs/4_signals/05_store.ipynb #n0172873
-def read_meta(path: Path) -> tuple[dict, str]:
+def read_meta(path: Path, remedy: str = 'move it away and preprocess again') -> tuple[dict, str]:
     """The contents of store.json in the folder `path` and the SHA-256 of its bytes (the seal);
-    `PedarrError` for what is none, or of another version."""
+    `PedarrError` for what is none, or of another version: what to do then is the `remedy`."""
     file, raw = path/'store.json', _read_json(path)
     found = parse_json(raw, file)
     version = found.get('store_version') if isinstance(found, dict) else None
     if version != STORE_VERSION:
         raise PedarrError(f'{path}: the store has version {one_line(version)[:20]}, this pedarr reads '
-                          f'version {STORE_VERSION}: preprocess again')
+                          f'version {STORE_VERSION}: {remedy}')
     try: meta = StoreMeta.model_validate_json(raw)
     except ValidationError as e: raise _damaged(file, validation_errors(e)) from e
     if len(set(meta.classes)) < len(meta.classes): raise _damaged(file, 'a class stands there twice')

@@ -226,14 +226,14 @@ class Comparison:
         self.empty = listed == {}                # there is a list, and it names nothing
         self.changed, self.unlisted, self.others = [], [], []
 
-    def see(self, path: Path, found: str) -> None:
+    def compare_file(self, path: Path, found: str) -> None:
         "A file of a record, or a table, whose SHA-256 is `found`."
         if not self.listed: return
         name = Path(os.path.relpath(path, self.folder)).as_posix()
         if name not in self.listed: self.unlisted.append(name)
         elif self.listed[name] != found and name not in self.changed: self.changed.append(name)
 
-    def refuse(self) -> None:
+    def refuse_changes(self) -> None:
         "`PedarrError` if what was read differs from the list."
         if self.changed: raise _changed_error(self)
 
@@ -260,7 +260,7 @@ def _see_tables(check: Comparison) -> None:
         path = check.folder/name
         is_table = path.suffix.lower() in _TABLES or path.name == 'RECORDS'
         if not path.is_file(): check.others.append(f'{name} is missing')
-        elif is_table: check.see(path, sha256(path, most=MOST_BYTES))
+        elif is_table: check.compare_file(path, sha256(path, most=MOST_BYTES))
         elif path.stat().st_size > _SMALL: continue
         elif sha256(path) != check.listed[name]: check.others.append(f'{name} differs')
 
@@ -374,8 +374,8 @@ def _compare(folder: Path, plans: list, accept_changed: bool) -> tuple[Compariso
         check, notes = Comparison(folder, None), [f'{CHECKSUMS} could not be used: {e}']
     _see_tables(check)
     for p in plans:
-        for name, found in p.small.items(): check.see(p.record.path.parent/name, found)
-    if not accept_changed: check.refuse()
+        for name, found in p.small.items(): check.compare_file(p.record.path.parent/name, found)
+    if not accept_changed: check.refuse_changes()
     return check, notes
 
 # %% ../../nbs/4_signals/06_survey.ipynb #2c0175e8

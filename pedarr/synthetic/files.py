@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PassingError, PedarrError, one_line, system_error
-from ..core.files import create_file, sha256, sync_file, sync_folder, write_atomic
+from ..core.files import create_file, new_folder, sha256, sync_file, write_atomic
 from ..core.locks import NO_LOCKS, hold_lock
 from ..core.parallel import parallel_map
 from .heart import SIMULATED_RATE
@@ -173,30 +172,6 @@ def _ready(folder: Path | str, subjects: Sequence[Subject], seconds: Sequence[fl
                            'choose another place, or simulate less')
     return goal
 
-# %% ../../nbs/2_synthetic/08_files.ipynb #4c573364
-def _remove_leftovers(goal: Path) -> None:
-    "Remove hidden copies of `goal` that a killed simulation left behind."
-    for p in goal.parent.glob('.*'):
-        if p.name.startswith(f'.{goal.name}.part-') and p.is_dir() and not p.is_symlink():
-            shutil.rmtree(p, ignore_errors=True)
-
-# %% ../../nbs/2_synthetic/08_files.ipynb #fb49f598
-@contextmanager
-def _part(goal: Path) -> Iterator[Path]:
-    "A hidden folder beside `goal` that takes its place at the end, or (after any error) is removed."
-    work = None
-    try:
-        work = Path(tempfile.mkdtemp(prefix=f'.{goal.name}.part-', dir=goal.parent))
-        yield work
-        sync_folder(work)
-        work.chmod(0o755)
-        os.replace(work, goal)
-        sync_folder(goal.parent)
-    except BaseException as e:
-        if work: shutil.rmtree(work, ignore_errors=True)
-        if isinstance(e, OSError): raise system_error(e, goal, 'could not be written') from e
-        raise
-
 # %% ../../nbs/2_synthetic/08_files.ipynb #aef83eb9
 @contextmanager
 def _whole(goal: Path) -> Iterator[Path]:
@@ -204,5 +179,4 @@ def _whole(goal: Path) -> Iterator[Path]:
     try: goal.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise system_error(e, goal.parent, 'cannot be made') from e
     with hold_lock(goal.parent / f'.{goal.name}.lock', f'simulating into {goal.name}') as note:
-        if note != NO_LOCKS: _remove_leftovers(goal)
-        with _part(goal) as work: yield work
+        with new_folder(goal, alone=note != NO_LOCKS) as work: yield work

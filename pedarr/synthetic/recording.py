@@ -21,7 +21,7 @@ from .rhythms import Changes, Score, play_score_in, play_script
 from .signals import AMPLIFIER_RAIL, NOISE_BLOCK, SimulatedSignals, extra_channel
 
 # %% auto #0
-__all__ = ['Borders', 'Subject', 'subject_frame', 'make_script', 'study_annotations', 'digitise', 'Study', 'make_study',
+__all__ = ['Borders', 'Subject', 'subject_frame', 'make_script', 'study_annotations', 'digitise_signals', 'Study', 'make_study',
            'Recording', 'simulate_recording']
 
 # %% ../../nbs/2_synthetic/07_recording.ipynb #60393b86
@@ -131,7 +131,7 @@ def study_annotations(beats: pd.DataFrame, changes: Changes, n: int,
 _GAIN = 2000.          # units per mV
 _DISCONNECTED = 152    # units (0.076 mV): what a channel without an electrode shows
 
-def digitise(subject: Subject, signals: SimulatedSignals, start: int, n: int) -> np.ndarray:
+def digitise_signals(subject: Subject, signals: SimulatedSignals, start: int, n: int) -> np.ndarray:
     "Digital int32 [channel, n] from sample `start` on, in the subject's layout, cut off at the rails."
     def units(mv): return np.rint(_GAIN * mv).astype(np.int32)
     ecg, iegm = signals.block(start, n)
@@ -160,7 +160,7 @@ class Study:
     def blocks(self) -> Iterator[np.ndarray]:
         "Digital int32 [channel, n] in file order, block by block."
         for start in range(0, self.n, NOISE_BLOCK):
-            yield digitise(self.subject, self.signals, start, min(NOISE_BLOCK, self.n - start))
+            yield digitise_signals(self.subject, self.signals, start, min(NOISE_BLOCK, self.n - start))
 
 # %% ../../nbs/2_synthetic/07_recording.ipynb #42c7d01f
 def _study_signals(study: Study) -> SimulatedSignals:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
 from ..core.errors import PedarrError, one_line, shown_value
 from ..core.names import check_choice
-from ..core.parameters import Parameters, Seed, check_cells, with_default
+from ..core.parameters import Parameters, Seed, check_cells, one_of, with_default
 from ..core.tables import json_ready
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.pedarrnet import ModelConfig
@@ -36,15 +36,10 @@ _PRECISIONS = ('float32', 'bf16')
 _SINGLE_SUBJECT = ('error', 'drop', 'keep')
 TASKS = ('', 'single', 'multi')         # '': what the grouping is for
 
-def _name_of(names: Iterable[str], what: str) -> Any:
-    "The type of a parameter that must be one of `names`."
-    return Annotated[str, AfterValidator(lambda name: check_choice(name, names, what))]
-
-_SplitName, _ModelName = _name_of(SPLITS, 'split'), _name_of(CLASSIFIERS, 'model')
-_ModalityName, _Precision = _name_of(MODALITY_SETS, 'modalities'), _name_of(_PRECISIONS, 'precision')
-_Normalisation = _name_of(NORMALISE, 'normalisation')
-_SingleSubject = _name_of(_SINGLE_SUBJECT, 'single_subject_classes')
-_Task = _name_of(TASKS, 'task')
+_SplitName, _ModelName = one_of(SPLITS, 'split'), one_of(CLASSIFIERS, 'model')
+_ModalityName, _Precision = one_of(MODALITY_SETS, 'modalities'), one_of(_PRECISIONS, 'precision')
+_Normalisation, _Task = one_of(NORMALISE, 'normalisation'), one_of(TASKS, 'task')
+_SingleSubject = one_of(_SINGLE_SUBJECT, 'single_subject_classes')
 
 # %% ../../nbs/8_training/00_config.ipynb #84a00019
 _POWER = re.compile(r'[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+')
@@ -70,7 +65,7 @@ def _options(value: dict) -> dict:
     return {k: float(v) if number(k, v) else v for k, v in value.items()}
 
 _Options = Annotated[dict, AfterValidator(_options)]
-_Fold = Annotated[int | str, AfterValidator(_fold)]
+_Fold = Annotated[int | Literal['all', 'last'], BeforeValidator(_fold)]
 
 # %% ../../nbs/8_training/00_config.ipynb #71b6b4ea
 class DataParameters(Parameters):
@@ -78,19 +73,19 @@ class DataParameters(Parameters):
     store: str = Field('', description='folder made by pedarr preprocess')
     run: str = Field('', description='folder that the run is written to')
     grouping: str = Field('', description="label set; '' is the store's own")
-    task: _Task = Field('', description="single (one class a window), multi (several); '': the grouping's")
-    modalities: _ModalityName = Field('both', description='both, ecg or iegm')
+    task: _Task = Field('', description="one class a window, or several; '': as the grouping says")
+    modalities: _ModalityName = Field('both', description='channels that are read')
     cohort: str = Field('', description="only subjects of this cohort; '': all")
 
 class SplitParameters(Parameters):
     "Who is tested on whom."
-    split: _SplitName = Field('patient', description=f'one of {", ".join(SPLITS)}')
+    split: _SplitName = Field('patient', description='makes the folds')
     n_folds: int = Field(5, ge=2, le=100_000, description='folds of the split')
-    fold: _Fold = Field('all', description='all, last, or the number of one fold')
+    fold: _Fold = Field('all', description='all folds, the last, or one by its number')
     split_seed: Seed = Field(0, description='draws the folds')
     validation: float = Field(0.2, ge=0, le=.9, description='share of training subjects that validate')
     most_per_record: int = Field(0, ge=0, le=10**9, description='training windows of a record; 0: all')
-    single_subject_classes: _SingleSubject = Field('error', description='error, drop or keep')
+    single_subject_classes: _SingleSubject = Field('error', description='what becomes of such a class')
 
 # %% ../../nbs/8_training/00_config.ipynb #5373d5a9
 class FitParameters(Parameters):
@@ -104,8 +99,8 @@ class FitParameters(Parameters):
     augment: bool = Field(True, description='training windows are disturbed')
     augment_options: _Options = Field({}, description='how far, where it is not as usual')
     channel_dropout: float = Field(.5, ge=0, le=1, description='chance of a window to lose channels')
-    normalise: _Normalisation = Field('modality', description=f'one of {", ".join(NORMALISE)}')
-    precision: _Precision = Field('float32', description='of the forward pass: float32 or bf16')
+    normalise: _Normalisation = Field('modality', description='what is brought to one scale')
+    precision: _Precision = Field('float32', description='of the forward pass')
     pretrained: str = Field('', description="file of weights that encoders start from; '': chance")
 
 # %% ../../nbs/8_training/00_config.ipynb #c3a5ac92
@@ -129,7 +124,7 @@ NetworkParameters = create_model(
 
 class ModelParameters(Parameters):
     "Which model."
-    model: _ModelName = Field('pedarrnet', description=f'one of {", ".join(CLASSIFIERS)}')
+    model: _ModelName = Field('pedarrnet', description='what learns')
     model_options: _Options = Field({}, description='other options of that model')
     balanced: bool = Field(False, description='classes are drawn with equal probability')
 

@@ -16,15 +16,14 @@ from ..losses.phrases import hash_words, starting_bias
 from ..losses.registry import (
     HeadSpec, loss_head_spec, make_head, make_losses, make_multi_loss)
 from ..model.baselines import make_model
-from ..model.earlier_encoders import ENCODERS
 from ..model.pretrained import Pretrained, load_pretrained
 from ..signals.batches import is_multi
 from ..signals.store import Store
 from .config import MODALITY_SETS, TrainConfig
 
 # %% auto #0
-__all__ = ['loss_head', 'replace_head', 'build_network', 'network_options', 'build_model', 'weights_file', 'start_pretrained',
-           'class_codes', 'fold_losses', 'start_phrases']
+__all__ = ['READ_AT_MOST', 'loss_head', 'replace_head', 'build_network', 'network_options', 'build_model', 'weights_file',
+           'start_pretrained', 'class_codes', 'fold_losses', 'start_phrases']
 
 # %% ../../nbs/8_training/06_network.ipynb #b9d5d83e
 def loss_head(c: TrainConfig) -> HeadSpec:
@@ -51,12 +50,12 @@ def build_network(name: str, n_classes: int, options: dict, head: HeadSpec, what
         raise PedarrError(f'{what} {shown_value(options)}: {why}: correct them') from e
 
 # %% ../../nbs/8_training/06_network.ipynb #c8a5c47d
-def _rates(c: TrainConfig, rate: float) -> dict:
-    "The rate of the windows (Hz; 0: unknown), and the rates at which the encoders are to read them."
-    if c.model != 'pedarrnet' or not rate: return {}
-    reads = ENCODERS[c.encoder].reads
-    own = dict(ecg_rate=min(rate, reads), iegm_rate=min(rate, reads)) if reads else {}
-    return dict(rate=rate) | own
+READ_AT_MOST = 250.        # Hz
+
+def _rates(rate: float) -> dict:
+    "The rate of the windows (Hz; 0: unknown), and the rates at which a network is to read them."
+    read = min(rate, READ_AT_MOST)
+    return dict(rate=rate, ecg_rate=read, iegm_rate=read) if rate else {}
 
 # %% ../../nbs/8_training/06_network.ipynb #b99a7b2e
 def network_options(c: TrainConfig, rate: float = 0.) -> dict:
@@ -64,7 +63,7 @@ def network_options(c: TrainConfig, rate: float = 0.) -> dict:
     size = dict(dim=c.dim, depth=c.depth, heads=c.heads, encoder=c.encoder) if c.model == 'pedarrnet' else {}
     lost = c.modality_dropout if c.modalities == 'both' else 0.
     used = list(MODALITY_SETS[c.modalities])
-    return dict(**size, dropout=c.dropout, modalities=used, modality_dropout=lost, **_rates(c, rate)
+    return dict(**size, dropout=c.dropout, modalities=used, modality_dropout=lost, **_rates(rate)
                 ) | c.model_options
 
 def build_model(c: TrainConfig, n_classes: int, device: str | None = None,

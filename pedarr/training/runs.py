@@ -5,6 +5,7 @@
 # %% ../../nbs/8_training/03_runs.ipynb #b3f57bc2
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -21,14 +22,14 @@ from ..core.errors import PedarrError, shown_value, system_error
 from ..core.files import sha256
 from ..core.locks import hold_lock
 from ..core.tables import json_ready, read_json, write_json
-from ..signals.store import Store
+from ..signals.store import SIGNALS, Store
 from .config import TrainConfig, own_parameters
 from .run_files import (
     Environment, ModelCard, damage_error, given_parameters, read_entries)
 
 # %% auto #0
 __all__ = ['other_parameters', 'check_same_parameters', 'check_place', 'lock_run_folder', 'open_run', 'describe_environment',
-           'write_environment', 'check_same_store', 'check_unchanged', 'check_same_network']
+           'write_environment', 'same_contents', 'check_same_store', 'check_unchanged', 'check_same_network']
 
 # %% ../../nbs/8_training/03_runs.ipynb #c9e3a320
 _FREE = ('run', 'store', 'device', 'workers')   # change a result by rounding alone (or the chance of a GPU)
@@ -133,6 +134,25 @@ def _edited(run: Path, env: Environment, store: Store) -> list[str]:
     other = [k for k in now if k in was and was[k] != now[k]]
     return [f'{k} is {shown_value(now[k])}, was {shown_value(was[k])}' for k in other]
 
+# %% ../../nbs/8_training/03_runs.ipynb #3b32467d
+_NOT_IN_VERSION_1 = ['statements', 'official']       # columns of segments.csv
+_OLD_RUN = 'its tables still open (pedarr runs, pedarr compare); train again for anything else'
+
+def _shared_sha256(segments: Path) -> str:
+    "SHA-256 of a store's table of segments as version 1 would have written it."
+    t = pd.read_csv(segments, dtype=str, keep_default_na=False)
+    rows = t.drop(columns=_NOT_IN_VERSION_1, errors='ignore').to_csv(index=False, lineterminator='\n')
+    return hashlib.sha256(rows.encode()).hexdigest()
+
+def same_contents(env: Environment, meta: dict, folder: Path) -> bool:
+    """Are the contents of the store in `folder`, whose store.json says `meta`, those that a run was begun on,
+    or the same built again by a version that keeps more?"""
+    was, now = env.store_sha256, meta['sha256']
+    if was == now or 'beats.npy' in was or env.store_json_sha256 is not None: return was == now
+    if set(was) != {*SIGNALS, 'mask.npy', 'segments.csv'}: return False
+    return _shared_sha256(folder/'segments.csv') == was['segments.csv'] and all(
+        was[name] == now.get(name) for name in (*SIGNALS, 'mask.npy'))
+
 # %% ../../nbs/8_training/03_runs.ipynb #f76d99f1
 def check_same_store(run: Path, store: Store) -> None:
     """`PedarrError` if the run was begun on a store with other contents or another description; its path may
@@ -140,9 +160,10 @@ def check_same_store(run: Path, store: Store) -> None:
     run = Path(run)
     if not (run/'environment.json').exists(): return
     env = read_json(run/'environment.json', Environment)
-    if env.store_sha256 != store.meta['sha256']:
-        raise PedarrError(f'{run}: was begun on a store with other contents than {store.path}: '
-                          'give the store of that run, or choose another run folder')
+    if not same_contents(env, store.meta, store.path):
+        remedy = 'give the store of that run, or choose another run folder'
+        if 'beats.npy' not in env.store_sha256: remedy = _OLD_RUN
+        raise PedarrError(f'{run}: was begun on a store with other contents than {store.path}: {remedy}')
     if env.store_json_sha256 == _seal(store):              # if anything was edited, it is the run's own file
         if env.simulated == bool(store.meta.get('simulated')): return
         why = f'simulated is {env.simulated} where the store says otherwise'

@@ -26,6 +26,7 @@ from ..signals.settings import PreprocessConfig
 from ..signals.store import read_meta
 from ..training.finished_runs import Run, prediction_codes
 from ..training.run_files import ModelCard
+from ..training.runs import same_contents
 from .report import class_meanings
 
 # %% auto #0
@@ -83,8 +84,8 @@ def _store_meta(run: Run, store: Path | str | None) -> dict:
     place, env = Path(store or run.params.store), run.environment
     try: meta, seal = read_meta(place)
     except PassingError: raise
-    except PedarrError as e: raise _no_store(run, f'its store {place} is gone or damaged') from e
-    if meta['sha256'] == env.store_sha256 and env.store_json_sha256 in (None, seal): return meta
+    except PedarrError as e: raise _no_store(run, f'its store cannot be read ({e})') from e
+    if same_contents(env, meta, place) and env.store_json_sha256 in (None, seal): return meta
     raise _no_store(run, f'{place} is another store than its own')
 
 def _no_store(run: Run, why: str) -> PedarrError:

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +24,8 @@ __all__ = ['MOST_TRAINING', 'MOST_NEW', 'SUMS', 'seen_channels', 'fold_unlike', 
            'OpenModel', 'open_model_folder', 'open_run_model', 'open_model']
 
 # %% ../../nbs/9_use/07_model_folder.ipynb #478737f0
-from ..core.errors import PedarrError, one_line, system_error
-from ..core.files import read_bytes, read_text, sha256, sync_folder, write_atomic
+from ..core.errors import PedarrError, one_line
+from ..core.files import new_folder, read_bytes, read_text, sha256, write_atomic
 from ..core.names import check_choice, natural_key
 from ..core.tables import FileContents, parse_json, read_json, validation_errors, write_json
 from ..data.channels import CHANNELS
@@ -109,16 +107,7 @@ def export_model(run: Run | Path | str, folder: Path | str, store: Path | str | 
     run, folder = open_network_run(run), Path(folder).absolute()
     _check_target(folder)
     opened, roles = run_store(run, open_store(Path(store or run.params.store)))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f'{folder.name}.', suffix='.part', dir=folder.parent) as part:
-            made = Path(part)/'model'
-            made.mkdir()
-            _write_all(made, run, opened, roles)
-            sync_folder(made)
-            os.replace(made, folder)
-        sync_folder(folder.parent)
-    except OSError as e: raise system_error(e, e.filename or folder, 'could not be written') from e
+    with new_folder(folder) as part: _write_all(part, run, opened, roles)
     return folder
 
 # %% ../../nbs/9_use/07_model_folder.ipynb #b64869ab

@@ -67,7 +67,7 @@ class Outputs(io.TextIOBase):
         elif text: self.add('stream', name='stdout', text=text)
         return len(text)
 
-    def take(self) -> list[NotebookNode]:
+    def take_shown(self) -> list[NotebookNode]:
         "What was shown since the last time."
         shown, self.shown = self.shown, []
         return shown
@@ -87,7 +87,7 @@ def _hooks(outputs: Outputs) -> tuple[type, type]:
     class Display(DisplayPublisher):
         def publish(self, data, metadata=None, *args, **kwargs):
             outputs.add('display_data', data=data, metadata=metadata or {})
-        def clear_output(self, *args, **kwargs): outputs.take()
+        def clear_output(self, *args, **kwargs): outputs.take_shown()
 
     return Result, Display
 
@@ -141,5 +141,5 @@ def execute_notebook(notebook: Path, out: Path, params: dict) -> None:
             shell.execution_count = count
             shell.user_ns['In'].append(cell.source)
             shell.run_cell(cell.source).raise_error()
-            cell.execution_count, cell.outputs = count, outputs.take()
+            cell.execution_count, cell.outputs = count, outputs.take_shown()
     write_atomic(out, nbformat.writes(nb).encode('utf-8', 'backslashreplace'))

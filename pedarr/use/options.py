@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import click
 
 from ..core.errors import PassingError, PedarrError
 from ..core.parameters import (
-    Parameters, allowed_values, default_text, help_text, is_pair, parse_parameter)
+    Parameters, allowed_values, default_text, help_text, is_pair, parameter_groups, parse_parameter)
 from .process import say_line
 
 # %% auto #0
@@ -108,16 +109,17 @@ def parse_params(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
 
 # %% ../../nbs/9_use/13_options.ipynb #e516af62
 def params_text() -> str:
-    "Every parameter of a training, grouped, one line each; then the names of losses and encoders, and trees."
+    "Every parameter of a training, grouped, one line each; then the names of losses, and what trees take."
     from pedarr.losses.registry import LOSSES, MULTI_LOSSES
-    from pedarr.model.earlier_encoders import ENCODERS
     from pedarr.model.trees import TREES, classifier_options
     from pedarr.training.config import NETWORK_ONLY, TrainConfig
+    groups = parameter_groups(TrainConfig)
+    not_theirs = [f'"{title}"' for title, fields in groups if set(fields) <= set(NETWORK_ONLY)]
+    options = f'model_options of {TREES}: {", ".join(classifier_options(TREES))}'
     return '\n'.join([
         help_text(TrainConfig, leave=('store', 'run')), '',
         f'loss is one of {", ".join(LOSSES)}; '
         'none is cross-entropy alone (with logit_adjust, if that is not 0)',
         f'with several labels a window, loss is {" or ".join(["none", *MULTI_LOSSES])}; none is bce there',
-        f'encoder is one of {", ".join(ENCODERS)}',
-        f'{TREES} takes none of {", ".join(NETWORK_ONLY)}, '
-        f'and as model_options {", ".join(classifier_options(TREES))}'])
+        f'{TREES} takes none of the parameters under {", ".join(not_theirs)}',
+        *wrap(options, 110, subsequent_indent='  ')])
