@@ -347,7 +347,7 @@ def test_train_leaves_an_executed_notebook_and_a_report(store, finished):
     injected = [c for c in nb.cells if 'injected-parameters' in c.metadata.get('tags', [])]
     assert len(injected) == 1 and 'epochs = 1' in injected[0].source
     shown = [o for c in nb.cells if c.cell_type == 'code' for o in c.outputs]
-    assert sum('image/png' in o.get('data', {}) for o in shown) >= 6
+    assert sum('image/svg+xml' in o.get('data', {}) for o in shown) >= 6
     assert not any(o.output_type == 'error' for o in shown)
     assert json.loads((run/'params.json').read_text())['epochs'] == 1
     names = {x.name for x in run.iterdir()}

@@ -45,6 +45,7 @@ class PairLoss(nn.Module):
         "What the sigmoid of each pair should be [B, B], from the statements `target` [B, C]."
         return jaccard_matrix(target, target)
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        "The loss of `logits` [B, C] for the statements `target` bool [B, C]."
         if logits.shape != target.shape or logits.ndim != 2 or logits.shape[1] != self.n_classes:
             raise PedarrError(f'logits {list(logits.shape)} and targets {list(target.shape)}: both must be '
                               f'[batch, {self.n_classes}]')
@@ -110,6 +111,7 @@ class AsymmetricBCE(nn.Module):
         self.gamma_pos, self.gamma_neg, self.shift = gamma_pos, gamma_neg, shift
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        "The loss of `logits` [B, C] for the statements `target` bool [B, C]."
         logits = at_least_float32(logits)
         p = logits.sigmoid()
         low = (p - self.shift).clamp(min=0)

@@ -62,6 +62,7 @@ class PhraseHead(nn.Module):
         "Unit vectors of the phrases [C, embed]."
         return F.normalize(self.tower(), dim=1)
     def forward(self, x: Tensor) -> Tensor:
+        "Logits [..., C] of features `x` [..., dim]."
         x = F.normalize(at_least_float32(self.side(x)), dim=-1)
         return self.log_scale.exp()*F.linear(x, self.phrases().to(x)) + self.bias
 

@@ -18,7 +18,6 @@ from pedarr.losses.physiology import (
     beat_targets, masked_error, near_peaks, physioclr, physiological_pairs, pool_beats,
     soft_targets)
 from ..losses.unlabelled import cmsc, nt_xent, soft_contrast
-from ..model.earlier_encoders import ENCODERS
 from ..model.encoders import MODALITIES
 from ..model.pedarrnet import PedArrNet
 from ..signals.augmentation import Augment
@@ -26,6 +25,7 @@ from ..signals.batches import Batch
 from ..signals.shuffled_beats import shuffle_beats
 from ..signals.vectorcardiogram import hide_leads, hide_spans, turned_view
 from .loop import Objective
+from .network import READ_AT_MOST
 from .pretrain_config import PretrainConfig
 
 # %% auto #0
@@ -37,7 +37,7 @@ class Pretrainer(nn.Module):
     def __init__(self, c: PretrainConfig, rate: float):
         super().__init__()
         self.modality, self.given_rate = c.modality, rate
-        self.rate = c.rate or min(rate, ENCODERS[c.encoder].reads or rate)
+        self.rate = c.rate or min(rate, READ_AT_MOST)
         rates = {f'{c.modality}_rate': self.rate, 'rate': rate} if self.rate != rate else {}
         self.net = PedArrNet(2, dim=c.dim, depth=0, heads=1, proj_dim=c.proj_dim, dropout=0.,
                              stochastic_depth=0., pooling='mean-max', encoder=c.encoder,
@@ -118,7 +118,7 @@ def _disturbed(x: Tensor, mask: Tensor, c: PretrainConfig) -> tuple[Tensor, Tens
     "`x` [B, C, T] (normalised mV) and `mask` bool [B, C] with another amplitude, noise and fewer channels."
     first, others = c.modality == 'ecg', sum(MODALITIES.values()) - x.shape[1]
     pad = mask.new_zeros(len(mask), others)
-    lost = _DISTURBED.lose(torch.cat([mask, pad] if first else [pad, mask], 1))
+    lost = _DISTURBED.lose_channels(torch.cat([mask, pad] if first else [pad, mask], 1))
     blank = x.new_zeros(len(x), others, x.shape[2])
     ecg, iegm = _DISTURBED(*((x, blank) if first else (blank, x)), lost, 1.)
     return (ecg, lost[:, :N_ECG]) if first else (iegm, lost[:, N_ECG:])
