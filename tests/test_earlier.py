@@ -97,7 +97,8 @@ def test_tables_of_an_earlier_run_open_without_its_store(place):
 
 def test_a_store_of_version_1_is_refused_with_a_remedy_that_helps(place, database, rebuilt):
     for args in (('report', 'run'), ('fewshot', 'run'), ('export', 'run', 'model')):
-        assert refused(*args).endswith('this pedarr reads version 3: move it away and preprocess again')
+        assert refused(*args).endswith(
+            'reads version 3: move it away and preprocess again, with the settings in its store.json')
     assert 'move it away and preprocess again' in refused('predict', 'run', database, '--out', 'x.csv')
     assert 'move it away, or choose a new folder' in refused('preprocess', database, 'store')
     x, t = np.zeros((2, 2, 300)), np.arange(2)

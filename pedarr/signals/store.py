@@ -236,7 +236,9 @@ def _read_json(path: Path) -> bytes:
         raise PedarrError(f'{path}: {why}') from e
 
 # %% ../../nbs/4_signals/05_store.ipynb #n0172873
-def read_meta(path: Path, remedy: str = 'move it away and preprocess again') -> tuple[dict, str]:
+_BUILT_AGAIN = 'move it away and preprocess again, with the settings in its store.json'
+
+def read_meta(path: Path, remedy: str = _BUILT_AGAIN) -> tuple[dict, str]:
     """The contents of store.json in the folder `path` and the SHA-256 of its bytes (the seal);
     `PedarrError` for what is none, or of another version: what to do then is the `remedy`."""
     file, raw = path/'store.json', _read_json(path)

@@ -136,7 +136,8 @@ def _edited(run: Path, env: Environment, store: Store) -> list[str]:
 
 # %% ../../nbs/8_training/03_runs.ipynb #3b32467d
 _NOT_IN_VERSION_1 = ['statements', 'official']       # columns of segments.csv
-_OLD_RUN = 'its tables still open (pedarr runs, pedarr compare); train again for anything else'
+_OLD_RUN = ('preprocess with the settings of the old store; with others only its tables still open (pedarr '
+            'runs, pedarr compare)')
 
 def _shared_sha256(segments: Path) -> str:
     "SHA-256 of a store's table of segments as version 1 would have written it."
