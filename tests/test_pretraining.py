@@ -26,7 +26,7 @@ from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.physiology import measure_beats, physiology_file, physiology_of, reduce_features
 from pedarr.signals.shuffled_beats import shuffled_index
 from pedarr.signals.vectorcardiogram import turn_ecg, turned_view
-from pedarr.training import pretrain
+from pedarr.training import pretrain, pretrain_objectives
 from pedarr.training.config import make_config
 from pedarr.training.network import build_model
 from pedarr.training.pretrain import read_pretraining, run_pretraining, what_is_known, windows_to_learn
@@ -191,6 +191,15 @@ def test_every_method_learns_and_leaves_weights_that_a_training_takes(drawn_stor
     assert any(not torch.equal(a, b) for a, b in zip(before, after.views.encoders.parameters()))
     has_no_beat = any('no beat was found' in note for note in said.notes)
     assert has_no_beat == (method in ('physioclr', 'beatssl'))
+
+
+def test_a_loss_that_no_history_holds_is_refused(drawn_store, tmp_path, monkeypatch):
+    own = lambda model, v, known, c: {'agreement': model.net.head.weight.sum() + 1}
+    monkeypatch.setitem(pretrain_objectives._METHODS, 'simclr', own)
+    with pytest.raises(PedarrError, match="unknown term 'agreement': .*contrast.* add it to TERMS in") as e:
+        run_pretraining(config(drawn_store, tmp_path/'r'), progress=False)
+    assert '\n' not in str(e.value)
+    assert set(pretrain_objectives.TERMS) < set(pretrain.PretrainRow.model_fields)
 
 
 def cached_random(c) -> list:
