@@ -1,5 +1,7 @@
 "Learning before labels: objectives, views, features, the loop."
+import errno
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from scipy.signal import resample_poly
 
 from helpers import edit_json
-from pedarr.core.errors import PedarrError
+from pedarr.core.errors import PassingError, PedarrError
 from pedarr.core.files import sha256
 from pedarr.core.parameters import cell_text
 from pedarr.core.project import real_recordings
@@ -22,11 +24,12 @@ from pedarr.losses.physiology import (
 from pedarr.losses.unlabelled import cmsc, nt_xent, soft_contrast
 from pedarr.model.earlier_encoders import ENCODERS
 from pedarr.model.pretrained import load_pretrained, save_pretrained
+from pedarr.signals import physiology
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.physiology import measure_beats, physiology_file, physiology_of, reduce_features
 from pedarr.signals.shuffled_beats import shuffled_index
 from pedarr.signals.vectorcardiogram import turn_ecg, turned_view
-from pedarr.training import pretrain
+from pedarr.training import pretrain, pretrain_objectives, probes
 from pedarr.training.config import make_config
 from pedarr.training.network import build_model
 from pedarr.training.pretrain import read_pretraining, run_pretraining, what_is_known, windows_to_learn
@@ -193,6 +196,15 @@ def test_every_method_learns_and_leaves_weights_that_a_training_takes(drawn_stor
     assert has_no_beat == (method in ('physioclr', 'beatssl'))
 
 
+def test_a_loss_that_no_history_holds_is_refused(drawn_store, tmp_path, monkeypatch):
+    own = lambda model, v, known, c: {'agreement': model.net.head.weight.sum() + 1}
+    monkeypatch.setitem(pretrain_objectives._METHODS, 'simclr', own)
+    with pytest.raises(PedarrError, match="unknown term 'agreement': .*contrast.* add it to TERMS in") as e:
+        run_pretraining(config(drawn_store, tmp_path/'r'), progress=False)
+    assert '\n' not in str(e.value)
+    assert set(pretrain_objectives.TERMS) < set(pretrain.PretrainRow.model_fields)
+
+
 def cached_random(c) -> list:
     "The weights of the encoder that a pretraining starts from."
     torch.manual_seed(c.seed)
@@ -309,8 +321,23 @@ def test_features_are_those_of_the_encoder_and_kept(drawn_store, tmp_path):
     run = run_pretraining(config(drawn_store, tmp_path/'r', epochs=1), progress=False)
     learnt, chance = cached_features(run, drawn_store), cached_features(run, drawn_store, '')
     assert learnt.shape == (16, 32) and np.isfinite(learnt).all() and not np.allclose(learnt, chance)
+    for file in run.glob('features-*.npy'): file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(PedarrError, match='features-.*npy: damaged .*: delete it'):
+        cached_features(run, drawn_store)
     with pytest.raises(PedarrError, match='none of 2 labelled windows'):
         linear_probe(np.full((4, 3), np.nan), np.eye(4), np.arange(2), np.arange(4))
+
+
+@pytest.mark.parametrize('module, read, name', [
+    (physiology, physiology_of, 'store.physiology.npz'),
+    (probes, lambda store: cached_features(store.path.parent, store, ''), f'features-random-{"a"*12}.npy')])
+def test_a_passing_fault_is_no_damage(tmp_path, monkeypatch, module, read, name):
+    "A disk that answers with an error is no reason to delete what was measured."
+    (tmp_path/name).touch()
+    def answer(*a, **k): raise OSError(errno.EIO, 'Input/output error')
+    monkeypatch.setattr(module.np, 'load', answer)
+    with pytest.raises(PassingError, match=f'{name}: cannot be read .*run the same command again'):
+        read(SimpleNamespace(path=tmp_path/'store', seal='a'*64))
 
 
 def test_intervals_on_real_ecgs_at_100_hz():
