@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from ..core.errors import PedarrError, one_line
+from ..core.errors import PedarrError, one_line, system_error
 from ..core.files import write_atomic
 from ..data.channels import CHANNELS, ECG_LEADS, N_ECG
 from ..exploration.waves import butterworth_band, find_beats, p_onsets, qrs_edges, t_ends
@@ -189,7 +190,8 @@ def _read(file: Path, store: Store) -> Physiology | None:
         with np.load(file, allow_pickle=False) as x:
             own = str(x['seal']) == store.seal and [*x['features']] == [*BEAT_FEATURES, *WINDOW_FEATURES]
             return Physiology(*(x[name] for name in Physiology._fields)) if own else None
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as e:
+    except OSError as e: raise system_error(e, file, 'cannot be read') from e
+    except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as e:
         raise PedarrError(f'{file}: damaged ({one_line(e)[:80]}): delete it, it is measured again') from e
 
 def physiology_of(store: Store, jobs: int = 1, progress: bool = False) -> Physiology:

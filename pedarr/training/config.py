@@ -26,18 +26,19 @@ from ..signals.augmentation import NORMALISE, Augment
 from ..signals.splits import SPLITS
 
 # %% auto #0
-__all__ = ['MODALITY_SETS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'RENAMED_PARAMETERS', 'DataParameters',
-           'SplitParameters', 'FitParameters', 'LossParameters', 'ModelParameters', 'MachineParameters', 'TrainConfig',
-           'training_augment', 'current_names', 'make_config', 'tree_options', 'own_parameters', 'check_parameters']
+__all__ = ['MODALITY_SETS', 'PRECISIONS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'RENAMED_PARAMETERS',
+           'DataParameters', 'SplitParameters', 'FitParameters', 'LossParameters', 'ModelParameters',
+           'MachineParameters', 'TrainConfig', 'training_augment', 'current_names', 'make_config', 'tree_options',
+           'own_parameters', 'check_parameters']
 
 # %% ../../nbs/8_training/00_config.ipynb #3e6f785b
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
-_PRECISIONS = ('float32', 'bf16')
+PRECISIONS = ('float32', 'bf16')
 _SINGLE_SUBJECT = ('error', 'drop', 'keep')
 TASKS = ('', 'single', 'multi')         # '': what the grouping is for
 
 _SplitName, _ModelName = one_of(SPLITS, 'split'), one_of(CLASSIFIERS, 'model')
-_ModalityName, _Precision = one_of(MODALITY_SETS, 'modalities'), one_of(_PRECISIONS, 'precision')
+_ModalityName, _Precision = one_of(MODALITY_SETS, 'modalities'), one_of(PRECISIONS, 'precision')
 _Normalisation, _Task = one_of(NORMALISE, 'normalisation'), one_of(TASKS, 'task')
 _SingleSubject = one_of(_SINGLE_SUBJECT, 'single_subject_classes')
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import Field, create_model
 from tqdm import tqdm
 
 from ..core.errors import PedarrError, shown_value
@@ -30,14 +30,14 @@ from pedarr.training.loop import (
     Prefetched, check_finite, clip_gradients, fit, in_precision, make_optimizer, pick_device,
     schedule_rate)
 from .pretrain_config import PretrainConfig, fold_numbers, needs_features
-from .pretrain_objectives import Known, Pretrainer, pretrain_objective
+from .pretrain_objectives import TERMS, Known, Pretrainer, pretrain_objective
 from .run_files import Count, read_entries
 from .runs import (
     check_place, check_same_store, check_unchanged, describe_environment, write_environment)
 
 # %% auto #0
-__all__ = ['TERMS', 'windows_to_learn', 'what_is_known', 'check_same_pretraining', 'prepare_pretraining', 'PretrainRow',
-           'PretrainSummary', 'run_pretraining', 'read_pretraining']
+__all__ = ['PretrainRow', 'windows_to_learn', 'what_is_known', 'check_same_pretraining', 'prepare_pretraining', 'PretrainSummary',
+           'run_pretraining', 'read_pretraining']
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #f558c255
 def _left_out(store: Store, file: str) -> np.ndarray:
@@ -133,17 +133,14 @@ def prepare_pretraining(c: PretrainConfig) -> tuple[Store, np.ndarray, list[str]
     return store, rows, notes
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #6941b6bb
-TERMS = ('contrast', 'reconstruction', 'peaks', 'beats')
-
-class PretrainRow(FileContents):
-    "A row of history.csv: the mean of each term (0 where a method has none)."
+class _Counted(FileContents):
+    "A row of history.csv without its terms."
     epoch: Count
     windows: Count
-    contrast: float
-    reconstruction: float
-    peaks: float
-    beats: float
     seconds: float = Field(gt=0)
+
+PretrainRow = create_model('PretrainRow', __base__=_Counted, **dict.fromkeys(TERMS, (float, ...)))
+PretrainRow.__doc__ = "A row of history.csv: the mean of each of the `TERMS` (0 where a method has none)."
 
 class _PretrainProgress(Progress):
     history: list[PretrainRow]

@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from ..core.errors import PedarrError
-from ..core.names import check_choice
-from ..core.parameters import Parameters, Seed
+from ..core.parameters import Parameters, Seed, one_of
 from ..model.earlier_encoders import ENCODERS
 from ..model.encoders import MODALITIES
+from .config import PRECISIONS
 
 # %% auto #0
 __all__ = ['PRETRAININGS', 'needs_features', 'fold_numbers', 'PretrainConfig']
@@ -47,21 +47,20 @@ def fold_numbers(text: str) -> list[int]:
     return sorted(set(found))
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #40ff140b
-_Method = Annotated[str, AfterValidator(lambda name: check_choice(name, PRETRAININGS, 'method'))]
-_Encoder = Annotated[str, AfterValidator(lambda name: check_choice(name, ENCODERS, 'encoder'))]
-_Modality = Annotated[str, AfterValidator(lambda name: check_choice(name, MODALITIES, 'modality'))]
+_Method, _Encoder = one_of(PRETRAININGS, 'method'), one_of(ENCODERS, 'encoder')
+_Modality, _Precision = one_of(MODALITIES, 'modality'), one_of(PRECISIONS, 'precision')
 
 class _Data(Parameters):
     "What is learnt from, and where the result goes."
     store: str = Field('', description='folder made by pedarr preprocess; labels are not looked at')
     run: str = Field('', description='folder that the run is written to')
-    modality: _Modality = Field('ecg', description=f'one of {", ".join(MODALITIES)}')
+    modality: _Modality = Field('ecg', description='whose channels are learnt from')
     folds: str = Field('', description="official folds that are learnt from, as in 1-8; '': all")
     left_out: str = Field('', description="table whose subjects are not learnt from; '': none")
 
 class _Views(Parameters):
     "What is the same."
-    method: _Method = Field('simclr', description=f'one of {", ".join(PRETRAININGS)}')
+    method: _Method = Field('simclr', description='how it is learnt')
     tau: float = Field(.1, gt=0, le=100, description='temperature of the contrast')
     crop: float = Field(0., ge=0, le=3600, description='seconds of a view; 0: half of the window')
     hidden: Literal['spans', 'leads', 'none'] = Field('spans', description='what a turned view loses')
@@ -86,12 +85,12 @@ class _Fit(Parameters):
     weight_decay: float = Field(.05, ge=0, description='of matrices and kernels')
     warmup: float = Field(.1, ge=0, le=1, description='share of the steps in which the rate rises')
     clip: float = Field(1., gt=0, description='longest gradient')
-    precision: Literal['float32', 'bf16'] = Field('float32', description='of the forward pass')
+    precision: _Precision = Field('float32', description='of the forward pass')
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #10ea9ade
 class _Network(Parameters):
     "The network."
-    encoder: _Encoder = Field('residual', description='a name in ENCODERS')
+    encoder: _Encoder = Field('residual', description='what learns')
     dim: int = Field(128, ge=8, le=8192, multiple_of=8, description='width of a token, a multiple of 8')
     proj_dim: int = Field(64, ge=1, le=65_536, description='length of an embedding')
     rate: float = Field(0., ge=0, le=100_000, description="that windows are read at, Hz; 0: as in training")

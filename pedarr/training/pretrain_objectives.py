@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.errors import PedarrError
 from ..data.channels import N_ECG
 from ..losses.agcacl import at_least_float32
 from pedarr.losses.physiology import (
@@ -29,7 +30,7 @@ from .network import READ_AT_MOST
 from .pretrain_config import PretrainConfig
 
 # %% auto #0
-__all__ = ['Pretrainer', 'Encoded', 'encode', 'Known', 'pretrain_objective']
+__all__ = ['TERMS', 'Pretrainer', 'Encoded', 'encode_views', 'Known', 'pretrain_objective']
 
 # %% ../../nbs/8_training/25_pretrain_objectives.ipynb #2403439a
 class Pretrainer(nn.Module):
@@ -55,7 +56,7 @@ class Encoded(NamedTuple):
     last_map: Tensor
 
 # %% ../../nbs/8_training/25_pretrain_objectives.ipynb #3ab0763c
-def encode(model: Pretrainer, x: Tensor, mask: Tensor) -> Encoded:
+def encode_views(model: Pretrainer, x: Tensor, mask: Tensor) -> Encoded:
     "What `model` makes of signals `x` [B, C, T] (normalised mV) of its modality, with `mask` bool [B, C]."
     m = model.modality
     blank = lambda name: x.new_zeros(len(x), MODALITIES[name], x.shape[2])
@@ -125,7 +126,7 @@ def _disturbed(x: Tensor, mask: Tensor, c: PretrainConfig) -> tuple[Tensor, Tens
 
 def _encoded_views(model: Pretrainer, views: list[tuple[Tensor, Tensor]]) -> list[Encoded]:
     "Several views (signals, mask) of a batch, through the network at once."
-    found = encode(model, *(torch.cat(parts) for parts in zip(*views)))
+    found = encode_views(model, *(torch.cat(parts) for parts in zip(*views)))
     return [Encoded(*pair) for pair in zip(*(part.chunk(len(views)) for part in found))]
 
 # %% ../../nbs/8_training/25_pretrain_objectives.ipynb #e61e516c
@@ -151,7 +152,7 @@ def _3kg(model, v, known, c):
 def _masked(model, v, known, c):
     whole = _crop_from(v.x, _drawn_start(v), v.size)
     marked = hide_spans(torch.ones_like(whole))                     # 0 where it is hidden
-    found = encode(model, whole*marked, v.mask)
+    found = encode_views(model, whole*marked, v.mask)
     target, seen = _as_read(model, whole), _as_read(model, marked)
     guess = _decode(model, found.last_map, target.shape[2])
     return {'reconstruction': masked_error(guess, target, (seen < .5) & v.mask[..., None])}
@@ -220,12 +221,20 @@ def _beatssl(model, v, known, c):
     if c.beats != 'none': losses['beats'] = _beat_term(model, v, known, c, pair, start)
     return losses
 
+# %% ../../nbs/8_training/25_pretrain_objectives.ipynb #4c92b6c2
+TERMS = ('contrast', 'reconstruction', 'peaks', 'beats')        # columns of a pretraining's history
 _METHODS = {'simclr': _simclr, 'cmsc': _cmsc, '3kg': _3kg, 'physioclr': _physioclr, 'beatssl': _beatssl,
             'masked': _masked}
 
 def pretrain_objective(c: PretrainConfig, known: Known, rate: float,
                        device: torch.device | str = 'cpu') -> Objective:
-    "The objective of the method of `c` for windows at `rate` Hz of which is `known` what the method needs."
+    """The objective of the method of `c` for windows at `rate` Hz of which is `known` what the method needs.
+
+    It raises `PedarrError` for a loss that is none of the `TERMS`, which no history would hold."""
     def objective(model, batch, progress):
-        return _METHODS[c.method](model, _views_of(batch, c, rate, device), known, c)
+        losses = _METHODS[c.method](model, _views_of(batch, c, rate, device), known, c)
+        for name in losses.keys() - set(TERMS):
+            raise PedarrError(f'method {c.method} returns an unknown term {name!r}: call it one of '
+                              f'{", ".join(TERMS)}, or add it to TERMS in {__name__}')
+        return losses
     return objective

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from ..core.errors import PedarrError
+from ..core.errors import PedarrError, file_error, one_line, system_error
 from ..core.files import sha256, write_atomic
 from ..evaluation.multilabel import choose_thresholds, macro_scores, statement_scores
 from ..model.encoders import split_mask
@@ -61,7 +61,10 @@ def encoder_features(net: nn.Module, modality: str, store: Store, device: str = 
 # %% ../../nbs/8_training/27_probes.ipynb #88aeaa65
 def cached_features(run: Path | str, store: Store, weights: str = 'encoder.safetensors',
                     device: str = 'auto') -> np.ndarray:
-    "`encoder_features` of the pretraining `run`, from its folder where they were kept; `weights` '': random."
+    """`encoder_features` of the pretraining `run`, from its folder where they were kept; without `weights`
+    those of the random encoder.
+
+    `PedarrError` for a file of features that is damaged or can't be read."""
     run = Path(run)
     name = sha256(run/weights)[:12] if weights else 'random'
     file = run/f'features-{name}-{store.seal[:12]}.npy'
@@ -70,7 +73,10 @@ def cached_features(run: Path | str, store: Store, weights: str = 'encoder.safet
         def write(part):
             with open(part, 'wb') as f: np.save(f, found)
         write_atomic(file, write)
-    return np.load(file, allow_pickle=False)
+    try: return np.load(file, allow_pickle=False)
+    except OSError as e: raise system_error(e, file, 'cannot be read') from e
+    except (ValueError, EOFError) as e:
+        raise file_error(file, f'damaged ({one_line(e)[:80]})', 'delete it, it is made again') from e
 
 # %% ../../nbs/8_training/27_probes.ipynb #32c6e541
 def share_of_patients(subject: ArrayLike, rows: np.ndarray, share: float, seed: int = 0) -> np.ndarray:

@@ -72,7 +72,8 @@ def pretrain_run(**params: Any) -> Path:
 # %% ../../nbs/9_use/14_steps.ipynb #5a7e14c0
 def say_pretraining(run: Path) -> None:
     "Print a finished pretraining: what it learnt from, its last terms, the notes, and where the weights lie."
-    from pedarr.training.pretrain import TERMS, read_pretraining
+    from pedarr.training.pretrain import read_pretraining
+    from pedarr.training.pretrain_objectives import TERMS
     said, history = read_pretraining(run)
     last = ', '.join(f'{name} {history[name].iloc[-1]:.3f}' for name in TERMS if history[name].any())
     simulated = 'SIMULATED ' if said.simulated else ''
