@@ -1,9 +1,14 @@
-"""What several files of tests use: changes of a file, an error of the system, a quick configuration."""
+"""What several files of tests use: changes of a file, an error of the system, a quick configuration, the
+command."""
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+
+from click.testing import CliRunner
 
 from pedarr.signals.settings import PreprocessConfig
+from pedarr.use.command import pedarr_command
 
 # quick, and enough for what a network can learn here
 AT_250_HZ = PreprocessConfig(rate=250., iegm_band=(30., 110.))
@@ -40,3 +45,17 @@ def drop_key(path: Path, key: str) -> None:
 def os_error(number: int) -> OSError:
     "What the system raises with this number, in its own words."
     return OSError(number, os.strerror(number))
+
+
+def command(*args) -> SimpleNamespace:
+    "The command, called in this process: status, out, err."
+    r = CliRunner().invoke(pedarr_command, [str(a) for a in args])
+    return SimpleNamespace(status=r.exit_code, out=r.stdout, err=r.stderr)
+
+
+def refused(*args) -> str:
+    "The one line of an expected refusal."
+    r = command(*args)
+    lines = r.err.strip().splitlines()
+    assert r.status == 2 and len(lines) == 1 and 'a defect' not in lines[0], (r.status, r.err)
+    return lines[0]

@@ -2,15 +2,13 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from formula import write_formula_database
-from helpers import append
+from helpers import append, command, refused
 from pedarr.core.errors import PedarrError
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.batches import make_loader
@@ -21,26 +19,11 @@ from pedarr.training.finished_runs import open_finished
 from pedarr.training.folds import predict
 from pedarr.training.run_networks import open_folds, run_store
 from pedarr.training.runs import check_same_store
-from pedarr.use.command import pedarr_command
 from pedarr.use.model_cards import describe_preprocessing
 
 EARLIER = Path(__file__).parent/'earlier_run'
 META = json.loads((EARLIER/'store.json').read_text())
 CONFIG = PreprocessConfig(rate=100., ecg_band=(.5, 40.), iegm_band=(10., 45.))
-
-
-def command(*args):
-    "The command, called in this process."
-    r = CliRunner().invoke(pedarr_command, [str(a) for a in args])
-    return SimpleNamespace(status=r.exit_code, out=r.stdout, err=r.stderr)
-
-
-def refused(*args) -> str:
-    "The one line of an expected refusal."
-    r = command(*args)
-    lines = r.err.strip().splitlines()
-    assert r.status == 2 and len(lines) == 1 and 'a defect' not in lines[0], (r.status, r.err)
-    return lines[0]
 
 
 @pytest.fixture(scope='module')

@@ -6,18 +6,16 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import wfdb
-from click.testing import CliRunner
 
 import pedarr
 from conftest import real
-from helpers import append, edit_json
+from helpers import append, command, edit_json, refused
 from pedarr.core.errors import PedarrError
 from pedarr.core.files import sha256
 from pedarr.data.known_databases import LEIPZIG
@@ -27,7 +25,6 @@ from pedarr.training.config import make_config
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.run_list import list_runs
 from pedarr.training.train import run_training
-from pedarr.use.command import pedarr_command
 from pedarr.use.input_files import FileFormat, open_recording
 from pedarr.use.inputs import array_record
 from pedarr.use.model_cards import describe_preprocessing
@@ -61,20 +58,6 @@ def beats(n: int, fs: float, channels: int = 12) -> np.ndarray:
     t = np.arange(n)/fs
     one = np.exp(-((t % .8 - .4)/.02)**2) + .2*np.exp(-((t % .8 - .65)/.06)**2)
     return np.linspace(.5, 1.5, channels)[:, None]*one
-
-
-def command(*args):
-    "The command, called in this process."
-    r = CliRunner().invoke(pedarr_command, [str(a) for a in args])
-    return SimpleNamespace(status=r.exit_code, out=r.stdout, err=r.stderr)
-
-
-def refused(*args) -> str:
-    "The one line of an expected refusal."
-    r = command(*args)
-    lines = r.err.strip().splitlines()
-    assert r.status == 2 and len(lines) == 1 and 'a defect' not in lines[0], (r.status, r.err)
-    return lines[0]
 
 
 # --- the same probabilities
