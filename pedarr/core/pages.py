@@ -56,6 +56,7 @@ th,td{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:left;ve
 th,td{overflow-wrap:normal}th{color:var(--soft)}.n{text-align:right;white-space:nowrap}
 .wide{overflow-x:auto;max-width:100%}.row{display:flex;flex-wrap:wrap;gap:0 1rem}
 .row>*{max-width:100%;min-width:0}figure{margin:.6rem 0}figcaption{max-width:46rem;margin-top:.3rem}
+.row figcaption{width:0;min-width:100%}
 figure img{display:block;background:#fff}"""
 
 _MEDIA = """@media screen and (prefers-color-scheme:dark){%s
