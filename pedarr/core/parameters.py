@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
@@ -195,8 +196,11 @@ def parse_parameter(kind: type[Parameters], name: str, text: str) -> Any:
     if kinds <= {str} or all(isinstance(k, str) for k in kinds): return text
     if text.lower() in ('true', 'false') and bool in kinds: return text.lower() == 'true'
     if text.lower() == 'none' and type(None) in kinds: return None
-    try: return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError): return text
+    ways = [ast.literal_eval, *[json.loads]*text.startswith(('{', '['))]      # Python's way to write it, JSON's
+    for read in ways:
+        try: return read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError): continue
+    return text
 
 # %% ../../nbs/0_core/06_parameters.ipynb #71c0de22
 def cell_text(kind: type[Parameters]) -> str:

@@ -86,6 +86,7 @@ class ModelConfig(NetworkOptions):
     centre: bool = Field(False, description='embeddings are centred over the batch')
     encoder: _Encoder = Field('residual', description='of each modality')
     stochastic_depth: float = Field(.1, ge=0, lt=1, description='chance of a block to be skipped')
+    token_norm: bool = Field(True, description='layer normalisation of tokens and of what the heads read')
     pooling: Literal[tuple(POOLINGS)] = Field('mean-max', description='what the heads read')
     crop: float = Field(0., ge=0, le=3600, description='seconds learnt from at once; 0: the whole window')
     @property
@@ -111,6 +112,10 @@ def _fitting(c: ModelConfig) -> ModelConfig:
     raise PedarrError(f'dim={c.dim} must be divisible by heads={c.heads} and by 8')
 
 # %% ../../nbs/5_model/05_pedarrnet.ipynb #416a2306
+def _normalisation(c: ModelConfig, width: int) -> nn.Module:
+    "Of vectors [..., width], if the network has one."
+    return nn.LayerNorm(width) if c.token_norm else nn.Identity()
+
 def make_encoder(c: ModelConfig, channels: int) -> nn.Module:
     "The encoder of a network for so many channels."
     more = dict(skip=c.stochastic_depth) if c.stochastic_depth else {}
@@ -192,7 +197,7 @@ class TwoStreams(_Streams):
         self.resample = nn.ModuleDict({m: c.resampler(m) for m in read})
         self.shortest = max(-(-4*self.stride*r.down // r.up) for r in self.resample.values())
         self.align = CrossModalAttention(c.dim, c.heads) if c.fusion == 'cross' and len(read) == 2 else None
-        self.norms = nn.ModuleDict({m: nn.LayerNorm(c.dim) for m in read})
+        self.norms = nn.ModuleDict({m: _normalisation(c, c.dim) for m in read})
     def joined_tokens(self, tokens: dict, ecg: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         "`tokens` of each encoder, `ecg` [B, 12, T] (mV), `mask` bool [B, 19] -> [B, 2, N, dim], bool [B, 2]."
         n = min(-(-r.length(ecg.shape[-1]) // self.stride) for r in self.resample.values())
@@ -251,7 +256,7 @@ class PedArrNet(nn.Module):
         self.cls = nn.Parameter(torch.randn(c.dim) * 0.02) if c.depth and c.pooling == 'cls' else None
         self.blocks = nn.Sequential(*[TransformerBlock(c.dim, c.heads, c.dropout) for _ in range(c.depth)])
         width = 2*c.dim if c.pooling == 'mean-max' else c.dim
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, n_classes)
+        self.norm, self.head = _normalisation(c, width), nn.Linear(width, n_classes)
         self.drop = nn.Dropout(c.dropout if c.pooling == 'mean-max' else 0.)
         self.project = nn.Sequential(nn.Linear(width, c.dim), nn.GELU(), nn.Linear(c.dim, c.proj_dim))
         self.centre = nn.BatchNorm1d(c.proj_dim, affine=False) if c.centre else nn.Identity()
