@@ -196,7 +196,7 @@ def parse_parameter(kind: type[Parameters], name: str, text: str) -> Any:
     if kinds <= {str} or all(isinstance(k, str) for k in kinds): return text
     if text.lower() in ('true', 'false') and bool in kinds: return text.lower() == 'true'
     if text.lower() == 'none' and type(None) in kinds: return None
-    ways = [ast.literal_eval, *[json.loads]*text.startswith(('{', '['))]      # Python's way to write it, JSON's
+    ways = [ast.literal_eval, *[json.loads]*text.startswith(('{', '['))]        # Python's writing, JSON's
     for read in ways:
         try: return read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError): continue
