@@ -249,7 +249,7 @@ def test_stochastic_depth_breaks_no_graph(fusion):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-EARLIER = dict(encoder='plain', pooling='cls')       # the network of the first tables
+EARLIER = dict(encoder='plain', pooling='cls', token_norm=True)       # the network of the first tables
 
 def test_counts_by_hand():
     model = net(modalities=['ecg'], depth=2, dim=16, heads=2, **EARLIER)
@@ -371,7 +371,7 @@ def test_a_config_of_the_earlier_network_needs_no_later_option():
            'modality_dropout': 0.0, 'fusion': 'cross', 'semantic': True, 'centre': False,
            'modalities': ['ecg', 'iegm']}
     then = dict(encoder='plain', pooling='cls', stochastic_depth=0., rate=0., ecg_rate=0., iegm_rate=0.,
-                crop=0.)
+                crop=0., token_norm=True)
     assert PedArrNet(**old, **EARLIER).config == old | then
 
 

@@ -32,6 +32,7 @@ from pedarr.training.finished_runs import open_finished, read_scores
 from pedarr.training.folds import fit_fold, rows_of
 from pedarr.training.network import build_model
 from pedarr.signals.statements import with_statements
+from pedarr.training.kept_answers import keep_answers, kept_scores, read_kept
 from pedarr.training.prepare import labelled_store, plan_roles, plan_split, prepare_run
 from pedarr.training.run_files import read_params
 from pedarr.training.saved_models import load_model
@@ -430,3 +431,19 @@ def test_ptbxl_statements_decide_the_task(spoken):
     for grouping in ('all', 'super', 'sub'): assert task_of(store, f'ptbxl_{grouping}') == 'multi'
     assert task_of(store, 'ptbxl_rhythm') == 'single'
     with pytest.raises(PedarrError, match='set task to multi'): task_of(store, 'ptbxl_super', 'single')
+
+
+def test_kept_answers_give_the_scores_of_the_run(run, tmp_path):
+    keep_answers(run, tmp_path/'answers', 'mine')
+    kept, whole = read_kept(tmp_path/'answers', 'mine'), open_finished(run)
+    assert kept.multi and kept.classes == whole.classes and kept.said['params']['seed'] == 0
+    now, was = kept_scores(kept, 200), pd.DataFrame(whole.metrics.model_dump()['overall']).T
+    assert np.allclose(now.value, was.loc[now.index, 'value'], atol=2e-3)
+    text = (tmp_path/'answers'/'mine.json').read_text()
+    assert str(tmp_path) not in text and str(run) not in text          # no place on a machine
+
+
+def test_kept_answers_that_do_not_fit_are_one_line(run, tmp_path):
+    file = keep_answers(run, tmp_path, 'mine')
+    edit_json(file.with_suffix('.json'), classes=['FAST'])
+    with pytest.raises(PedarrError, match='mine.safetensors: damaged'): read_kept(tmp_path, 'mine')

@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -30,7 +31,8 @@ from pedarr.training.run_networks import run_few_shot
 from pedarr.use.report import write_report
 from pedarr.training.config import make_config
 from pedarr.training.run_files import read_params
-from pedarr.training.finished_runs import read_scores
+from pedarr.training.finished_runs import open_finished, read_scores
+from pedarr.training.kept_answers import keep_answers, kept_scores, read_kept
 from pedarr.training.saved_models import load_model
 from pedarr.training.train import run_training
 
@@ -211,3 +213,10 @@ run_training(make_config(**{params!r}, run={str(tmp_path/"r")!r}), progress=Fals
     for name in ('predictions.csv', 'split.csv', 'model.json', 'model-0.safetensors', 'model-1.safetensors'):
         assert (tmp_path/'r'/name).read_bytes() == (whole/name).read_bytes()
     assert read_scores(tmp_path/'r')['overall'] == read_scores(whole)['overall'] and open_store(store)
+
+
+def test_kept_answers_of_windows_with_one_class(runs, tmp_path):
+    for name in ('patient', 'trees'):
+        keep_answers(runs/name, tmp_path, name)
+        now, was = kept_scores(read_kept(tmp_path, name), 100), open_finished(runs/name).metrics
+        assert np.allclose(now.value, [was.model_dump()['overall'][k]['value'] for k in now.index], atol=2e-3)

@@ -94,9 +94,9 @@ def time_shift(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 class Augment(Parameters):
     "Random variations of a batch; `PedarrError` for values out of range."
     scale: float = Field(.2, ge=0, description='the amplitude changes by up to this share, per modality')
-    noise: float = Field(.03, ge=0, description='standard deviation, in units of the normalised signal')
-    shift: float = Field(.1, ge=0, le=600, description='seconds at most')
-    channel: float = Field(.05, ge=0, le=1, description='probability that a channel is lost')
+    noise: float = Field(0., ge=0, description='standard deviation, in units of the normalised signal')
+    shift: float = Field(0., ge=0, le=600, description='seconds at most')
+    channel: float = Field(0., ge=0, le=1, description='probability that a channel is lost')
     thin: float = Field(0., ge=0, le=1, description='probability to keep a random subset of the channels')
     modality: float = Field(0., ge=0, le=1, description='probability that a modality is lost')
 

@@ -23,7 +23,7 @@ __all__ = ['read_network', 'load_model']
 
 # %% ../../nbs/8_training/13_saved_models.ipynb #78f433b9
 _BEFORE = dict(encoder='plain', pooling='cls', stochastic_depth=0., rate=0., ecg_rate=0., iegm_rate=0.,
-               crop=0.)            # of a PedArrNet that was written before these were options
+               crop=0., token_norm=True)   # of a PedArrNet that was written before these were options
 
 def _card_network(source: Path, card: ModelCard, device: str | None = None) -> torch.nn.Module:
     "The network that `card`, read from the file `source`, describes, with weights of chance."
