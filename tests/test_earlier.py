@@ -17,9 +17,8 @@ from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.store import open_store
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.folds import predict
-from pedarr.training.run_networks import open_folds, run_store
+from pedarr.training.run_networks import open_folds
 from pedarr.training.runs import check_same_store
-from pedarr.use.model_cards import describe_preprocessing
 
 EARLIER = Path(__file__).parent/'earlier_run'
 META = json.loads((EARLIER/'store.json').read_text())
@@ -34,6 +33,15 @@ def database(tmp_path_factory): return write_formula_database(tmp_path_factory.m
 def rebuilt(database):
     "The store of the run, built again today."
     return build_store(database, database.parent/'rebuilt', 'leipzig', config=CONFIG, progress=False)
+
+
+def as_options(settings: dict) -> list:
+    "The settings in a store.json as one types them behind `pedarr preprocess`."
+    out = []
+    for name, value in settings.items():
+        words = value if isinstance(value, list) else ['none' if value is None else value]
+        out += ['--' + name.replace('_', '-'), *words]
+    return out
 
 
 def need_equal_signals(rebuilt) -> None:
@@ -89,10 +97,13 @@ def test_a_store_of_version_1_is_refused_with_a_remedy_that_helps(place, databas
         store_from_arrays('store', x, 100., ['I', 'II'], ['SR', 'VT'], t)
     assert json.loads(Path('store/store.json').read_text()) == META
     Path('store').rename('away')
-    shutil.copytree(rebuilt.path, 'store')
+    again = command('preprocess', database, 'store', *as_options(META['config']))
+    assert again.status == 0, again.err
     need_equal_signals(rebuilt)
-    assert run_store('run')[0].seal == rebuilt.seal             # what report, fewshot and missing ask for
-    assert describe_preprocessing(open_finished('run')).settings['rate'] == 100         # and load, and export
+    for args in (('report', 'run'), ('export', 'run', 'model')):
+        done = command(*args)
+        assert done.status == 0, done.err
+    assert json.loads(Path('model/preprocess.json').read_text())['settings']['rate'] == 100
 
 
 @pytest.mark.parametrize('change', ['column', 'signals'])

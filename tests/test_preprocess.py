@@ -30,6 +30,7 @@ from pedarr.signals import rates as rates_
 from pedarr.core import files as files_
 from pedarr.core import tables as tables_
 from pedarr.signals import filters as filters_
+from pedarr.signals import parts as parts_
 from pedarr.signals import settings as settings_
 from pedarr.signals import store as store_
 from pedarr.signals import windows as windows_
@@ -414,7 +415,7 @@ def test_store_holds_what_was_asked(simulated, built):
 def test_killed_at_any_record_resumes_to_the_same_bytes(simulated, built, tmp_path, monkeypatch):
     """A build that dies in its third record, in the middle of a write, leaves no store; the next one redoes
     only what is missing."""
-    everywhere(monkeypatch, build_, 'SMALLEST_PART', 1)
+    everywhere(monkeypatch, parts_, 'SMALLEST_PART', 1)
     real_cut, seen = windows_.cut_windows, []
     def dying(record, *args, **how):
         for i, part in enumerate(real_cut(record, *args, **how)):
@@ -435,9 +436,9 @@ def test_killed_at_any_record_resumes_to_the_same_bytes(simulated, built, tmp_pa
 
 BUILD = """
 import sys
-from pedarr.signals import build as build_
-build_.SMALLEST_PART = 1
-build_.build_store(sys.argv[1], sys.argv[2], "leipzig", jobs=int(sys.argv[3]), progress=False)
+from pedarr.signals import build, parts
+parts.SMALLEST_PART = 1
+build.build_store(sys.argv[1], sys.argv[2], "leipzig", jobs=int(sys.argv[3]), progress=False)
 """
 
 
@@ -490,7 +491,7 @@ def living(process) -> bool:
 def interrupted(folder, store, monkeypatch, **how):
     "A build stopped just before its end, one part a record: the folder in which it works."
     with monkeypatch.context() as m:
-        everywhere(m, build_, 'SMALLEST_PART', 1)
+        everywhere(m, parts_, 'SMALLEST_PART', 1)
         everywhere(m, build_, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt): build_store(folder, store, 'leipzig', progress=False, **how)
     return next(p for p in store.with_name(store.name + '.part').iterdir() if p.is_dir())
@@ -503,7 +504,7 @@ def resumed(folder, store, monkeypatch, **how):
         seen.append(record.name)
         return real_cut(record, *args, **options)
     with monkeypatch.context() as m:
-        everywhere(m, build_, 'SMALLEST_PART', 1)
+        everywhere(m, parts_, 'SMALLEST_PART', 1)
         everywhere(m, windows_, 'cut_windows', counting)
         return build_store(folder, store, 'leipzig', progress=False, **how), seen
 
@@ -560,7 +561,7 @@ def test_a_part_made_again_is_said(simulated, built, tmp_path, monkeypatch, caps
     with open(file, 'r+b') as f:
         f.seek(at)
         f.write(bytes(size))
-    everywhere(monkeypatch, build_, 'SMALLEST_PART', 1)
+    everywhere(monkeypatch, parts_, 'SMALLEST_PART', 1)
     build_store(simulated, tmp_path/'s', 'leipzig')
     assert '1 finished parts of an interrupted build were damaged, and made again' in capsys.readouterr().err
 
@@ -620,7 +621,7 @@ def test_parts_survive_names_with_folders_and_odd_characters(simulated, tmp_path
         return pd.DataFrame(dict(subject=range(4), cohort='c', age=1., sex='F'), index=index)
     db = replace(LEIPZIG, read_subjects=subjects)
     with monkeypatch.context() as m:
-        everywhere(m, build_, 'SMALLEST_PART', 1)
+        everywhere(m, parts_, 'SMALLEST_PART', 1)
         everywhere(m, build_, '_seal', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt): build_store(source, tmp_path/'s', db, progress=False)
     assert len([*(tmp_path/'s.part').rglob('part-*.json')]) == 4
@@ -635,7 +636,7 @@ def test_bytes_are_on_the_disk_before_anything_vouches_for_them(simulated, tmp_p
     """The order of writes, syncs and renames: arrays before the file of their part; all files and the folder
     before the last rename."""
     if not os.path.isdir('/proc/self/fd'): pytest.skip('no /proc')
-    events, real_fsync, real_replace, real_flush = [], os.fsync, os.replace, build_._Sink.finish
+    events, real_fsync, real_replace, real_flush = [], os.fsync, os.replace, parts_._Sink.finish
     def name_of(number): return os.path.realpath(f'/proc/self/fd/{number}')
     def fsync(number):
         events.append(('sync', name_of(number)))
@@ -648,8 +649,8 @@ def test_bytes_are_on_the_disk_before_anything_vouches_for_them(simulated, tmp_p
         return real_flush(sink)
     monkeypatch.setattr(os, 'fsync', fsync)
     monkeypatch.setattr(os, 'replace', rename)
-    monkeypatch.setattr(build_._Sink, 'finish', finish)
-    everywhere(monkeypatch, build_, 'SMALLEST_PART', 1)
+    monkeypatch.setattr(parts_._Sink, 'finish', finish)
+    everywhere(monkeypatch, parts_, 'SMALLEST_PART', 1)
     store = build_store(simulated, tmp_path/'s', 'leipzig', progress=False).path
     place = next(name for what, name in events if what == 'written').rsplit('/store/', 1)[0]
     for i, (what, name) in enumerate(events):
@@ -742,7 +743,7 @@ def test_store_travels_to_another_process_as_a_path(built):
 def test_a_full_disk_is_one_line_and_leaves_no_store(simulated, built, tmp_path, monkeypatch, place):
     def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')
     with monkeypatch.context() as m:
-        everywhere(m, build_, 'SMALLEST_PART', 1)
+        everywhere(m, parts_, 'SMALLEST_PART', 1)
         if place == 'part': everywhere(m, windows_, 'cut_windows', full)
         else: everywhere(m, tables_, 'write_table', full)
         with pytest.raises(PassingError, match='No space left.*make room.*same command again') as e:
@@ -769,7 +770,7 @@ def test_a_passing_fault_keeps_finished_parts(simulated, built, tmp_path, monkey
     class Slips(Database):
         def open(self, path): return Failing(path) if 'x004' in str(path) else super().open(path)
     db = Slips(**{f: getattr(LEIPZIG, f) for f in LEIPZIG.__dataclass_fields__})
-    everywhere(monkeypatch, build_, 'SMALLEST_PART', 1)
+    everywhere(monkeypatch, parts_, 'SMALLEST_PART', 1)
     with pytest.raises(PassingError, match=words) as e:
         build_store(simulated, tmp_path/'s', db, progress=False, jobs=jobs)
     assert '\n' not in str(e.value) and 'delete' not in str(e.value) and not (tmp_path/'s').exists()

@@ -19,7 +19,7 @@ from pedarr.core.project import real_recordings
 from pedarr.data.channels import ECG_LEADS, IEGM_CHANNELS
 from pedarr.exploration.waves import drawn_study
 from pedarr.losses.contrastive import SupCon
-from pedarr.losses.physiology import (
+from pedarr.losses.feature_targets import (
     beat_targets, physioclr, physiological_pairs, pool_beats, soft_targets)
 from pedarr.losses.unlabelled import cmsc, nt_xent, soft_contrast
 from pedarr.model.earlier_encoders import ENCODERS
