@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 # %% auto #0
 __all__ = ['LeftOut', 'RecordPlan', 'group_sentences', 'damaged_error', 'nothing_left_error', 'Comparison', 'comparison_notes',
-           'Survey', 'make_survey', 'present_classes', 'plan_notes', 'with_progress']
+           'with_progress', 'Survey', 'present_classes', 'plan_notes', 'make_survey']
 
 # %% ../../nbs/4_signals/06_survey.ipynb #n1df0d99
 import pedarr
@@ -103,27 +103,6 @@ def _holds_nothing(path: Path, error: PedarrError) -> bool:
     if re.search('holds no samples|describes no signal', str(error)): return True
     return 'empty (0 bytes)' in str(error) and _says_zero(path)
 
-# %% ../../nbs/4_signals/06_survey.ipynb #ba4c4dbc
-def _plan(task: tuple) -> RecordPlan | LeftOut:
-    "What the header and the annotations of a record say, for (database, path, name, unlabelled)."
-    database, path, name, unlabelled = task
-    try:
-        small = _small_files(database, path)
-        record = database.open(path)
-        labels, statements = database.labels(record, name), _statements(database, record, name)
-    except PassingError: raise
-    except PedarrError as e:
-        if _holds_nothing(path, e): return LeftOut(name, 'it holds no samples')
-        return LeftOut(name, str(e), damaged=True)
-    if not (record.rows >= 0).any():
-        heard = ', '.join(record.names)
-        return LeftOut(name, f'none of its channels ({one_line(heard)[:200]}) is a known one: '
-                             'give the database aliases for them')
-    notes = [*record.notes, *(n.removeprefix(f'{name}: ') for n in labels.notes)]
-    if not len(labels.episodes) and not unlabelled:
-        return LeftOut(name, 'it has no episode', notes=tuple(notes))
-    return RecordPlan(name, record, labels.episodes, labels.poor, labels.beats, small, notes, statements)
-
 # %% ../../nbs/4_signals/06_survey.ipynb #bf1f1140
 def _asked(database: Database, what: str, where: str, *given: Any) -> Any:
     "What an optional function of a description returns, None where it has none; `PedarrError` if it fails."
@@ -146,6 +125,27 @@ def _statements(database: Database, record: Record, name: str) -> list[str]:
         raise PedarrError(f'{name}: its statements {one_line(said)[:80]!r} must be a list of names without '
                           'a bar')
     return sorted(set(said))
+
+# %% ../../nbs/4_signals/06_survey.ipynb #ba4c4dbc
+def _plan(task: tuple) -> RecordPlan | LeftOut:
+    "What the header and the annotations of a record say, for (database, path, name, unlabelled)."
+    database, path, name, unlabelled = task
+    try:
+        small = _small_files(database, path)
+        record = database.open(path)
+        labels, statements = database.labels(record, name), _statements(database, record, name)
+    except PassingError: raise
+    except PedarrError as e:
+        if _holds_nothing(path, e): return LeftOut(name, 'it holds no samples')
+        return LeftOut(name, str(e), damaged=True)
+    if not (record.rows >= 0).any():
+        heard = ', '.join(record.names)
+        return LeftOut(name, f'none of its channels ({one_line(heard)[:200]}) is a known one: '
+                             'give the database aliases for them')
+    notes = [*record.notes, *(n.removeprefix(f'{name}: ') for n in labels.notes)]
+    if not len(labels.episodes) and not unlabelled:
+        return LeftOut(name, 'it has no episode', notes=tuple(notes))
+    return RecordPlan(name, record, labels.episodes, labels.poor, labels.beats, small, notes, statements)
 
 # %% ../../nbs/4_signals/06_survey.ipynb #1974b260
 def _official(database: Database, folder: Path, used: FoundRecords, who: pd.DataFrame) -> dict[str, int]:
@@ -218,6 +218,12 @@ def _listed(folder: Path) -> dict | None:
     if not os.path.lexists(file): return None
     return parse_checksums(read_text(file), str(file))
 
+def _changed_error(check: Comparison) -> PedarrError:
+    "What is said if files that were read differ from the list."
+    changed, differs = first_few(check.changed, 10), 'differs' if len(check.changed) == 1 else 'differ'
+    return PedarrError(f'{check.folder}: {changed} {differs} from {CHECKSUMS}: fetch again '
+                       'what differs, or go on with --accept-changed if the change is meant')
+
 # %% ../../nbs/4_signals/06_survey.ipynb #fc6c3c65
 class Comparison:
     "Compares files that are read with the checksum list of their folder (`listed`: name -> SHA-256)."
@@ -236,13 +242,6 @@ class Comparison:
     def refuse_changes(self) -> None:
         "`PedarrError` if what was read differs from the list."
         if self.changed: raise _changed_error(self)
-
-# %% ../../nbs/4_signals/06_survey.ipynb #n09f69ad
-def _changed_error(check: Comparison) -> PedarrError:
-    "What is said if files that were read differ from the list."
-    changed, differs = first_few(check.changed, 10), 'differs' if len(check.changed) == 1 else 'differ'
-    return PedarrError(f'{check.folder}: {changed} {differs} from {CHECKSUMS}: fetch again '
-                       'what differs, or go on with --accept-changed if the change is meant')
 
 # %% ../../nbs/4_signals/06_survey.ipynb #4531b255
 _TABLES = ('.csv', '.tsv', '.json', '.xls', '.xlsx')     # a description may read these
@@ -276,51 +275,13 @@ def comparison_notes(check: Comparison) -> list[str]:
     lists = [f'{CHECKSUMS}: {first_few(what)} ({why})' for why, what in said.items() if what]
     return [empty]*check.empty + lists
 
-# %% ../../nbs/4_signals/06_survey.ipynb #e53277fe
-@dataclass
-class Survey:
-    "All that is known before a sample is read: which records are used, their windows, what is said of them."
-    folder: Path
-    config: PreprocessConfig
-    mapping: dict                # rhythm -> class; empty where the grouping is one of statements
-    plans: list
-    tables: list                 # of windows, one a plan
-    who: pd.DataFrame            # subjects
-    left_out: list
-    check: Comparison
-    meta: dict
-    skip_damaged: bool
-    accept_changed: bool
-    said: list = field(default_factory=list)      # (record, sentence)
-    notes: list = field(default_factory=list)     # on the database as a whole
-    def key(self) -> str: return _key(self)
-
-# %% ../../nbs/4_signals/06_survey.ipynb #n5ffaa4f
-def _key(survey: Survey) -> str:
-    "A hash of all that decides the bytes of the arrays."
-    small = {p.name: p.small for p in survey.plans}
-    return hash_value([survey.meta, small, [t['start'].tolist() for t in survey.tables]])
-
-# %% ../../nbs/4_signals/06_survey.ipynb #4f1c76ee
-def make_survey(folder: Path, database: Database, grouping: str, config: PreprocessConfig, jobs: int,
-                progress: bool, skip_damaged: bool, accept_changed: bool, unlabelled: bool = False) -> Survey:
-    "Read all that can be read before the samples; `PedarrError` for all that can be refused before them."
-    mapping, classes, unlabelled = _mapping(grouping, unlabelled)
-    plans, left_out, notes = _records(folder, database, jobs, progress, skip_damaged, unlabelled)
-    check, more = _compare(folder, plans, accept_changed)
-    notes = [*notes, *more, *check_drift([p.record for p in plans], config.rate)]
-    _check_bands(plans, config)
-    used = FoundRecords([p.record.path for p in plans], [p.name for p in plans], [])
-    who = database.subjects(folder, used)
-    tables, rare = _tables(plans, classes, config, unlabelled)
-    if not sum(map(len, tables)): raise _no_segments(plans, classes, config)
-    folds = _official(database, folder, used, who)
-    notes += _fold_notes(plans, folds, classes)
-    meta = _meta(database, config, plans, who, grouping=grouping, mapping=mapping, rare=rare,
-                 unlabelled=unlabelled, folds=folds)
-    said = [(x.name, note) for x in [*plans, *left_out] for note in x.notes]
-    return Survey(folder, config, classes, plans, tables, who, left_out, check, meta, skip_damaged,
-                  accept_changed, said, notes)
+# %% ../../nbs/4_signals/06_survey.ipynb #97bb9a4a
+def with_progress(function: Callable, items: list, jobs: int, text: str, progress: bool,
+                  delay: float = 0) -> Iterator:
+    "As `parallel_map`, with a progress bar on standard error after `delay` seconds."
+    unit = 'part' if text == 'segments' else 'record'
+    yield from tqdm(parallel_map(function, items, jobs), total=len(items), desc=text, unit=unit,
+                    disable=not progress, file=sys.stderr, delay=delay)
 
 # %% ../../nbs/4_signals/06_survey.ipynb #3ce0a5cd
 def _mapping(grouping: str, unlabelled: bool) -> tuple[dict, dict, bool]:
@@ -391,43 +352,6 @@ def _tables(plans: list, grouping: dict, config: PreprocessConfig, unlabelled: b
     again = lambda t: config.rare_stride and t['label'].isin(rare).any()
     return [cut(p, rare) if again(t) else t for p, t in zip(plans, tables)], rare
 
-# %% ../../nbs/4_signals/06_survey.ipynb #n99f9c42
-def _versions() -> dict: return {m.__name__: m.__version__ for m in (pedarr, np, scipy, wfdb)}
-
-def _meta(database: Database, config: PreprocessConfig, plans: list, who: pd.DataFrame, **more: Any) -> dict:
-    "What store.json says of how the store was made, but for the hashes of the signal files."
-    simulated = any('simulated' in c.lower() for p in plans for c in p.record.comments)
-    twins = {stated_twin(p.record.comments) for p in plans} - {None}
-    each = lambda what: {p.name: what(p) for p in plans}
-    found = {c for p in plans for c in p.channels}
-    return json_ready(dict(
-        **more, store_version=STORE_VERSION, versions=_versions(), config=config.model_dump(),
-        database=database.name, subjects=hash_value(who.to_csv()), unit='mV', simulated=simulated,
-        twin_version=sorted(twins), aliases=database.aliases,
-        records=each(lambda p: dict(fs=p.record.fs, sig_len=p.record.sig_len)),
-        channels=each(lambda p: p.channels), stored=[c for c in CHANNELS if c in found],
-        signals=each(lambda p: [r for r in p.record.rows if r >= 0]),
-        labels=each(lambda p: p.labels())))
-
-# %% ../../nbs/4_signals/06_survey.ipynb #9771847b
-def present_classes(tables: Iterable[pd.DataFrame], grouping: dict) -> list[str]:
-    "The classes of a grouping that have a segment, in the grouping's order: what a model can learn."
-    found = {label for t in tables for label in t['label']}
-    return [c for c in classes_of(grouping) if c in found]
-
-def plan_notes(survey: Survey) -> list[str]:
-    "Sentences on rhythms without a class, classes that are too short, and records that give no window."
-    plans, tables, grouping = survey.plans, survey.tables, survey.mapping
-    missing = sum((unlabelled_rhythms(p.episodes, grouping) for p in plans), Counter())
-    gives = 'segments without a label' if survey.meta['unlabelled'] else 'no segment'
-    if not grouping: missing.clear()          # no rhythm is meant to have a class
-    notes = [f'rhythm {r!r} has no class in this grouping: {n} episodes give {gives}'
-             for r, n in sorted(missing.items())]
-    notes += [f'class {c}: episodes last up to {s:.1f} s, too short for a window, no segment'
-              for c, s in _too_short(plans, tables, grouping)]
-    without = [p.name for p, t in zip(plans, tables) if not len(t)]
-    return notes + group_sentences((name, 'no window fits, no segment') for name in without)
-
 # %% ../../nbs/4_signals/06_survey.ipynb #16e63bf3
 def _longest(plans: list, grouping: dict) -> Counter:
     "The longest episode (s) of each class."
@@ -456,10 +380,85 @@ def _no_segments(plans: list, grouping: dict, config: PreprocessConfig) -> Pedar
     return PedarrError(f'no segment: a window with its guards needs {need:g} s, the longest episode lasts '
                        f'{longest:.2f} s (and may hold poor signal): choose a shorter window')
 
-# %% ../../nbs/4_signals/06_survey.ipynb #97bb9a4a
-def with_progress(function: Callable, items: list, jobs: int, text: str, progress: bool,
-                  delay: float = 0) -> Iterator:
-    "As `parallel_map`, with a progress bar on standard error after `delay` seconds."
-    unit = 'part' if text == 'segments' else 'record'
-    yield from tqdm(parallel_map(function, items, jobs), total=len(items), desc=text, unit=unit,
-                    disable=not progress, file=sys.stderr, delay=delay)
+# %% ../../nbs/4_signals/06_survey.ipynb #e53277fe
+@dataclass
+class Survey:
+    "All that is known before a sample is read: which records are used, their windows, what is said of them."
+    folder: Path
+    config: PreprocessConfig
+    mapping: dict                # rhythm -> class; empty where the grouping is one of statements
+    plans: list
+    tables: list                 # of windows, one a plan
+    who: pd.DataFrame            # subjects
+    left_out: list
+    check: Comparison
+    meta: dict
+    skip_damaged: bool
+    accept_changed: bool
+    said: list = field(default_factory=list)      # (record, sentence)
+    notes: list = field(default_factory=list)     # on the database as a whole
+    def key(self) -> str: return _key(self)
+
+# %% ../../nbs/4_signals/06_survey.ipynb #n5ffaa4f
+def _key(survey: Survey) -> str:
+    "A hash of all that decides the bytes of the arrays."
+    small = {p.name: p.small for p in survey.plans}
+    return hash_value([survey.meta, small, [t['start'].tolist() for t in survey.tables]])
+
+# %% ../../nbs/4_signals/06_survey.ipynb #9771847b
+def present_classes(tables: Iterable[pd.DataFrame], grouping: dict) -> list[str]:
+    "The classes of a grouping that have a segment, in the grouping's order: what a model can learn."
+    found = {label for t in tables for label in t['label']}
+    return [c for c in classes_of(grouping) if c in found]
+
+def plan_notes(survey: Survey) -> list[str]:
+    "Sentences on rhythms without a class, classes that are too short, and records that give no window."
+    plans, tables, grouping = survey.plans, survey.tables, survey.mapping
+    missing = sum((unlabelled_rhythms(p.episodes, grouping) for p in plans), Counter())
+    gives = 'segments without a label' if survey.meta['unlabelled'] else 'no segment'
+    if not grouping: missing.clear()          # no rhythm is meant to have a class
+    notes = [f'rhythm {r!r} has no class in this grouping: {n} episodes give {gives}'
+             for r, n in sorted(missing.items())]
+    notes += [f'class {c}: episodes last up to {s:.1f} s, too short for a window, no segment'
+              for c, s in _too_short(plans, tables, grouping)]
+    without = [p.name for p, t in zip(plans, tables) if not len(t)]
+    return notes + group_sentences((name, 'no window fits, no segment') for name in without)
+
+# %% ../../nbs/4_signals/06_survey.ipynb #n99f9c42
+def _versions() -> dict: return {m.__name__: m.__version__ for m in (pedarr, np, scipy, wfdb)}
+
+def _meta(database: Database, config: PreprocessConfig, plans: list, who: pd.DataFrame, **more: Any) -> dict:
+    "What store.json says of how the store was made, but for the hashes of the signal files."
+    simulated = any('simulated' in c.lower() for p in plans for c in p.record.comments)
+    twins = {stated_twin(p.record.comments) for p in plans} - {None}
+    each = lambda what: {p.name: what(p) for p in plans}
+    found = {c for p in plans for c in p.channels}
+    return json_ready(dict(
+        **more, store_version=STORE_VERSION, versions=_versions(), config=config.model_dump(),
+        database=database.name, subjects=hash_value(who.to_csv()), unit='mV', simulated=simulated,
+        twin_version=sorted(twins), aliases=database.aliases,
+        records=each(lambda p: dict(fs=p.record.fs, sig_len=p.record.sig_len)),
+        channels=each(lambda p: p.channels), stored=[c for c in CHANNELS if c in found],
+        signals=each(lambda p: [r for r in p.record.rows if r >= 0]),
+        labels=each(lambda p: p.labels())))
+
+# %% ../../nbs/4_signals/06_survey.ipynb #4f1c76ee
+def make_survey(folder: Path, database: Database, grouping: str, config: PreprocessConfig, jobs: int,
+                progress: bool, skip_damaged: bool, accept_changed: bool, unlabelled: bool = False) -> Survey:
+    "Read all that can be read before the samples; `PedarrError` for all that can be refused before them."
+    mapping, classes, unlabelled = _mapping(grouping, unlabelled)
+    plans, left_out, notes = _records(folder, database, jobs, progress, skip_damaged, unlabelled)
+    check, more = _compare(folder, plans, accept_changed)
+    notes = [*notes, *more, *check_drift([p.record for p in plans], config.rate)]
+    _check_bands(plans, config)
+    used = FoundRecords([p.record.path for p in plans], [p.name for p in plans], [])
+    who = database.subjects(folder, used)
+    tables, rare = _tables(plans, classes, config, unlabelled)
+    if not sum(map(len, tables)): raise _no_segments(plans, classes, config)
+    folds = _official(database, folder, used, who)
+    notes += _fold_notes(plans, folds, classes)
+    meta = _meta(database, config, plans, who, grouping=grouping, mapping=mapping, rare=rare,
+                 unlabelled=unlabelled, folds=folds)
+    said = [(x.name, note) for x in [*plans, *left_out] for note in x.notes]
+    return Survey(folder, config, classes, plans, tables, who, left_out, check, meta, skip_damaged,
+                  accept_changed, said, notes)

@@ -14,6 +14,7 @@ from ..core.errors import PedarrError
 from ..core.parameters import Parameters, Seed, one_of
 from ..model.earlier_encoders import ENCODERS
 from ..model.encoders import MODALITIES
+from ..signals.vectorcardiogram import Hidden
 from .config import PRECISIONS
 
 # %% auto #0
@@ -63,7 +64,7 @@ class _Views(Parameters):
     method: _Method = Field('simclr', description='how it is learnt')
     tau: float = Field(.1, gt=0, le=100, description='temperature of the contrast')
     crop: float = Field(0., ge=0, le=3600, description='seconds of a view; 0: half of the window')
-    hidden: Literal['spans', 'leads', 'none'] = Field('spans', description='what a turned view loses')
+    hidden: Hidden = Field('spans', description='what a turned view loses')
     residual: bool = Field(False, description='a turned view keeps what is no dipole')
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #37a5ab8d

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..core.errors import PedarrError
 from ..data.channels import N_ECG
 from ..losses.agcacl import at_least_float32
-from pedarr.losses.physiology import (
+from pedarr.losses.feature_targets import (
     beat_targets, masked_error, near_peaks, physioclr, physiological_pairs, pool_beats,
     soft_targets)
 from ..losses.unlabelled import cmsc, nt_xent, soft_contrast
@@ -130,26 +130,30 @@ def _encoded_views(model: Pretrainer, views: list[tuple[Tensor, Tensor]]) -> lis
     return [Encoded(*pair) for pair in zip(*(part.chunk(len(views)) for part in found))]
 
 # %% ../../nbs/8_training/25_pretrain_objectives.ipynb #e61e516c
-def _simclr(model, v, known, c):
-    views = [_disturbed(_crop_from(v.x, _drawn_start(v), v.size), v.mask, c) for _ in range(2)]
-    a, b = _encoded_views(model, views)
+def _two_crops(v: _Views, c: PretrainConfig) -> list[tuple[Tensor, Tensor]]:
+    "(signals, mask) of two crops of each window, each drawn and disturbed by itself."
+    return [_disturbed(_crop_from(v.x, _drawn_start(v), v.size), v.mask, c) for _ in range(2)]
+
+def _turned_twice(v: _Views, x: Tensor, c: PretrainConfig) -> list[tuple[Tensor, Tensor]]:
+    "(signals, mask) of two turned views of the crops `x` [B, C, size]."
+    return [turned_view(x, v.mask, residual=c.residual, hidden=c.hidden) for _ in range(2)]
+
+def _simclr(model: Pretrainer, v: _Views, known: Known, c: PretrainConfig) -> dict[str, Tensor]:
+    a, b = _encoded_views(model, _two_crops(v, c))
     return {'contrast': nt_xent(a.z, b.z, c.tau)}
 
-def _cmsc(model, v, known, c):
+# %% ../../nbs/8_training/25_pretrain_objectives.ipynb #ed068ead
+def _cmsc(model: Pretrainer, v: _Views, known: Known, c: PretrainConfig) -> dict[str, Tensor]:
     views = [(part, v.mask) for part in (v.x[..., :v.size], v.x[..., -v.size:])]
     a, b = _encoded_views(model, views)
     return {'contrast': cmsc(a.z, b.z, known.patient[v.rows].to(a.z.device), c.tau)}
 
-def _turned_twice(v, x, c):
-    "Two turned views of crops `x`."
-    return [turned_view(x, v.mask, residual=c.residual, hidden=c.hidden) for _ in range(2)]
-
-def _3kg(model, v, known, c):
+def _3kg(model: Pretrainer, v: _Views, known: Known, c: PretrainConfig) -> dict[str, Tensor]:
     a, b = _encoded_views(model, _turned_twice(v, _crop_from(v.x, _drawn_start(v), v.size), c))
     return {'contrast': nt_xent(a.z, b.z, c.tau)}
 
 # %% ../../nbs/8_training/25_pretrain_objectives.ipynb #d1bf8fe8
-def _masked(model, v, known, c):
+def _masked(model: Pretrainer, v: _Views, known: Known, c: PretrainConfig) -> dict[str, Tensor]:
     whole = _crop_from(v.x, _drawn_start(v), v.size)
     marked = hide_spans(torch.ones_like(whole))                     # 0 where it is hidden
     found = encode_views(model, whole*marked, v.mask)
@@ -171,7 +175,8 @@ def _peaks_within(v: _Views, known: Known, start: Tensor) -> Tensor:
     return torch.where((peaks >= 0) & (inside >= 0) & (inside < v.size), inside, -1)
 
 # %% ../../nbs/8_training/25_pretrain_objectives.ipynb #1fd836fb
-def _reconstructed(model, v, known, last_map, half):
+def _reconstructed(model: Pretrainer, v: _Views, known: Known, last_map: Tensor,
+                   half: Tensor) -> dict[str, Tensor]:
     "Both terms of the reconstruction, weighed as in the official code."
     target = _as_read(model, half)
     guess, there = _decode(model, last_map, target.shape[2]), v.mask[..., None]
@@ -182,7 +187,7 @@ def _reconstructed(model, v, known, last_map, half):
             'peaks': .1*masked_error(guess, target, there & near)}
 
 # %% ../../nbs/8_training/25_pretrain_objectives.ipynb #4ed2c281
-def _physioclr(model, v, known, c):
+def _physioclr(model: Pretrainer, v: _Views, known: Known, c: PretrainConfig) -> dict[str, Tensor]:
     first, second = v.x[..., :v.size], v.x[..., -v.size:]
     three = [first, _shuffled_half(v, first, known), second]
     views = [(torch.where(m[..., None], x, 0.), m) for x, m in ((x, hide_leads(v.mask)) for x in three)]
@@ -201,7 +206,8 @@ def _drawn_beats(peaks: Tensor) -> Tensor:
     order = torch.where(peaks >= 0, torch.rand(peaks.shape, device=peaks.device), 2.)
     return (peaks >= 0) & (order.argsort(1).argsort(1) < _MOST_BEATS)
 
-def _beat_term(model, v, known, c, pair, start):
+def _beat_term(model: Pretrainer, v: _Views, known: Known, c: PretrainConfig, pair: list[Encoded],
+               start: Tensor) -> Tensor:
     "The contrast of single beats of two views."
     peaks = _peaks_within(v, known, start)
     scaled = torch.where(peaks < 0, -1, (peaks*model.rate/model.given_rate).round().long())
@@ -213,7 +219,7 @@ def _beat_term(model, v, known, c, pair, start):
     return soft_contrast(z, target, c.tau)
 
 # %% ../../nbs/8_training/25_pretrain_objectives.ipynb #88a73d6b
-def _beatssl(model, v, known, c):
+def _beatssl(model: Pretrainer, v: _Views, known: Known, c: PretrainConfig) -> dict[str, Tensor]:
     start = _drawn_start(v)
     pair = _encoded_views(model, _turned_twice(v, _crop_from(v.x, start, v.size), c))
     target = soft_targets(known.features[v.rows].to(start.device), c.exponent)
@@ -231,7 +237,7 @@ def pretrain_objective(c: PretrainConfig, known: Known, rate: float,
     """The objective of the method of `c` for windows at `rate` Hz of which is `known` what the method needs.
 
     It raises `PedarrError` for a loss that is none of the `TERMS`, which no history would hold."""
-    def objective(model, batch, progress):
+    def objective(model: Pretrainer, batch: Batch, progress: float) -> dict[str, Tensor]:
         losses = _METHODS[c.method](model, _views_of(batch, c, rate, device), known, c)
         for name in losses.keys() - set(TERMS):
             raise PedarrError(f'method {c.method} returns an unknown term {name!r}: call it one of '
