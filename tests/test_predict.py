@@ -28,7 +28,8 @@ from pedarr.training.train import run_training
 from pedarr.use.input_files import FileFormat, open_recording
 from pedarr.use.inputs import array_record
 from pedarr.use.model_cards import describe_preprocessing
-from pedarr.use.model_folder import SUMS, export_model, find_model, open_model
+from pedarr.model.given import SUMS, find_model
+from pedarr.use.model_folder import export_model, open_model
 from pedarr.use.predict_files import predict_recordings
 from pedarr.use.predictor import Predictor, load_predictor
 from pedarr.use.unlike import cloud_distance, fit_cloud
