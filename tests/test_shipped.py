@@ -1,4 +1,4 @@
-"""Weights that are given away: as the start of a training, shipped with the package, tested on foreign data."""
+"""Weights that are given away: the start of a training, shipped with the package, tested on foreign data."""
 import json
 import shutil
 from pathlib import Path
@@ -41,7 +41,7 @@ def body(network: torch.nn.Module) -> dict:
 # --- a training that starts from a given model
 
 def test_nobody_has_to_say_how_the_model_was_built(store, given, tmp_path):
-    "Architecture, input rate and scale are the model's; classes and modalities one's own; the run stands alone."
+    "Architecture, input rate and scale are the model's; classes and modalities one's own."
     moved = Path(shutil.copytree(given, tmp_path/'mine'))
     c = make_config(store=store, run=tmp_path/'run', pretrained=str(moved), grouping='svt4', fold=1, **SMALL)
     assert (c.dim, c.heads, c.encoder, c.normalise, c.modalities) == (16, 2, 'plain', 'none', 'both')
@@ -77,7 +77,8 @@ def test_a_shipped_model_is_known_by_its_name(store, given, tmp_path, monkeypatc
 @pytest.mark.parametrize('own, why', [
     (dict(dim=32), 'dim is 32, but .* has 16: leave dim out'), (dict(encoder='deep'), 'leave encoder out'),
     (dict(model_options=dict(ecg_rate=250.)), 'leave ecg_rate out'), (dict(model='xresnet1d'), 'leave model'),
-    (dict(model_options=dict(fusion='early')), 'leave fusion out'), (dict(modalities='iegm'), 'from ecg alone'),
+    (dict(model_options=dict(fusion='early')), 'leave fusion out'),
+    (dict(modalities='iegm'), 'from ecg alone'),
     (dict(model='trees'), 'means nothing to model trees')])
 def test_another_network_than_the_models_is_refused(store, given, tmp_path, own, why):
     with pytest.raises(PedarrError, match=why) as e:
@@ -91,7 +92,8 @@ def test_another_scale_or_rate_is_not_taken_in_silence(given):
     for change, why in ((dict(normalise='modality'), 'leave normalise out'),
                         (dict(model_options=c.model_options | dict(ecg_rate=200.)), 'learnt ecg at 100 Hz')):
         other = TrainConfig(**c.model_dump() | change)
-        with pytest.raises(PedarrError, match=why): start_pretrained(build_model(other, 3, rate=500.), other, 500.)
+        network = build_model(other, 3, rate=500.)
+        with pytest.raises(PedarrError, match=why): start_pretrained(network, other, 500.)
 
 
 def test_damaged_and_other_folders_are_one_line(store, given, tmp_path):
