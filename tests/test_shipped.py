@@ -1,23 +1,39 @@
 """Weights that are given away: the start of a training, shipped with the package, tested on foreign data."""
 import json
 import shutil
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
+import papermill
 import pytest
 import torch
+import wfdb
 
 import pedarr
-from helpers import refused
+from conftest import ROOT
+from helpers import command, edit_json, refused
 from pedarr.core.errors import PedarrError
+from pedarr.core.files import sha256
+from pedarr.core.project import shipped_models
+from pedarr.core.tables import write_table
+from pedarr.data.channels import CHANNELS
+from pedarr.data.known_databases import DATABASES
 from pedarr.model.given import SUMS, check_sums
+from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.store import open_store
 from pedarr.training.config import TrainConfig, make_config
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.network import build_model, start_pretrained
 from pedarr.training.prepare import prepare_run
 from pedarr.training.train import run_training
-from pedarr.use.model_folder import export_model
+from pedarr.use.model_folder import export_model, open_model
 
+LEADS = list(CHANNELS[:12])
 SMALL = dict(epochs=1, n_folds=2, resamples=100, single_subject_classes='keep')
 NETWORK = dict(dim=16, depth=1, heads=2, encoder='plain', normalise='none', modalities='ecg',
                model_options=dict(ecg_rate=100., iegm_rate=100., proj_dim=24))
@@ -61,7 +77,6 @@ def test_nobody_has_to_say_how_the_model_was_built(store, given, tmp_path):
 
 
 def open_model_body(folder: Path) -> dict:
-    from pedarr.use.model_folder import open_model
     return body(next(iter(open_model(folder).networks.values())))
 
 
@@ -118,3 +133,141 @@ def test_a_known_network_starts_from_its_like(store, tmp_path):
     assert start_pretrained(network, mine, 500.).loaded == ['ecg']
     theirs = open_model_body(folder)
     assert all(torch.equal(t, theirs[name]) for name, t in body(network).items())
+
+
+# --- what is shipped
+
+WEIGHTS = Path(pedarr.__file__).parent/'weights'
+SHIPPED = shipped_models()
+
+
+@pytest.mark.parametrize('name', SHIPPED or [None])
+def test_a_shipped_model_opens_and_names_its_data(name):
+    "The folders of the clone: whole, small, of real data, their licence and source in the card."
+    if name is None: pytest.skip('no model is shipped yet')
+    folder, model = SHIPPED[name], open_model(name)
+    assert set(check_sums(folder)) == {p.name for p in folder.iterdir()} - {SUMS}
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 5_000_000
+    assert model.facts.name == name and not model.facts.simulated
+    card, database = (folder/'README.md').read_text(), DATABASES[model.facts.database]
+    assert all(words in card for words in (database.licence, database.citation, 'cannot name'))
+    assert database.licence == 'CC BY 4.0' and 'creativecommons.org/licenses/by/4.0' in card
+
+
+def test_shipped_folders_are_package_data():
+    "setup.py takes all files of every folder in pedarr/weights, and git ignores none of them."
+    setup = (ROOT/'setup.py').read_text()
+    assert "'weights/*/*'" in setup
+    asked = [f'pedarr/weights/x/{n}' for n in ('README.md', 'model-9.safetensors', 'config.json', SUMS)]
+    p = subprocess.run(['git', 'check-ignore', *asked], cwd=ROOT, capture_output=True, text=True)
+    assert p.returncode in (1, 128) and not p.stdout                          # 128: no clone
+    strange = [p for p in WEIGHTS.glob('*') if not (p/SUMS).is_file()] if WEIGHTS.exists() else []
+    assert not strange
+
+
+def test_sdist_and_wheel_hold_the_weights(given, tmp_path):
+    "Both are built of a copy of the clone in which a model is shipped."
+    place = tmp_path/'clone'
+    shutil.copytree(ROOT/'pedarr', place/'pedarr', ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.py', 'settings.ini', 'README.md', 'MANIFEST.in', 'constraints.txt'):
+        shutil.copy(ROOT/name, place)
+    shutil.copytree(given, place/'pedarr'/'weights'/'toy')
+    p = subprocess.run([sys.executable, 'setup.py', '-q', 'sdist', 'build'], cwd=place, capture_output=True)
+    assert p.returncode == 0, p.stderr
+    with tarfile.open(next((place/'dist').glob('*.tar.gz'))) as archive: names = archive.getnames()
+    for file in given.iterdir():
+        assert (place/'build'/'lib'/'pedarr'/'weights'/'toy'/file.name).read_bytes() == file.read_bytes()
+        assert any(name.endswith(f'/pedarr/weights/toy/{file.name}') for name in names)
+
+
+def test_the_help_and_the_refusal_name_the_shipped(given, tmp_path, monkeypatch):
+    shutil.copytree(given, tmp_path/'pedarr'/'weights'/'ptbxl-rhythm')
+    monkeypatch.setattr(pedarr, '__file__', str(tmp_path/'pedarr'/'__init__.py'))
+    assert 'Shipped models, usable by name: ptbxl-rhythm' in command('predict', '--help').out
+    assert "did you mean 'ptbxl-rhythm'" in refused('predict', 'ptbxl-rythm', tmp_path/'x.csv')
+
+
+# --- tested elsewhere
+
+def table_of(**more) -> pd.DataFrame:
+    row = dict(source='here', rhythm='SR', n=4, right=3, answered=5, taken_for='AFIB 1')
+    shares = {f'{n}{end}': .75 for n in ('sensitivity', 'precision') for end in ('', '_low', '_high')}
+    return pd.DataFrame([row | shares | more])
+
+
+def test_tables_of_tests_elsewhere_stand_in_the_card(given, tmp_path):
+    run, tested = given.parent/'run', tmp_path/'tested'
+    tested.mkdir()
+    assert 'holds none of foreign.csv' in refused('export', run, tmp_path/'m', '--tested', tested)
+    write_table(tested/'foreign.csv', table_of())
+    assert command('export', run, tmp_path/'m', '--tested', tested, '--name', 'toy').status == 0
+    card = (tmp_path/'m'/'README.md').read_text()
+    assert card.startswith('# toy\n')
+    assert '| here | SR | 4 | 3 | 75 [75, 75] | 5 | 75 [75, 75] | AFIB 1 |' in card
+    assert 'foreign.csv' in check_sums(tmp_path/'m') and open_model(tmp_path/'m').facts.name == 'toy'
+    write_table(tested/'foreign.csv', table_of(n='many'))
+    line = refused('export', run, tmp_path/'n', '--tested', tested)
+    assert 'foreign.csv' in line and "'many'" in line and not (tmp_path/'n').exists()
+
+
+@pytest.fixture(scope='module')
+def ecgs(tmp_path_factory) -> SimpleNamespace:
+    "A run with official folds, all tested, on SIMULATED ECGs of PTB-XL's names; and its model."
+    place, rng = tmp_path_factory.mktemp('ecgs'), np.random.default_rng(0)
+    t = np.arange(1000)/100
+    beat = lambda rr: np.exp(-((t[None] % rr - rr/2)/.03)**2)*np.linspace(.5, 1.5, 12)[:, None]
+    x = np.stack([beat(.9 if i % 2 else .5) + rng.normal(0, .02, (12, 1000)) for i in range(24)])
+    store_from_arrays(place/'s', x, 100, LEADS, ['SR' if i % 2 else 'STACH' for i in range(24)],
+                      [f'p{i//2}' for i in range(24)], records=[f'r{i}' for i in range(24)])
+    segments = pd.read_csv(place/'s'/'segments.csv')
+    segments['age'] = segments.record.str[1:].astype(int)//2 + 8.
+    segments.to_csv(place/'s'/'segments.csv', index=False)
+    sums = json.loads((place/'s'/'store.json').read_text())['sha256']
+    edit_json(place/'s'/'store.json', sha256=sums | {'segments.csv': sha256(place/'s'/'segments.csv')})
+    c = make_config(store=place/'s', run=place/'run', **SMALL, dim=16, heads=2, modalities='ecg')
+    return SimpleNamespace(place=place, run=run_training(c, False), x=x,
+                           model=export_model(place/'run', place/'model'))
+
+
+def executed(name: str, place: Path, **given) -> str:
+    "The outputs of an experiment, as text."
+    source, page = ROOT/'nbs'/'experiments'/f'{name}.ipynb', place/f'{name}.ipynb'
+    page = papermill.execute_notebook(str(source), str(page), given, progress_bar=False)
+    return ' '.join(str(o.get('text', '')) for c in page.cells for o in c.get('outputs', []))
+
+
+def test_recordings_of_others(ecgs, tmp_path):
+    "Each is counted under its map or listed; those of PTB-XL are left out; the card takes the tables."
+    notes = {'E1': 'Dx: 426783006', 'E2': 'Dx: 427084000,164934002', 'JS3': 'Dx: 713422000',
+             'HR4': 'Dx: 426783006', 'E5': 'Dx: 426783006,1'}
+    for i, (name, said) in enumerate(notes.items()):
+        wfdb.wrsamp(name, 100, ['mV']*12, LEADS, ecgs.x[i].T, fmt=['16']*12, comments=[said],
+                    write_dir=str(tmp_path))
+    text = executed('foreign', tmp_path, model=str(ecgs.model), cinc=str(tmp_path), out=str(tmp_path/'out'))
+    assert '1 recordings of PTB-XL are left out, 4 are asked' in text and 'in no list: 1' in text
+    t = pd.read_csv(tmp_path/'out'/'foreign.csv').set_index(['source', 'rhythm'])
+    assert t.loc[('all', 'SR'), 'n'] == 2 and t.loc[('Georgia', 'STACH'), 'n'] == 1
+    answers = pd.read_csv(tmp_path/'out'/'answers.csv').set_index('recording')
+    assert answers.reason['JS3'] == 'atrial tachycardia' and 'HR4' not in answers.index
+    folder = export_model(ecgs.run, tmp_path/'m', tested=tmp_path/'out')
+    assert '| Georgia | SR | 2 |' in (folder/'README.md').read_text()
+
+
+def test_patients_under_18(ecgs, tmp_path):
+    "Ages 8 to 17 of 12 patients: all but two; each tested once."
+    text = executed('under18', tmp_path, runs=str(ecgs.run), out=str(tmp_path))
+    assert '24 recordings were tested; 20 of 20 recordings of patients under 18' in text
+    t = pd.read_csv(tmp_path/'under18.csv').set_index(['group', 'rhythm'])
+    assert t.loc['under 18'].n.to_dict() == dict(SR=10, STACH=10)
+    assert t.loc[('under 13', 'SR'), 'patients'] == 5
+    with pytest.raises(papermill.PapermillExecutionError, match='was tested twice'):
+        executed('under18', tmp_path, runs=f'{ecgs.run}, {ecgs.run}')
+
+
+def test_fine_tuning_beside_from_scratch(ecgs, tmp_path):
+    text = executed('finetune', tmp_path, store=str(ecgs.place/'s'), pretrained=str(ecgs.model),
+                    out=str(tmp_path), n_folds=2, seeds=1, epochs=1, resamples=100)
+    assert 'starts from model model' in text
+    t = pd.read_csv(tmp_path/'finetune-classes.csv')
+    assert set(t.system) == {'from scratch', 'from given weights'} and t.support.sum() == 48
+    assert (tmp_path/'finetune-paired.csv').exists()
