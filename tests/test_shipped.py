@@ -271,3 +271,17 @@ def test_fine_tuning_beside_from_scratch(ecgs, tmp_path):
     t = pd.read_csv(tmp_path/'finetune-classes.csv')
     assert set(t.system) == {'from scratch', 'from given weights'} and t.support.sum() == 48
     assert (tmp_path/'finetune-paired.csv').exists()
+
+
+@pytest.mark.parametrize('change, why', [
+    (dict(classes=['A', 'B']), 'where 2 are named'), (dict(folds=[-1]), 'folds.0'),
+    (dict(model_version=7), 'version 7'),
+    (dict(preprocess=dict(rate='fast')), 'a rate is no number'), (dict(model=dict(modalities=5)), 'no list')])
+def test_a_config_that_contradicts_itself_is_one_line(given, tmp_path, change, why):
+    "Though its hash fits: found before a training starts."
+    copy = Path(shutil.copytree(given, tmp_path/'m'))
+    edit_json(copy/'config.json', **change)
+    names = [p.name for p in copy.iterdir() if p.name != SUMS]
+    (copy/SUMS).write_text(''.join(f'{sha256(copy/n)}  {n}\n' for n in names))
+    with pytest.raises(PedarrError, match=why) as e: make_config(pretrained=str(copy))
+    assert '\n' not in str(e.value)
