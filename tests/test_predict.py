@@ -18,6 +18,7 @@ from conftest import real
 from helpers import append, command, edit_json, refused
 from pedarr.core.errors import PedarrError
 from pedarr.core.files import sha256
+from pedarr.core.project import find_model
 from pedarr.data.known_databases import LEIPZIG
 from pedarr.data.records import open_record
 from pedarr.signals.arrays import store_from_arrays
@@ -28,7 +29,8 @@ from pedarr.training.train import run_training
 from pedarr.use.input_files import FileFormat, open_recording
 from pedarr.use.inputs import array_record
 from pedarr.use.model_cards import describe_preprocessing
-from pedarr.use.model_folder import SUMS, export_model, find_model, open_model
+from pedarr.model.given import SUMS
+from pedarr.use.model_folder import export_model, open_model
 from pedarr.use.predict_files import predict_recordings
 from pedarr.use.predictor import Predictor, load_predictor
 from pedarr.use.unlike import cloud_distance, fit_cloud

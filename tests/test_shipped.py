@@ -1,0 +1,287 @@
+"""Weights that are given away: the start of a training, shipped with the package, tested on foreign data."""
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import papermill
+import pytest
+import torch
+import wfdb
+
+import pedarr
+from conftest import ROOT
+from helpers import command, edit_json, refused
+from pedarr.core.errors import PedarrError
+from pedarr.core.files import sha256
+from pedarr.core.project import shipped_models
+from pedarr.core.tables import write_table
+from pedarr.data.channels import CHANNELS
+from pedarr.data.known_databases import DATABASES
+from pedarr.model.given import SUMS, check_sums
+from pedarr.signals.arrays import store_from_arrays
+from pedarr.signals.store import open_store
+from pedarr.training.config import TrainConfig, make_config
+from pedarr.training.finished_runs import open_finished
+from pedarr.training.network import build_model, start_pretrained
+from pedarr.training.prepare import prepare_run
+from pedarr.training.train import run_training
+from pedarr.use.model_folder import export_model, open_model
+
+LEADS = list(CHANNELS[:12])
+SMALL = dict(epochs=1, n_folds=2, resamples=100, single_subject_classes='keep')
+NETWORK = dict(dim=16, depth=1, heads=2, encoder='plain', normalise='none', modalities='ecg',
+               model_options=dict(ecg_rate=100., iegm_rate=100., proj_dim=24))
+
+
+@pytest.fixture(scope='module')
+def given(store, tmp_path_factory) -> Path:
+    "A model folder of a small network of ECGs at 100 Hz, of SIMULATED recordings."
+    torch.set_num_threads(1)
+    place = tmp_path_factory.mktemp('given')
+    run_training(make_config(store=store, run=place/'run', fold=0, **SMALL, **NETWORK), False)
+    return export_model(place/'run', place/'model')
+
+
+def body(network: torch.nn.Module) -> dict:
+    "The weights of a network without those of its last layer, and of what reads electrograms."
+    skip = 'head.', 'views.encoders.iegm.', 'views.norms.iegm.', 'views.align.'
+    return {name: t for name, t in network.state_dict().items() if not name.startswith(skip)}
+
+
+# --- a training that starts from a given model
+
+def test_nobody_has_to_say_how_the_model_was_built(store, given, tmp_path):
+    "Architecture, input rate and scale are the model's; classes and modalities one's own."
+    moved = Path(shutil.copytree(given, tmp_path/'mine'))
+    c = make_config(store=store, run=tmp_path/'run', pretrained=str(moved), grouping='svt4', fold=1, **SMALL)
+    assert (c.dim, c.heads, c.encoder, c.normalise, c.modalities) == (16, 2, 'plain', 'none', 'both')
+    assert c.model_options['ecg_rate'] == 100 and 'iegm_rate' not in c.model_options
+    network, rate = build_model(c, 4, rate=250.), open_store(store).fs
+    assert start_pretrained(network, c, rate) == (['ecg'], ['iegm'], [])
+    theirs = open_model_body(given)
+    assert theirs.keys() == body(network).keys()
+    assert all(torch.equal(t, theirs[name]) for name, t in body(network).items())
+    run = run_training(c, False)
+    shutil.rmtree(moved)
+    finished = open_finished(run)
+    assert finished.params == c and finished.classes == ['SR', 'AVNRT', 'AVRT', 'OTHER']
+    note, = (n for n in finished.metrics.notes if 'starts from model mine' in n)
+    assert 'SIMULATED MODEL' in note and 'ecg at 100 Hz' in note and 'iegm start from chance' in note
+    assert 'starts from model mine' in (export_model(run, tmp_path/'m')/'README.md').read_text()
+
+
+def open_model_body(folder: Path) -> dict:
+    return body(next(iter(open_model(folder).networks.values())))
+
+
+def test_a_shipped_model_is_known_by_its_name(store, given, tmp_path, monkeypatch):
+    shutil.copytree(given, tmp_path/'pedarr'/'weights'/'ptbxl-rhythm')
+    monkeypatch.setattr(pedarr, '__file__', str(tmp_path/'pedarr'/'__init__.py'))
+    c = make_config(store=store, run=tmp_path/'run', pretrained='ptbxl-rhythm', **SMALL)
+    assert c.dim == 16 and any('model ptbxl-rhythm' in note for note in prepare_run(c)[2])
+    assert "did you mean 'ptbxl-rhythm'" in refused('train', store, '--run', tmp_path/'r', '-p', 'pretrained',
+                                                    'ptbxl-rythm')
+
+
+@pytest.mark.parametrize('own, why', [
+    (dict(dim=32), 'dim is 32, but .* has 16: leave dim out'), (dict(encoder='deep'), 'leave encoder out'),
+    (dict(model_options=dict(ecg_rate=250.)), 'leave ecg_rate out'), (dict(model='xresnet1d'), 'leave model'),
+    (dict(model_options=dict(fusion='early')), 'leave fusion out'),
+    (dict(modalities='iegm'), 'from ecg alone'),
+    (dict(model='trees'), 'means nothing to model trees')])
+def test_another_network_than_the_models_is_refused(store, given, tmp_path, own, why):
+    with pytest.raises(PedarrError, match=why) as e:
+        prepare_run(make_config(store=store, run=tmp_path/'r', pretrained=str(given), **SMALL, **own))
+    assert '\n' not in str(e.value) and not (tmp_path/'r').exists()
+
+
+def test_another_scale_or_rate_is_not_taken_in_silence(given):
+    "Also where the parameters were made past `make_config`."
+    c = make_config(pretrained=str(given))
+    for change, why in ((dict(normalise='modality'), 'leave normalise out'),
+                        (dict(model_options=c.model_options | dict(ecg_rate=200.)), 'learnt ecg at 100 Hz')):
+        other = TrainConfig(**c.model_dump() | change)
+        network = build_model(other, 3, rate=500.)
+        with pytest.raises(PedarrError, match=why): start_pretrained(network, other, 500.)
+
+
+def test_damaged_and_other_folders_are_one_line(store, given, tmp_path):
+    told = 'train', store, '--run', tmp_path/'r', '-p', 'pretrained'
+    copy = Path(shutil.copytree(given, tmp_path/'copy'))
+    raw = (copy/'model-0.safetensors').read_bytes()
+    (copy/'model-0.safetensors').write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    assert 'altered since it was exported' in refused(*told, copy)
+    (copy/SUMS).unlink()
+    assert 'is no model folder' in refused(*told, copy)
+    assert 'pedarr export' in refused(*told, given.parent/'run')
+    assert 'no-such-model' in refused(*told, 'no-such-model')
+
+
+def test_a_known_network_starts_from_its_like(store, tmp_path):
+    c = make_config(store=store, run=tmp_path/'run', model='xresnet1d', model_options=dict(width=8), fold=0,
+                    modalities='ecg', **SMALL)
+    folder = export_model(run_training(c, False), tmp_path/'m')
+    mine = make_config(pretrained=str(folder), modalities='ecg')
+    assert (mine.model, mine.model_options['width']) == ('xresnet1d', 8)
+    network = build_model(mine, 5, rate=500.)
+    assert start_pretrained(network, mine, 500.).loaded == ['ecg']
+    theirs = open_model_body(folder)
+    assert all(torch.equal(t, theirs[name]) for name, t in body(network).items())
+
+
+# --- what is shipped
+
+WEIGHTS = Path(pedarr.__file__).parent/'weights'
+SHIPPED = shipped_models()
+
+
+@pytest.mark.parametrize('name', SHIPPED or [None])
+def test_a_shipped_model_opens_and_names_its_data(name):
+    "The folders of the clone: whole, small, of real data, their licence and source in the card."
+    if name is None: pytest.skip('no model is shipped yet')
+    folder, model = SHIPPED[name], open_model(name)
+    assert set(check_sums(folder)) == {p.name for p in folder.iterdir()} - {SUMS}
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 5_000_000
+    assert model.facts.name == name and not model.facts.simulated
+    card, database = (folder/'README.md').read_text(), DATABASES[model.facts.database]
+    assert all(words in card for words in (database.licence, database.citation, 'cannot name'))
+    assert database.licence == 'CC BY 4.0' and 'creativecommons.org/licenses/by/4.0' in card
+
+
+def test_shipped_folders_are_package_data():
+    "setup.py takes all files of every folder in pedarr/weights, and git ignores none of them."
+    setup = (ROOT/'setup.py').read_text()
+    assert "'weights/*/*'" in setup
+    asked = [f'pedarr/weights/x/{n}' for n in ('README.md', 'model-9.safetensors', 'config.json', SUMS)]
+    p = subprocess.run(['git', 'check-ignore', *asked], cwd=ROOT, capture_output=True, text=True)
+    assert p.returncode in (1, 128) and not p.stdout                          # 128: no clone
+    strange = [p for p in WEIGHTS.glob('*') if not (p/SUMS).is_file()] if WEIGHTS.exists() else []
+    assert not strange
+
+
+def test_sdist_and_wheel_hold_the_weights(given, tmp_path):
+    "Both are built of a copy of the clone in which a model is shipped."
+    place = tmp_path/'clone'
+    shutil.copytree(ROOT/'pedarr', place/'pedarr', ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.py', 'settings.ini', 'README.md', 'MANIFEST.in', 'constraints.txt'):
+        shutil.copy(ROOT/name, place)
+    shutil.copytree(given, place/'pedarr'/'weights'/'toy')
+    p = subprocess.run([sys.executable, 'setup.py', '-q', 'sdist', 'build'], cwd=place, capture_output=True)
+    assert p.returncode == 0, p.stderr
+    with tarfile.open(next((place/'dist').glob('*.tar.gz'))) as archive: names = archive.getnames()
+    for file in given.iterdir():
+        assert (place/'build'/'lib'/'pedarr'/'weights'/'toy'/file.name).read_bytes() == file.read_bytes()
+        assert any(name.endswith(f'/pedarr/weights/toy/{file.name}') for name in names)
+
+
+def test_the_help_and_the_refusal_name_the_shipped(given, tmp_path, monkeypatch):
+    shutil.copytree(given, tmp_path/'pedarr'/'weights'/'ptbxl-rhythm')
+    monkeypatch.setattr(pedarr, '__file__', str(tmp_path/'pedarr'/'__init__.py'))
+    assert 'Shipped models, usable by name: ptbxl-rhythm' in command('predict', '--help').out
+    assert "did you mean 'ptbxl-rhythm'" in refused('predict', 'ptbxl-rythm', tmp_path/'x.csv')
+
+
+# --- tested elsewhere
+
+def table_of(**more) -> pd.DataFrame:
+    row = dict(source='here', rhythm='SR', n=4, right=3, answered=5, taken_for='AFIB 1')
+    shares = {f'{n}{end}': .75 for n in ('sensitivity', 'precision') for end in ('', '_low', '_high')}
+    return pd.DataFrame([row | shares | more])
+
+
+def test_tables_of_tests_elsewhere_stand_in_the_card(given, tmp_path):
+    run, tested = given.parent/'run', tmp_path/'tested'
+    tested.mkdir()
+    assert 'holds none of foreign.csv' in refused('export', run, tmp_path/'m', '--tested', tested)
+    write_table(tested/'foreign.csv', table_of())
+    assert command('export', run, tmp_path/'m', '--tested', tested, '--name', 'toy').status == 0
+    card = (tmp_path/'m'/'README.md').read_text()
+    assert card.startswith('# toy\n')
+    assert '| here | SR | 4 | 3 | 75 [75, 75] | 5 | 75 [75, 75] | AFIB 1 |' in card
+    assert 'foreign.csv' in check_sums(tmp_path/'m') and open_model(tmp_path/'m').facts.name == 'toy'
+    write_table(tested/'foreign.csv', table_of(n='many'))
+    line = refused('export', run, tmp_path/'n', '--tested', tested)
+    assert 'foreign.csv' in line and "'many'" in line and not (tmp_path/'n').exists()
+
+
+@pytest.fixture(scope='module')
+def ecgs(tmp_path_factory) -> SimpleNamespace:
+    "A run with official folds, all tested, on SIMULATED ECGs of PTB-XL's names; and its model."
+    place, rng = tmp_path_factory.mktemp('ecgs'), np.random.default_rng(0)
+    t = np.arange(1000)/100
+    beat = lambda rr: np.exp(-((t[None] % rr - rr/2)/.03)**2)*np.linspace(.5, 1.5, 12)[:, None]
+    x = np.stack([beat(.9 if i % 2 else .5) + rng.normal(0, .02, (12, 1000)) for i in range(24)])
+    store_from_arrays(place/'s', x, 100, LEADS, ['SR' if i % 2 else 'STACH' for i in range(24)],
+                      [f'p{i//2}' for i in range(24)], records=[f'r{i}' for i in range(24)])
+    segments = pd.read_csv(place/'s'/'segments.csv')
+    segments['age'] = segments.record.str[1:].astype(int)//2 + 8.
+    segments.to_csv(place/'s'/'segments.csv', index=False)
+    sums = json.loads((place/'s'/'store.json').read_text())['sha256']
+    edit_json(place/'s'/'store.json', sha256=sums | {'segments.csv': sha256(place/'s'/'segments.csv')})
+    c = make_config(store=place/'s', run=place/'run', **SMALL, dim=16, heads=2, modalities='ecg')
+    return SimpleNamespace(place=place, run=run_training(c, False), x=x,
+                           model=export_model(place/'run', place/'model'))
+
+
+def executed(name: str, place: Path, **given) -> str:
+    "The outputs of an experiment, as text."
+    source, page = ROOT/'nbs'/'experiments'/f'{name}.ipynb', place/f'{name}.ipynb'
+    page = papermill.execute_notebook(str(source), str(page), given, progress_bar=False)
+    return ' '.join(str(o.get('text', '')) for c in page.cells for o in c.get('outputs', []))
+
+
+def test_recordings_of_others(ecgs, tmp_path):
+    "Each is counted under its map or listed; those of PTB-XL are left out; the card takes the tables."
+    notes = {'E1': 'Dx: 426783006', 'E2': 'Dx: 427084000,164934002', 'JS3': 'Dx: 713422000',
+             'HR4': 'Dx: 426783006', 'E5': 'Dx: 426783006,1'}
+    for i, (name, said) in enumerate(notes.items()):
+        wfdb.wrsamp(name, 100, ['mV']*12, LEADS, ecgs.x[i].T, fmt=['16']*12, comments=[said],
+                    write_dir=str(tmp_path))
+    text = executed('foreign', tmp_path, model=str(ecgs.model), cinc=str(tmp_path), out=str(tmp_path/'out'))
+    assert '1 recordings of PTB-XL are left out, 4 are asked' in text and 'in no list: 1' in text
+    t = pd.read_csv(tmp_path/'out'/'foreign.csv').set_index(['source', 'rhythm'])
+    assert t.loc[('all', 'SR'), 'n'] == 2 and t.loc[('Georgia', 'STACH'), 'n'] == 1
+    answers = pd.read_csv(tmp_path/'out'/'answers.csv').set_index('recording')
+    assert answers.reason['JS3'] == 'atrial tachycardia' and 'HR4' not in answers.index
+    folder = export_model(ecgs.run, tmp_path/'m', tested=tmp_path/'out')
+    assert '| Georgia | SR | 2 |' in (folder/'README.md').read_text()
+
+
+def test_patients_under_18(ecgs, tmp_path):
+    "Ages 8 to 17 of 12 patients: all but two; each tested once."
+    text = executed('under18', tmp_path, runs=str(ecgs.run), out=str(tmp_path))
+    assert '24 recordings were tested; 20 of 20 recordings of patients under 18' in text
+    t = pd.read_csv(tmp_path/'under18.csv').set_index(['group', 'rhythm'])
+    assert t.loc['under 18'].n.to_dict() == dict(SR=10, STACH=10)
+    assert t.loc[('under 13', 'SR'), 'patients'] == 5
+    with pytest.raises(papermill.PapermillExecutionError, match='was tested twice'):
+        executed('under18', tmp_path, runs=f'{ecgs.run}, {ecgs.run}')
+
+
+def test_fine_tuning_beside_from_scratch(ecgs, tmp_path):
+    text = executed('finetune', tmp_path, store=str(ecgs.place/'s'), pretrained=str(ecgs.model),
+                    out=str(tmp_path), n_folds=2, seeds=1, epochs=1, resamples=100)
+    assert 'starts from model model' in text
+    t = pd.read_csv(tmp_path/'finetune-classes.csv')
+    assert set(t.system) == {'from scratch', 'from given weights'} and t.support.sum() == 48
+    assert (tmp_path/'finetune-paired.csv').exists()
+
+
+@pytest.mark.parametrize('change, why', [
+    (dict(classes=['A', 'B']), 'where 2 are named'), (dict(folds=[-1]), 'folds.0'),
+    (dict(model_version=7), 'version 7'),
+    (dict(preprocess=dict(rate='fast')), 'a rate is no number'), (dict(model=dict(modalities=5)), 'no list')])
+def test_a_config_that_contradicts_itself_is_one_line(given, tmp_path, change, why):
+    "Though its hash fits: found before a training starts."
+    copy = Path(shutil.copytree(given, tmp_path/'m'))
+    edit_json(copy/'config.json', **change)
+    names = [p.name for p in copy.iterdir() if p.name != SUMS]
+    (copy/SUMS).write_text(''.join(f'{sha256(copy/n)}  {n}\n' for n in names))
+    with pytest.raises(PedarrError, match=why) as e: make_config(pretrained=str(copy))
+    assert '\n' not in str(e.value)
