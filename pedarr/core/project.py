@@ -9,9 +9,11 @@ import os
 from pathlib import Path
 
 import pedarr
+from .errors import PedarrError
+from .names import check_choice
 
 # %% auto #0
-__all__ = ['project_root', 'real_recordings', 'project_path']
+__all__ = ['project_root', 'real_recordings', 'project_path', 'shipped_models', 'find_model']
 
 # %% ../../nbs/0_core/05_project.ipynb #4c69bfd6
 def project_root() -> Path:
@@ -31,3 +33,22 @@ def project_path(path: Path | str) -> str:
     clone, there = project_root(), Path(path)
     if not str(path) or there.is_absolute() or there.exists(): return str(path)
     return str(clone/there) if clone/'nbs' in [Path.cwd(), *Path.cwd().parents] else str(path)
+
+# %% ../../nbs/0_core/05_project.ipynb #be76dd00
+def shipped_models(where: Path | None = None) -> dict[str, Path]:
+    "Name -> folder of the models in the folder `where` (None: those of the package)."
+    where = where or Path(pedarr.__file__).parent/'weights'
+    if not where.is_dir(): return {}
+    folders = sorted((p for p in where.iterdir() if (p/'config.json').is_file()), key=lambda p: p.name)
+    return {p.name: p for p in folders}
+
+def find_model(name: Path | str, where: Path | None = None) -> Path:
+    "The folder of a run or model: a path, or the name of a shipped model. `PedarrError` if there is none."
+    path, shipped = Path(name), shipped_models(where)
+    if path.is_dir(): return path
+    if str(name) in shipped: return shipped[str(name)]
+    if path.exists(): raise PedarrError(f'{path}: is a file: give the folder of a run or model')
+    if len(path.parts) > 1 or not shipped:
+        known = f', or one of {", ".join(shipped)}' if shipped else ''
+        raise PedarrError(f'{path}: no such folder: give the folder of a finished run or model{known}')
+    check_choice(str(name), shipped, 'model (and no folder of that name is here)')

@@ -20,6 +20,7 @@ from ..core.names import check_choice
 from ..core.parameters import Parameters, Seed, check_cells, one_of, with_default
 from ..core.tables import json_ready
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
+from ..model.given import architecture, given_folder, read_given
 from ..model.pedarrnet import ModelConfig
 from ..model.trees import CLASSIFIERS, TREES, classifier_options, make_trees
 from ..signals.augmentation import NORMALISE, Augment
@@ -28,8 +29,8 @@ from ..signals.splits import SPLITS
 # %% auto #0
 __all__ = ['MODALITY_SETS', 'PRECISIONS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'RENAMED_PARAMETERS',
            'DataParameters', 'SplitParameters', 'FitParameters', 'LossParameters', 'ModelParameters',
-           'MachineParameters', 'TrainConfig', 'training_augment', 'current_names', 'make_config', 'tree_options',
-           'own_parameters', 'check_parameters']
+           'MachineParameters', 'TrainConfig', 'training_augment', 'current_names', 'make_config', 'as_given',
+           'tree_options', 'own_parameters', 'check_parameters']
 
 # %% ../../nbs/8_training/00_config.ipynb #3e6f785b
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
@@ -102,7 +103,7 @@ class FitParameters(Parameters):
     channel_dropout: float = Field(.5, ge=0, le=1, description='chance of a window to lose channels')
     normalise: _Normalisation = Field('modality', description='what is brought to one scale')
     precision: _Precision = Field('float32', description='of the forward pass')
-    pretrained: str = Field('', description="file of weights that encoders start from; '': chance")
+    pretrained: str = Field('', description="model or file of weights to start from; '': chance")
 
 # %% ../../nbs/8_training/00_config.ipynb #c3a5ac92
 class LossParameters(Parameters):
@@ -181,8 +182,31 @@ def current_names(params: Mapping[str, Any]) -> dict[str, Any]:
     return {RENAMED_PARAMETERS.get(name, name): value for name, value in params.items()}
 
 def make_config(**params: Any) -> TrainConfig:
-    "A `TrainConfig` from named parameters; a mistake is a `PedarrError` of one line."
-    return TrainConfig(**current_names(params))
+    """A `TrainConfig` from named parameters; those of the network are the model's that `pretrained` names.
+
+    A mistake is a `PedarrError` of one line."""
+    return as_given(TrainConfig(**current_names(params)))
+
+# %% ../../nbs/8_training/00_config.ipynb #52db0a3e
+def _agreed(c: TrainConfig, name: str, value: Any, folder: Path) -> Any:
+    "`value`, the model's of a parameter or option; `PedarrError` if `c` asks for another."
+    is_own = name in TrainConfig.model_fields
+    now = getattr(c, name) if is_own else c.model_options.get(name, value)
+    usual = TrainConfig.model_fields[name].default if is_own else value
+    if now in (usual, value): return value
+    raise PedarrError(f'parameter {name} is {shown_value(now)}, but {folder}, which the training starts '
+                      f'from, has {shown_value(value)}: leave {name} out')
+
+def as_given(c: TrainConfig) -> TrainConfig:
+    "`c` with the network of the model that it starts from; as it is without one. `PedarrError` for a clash."
+    folder = given_folder(c.pretrained) if c.pretrained else None
+    if folder is None: return c
+    given = read_given(folder)
+    wanted = dict(model=given.network, normalise=given.normalise) | architecture(given)
+    agreed = {name: _agreed(c, name, value, folder) for name, value in wanted.items()}
+    own = {name: value for name, value in agreed.items() if name in TrainConfig.model_fields}
+    options = {name: value for name, value in agreed.items() if name not in own}
+    return c.replace(**own, model_options=c.model_options | options)
 
 # %% ../../nbs/8_training/00_config.ipynb #6c2d5994
 def _check_option(name: str, model: str) -> None:

@@ -16,6 +16,7 @@ from ..losses.phrases import hash_words, starting_bias
 from ..losses.registry import (
     HeadSpec, loss_head_spec, make_head, make_losses, make_multi_loss)
 from ..model.baselines import make_model
+from ..model.given import given_folder, load_given, read_given
 from ..model.pretrained import Pretrained, load_pretrained
 from ..signals.batches import is_multi
 from ..signals.store import Store
@@ -75,14 +76,22 @@ def build_model(c: TrainConfig, n_classes: int, device: str | None = None,
 
 # %% ../../nbs/8_training/06_network.ipynb #e6c9a290
 def weights_file(name: str) -> Path:
-    "The file that the parameter `pretrained` means: a path."
-    return Path(name)
+    "The file that the parameter `pretrained` means: a path, or the first network of a model."
+    folder = given_folder(name)
+    return Path(name) if folder is None else folder/read_given(folder).weights
 
 def start_pretrained(model: torch.nn.Module, c: TrainConfig, rate: float) -> Pretrained | None:
-    """Fill the encoders of `model` from the file of `c.pretrained`, for windows of `rate` Hz; None: no file.
+    """Fill `model` with what `c.pretrained` names, for windows of `rate` Hz: its encoders from a file, all
+    but the last layer from a model. None: it names nothing.
 
-    `PedarrError` if there is no such file, or it is of another encoder, rate or size."""
-    return load_pretrained(model, weights_file(c.pretrained), rate) if c.pretrained else None
+    `PedarrError` if it is not there, or of another network, rate, size or scale of its windows."""
+    if not c.pretrained: return None
+    folder = given_folder(c.pretrained)
+    if folder is None: return load_pretrained(model, weights_file(c.pretrained), rate)
+    if c.normalise != (theirs := read_given(folder).normalise):
+        raise PedarrError(f'{folder}: learnt from windows with normalise {theirs}, not {c.normalise}: '
+                          'leave normalise out')
+    return load_given(model, folder, rate)
 
 # %% ../../nbs/8_training/06_network.ipynb #0710a97f
 def class_codes(store: Store, index: np.ndarray) -> np.ndarray:

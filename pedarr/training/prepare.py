@@ -13,12 +13,14 @@ import numpy as np
 import torch
 
 from ..core.errors import PedarrError
+from ..core.files import sha256
 from ..core.names import check_choice
 from ..data.channels import N_ECG
 from ..data.groupings import GROUPINGS, classes_of, get_grouping
 from ..data.statement_words import statement_words
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.features import annotated_beats, segment_features
+from ..model.given import SUMS, given_folder, read_given
 from ..model.trees import TREES
 from ..signals.augmentation import NORMALISE
 from ..signals.batches import is_multi
@@ -191,6 +193,22 @@ def _check_store(store: Store, c: TrainConfig) -> None:
         raise PedarrError(f'parameter workers must be at most {os.cpu_count()}, not {c.workers}: this '
                           'machine has no more cores')
 
+# %% ../../nbs/8_training/10_prepare.ipynb #44eaf2f7
+def _given_notes(store: Store, folder: Path, fresh: str) -> list[str]:
+    "What must be said of a network that starts from the model in `folder`; `fresh`: which parts do not."
+    given, id = read_given(folder), sha256(folder/SUMS)[:12]
+    rates = ', '.join(f'{m} at {given.rate(m):g} Hz' for m in given.modalities)
+    simulated = ', a SIMULATED MODEL' if given.simulated else ''
+    notes = [f'starts from model {folder.name} ({id}{simulated}), whose card names data and licence; '
+             f'it reads {rates}, normalise {given.normalise}{fresh}']
+    for m in given.modalities:
+        theirs, ours = (s.get(f'{m}_band') for s in (given.preprocess, store.meta['config']))
+        if theirs == ours or not getattr(store, m).size: continue
+        notes.append(f'{m} was filtered to {_band(theirs)} where the model learnt, to {_band(ours)} here')
+    return notes
+
+def _band(band: list | None) -> str: return 'none' if band is None else f'{band[0]:g} to {band[1]:g} Hz'
+
 # %% ../../nbs/8_training/10_prepare.ipynb #189b5f8e
 def folds_of(fold: np.ndarray, c: TrainConfig) -> list[int]:
     "The folds of `fold` [N] that a run trains; `PedarrError` for one that the split does not have."
@@ -208,8 +226,10 @@ def _check_weights(store: Store, roles: np.ndarray, folds: list[int], c: TrainCo
     if not c.pretrained: return []
     found = start_pretrained(build_model(c, len(store.classes), rate=store.fs), c, store.fs)
     fresh = f'; {", ".join(found.fresh)} start from chance' if found.fresh else ''
+    if (folder := given_folder(c.pretrained)) is not None: return _given_notes(store, folder, fresh)
     return [f'encoders for {", ".join(found.loaded)} start from {c.pretrained}{fresh}']
 
+# %% ../../nbs/8_training/10_prepare.ipynb #58cf4e3e
 def _check_task(store: Store, c: TrainConfig) -> None:
     "`PedarrError` for a model or loss that is of another task."
     if is_multi(store):

@@ -17,7 +17,7 @@ from safetensors.torch import load
 from ..core.errors import PedarrError, one_line
 from ..core.files import read_bytes
 from ..core.tables import FileContents, parse_json, read_json
-from .config import TrainConfig, current_names, make_config, own_parameters
+from .config import TrainConfig, current_names, own_parameters
 
 # %% auto #0
 __all__ = ['Share', 'Count', 'REMOVED_PARAMETERS', 'Metrics', 'MultiMetrics', 'ModelCard', 'Environment', 'damage_error',
@@ -186,7 +186,7 @@ def read_params(run: Path | str) -> TrainConfig:
     known = own_parameters(TrainConfig.model_fields | {'model': given.get('model')})
     missing = [name for name in known if name not in given]
     if missing: raise damage_error(file, f'{missing[0]} is missing')
-    try: return make_config(**{name: given[name] for name in known})
+    try: return TrainConfig(**{name: given[name] for name in known})
     except PedarrError as e: raise damage_error(file, f'or of another version of pedarr ({e})') from e
 
 # %% ../../nbs/8_training/01_run_files.ipynb #c0622f94

@@ -22,7 +22,7 @@ from pedarr.use.steps import (
 # %% auto #0
 __all__ = ['FORCE', 'pedarr_command', 'simulate', 'download', 'check', 'preprocess', 'WithParameters', 'train', 'pretrain',
            'report', 'compare', 'protocols', 'fewshot', 'missing', 'export_run', 'show_runs', 'measure', 'convert',
-           'predict_rhythms', 'run_demo']
+           'NamesModels', 'predict_rhythms', 'run_demo']
 
 # %% ../../nbs/9_use/15_command.ipynb #df686b87
 @click.group(cls=Command, invoke_without_command=True,
@@ -285,10 +285,13 @@ def missing(runs: tuple[Path, ...], figure: Path | None, **asked: Any) -> None:
 @click.argument('folder', type=Place())
 @click.option('--store', default=None, type=Place(),
               help='Where the store of the run is now, if it was moved.')
-def export_run(run: Path, folder: Path, store: Path | None) -> None:
+@click.option('--tested', default=None, type=Place(),
+              help='Folder with tables of foreign.ipynb and under18.ipynb, for the card.')
+@click.option('--name', default='', metavar='TEXT', help="Of the model; '': that of the run's folder.")
+def export_run(run: Path, folder: Path, store: Path | None, tested: Path | None, name: str) -> None:
     "Write the networks of a finished RUN into a new model FOLDER, to be used elsewhere."
     from pedarr.use.model_folder import export_model, open_model_folder
-    made = open_model_folder(export_model(run, folder, store))
+    made = open_model_folder(export_model(run, folder, store, tested, name))
     size = sum(p.stat().st_size for p in made.path.iterdir())
     simulated = ', a SIMULATED MODEL' if made.facts.simulated else ''
     say_line(f'{folder}: {len(made.networks)} networks, {size/1e6:.1f} MB, id {made.id}{simulated}')
@@ -348,8 +351,17 @@ def _check_table(out: Path | None, force: bool) -> None:
     if out is not None and out.exists() and not force:
         raise PedarrError(f'{out}: is there already: choose another name, or --force to write over it')
 
+# %% ../../nbs/9_use/15_command.ipynb #88a6be9f
+class NamesModels(click.Command):
+    "A command whose help lists the models that are shipped."
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        "Write the names below the options."
+        from pedarr.core.project import shipped_models
+        names = ', '.join(shipped_models()) or 'none'
+        formatter.write(f'\nShipped models, usable by name: {names}\n')
+
 # %% ../../nbs/9_use/15_command.ipynb #58c1167c
-@pedarr_command.command('predict')
+@pedarr_command.command('predict', cls=NamesModels)
 @click.argument('model')
 @click.argument('recordings', nargs=-1, required=True, type=Place())
 @click.option('--out', default=None, type=Place(), help='Write a row for each window into this CSV file.')

@@ -14,13 +14,14 @@ import pandas as pd
 from pydantic import Field
 
 from ..core.errors import PassingError, PedarrError, one_line
-from ..core.tables import FileContents, json_ready
+from ..core.tables import FileContents, json_ready, read_table
 from ..data.channels import CHANNELS, N_ECG
 from ..data.known_databases import DATABASES
 from ..evaluation.bootstrap import bootstrap_scores, format_score
 from ..evaluation.metrics import METRICS
 from ..evaluation.multilabel import MULTI_METRICS, by_recording, choose_thresholds
 from ..model.encoders import MODALITIES
+from ..model.given import MODEL_VERSION
 from ..model.trees import TREES
 from ..signals.settings import PreprocessConfig
 from ..signals.store import read_meta
@@ -30,8 +31,8 @@ from ..training.runs import same_contents
 from .report import class_meanings
 
 # %% auto #0
-__all__ = ['RHYTHM_KINDS', 'MODEL_VERSION', 'unnamed_rhythms', 'ModelFacts', 'PreprocessFacts', 'describe_preprocessing',
-           'fold_thresholds', 'model_facts', 'recording_scores', 'card_text']
+__all__ = ['RHYTHM_KINDS', 'TESTED', 'unnamed_rhythms', 'ModelFacts', 'PreprocessFacts', 'describe_preprocessing',
+           'fold_thresholds', 'model_facts', 'recording_scores', 'read_tested', 'tested_lines', 'card_text']
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #127af337
 RHYTHM_KINDS = {
@@ -52,7 +53,6 @@ def unnamed_rhythms(rhythms: Iterable[str]) -> list[str]:
     return [kind for kind, codes in RHYTHM_KINDS.items() if not known & set(codes.split())]
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #6cad6804
-MODEL_VERSION = 1
 _Text = Annotated[str, Field(max_length=10_000)]
 _Channel = Literal[tuple(CHANNELS)]
 
@@ -186,6 +186,62 @@ def _by_patient(run: Run) -> str:
     return (f'By patient: a mean of {100*np.mean(each):.1f} % of the windows are right, the median patient '
             f'has {100*np.median(each):.1f} %, and of {low} of {len(each)} less than half.\n')
 
+# %% ../../nbs/9_use/06_model_cards.ipynb #50c7b15a
+_INTERVAL = lambda name: {name: float, f'{name}_low': float, f'{name}_high': float}
+TESTED = {                            # file -> its columns
+    'foreign.csv': dict(source=str, rhythm=str, n=int, right=int, **_INTERVAL('sensitivity'), answered=int,
+                        **_INTERVAL('precision'), taken_for=str),
+    'alarms.csv': dict(source=str, recordings=int, unlike=float, **_INTERVAL('alarms')),
+    'under18.csv': dict(group=str, rhythm=str, n=int, patients=int, right=int, **_INTERVAL('recall'),
+                        taken_for=str)}
+
+def read_tested(folder: Path | str) -> dict[str, pd.DataFrame]:
+    "The tables of `TESTED` that a folder holds; `PedarrError` if it holds none, or one is damaged."
+    files = [Path(folder)/name for name in TESTED]
+    found = {f.name: read_table(f, TESTED[f.name]) for f in files if f.is_file()}
+    if found: return found
+    raise PedarrError(f'{folder}: holds none of {", ".join(TESTED)}: give the folder that foreign.ipynb or '
+                      'under18.ipynb wrote')
+
+# %% ../../nbs/9_use/06_model_cards.ipynb #8c29555c
+def _share_cell(row: Any, name: str) -> str:
+    "A share and its interval in per cent."
+    value, low, high = (getattr(row, f'{name}{end}') for end in ('', '_low', '_high'))
+    return '-' if np.isnan(value) else f'{100*value:.0f} [{100*low:.0f}, {100*high:.0f}]'
+
+def _text_cell(text: str) -> str:
+    "A text as a cell of a table holds it."
+    return one_line(text).replace('|', '/')[:200]
+
+def _table_lines(head: str, rows: Iterable[Iterable]) -> str:
+    "A table in Markdown; `head`: the names of its columns, separated by commas."
+    lines = [head.split(', '), ['---']*len(head.split(', ')), *rows]
+    return '\n'.join('| ' + ' | '.join(_text_cell(str(cell)) for cell in line) + ' |' for line in lines)
+
+# %% ../../nbs/9_use/06_model_cards.ipynb #5ec97258
+def tested_lines(tables: dict[str, pd.DataFrame]) -> list[str]:
+    "Paragraphs of a card about the `tables` of `read_tested`."
+    parts, each = [], lambda name: tables[name].itertuples() if name in tables else ()
+    rows = [(r.source, r.rhythm, r.n, r.right, _share_cell(r, 'sensitivity'), r.answered,
+             _share_cell(r, 'precision'), r.taken_for) for r in each('foreign.csv')]
+    if rows: parts += [_FOREIGN, _table_lines('source, rhythm, n, right, sensitivity, answered, precision, '
+                                              'taken for', rows)]
+    rows = [(r.source, r.recordings, f'{r.unlike:.2f}', _share_cell(r, 'alarms')) for r in each('alarms.csv')]
+    if rows: parts += [_ALARMS, _table_lines('source, recordings, median score, said to be unlike (%)', rows)]
+    rows = [(r.group, r.rhythm, r.n, r.patients, r.right, _share_cell(r, 'recall'), r.taken_for)
+            for r in each('under18.csv')]
+    head = 'patients, rhythm, n, of patients, right, recall, taken for'
+    if rows: parts += [_UNDER18, _table_lines(head, rows)]
+    return parts
+
+# %% ../../nbs/9_use/06_model_cards.ipynb #590da5de
+_FOREIGN = """Recordings of other hospitals that the network has not seen, their labels in the words of its
+own. Sensitivity and precision in per cent with 95 % intervals (Wilson, over patients); *taken for*: what was
+said instead."""
+_ALARMS = 'How often ECGs of these sources are said to be unlike the training data: false alarms.'
+_UNDER18 = """Patients under 18, each asked of a network of the same kind that was trained without the
+patient; recall in per cent. There are too few for a macro mean."""
+
 # %% ../../nbs/9_use/06_model_cards.ipynb #40030afb
 _USE = """```python
 import pedarr
@@ -200,17 +256,21 @@ first look at recordings like those that it was trained on. It is no medical dev
 decide on the care of a patient."""
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #7ba96db7
+_LICENCES = {'CC BY 4.0': 'https://creativecommons.org/licenses/by/4.0/',
+             'ODC-By 1.0': 'https://opendatacommons.org/licenses/by/1-0/'}
+
 def _data_lines(run: Run, facts: ModelFacts) -> list[str]:
     "Where the training data come from, and under which licence."
     db = DATABASES.get(facts.database)
     lines = ['**SIMULATED MODEL**: trained on simulated hearts. On a recording of a patient its answers mean '
              'nothing.', ''] if facts.simulated else []
     if db is None: return lines + [f'Database `{facts.database}`; its licence is not known to pedarr.']
-    made = 'A simulation in the format of the' if facts.simulated else 'The'
-    lines.append(f'{made} {db.title}. {db.citation}.')
+    made = 'A simulation in the format of the ' if facts.simulated else ''
+    lines.append(f'{made}{db.title}. {db.citation}.')
     if facts.simulated: return lines
-    return lines + ['', f'Licence of the data: {db.licence}. Whoever passes these weights on names this '
-                    'source.']
+    link = _LICENCES.get(db.licence, '')
+    return lines + ['', f'Licence of the data: {db.licence}{link and f" ({link})"}. These weights were '
+                    'computed from them; whoever passes them on names this source.']
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #b98cc2c2
 def _protocol(run: Run) -> str:
@@ -223,25 +283,30 @@ def _protocol(run: Run) -> str:
             f'Loss: {p.loss}; {p.epochs} epochs; seed {p.seed}. Intervals: 95 %, bootstrap over subjects, '
             'the networks held fixed.')
 
+# %% ../../nbs/9_use/06_model_cards.ipynb #5a4ff3b8
 def _input_lines(prep: PreprocessFacts) -> list[str]:
     "What a recording must be like."
     s = prep.settings
     band = lambda b: 'as recorded' if b is None else f'{b[0]:g} to {b[1]:g} Hz'
+    kinds = ('surface leads', 'ecg_band', CHANNELS[:N_ECG]), ('electrograms', 'iegm_band', CHANNELS[N_ECG:])
+    filtered = [f'{words} filtered to {band(s[name])}' for words, name, own in kinds
+                if {*own} & {*prep.channels}]
     return [f'- windows of {s["window"]:g} s at {s["rate"]:g} Hz; shorter recordings are refused',
-            f'- surface leads filtered to {band(s["ecg_band"])}, electrograms to {band(s["iegm_band"])}',
+            f'- {", ".join(filtered)}',
             f'- channels that it has seen: {", ".join(prep.channels)}; any of them may be absent',
             '- any rate that holds these bands; millivolts']
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #3e3e0c37
-def card_text(run: Run, facts: ModelFacts, prep: PreprocessFacts) -> str:
-    "The card of a run's network, README.md of its folder."
+def card_text(run: Run, facts: ModelFacts, prep: PreprocessFacts, tested: dict | None = None) -> str:
+    "The card of a run's network, README.md of its folder; `tested`: tables of tests elsewhere."
     unnamed = ', '.join(facts.cannot_name) or 'nothing of the usual list'
     answer = ('each class by its own probability, "yes" from a threshold that was chosen in validation'
               if run.multi else 'exactly one of its classes')
-    env = run.environment
+    env, elsewhere = run.environment, tested_lines(tested or {})
     parts = [
         f'# {facts.name}', _INTENDED, '## Data', *_data_lines(run, facts), '## Protocol', _protocol(run),
         '## Numbers', '\n'.join(_score_rows(run)), _by_patient(run), '\n'.join(_class_rows(run)),
+        *(['## Tested elsewhere', *elsewhere] if elsewhere else []),
         '## What it takes', '\n'.join(_input_lines(prep)),
         '## What it cannot name',
         f'It answers a window with {answer}, whatever it is shown. It has no class for: {unnamed}.',

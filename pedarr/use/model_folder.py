@@ -6,29 +6,29 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import ValidationError
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_weights
 from torch import nn
 
-import pedarr
-
 # %% auto #0
-__all__ = ['MOST_TRAINING', 'MOST_NEW', 'SUMS', 'seen_channels', 'fold_unlike', 'export_model', 'shipped_models', 'find_model',
-           'OpenModel', 'open_model_folder', 'open_run_model', 'open_model']
+__all__ = ['MOST_TRAINING', 'MOST_NEW', 'seen_channels', 'fold_unlike', 'export_model', 'OpenModel', 'open_model_folder',
+           'open_run_model', 'open_model']
 
 # %% ../../nbs/9_use/07_model_folder.ipynb #478737f0
 from ..core.errors import PedarrError, one_line
-from ..core.files import new_folder, read_bytes, read_text, sha256, write_atomic
-from ..core.names import check_choice, natural_key
-from ..core.tables import FileContents, parse_json, read_json, validation_errors, write_json
+from ..core.files import new_folder, sha256, write_atomic
+from ..core.names import natural_key
+from ..core.project import find_model
+from ..core.tables import FileContents, read_json, validation_errors, write_json, write_table
 from ..data.channels import CHANNELS
+from ..model.given import SUMS, check_sums, config_bytes, damaged_model
 from ..signals.batches import SegmentDataset, make_loader, take_signals
 from ..signals.settings import PreprocessConfig
 from ..signals.store import Store, open_store
@@ -38,7 +38,7 @@ from ..training.run_files import ModelCard, read_tensors
 from ..training.run_networks import open_network_run, run_store
 from ..training.saved_models import load_model, read_network
 from .model_cards import (
-    MODEL_VERSION, ModelFacts, PreprocessFacts, card_text, describe_preprocessing, model_facts)
+    ModelFacts, PreprocessFacts, card_text, describe_preprocessing, model_facts, read_tested)
 from .signal_statistics import signal_statistics
 from .unlike import Unlike, fit_unlike, unlike_arrays, unlike_from_arrays
 
@@ -69,8 +69,6 @@ def fold_unlike(run: Run, k: int, store: Store, roles: np.ndarray, channels: lis
     return fit_unlike(*parts[0], group, parts[1])
 
 # %% ../../nbs/9_use/07_model_folder.ipynb #c04b476e
-SUMS = 'SHA256SUMS.txt'
-
 def _write_fold(part: Path, run: Run, k: int, fold: Unlike) -> None:
     "The weights of fold `k`, which say themselves what their outputs mean, and what it was trained on."
     model, _ = load_model(run.path, k)
@@ -81,12 +79,14 @@ def _write_fold(part: Path, run: Run, k: int, fold: Unlike) -> None:
     write_atomic(part/f'unlike-{k}.safetensors', save_arrays(arrays))
 
 # %% ../../nbs/9_use/07_model_folder.ipynb #7b154dc6
-def _write_all(part: Path, run: Run, store: Store, roles: np.ndarray) -> None:
+def _write_all(part: Path, run: Run, store: Store, roles: np.ndarray, name: str,
+               tested: dict[str, pd.DataFrame]) -> None:
     "All files of a model folder, its list of hashes last."
-    facts, prep = model_facts(run), describe_preprocessing(run, store.path)
+    facts, prep = model_facts(run).model_copy(update=dict(name=name)), describe_preprocessing(run, store.path)
     write_json(part/'config.json', facts.model_dump())
     write_json(part/'preprocess.json', prep.model_dump())
-    write_atomic(part/'README.md', card_text(run, facts, prep))
+    write_atomic(part/'README.md', card_text(run, facts, prep, tested))
+    for file, table in tested.items(): write_table(part/file, table)
     for k in run.folds: _write_fold(part, run, k, fold_unlike(run, k, store, roles, prep.channels))
     names = sorted((p.name for p in part.iterdir()), key=natural_key)
     write_atomic(part/SUMS, ''.join(f'{sha256(part/n)}  {n}\n' for n in names))
@@ -99,88 +99,42 @@ def _check_target(folder: Path) -> None:
     raise PedarrError(f'{folder}: is there, and not an empty folder: choose another name')
 
 # %% ../../nbs/9_use/07_model_folder.ipynb #dade0e21
-def export_model(run: Run | Path | str, folder: Path | str, store: Path | str | None = None) -> Path:
+def export_model(run: Run | Path | str, folder: Path | str, store: Path | str | None = None,
+                 tested: Path | str | None = None, name: str = '') -> Path:
     """Write the networks of a finished run into the new model folder `folder`; returns it.
 
-    `store`: where the store of the run is now, if it was moved. `PedarrError` for a run without networks, a
+    `store`: where the store of the run is now, if it was moved; `tested`: a folder with tables of tests
+    elsewhere, for the card; `name`: of the model ('': the run's). `PedarrError` for a run without networks, a
     store that is gone or another, and a folder that is not empty."""
     run, folder = open_network_run(run), Path(folder).absolute()
     _check_target(folder)
     opened, roles = run_store(run, open_store(Path(store or run.params.store)))
-    with new_folder(folder) as part: _write_all(part, run, opened, roles)
+    tables = {} if tested is None else read_tested(tested)
+    named = name or run.path.resolve().name
+    with new_folder(folder) as part: _write_all(part, run, opened, roles, named, tables)
     return folder
-
-# %% ../../nbs/9_use/07_model_folder.ipynb #b64869ab
-def shipped_models(where: Path | None = None) -> dict[str, Path]:
-    "Name -> folder of the models in the folder `where` (None: those of the package)."
-    where = where or Path(pedarr.__file__).parent/'weights'
-    if not where.is_dir(): return {}
-    folders = sorted((p for p in where.iterdir() if (p/'config.json').is_file()), key=lambda p: p.name)
-    return {p.name: p for p in folders}
-
-def find_model(name: Path | str, where: Path | None = None) -> Path:
-    "The folder of a run or model: a path, or the name of a shipped model. `PedarrError` if there is none."
-    path, shipped = Path(name), shipped_models(where)
-    if path.is_dir(): return path
-    if str(name) in shipped: return shipped[str(name)]
-    if path.exists(): raise PedarrError(f'{path}: is a file: give the folder of a run or model')
-    if len(path.parts) > 1 or not shipped:
-        known = f', or one of {", ".join(shipped)}' if shipped else ''
-        raise PedarrError(f'{path}: no such folder: give the folder of a finished run or model{known}')
-    check_choice(str(name), shipped, 'model (and no folder of that name is here)')
-
-# %% ../../nbs/9_use/07_model_folder.ipynb #aff18c63
-_LINE = re.compile(r'([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]{0,99})')
-_SMALL = 16 << 20                           # bytes: more than any file but the weights
-_LARGE = 16 << 30
-
-def _damaged(file: Path, why: str) -> PedarrError:
-    return PedarrError(f'{file}: {one_line(why)}: copy the model folder again')
-
-def _listed(folder: Path) -> dict[str, str]:
-    "Name -> hash in the list of a model folder."
-    lines = read_text(folder/SUMS, 1 << 20).splitlines()
-    found = [_LINE.fullmatch(line) for line in lines]
-    if not lines or not all(found): raise _damaged(folder/SUMS, 'no list of hashes')
-    return {m[2]: m[1] for m in found}
-
-# %% ../../nbs/9_use/07_model_folder.ipynb #04576e9e
-def _check_sums(folder: Path) -> dict[str, str]:
-    "The list; `PedarrError` for a file that is missing, or not what was exported."
-    listed = _listed(folder)
-    for name, want in listed.items():
-        if not (folder/name).is_file(): raise _damaged(folder/name, 'is missing')
-        if sha256(folder/name, most=_LARGE) != want:
-            raise _damaged(folder/name, 'altered since it was exported (its SHA-256 is another)')
-    return listed
 
 # %% ../../nbs/9_use/07_model_folder.ipynb #2011fd66
 def _read_facts(folder: Path) -> ModelFacts:
     "config.json, checked."
     file = folder/'config.json'
-    raw = read_bytes(file, _SMALL)
-    found = parse_json(raw, file)
-    version = found.get('model_version') if isinstance(found, dict) else None
-    if version != MODEL_VERSION:
-        raise PedarrError(f'{folder}: the model has version {one_line(version)[:20]}, this pedarr reads '
-                          f'version {MODEL_VERSION}: use the pedarr that exported it, or export again')
-    try: facts = ModelFacts.model_validate_json(raw)
-    except ValidationError as e: raise _damaged(file, validation_errors(e)) from e
+    try: facts = ModelFacts.model_validate_json(config_bytes(folder))
+    except ValidationError as e: raise damaged_model(file, validation_errors(e)) from e
     n, named = len(facts.classes), set(facts.thresholds)
     wrong = {'a class stands there twice': len(set(facts.classes)) < n,
              'a fold stands there twice': len(set(facts.folds)) < len(facts.folds),
              'a fold lacks thresholds': facts.task == 'multi' and named != {*map(str, facts.folds)},
              'thresholds of other classes': any(len(t) != n for t in facts.thresholds.values())}
     for why, is_so in wrong.items():
-        if is_so: raise _damaged(file, why)
+        if is_so: raise damaged_model(file, why)
     return facts
 
 # %% ../../nbs/9_use/07_model_folder.ipynb #8849e310
 def _read_preprocessing(folder: Path) -> PreprocessFacts:
     "preprocess.json, checked."
-    prep = read_json(folder/'preprocess.json', PreprocessFacts, _SMALL)
+    prep = read_json(folder/'preprocess.json', PreprocessFacts, 16 << 20)
     try: PreprocessConfig(**prep.settings)
-    except (TypeError, PedarrError) as e: raise _damaged(folder/'preprocess.json', str(e)) from e
+    except (TypeError, PedarrError) as e: raise damaged_model(folder/'preprocess.json', str(e)) from e
     return prep
 
 # %% ../../nbs/9_use/07_model_folder.ipynb #6fd2e886
@@ -194,11 +148,11 @@ def _read_fold(folder: Path, k: int, facts: ModelFacts) -> nn.Module:
     file = folder/f'model-{k}.safetensors'
     model, metadata = read_network(file, ModelCard(**facts.model_dump()), folder/'config.json')
     try: said = _Said.model_validate_json(metadata.get('pedarr', ''))
-    except ValidationError as e: raise _damaged(file, 'it does not say what it is') from e
+    except ValidationError as e: raise damaged_model(file, 'it does not say what it is') from e
     if said.classes != facts.classes:
-        raise _damaged(file, f'answers {one_line(", ".join(said.classes))[:80]}, where config.json names '
-                             f'{one_line(", ".join(facts.classes))[:80]}')
-    if said.fold != k: raise _damaged(file, f'is of fold {said.fold}')
+        answers, named = (one_line(', '.join(names))[:80] for names in (said.classes, facts.classes))
+        raise damaged_model(file, f'answers {answers}, where config.json names {named}')
+    if said.fold != k: raise damaged_model(file, f'is of fold {said.fold}')
     return model
 
 # %% ../../nbs/9_use/07_model_folder.ipynb #82e5578c
@@ -231,11 +185,11 @@ def open_model_folder(folder: Path | str, fold: int | None = None) -> OpenModel:
     if not (folder/SUMS).exists():
         raise PedarrError(f'{folder}: is neither a model folder (no {SUMS}) nor a finished run: '
                           'give one of them')
-    listed, facts = _check_sums(folder), _read_facts(folder)
+    listed, facts = check_sums(folder), _read_facts(folder)
     folds = _chosen(folder, facts.folds, fold)
     tensors = [f'{what}-{k}.safetensors' for k in folds for what in ('model', 'unlike')]
     for name in ['README.md', 'config.json', 'preprocess.json', *tensors]:
-        if name not in listed: raise _damaged(folder/name, f'is missing in {SUMS}')
+        if name not in listed: raise damaged_model(folder/name, f'is missing in {SUMS}')
     return OpenModel(folder, sha256(folder/SUMS)[:12], facts, _read_preprocessing(folder),
                      {k: _read_fold(folder, k, facts) for k in folds},
                      {k: _read_unlike(folder, k) for k in folds})
