@@ -18,10 +18,6 @@ import pandas as pd
 import scipy
 from scipy.signal import resample_poly, sosfiltfilt
 
-# %% auto #0
-__all__ = ['store_from_arrays', 'check_signals', 'segment_settings', 'channel_rows', 'prepare_segments']
-
-# %% ../../nbs/4_signals/13_arrays.ipynb #227564c5
 import pedarr
 from ..core.errors import PedarrError, shown_value
 from ..core.files import new_folder, sha256, sync_file, write_atomic
@@ -36,6 +32,9 @@ from pedarr.signals.store import (
     FILES, SEGMENT_COLUMNS, SIGNALS, STORE_VERSION, Store, StoreMeta, array_header, open_store, read_meta,
     stored_rows)
 from .windows import MAX_MISSING
+
+# %% auto #0
+__all__ = ['store_from_arrays', 'check_signals', 'segment_settings', 'channel_rows', 'prepare_segments']
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #64667650
 def store_from_arrays(path: Path | str, signals: Any, rate: float, channels: Sequence[str], labels: Sequence,
@@ -57,26 +56,6 @@ def store_from_arrays(path: Path | str, signals: Any, rate: float, channels: Seq
     config = segment_settings(x, rate, store_rate, ecg_band=ecg_band, iegm_band=iegm_band, dtype=dtype)
     arrays = _Arrays(x, float(rate), channel_rows(channels, aliases), config)
     return _open_or_write(Path(path).absolute(), arrays, table, name, uncalibrated, simulated)
-
-# %% ../../nbs/4_signals/13_arrays.ipynb #4806f2b6
-@dataclass
-class _Arrays:
-    "Checked signals: `x` [N, C, T] at `rate` Hz; `rows`: for each of the 19 channels its index in C, or -1."
-    x: np.ndarray | Sequence
-    rate: float
-    rows: np.ndarray
-    config: PreprocessConfig
-
-    @property
-    def stored(self) -> list[str]: return [c for c, row in zip(CHANNELS, self.rows) if row >= 0]
-    @property
-    def used(self) -> np.ndarray: return self.rows[self.rows >= 0]
-
-    def blocks(self, size: int = 256) -> Iterator[tuple[slice, np.ndarray]]:
-        "The segments in blocks [n, channels of `stored`, T], float32."
-        for i in range(0, len(self.x), size):
-            part = np.stack([np.asarray(s) for s in self.x[i:i + size]])
-            yield slice(i, i + len(part)), part[:, self.used].astype(np.float32)
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #c5d2c71e
 def check_signals(signals: Any, channels: Sequence[str]) -> np.ndarray | list:
@@ -128,6 +107,26 @@ def segment_settings(x: np.ndarray | list, rate: Any, store_rate: Any, **bands: 
     return PreprocessConfig(rate=store_rate, window=window, guard=0, rare_stride=None,
                             chunk=max(120., window), **bands)
 
+# %% ../../nbs/4_signals/13_arrays.ipynb #4806f2b6
+@dataclass
+class _Arrays:
+    "Checked signals: `x` [N, C, T] at `rate` Hz; `rows`: for each of the 19 channels its index in C, or -1."
+    x: np.ndarray | Sequence
+    rate: float
+    rows: np.ndarray
+    config: PreprocessConfig
+
+    @property
+    def stored(self) -> list[str]: return [c for c, row in zip(CHANNELS, self.rows) if row >= 0]
+    @property
+    def used(self) -> np.ndarray: return self.rows[self.rows >= 0]
+
+    def blocks(self, size: int = 256) -> Iterator[tuple[slice, np.ndarray]]:
+        "The segments in blocks [n, channels of `stored`, T], float32."
+        for i in range(0, len(self.x), size):
+            part = np.stack([np.asarray(s) for s in self.x[i:i + size]])
+            yield slice(i, i + len(part)), part[:, self.used].astype(np.float32)
+
 # %% ../../nbs/4_signals/13_arrays.ipynb #bbb0ec82
 def channel_rows(channels: Sequence[str], aliases: dict | None = None) -> np.ndarray:
     "For each of the 19 channels its place in `channels`, or -1; `PedarrError` for an unknown name."
@@ -163,6 +162,27 @@ def _check_name(name: Any) -> None:
     if isinstance(name, str) and name.strip() and name.isprintable(): return
     raise PedarrError(f'name={shown_value(name)}: give a word')
 
+# %% ../../nbs/4_signals/13_arrays.ipynb #9a27800c
+def _whole_numbers(folds: Any, n: int) -> np.ndarray:
+    "`n` numbers of folds, -1 for none; `PedarrError` for anything else."
+    values = np.asarray(folds)
+    if values.shape != (n,):
+        raise PedarrError(f'folds has the shape {values.shape} for {n} segments: give one for each')
+    if values.dtype.kind not in 'iu' or values.min() < -1 or values.max() > 10**6:
+        raise PedarrError('folds must be whole numbers from 0 (-1: none): correct them')
+    return values.astype(int)
+
+def _statements(statements: Any, n: int) -> list[str]:
+    "`n` lists of names, each as a text with bars; `PedarrError` for names that can't be."
+    if isinstance(statements, str) or len(statements) != n:
+        raise PedarrError(f'statements: give a list of names for each of {n} segments')
+    for i, said in enumerate(statements):
+        words = isinstance(said, (list, tuple, set)) and all(isinstance(s, str) and s.strip() for s in said)
+        if not words or any('|' in s or not s.isprintable() for s in said):
+            raise PedarrError(f'statements of segment {i} are {shown_value(said)}: give a list of names '
+                              'without a bar')
+    return ['|'.join(sorted({s.strip() for s in said})) for said in statements]
+
 # %% ../../nbs/4_signals/13_arrays.ipynb #e1b17814
 def _in_one(table: pd.DataFrame, part: str, whole: str) -> None:
     "`PedarrError` if a `part` belongs to two of `whole`."
@@ -192,27 +212,6 @@ def _segments(n: int, labels: Any, subjects: Any, records: Any, rhythms: Any, fo
                           "or give '' for all (no label)")
     return table
 
-# %% ../../nbs/4_signals/13_arrays.ipynb #9a27800c
-def _whole_numbers(folds: Any, n: int) -> np.ndarray:
-    "`n` numbers of folds, -1 for none; `PedarrError` for anything else."
-    values = np.asarray(folds)
-    if values.shape != (n,):
-        raise PedarrError(f'folds has the shape {values.shape} for {n} segments: give one for each')
-    if values.dtype.kind not in 'iu' or values.min() < -1 or values.max() > 10**6:
-        raise PedarrError('folds must be whole numbers from 0 (-1: none): correct them')
-    return values.astype(int)
-
-def _statements(statements: Any, n: int) -> list[str]:
-    "`n` lists of names, each as a text with bars; `PedarrError` for names that can't be."
-    if isinstance(statements, str) or len(statements) != n:
-        raise PedarrError(f'statements: give a list of names for each of {n} segments')
-    for i, said in enumerate(statements):
-        words = isinstance(said, (list, tuple, set)) and all(isinstance(s, str) and s.strip() for s in said)
-        if not words or any('|' in s or not s.isprintable() for s in said):
-            raise PedarrError(f'statements of segment {i} are {shown_value(said)}: give a list of names '
-                              'without a bar')
-    return ['|'.join(sorted({s.strip() for s in said})) for said in statements]
-
 # %% ../../nbs/4_signals/13_arrays.ipynb #4a8d6bf1
 def _bridged(x: np.ndarray) -> np.ndarray:
     "`x` [n, c, T] with straight lines over missing samples, and 0 in a channel that has none."
@@ -223,6 +222,12 @@ def _bridged(x: np.ndarray) -> np.ndarray:
         gap = missing[i, c]
         x[i, c, gap] = 0 if gap.all() else np.interp(at[gap], at[~gap], x[i, c, ~gap])
     return x
+
+def _refuse_infinite(x: np.ndarray, arrays: _Arrays, first: int, remedy: str) -> None:
+    "`PedarrError` that names the first infinite channel of `x` [n, c, T]."
+    if not np.isinf(x).any(): return
+    i, c = np.argwhere(np.isinf(x).any(-1))[0]
+    raise PedarrError(f'segment {first + i}, channel {arrays.stored[c]}: infinite: {remedy}')
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #03101ae8
 def _filtered(x: np.ndarray, arrays: _Arrays) -> np.ndarray:
@@ -268,13 +273,6 @@ def prepare_segments(x: np.ndarray, rate: float, rows: np.ndarray,
     out[:, rows >= 0], mask[:, rows >= 0] = y, _usable(part)
     return out, mask
 
-# %% ../../nbs/4_signals/13_arrays.ipynb #c8670914
-def _refuse_infinite(x: np.ndarray, arrays: _Arrays, first: int, remedy: str) -> None:
-    "`PedarrError` that names the first infinite channel of `x` [n, c, T]."
-    if not np.isinf(x).any(): return
-    i, c = np.argwhere(np.isinf(x).any(-1))[0]
-    raise PedarrError(f'segment {first + i}, channel {arrays.stored[c]}: infinite: {remedy}')
-
 # %% ../../nbs/4_signals/13_arrays.ipynb #72ab9951
 def _odd_amplitudes(arrays: _Arrays, most: int = 200) -> list[str]:
     "Sentences on channels whose amplitude (mV) can't be a heart's, from at most so many segments."
@@ -297,27 +295,6 @@ def _check_units(arrays: _Arrays, uncalibrated: bool) -> list[str]:
         raise PedarrError(f'signals: {said[0]}: give millivolts (microvolts times 0.001), or '
                           'uncalibrated=True if the unit is not known')
     return ['uncalibrated: amplitudes are in no known unit']*uncalibrated + said
-
-# %% ../../nbs/4_signals/13_arrays.ipynb #a8e35911
-def _open_or_write(path: Path, arrays: _Arrays, table: pd.DataFrame, name: str, uncalibrated: bool,
-                   simulated: bool) -> Store:
-    "The store that is there already, if it is the same; otherwise a new one."
-    _check_bands(arrays)
-    _check_name(name)
-    notes, hashes = _check_units(arrays, uncalibrated), _hash_segments(arrays)
-    meta, notes = _recipe(arrays, table, hashes, name, simulated), [*notes, *_twin_notes(table, hashes)]
-    if os.path.lexists(path): return _same(path, meta)
-    with new_folder(path) as part: _write(part, arrays, table, meta, notes)
-    return open_store(path, verify=False)
-
-# %% ../../nbs/4_signals/13_arrays.ipynb #ca2bdd17
-def _same(path: Path, meta: dict) -> Store:
-    "The store at `path`, if it was made by the same call from the same arrays; `PedarrError` otherwise."
-    old = read_meta(path, 'move it away, or choose a new folder for the store')[0]
-    differs = [key for key in meta if old.get(key) != meta[key]]
-    if not differs: return open_store(path)
-    raise PedarrError(f'{path}: a store that differs stands here ({", ".join(differs)}): delete it, '
-                      'or choose another name')
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #17cef12a
 def _hash_segments(arrays: _Arrays) -> np.ndarray:
@@ -357,6 +334,39 @@ def _recipe(arrays: _Arrays, table: pd.DataFrame, hashes: np.ndarray, name: str,
         folds=each(lambda t: int(t.official.iloc[0])) if (table.official >= 0).any() else {},
         sources=each(lambda t: {'arrays': hash_value(hashes[t.index].tolist())})))
 
+# %% ../../nbs/4_signals/13_arrays.ipynb #f1a9672b
+def _segment_rows(arrays: _Arrays, table: pd.DataFrame) -> pd.DataFrame:
+    "The table of segments: those of a record lie one behind the other, in samples of the arrays."
+    length, place = _shape_of(arrays.x)[2], table.groupby('record').cumcount()
+    return table.assign(cohort='', age=np.nan, sex='', start=place*length, stop=(place + 1)*length, beats=-1,
+                        evaluate=(table.label != '') | (table.statements != ''))
+
+# %% ../../nbs/4_signals/13_arrays.ipynb #98ae4f3d
+def _write_signals(folder: Path, arrays: _Arrays, keep: np.ndarray) -> None:
+    "Leads and electrograms of the segments `keep`, block by block."
+    n, config = int((arrays.rows[:N_ECG] >= 0).sum()), arrays.config
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(folder/name, 'wb')) for name in SIGNALS]
+        for out, rows in zip(files, stored_rows(arrays.stored).values()):
+            out.write(array_header((int(keep.sum()), len(rows), config.samples), config.dtype))
+        for where, x in arrays.blocks():
+            y = _prepared(x, arrays, where.start)[keep[where]]
+            for out, part in zip(files, (y[:, :n], y[:, n:])): out.write(np.ascontiguousarray(part))
+
+def _mask_of(arrays: _Arrays) -> np.ndarray:
+    "Which of the 19 channels can be used in which segment [N, 19]."
+    mask, rows = np.zeros((len(arrays.x), len(CHANNELS)), bool), arrays.rows >= 0
+    for where, x in arrays.blocks(): mask[where, rows] = _usable(x)
+    return mask
+
+# %% ../../nbs/4_signals/13_arrays.ipynb #762b965c
+def _outcome(folder: Path, meta: dict, segments: pd.DataFrame) -> dict:
+    "What store.json says of the files in `folder`."
+    present = set(segments.label)
+    return dict(classes=[c for c in dict.fromkeys(meta['mapping'].values()) if c in present],
+                statements=sorted({s for said in segments.statements.unique() for s in said.split('|') if s}),
+                rare=[], segments=len(segments), sha256={name: sha256(folder/name) for name in FILES})
+
 # %% ../../nbs/4_signals/13_arrays.ipynb #cf05d757
 def _write(folder: Path, arrays: _Arrays, table: pd.DataFrame, meta: dict, notes: list[str]) -> None:
     "All files of a store in `folder`, store.json last."
@@ -377,35 +387,22 @@ def _write(folder: Path, arrays: _Arrays, table: pd.DataFrame, meta: dict, notes
     whole = StoreMeta.model_validate(meta | came_out | dict(skipped=skipped, notes=notes))
     write_json(folder/'store.json', whole.model_dump())
 
-# %% ../../nbs/4_signals/13_arrays.ipynb #762b965c
-def _outcome(folder: Path, meta: dict, segments: pd.DataFrame) -> dict:
-    "What store.json says of the files in `folder`."
-    present = set(segments.label)
-    return dict(classes=[c for c in dict.fromkeys(meta['mapping'].values()) if c in present],
-                statements=sorted({s for said in segments.statements.unique() for s in said.split('|') if s}),
-                rare=[], segments=len(segments), sha256={name: sha256(folder/name) for name in FILES})
+# %% ../../nbs/4_signals/13_arrays.ipynb #a8e35911
+def _open_or_write(path: Path, arrays: _Arrays, table: pd.DataFrame, name: str, uncalibrated: bool,
+                   simulated: bool) -> Store:
+    "The store that is there already, if it is the same; otherwise a new one."
+    _check_bands(arrays)
+    _check_name(name)
+    notes, hashes = _check_units(arrays, uncalibrated), _hash_segments(arrays)
+    meta, notes = _recipe(arrays, table, hashes, name, simulated), [*notes, *_twin_notes(table, hashes)]
+    if os.path.lexists(path): return _same(path, meta)
+    with new_folder(path) as part: _write(part, arrays, table, meta, notes)
+    return open_store(path, verify=False)
 
-# %% ../../nbs/4_signals/13_arrays.ipynb #98ae4f3d
-def _write_signals(folder: Path, arrays: _Arrays, keep: np.ndarray) -> None:
-    "Leads and electrograms of the segments `keep`, block by block."
-    n, config = int((arrays.rows[:N_ECG] >= 0).sum()), arrays.config
-    with ExitStack() as stack:
-        files = [stack.enter_context(open(folder/name, 'wb')) for name in SIGNALS]
-        for out, rows in zip(files, stored_rows(arrays.stored).values()):
-            out.write(array_header((int(keep.sum()), len(rows), config.samples), config.dtype))
-        for where, x in arrays.blocks():
-            y = _prepared(x, arrays, where.start)[keep[where]]
-            for out, part in zip(files, (y[:, :n], y[:, n:])): out.write(np.ascontiguousarray(part))
-
-def _mask_of(arrays: _Arrays) -> np.ndarray:
-    "Which of the 19 channels can be used in which segment [N, 19]."
-    mask, rows = np.zeros((len(arrays.x), len(CHANNELS)), bool), arrays.rows >= 0
-    for where, x in arrays.blocks(): mask[where, rows] = _usable(x)
-    return mask
-
-# %% ../../nbs/4_signals/13_arrays.ipynb #f1a9672b
-def _segment_rows(arrays: _Arrays, table: pd.DataFrame) -> pd.DataFrame:
-    "The table of segments: those of a record lie one behind the other, in samples of the arrays."
-    length, place = _shape_of(arrays.x)[2], table.groupby('record').cumcount()
-    return table.assign(cohort='', age=np.nan, sex='', start=place*length, stop=(place + 1)*length, beats=-1,
-                        evaluate=(table.label != '') | (table.statements != ''))
+def _same(path: Path, meta: dict) -> Store:
+    "The store at `path`, if it was made by the same call from the same arrays; `PedarrError` otherwise."
+    old = read_meta(path, 'move it away, or choose a new folder for the store')[0]
+    differs = [key for key in meta if old.get(key) != meta[key]]
+    if not differs: return open_store(path)
+    raise PedarrError(f'{path}: a store that differs stands here ({", ".join(differs)}): delete it, '
+                      'or choose another name')

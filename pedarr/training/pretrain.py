@@ -37,7 +37,7 @@ from .runs import (
 
 # %% auto #0
 __all__ = ['PretrainRow', 'windows_to_learn', 'what_is_known', 'check_same_pretraining', 'prepare_pretraining', 'PretrainSummary',
-           'run_pretraining', 'read_pretraining']
+           'read_pretraining', 'run_pretraining']
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #f558c255
 def _left_out(store: Store, file: str) -> np.ndarray:
@@ -111,6 +111,7 @@ def check_same_pretraining(run: Path, c: PretrainConfig) -> None:
     said = '; '.join(f'{k}={shown_value(old.get(k))}, not {shown_value(new[k])}' for k in differ[:4])
     raise PedarrError(f'{run}: holds a run with {said}: choose another run folder, or give its parameters')
 
+# %% ../../nbs/8_training/26_pretrain.ipynb #4e7eed27
 def _check_view(store: Store, c: PretrainConfig) -> None:
     "`PedarrError` for views that are too short for the encoder."
     samples, least = store.ecg.shape[-1], Pretrainer(c, store.fs).net.views.shortest
@@ -173,6 +174,19 @@ def _before_epochs(s: _Setup, c: PretrainConfig) -> Callable:
         s.batches.loader.dataset.set_epoch(epoch)
     return before_epoch
 
+# %% ../../nbs/8_training/26_pretrain.ipynb #21145001
+def _follower(c: PretrainConfig, show: bool) -> Callable[[dict], None]:
+    "A function that shows each row of the history: a bar on a terminal, a line elsewhere."
+    bar = tqdm(total=c.epochs, desc=c.method, unit='epoch') if show and on_terminal() else None
+    def follow(row):
+        text = ', '.join(f'{name} {row[name]:.3f}' for name in TERMS if row[name])
+        if bar is not None:
+            bar.set_postfix_str(text)
+            bar.update()
+            if row['epoch'] + 1 == c.epochs: bar.close()
+        elif show: say_on_stderr(f"{c.method}, epoch {row['epoch'] + 1} of {c.epochs}: {text}")
+    return follow
+
 # %% ../../nbs/8_training/26_pretrain.ipynb #4b428e90
 def _after_epochs(store: Store, s: _Setup, c: PretrainConfig, run: Path, follow: Callable) -> Callable:
     "What is done after each epoch: complete the row, check, keep the state and, now and then, the encoder."
@@ -188,25 +202,13 @@ def _after_epochs(store: Store, s: _Setup, c: PretrainConfig, run: Path, follow:
         follow(history[-1])
     return after_epoch
 
-# %% ../../nbs/8_training/26_pretrain.ipynb #21145001
-def _follower(c: PretrainConfig, show: bool) -> Callable[[dict], None]:
-    "A function that shows each row of the history: a bar on a terminal, a line elsewhere."
-    bar = tqdm(total=c.epochs, desc=c.method, unit='epoch') if show and on_terminal() else None
-    def follow(row):
-        text = ', '.join(f'{name} {row[name]:.3f}' for name in TERMS if row[name])
-        if bar is not None:
-            bar.set_postfix_str(text)
-            bar.update()
-            if row['epoch'] + 1 == c.epochs: bar.close()
-        elif show: say_on_stderr(f"{c.method}, epoch {row['epoch'] + 1} of {c.epochs}: {text}")
-    return follow
-
 # %% ../../nbs/8_training/26_pretrain.ipynb #4373c861
 def _resumed(file: Path, s: _Setup, c: PretrainConfig) -> list[dict]:
     "The history in the checkpoint `file`, whose state is put back; [] where there is none."
     if not file.exists(): return []
     return load_checkpoint(file, s.model, None, s.optimizer, c.epochs, _PretrainProgress)[1]
 
+# %% ../../nbs/8_training/26_pretrain.ipynb #98d5e29a
 def _fit(store: Store, rows: np.ndarray, known: Known, c: PretrainConfig, run: Path, show: bool) -> tuple:
     "The network after all epochs, and the history."
     s, device, follow = _set_up(store, rows, c), pick_device(c.device), _follower(c, show)
@@ -246,6 +248,16 @@ def _finish(run: Path, store: Store, rows: np.ndarray, c: PretrainConfig, model:
     write_json(run/'pretraining.json', said.model_dump())
     (run/'checkpoint.safetensors').unlink(missing_ok=True)
 
+# %% ../../nbs/8_training/26_pretrain.ipynb #ef490dd7
+def read_pretraining(run: Path | str) -> tuple[PretrainSummary, pd.DataFrame]:
+    "Summary and history of a finished pretraining; `PedarrError` if it isn't one, or a file was altered."
+    run = Path(run)
+    said = read_json(run/'pretraining.json', PretrainSummary)
+    altered = [name for name, want in said.files.items() if sha256(run/name) != want]
+    if altered: raise PedarrError(f'{run/altered[0]}: was altered: restore it, or pretrain again')
+    columns = dict.fromkeys(('epoch', 'windows'), int) | dict.fromkeys((*TERMS, 'seconds'), float)
+    return said, read_table(run/'history.csv', columns)
+
 # %% ../../nbs/8_training/26_pretrain.ipynb #87dedda2
 def run_pretraining(c: PretrainConfig, progress: bool = True) -> Path:
     """Pretrain an encoder into the folder `c.run`; returns it. Resumes an interrupted run; a finished one
@@ -264,13 +276,3 @@ def run_pretraining(c: PretrainConfig, progress: bool = True) -> Path:
         model, history = _fit(store, rows, known, c, run, progress)
         _finish(run, store, rows, c, model, history, notes + said)
     return run
-
-# %% ../../nbs/8_training/26_pretrain.ipynb #ef490dd7
-def read_pretraining(run: Path | str) -> tuple[PretrainSummary, pd.DataFrame]:
-    "Summary and history of a finished pretraining; `PedarrError` if it isn't one, or a file was altered."
-    run = Path(run)
-    said = read_json(run/'pretraining.json', PretrainSummary)
-    altered = [name for name, want in said.files.items() if sha256(run/name) != want]
-    if altered: raise PedarrError(f'{run/altered[0]}: was altered: restore it, or pretrain again')
-    columns = dict.fromkeys(('epoch', 'windows'), int) | dict.fromkeys((*TERMS, 'seconds'), float)
-    return said, read_table(run/'history.csv', columns)
