@@ -25,7 +25,8 @@ def test_the_lines_of_python_run_as_printed(tmp_path):
     no file elsewhere."""
     blocks = re.findall(r'```python\n(.*?)```', README, re.S)
     assert [len(block.splitlines()) <= 8 for block in blocks] == [True, True]
-    done = subprocess.run([sys.executable, '-c', '\n'.join(blocks)], cwd=tmp_path, capture_output=True, text=True,
+    lines = '\n'.join(blocks)
+    done = subprocess.run([sys.executable, '-c', lines], cwd=tmp_path, capture_output=True, text=True,
                           timeout=300)
     assert done.returncode == 0, done.stderr
     assert re.search(r'^macro F1 +[\d.]+ % \[[\d.]+, [\d.]+\]$', done.stdout, re.M), done.stdout
