@@ -19,7 +19,7 @@ import wfdb
 
 from conftest import everywhere, real
 from helpers import append, edit
-from pedarr.signals import build as build_
+from pedarr.signals import parts as parts_
 from pedarr.data import checksums as checksums_
 from pedarr.core import files as files_
 from pedarr.core import tables as tables_
@@ -366,7 +366,7 @@ def test_late_damage_is_gathered_too_and_leaves_finished_parts(tmp_path, monkeyp
     db = tmp_path/'db'
     for i in range(6): write_record(db, f'r{i}', seed=i)
     for i in (1, 4): harm_record(db, f'r{i}', 'checksum')
-    everywhere(monkeypatch, build_, 'SMALLEST_PART', 1)
+    everywhere(monkeypatch, parts_, 'SMALLEST_PART', 1)
     with pytest.raises(PedarrError, match=r'2 of 6 records cannot be used \(r1, r4\)'):
         build(db, tmp_path/'s')
     assert len([*(tmp_path/'s.part').rglob('part-*.json')]) == 4
