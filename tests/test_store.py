@@ -19,6 +19,7 @@ import wfdb
 
 from conftest import everywhere, real
 from helpers import append, edit
+from pedarr.signals import build as build_
 from pedarr.signals import parts as parts_
 from pedarr.data import checksums as checksums_
 from pedarr.core import files as files_
