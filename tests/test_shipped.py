@@ -236,6 +236,7 @@ def executed(name: str, place: Path, **given) -> str:
     return ' '.join(str(o.get('text', '')) for c in page.cells for o in c.get('outputs', []))
 
 
+@pytest.mark.long
 def test_recordings_of_others(ecgs, tmp_path):
     "Each is counted under its map or listed; those of PTB-XL are left out; the card takes the tables."
     notes = {'E1': 'Dx: 426783006', 'E2': 'Dx: 427084000,164934002', 'JS3': 'Dx: 713422000',
@@ -253,6 +254,7 @@ def test_recordings_of_others(ecgs, tmp_path):
     assert '| Georgia | SR | 2 |' in (folder/'README.md').read_text()
 
 
+@pytest.mark.long
 def test_patients_under_18(ecgs, tmp_path):
     "Ages 8 to 17 of 12 patients: all but two; each tested once."
     text = executed('under18', tmp_path, runs=str(ecgs.run), out=str(tmp_path))
@@ -264,6 +266,7 @@ def test_patients_under_18(ecgs, tmp_path):
         executed('under18', tmp_path, runs=f'{ecgs.run}, {ecgs.run}')
 
 
+@pytest.mark.long
 def test_fine_tuning_beside_from_scratch(ecgs, tmp_path):
     text = executed('finetune', tmp_path, store=str(ecgs.place/'s'), pretrained=str(ecgs.model),
                     out=str(tmp_path), n_folds=2, seeds=1, epochs=1, resamples=100)
