@@ -278,9 +278,11 @@ def _protocol(run: Run) -> str:
     p, m = run.params, run.metrics
     who = {'segment': 'INTRA-PATIENT: the same patients are in training and test, so that the numbers '
                       'are too good', 'official': "official folds of the database, no patient in two"}
-    return (f'{m.segments} windows of {m.subjects} subjects were tested, {len(run.folds)} folds; '
+    loss = ('binary ' if run.multi else '') + 'cross-entropy' if p.loss == 'none' else p.loss
+    folds = f'{len(run.folds)} fold{"s"*(len(run.folds) > 1)}'
+    return (f'{m.segments} windows of {m.subjects} subjects were tested, {folds}; '
             f'split: {who.get(p.split, "inter-patient, no patient in training and test at once")}. '
-            f'Loss: {p.loss}; {p.epochs} epochs; seed {p.seed}. Intervals: 95 %, bootstrap over subjects, '
+            f'Loss: {loss}; {p.epochs} epochs; seed {p.seed}. Intervals: 95 %, bootstrap over subjects, '
             'the networks held fixed.')
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #5a4ff3b8

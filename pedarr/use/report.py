@@ -17,6 +17,7 @@ from ..core.files import write_atomic
 from ..core.pages import html_figure, html_page, html_table
 from ..data.channels import N_ECG
 from ..data.rhythms import RHYTHMS
+from ..data.statement_words import STATEMENT_WORDS
 from ..evaluation.metrics import METRICS, confusion_matrix, plot_confusion
 from ..evaluation.multilabel import MULTI_METRICS, plot_statements
 from ..evaluation.reliability import plot_reliability, reliability
@@ -62,7 +63,8 @@ def majority_class(metrics: dict) -> tuple[str, float]:
 # %% ../../nbs/9_use/00_report.ipynb #4dc230eb
 def class_meanings(classes: list[str], grouping: dict[str, str]) -> pd.DataFrame:
     "Each class with the rhythms that it stands for, in words; `grouping`: rhythm -> class."
-    words = lambda c: ', '.join(RHYTHMS.get(r, r) for r in grouping if grouping[r] == c)
+    word = lambda r: RHYTHMS.get(r, STATEMENT_WORDS.get(r, r))
+    words = lambda c: ', '.join(word(r) for r in grouping if grouping[r] == c)
     return pd.DataFrame([(c, words(c)) for c in classes], columns=['class', 'rhythms'])
 
 def _statement_table(t: pd.DataFrame) -> pd.DataFrame:
