@@ -11,7 +11,7 @@ from conftest import assert_learns
 from pedarr.model.attention import (
     Attention, CrossModalAttention, SemanticAttention, equal_shares, sinusoidal_positions)
 from pedarr.core.errors import PedarrError
-from pedarr.model.earlier_encoders import ENCODERS
+from pedarr.model.earlier_encoders import EARLIER_OPTIONS, ENCODERS
 from pedarr.model.encoders import MODALITIES, ResidualEncoder, split_mask
 from pedarr.model.pedarrnet import FUSIONS, ModelConfig, PedArrNet
 from pedarr.signals.augmentation import drop_modality
@@ -370,9 +370,7 @@ def test_a_config_of_the_earlier_network_needs_no_later_option():
     old = {'n_classes': 3, 'dim': 32, 'depth': 1, 'heads': 2, 'proj_dim': 8, 'dropout': 0.1,
            'modality_dropout': 0.0, 'fusion': 'cross', 'semantic': True, 'centre': False,
            'modalities': ['ecg', 'iegm']}
-    then = dict(encoder='plain', pooling='cls', stochastic_depth=0., rate=0., ecg_rate=0., iegm_rate=0.,
-                crop=0., token_norm=True)
-    assert PedArrNet(**old, **EARLIER).config == old | then
+    assert PedArrNet(**old, **EARLIER).config == old | EARLIER_OPTIONS
 
 
 def test_numbers_of_numpy_and_tuples_are_taken_as_plain_ones():

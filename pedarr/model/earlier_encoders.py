@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from .encoders import ModalityEncoder, ResidualEncoder, zero_masked
 
 # %% auto #0
-__all__ = ['ENCODERS', 'ResBlock', 'PlainEncoder', 'DeepBlock', 'DeepEncoder', 'encoder_takes', 'receptive_fields']
+__all__ = ['ENCODERS', 'EARLIER_OPTIONS', 'ResBlock', 'PlainEncoder', 'DeepBlock', 'DeepEncoder', 'encoder_takes',
+           'receptive_fields']
 
 # %% ../../nbs/5_model/01_earlier_encoders.ipynb #ad314d58
 def _group_norm(width: int) -> nn.GroupNorm:
@@ -114,6 +115,10 @@ ENCODERS = {'residual': ResidualEncoder, 'plain': PlainEncoder,
 def encoder_takes(name: str, option: str) -> bool:
     "Has the encoder `name` of `ENCODERS` this option, such as `skip`?"
     return option in inspect.signature(ENCODERS[name]).parameters
+
+# %% ../../nbs/5_model/01_earlier_encoders.ipynb #e1o0p7s2
+EARLIER_OPTIONS = dict(encoder='plain', pooling='cls', stochastic_depth=0., rate=0., ecg_rate=0.,
+                       iegm_rate=0., crop=0., token_norm=True)
 
 # %% ../../nbs/5_model/01_earlier_encoders.ipynb #c79ad884
 def _plain_sums(encoder: nn.Module) -> nn.Module:

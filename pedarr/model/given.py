@@ -19,6 +19,7 @@ from ..core.errors import PedarrError, one_line
 from ..core.files import read_bytes, read_text, sha256
 from ..core.project import find_model, shipped_models
 from ..core.tables import FileContents, parse_json, validation_errors
+from .earlier_encoders import EARLIER_OPTIONS
 from .encoders import MODALITIES
 from .pretrained import Pretrained
 
@@ -127,7 +128,8 @@ _OF_THE_TRAINING = ('n_classes', 'rate', 'ecg_rate', 'iegm_rate', 'modalities', 
 def architecture(given: GivenModel) -> dict[str, Any]:
     "The options of a network that can start from the weights of `given`."
     rates = {f'{m}_rate': given.rate(m) for m in given.modalities}
-    own = {name: value for name, value in given.model.items() if name not in _OF_THE_TRAINING}
+    said = (EARLIER_OPTIONS if given.network == 'pedarrnet' else {}) | given.model
+    own = {name: value for name, value in said.items() if name not in _OF_THE_TRAINING}
     return own | {name: rate for name, rate in rates.items() if rate}
 
 # %% ../../nbs/5_model/12_given.ipynb #c1eae375

@@ -12,6 +12,7 @@ import torch
 from ..core.errors import PedarrError, one_line
 from ..core.tables import read_json
 from ..losses.registry import HeadSpec
+from ..model.earlier_encoders import EARLIER_OPTIONS
 from ..model.trees import TREES
 from .finished_runs import check_files
 from .machine import check_memory
@@ -22,12 +23,9 @@ from .run_files import Metrics, ModelCard, MultiMetrics, read_tensors
 __all__ = ['read_network', 'load_model']
 
 # %% ../../nbs/8_training/13_saved_models.ipynb #78f433b9
-_BEFORE = dict(encoder='plain', pooling='cls', stochastic_depth=0., rate=0., ecg_rate=0., iegm_rate=0.,
-               crop=0., token_norm=True)   # of a PedArrNet that was written before these were options
-
 def _card_network(source: Path, card: ModelCard, device: str | None = None) -> torch.nn.Module:
     "The network that `card`, read from the file `source`, describes, with weights of chance."
-    options = (_BEFORE if card.network == 'pedarrnet' else {}) | card.model
+    options = (EARLIER_OPTIONS if card.network == 'pedarrnet' else {}) | card.model
     n = options.pop('n_classes', len(card.classes))
     if n != len(card.classes):
         raise PedarrError(f'{source}: damaged, {one_line(n)[:20]} classes where {len(card.classes)} '
