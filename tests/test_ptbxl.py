@@ -289,3 +289,24 @@ def test_folds_by_record(release):
     found = PTBXL.find(release)
     folds = ptbxl_folds(found.paths, release, PTBXL)
     assert folds == {'00001_lr': 3, '00002_lr': 10, '00003_lr': 9, '00004_lr': 9}
+
+
+EXPERIMENTS = Path(__file__).parents[1]/'nbs'/'experiments'
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name, place, given, made', [
+    ('statements', 'store', dict(tasks='super', epochs=1, resamples=100), 'paired.csv'),
+    ('search', 'ptbxl', dict(epochs=2), 'runs.csv')])
+def test_an_experiment_on_statements_is_not_repeated(store500, tmp_path, name, place, given, made):
+    import papermill
+    given = given | {place: str(store500.path), **{k: str(tmp_path/k) for k in ('out', 'results')}}
+    source, done = str(EXPERIMENTS/f'{name}.ipynb'), str(tmp_path/'done.ipynb')
+    run = lambda: papermill.execute_notebook(source, done, given, progress_bar=False, kernel_name='python3')
+    run()
+    table = (tmp_path/'results'/made).read_bytes()
+    trained = {p: p.stat().st_mtime_ns for p in (tmp_path/'out').rglob('metrics.json')}
+    assert table and trained
+    run()
+    assert (tmp_path/'results'/made).read_bytes() == table
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path/'out').rglob('metrics.json')} == trained
