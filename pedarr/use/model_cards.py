@@ -20,6 +20,7 @@ from ..data.known_databases import DATABASES
 from ..evaluation.bootstrap import bootstrap_scores, format_score
 from ..evaluation.metrics import METRICS
 from ..evaluation.multilabel import MULTI_METRICS, by_recording, choose_thresholds
+from ..losses.registry import describe_loss
 from ..model.encoders import MODALITIES
 from ..model.given import MODEL_VERSION
 from ..model.trees import TREES
@@ -278,7 +279,7 @@ def _protocol(run: Run) -> str:
     p, m = run.params, run.metrics
     who = {'segment': 'INTRA-PATIENT: the same patients are in training and test, so that the numbers '
                       'are too good', 'official': "official folds of the database, no patient in two"}
-    loss = ('binary ' if run.multi else '') + 'cross-entropy' if p.loss == 'none' else p.loss
+    loss = describe_loss(p.loss, p.gamma, p.logit_adjust, run.multi)
     folds = f'{len(run.folds)} fold{"s"*(len(run.folds) > 1)}'
     return (f'{m.segments} windows of {m.subjects} subjects were tested, {folds}; '
             f'split: {who.get(p.split, "inter-patient, no patient in training and test at once")}. '

@@ -91,6 +91,13 @@ def _speed(m: dict) -> str:
     return (f"{s['segments_per_second']:.0f} segments/s in training "
             f"({s['epochs_per_second']:.2f} {rounds}/s), {100*s['wait_share']:.1f} % of the time {waiting}")
 
+def _loss(c: Any, m: dict) -> str:
+    "What a run of the parameters `c` and metrics `m` minimised, in words."
+    from pedarr.losses.registry import describe_loss
+    from pedarr.training.config import TREE_LOSS
+    if m['loss'] == TREE_LOSS: return TREE_LOSS
+    return describe_loss(c.loss, c.gamma, c.logit_adjust, m.get('task') == 'multi')
+
 # %% ../../nbs/9_use/14_steps.ipynb #475f5505
 def say_run(run: Path) -> None:
     "Print a finished run: what was tested, the table, the notes, and where the report lies."
@@ -98,11 +105,11 @@ def say_run(run: Path) -> None:
     from pedarr.evaluation.bootstrap import format_scores
     from pedarr.evaluation.multilabel import MULTI_METRICS
     from pedarr.use.report import majority_class
-    from pedarr.training.finished_runs import read_scores
-    m = read_scores(run)
-    rebuilt = ' (a reconstruction)' if 'agcacl' in m['loss'] else ''
+    from pedarr.training.finished_runs import open_finished
+    opened = open_finished(run)
+    m = opened.scores
     say_line(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, "
-        f"loss {m['loss']}{rebuilt}")
+        f'loss: {_loss(opened.params, m)}')
     table = pd.DataFrame(m['overall']).T.astype(float)
     if m.get('task') == 'multi': say_line(format_scores(table, MULTI_METRICS))
     else:
