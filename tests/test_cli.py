@@ -376,7 +376,7 @@ def test_trees_are_a_run_like_any_other(store, finished, tmp_path):
     trees = dict(model='trees', n_folds=2, resamples=200, model_options={'max_iter': 5})
     r = {k: tmp_path/k for k in ('patient', 'segment')} | {'net': finished[0]}
     out = pedarr('train', store, '--run', r['patient'], *pairs(**trees), ok=True).stdout
-    assert 'loss log loss of boosting' in out and 'rounds of boosting/s' in out and 'agcacl' not in out
+    assert 'loss: log loss of boosting' in out and 'rounds of boosting/s' in out and 'agcacl' not in out
     names = {p.name for p in r['patient'].iterdir()}
     assert {'train.ipynb', 'report.html', 'metrics.json', 'features.csv'} <= names
     assert not {'learning.svg', 'weights.svg'} & {p.name for p in (r['patient']/'figures').iterdir()}
