@@ -61,6 +61,8 @@ def config_bytes(folder: Path) -> bytes:
     found = parse_json(raw, folder/'config.json')
     version = found.get('model_version') if isinstance(found, dict) else None
     if version == MODEL_VERSION: return raw
+    if version == 'waves-1':
+        raise PedarrError(f'{folder}: finds waves, not rhythms: use pedarr delineate --model {folder}')
     raise PedarrError(f'{folder}: the model has version {one_line(version)[:20]}, this pedarr reads '
                       f'version {MODEL_VERSION}: use the pedarr that exported it, or export again')
 
