@@ -71,6 +71,23 @@ def test_one_cohort_and_a_cap_reach_the_run_and_its_report(store, tmp_path):
         prepare_run(c.replace(run=str(tmp_path/'no'), cohort='child'))
 
 
+def test_a_share_of_the_labels_trains_and_everyone_is_tested(store, run, tmp_path):
+    "Half of the patients of each role but the test, another half by another seed; the tested stay the same."
+    c = make_config(store=store, run=tmp_path/'r', label_share=.5, single_subject_classes='keep', **SMALL)
+    segments = open_store(store).segments
+    def patients(c, role):
+        data, fold, *_ = prepare_run(c)
+        roles = plan_roles(data, fold, c)
+        return [set(segments.subject[roles[:, k] == role]) for k in range(roles.shape[1])]
+    for role in ('train', 'validation'):
+        for some, other, whole in zip(*(patients(x, role) for x in (
+                c, c.replace(label_share=.25), c.replace(label_share=1.)))):
+            assert some <= whole and other <= some and len(other) >= 1
+            assert role != 'train' or len(other) < len(some) < len(whole)
+    assert patients(c, 'test') == patients(c.replace(label_share=1.), 'test')
+    with pytest.raises(PedarrError, match='label_share'): c.replace(label_share=0.)
+
+
 def test_run_folder_is_whole(run):
     names = {p.name for p in run.iterdir()}
     assert {

@@ -16,8 +16,8 @@ from ..core.tables import read_table
 from .splits import check_apart, check_split, train_test
 
 # %% auto #0
-__all__ = ['ROLES', 'make_roles', 'all_roles', 'cap_training', 'within_cohort', 'check_roles', 'split_table', 'read_split',
-           'read_roles']
+__all__ = ['ROLES', 'make_roles', 'all_roles', 'cap_training', 'share_of_patients', 'label_share', 'within_cohort', 'check_roles',
+           'split_table', 'read_split', 'read_roles']
 
 # %% ../../nbs/4_signals/10_roles.ipynb #b2075ef3
 ROLES = ('train', 'validation', 'test')
@@ -105,6 +105,31 @@ def cap_training(segments: pd.DataFrame, roles: np.ndarray, most: int, seed: int
         turn = drawn.groupby(['record', 'label']).cumcount()
         in_turns = drawn.loc[turn.sort_values(kind='stable').index]
         roles[in_turns.index[in_turns.groupby('record').cumcount() >= most], k] = ''
+    return roles
+
+# %% ../../nbs/4_signals/10_roles.ipynb #7a1f9b9a
+def share_of_patients(subject: ArrayLike, rows: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
+    """Those of the row numbers `rows` [N] that belong to drawn patients, until they are `share` of `rows`.
+
+    `subject` [M]: names, one a row of the store. At least one patient; `PedarrError` for a share of 0."""
+    if not 0 < share <= 1: raise PedarrError(f'share {share}: it must lie above 0 and not above 1')
+    who = pd.factorize(np.asarray(subject)[rows])[0]
+    order = np.random.default_rng(seed).permutation(who.max() + 1)
+    sizes = np.bincount(who)[order]
+    taken = order[:1 + int(np.searchsorted(np.cumsum(sizes), share*len(rows) - 1e-9))]
+    return rows[np.isin(who, taken)]
+
+# %% ../../nbs/4_signals/10_roles.ipynb #e986a26c
+def label_share(segments: pd.DataFrame, roles: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
+    """`roles [N, K]` where `share` of the training rows of each fold are left, and of its validation rows, by
+    patient; the others have no role. 1: all. `segments`: column subject; `PedarrError` for a share of 0."""
+    roles = roles.copy()
+    for k in range(roles.shape[1] if share != 1 else 0):
+        for role in ('train', 'validation'):
+            rows = np.flatnonzero(roles[:, k] == role)
+            if not len(rows): continue
+            kept = share_of_patients(segments['subject'], rows, share, seed)
+            roles[np.setdiff1d(rows, kept), k] = ''
     return roles
 
 # %% ../../nbs/4_signals/10_roles.ipynb #1441420f

@@ -87,6 +87,7 @@ class SplitParameters(Parameters):
     split_seed: Seed = Field(0, description='draws the folds')
     validation: float = Field(0.2, ge=0, le=.9, description='share of training subjects that validate')
     most_per_record: int = Field(0, ge=0, le=10**9, description='training windows of a record; 0: all')
+    label_share: float = Field(1., gt=0, le=1, description='of training and validation, by patient')
     single_subject_classes: _SingleSubject = Field('error', description='what becomes of such a class')
 
 # %% ../../nbs/8_training/00_config.ipynb #5373d5a9

@@ -24,7 +24,7 @@ from ..model.given import SUMS, given_folder, read_given
 from ..model.trees import TREES
 from ..signals.augmentation import NORMALISE
 from ..signals.batches import is_multi
-from ..signals.roles import all_roles, cap_training, within_cohort
+from ..signals.roles import all_roles, cap_training, label_share, within_cohort
 from ..signals.splits import make_split, split_notes
 from ..signals.statements import statement_mapping, task_of, with_statements
 from ..signals.store import Store, open_store
@@ -126,6 +126,7 @@ def plan_roles(store: Store, fold: np.ndarray, c: TrainConfig) -> np.ndarray:
         raise PedarrError(f'split {c.split}: {fold.max() + 1} folds of {len(fold)} segments are more than '
                           'can be trained: use split patient')
     roles = all_roles(store.segments, fold, c.split, c.validation, c.split_seed)
+    roles = label_share(store.segments, roles, c.label_share, c.split_seed)
     return cap_training(store.segments, roles, c.most_per_record, c.split_seed)
 
 # %% ../../nbs/8_training/10_prepare.ipynb #d60d9941

@@ -22,6 +22,7 @@ from ..evaluation.multilabel import choose_thresholds, macro_scores, statement_s
 from ..model.encoders import split_mask
 from ..model.pretrained import load_pretrained
 from ..signals.batches import SegmentDataset, make_loader
+from ..signals.roles import share_of_patients
 from ..signals.store import Store
 from .loop import network_inputs, pick_device
 from .pretrain_config import PretrainConfig
@@ -29,8 +30,7 @@ from .pretrain_objectives import Pretrainer
 from .run_files import read_entries
 
 # %% auto #0
-__all__ = ['STRENGTHS', 'frozen_encoder', 'encoder_features', 'cached_features', 'share_of_patients', 'Probe', 'linear_probe',
-           'probe_table']
+__all__ = ['STRENGTHS', 'frozen_encoder', 'encoder_features', 'cached_features', 'Probe', 'linear_probe', 'probe_table']
 
 # %% ../../nbs/8_training/27_probes.ipynb #3675830f
 def frozen_encoder(run: Path | str, rate: float,
@@ -77,18 +77,6 @@ def cached_features(run: Path | str, store: Store, weights: str = 'encoder.safet
     except OSError as e: raise system_error(e, file, 'cannot be read') from e
     except (ValueError, EOFError) as e:
         raise file_error(file, f'damaged ({one_line(e)[:80]})', 'delete it, it is made again') from e
-
-# %% ../../nbs/8_training/27_probes.ipynb #32c6e541
-def share_of_patients(subject: ArrayLike, rows: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
-    """Those of the row numbers `rows` [N] that belong to drawn patients, until they are `share` of `rows`.
-
-    `subject` [M]: names, one a row of the store. At least one patient; `PedarrError` for a share of 0."""
-    if not 0 < share <= 1: raise PedarrError(f'share {share}: it must lie above 0 and not above 1')
-    who = pd.factorize(np.asarray(subject)[rows])[0]
-    order = np.random.default_rng(seed).permutation(who.max() + 1)
-    sizes = np.bincount(who)[order]
-    taken = order[:1 + int(np.searchsorted(np.cumsum(sizes), share*len(rows) - 1e-9))]
-    return rows[np.isin(who, taken)]
 
 # %% ../../nbs/8_training/27_probes.ipynb #c72bb82c
 STRENGTHS = (.001, .01, .1, 1., 10.)
