@@ -28,6 +28,7 @@ class EncoderCard(FileContents):
     "What a file of weights says of one encoder."
     kind: str = Field(description='a name in ENCODERS')
     rate: float = Field(gt=0, description='of the signal that it learned from, Hz')
+    normalise: str = Field('modality', description='what of that signal was brought to one scale')
 
 class _Cards(FileContents): encoders: dict[str, EncoderCard]
 
@@ -48,11 +49,14 @@ def _rates(model: nn.Module, rate: float | Mapping[str, float]) -> dict[str, flo
     return {name: float(own.get(name, given[name])) for name in names}
 
 # %% ../../nbs/5_model/07_pretrained.ipynb #a9f6c160
-def save_pretrained(model: nn.Module, path: Path | str, rate: float | Mapping[str, float]) -> Path:
-    "Write the encoders of `model` to the file `path`; `rate`: of their input in Hz, one for all or by name."
+def save_pretrained(model: nn.Module, path: Path | str, rate: float | Mapping[str, float],
+                    normalise: str = 'modality') -> Path:
+    """Write the encoders of `model` to the file `path`; `rate`: of their input in Hz, one for all or by name;
+    `normalise`: how that was brought to one scale (`normalise_signals`)."""
     encoders = encoders_of(model)
     rates = _rates(model, rate)
-    cards = {name: dict(kind=model.config['encoder'], rate=rates[name]) for name in encoders}
+    card = dict(kind=model.config['encoder'], normalise=normalise)
+    cards = {name: card | dict(rate=rates[name]) for name in encoders}
     tensors = {f'{name}.{key}': t.detach().cpu().contiguous()
                for name, encoder in encoders.items() for key, t in encoder.state_dict().items()}
     return write_atomic(path, save(tensors, metadata={'encoders': json.dumps(cards)}))
@@ -83,12 +87,19 @@ def read_pretrained(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Enco
     return tensors, cards
 
 # %% ../../nbs/5_model/07_pretrained.ipynb #60db22f4
-def _misfit(card: EncoderCard, kind: str, rate: float, got: dict, want: dict) -> str:
-    "Why the tensors `got` of a file can't fill an encoder that holds `want`, and the remedy; '' if they can."
+def _misread(card: EncoderCard, kind: str, rate: float, normalise: str) -> str:
+    "Why an encoder that reads `kind`, `rate` and scale can't take one of `card`; '' if it can."
     if card.kind != kind: return f'is of kind {one_line(card.kind)}, this one is {kind}: set encoder'
+    if normalise and card.normalise != normalise:
+        return f'learned with normalise {one_line(card.normalise)}, not {normalise}: set normalise'
     if not isclose(card.rate, rate, rel_tol=1e-6):
         return (f'learned at {card.rate:g} Hz, this one reads {rate:g} Hz: set its rate (ecg_rate, '
                 'iegm_rate), preprocess at that rate')
+    return ''
+
+# %% ../../nbs/5_model/07_pretrained.ipynb #c3be8e4c
+def _misfit(got: dict, want: dict) -> str:
+    "Why the tensors `got` of a file can't fill an encoder that holds `want`, and the remedy; '' if they can."
     if odd := sorted(want.keys() ^ got.keys()):
         return f'{"lacks" if odd[0] in want else "has besides"} {one_line(odd[0])}: pretrain again'
     for key, t in want.items():
@@ -98,23 +109,27 @@ def _misfit(card: EncoderCard, kind: str, rate: float, got: dict, want: dict) ->
         if not got[key].isfinite().all(): return f'holds numbers that are not finite in {key}: pretrain again'
     return ''
 
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    "Those `tensors` of a file that belong to the encoder `name`, without its name."
+    return {key[len(name) + 1:]: t for key, t in tensors.items() if key.startswith(f'{name}.')}
+
 # %% ../../nbs/5_model/07_pretrained.ipynb #c2ae5ba9
-def load_pretrained(model: nn.Module, path: Path | str, rate: float | Mapping[str, float]) -> Pretrained:
+def load_pretrained(model: nn.Module, path: Path | str, rate: float | Mapping[str, float],
+                    normalise: str = '') -> Pretrained:
     """Fill the encoders of `model` from the safetensors file `path`, and say which were filled.
 
-    `rate`: of the windows that `model` is given, Hz, one for all encoders or by name. Another kind, rate or
-    shape is a `PedarrError`, and then nothing was changed."""
-    tensors, cards = read_pretrained(path)
-    encoders = encoders_of(model)
+    `rate`: of the windows that `model` is given, Hz, one for all encoders or by name; `normalise`: their
+    scale ('': not compared). Another kind, rate, scale or shape is a `PedarrError`, and nothing changes."""
+    (tensors, cards), encoders = read_pretrained(path), encoders_of(model)
     rates, shared = _rates(model, rate), [name for name in encoders if name in cards]
     if not shared:
         held = one_line(', '.join(cards)) or 'nothing'
         raise PedarrError(f'{path}: holds encoders for {held}, this network has {", ".join(encoders)}: '
                           'choose other weights')
-    parts = {name: {key[len(name) + 1:]: t for key, t in tensors.items() if key.startswith(f'{name}.')}
-             for name in shared}
+    parts = {name: _part(tensors, name) for name in shared}
     for name, part in parts.items():
-        why = _misfit(cards[name], model.config['encoder'], rates[name], part, encoders[name].state_dict())
+        why = _misread(cards[name], model.config['encoder'], rates[name], normalise)
+        why = why or _misfit(part, encoders[name].state_dict())
         if why: raise PedarrError(f'{path}: encoder {name} {why}, or choose other weights')
     for name, part in parts.items(): encoders[name].load_state_dict(part)
     return Pretrained(shared, [n for n in encoders if n not in cards], [n for n in cards if n not in shared])

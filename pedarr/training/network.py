@@ -87,7 +87,7 @@ def start_pretrained(model: torch.nn.Module, c: TrainConfig, rate: float) -> Pre
     `PedarrError` if it is not there, or of another network, rate, size or scale of its windows."""
     if not c.pretrained: return None
     folder = given_folder(c.pretrained)
-    if folder is None: return load_pretrained(model, weights_file(c.pretrained), rate)
+    if folder is None: return load_pretrained(model, weights_file(c.pretrained), rate, c.normalise)
     if c.normalise != (theirs := read_given(folder).normalise):
         raise PedarrError(f'{folder}: learnt from windows with normalise {theirs}, not {c.normalise}: '
                           'leave normalise out')

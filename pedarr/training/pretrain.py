@@ -105,7 +105,8 @@ _FREE = ('run', 'store', 'device', 'workers', 'jobs')       # change a result by
 def check_same_pretraining(run: Path, c: PretrainConfig) -> None:
     "`PedarrError` if the folder `run` holds a pretraining with other parameters than `c`, or another run."
     if not (run/'params.json').exists(): return
-    old, new = read_entries(run/'params.json'), c.model_dump()
+    old = {'normalise': 'modality'} | read_entries(run/'params.json')       # as it was before it was typed
+    new = c.model_dump()
     differ = [k for k in new if k not in _FREE and old.get(k) != new[k]]
     if not differ: return
     said = '; '.join(f'{k}={shown_value(old.get(k))}, not {shown_value(new[k])}' for k in differ[:4])
@@ -159,7 +160,8 @@ def _set_up(store: Store, rows: np.ndarray, c: PretrainConfig) -> _Setup:
     device = pick_device(c.device)
     torch.manual_seed(c.seed)
     model = Pretrainer(c, store.fs).to(device)
-    data = SegmentDataset(store, rows, seed=c.seed, device='cpu' if c.workers else device)
+    data = SegmentDataset(store, rows, normalise=c.normalise, seed=c.seed,
+                          device='cpu' if c.workers else device)
     loader = make_loader(data, c.batch_size, seed=c.seed, drop_last=len(rows) > c.batch_size,
                          workers=c.workers)
     optimizer = make_optimizer([model], c.lr, c.weight_decay)
@@ -197,7 +199,7 @@ def _after_epochs(store: Store, s: _Setup, c: PretrainConfig, run: Path, follow:
         history[-1] = dict(epoch=epoch, windows=s.windows, **terms, seconds=s.batches.seconds)
         check_unchanged(store)
         if c.keep_every and (epoch + 1) % c.keep_every == 0:
-            save_pretrained(model.net, run/f'encoder-{epoch + 1}.safetensors', store.fs)
+            save_pretrained(model.net, run/f'encoder-{epoch + 1}.safetensors', store.fs, c.normalise)
         save_checkpoint(run/'checkpoint.safetensors', model, None, s.optimizer, epoch + 1, history)
         follow(history[-1])
     return after_epoch
@@ -238,7 +240,7 @@ class PretrainSummary(FileContents):
 def _finish(run: Path, store: Store, rows: np.ndarray, c: PretrainConfig, model: Pretrainer, history: list,
             notes: list[str]) -> None:
     "Write weights and history, and pretraining.json last."
-    save_pretrained(model.net, run/'encoder.safetensors', store.fs)
+    save_pretrained(model.net, run/'encoder.safetensors', store.fs, c.normalise)
     write_table(run/'history.csv', pd.DataFrame(history))
     t, names = store.segments.iloc[rows], ('encoder.safetensors', 'history.csv')
     said = PretrainSummary(

@@ -14,6 +14,7 @@ from ..core.errors import PedarrError
 from ..core.parameters import Parameters, Seed, one_of
 from ..model.earlier_encoders import ENCODERS
 from ..model.encoders import MODALITIES
+from ..signals.augmentation import NORMALISE
 from ..signals.vectorcardiogram import Hidden
 from .config import PRECISIONS
 
@@ -50,7 +51,9 @@ def fold_numbers(text: str) -> list[int]:
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #40ff140b
 _Method, _Encoder = one_of(PRETRAININGS, 'method'), one_of(ENCODERS, 'encoder')
 _Modality, _Precision = one_of(MODALITIES, 'modality'), one_of(PRECISIONS, 'precision')
+_Scale = one_of(NORMALISE, 'normalise')
 
+# %% ../../nbs/8_training/24_pretrain_config.ipynb #fd6d7a99
 class _Data(Parameters):
     "What is learnt from, and where the result goes."
     store: str = Field('', description='folder made by pedarr preprocess; labels are not looked at')
@@ -58,6 +61,7 @@ class _Data(Parameters):
     modality: _Modality = Field('ecg', description='whose channels are learnt from')
     folds: str = Field('', description="official folds that are learnt from, as in 1-8; '': all")
     left_out: str = Field('', description="table whose subjects are not learnt from; '': none")
+    normalise: _Scale = Field('modality', description='what is brought to one scale')
 
 class _Views(Parameters):
     "What is the same."

@@ -34,22 +34,25 @@ __all__ = ['STRENGTHS', 'frozen_encoder', 'encoder_features', 'cached_features',
 
 # %% ../../nbs/8_training/27_probes.ipynb #3675830f
 def frozen_encoder(run: Path | str, rate: float,
-                   weights: str = 'encoder.safetensors') -> tuple[nn.Module, str]:
-    """The network of the pretraining `run` for windows at `rate` Hz, and its modality; `weights`: a file of
+                   weights: str = 'encoder.safetensors') -> tuple[nn.Module, PretrainConfig]:
+    """The network of the pretraining `run` for windows at `rate` Hz, and its parameters; `weights`: a file of
     the run, '' for the random encoder that it started from. `PedarrError` for another rate."""
     c = PretrainConfig(**read_entries(Path(run)/'params.json'))
     torch.manual_seed(c.seed)
     net = Pretrainer(c, rate).net
-    if weights: load_pretrained(net, Path(run)/weights, rate)
-    return net.eval(), c.modality
+    if weights: load_pretrained(net, Path(run)/weights, rate, c.normalise)
+    return net.eval(), c
 
 # %% ../../nbs/8_training/27_probes.ipynb #137f72b4
 @torch.inference_mode()
-def encoder_features(net: nn.Module, modality: str, store: Store, device: str = 'auto') -> np.ndarray:
-    "Mean and maximum of the tokens of each window of `store`: f32 [N, 2*dim]; NaN without a channel."
+def encoder_features(net: nn.Module, modality: str, store: Store, device: str = 'auto',
+                     normalise: str = 'modality') -> np.ndarray:
+    """Mean and maximum of the tokens of each window of `store`, scaled as `normalise` says: f32 [N, 2*dim];
+    NaN without a channel."""
     where = pick_device(device)
     net, parts = net.to(where), []
-    for batch in make_loader(SegmentDataset(store, np.arange(len(store)), device=where), 256, shuffle=False):
+    windows = SegmentDataset(store, np.arange(len(store)), normalise=normalise, device=where)
+    for batch in make_loader(windows, 256, shuffle=False):
         ecg, iegm, mask = network_inputs(batch, where)
         own = split_mask(mask)[modality]
         x = net.views.resample[modality](ecg if modality == 'ecg' else iegm)
@@ -69,7 +72,8 @@ def cached_features(run: Path | str, store: Store, weights: str = 'encoder.safet
     name = sha256(run/weights)[:12] if weights else 'random'
     file = run/f'features-{name}-{store.seal[:12]}.npy'
     if not file.exists():
-        found = encoder_features(*frozen_encoder(run, store.fs, weights), store, device)
+        net, c = frozen_encoder(run, store.fs, weights)
+        found = encoder_features(net, c.modality, store, device, c.normalise)
         def write(part):
             with open(part, 'wb') as f: np.save(f, found)
         write_atomic(file, write)

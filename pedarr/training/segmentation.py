@@ -86,7 +86,7 @@ def build_segmenter(c: SegmentConfig, rate: float) -> nn.Module:
     torch.manual_seed(c.seed)
     if c.network == UNET: return LeadUNet(c.dim, rate=rate)
     net = Segmenter(c.network, c.dim, rate, c.ecg_rate)
-    if c.pretrained: load_pretrained(net, c.pretrained, rate)
+    if c.pretrained: load_pretrained(net, c.pretrained, rate, 'modality')
     return net
 
 # %% ../../nbs/8_training/29_segmentation.ipynb #839913fd
