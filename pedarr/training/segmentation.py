@@ -23,7 +23,7 @@ from ..data.channels import IEGM_CHANNELS
 from ..model.earlier_encoders import ENCODERS
 from ..model.pretrained import load_pretrained, read_pretrained
 from ..model.segmenter import LeadUNet, Segmenter
-from ..signals.augmentation import normalise_signals
+from ..signals.augmentation import NORMALISE, normalise_signals
 from ..signals.wave_labels import WaveSet
 from .checkpoints import Progress, load_checkpoint, save_checkpoint
 from .loop import (
@@ -36,13 +36,14 @@ __all__ = ['UNET', 'SegmentConfig', 'pretrained_network', 'build_segmenter', 'Wa
 
 # %% ../../nbs/8_training/29_segmentation.ipynb #3d2c8798
 UNET = 'unet'
-_Network = one_of([*ENCODERS, UNET], 'network')
+_Network, _Scale = one_of([*ENCODERS, UNET], 'network'), one_of(NORMALISE, 'normalise')
 
 class _SegmentNetwork(Parameters):
     "The network."
     network: _Network = Field('residual', description='the encoder that a decoder stands on, or unet')
     dim: int = Field(80, ge=8, le=8192, description="the encoder's width; of a unet, that of its first level")
     ecg_rate: float = Field(0., ge=0, le=10_000, description='that the encoder reads at, Hz; 0: as given')
+    normalise: _Scale = Field('modality', description='none: millivolts as they are')
     pretrained: str = Field('', description="file of encoder weights to start from; '': none")
 
 class _SegmentFit(Parameters):
@@ -79,14 +80,16 @@ def pretrained_network(file: Path | str) -> dict:
     if 'ecg' not in cards or 'ecg.out.weight' not in tensors:
         raise PedarrError(f'{file}: holds no encoder of the ECG: choose other weights')
     dim = tensors['ecg.out.weight'].shape[0]
-    return dict(network=cards['ecg'].kind, dim=dim, ecg_rate=cards['ecg'].rate, pretrained=str(file))
+    card = cards['ecg']
+    return dict(network=card.kind, dim=dim, ecg_rate=card.rate, normalise=card.normalise,
+                pretrained=str(file))
 
 def build_segmenter(c: SegmentConfig, rate: float) -> nn.Module:
     "The network of `c` for signals at `rate` Hz, its weights drawn with its seed, or from a file."
     torch.manual_seed(c.seed)
     if c.network == UNET: return LeadUNet(c.dim, rate=rate)
     net = Segmenter(c.network, c.dim, rate, c.ecg_rate)
-    if c.pretrained: load_pretrained(net, c.pretrained, rate, 'modality')
+    if c.pretrained: load_pretrained(net, c.pretrained, rate, c.normalise)
     return net
 
 # %% ../../nbs/8_training/29_segmentation.ipynb #839913fd
@@ -97,11 +100,12 @@ class WaveBatch(NamedTuple):
     label: Tensor
     scored: Tensor
 
-def normalise_leads(x: Tensor, mask: Tensor) -> Tensor:
-    "Leads `x` [B, 12, T] (mV) at one scale for all that `mask` bool [B, 12] has; the others are zero."
+def normalise_leads(x: Tensor, mask: Tensor, how: str = 'modality') -> Tensor:
+    """Leads `x` [B, 12, T] (mV) that `mask` bool [B, 12] has, scaled `how` (of `NORMALISE`); the others are
+    zero."""
     none = x.new_zeros(len(x), len(IEGM_CHANNELS), x.shape[-1])
     both = torch.cat([mask, mask.new_zeros(len(x), len(IEGM_CHANNELS))], 1)
-    return normalise_signals(x, none, both)[0]
+    return normalise_signals(x, none, both, how)[0]
 
 # %% ../../nbs/8_training/29_segmentation.ipynb #55885c95
 def pick_leads(mask: Tensor, few: float, most: int, generator: torch.Generator) -> Tensor:
@@ -148,7 +152,8 @@ class WaveBatches:
         places = _places(len(rows), x.shape[-1], self.samples, self.c, generator)
         places = places[:, None].expand(-1, x.shape[1], -1)
         mask = pick_leads(mask, self.c.few, self.c.leads, generator)
-        x = _varied(normalise_leads(x.gather(2, places), mask), mask, self.c, generator)
+        x = normalise_leads(x.gather(2, places), mask, self.c.normalise)
+        x = _varied(x, mask, self.c, generator)
         return WaveBatch(x, mask, label.gather(2, places).long(), scored.gather(2, places) & mask[..., None])
 
 # %% ../../nbs/8_training/29_segmentation.ipynb #eb99c83f
@@ -206,20 +211,24 @@ def fit_segmenter(data: WaveSet, rows: np.ndarray, c: SegmentConfig, checkpoint:
 
 # %% ../../nbs/8_training/29_segmentation.ipynb #7b7d0dcf
 @torch.inference_mode()
-def wave_probabilities(model: nn.Module, x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def wave_probabilities(model: nn.Module, x: np.ndarray, mask: np.ndarray,
+                       normalise: str = 'modality') -> np.ndarray:
     "Probabilities [B, 12, 4, T] for leads `x` [B, 12, T] (mV) that `mask` bool [B, 12] has."
     device = next(model.parameters()).device
     there = torch.from_numpy(np.asarray(mask, bool))
-    signal = normalise_leads(torch.from_numpy(np.asarray(x, np.float32)), there)
+    signal = normalise_leads(torch.from_numpy(np.asarray(x, np.float32)), there, normalise)
     return model(signal.to(device), there.to(device)).float().softmax(2).cpu().numpy()
 
-def answer_samples(model: nn.Module, data: WaveSet, rows: np.ndarray, alone: bool = False) -> np.ndarray:
+# %% ../../nbs/8_training/29_segmentation.ipynb #218fc728
+def answer_samples(model: nn.Module, data: WaveSet, rows: np.ndarray, alone: bool = False,
+                   normalise: str = 'modality') -> np.ndarray:
     "The class of each sample of the recordings `rows` [N], uint8 [N, 12, T]; of absent leads: none."
     found = []
     for k in rows:
         mask = data.mask[k][None]
         if alone: mask = np.eye(mask.shape[1], dtype=bool) & mask
-        answer = wave_probabilities(model, np.repeat(data.x[k][None], len(mask), 0), mask).argmax(2)
+        x = np.repeat(data.x[k][None], len(mask), 0)
+        answer = wave_probabilities(model, x, mask, normalise).argmax(2)
         if alone: answer = answer[np.arange(len(mask)), np.arange(len(mask))][None]
         found.append(np.where(data.mask[k][:, None], answer[0], 0).astype(np.uint8))
     return np.stack(found)

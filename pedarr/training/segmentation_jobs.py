@@ -74,7 +74,7 @@ def _answers(data: WaveSet, train: np.ndarray, test: np.ndarray, c: SegmentConfi
     model, _ = fit_segmenter(data, train, c, checkpoint)
     out = {'row': test.astype(np.int32)}
     for how in LEADS_GIVEN:
-        packed = pack_answers(answer_samples(model, data, test, how == 'alone'))
+        packed = pack_answers(answer_samples(model, data, test, how == 'alone', c.normalise))
         out |= {f'{how}.{name}': a for name, a in packed.items()}
     state = {k: np.ascontiguousarray(v.cpu().numpy()) for k, v in model.state_dict().items()}
     return out | {f'model.{k}': v for k, v in state.items()}

@@ -42,6 +42,7 @@ class WaveModelFacts(FileContents):
     dim: int
     ecg_rate: float
     rate: float                       # Hz, of the answers
+    normalise: str
     band: list[float]                 # Hz
     classes: list[str]
     trained_on: str
@@ -104,8 +105,8 @@ def write_wave_model(network: nn.Module, c: SegmentConfig, folder: Path | str, t
     _check_new(folder)
     about = dict(trained_on=trained_on, recordings=recordings, simulated=simulated)
     about |= dict(rate=rate, band=list(WAVE_BAND), classes=list(WAVE_CLASSES))
-    facts = WaveModelFacts(model_version=WAVES_VERSION, network=c.network, dim=c.dim,
-                           ecg_rate=c.ecg_rate or rate, **about)
+    about |= dict(network=c.network, dim=c.dim, normalise=c.normalise, ecg_rate=c.ecg_rate or rate)
+    facts = WaveModelFacts(model_version=WAVES_VERSION, **about)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     with new_folder(folder) as part:
         write_json(part/'config.json', facts.model_dump())
@@ -144,7 +145,8 @@ def open_wave_model(name: Path | str = DEFAULT_WAVES) -> WaveModel:
     folder = _wave_folder(name)
     check_sums(folder)
     facts = _read_facts(folder)
-    c = SegmentConfig(network=facts.network, dim=facts.dim, ecg_rate=facts.ecg_rate)
+    said = dict(network=facts.network, dim=facts.dim, ecg_rate=facts.ecg_rate)
+    c = SegmentConfig(**said, normalise=facts.normalise)
     network = build_segmenter(c, facts.rate)
     state, _ = read_tensors(folder/'model.safetensors', network.state_dict())
     network.load_state_dict(state)
@@ -167,7 +169,7 @@ def _block(record: AnyRecord, model: WaveModel, first: int, last: int) -> tuple[
     mask = signal_mask(raw)
     y = prepare_leads(raw, record.fs, model.facts.rate, tuple(model.facts.band))
     prob = np.zeros((N_ECG, len(WAVE_CLASSES), y.shape[1]))
-    if mask.any(): prob = wave_probabilities(model.network, y[None], mask[None])[0]
+    if mask.any(): prob = wave_probabilities(model.network, y[None], mask[None], model.facts.normalise)[0]
     at = np.minimum(np.rint(np.arange(y.shape[1])*step).astype(int), raw.shape[1] - 1)
     return y, prob, mask[:, None] & ~np.isnan(raw[:, at])
 
