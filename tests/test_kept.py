@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 
 from pedarr.training.kept_answers import kept_scores, read_kept
+from pedarr.training.kept_waves import read_kept_waves
+from pedarr.training.segmentation_jobs import segment_tables
 
 RESULTS = Path(__file__).parents[1]/'nbs'/'results'
 KEPT = sorted(RESULTS.glob('*/answers/*.safetensors'))
@@ -24,5 +26,19 @@ def test_the_answers_give_the_scores_that_are_said(file):
         assert np.allclose(own.loc[now.index, column], was.loc[now.index, column], atol=1e-4)
 
 
+def test_kept_waves_give_the_tables_of_segmentation():
+    "Scores of samples of all rows; borders of the row that is shipped, the row with one lead."
+    folder = RESULTS/'segmentation'
+    truth, answers = read_kept_waves(folder/'answers')
+    said = {name: pd.read_csv(folder/f'{name}.csv').set_index('row') for name in ('samples', '30-ms')}
+    for table in said.values(): assert list(answers) == list(dict.fromkeys(table.index))
+    now = segment_tables(truth, answers, (), 2)['samples']
+    assert np.allclose(now.value, said['samples'].value, atol=1e-4)
+    row = 'unet, alone'
+    edges, was = segment_tables(truth, {row: answers[row]}, (.03,), 2)['30 ms'], said['30-ms'].loc[row]
+    for column in ('sensitivity', 'precision', 'f1', 'mean', 'sd'):
+        assert np.allclose(edges[column], was[column], atol=1e-4)
+
+
 def test_answers_lie_beside_their_tables():
-    assert sum(f.stat().st_size for f in RESULTS.rglob('*.safetensors')) < 20e6
+    assert sum(f.stat().st_size for f in RESULTS.rglob('*.safetensors*')) < 20e6

@@ -208,6 +208,6 @@ def plot_segmentation(mv: np.ndarray, label: np.ndarray, answer: np.ndarray, sco
     for name, colour in _WAVE_COLOURS.items(): ax.plot([], [], color=colour, lw=4, label=name)
     ax.set(xlabel='s', ylabel='mV', xlim=(t[0], t[-1]))
     ax.set_title(f'{title}: annotated above, found below'.lstrip(': '), fontsize=9)
-    ax.legend(loc='upper right', ncols=3, frameon=False, fontsize=8)
+    ax.legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     ax.spines[['top', 'right']].set_visible(False)
     return figure

@@ -36,12 +36,12 @@ def _short(found: np.ndarray) -> dict[str, np.ndarray]:
             for name, a in pack_answers(found).items()}
 
 def _truth(data: WaveSet) -> dict[str, np.ndarray]:
-    "What the scores need of `data`, as arrays."
+    "What the scores need of `data`, as arrays; borders unrounded, since some lie just within a tolerance."
     parts = {'label': _short(data.label), 'scored': _short(data.scored.astype(np.uint8))}
     out = {f'{part}.{name}': a for part, runs in parts.items() for name, a in runs.items()}
     waves = dict(row=data.waves.row, lead=data.waves.lead, kind=data.waves.kind.map(WAVE_CLASSES.index))
     out |= {f'waves.{name}': column.to_numpy(np.uint16) for name, column in waves.items()}
-    out |= {f'waves.{name}': data.waves[name].to_numpy(np.float32) for name in ('onset', 'end')}
+    out |= {f'waves.{name}': data.waves[name].to_numpy(float) for name in ('onset', 'end')}
     return out | dict(mask=data.mask, subject=pd.factorize(data.subject)[0].astype(np.int32))
 
 # %% ../../nbs/8_training/31_kept_waves.ipynb #398462d8
@@ -80,8 +80,7 @@ def _waves(x: dict[str, np.ndarray]) -> pd.DataFrame:
     "The table of true waves."
     whole = {name: x[f'waves.{name}'].astype(int) for name in ('row', 'lead')}
     kind = [WAVE_CLASSES[k] for k in x['waves.kind']]
-    return pd.DataFrame(whole | dict(kind=kind, onset=x['waves.onset'].astype(float),
-                                     end=x['waves.end'].astype(float)))
+    return pd.DataFrame(whole | dict(kind=kind, onset=x['waves.onset'], end=x['waves.end']))
 
 # %% ../../nbs/8_training/31_kept_waves.ipynb #e7487433
 def read_kept_waves(folder: Path | str) -> tuple[WaveSet, dict[str, np.ndarray]]:
