@@ -23,6 +23,7 @@ from pedarr.core.project import shipped_models
 from pedarr.core.tables import write_table
 from pedarr.data.channels import CHANNELS
 from pedarr.data.known_databases import DATABASES
+from pedarr.exploration.waves import drawn_study
 from pedarr.model.given import SUMS, check_sums
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.store import open_store
@@ -31,6 +32,7 @@ from pedarr.training.finished_runs import open_finished
 from pedarr.training.network import build_model, start_pretrained
 from pedarr.training.prepare import prepare_run
 from pedarr.training.train import run_training
+from pedarr.use.delineate import delineate_file, open_wave_model
 from pedarr.use.model_folder import export_model, open_model
 
 LEADS = list(CHANNELS[:12])
@@ -139,9 +141,11 @@ def test_a_known_network_starts_from_its_like(store, tmp_path):
 
 WEIGHTS = Path(pedarr.__file__).parent/'weights'
 SHIPPED = shipped_models()
+OF_WAVES = [name for name, folder in SHIPPED.items() if 'waves-' in (folder/'config.json').read_text()]
+OF_RHYTHMS = [name for name in SHIPPED if name not in OF_WAVES]
 
 
-@pytest.mark.parametrize('name', SHIPPED or [None])
+@pytest.mark.parametrize('name', OF_RHYTHMS or [None])
 def test_a_shipped_model_opens_and_names_its_data(name):
     "The folders of the clone: whole, small, of real data, their licence and source in the card."
     if name is None: pytest.skip('no model is shipped yet')
@@ -152,6 +156,23 @@ def test_a_shipped_model_opens_and_names_its_data(name):
     card, database = (folder/'README.md').read_text(), DATABASES[model.facts.database]
     assert all(words in card for words in (database.licence, database.citation, 'cannot name'))
     assert database.licence == 'CC BY 4.0' and 'creativecommons.org/licenses/by/4.0' in card
+
+
+@pytest.mark.parametrize('name', OF_WAVES or [None])
+def test_a_shipped_network_for_waves_opens_and_names_its_data(name, tmp_path):
+    "It finds twelve of twelve drawn beats in each lead; asked for rhythms, it says what it is for."
+    if name is None: pytest.skip('no network for waves is shipped yet')
+    folder, model = SHIPPED[name], open_wave_model(name)
+    assert set(check_sums(folder)) == {p.name for p in folder.iterdir()} - {SUMS}
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 5_000_000 and not model.facts.simulated
+    card = (folder/'README.md').read_text()
+    for words in ('Open Data Commons Attribution License', 'Kalyakulina', 'QRS onset', 'No medical device'):
+        assert words in card
+    drawn = drawn_study(np.arange(.5, 9.6, .8), pr=.16, seconds=10., fs=500)[:12]
+    wfdb.wrsamp('drawn', 500, ['mV']*12, LEADS, drawn.T, fmt=['16']*12, write_dir=str(tmp_path))
+    waves = delineate_file(tmp_path/'drawn', tmp_path/'out', name)[0]
+    assert [(waves[lead].kind == 'QRS').sum() for lead in ('I', 'II', 'V2', 'V5')] == [12]*4
+    with pytest.raises(PedarrError, match='finds waves, not rhythms: use pedarr delineate'): open_model(name)
 
 
 def test_shipped_folders_are_package_data():
