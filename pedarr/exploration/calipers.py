@@ -119,10 +119,20 @@ def _measured_beats(signal: np.ndarray, fs: float, qrs: np.ndarray | None, shift
         beats[name] -= shift
     return beats, reading.waves - shift, reading.stimuli - shift
 
+# %% ../../nbs/3_exploration/10_calipers.ipynb #1a186aa2
+def _given_beats(beats: pd.DataFrame, waves: np.ndarray, start: float) -> tuple:
+    "As `_measured_beats`, of `beats` and atrial `waves` of a whole recording (s), counted from `start` (s)."
+    beats = beats.copy()
+    for name, interval in dict(p_on='pr', his='hv', a_after='va').items():
+        beats.loc[beats[interval].isna(), name] = np.nan            # what is not in the table is not drawn
+    for name in ('qrs_on', 'p_on', 'his', 'a_before', 'a_after'): beats[name] -= start
+    stimuli = beats.stimulus.dropna().to_numpy() - start
+    return beats, waves - start, stimuli
+
 # %% ../../nbs/3_exploration/10_calipers.ipynb #06712198
-def _read_stretch(record: Record, database: Database | None, start: int, n: int,
-                  pad: float = 2.) -> _Stretch:
-    "`n` samples of `record` from `start`, measured together with `pad` seconds on either side."
+def _read_stretch(record: Record, database: Database | None, start: int, n: int, pad: float = 2.,
+                  given: tuple | None = None) -> _Stretch:
+    "`n` samples of `record` from `start`, measured with `pad` seconds on either side, or as `given`."
     if not 0 <= start <= record.sig_len - n:
         raise PedarrError(f'{record.path}: {n} samples from {start} leave the recording of '
                           f'{record.sig_len} samples: choose an earlier start')
@@ -131,7 +141,9 @@ def _read_stretch(record: Record, database: Database | None, start: int, n: int,
     signal, mask = record.window(a, z)
     sample, symbol, text, _ = annotations_of(record, database)
     qrs = sample[(sample >= a) & (sample < z) & np.isin(symbol, list(BEAT_SYMBOLS))] - a
-    measured = _measured_beats(signal, fs, qrs if database and database.annotator else None, (start - a)/fs)
+    known = qrs if database and database.annotator else None
+    if given is None: measured = _measured_beats(signal, fs, known, (start - a)/fs)
+    else: measured = _given_beats(*given, start/fs)
     here = np.flatnonzero((sample >= start) & (sample < start + n))
     annotations = [((sample[i] - start)/fs, symbol[i], text[i]) for i in here]
     return _Stretch(signal[:, start - a:start - a + n], mask, fs, annotations, *measured)
@@ -260,13 +272,14 @@ def _draw_ecg(ax: Axes, sheet: EcgSheet, stretch: _Stretch) -> None:
 
 # %% ../../nbs/3_exploration/10_calipers.ipynb #09d20027
 def plot_study(record: Record, start: int, database: Database | None, seconds: float = 2.5,
-               title: str = '') -> Figure:
+               title: str = '', given: tuple[pd.DataFrame, np.ndarray] | None = None) -> Figure:
     """12 leads on paper, below leads II, V1 and electrograms at 100 mm/s with calipers.
 
     `start`: first sample. Intervals (ms) are those of `beat_intervals`, at beats annotated in `database`.
     Bars on bipoles of the coronary sinus are atrial activations, orange where earliest; S is a stimulus.
-    Raises `PedarrError` where the stretch leaves the recording."""
-    stretch = _read_stretch(record, database, start, int(seconds*record.fs))
+    `given`: beats and atrial waves of the recording as they were measured before (s); else it is read here.
+    `PedarrError` where the stretch leaves the recording."""
+    stretch = _read_stretch(record, database, start, int(seconds*record.fs), given=given)
     ecg, mask = stretch.signal[:N_ECG], stretch.mask[:N_ECG]
     sheet, height = fit_sheet(EcgSheet(25*stretch.seconds), 105, ecg, mask, room=9)
     sweep, *shown = _choose_sweep(stretch, sheet.width())

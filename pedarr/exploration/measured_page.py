@@ -22,7 +22,8 @@ from .figures import figure_svg, is_simulated
 from .measuring import INTERVALS, MeasuredStudy, interval_medians, measure_record
 
 # %% auto #0
-__all__ = ['NOT_SEEN', 'STUDY_FILES', 'beat_table', 'stretches_to_draw', 'study_page', 'check_free', 'save_study', 'measure_file']
+__all__ = ['NOT_SEEN', 'STUDY_FILES', 'beat_table', 'stretches_to_draw', 'missing_words', 'study_page', 'check_free',
+           'save_study', 'measure_file']
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #c6893b87
 NOT_SEEN = 'not seen'
@@ -92,7 +93,7 @@ def _html_figures(study: MeasuredStudy, record: Record) -> str:
     for title, start in stretches_to_draw(study, record.duration, seconds):
         first = min(int(start*record.fs), record.sig_len - int(seconds*record.fs))
         text = one_line(f'{title}, from {start:.1f} s')
-        figure = plot_study(record, first, None, seconds)
+        figure = plot_study(record, first, None, seconds, given=(study.beats, study.waves))
         out.append(html_figure(figure_svg(figure), f'Twelve leads and a fast sweep: {text}', text, 'paper'))
     return ''.join(out)
 
@@ -107,11 +108,18 @@ def _html_notes(record: Record) -> str:
     simulated = '<p class=banner><b>SIMULATED: no patient.</b></p>' if is_simulated(record) else ''
     return f'{simulated}<p class=notice>{_DISCLAIMER}</p><ul>{items}</ul>'
 
+# %% ../../nbs/3_exploration/14_measured_page.ipynb #012d25c7
+def missing_words(study: MeasuredStudy) -> str:
+    "How much of a measured study has no surface lead, in words; '' for nothing."
+    if not len(study.gaps): return ''
+    seconds = np.diff(study.gaps).sum()
+    return f', {seconds:.1f} s without any surface lead: intervals over them are not seen'
+
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #2e042878
 def study_page(study: MeasuredStudy, record: Record) -> str:
     "A self-contained page (HTML) of a measured `study` of `record`."
     about = (f'{record.duration:.1f} s, {record.fs:g} Hz, {int((record.rows >= 0).sum())} of 19 channels, '
-             f'{len(study.beats)} beats')
+             f'{len(study.beats)} beats{missing_words(study)}')
     transitions = _html_table(_transition_table(study)) if len(study.transitions) else '<p>None seen.</p>'
     parts = {'Transitions': transitions, 'Intervals': _html_table(_median_table(study)),
              'The study': _html_figures(study, record),
