@@ -277,7 +277,7 @@ def plot_study(record: Record, start: int, database: Database | None, seconds: f
 
     `start`: first sample. Intervals (ms) are those of `beat_intervals`, at beats annotated in `database`.
     Bars on bipoles of the coronary sinus are atrial activations, orange where earliest; S is a stimulus.
-    `given`: beats and atrial waves of the recording as they were measured before (s); else it is read here.
+    `given`: beats and atrial waves [N, 5] (s) of the recording as they were measured; else it is read here.
     `PedarrError` where the stretch leaves the recording."""
     stretch = _read_stretch(record, database, start, int(seconds*record.fs), given=given)
     ecg, mask = stretch.signal[:N_ECG], stretch.mask[:N_ECG]
