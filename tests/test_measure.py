@@ -1,4 +1,7 @@
 """A whole recording measured: intervals, rhythms, transitions, and the files that `pedarr measure` leaves."""
+import re
+from urllib.parse import unquote
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -66,7 +69,8 @@ def test_the_beat_that_starts_a_tachycardia_is_named(circuit, measured):
 
 
 def beats(cycles, **columns):
-    return pd.DataFrame(dict(qrs_on=np.cumsum(cycles), stimulus=np.nan, qrs=.08, av=.12) | columns)
+    rr = np.append(cycles[1:], np.nan)[:len(cycles)]
+    return pd.DataFrame(dict(qrs_on=np.cumsum(cycles), rr=rr, stimulus=np.nan, qrs=.08, av=.12) | columns)
 
 
 @pytest.mark.parametrize('cycles, columns, what', [
@@ -203,6 +207,61 @@ def test_a_real_export_of_cardiolab_is_ventricular_pacing(tmp_path):
     assert abs(ms.rr - 499) <= 2 and abs(ms.qrs - 131) <= 4
     table = pd.read_csv(tmp_path/'out'/'beats.csv', dtype=str)
     assert (table.va_ms == 'not seen').all() and (table.pr_ms == 'not seen').mean() > .8
+
+
+def drawn_texts(page):
+    "The texts of each figure of a page."
+    svgs = re.findall(r'src="data:image/svg\+xml,([^"]*)"', page.read_text())
+    return [re.findall(r'>([^<>\n]+)</text>', unquote(svg)) for svg in svgs]
+
+
+@pytest.mark.parametrize('name', ['bard-avnrt.txt', 'prucka.txt'])
+def test_the_page_draws_what_the_table_says(tmp_path, name):
+    study, ms, page = real_export(name, tmp_path)
+    table = pd.read_csv(page.parent/'beats.csv', dtype=str).set_index('time_s')
+    for texts in drawn_texts(page):
+        spans = [text.split() for text in texts if re.fullmatch('(RR|PR|AV|VA|HV|AA) [0-9]+', text)]
+        assert spans and any(all(row.get(f'{what.lower()}_ms') == ms for what, ms in spans)
+                             for _, row in table.iterrows())
+        seen = int((table.stimulus_s != 'not seen').sum())
+        assert texts.count('S') <= seen and (name == 'prucka.txt' or 'S' not in texts)
+    if name == 'bard-avnrt.txt': assert study.windows.reason[0] == f'atria {ms.va:.0f} ms after the QRS begins'
+
+
+# --- What is missing ----------------------------------------------------------
+
+def test_a_gap_is_no_pause(tmp_path):
+    v = np.arange(.5, 19.3, .7)
+    x = drawn_study(v, v - .07, pr=.12, his=.04, seconds=20)
+    x[:, 9200:11300] = np.nan                                             # across the edge of two windows
+    path = write(tmp_path, x)
+    study = measure_record(open_record(path))
+    on = v[(v < 9) | (v > 11.3)]
+    assert len(study.beats) == len(on) and abs(study.beats.qrs_on - on).max() < .01
+    assert study.beats.rr.max() < .71 and study.beats.aa.max() < .71 and study.beats.rr.isna().sum() == 2
+    assert study.transitions.empty and set(study.windows.rhythm) == {'N'}
+    done = run(path, '--out', tmp_path/'out')
+    assert '2.1 s are missing' in done.stdout and '2.1 s are missing' in (tmp_path/'out'/'study.html').read_text()
+
+
+def test_a_gap_of_the_catheters_hides_only_their_intervals(tmp_path):
+    v = np.arange(.5, 9.3, .7)
+    x = drawn_study(v, v - .12, his=.04, seconds=10)
+    x[12:, 4050:4300] = np.nan                                            # between the sixth beat and the seventh
+    beats, gaps = (measure_record(open_record(write(tmp_path, x)))[i] for i in (0, -1))
+    assert beats.rr.isna().sum() == 1 and len(gaps) == 0
+    assert np.isnan(beats.aa[5]) and beats.aa.drop([5, len(beats) - 1]).notna().all()
+
+
+def test_a_gap_of_a_real_ecg_is_no_pause(tmp_path):
+    record = open_record(real('cinc2021')/'A1041.hea')
+    x = record.standard()[:12]
+    whole = measure_record(record).beats
+    x[:, 1000:2500] = np.nan
+    beats = measure_record(open_record(write(tmp_path, x, record.fs, CHANNELS[:12]))).beats
+    outside = whole[(whole.qrs_on < 1.9) | (whole.qrs_on > 5.05)]
+    assert beats.rr.isna().sum() == 2 and beats.rr.max() < 1.5
+    assert abs(beats.qrs_on.to_numpy() - outside.qrs_on.to_numpy()).max() < .01
 
 
 # --- The beats that all stands on ---------------------------------------------
