@@ -26,16 +26,16 @@ def drawn(n=1500, size=1., seed=0):
     return x
 
 
-def bard(path, x, labels=LABELS, fs=1000, ranges=None, promised=None):
+def bard(path, x, labels=LABELS, fs=1000, ranges=None, promised=None, units=None):
     "Write `x` [channel, time] (mV) as Bard LabSystem Pro does."
-    ranges = ranges or [5]*len(labels)
+    ranges, units = ranges or [5]*len(labels), units or ['mv ']*len(labels)
     lines = ['[Header]', 'File Type: 1', 'Version: 2', f'Channels exported: {len(labels)}',
              f'Samples per channel: {promised or x.shape[1]}', 'Start time: 15:17:57', f'Sample Rate: {fs}Hz']
-    for i, (label, top) in enumerate(zip(labels, ranges)):
-        lines += [f'Channel #:   {i + 1}', f'Label: {label}', f'Range: {top}mv ', 'Low: .5Hz',
+    for i, (label, top, unit) in enumerate(zip(labels, ranges, units)):
+        lines += [f'Channel #:   {i + 1}', f'Label: {label}', f'Range: {top}{unit}', 'Low: .5Hz',
                   f'Sample rate: {fs}Hz', 'Scale: -7']
     rows = [','.join(str(int(round(v*32768/top))) for v, top in zip(row, ranges)) for row in x.T]
-    path.write_text('\n'.join([*lines, '', '[Data]', *rows]) + '\n')
+    path.write_text('\n'.join([*lines, '', '[Data]', *rows]) + '\n', encoding='latin-1')
     return path
 
 
@@ -131,10 +131,37 @@ def test_either_file_of_cardiolab_that_changes_is_read_again(tmp_path, asked):
     assert abs(read_export(tmp_path/asked).digital/1000 - 2*drawn()).max() < .001
 
 
-def test_a_pressure_is_no_voltage(tmp_path):
+@pytest.mark.parametrize('unit', ['mmHg', ' mmHg ', 'kPa', ' °C', 'cm H2O'])
+def test_a_pressure_of_bard_is_left_out(tmp_path, unit):
     x = drawn()
-    r = open_record(prucka(tmp_path/'p.txt', x, labels=[*LABELS[:-1], 'ART']))
-    assert r.units == ['mV']*5 + ['mmHg']
+    path = bard(tmp_path/'b.txt', x, units=['mv ']*2 + [unit] + ['mv ']*3)
+    r = open_record(path)
+    assert r.names == LABELS[:2] + LABELS[3:] and r.units == ['mV']*5
+    assert any('left out' in note and 'CS 1-2 (' in note for note in r.notes)
+    assert abs(r.physical() - np.delete(x, 2, 0)).max() < .001
+    assert open_record(convert_export(path, tmp_path/'out')).names == r.names
+
+
+def test_a_pressure_of_cardiolab_is_left_out(tmp_path):
+    x = drawn()
+    x[2] *= 1e5                                                     # no rail of an amplifier holds for it
+    r = open_record(prucka(tmp_path/'p.txt', x, labels=['I', 'II', 'ART', *LABELS[3:]]))
+    assert r.units == ['mV']*5 and 'ART' not in r.names
+    assert 'left out, no voltage: ART (mmHg)' in r.notes
+    assert abs(r.physical() - np.delete(x, 2, 0)).max() < .001
+
+
+@pytest.mark.parametrize('unit', ['5', 'mmHg', '5uV', '0mv'])
+def test_a_range_that_cannot_be_understood_is_one_line(tmp_path, unit):
+    path = bard(tmp_path/'b.txt', drawn())
+    path.write_text(path.read_text().replace('Range: 5mv', f'Range: {unit}', 1))
+    with pytest.raises(PedarrError, match='b.txt: I: ') as e: open_record(path)
+    assert '\n' not in str(e.value)
+
+
+def test_an_export_of_pressures_alone_is_one_line(tmp_path):
+    with pytest.raises(PedarrError, match='b.txt: no channel is a voltage: export'):
+        open_record(bard(tmp_path/'b.txt', drawn(), units=['mmHg']*6))
 
 
 def cut(path): path.write_bytes(path.read_bytes()[:-30_000])
