@@ -79,6 +79,8 @@ def beats(cycles, **columns):
     ([.7]*6 + [.4] + [.34]*9, dict(stimulus=1.), ['faster pacing starts']),
     ([.7]*6 + [.4] + [.34]*9, dict(av=np.nan), ['a premature beat starts a tachycardia']),
     ([.35]*9 + [.8]*6, {}, ['a tachycardia ends']),
+    ([.8]*8 + [.53, .29, .46, .34]*2 + [.8]*8, {}, []),                            # beats were added
+    ([.8]*8 + [.4]*9, {}, ['a premature atrial beat starts a tachycardia']),       # at twice the rate
     ([.8]*6 + [.33, .47]*8, {}, []),                                               # each T wave counted
     ([.8, .84, .77, .81, .81, .56, .39, .36, .26, .9, .83, .71, .75, .8], {}, [UNCERTAIN]),   # artefacts
     ([.7]*6 + [.4] + [.33]*5 + [.9] + [.7]*5, {},
@@ -345,3 +347,34 @@ def test_real_arrhythmias_against_the_annotators():
             right = (abs(inside(found)[:, None] - truth) < near).any(1)
             hit, missed, extra = hit + seen.sum(), missed + (~seen).sum(), extra + (~right).sum()
     assert hit > 2500 and hit/(hit + missed) > .998 and hit/(hit + extra) > .995
+
+
+def test_a_gap_is_no_pause(tmp_path):
+    "Three seconds of all leads are missing: no interval reaches over them, no rhythm is said there."
+    x = drawn_study(np.arange(.5, 29.6, .8), pr=.16, seconds=30., fs=500)[:12]
+    x[:, 2000:3500], x[3, 10_000:10_400] = np.nan, np.nan           # 4 to 7 s; and one lead alone
+    wfdb.wrsamp('gap', 500, ['mV']*12, list(CHANNELS[:12]), x.T, fmt=['16']*12, write_dir=str(tmp_path))
+    p = run(tmp_path/'gap', '--out', tmp_path/'out')
+    assert p.exit_code == 0 and '3.0 s without any surface lead' in p.output
+    beats = pd.read_csv(tmp_path/'out'/'beats.csv')
+    rr = pd.to_numeric(beats.rr_ms, errors='coerce')
+    assert (rr.dropna() - 800).abs().max() < 30 and len(rr.dropna()) > 25
+    over = beats[(beats.time_s < 4) & (beats.time_s.shift(-1) > 7)]
+    assert len(over) == 1 and (over.rr_ms == 'not seen').all()
+    windows = pd.read_csv(tmp_path/'out'/'windows.csv')
+    assert windows.rhythm[0] == '?' and windows.reason[0] == '3.0 s of the signal are missing'
+    assert not windows.reason[1:].str.contains('missing').any()
+    assert '3.0 s without any surface lead' in (tmp_path/'out'/'study.html').read_text()
+
+
+def test_the_page_draws_what_the_tables_say(tmp_path, monkeypatch):
+    "Calipers of paced beats: no PR, and an RR that is a row of the table."
+    from pedarr.exploration import calipers
+    drawn, real = [], calipers.caliper_intervals
+    monkeypatch.setattr(calipers, 'caliper_intervals', lambda *a: drawn.append(real(*a)) or drawn[-1])
+    x = drawn_study(np.arange(.5, 9.6, .8), pr=.16, seconds=10., fs=1000)
+    for on in np.arange(.5, 9.6, .8): x[:12, int(1000*on) - 12:int(1000*on) - 10] += 3.     # stimuli
+    study, _ = measure_file(write(tmp_path, x[:12], names=CHANNELS[:12]), tmp_path/'out')
+    said = {name.split()[0]: int(name.split()[1]) for name, *_ in drawn[0]}
+    assert study.beats.stimulus.notna().any() and study.beats.pr.isna().all() and 'PR' not in said
+    assert said['RR'] in set((1000*study.beats.rr.dropna()).round().astype(int))
