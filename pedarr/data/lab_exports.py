@@ -80,12 +80,16 @@ def _fields(lines: list, mark: str) -> dict:
     return out
 
 # %% ../../nbs/1_data/08_lab_exports.ipynb #c54df480
+_NO_VOLTAGE = re.compile(r'(?i)[\d.]{1,12} ?((?:[^\W\d_]|[%°]).{0,19}(?<!v))')
+
 def _bard_signal(path: Path, fields: dict, fs: float) -> SignalHeader:
     "One channel of a Bard header: 16 bits over its range."
     label = one_line(fields.get('label', ''))
-    where = path.with_name(f'{path.name}: {label or "a channel without a label"}')
+    where = Path(f'{path}: {label or "a channel without a label"}')
     if _rate(where, fields, 'sample rate') != fs:
         raise file_error(where, f'not sampled at the {fs:g} Hz of the others', 'export it at one rate')
+    other = _NO_VOLTAGE.fullmatch(fields.get('range', ''))
+    if other: return SignalHeader(path.name, '16', 0, 1., 0, one_line(other[1])[:20], None, label)
     top = float(_value(where, fields, 'range', r'(?i)(\d{1,4}(?:\.\d{1,6})?) ?mv'))
     if not top > 0: raise file_error(where, 'a range of 0 mV', _AGAIN)
     return SignalHeader(path.name, '16', 0, 32768/top, 0, 'mV', None, label)
@@ -160,6 +164,17 @@ def _signal_notes(signals: list[SignalHeader], d: np.ndarray, rail: int) -> list
     if railed: notes.append(f'at the rails of the amplifier for part of the time: {signal_list(railed)}')
     return notes
 
+# %% ../../nbs/1_data/08_lab_exports.ipynb #3b09f09d
+def _only_voltages(path: Path, header: Header, x: np.ndarray) -> tuple[Header, np.ndarray]:
+    "`header` and samples `x` [signal, time] without what is no voltage; `PedarrError` if nothing is left."
+    keep = [i for i, s in enumerate(header.signals) if s.unit == 'mV']
+    left_out = [f'{s.name or "?"} ({s.unit})' for s in header.signals if s.unit != 'mV']
+    if not left_out: return header, x
+    if not keep: raise file_error(path, 'no channel is a voltage', 'export the electrograms too')
+    note = f'left out, no voltage: {signal_list(left_out)}'
+    signals = [header.signals[i] for i in keep]
+    return header._replace(signals=signals, n_sig=len(keep), notes=[*header.notes, note]), x[keep]
+
 # %% ../../nbs/1_data/08_lab_exports.ipynb #e377152b
 def is_export(path: Path | str) -> bool:
     "Is `path` a file that is called as an export is (.txt, .inf)?"
@@ -176,6 +191,7 @@ def _read(path: Path, stamps: tuple) -> LabExport:
     else:
         files = list(_pair(path))
         header, x, rail = _read_prucka(*files)
+    header, x = _only_voltages(path, header, x)
     if not x.shape[1]: raise file_error(path, 'the export holds no samples', _AGAIN)
     if abs(x).max() > 2**23 - 2: raise file_error(path, 'numbers beyond any amplifier', _AGAIN)
     d = np.round(x).astype(np.int32)

@@ -15,11 +15,13 @@ from ..core.errors import PedarrError, file_error
 from ..core.parallel import parallel_map
 from ..data.channels import CHANNELS, N_ECG
 from ..data.records import Record
-from .rhythm_rules import read_rhythm
+from .intervals import WindowReading, crosses_gap, missing_samples
+from .rhythm_rules import decide_rhythm, read_rhythm
+from .waves import CS_BIPOLES
 
 # %% auto #0
-__all__ = ['INTERVALS', 'ALIKE', 'EARLY', 'FASTER', 'SLOWER', 'WindowOfStudy', 'measure_window', 'find_transitions',
-           'MeasuredStudy', 'measure_record', 'interval_medians']
+__all__ = ['INTERVALS', 'MOST_MISSING', 'ALIKE', 'EARLY', 'FASTER', 'SLOWER', 'UNCERTAIN', 'SAME_CYCLE', 'IN_STEP', 'SHORT_RUN',
+           'WindowOfStudy', 'measure_window', 'find_transitions', 'MeasuredStudy', 'measure_record', 'interval_medians']
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #9c5c9b0c
 _TIMES = ['qrs_on', 'qrs_off', 't_end', 'p_on', 'his', 'stimulus', 'atrium', 'a_before', 'a_after']
@@ -31,34 +33,60 @@ def _starts(length: int, fs: float, window: float) -> list[tuple[int, int]]:
     starts = [a for a in range(0, length, n) if a == 0 or length - a >= 3*fs]
     return list(zip(starts, [*starts[1:], length]))
 
-def _atrial_cycle(atrium: np.ndarray, waves: np.ndarray) -> np.ndarray:
-    "From each `atrium` (s) [N] to the next of the `waves` (s) [M, 5]; NaN: none seen."
+def _atrial_cycle(atrium: np.ndarray, waves: np.ndarray, signal: np.ndarray, fs: float) -> np.ndarray:
+    "From each `atrium` (s) [N] to the next of the `waves` (s) [M, 5]; NaN: none, or beyond a gap."
     first = np.append(np.sort(np.nanmin(waves, axis=1)) if len(waves) else [], np.nan)
     following = np.searchsorted(first[:-1], np.nan_to_num(atrium, nan=np.inf) + .02)
-    return first[following] - atrium
+    cut = crosses_gap(missing_samples(signal, slice(N_ECG + 2, None)), fs, atrium, first[following])
+    return np.where(cut, np.nan, first[following] - atrium)
+
+# %% ../../nbs/3_exploration/13_measuring.ipynb #0a5e79e5
+def _gaps(signal: np.ndarray, fs: float, start: int) -> np.ndarray:
+    "[K, 2] (s): where no surface lead of `signal` [19, T], that begins at sample `start`, holds a sample."
+    lost = np.isnan(signal[:N_ECG]).all(0)
+    return (np.flatnonzero(np.diff(lost, prepend=False, append=False)).reshape(-1, 2) + start)/fs
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #db724908
 class WindowOfStudy(NamedTuple):
-    "What was read in one window: its beats (times in s of the recording), and its rhythm with the reason."
+    """What was read in one window: its beats (times in s of the recording), and its rhythm with the reason;
+    `waves`: atrial activations (s) [N, 5]; `gaps`: from, to (s) [K, 2] where no surface lead has a sample."""
     beats: pd.DataFrame
     start: float
     stop: float
     rhythm: str
     reason: str
+    waves: np.ndarray
+    gaps: np.ndarray
 
+# %% ../../nbs/3_exploration/13_measuring.ipynb #ebc96304
+MOST_MISSING = .25          # of a window: no rhythm is named where more is missing
+
+def _beats_of(reading: WindowReading, signal: np.ndarray, fs: float, at: float) -> pd.DataFrame:
+    "The beats of a `reading` of `signal` [19, T] that begins `at` s, with the atrial cycle; times from 0 s."
+    beats = reading.beats.assign(aa=_atrial_cycle(reading.beats.atrium.to_numpy(), reading.waves, signal, fs))
+    beats[_TIMES + CS_BIPOLES] += at
+    beats.loc[beats.stimulus.notna(), ['pr', 'p_on']] = np.nan        # what is paced was not conducted
+    return beats
+
+# %% ../../nbs/3_exploration/13_measuring.ipynb #0716b625
 def measure_window(record: Record, span: tuple[int, int], margin: float = 1.) -> WindowOfStudy:
     "Beats, rhythm and reason of the samples `span` of a `record`, read with `margin` s on either side."
     fs, (start, stop) = record.fs, span
     a, z = max(0, int(start - margin*fs)), min(record.sig_len, int(stop + margin*fs))
-    reading = read_rhythm(record.standard(a, z), fs)
-    beats = reading.beats.assign(aa=_atrial_cycle(reading.beats.atrium.to_numpy(), reading.waves))
-    beats[_TIMES] += a/fs
-    beats.loc[beats.stimulus.notna(), 'pr'] = np.nan        # what is paced was not conducted
-    inside = (beats.qrs_on >= start/fs) & (beats.qrs_on < stop/fs)
-    return WindowOfStudy(beats[inside], start/fs, stop/fs, reading.rhythm, reading.reason)
+    signal = record.standard(a, z)
+    reading = read_rhythm(signal, fs)
+    beats, waves = _beats_of(reading, signal, fs, a/fs), reading.waves + a/fs
+    inside = lambda t: (t >= start/fs) & (t < stop/fs)
+    own = beats[inside(beats.qrs_on) & ~missing_samples(signal)[(beats.beat*fs).astype(int)]]
+    rhythm, reason = decide_rhythm(reading.numbers, own[['va', 'aa']].median())
+    gaps = _gaps(signal[:, start - a:stop - a], fs, start)
+    lost = np.diff(gaps).sum()
+    if lost > MOST_MISSING*(stop - start)/fs: rhythm, reason = '?', f'{lost:.1f} s of the signal are missing'
+    return WindowOfStudy(own, start/fs, stop/fs, rhythm, reason, waves[inside(np.nanmin(waves, 1))], gaps)
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #44f7b4c9
 ALIKE, EARLY, FASTER, SLOWER = .15, .88, .75, 1.25      # of the cycle before
+UNCERTAIN = 'uncertain: fast beats, with the old rhythm in step below them'
 
 def _kind(beats: pd.DataFrame, k: int) -> str:
     "What beat `k` is: paced, ventricular, atrial, or '' where it cannot be told."
@@ -68,15 +96,34 @@ def _kind(beats: pd.DataFrame, k: int) -> str:
     if beat.qrs > before.qrs.median() + .03 and not led: return 'ventricular '
     return 'atrial ' if led else ''
 
+# %% ../../nbs/3_exploration/13_measuring.ipynb #b8ed6668
+SAME_CYCLE, IN_STEP, SHORT_RUN = .1, .2, 6        # of the cycle before, of it too, and beats
+
+def _added_beats(cycle: np.ndarray, before: float) -> bool:
+    "Are the four `cycle` (s) two of those `before` (s), each cut unevenly?"
+    halves = cycle.reshape(2, 2)
+    same = abs(halves.sum(1) - before) < SAME_CYCLE*before
+    return bool(same.all() and (abs(np.diff(halves)) > ALIKE*before/2).all())
+
+def _in_step(on: np.ndarray, k: int, before: float) -> bool:
+    "Does the rhythm of cycle `before` (s) go on after a short run of the beats at `on` (s) [N] from `k` on?"
+    slow = k + 2 + np.flatnonzero(np.diff(on[k + 1:k + SHORT_RUN + 2]) > EARLY*before)
+    if not len(slow): return False
+    cycles = (on[slow[0] - 1:slow[0] + 2] - on[k - 1])/before
+    in_step = (abs(cycles - np.round(cycles)) < IN_STEP).all()
+    return bool(in_step and slow[0] - k == 2*np.round(cycles[0]))
+
 # %% ../../nbs/3_exploration/13_measuring.ipynb #fb51e171
 def _change(beats: pd.DataFrame, cycle: np.ndarray, k: int) -> tuple[str, float, float] | None:
     "(what, cycle before, after) if the rhythm changes at beat `k`; `cycle` [N]: s from the beat before."
     before, after = np.median(cycle[k - 4:k]), np.median(cycle[k + 1:k + 4])
     if (abs(cycle[k - 4:k] - before) > ALIKE*before).any(): return None
     if cycle[k] < EARLY*before and (cycle[k + 1:k + 4] < FASTER*before).all():
+        if _added_beats(cycle[k:k + 4], before): return None
         paced = beats.stimulus.iloc[k:k + 4].notna().all()
         what = 'faster pacing starts' if paced else f'a premature {_kind(beats, k)}beat starts a tachycardia'
-        return what, before, after
+        uncertain = not paced and _in_step(beats.qrs_on.to_numpy(), k, before)
+        return (UNCERTAIN if uncertain else what), before, after
     slow = cycle[k] > SLOWER*before and (cycle[k + 1:k + 4] > SLOWER*before).all()
     return ('a tachycardia ends', before, after) if slow and before < .6 else None
 
@@ -85,7 +132,7 @@ def find_transitions(beats: pd.DataFrame) -> pd.DataFrame:
     """Where the cycle changes at once: time (s), what happens, and the cycle before and after (s).
 
     `beats`: as `measure_record` has them, a row a beat in order."""
-    cycle = np.diff(beats.qrs_on, prepend=np.nan)
+    cycle = beats.rr.shift().to_numpy(float)
     rows, k = [], 5
     while k < len(beats) - 3:
         found = _change(beats, cycle, k)
@@ -96,19 +143,26 @@ def find_transitions(beats: pd.DataFrame) -> pd.DataFrame:
 # %% ../../nbs/3_exploration/13_measuring.ipynb #cfc80c2a
 class MeasuredStudy(NamedTuple):
     """A measured recording. `beats`: a row a beat, times and intervals in s, NaN: not seen; `windows`: start,
-    stop (s), rhythm, reason; `transitions`: as `find_transitions` has them."""
+    stop (s), rhythm, reason; `transitions`: as `find_transitions` has them; `waves`: atrial activations (s)
+    [N, 5]; `gaps`: from, to (s) [K, 2] where no surface lead has a sample."""
     beats: pd.DataFrame
     windows: pd.DataFrame
     transitions: pd.DataFrame
+    waves: np.ndarray
+    gaps: np.ndarray
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #ec0584de
-def _one_table(read: list[WindowOfStudy]) -> pd.DataFrame:
-    "The beats of all windows, each with the number of its window; RR counted anew."
+def _one_table(read: list[WindowOfStudy], gaps: np.ndarray) -> pd.DataFrame:
+    "The beats of all windows, each with the number of its window; RR counted anew, not across `gaps` (s)."
     beats = pd.concat([w.beats.assign(window=i) for i, w in enumerate(read)], ignore_index=True)
     again = beats.qrs_on.diff() < .1
     beats = beats[~again].reset_index(drop=True)
-    return beats.assign(rr=-beats.qrs_on.diff(-1))
+    on, begin, end = beats.qrs_on.to_numpy(), *gaps.T
+    following = np.append(on[1:], np.inf)
+    cut = np.searchsorted(begin, following) > np.searchsorted(end, on, 'right')
+    return beats.assign(rr=np.where(cut, np.nan, np.append(np.diff(on), np.nan))[:len(on)])
 
+# %% ../../nbs/3_exploration/13_measuring.ipynb #491d24c9
 def _with_transitions(windows: pd.DataFrame, transitions: pd.DataFrame) -> pd.DataFrame:
     "The windows, those in which a transition lies called so."
     windows = windows.copy()
@@ -117,8 +171,9 @@ def _with_transitions(windows: pd.DataFrame, transitions: pd.DataFrame) -> pd.Da
         cycles = f'cycle {1000*t.before:.0f} to {1000*t.after:.0f} ms'
         said = f'{t.what} at {t.time:.2f} s, {cycles}'
         first = windows.rhythm[i] != 'transition'
-        windows.loc[i, 'reason'] = said if first else f'{windows.reason[i]}; {said}'
-        windows.loc[i, 'rhythm'] = 'transition'
+        sure = t.what != UNCERTAIN
+        windows.loc[i, 'reason'] = said if first and sure else f'{windows.reason[i]}; {said}'
+        if sure: windows.loc[i, 'rhythm'] = 'transition'
     return windows
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #43048858
@@ -140,10 +195,11 @@ def measure_record(record: Record, window: float = 10., jobs: int = 1) -> Measur
     if not 3 <= window < np.inf: raise PedarrError(f'window={window}: give a number of seconds, at least 3')
     spans = _starts(record.sig_len, record.fs, window)
     read = list(parallel_map(partial(measure_window, record), spans, jobs))
-    beats = _one_table(read)
+    waves, gaps = (np.concatenate([getattr(w, name) for w in read]) for name in ('waves', 'gaps'))
+    beats = _one_table(read, gaps)
     transitions = find_transitions(beats)
-    windows = pd.DataFrame([w[1:] for w in read], columns=['start', 'stop', 'rhythm', 'reason'])
-    return MeasuredStudy(beats, _with_transitions(windows, transitions), transitions)
+    windows = pd.DataFrame([w[1:5] for w in read], columns=['start', 'stop', 'rhythm', 'reason'])
+    return MeasuredStudy(beats, _with_transitions(windows, transitions), transitions, waves, gaps)
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #9ff35378
 def interval_medians(study: MeasuredStudy) -> pd.DataFrame:

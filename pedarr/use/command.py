@@ -325,10 +325,10 @@ def measure(context: click.Context, record: Path, out: Path, jobs: int, force: b
     """Measure the intervals of a RECORD or lab's export: tables and a page in the folder OUT.
 
     Exit status 1 if no beat was seen."""
-    from pedarr.exploration.measured_page import measure_file
+    from pedarr.exploration.measured_page import measure_file, missing_words
     study, page = measure_file(record, out, jobs, force)
     for w in study.windows.itertuples(): say_line(f'{w.start:.1f} to {w.stop:.1f} s: {w.rhythm} ({w.reason})')
-    say_line(f'{len(study.beats)} beats: {page}')
+    say_line(f'{len(study.beats)} beats{missing_words(study)}: {page}')
     context.exit(0 if len(study.beats) else 1)
 
 # %% ../../nbs/9_use/16_command.ipynb #2537930b

@@ -31,13 +31,13 @@ class _Waiting:
     def take(self, w: Windows) -> None:
         "More windows of it were cut."
         self.open += 1
-        if self.first is None: self.first = Windows(w.start[:5], w.x[:5].copy(), w.mask[:5])
+        if self.first is None: self.first = Windows(*(part[:5].copy() for part in w))
 
     def result(self, model: Any) -> Answer | PedarrError:
         "The answer, or why there is none."
         if self.error is not None: return self.error
-        start, prob, unlike = (np.concatenate(p) for p in zip(*self.parts))
-        try: answer = recording_answer(model, self.record, start, WindowAnswers(prob, unlike), self.first)
+        start, missing, *said = (np.concatenate(p) for p in zip(*self.parts))
+        try: answer = recording_answer(model, self.record, start, missing, WindowAnswers(*said), self.first)
         except PedarrError as e: return e
         return Answer(**{**answer.__dict__, 'name': self.name})
 
@@ -51,7 +51,7 @@ def _answer_all(predictor: Predictor, ready: list[tuple[_Waiting, Windows]]) -> 
     said, at = answer_windows(predictor.model, x, mask, predictor.device), 0
     for one, w in ready:
         part = slice(at, at + len(w.start))
-        one.parts.append((w.start, said.prob[part], said.unlike[part]))
+        one.parts.append((w.start, w.missing, said.prob[part], said.unlike[part]))
         one.open -= 1
         at = part.stop
     ready.clear()

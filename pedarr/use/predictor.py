@@ -79,10 +79,12 @@ def _check_recording(record: AnyRecord, prep: PreprocessFacts, config: Preproces
 
 # %% ../../nbs/9_use/08_predictor.ipynb #9e0f202b
 class Windows(NamedTuple):
-    "Neighbouring windows: first samples `start` [n] in the recording, `x` [n, 19, T] (mV), `mask` [n, 19]."
+    """Neighbouring windows: first samples `start` [n] in the recording, `x` [n, 19, T] (mV), `mask` [n, 19],
+    and which share of each is `missing` [n] in all channels at once."""
     start: np.ndarray
     x: np.ndarray
     mask: np.ndarray
+    missing: np.ndarray
 
 def _starts(record: AnyRecord, width: int, starts: Sequence[int] | None) -> np.ndarray:
     "The first sample of each window."
@@ -91,6 +93,19 @@ def _starts(record: AnyRecord, width: int, starts: Sequence[int] | None) -> np.n
     if not len(found) or found.dtype.kind not in 'iu' or found[0] < 0 or found[-1] + width > record.sig_len:
         raise PedarrError(f'{record.name}: starts: give whole samples from 0 to {record.sig_len - width}')
     return found.astype(np.int64)
+
+# %% ../../nbs/9_use/08_predictor.ipynb #2194c03d
+class _Watched:
+    "A recording that keeps which of the samples that were read are missing in all channels: `gone` [time]."
+    def __init__(self, record: Any): self.record, self.gone = record, np.zeros(record.sig_len, bool)
+    def __getattr__(self, name: str) -> Any: return getattr(self.record, name)
+
+    def standard(self, start: int, stop: int) -> np.ndarray:
+        "As that of the recording."
+        x = self.record.standard(start, stop)
+        gone = np.isnan(x).all(0)
+        if gone.any(): self.gone[start:stop] = gone
+        return x
 
 # %% ../../nbs/9_use/08_predictor.ipynb #fb4664c0
 def _segment_windows(record: AnyRecord, start: np.ndarray, width: int, config) -> Iterator[tuple]:
@@ -104,11 +119,12 @@ def _segment_windows(record: AnyRecord, start: np.ndarray, width: int, config) -
 def _cut(record: AnyRecord, start: np.ndarray, width: int, prep: PreprocessFacts,
          config: PreprocessConfig) -> Iterator[Windows]:
     "The windows at `start`, some at a time."
+    record, at = _Watched(record), 0
     if prep.cut == 'segment': groups = _segment_windows(record, start, width, config)
     else: groups = cut_windows(record, start, start + width, config, config.dtype)
-    at = 0
     for x, mask in groups:
-        yield Windows(start[at:at + len(x)], x, mask)
+        own = start[at:at + len(x)]
+        yield Windows(own, x, mask, np.array([record.gone[s:s + width].mean() for s in own]))
         at += len(x)
 
 # %% ../../nbs/9_use/08_predictor.ipynb #b25282e7
@@ -222,6 +238,15 @@ def _answer_text(a: Answer) -> str:
     how = f'{a.rule}, {len(a.windows)} of {first.stop - first.start:g} s'
     return '\n'.join([_answer_line(a), f'by {a.model}: {how}', *(f'note: {n}' for n in a.notes)])
 
+# %% ../../nbs/9_use/08_predictor.ipynb #4bad48fc
+_MOST_MISSING: float = .03     # share of the answered windows in which all channels are missing, unsaid
+
+def _gap_warning(missing: np.ndarray) -> list[str]:
+    "What must be said of windows of which such shares are `missing` [n]."
+    share = float(missing.mean())
+    if share <= _MOST_MISSING: return []
+    return [f'{100*share:.0f} % of the answered time is missing in every channel that the model knows']
+
 # %% ../../nbs/9_use/08_predictor.ipynb #e1f18a35
 def _warnings(unlike: np.ndarray, windows: Windows, fs: float) -> list[str]:
     "What speaks against an answer."
@@ -244,10 +269,10 @@ def _window_table(model: OpenModel, record: AnyRecord, start: np.ndarray,
                              answer=_named(model, said.prob), **shares, unlike=said.unlike.round(3)))
 
 # %% ../../nbs/9_use/08_predictor.ipynb #47162e59
-def recording_answer(model: OpenModel, record: AnyRecord, start: np.ndarray, said: WindowAnswers,
-                     first: Windows) -> Answer:
-    """The answer to a recording from those to its windows, which begin at `start` [W] (samples); `first`:
-    some windows of it, to look at its leads.
+def recording_answer(model: OpenModel, record: AnyRecord, start: np.ndarray, missing: np.ndarray,
+                     said: WindowAnswers, first: Windows) -> Answer:
+    """The answer to a recording from those to its windows, which begin at `start` [W] (samples) and are
+    `missing` [W] in part; `first`: some windows of it, to look at its leads.
 
     `PedarrError` if no window has a usable channel."""
     ok = np.isfinite(said.prob).all(1)
@@ -259,7 +284,7 @@ def recording_answer(model: OpenModel, record: AnyRecord, start: np.ndarray, sai
     notes = [*record.notes, *_seen_part(record, model.prep)[1]]
     if not ok.all(): notes.append(f'{(~ok).sum()} of {len(ok)} windows have no usable channel and no answer')
     if model.facts.cannot_name: notes.append(f'cannot name: {", ".join(model.facts.cannot_name)}')
-    warnings = _warnings(said.unlike, first, float(model.prep.settings['rate']))
+    warnings = _gap_warning(missing[ok]) + _warnings(said.unlike, first, float(model.prep.settings['rate']))
     return Answer(str(record.name), model_title(model, record), model.facts.classes,
                   _named(model, prob[None])[0], prob, RULES[task],
                   _window_table(model, record, start, said), warnings, notes)
@@ -293,10 +318,10 @@ class Predictor:
         "The same for an open recording."
         parts, first = [], None
         for w in recording_windows(record, self.model.prep, starts):
-            parts.append((w.start, *answer_windows(self.model, w.x, w.mask, self.device)))
+            parts.append((w.start, w.missing, *answer_windows(self.model, w.x, w.mask, self.device)))
             first = first or w
-        start, prob, unlike = (np.concatenate(p) for p in zip(*parts))
-        return recording_answer(self.model, record, start, WindowAnswers(prob, unlike), first)
+        start, missing, prob, unlike = (np.concatenate(p) for p in zip(*parts))
+        return recording_answer(self.model, record, start, missing, WindowAnswers(prob, unlike), first)
 
     def embed(self, x: Any, fs: float, channels: Sequence[str], units: str = 'mV',
               starts: Sequence[int] | None = None) -> np.ndarray:
