@@ -159,6 +159,14 @@ def test_a_range_that_cannot_be_understood_is_one_line(tmp_path, unit):
     assert '\n' not in str(e.value)
 
 
+def test_a_label_with_a_slash_is_read(tmp_path):
+    labels = ['I', 'II/avF', *LABELS[2:]]
+    path = bard(tmp_path/'b.txt', drawn(), labels=labels)
+    assert open_record(path).names == labels
+    path.write_text(path.read_text().replace('Range: 5mv', 'Range:'))
+    with pytest.raises(PedarrError, match='b.txt: I: the header'): open_record(path)
+
+
 def test_an_export_of_pressures_alone_is_one_line(tmp_path):
     with pytest.raises(PedarrError, match='b.txt: no channel is a voltage: export'):
         open_record(bard(tmp_path/'b.txt', drawn(), units=['mmHg']*6))

@@ -1,4 +1,7 @@
 """A whole recording measured: intervals, rhythms, transitions, and the files that `pedarr measure` leaves."""
+import re
+from urllib.parse import unquote
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +13,7 @@ from pedarr.core.errors import PedarrError
 from pedarr.data.channels import CHANNELS
 from pedarr.data.records import open_record
 from pedarr.exploration.measured_page import STUDY_FILES, measure_file, save_study, stretches_to_draw
-from pedarr.exploration.measuring import find_transitions, interval_medians, measure_record
+from pedarr.exploration.measuring import UNCERTAIN, find_transitions, interval_medians, measure_record
 from pedarr.exploration.waves import drawn_study, find_beats
 from pedarr.use.command import pedarr_command
 
@@ -66,7 +69,7 @@ def test_the_beat_that_starts_a_tachycardia_is_named(circuit, measured):
 
 
 def beats(cycles, **columns):
-    rr = np.append(cycles[1:], [np.nan]*bool(len(cycles)))
+    rr = np.append(cycles[1:], np.nan)[:len(cycles)]
     return pd.DataFrame(dict(qrs_on=np.cumsum(cycles), rr=rr, stimulus=np.nan, qrs=.08, av=.12) | columns)
 
 
@@ -78,6 +81,10 @@ def beats(cycles, **columns):
     ([.35]*9 + [.8]*6, {}, ['a tachycardia ends']),
     ([.8]*8 + [.53, .29, .46, .34]*2 + [.8]*8, {}, []),                            # beats were added
     ([.8]*8 + [.4]*9, {}, ['a premature atrial beat starts a tachycardia']),       # at twice the rate
+    ([.8]*6 + [.33, .47]*8, {}, []),                                               # each T wave counted
+    ([.8, .84, .77, .81, .81, .56, .39, .36, .26, .9, .83, .71, .75, .8], {}, [UNCERTAIN]),   # artefacts
+    ([.7]*6 + [.4] + [.33]*5 + [.9] + [.7]*5, {},
+     ['a premature atrial beat starts a tachycardia', 'a tachycardia ends']),
     ([.7, .5, .9, .6, .4, .8, .3, .5, .9, .7, .4, .6]*3, {}, [])])                 # fibrillation
 def test_transitions_by_hand(cycles, columns, what):
     assert list(find_transitions(beats(cycles, **columns)).what) == what
@@ -206,6 +213,73 @@ def test_a_real_export_of_cardiolab_is_ventricular_pacing(tmp_path):
     assert abs(ms.rr - 499) <= 2 and abs(ms.qrs - 131) <= 4
     table = pd.read_csv(tmp_path/'out'/'beats.csv', dtype=str)
     assert (table.va_ms == 'not seen').all() and (table.pr_ms == 'not seen').mean() > .8
+
+
+def drawn_texts(page):
+    "The texts of each figure of a page."
+    svgs = re.findall(r'src="data:image/svg\+xml,([^"]*)"', page.read_text())
+    return [re.findall(r'>([^<>\n]+)</text>', unquote(svg)) for svg in svgs]
+
+
+@pytest.mark.parametrize('name', ['bard-avnrt.txt', 'prucka.txt'])
+def test_the_page_draws_what_the_table_says(tmp_path, name):
+    study, ms, page = real_export(name, tmp_path)
+    table = pd.read_csv(page.parent/'beats.csv', dtype=str).set_index('time_s')
+    for texts in drawn_texts(page):
+        spans = [text.split() for text in texts if re.fullmatch('(RR|PR|AV|VA|HV|AA) [0-9]+', text)]
+        assert spans and any(all(row.get(f'{what.lower()}_ms') == ms for what, ms in spans)
+                             for _, row in table.iterrows())
+        seen = int((table.stimulus_s != 'not seen').sum())
+        assert texts.count('S') <= seen and (name == 'prucka.txt' or 'S' not in texts)
+    if name == 'bard-avnrt.txt': assert f'atria {ms.va:.0f} ms after' in study.windows.reason[0]
+
+
+# --- What is missing ----------------------------------------------------------
+
+def test_a_gap_across_two_windows_is_no_pause(tmp_path):
+    v = np.arange(.5, 19.3, .7)
+    x = drawn_study(v, v - .07, pr=.12, his=.04, seconds=20)
+    x[:, 9200:11300] = np.nan                                             # across the edge of two windows
+    path = write(tmp_path, x)
+    study = measure_record(open_record(path))
+    on = v[(v < 9) | (v > 11.3)]
+    assert len(study.beats) == len(on) and abs(study.beats.qrs_on - on).max() < .01
+    assert study.beats.rr.max() < .71 and study.beats.aa.max() < .71 and study.beats.rr.isna().sum() == 2
+    assert study.transitions.empty and set(study.windows.rhythm) == {'N'}
+    said = '2.1 s without any surface lead'
+    assert said in run(path, '--out', tmp_path/'out').stdout
+    assert said in (tmp_path/'out'/'study.html').read_text()
+
+
+def test_a_gap_of_the_catheters_hides_only_their_intervals(tmp_path):
+    v = np.arange(.5, 9.3, .7)
+    x = drawn_study(v, v - .12, his=.04, seconds=10)
+    x[12:, 4050:4300] = np.nan                                            # after the sixth beat
+    beats, gaps = (measure_record(open_record(write(tmp_path, x)))[i] for i in (0, -1))
+    assert beats.rr.isna().sum() == 1 and len(gaps) == 0
+    assert np.isnan(beats.aa[5]) and beats.aa.drop([5, len(beats) - 1]).notna().all()
+
+
+def test_a_gap_of_a_real_ecg_is_no_pause(tmp_path):
+    record = open_record(real('cinc2021')/'A1041.hea')
+    x = record.standard()[:12]
+    whole = measure_record(record).beats
+    x[:, 1000:2500] = np.nan
+    beats = measure_record(open_record(write(tmp_path, x, record.fs, CHANNELS[:12]))).beats
+    outside = whole[(whole.qrs_on < 1.9) | (whole.qrs_on > 5.05)]
+    assert beats.rr.isna().sum() == 2 and beats.rr.max() < 1.5
+    assert abs(beats.qrs_on.to_numpy() - outside.qrs_on.to_numpy()).max() < .01
+
+
+@pytest.mark.parametrize('start', [255, 260, 370])
+def test_artefacts_of_a_real_ecg_start_no_tachycardia(tmp_path, start):
+    record = open_record(real('mitdb')/'104')
+    a = int(start*record.fs)
+    part = record.standard(a, a + int(30*record.fs))
+    leads = np.flatnonzero(record.rows[:12] >= 0)
+    path = write(tmp_path, part[leads], record.fs, [CHANNELS[i] for i in leads])
+    study = measure_record(open_record(path))
+    assert set(study.transitions.what) <= {UNCERTAIN} and 'transition' not in set(study.windows.rhythm)
 
 
 # --- The beats that all stands on ---------------------------------------------

@@ -85,7 +85,7 @@ _NO_VOLTAGE = re.compile(r'(?i)[\d.]{1,12} ?((?:[^\W\d_]|[%°]).{0,19}(?<!v))')
 def _bard_signal(path: Path, fields: dict, fs: float) -> SignalHeader:
     "One channel of a Bard header: 16 bits over its range."
     label = one_line(fields.get('label', ''))
-    where = path.with_name(f'{path.name}: {label or "a channel without a label"}')
+    where = Path(f'{path}: {label or "a channel without a label"}')
     if _rate(where, fields, 'sample rate') != fs:
         raise file_error(where, f'not sampled at the {fs:g} Hz of the others', 'export it at one rate')
     other = _NO_VOLTAGE.fullmatch(fields.get('range', ''))
@@ -164,7 +164,7 @@ def _signal_notes(signals: list[SignalHeader], d: np.ndarray, rail: int) -> list
     if railed: notes.append(f'at the rails of the amplifier for part of the time: {signal_list(railed)}')
     return notes
 
-# %% ../../nbs/1_data/08_lab_exports.ipynb #9b99fa60
+# %% ../../nbs/1_data/08_lab_exports.ipynb #3b09f09d
 def _only_voltages(path: Path, header: Header, x: np.ndarray) -> tuple[Header, np.ndarray]:
     "`header` and samples `x` [signal, time] without what is no voltage; `PedarrError` if nothing is left."
     keep = [i for i, s in enumerate(header.signals) if s.unit == 'mV']

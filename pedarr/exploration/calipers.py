@@ -13,12 +13,13 @@ import pandas as pd
 from ..core.errors import PedarrError
 from ..data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG
 from ..data.databases import Database
+from ..data.masks import signal_mask
 from ..data.records import Record
 from ..data.rhythms import BEAT_SYMBOLS
 from .cohort import annotations_of
 from .drawing import EcgSheet, draw_channel, draw_leads, draw_paper, fit_sheet, mm_axes
 from .figures import INK, is_simulated
-from .intervals import beat_intervals
+from .intervals import WindowReading, beat_intervals
 
 if TYPE_CHECKING:
     from matplotlib.pyplot import Axes, Figure
@@ -45,13 +46,27 @@ def _atrial_spans(beat: pd.Series, atria: np.ndarray) -> list[tuple]:
              ('AV', beat.a_before, beat.qrs_on, late > .4 and not p_leads)]
     return [(name, start, stop) for name, start, stop, holds in rules if holds]
 
+# %% ../../nbs/3_exploration/10_calipers.ipynb #341ad394
+def _spans_of_table(beat: pd.Series) -> list[tuple[str, float, float]]:
+    "The intervals of a `beat` that has them as columns (s): (name with its length in ms, from, to)."
+    late, several = _place_in_cycle(beat), beat.n_atrial > 1 and beat.aa < .35
+    his_first = beat.av < .2 and beat.his < beat.a_before
+    rules = [('RR', beat.qrs_on, beat.rr, True), ('AA', beat.atrium, beat.aa, several),
+             ('VA', beat.qrs_on, beat.va, late < .6 and not several),
+             ('PR', beat.qrs_on - beat.pr, beat.pr, late > .4 and not several),
+             ('HV', beat.qrs_on - beat.hv, beat.hv, not his_first)]
+    return [(f'{name} {1000*length:.0f}', start, start + length)
+            for name, start, length, holds in rules if holds and not np.isnan(length)]
+
 # %% ../../nbs/3_exploration/10_calipers.ipynb #46f4b26f
-def caliper_intervals(beats: pd.DataFrame, waves: np.ndarray, k: int) -> list[tuple[str, float, float]]:
+def caliper_intervals(beats: pd.DataFrame, waves: np.ndarray, k: int,
+                      table: bool = False) -> list[tuple[str, float, float]]:
     """The intervals that one would mark at beat `k`: (name with its length in ms, from, to in s).
 
     `beats`, `waves`: a row per beat, and atrial activation times (s) [wave, bipole], of `beat_intervals`.
-    What wasn't measured isn't marked."""
+    What wasn't measured isn't marked. `table`: the intervals are the columns of `beats`, with aa (s)."""
     beat = beats.iloc[k]
+    if table: return _spans_of_table(beat)
     following = beats.qrs_on.iloc[k + 1] if k + 1 < len(beats) else np.nan
     first = np.sort(np.nanmin(waves, axis=1)) if len(waves) else np.zeros(0)
     own = (first > beat.qrs_on - .06) & (first < following - .06)   # an atrium just before the QRS is its own
@@ -92,12 +107,17 @@ class _Stretch(NamedTuple):
     waves: np.ndarray           # atrial activation times [wave, bipole]
     stimuli: np.ndarray
     start: float = 0.
+    table: bool = False         # are the beats those of a table, whose numbers are to be drawn?
 
     @property
     def seconds(self) -> float:
         return self.signal.shape[1]/self.fs
 
 # %% ../../nbs/3_exploration/10_calipers.ipynb #c16a06b2
+def _seen(signal: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    "Which of the channels of `mask` [19] have a sample in `signal` [19, T]."
+    return mask & ~np.isnan(signal).all(axis=1)
+
 def _part(stretch: _Stretch, start: float, stop: float) -> _Stretch:
     "What lies from `start` to `stop` (s) in the `stretch`, in whole samples; its times count from there."
     a, z = int(start*stretch.fs), min(stretch.signal.shape[1], int(stop*stretch.fs))
@@ -105,6 +125,7 @@ def _part(stretch: _Stretch, start: float, stop: float) -> _Stretch:
     inside = lambda t: (t >= start) & (t < stop)
     return stretch._replace(
         start=start, signal=stretch.signal[:, a:z], beats=stretch.beats[:0],
+        mask=_seen(stretch.signal[:, a:z], stretch.mask),
         annotations=[(t - start, symbol, text) for t, symbol, text in stretch.annotations if inside(t)],
         waves=stretch.waves[inside(stretch.waves).any(axis=1)] - start,
         stimuli=stretch.stimuli[inside(stretch.stimuli)] - start)
@@ -113,40 +134,40 @@ def _part(stretch: _Stretch, start: float, stop: float) -> _Stretch:
 def _measured_beats(signal: np.ndarray, fs: float, qrs: np.ndarray | None, shift: float) -> tuple:
     "Beats, atrial waves and stimuli of `signal` [19, T], their times moved `shift` seconds back."
     reading = beat_intervals(signal, fs, qrs)
-    beats = reading.beats
-    beats['qrs_on'] = _after_stimulus(beats.qrs_on.to_numpy(), reading.stimuli)
-    for name in ('qrs_on', 'p_on', 'his', 'a_before', 'a_after'):
-        beats[name] -= shift
+    moved = _after_stimulus(reading.beats.qrs_on.to_numpy(), reading.stimuli)
+    return _shifted(reading._replace(beats=reading.beats.assign(qrs_on=moved)), shift)
+
+def _shifted(reading: WindowReading, shift: float) -> tuple:
+    "Beats, atrial waves and stimuli of a `reading`, their times moved `shift` seconds back."
+    times = ['qrs_on', 'p_on', 'his', 'a_before', 'a_after', 'atrium']
+    beats = reading.beats.assign(**{name: reading.beats[name] - shift for name in times})
     return beats, reading.waves - shift, reading.stimuli - shift
 
-# %% ../../nbs/3_exploration/10_calipers.ipynb #1a186aa2
-def _given_beats(beats: pd.DataFrame, waves: np.ndarray, start: float) -> tuple:
-    "As `_measured_beats`, of `beats` and atrial `waves` of a whole recording (s), counted from `start` (s)."
-    beats = beats.copy()
-    for name, interval in dict(p_on='pr', his='hv', a_after='va').items():
-        beats.loc[beats[interval].isna(), name] = np.nan            # what is not in the table is not drawn
-    for name in ('qrs_on', 'p_on', 'his', 'a_before', 'a_after'): beats[name] -= start
-    stimuli = beats.stimulus.dropna().to_numpy() - start
-    return beats, waves - start, stimuli
-
 # %% ../../nbs/3_exploration/10_calipers.ipynb #06712198
-def _read_stretch(record: Record, database: Database | None, start: int, n: int, pad: float = 2.,
-                  given: tuple | None = None) -> _Stretch:
-    "`n` samples of `record` from `start`, measured with `pad` seconds on either side, or as `given`."
+def _check_stretch(record: Record, start: int, n: int) -> None:
+    "`PedarrError` unless `n` samples from `start` lie in the `record`."
     if not 0 <= start <= record.sig_len - n:
         raise PedarrError(f'{record.path}: {n} samples from {start} leave the recording of '
                           f'{record.sig_len} samples: choose an earlier start')
+
+# %% ../../nbs/3_exploration/10_calipers.ipynb #72b6d3dc
+def _read_stretch(record: Record, database: Database | None, start: int, n: int,
+                  pad: float = 2., reading: WindowReading | None = None) -> _Stretch:
+    "`n` samples of `record` from `start`: its `reading`, or measured with `pad` seconds on either side."
+    _check_stretch(record, start, n)
     fs = record.fs
     a, z = max(0, int(start - pad*fs)), min(record.sig_len, int(start + n + pad*fs))
-    signal, mask = record.window(a, z)
+    signal = record.standard(a, z)
     sample, symbol, text, _ = annotations_of(record, database)
     qrs = sample[(sample >= a) & (sample < z) & np.isin(symbol, list(BEAT_SYMBOLS))] - a
-    known = qrs if database and database.annotator else None
-    if given is None: measured = _measured_beats(signal, fs, known, (start - a)/fs)
-    else: measured = _given_beats(*given, start/fs)
+    if reading: measured = _shifted(reading, start/fs)
+    else:
+        given = qrs if database and database.annotator else None
+        measured = _measured_beats(signal, fs, given, (start - a)/fs)
     here = np.flatnonzero((sample >= start) & (sample < start + n))
     annotations = [((sample[i] - start)/fs, symbol[i], text[i]) for i in here]
-    return _Stretch(signal[:, start - a:start - a + n], mask, fs, annotations, *measured)
+    drawn = signal[:, start - a:start - a + n]
+    return _Stretch(drawn, _seen(drawn, signal_mask(signal)), fs, annotations, *measured, table=bool(reading))
 
 # %% ../../nbs/3_exploration/10_calipers.ipynb #a834276c
 def _first_calipers(stretch: _Stretch, seconds: float) -> tuple[list, str]:
@@ -155,8 +176,10 @@ def _first_calipers(stretch: _Stretch, seconds: float) -> tuple[list, str]:
     followed = np.flatnonzero((on > .15) & (on.shift(-1) < seconds))
     if not len(followed):
         return [], ''
-    spans = [s for s in caliper_intervals(stretch.beats, stretch.waves, followed[0]) if s[1] > 0]
-    return spans, stretch.beats.earliest[followed[0]] if spans else ''
+    k = followed[0]
+    spans = caliper_intervals(stretch.beats, stretch.waves, k, stretch.table)
+    spans = [s for s in spans if s[1] > 0]
+    return spans, stretch.beats.earliest.iloc[k] if spans else ''
 
 def _view(spans: list, seconds: float, room: float) -> tuple[int, float]:
     "Speed (mm/s) and beginning (s) of the sweep: 100 mm/s if `room` mm hold the intervals, else 50."
@@ -272,14 +295,14 @@ def _draw_ecg(ax: Axes, sheet: EcgSheet, stretch: _Stretch) -> None:
 
 # %% ../../nbs/3_exploration/10_calipers.ipynb #09d20027
 def plot_study(record: Record, start: int, database: Database | None, seconds: float = 2.5,
-               title: str = '', given: tuple[pd.DataFrame, np.ndarray] | None = None) -> Figure:
+               title: str = '', reading: WindowReading | None = None) -> Figure:
     """12 leads on paper, below leads II, V1 and electrograms at 100 mm/s with calipers.
 
-    `start`: first sample. Intervals (ms) are those of `beat_intervals`, at beats annotated in `database`.
+    `start`: first sample. Intervals (ms) are those of `beat_intervals`, at beats annotated in `database`; or
+    those of a `reading` of the whole record (times in s), whose beats have the column aa (s) too.
     Bars on bipoles of the coronary sinus are atrial activations, orange where earliest; S is a stimulus.
-    `given`: beats and atrial waves [N, 5] (s) of the recording as they were measured; else it is read here.
-    `PedarrError` where the stretch leaves the recording."""
-    stretch = _read_stretch(record, database, start, int(seconds*record.fs), given=given)
+    Raises `PedarrError` where the stretch leaves the recording."""
+    stretch = _read_stretch(record, database, start, int(seconds*record.fs), reading=reading)
     ecg, mask = stretch.signal[:N_ECG], stretch.mask[:N_ECG]
     sheet, height = fit_sheet(EcgSheet(25*stretch.seconds), 105, ecg, mask, room=9)
     sweep, *shown = _choose_sweep(stretch, sheet.width())

@@ -19,7 +19,8 @@ from .waves import (
     near_field, p_onsets, qrs_edges, t_ends)
 
 # %% auto #0
-__all__ = ['WindowReading', 'beat_intervals', 'av_association', 'dominant_frequency', 'fractionation', 'describe_window']
+__all__ = ['missing_samples', 'crosses_gap', 'WindowReading', 'beat_intervals', 'av_association', 'dominant_frequency',
+           'fractionation', 'describe_window']
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #b3a75c00
 _MARGIN = .015   # s: a wave that begins no more than this before the QRS is simultaneous, not leading
@@ -85,6 +86,30 @@ def _check_window(signal, fs, beats):
         raise PedarrError('beats outside the window: give sample numbers counted from its start')
     return signal
 
+# %% ../../nbs/3_exploration/01_intervals.ipynb #66a9b335
+def missing_samples(signal: np.ndarray, rows: slice | list = slice(N_ECG)) -> np.ndarray:
+    "Is each sample [T] NaN in all of the `rows` of `signal` [19, T] that hold one? False if none does."
+    lost = np.isnan(signal[rows])
+    there = lost[~lost.all(1)]
+    return there.all(0) if len(there) else np.zeros(lost.shape[1], bool)
+
+def crosses_gap(missing: np.ndarray, fs: float, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    "Is a sample `missing` [T] (bool) between `start` and `stop` (s) [N], whichever is first? NaN is time 0."
+    lost = np.append(0, np.cumsum(missing))
+    a, z = np.sort(np.nan_to_num(np.array([start, stop], float)), axis=0)*fs
+    a, z = (np.clip(i, 0, len(missing)).astype(int) for i in (np.floor(a), np.ceil(z) + 1))
+    return lost[z] > lost[a]
+
+# %% ../../nbs/3_exploration/01_intervals.ipynb #0e868fd2
+def _bridged(signal):
+    "A copy of `signal` [C, T] with a straight line across what is missing in a channel that is there."
+    out = np.array(signal, float)
+    for row in out:
+        lost = np.isnan(row)
+        if lost.any() and not lost.all():
+            row[lost] = np.interp(np.flatnonzero(lost), np.flatnonzero(~lost), row[~lost])
+    return out
+
 # %% ../../nbs/3_exploration/01_intervals.ipynb #b3a75c02
 class WindowReading(NamedTuple):
     """What was read in a window; `read_rhythm` fills in numbers, rhythm and reason.
@@ -117,16 +142,19 @@ def beat_intervals(signal: np.ndarray, fs: float, beats: Sequence | None = None)
     `beats`: samples of the QRS complexes (such as annotations), found by `find_beats` if not given. Columns:
     beat, qrs_on, qrs_off, t_end, p_on, his, stimulus (within 60 ms before the QRS); CS12..CS90 (of the nearer
     atrial wave), atrium (its first), earliest (bipole), a_before, a_after, n_atrial (until the next QRS);
-    rr, pr, ah, hv, qrs, qt, av, va, va_septal (to CS90). NaN: not seen. Raises `PedarrError`."""
+    rr, pr, ah, hv, qrs, qt, av, va, va_septal (to CS90). NaN: not seen, or a sample between is missing in all
+    channels that it is read from. Raises `PedarrError`."""
     signal = _check_window(signal, fs, beats)
-    stimuli = find_stimuli(signal, fs)
-    x = blank_stimuli(signal, stimuli, fs)
-    beats = np.asarray(find_beats(x, fs) if beats is None else beats, int)
+    whole = _bridged(signal)
+    stimuli = find_stimuli(whole, fs)
+    x = blank_stimuli(whole, stimuli, fs)
+    beats = _beats_outside_gaps(x, fs, signal) if beats is None else np.asarray(beats, int)
     edges = qrs_edges(x[:N_ECG], fs, beats)
     waves = atrial_waves(x[N_ECG + 2:], fs, qrs=edges)
     times = _times(x, fs, beats, edges, waves, stimuli)
     atrium_at_his = _atrium_at_his(x[CHANNELS.index('ABL12')], fs, times.his)
-    return WindowReading(_with_intervals(times, atrium_at_his), waves, stimuli / fs)
+    t = _without_gaps(_with_intervals(times, atrium_at_his), signal, fs)
+    return WindowReading(t, waves, stimuli / fs)
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #e3b919ec
 def _with_intervals(t, atrium_at_his):
@@ -141,6 +169,35 @@ def _with_intervals(t, atrium_at_his):
         av=t.qrs_on - t.a_before,
         va=t.a_after - t.qrs_on,
         va_septal=t.CS90 - t.qrs_on)
+
+# %% ../../nbs/3_exploration/01_intervals.ipynb #b9f930cb
+_HIS, _CS, _SEPTAL = [N_ECG], slice(N_ECG + 2, None), [len(CHANNELS) - 1]     # rows of the electrograms
+
+def _beats_outside_gaps(x, fs, signal):
+    "The beats of the cleaned window `x` [19, T] but those where `signal` has no surface lead."
+    beats = find_beats(x, fs)
+    return beats[~missing_samples(signal)[beats]]
+
+def _cut_by_gaps(t, signal, fs):
+    "For each interval of the table `t` bool [N]: does a gap of `signal` [19, T] lie in it?"
+    skin, his, cs, septal = (missing_samples(signal, rows) for rows in (slice(N_ECG), _HIS, _CS, _SEPTAL))
+    channels = dict(rr=skin, pr=skin, qrs=skin, qt=skin, ah=his, hv=skin | his, av=skin | cs, va=skin | cs,
+                    va_septal=skin | septal, atrium=skin | cs, n_atrial=skin | cs)
+    start = dict(pr=t.p_on, ah=t.his - t.ah, hv=t.his, av=t.a_before)
+    length = dict(atrium=t.atrium - t.qrs_on, n_atrial=t.rr)
+    spans = {name: (start.get(name, t.qrs_on), length.get(name, t.get(name))) for name in channels}
+    return {name: crosses_gap(channels[name], fs, a, a + n) for name, (a, n) in spans.items()}
+
+# %% ../../nbs/3_exploration/01_intervals.ipynb #4fd41b3b
+_AT_ITS_END = dict(pr=['p_on'], qt=['t_end'], hv=['his'], av=['a_before'], va=['a_after'], atrium=CS_BIPOLES)
+
+def _without_gaps(t, signal, fs):
+    "The table `t` of beats, NaN where a gap of `signal` [19, T] lies within an interval."
+    if not np.isnan(signal).any(): return t
+    cut = _cut_by_gaps(t, signal, fs)
+    for name, where in cut.items(): t.loc[where, [name, *_AT_ITS_END.get(name, [])]] = np.nan
+    t.loc[cut['atrium'], 'earliest'] = ''
+    return t
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #72475a8d
 def av_association(atrial: np.ndarray, ventricular: np.ndarray) -> float:
@@ -213,7 +270,8 @@ def _share_early(on, rr):
     "Share of the QRS complexes at `on` (s) that come early; `rr`: the cycles that follow them (s)."
     if not len(on): return np.nan
     before = np.append(np.nan, rr[:-1])
-    mean = (on[-1] - on[0]) / (len(on) - 1) if len(on) > 1 else np.nan
+    seen = before[~np.isnan(before)]
+    mean = seen.mean() if len(seen) else np.nan
     return float(np.mean((before < .87 * rr) & (before < .93 * mean)))
 
 def _share_at_fixed_time(lag, limit, of):
@@ -232,11 +290,16 @@ def _jitter(cycles):
     "Median change from cycle to cycle, relative to the median cycle."
     return _median(abs(np.diff(cycles))) / _median(cycles)
 
-def _waves_per_beat(first, on):
-    "Atrial waves that begin `first` (s) for each cycle between the QRS onsets `on` (s)."
+def _waves_per_beat(first, n_atrial):
+    "Mean of `n_atrial`, the atrial waves of each cycle but the last; NaN if `first` [M] is empty."
     if not len(first): return np.nan
-    within = ((first > on[0] - _MARGIN) & (first < on[-1] - _MARGIN)).sum() if len(on) else 0
-    return within / max(len(on) - 1, 1)
+    seen = n_atrial[:-1].dropna()
+    return seen.sum() / max(len(seen), 1)
+
+def _atrial_cycles(first, signal, fs):
+    "Cycles (s) between the beginnings `first` (s) [M] of the atrial waves, NaN across a gap of `signal`."
+    cut = crosses_gap(missing_samples(signal, _CS), fs, first[:-1], first[1:])
+    return np.where(cut, np.nan, np.diff(first))
 
 def _commonest(names):
     "The most frequent of the `names`, or '' if all are empty."
@@ -246,18 +309,19 @@ def _commonest(names):
 # %% ../../nbs/3_exploration/01_intervals.ipynb #90482a21
 _MEDIANS = ('rr', 'qrs', 'pr', 'ah', 'hv', 'av', 'va', 'va_septal')
 
-def _beat_numbers(t, first):
-    "The numbers that come from the table of beats `t` and the beginnings of the atrial waves `first` (s)."
+def _beat_numbers(t, first, cycles):
+    "The numbers of the table of beats `t`, and of atrial waves that begin `first` (s), `cycles` (s) apart."
     on, rr, va = (t[c].to_numpy() for c in ('qrs_on', 'rr', 'va'))
+    lost = np.append(np.isnan(cycles), False)[np.searchsorted(first, on) - 1]
     return {name: _median(t[name]) for name in _MEDIANS} | dict(
         beats=len(t),
-        aa=_median(np.diff(first)),
+        aa=_median(cycles),
         rr_jitter=_jitter(rr),
-        aa_jitter=_jitter(np.diff(first)),
+        aa_jitter=_jitter(cycles),
         av_spread=_spread(t.av),
         va_spread=_spread(t.va),
-        ratio=_waves_per_beat(first, on),
-        locked=av_association(first, on),
+        ratio=_waves_per_beat(first, t.n_atrial),
+        locked=av_association(first, on[~lost]),
         leader=_leader(rr, va),
         early=_share_early(on, rr),
         earliest=_commonest(t.earliest))
@@ -273,8 +337,8 @@ def describe_window(reading: WindowReading, signal: np.ndarray, fs: float) -> pd
     t = reading.beats
     if len(t) > 4: t = t.iloc[1:-1]         # the outermost may be cut
     first = np.nanmin(reading.waves, 1)
-    n = _beat_numbers(t, first)
-    lead_ii, cs = signal[CHANNELS.index('II')], signal[CHANNELS.index('CS56')]
+    n = _beat_numbers(t, first, _atrial_cycles(first, signal, fs))
+    lead_ii, cs = _bridged(signal[[CHANNELS.index('II'), CHANNELS.index('CS56')]])
     n['p_II'] = _p_upright(lead_ii, fs, t.a_before, t.qrs_on, t.t_end.to_numpy())
     n['v_paced'], n['a_paced'] = _paced(t, first, reading.stimuli)
     n['df'], n['regularity'], n['active'] = np.nan, np.nan, np.nan

@@ -19,11 +19,12 @@ from ..data.known_databases import ALIASES
 from ..data.records import Record, open_record
 from .calipers import plot_study
 from .figures import figure_svg, is_simulated
+from .intervals import WindowReading
 from .measuring import INTERVALS, MeasuredStudy, interval_medians, measure_record
 
 # %% auto #0
-__all__ = ['NOT_SEEN', 'STUDY_FILES', 'beat_table', 'stretches_to_draw', 'missing_words', 'study_page', 'check_free',
-           'save_study', 'measure_file']
+__all__ = ['NOT_SEEN', 'STUDY_FILES', 'beat_table', 'stretches_to_draw', 'reading_of', 'missing_words', 'study_page',
+           'check_free', 'save_study', 'measure_file']
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #c6893b87
 NOT_SEEN = 'not seen'
@@ -80,6 +81,11 @@ def stretches_to_draw(study: MeasuredStudy, duration: float, seconds: float = 2.
     drawn += [(t.what, t.time - .6*seconds) for t in study.transitions.head(3).itertuples()]
     return [(title, min(max(0., start), last)) for title, start in drawn[:most]]
 
+# %% ../../nbs/3_exploration/14_measured_page.ipynb #61c365e9
+def reading_of(study: MeasuredStudy) -> WindowReading:
+    "What was read in the whole of a `study`, as it is drawn: its stimuli are those of the table."
+    return WindowReading(study.beats, study.waves, study.beats.stimulus.dropna().to_numpy())
+
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #e665126d
 def _html_table(table: pd.DataFrame) -> str:
     "A table of texts; columns of ms, s and counts to the right."
@@ -93,7 +99,7 @@ def _html_figures(study: MeasuredStudy, record: Record) -> str:
     for title, start in stretches_to_draw(study, record.duration, seconds):
         first = min(int(start*record.fs), record.sig_len - int(seconds*record.fs))
         text = one_line(f'{title}, from {start:.1f} s')
-        figure = plot_study(record, first, None, seconds, given=(study.beats, study.waves))
+        figure = plot_study(record, first, None, seconds, reading=reading_of(study))
         out.append(html_figure(figure_svg(figure), f'Twelve leads and a fast sweep: {text}', text, 'paper'))
     return ''.join(out)
 
@@ -108,12 +114,11 @@ def _html_notes(record: Record) -> str:
     simulated = '<p class=banner><b>SIMULATED: no patient.</b></p>' if is_simulated(record) else ''
     return f'{simulated}<p class=notice>{_DISCLAIMER}</p><ul>{items}</ul>'
 
-# %% ../../nbs/3_exploration/14_measured_page.ipynb #012d25c7
+# %% ../../nbs/3_exploration/14_measured_page.ipynb #6622e57a
 def missing_words(study: MeasuredStudy) -> str:
     "How much of a measured study has no surface lead, in words; '' for nothing."
-    if not len(study.gaps): return ''
     seconds = np.diff(study.gaps).sum()
-    return f', {seconds:.1f} s without any surface lead: intervals over them are not seen'
+    return f', {seconds:.1f} s without any surface lead: intervals over them are not seen' if seconds else ''
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #2e042878
 def study_page(study: MeasuredStudy, record: Record) -> str:

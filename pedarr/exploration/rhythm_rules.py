@@ -174,16 +174,19 @@ ONE_TO_ONE = [
          lambda n: True)]
 
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #2ff8543a
-def decide_rhythm(n: pd.Series) -> tuple[str, str]:
+def decide_rhythm(n: pd.Series, told: pd.Series | None = None) -> tuple[str, str]:
     """Rhythm and reason, from the numbers `n` of `describe_window`.
 
+    `told`: va and aa (s) that the reason names, if not those of `n`; NaN: those of `n` are named.
     The rhythm is an annotation of the Leipzig database, or '?': cannot tell."""
     last = DISSOCIATED if _dissociated(n) else WIDE_ONE_TO_ONE + ONE_TO_ONE
     rule = first_that_holds(ASKED_FIRST + ATRIA_AHEAD + last, n)
-    va, aa = (f'{1000 * seconds:.0f}' for seconds in (n.va, n.aa))
+    named = n if told is None else told.combine_first(n)
+    va, aa = (f'{1000 * seconds:.0f}' for seconds in (named.va, named.aa))
     seen = dict(va=va, aa=aa, earliest=n.earliest, side=PATHWAY_SIDE.get(n.earliest))
     return rule.rhythm, rule.reason.format(**seen)
 
+# %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #7c17d335
 def read_rhythm(signal: np.ndarray, fs: float, beats: Sequence | None = None) -> WindowReading:
     """Beats, waves, stimuli, numbers, rhythm ('?': cannot tell) and the reason, of a window `signal` [19, T].
 
