@@ -186,6 +186,21 @@ def test_gaps_and_flat_leads_are_no_signal(model):
     assert t.answer[0] == '' and t.answer[1] != '' and np.isnan(t.unlike[0])
 
 
+def test_a_gap_in_all_leads_is_said(model, tmp_path):
+    "Of an array and of files: the share of the answered windows that nobody has seen."
+    x = beats(6000, 500)
+    said = lambda a: [w for w in a.warnings if 'missing' in w]
+    assert said(model.predict(x, 500, LEADS)) == []
+    x[1:, 900:3300], x[0, 1000:3200] = np.nan, np.nan       # 1,000 to 3,200: all; of windows 1 and 3, not 2
+    answer = model.predict(x, 500, LEADS)
+    assert list(answer.windows.answer != '') == [True, False, True, True]
+    assert said(answer)[0].startswith('16 % of the answered time is missing in every channel')
+    np.savez(tmp_path/'a.npz', signals=x, fs=500, channels=LEADS)
+    (_, same), = predict_recordings(model, [('a', tmp_path/'a.npz')])
+    assert same.warnings == answer.warnings and not said(model.predict(x[:, 3170:], 500, LEADS))
+    assert not said(model.predict(x, 500, LEADS, starts=[3700]))
+
+
 def test_names_of_the_own_database_are_known(run, store, model, tmp_path):
     "In files as in arrays: a database that pedarr does not list tells them in its store."
     named = {'Wand': 'V1', 'Seite': 'v6'}
