@@ -1,6 +1,7 @@
 """A trained network on somebody else's recording: the same probabilities, refusals, files, model folders."""
 import dataclasses
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -15,18 +16,19 @@ import wfdb
 
 import pedarr
 from conftest import real
-from helpers import append, command, edit_json, refused
+from helpers import append, bard, command, edit_json, prucka, refused
 from pedarr.core.errors import PedarrError
 from pedarr.core.files import sha256
 from pedarr.core.project import find_model
 from pedarr.data.known_databases import LEIPZIG
+from pedarr.data.lab_exports import convert_export, find_exports
 from pedarr.data.records import open_record
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.training.config import make_config
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.run_list import list_runs
 from pedarr.training.train import run_training
-from pedarr.use.input_files import FileFormat, open_recording
+from pedarr.use.input_files import FileFormat, find_recordings, open_recording
 from pedarr.use.inputs import array_record
 from pedarr.use.model_cards import describe_preprocessing
 from pedarr.model.given import SUMS
@@ -407,6 +409,39 @@ def test_predict_files_of_all_kinds(folder, tmp_path):
     assert r.status == 2 and 'none of 2 recordings' in r.err.splitlines()[-1]
 
 
+def test_a_folder_of_exports_and_tables_beside_records(folder, tmp_path):
+    "Exports are answered, the record that was made of one alone; tables beside records are said and counted."
+    for name in 'ab': bard(tmp_path/f'{name}.txt', X[:2], ['I', 'II'], 500)
+    prucka(tmp_path/'c.txt', X[:2], ['I', 'II'], 500)
+    (tmp_path/'README.txt').write_text('Dear colleague,')
+    names = lambda: [name for name, _ in find_recordings([tmp_path]).recordings]
+    assert names() == ['a.txt', 'b.txt', 'c.txt'] == [p.name for p in find_exports(tmp_path)]
+    r = command('predict', folder, tmp_path)
+    assert r.status == 0 and all(f'\n{name}: ' in r.out for name in names()) and not r.err
+    convert_export(tmp_path/'b.txt', tmp_path)
+    for name in 'xy': pd.DataFrame(dict(I=X[0], II=X[1])).to_csv(tmp_path/f'{name}.csv', index=False)
+    (tmp_path/'subjects.csv').write_text('record,age\nb,7\n')
+    assert names() == ['b', 'a.txt', 'c.txt']
+    r = command('predict', folder, tmp_path, '--rate', 500)
+    note, end = r.err.strip().splitlines()
+    assert r.status == 0 and '(x.csv, y.csv)' in note and '*.csv' in note
+    assert end.startswith('not read: 2 tables')
+
+
+def test_german_tables(tmp_path):
+    "Semicolons, and a comma or a point in the numbers; what is no number is still none."
+    table, told = pd.DataFrame(dict(Zeit=np.arange(900), I=X[0, :900], II=X[1, :900])), FileFormat(500)
+    want = array_record(table[['I', 'II']].to_numpy().T, 500, ['I', 'II']).standard()
+    for how in (dict(sep=';', decimal=','), dict(sep=';'), dict(sep='\t', decimal=',')):
+        table.assign(Notiz='a, b').to_csv(tmp_path/'a.csv', index=False, **how)
+        got = open_recording(tmp_path/'a.csv', told).standard()
+        assert np.allclose(got, want, atol=1e-6, equal_nan=True)
+    for text, said in (('Zeit;Kanal\n0;1,5\n', 'no column is a channel (Zeit, Kanal)'),
+                       ('Zeit;I\n0;1.234,5\n', 'column I holds no numbers'), ('', 'is empty')):
+        (tmp_path/'a.csv').write_text(text)
+        with pytest.raises(PedarrError, match=re.escape(said)): open_recording(tmp_path/'a.csv', told)
+
+
 def test_recordings_of_one_name_stay_apart(folder, tmp_path):
     "Of two folders, good and damaged: each is named by its path, and counted."
     for place in 'abcd':
@@ -475,6 +510,10 @@ def test_export_and_runs(run, store, tmp_path):
     edit_json(Path(shutil.copytree(run, tmp_path/'runs'/'b'))/'metrics.json', segments=7)
     assert command('export', moved, tmp_path/'n', '--store', store).status == 0
     r = command('runs', tmp_path/'runs', '--csv', tmp_path/'r.csv', '--sort', 'f1')
+    written = (tmp_path/'r.csv').read_bytes()
+    assert 'is there already' in refused('runs', tmp_path/'runs', '--csv', tmp_path/'r.csv')
+    assert (tmp_path/'r.csv').read_bytes() == written
+    assert command('runs', tmp_path/'runs', '--csv', tmp_path/'r.csv', '--force').status == 0
     t = pd.read_csv(tmp_path/'r.csv')
     assert r.status == 0 and list(t.run) == ['a', 'b'] and list(t.status) == ['finished', 'damaged']
     assert t.top1_low[0] <= t.top1[0] <= t.top1_high[0] and 'damaged' in r.out
