@@ -204,7 +204,7 @@ def test_folders_of_exports_are_told_the_remedy(tmp_path):
     (tmp_path/'README.txt').write_text('Dear colleague,')
     for args in (['check', tmp_path], ['preprocess', tmp_path, tmp_path/'store']):
         said = refused(*args)
-        assert 'but exports of a laboratory (a.txt, b.txt)' in said and 'pedarr convert FILE --out DIR' in said
+        assert 'but exports of a laboratory (a.txt, b.txt)' in said and 'pedarr convert FILE' in said
 
 
 @pytest.mark.parametrize('old, moved', [(False, 1), (False, 2), (True, 1), (True, 2), (True, 3), (True, 4)])

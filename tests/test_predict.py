@@ -25,8 +25,10 @@ from pedarr.data.lab_exports import convert_export, find_exports
 from pedarr.data.records import open_record
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.training.config import make_config
-from pedarr.training.finished_runs import open_finished
+from pedarr.training.finished_runs import file_hashes, open_finished
 from pedarr.training.run_list import list_runs
+from pedarr.training.run_networks import run_store
+from pedarr.training.runs import find_store
 from pedarr.training.train import run_training
 from pedarr.use.input_files import FileFormat, find_recordings, open_recording
 from pedarr.use.inputs import array_record
@@ -130,6 +132,26 @@ def test_a_run_whose_store_is_gone_is_not_guessed_at(run, store, tmp_path):
     assert 'store' in line and 'pedarr export' in line and '--store' in line
     assert command('predict', tmp_path/'m', *told).status == 0
     assert command('predict', run, *told).status == 0
+
+
+def test_a_run_is_usable_from_any_folder(run, store, tmp_path, monkeypatch):
+    "A relative path to the store is seen from the run's own folder, too; only its own store is taken."
+    place = tmp_path/'work'
+    moved = Path(shutil.copytree(run, place/'runs'/'a'))
+    edit_json(moved/'params.json', store='data/store')
+    edit_json(moved/'metrics.json', files=file_hashes(moved))
+    shutil.copytree(store, place/'data'/'store')
+    other = Path(shutil.copytree(store, tmp_path/'data'/'store'))              # of the same path, but another
+    edit_json(other/'store.json', simulated=False)
+    for here in (place, tmp_path, place/'runs', place/'runs'/'a'):
+        monkeypatch.chdir(here)
+        assert find_store(moved, 'data/store').resolve() == place/'data'/'store'
+    answer = load_predictor(Path('.')).predict(X, 500, LEADS)
+    assert np.array_equal(answer.prob, load_predictor(run).predict(X, 500, LEADS).prob)
+    run_store(moved)
+    shutil.rmtree(place/'data')
+    line = refused('predict', moved, tmp_path/'x.npy')
+    assert 'data/store is not there' in line and str(place/'runs') in line and '--store' in line
 
 
 def test_several_labels(tmp_path):
