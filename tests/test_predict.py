@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 import torch
 import wfdb
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import pedarr
 from conftest import real
@@ -285,6 +287,7 @@ REFUSED = {
     'at most 1,000': (X, 500, ['x']*10**6), 'flat or invalid': (0*X, 500, LEADS),
     'sampling rate': (X, float('nan'), LEADS), 'give \\[channel, time\\]': (X[0], 500, ['I']),
     'not real numbers': (X.astype(object), 500, LEADS), 'both channel': (X[:2], 500, ['Lead II', 'ECG II']),
+    'no array of numbers': ([[1., 2.], [3.]], 500, LEADS[:2]),
     'names of channels': (X, 500, LEADS[:3]), 'list of names': (X[:1], 500, 'I')}
 
 
@@ -382,6 +385,19 @@ def test_a_damaged_folder_is_one_line(folder, tmp_path, why):
     assert '\n' not in str(e.value)
     np.save(tmp_path/'x.npy', X)
     refused('predict', copy, tmp_path/'x.npy', '--rate', 500, '--channels', ','.join(LEADS))
+
+
+@pytest.mark.parametrize('what', ['run', 'model'])
+def test_weights_that_are_no_numbers_are_refused_with_their_file(run, folder, tmp_path, what):
+    moved = Path(shutil.copytree(run if what == 'run' else folder, tmp_path/'m'))
+    file = moved/'model-1.safetensors'
+    with safe_open(file, 'pt') as f: said, state = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
+    next(iter(state.values())).view(-1)[0] = float('nan')
+    save_file(state, file, said)
+    if what == 'run': edit_json(moved/'metrics.json', files=file_hashes(moved))
+    else: sealed(moved)
+    with pytest.raises(PedarrError, match='model-1.safetensors: holds weights that are no finite numbers'):
+        load_predictor(moved)
 
 
 def test_names_of_shipped_models(folder, tmp_path, monkeypatch):
@@ -616,7 +632,7 @@ def test_estimator_has_the_defaults_of_a_run():
 @pytest.mark.parametrize('given, why', [
     (dict(y=np.zeros(24)), 'two classes'), (dict(y=[np.nan, 1.]*12), 'NaN'),
     (dict(y=['a', np.nan]*12), 'NaN'), (dict(y=['a', 1]*12), 'both texts and numbers'),
-    (dict(y=[0, 1]), 'one class for each'),
+    (dict(y=[0, 1]), 'one class for each'), (dict(y=np.linspace(0, 1, 24)), 'label type: continuous'),
     (dict(channels=['q', 'V1']), 'channels: '), (dict(epochs=0), 'epochs'),
     (dict(rate='fast'), "rate='fast' must be a frequency"), (dict(rate=0), 'rate=0 must be a frequency'),
     (dict(store_rate=0), 'store_rate=0 must be a frequency'), (dict(X=3.), 'signals of shape'),
