@@ -59,3 +59,31 @@ def refused(*args) -> str:
     lines = r.err.strip().splitlines()
     assert r.status == 2 and len(lines) == 1 and 'a defect' not in lines[0], (r.status, r.err)
     return lines[0]
+
+
+LABELS = ['I', 'II', 'CS 1-2', 'HIS d', 'RV 1-2', 'A1-A2']        # of a laboratory
+
+
+def bard(path, x, labels=LABELS, fs=1000, ranges=None, promised=None, units=None):
+    "Write `x` [channel, time] (mV) as Bard LabSystem Pro does."
+    ranges, units = ranges or [5]*len(labels), units or ['mv ']*len(labels)
+    lines = ['[Header]', 'File Type: 1', 'Version: 2', f'Channels exported: {len(labels)}',
+             f'Samples per channel: {promised or x.shape[1]}', 'Start time: 15:17:57', f'Sample Rate: {fs}Hz']
+    for i, (label, top, unit) in enumerate(zip(labels, ranges, units)):
+        lines += [f'Channel #:   {i + 1}', f'Label: {label}', f'Range: {top}{unit}', 'Low: .5Hz',
+                  f'Sample rate: {fs}Hz', 'Scale: -7']
+    rows = [','.join(str(int(round(v*32768/top))) for v, top in zip(row, ranges)) for row in x.T]
+    path.write_text('\n'.join([*lines, '', '[Data]', *rows]) + '\n', encoding='latin-1')
+    return path
+
+
+def prucka(path, x, labels=LABELS, fs=977, promised=None):
+    "Write `x` [channel, time] (mV) as GE CardioLab does: `path` and the .inf file beside it."
+    text = '\r\n'.join(' '.join(f'{v:.3f}' for v in row) + ' ' for row in x.T) + '\r\n'
+    path.write_bytes(text.encode())
+    inf = ['Patient = SECRET, NAME', 'Description = drawn', f'Number of Channel = {len(labels)}',
+           f'Points for Each Channel = {promised or x.shape[1]}', f'Data Sampling Rate = {fs} points/second',
+           'Units: mmHg for pressure and mV for all others', 'Channel Number  Channel Label']
+    inf += [f'{7*i + 1}\t\t{label}' for i, label in enumerate(labels)]
+    path.with_suffix('.inf').write_bytes('\r\n'.join(inf).encode())
+    return path

@@ -70,6 +70,7 @@ def test_a_segment_may_be_longer_than_a_chunk(tmp_path):
 @pytest.mark.parametrize('words, change', [
     ('time first', dict(x=segments().transpose(0, 2, 1))),
     ('give .segments, channels, samples', dict(x=segments()[0])),
+    ('no array of numbers', dict(x=[[[1., 2.], [3.]]]*12)),
     ('none of them 0', dict(x=segments()[:0], labels=[], subjects=[])),
     ('real numbers', dict(x=segments().astype(complex))),
     ('real numbers', dict(x=segments() > 0)),

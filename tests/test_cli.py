@@ -246,6 +246,8 @@ def test_ludb_end_to_end(tmp_path):
 
 def test_check_speaks_of_the_database_that_was_asked_for(simulated, tmp_path):
     assert 'no problems' in pedarr('check', simulated, '--html', tmp_path/'a.html', ok=True).stdout
+    assert 'a.html: is there already' in refused('check', simulated, '--html', tmp_path/'a.html')
+    pedarr('check', simulated, '--html', tmp_path/'a.html', '--force', ok=True)
     assert (tmp_path/'a.html').read_text().startswith('<!doctype')
     bad = shutil.copytree(simulated, tmp_path/'bad')
     harm_dat(bad)

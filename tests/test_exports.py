@@ -9,46 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import folder_bytes, interrupt_move, real
+from helpers import LABELS, bard, command, prucka, refused
 from pedarr.core.errors import PedarrError
 from pedarr.data.channels import CHANNELS
-from pedarr.data.lab_exports import convert_export, read_export
+from pedarr.data.lab_exports import convert_export, find_exports, read_export
 from pedarr.data.records import open_record
 from pedarr.data.streams import RecordStream
 from pedarr.use.command import pedarr_command
-
-LABELS = ['I', 'II', 'CS 1-2', 'HIS d', 'RV 1-2', 'A1-A2']
-
 
 def drawn(n=1500, size=1., seed=0):
     "Six channels (mV), the last of them without signal."
     x = np.random.default_rng(seed).normal(0, .2*size, (len(LABELS), n))
     x[-1] = 0
     return x
-
-
-def bard(path, x, labels=LABELS, fs=1000, ranges=None, promised=None, units=None):
-    "Write `x` [channel, time] (mV) as Bard LabSystem Pro does."
-    ranges, units = ranges or [5]*len(labels), units or ['mv ']*len(labels)
-    lines = ['[Header]', 'File Type: 1', 'Version: 2', f'Channels exported: {len(labels)}',
-             f'Samples per channel: {promised or x.shape[1]}', 'Start time: 15:17:57', f'Sample Rate: {fs}Hz']
-    for i, (label, top, unit) in enumerate(zip(labels, ranges, units)):
-        lines += [f'Channel #:   {i + 1}', f'Label: {label}', f'Range: {top}{unit}', 'Low: .5Hz',
-                  f'Sample rate: {fs}Hz', 'Scale: -7']
-    rows = [','.join(str(int(round(v*32768/top))) for v, top in zip(row, ranges)) for row in x.T]
-    path.write_text('\n'.join([*lines, '', '[Data]', *rows]) + '\n', encoding='latin-1')
-    return path
-
-
-def prucka(path, x, labels=LABELS, fs=977, promised=None):
-    "Write `x` [channel, time] (mV) as GE CardioLab does: `path` and the .inf file beside it."
-    text = '\r\n'.join(' '.join(f'{v:.3f}' for v in row) + ' ' for row in x.T) + '\r\n'
-    path.write_bytes(text.encode())
-    inf = ['Patient = SECRET, NAME', 'Description = drawn', f'Number of Channel = {len(labels)}',
-           f'Points for Each Channel = {promised or x.shape[1]}', f'Data Sampling Rate = {fs} points/second',
-           'Units: mmHg for pressure and mV for all others', 'Channel Number  Channel Label']
-    inf += [f'{7*i + 1}\t\t{label}' for i, label in enumerate(labels)]
-    path.with_suffix('.inf').write_bytes('\r\n'.join(inf).encode())
-    return path
 
 
 WRITERS = pytest.mark.parametrize('write, fs, step', [(bard, 1000, 5/32768), (prucka, 977, .001)])
@@ -240,6 +213,33 @@ def test_the_command_converts_and_refuses(tmp_path):
     assert run(tmp_path/'w'/'p.hea', '--out', tmp_path/'v').exit_code == 2
     assert run(tmp_path/'none.txt', '--out', tmp_path/'v').exit_code == 2
     assert not (tmp_path/'v').exists()
+
+
+def test_a_name_that_wfdb_lacks_is_said_with_the_one_it_gets(tmp_path):
+    path = bard(tmp_path/'p Größe.txt', drawn())
+    r = command('convert', path, '--out', tmp_path/'w')
+    assert r.status == 0 and 'the record of p Größe.txt is called p_Gr_e' in r.err
+    assert (tmp_path/'w'/'p_Gr_e.hea').exists()
+    assert 'is called' not in command('convert', bard(tmp_path/'p.txt', drawn()), '--out', tmp_path/'w').err
+
+
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-16-be'])
+def test_text_in_utf_16_is_called_so(tmp_path, encoding):
+    for name, changed in (('bard', 'bard.txt'), ('prucka', 'prucka.txt'), ('prucka', 'prucka.inf')):
+        {'bard': bard, 'prucka': prucka}[name](tmp_path/f'{name}.txt', drawn())
+        text = (tmp_path/changed).read_text()
+        (tmp_path/changed).write_bytes(text.encode(encoding))
+        for path in sorted(tmp_path.glob(f'{name}.*')):
+            with pytest.raises(PedarrError, match=f'{changed}: is text in UTF-16'): read_export(path)
+    assert [p.name for p in find_exports(tmp_path)] == ['bard.txt', 'prucka.txt']
+
+
+def test_folders_of_exports_are_told_the_remedy(tmp_path):
+    for name in 'ab': bard(tmp_path/f'{name}.txt', drawn())
+    (tmp_path/'README.txt').write_text('Dear colleague,')
+    for args in (['check', tmp_path], ['preprocess', tmp_path, tmp_path/'store']):
+        said = refused(*args)
+        assert 'but exports of a laboratory (a.txt, b.txt)' in said and 'pedarr convert FILE' in said
 
 
 @pytest.mark.parametrize('old, moved', [(False, 1), (False, 2), (True, 1), (True, 2), (True, 3), (True, 4)])

@@ -1,6 +1,7 @@
 """A trained network on somebody else's recording: the same probabilities, refusals, files, model folders."""
 import dataclasses
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -12,21 +13,26 @@ import pandas as pd
 import pytest
 import torch
 import wfdb
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import pedarr
 from conftest import real
-from helpers import append, command, edit_json, refused
+from helpers import append, bard, command, edit_json, prucka, refused
 from pedarr.core.errors import PedarrError
 from pedarr.core.files import sha256
 from pedarr.core.project import find_model
 from pedarr.data.known_databases import LEIPZIG
+from pedarr.data.lab_exports import convert_export, find_exports
 from pedarr.data.records import open_record
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.training.config import make_config
-from pedarr.training.finished_runs import open_finished
+from pedarr.training.finished_runs import file_hashes, open_finished
 from pedarr.training.run_list import list_runs
+from pedarr.training.run_networks import run_store
+from pedarr.training.runs import find_store
 from pedarr.training.train import run_training
-from pedarr.use.input_files import FileFormat, open_recording
+from pedarr.use.input_files import FileFormat, find_recordings, open_recording
 from pedarr.use.inputs import array_record
 from pedarr.use.model_cards import describe_preprocessing
 from pedarr.model.given import SUMS
@@ -128,6 +134,26 @@ def test_a_run_whose_store_is_gone_is_not_guessed_at(run, store, tmp_path):
     assert 'store' in line and 'pedarr export' in line and '--store' in line
     assert command('predict', tmp_path/'m', *told).status == 0
     assert command('predict', run, *told).status == 0
+
+
+def test_a_run_is_usable_from_any_folder(run, store, tmp_path, monkeypatch):
+    "A relative path to the store is seen from the run's own folder, too; only its own store is taken."
+    place = tmp_path/'work'
+    moved = Path(shutil.copytree(run, place/'runs'/'a'))
+    edit_json(moved/'params.json', store='data/store')
+    edit_json(moved/'metrics.json', files=file_hashes(moved))
+    shutil.copytree(store, place/'data'/'store')
+    other = Path(shutil.copytree(store, tmp_path/'data'/'store'))              # of the same path, but another
+    edit_json(other/'store.json', simulated=False)
+    for here in (place, tmp_path, place/'runs', place/'runs'/'a'):
+        monkeypatch.chdir(here)
+        assert find_store(moved, 'data/store').resolve() == place/'data'/'store'
+    answer = load_predictor(Path('.')).predict(X, 500, LEADS)
+    assert np.array_equal(answer.prob, load_predictor(run).predict(X, 500, LEADS).prob)
+    run_store(moved)
+    shutil.rmtree(place/'data')
+    line = refused('predict', moved, tmp_path/'x.npy')
+    assert 'data/store is not there' in line and str(place/'runs') in line and '--store' in line
 
 
 def test_several_labels(tmp_path):
@@ -261,6 +287,7 @@ REFUSED = {
     'at most 1,000': (X, 500, ['x']*10**6), 'flat or invalid': (0*X, 500, LEADS),
     'sampling rate': (X, float('nan'), LEADS), 'give \\[channel, time\\]': (X[0], 500, ['I']),
     'not real numbers': (X.astype(object), 500, LEADS), 'both channel': (X[:2], 500, ['Lead II', 'ECG II']),
+    'no array of numbers': ([[1., 2.], [3.]], 500, LEADS[:2]),
     'names of channels': (X, 500, LEADS[:3]), 'list of names': (X[:1], 500, 'I')}
 
 
@@ -360,6 +387,19 @@ def test_a_damaged_folder_is_one_line(folder, tmp_path, why):
     refused('predict', copy, tmp_path/'x.npy', '--rate', 500, '--channels', ','.join(LEADS))
 
 
+@pytest.mark.parametrize('what', ['run', 'model'])
+def test_weights_that_are_no_numbers_are_refused_with_their_file(run, folder, tmp_path, what):
+    moved = Path(shutil.copytree(run if what == 'run' else folder, tmp_path/'m'))
+    file = moved/'model-1.safetensors'
+    with safe_open(file, 'pt') as f: said, state = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
+    next(iter(state.values())).view(-1)[0] = float('nan')
+    save_file(state, file, said)
+    if what == 'run': edit_json(moved/'metrics.json', files=file_hashes(moved))
+    else: sealed(moved)
+    with pytest.raises(PedarrError, match='model-1.safetensors: holds weights that are no finite numbers'):
+        load_predictor(moved)
+
+
 def test_names_of_shipped_models(folder, tmp_path, monkeypatch):
     place = tmp_path/'pedarr'/'weights'
     shutil.copytree(folder, place/'ptbxl-rhythm')
@@ -405,6 +445,39 @@ def test_predict_files_of_all_kinds(folder, tmp_path):
     assert 'no such folder' in refused('predict', tmp_path/'nothing', tmp_path/'a.npy')
     r = command('predict', folder, tmp_path/'a.npy', tmp_path/'x')
     assert r.status == 2 and 'none of 2 recordings' in r.err.splitlines()[-1]
+
+
+def test_a_folder_of_exports_and_tables_beside_records(folder, tmp_path):
+    "Exports are answered, the record that was made of one alone; tables beside records are said and counted."
+    for name in 'ab': bard(tmp_path/f'{name}.txt', X[:2], ['I', 'II'], 500)
+    prucka(tmp_path/'c.txt', X[:2], ['I', 'II'], 500)
+    (tmp_path/'README.txt').write_text('Dear colleague,')
+    names = lambda: [name for name, _ in find_recordings([tmp_path]).recordings]
+    assert names() == ['a.txt', 'b.txt', 'c.txt'] == [p.name for p in find_exports(tmp_path)]
+    r = command('predict', folder, tmp_path)
+    assert r.status == 0 and all(f'\n{name}: ' in r.out for name in names()) and not r.err
+    convert_export(tmp_path/'b.txt', tmp_path)
+    for name in 'xy': pd.DataFrame(dict(I=X[0], II=X[1])).to_csv(tmp_path/f'{name}.csv', index=False)
+    (tmp_path/'subjects.csv').write_text('record,age\nb,7\n')
+    assert names() == ['b', 'a.txt', 'c.txt']
+    r = command('predict', folder, tmp_path, '--rate', 500)
+    note, end = r.err.strip().splitlines()
+    assert r.status == 0 and '(x.csv, y.csv)' in note and '*.csv' in note
+    assert end.startswith('not read: 2 tables')
+
+
+def test_german_tables(tmp_path):
+    "Semicolons, and a comma or a point in the numbers; what is no number is still none."
+    table, told = pd.DataFrame(dict(Zeit=np.arange(900), I=X[0, :900], II=X[1, :900])), FileFormat(500)
+    want = array_record(table[['I', 'II']].to_numpy().T, 500, ['I', 'II']).standard()
+    for how in (dict(sep=';', decimal=','), dict(sep=';'), dict(sep='\t', decimal=',')):
+        table.assign(Notiz='a, b').to_csv(tmp_path/'a.csv', index=False, **how)
+        got = open_recording(tmp_path/'a.csv', told).standard()
+        assert np.allclose(got, want, atol=1e-6, equal_nan=True)
+    for text, said in (('Zeit;Kanal\n0;1,5\n', 'no column is a channel (Zeit, Kanal)'),
+                       ('Zeit;I\n0;1.234,5\n', 'column I holds no numbers'), ('', 'is empty')):
+        (tmp_path/'a.csv').write_text(text)
+        with pytest.raises(PedarrError, match=re.escape(said)): open_recording(tmp_path/'a.csv', told)
 
 
 def test_recordings_of_one_name_stay_apart(folder, tmp_path):
@@ -475,6 +548,10 @@ def test_export_and_runs(run, store, tmp_path):
     edit_json(Path(shutil.copytree(run, tmp_path/'runs'/'b'))/'metrics.json', segments=7)
     assert command('export', moved, tmp_path/'n', '--store', store).status == 0
     r = command('runs', tmp_path/'runs', '--csv', tmp_path/'r.csv', '--sort', 'f1')
+    written = (tmp_path/'r.csv').read_bytes()
+    assert 'is there already' in refused('runs', tmp_path/'runs', '--csv', tmp_path/'r.csv')
+    assert (tmp_path/'r.csv').read_bytes() == written
+    assert command('runs', tmp_path/'runs', '--csv', tmp_path/'r.csv', '--force').status == 0
     t = pd.read_csv(tmp_path/'r.csv')
     assert r.status == 0 and list(t.run) == ['a', 'b'] and list(t.status) == ['finished', 'damaged']
     assert t.top1_low[0] <= t.top1[0] <= t.top1_high[0] and 'damaged' in r.out
@@ -555,7 +632,7 @@ def test_estimator_has_the_defaults_of_a_run():
 @pytest.mark.parametrize('given, why', [
     (dict(y=np.zeros(24)), 'two classes'), (dict(y=[np.nan, 1.]*12), 'NaN'),
     (dict(y=['a', np.nan]*12), 'NaN'), (dict(y=['a', 1]*12), 'both texts and numbers'),
-    (dict(y=[0, 1]), 'one class for each'),
+    (dict(y=[0, 1]), 'one class for each'), (dict(y=np.linspace(0, 1, 24)), 'label type: continuous'),
     (dict(channels=['q', 'V1']), 'channels: '), (dict(epochs=0), 'epochs'),
     (dict(rate='fast'), "rate='fast' must be a frequency"), (dict(rate=0), 'rate=0 must be a frequency'),
     (dict(store_rate=0), 'store_rate=0 must be a frequency'), (dict(X=3.), 'signals of shape'),
