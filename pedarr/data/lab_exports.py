@@ -15,13 +15,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.errors import file_error, one_line
-from ..core.files import file_stamp, read_bytes, sha256, write_together
+from ..core.errors import PassingError, PedarrError, file_error, one_line, system_error
+from ..core.files import file_stamp, open_regular, read_bytes, sha256, write_together
+from ..core.names import natural_key
 from .channels import signal_list
 from .headers import Header, SignalHeader
 
 # %% auto #0
-__all__ = ['MOST_TEXT', 'LabExport', 'is_export', 'read_export', 'export_samples', 'convert_export']
+__all__ = ['MOST_TEXT', 'LabExport', 'is_export', 'read_export', 'find_exports', 'export_samples', 'export_name',
+           'convert_export']
 
 # %% ../../nbs/1_data/08_lab_exports.ipynb #09dee644
 class LabExport(NamedTuple):
@@ -34,6 +36,18 @@ class LabExport(NamedTuple):
 MOST_TEXT = 2 << 30        # bytes of an export
 _AGAIN = 'export it again'
 
+def _is_bard(raw: bytes) -> bool:
+    "Do the bytes `raw` begin as an export of Bard does?"
+    return raw.removeprefix(b'\xef\xbb\xbf').lstrip()[:8].lower() == b'[header]'
+
+def _plain(path: Path, raw: bytes) -> bytes:
+    "The bytes `raw` of a file; `PedarrError` where they are text with two bytes a character."
+    zeros = [raw[i:16:2] == b'\0'*8 for i in (0, 1)]           # of either order, without a mark before it
+    if raw[:2] in (b'\xff\xfe', b'\xfe\xff') or zeros[0] != zeros[1]:
+        raise file_error(path, 'is text in UTF-16', 'export it, or save it, as plain text')
+    return raw
+
+# %% ../../nbs/1_data/08_lab_exports.ipynb #69985b68
 def _table(path: Path, raw: bytes, separator: str, columns: int, first: int) -> np.ndarray:
     "The numbers [time, column] of the text `raw`, whose first line is line `first` of the file at `path`."
     try: rows = pd.read_csv(io.BytesIO(raw), sep=separator, header=None, names=range(columns + 1),
@@ -139,13 +153,13 @@ def _prucka_signals(path: Path, lines: list) -> list[SignalHeader]:
 # %% ../../nbs/1_data/08_lab_exports.ipynb #893f0b14
 def _read_prucka(path: Path, inf: Path) -> tuple[Header, np.ndarray, int]:
     "Header, samples and rail of a CardioLab export."
-    text = read_bytes(inf, 1 << 20).decode('latin-1')
+    text = _plain(inf, read_bytes(inf, 1 << 20)).decode('latin-1')
     fields = _fields(text.splitlines(), '=')
     fs, n = _rate(inf, fields, 'data sampling rate'), _count(inf, fields, 'number of channel')
     signals = _prucka_signals(path, text.splitlines())
     if not signals or n != len(signals):
         raise file_error(inf, f'{n} channels are promised, {len(signals)} are described', _AGAIN)
-    x = _table(path, read_bytes(path, MOST_TEXT), r'\s+', n, 1)
+    x = _table(path, _plain(path, read_bytes(path, MOST_TEXT)), r'\s+', n, 1)
     _check_length(path, x, _count(inf, fields, 'points for each channel'))
     about = one_line(fields.get('description', ''))[:200]
     comments = ['exported by GE CardioLab'] + ([f'description: {about}'] if about else [])
@@ -185,8 +199,8 @@ def is_export(path: Path | str) -> bool:
 @lru_cache(maxsize=1)
 def _read(path: Path, stamps: tuple) -> LabExport:
     "The export at `path`; read once, unless the `stamps` of its files change."
-    raw = read_bytes(path, MOST_TEXT)
-    if raw.removeprefix(b'\xef\xbb\xbf').lstrip()[:8].lower() == b'[header]':
+    raw = _plain(path, read_bytes(path, MOST_TEXT))
+    if _is_bard(raw):
         files, (header, x, rail) = [path], _read_bard(path, raw)
     else:
         files = list(_pair(path))
@@ -205,6 +219,25 @@ def read_export(path: Path | str) -> LabExport:
     "The export at `path`, of CardioLab either of its two files. `PedarrError`, one line, for anything else."
     path = Path(path)
     return _read(path, tuple(file_stamp(p) for p in (path, *_beside(path)) if p))
+
+# %% ../../nbs/1_data/08_lab_exports.ipynb #2f16c9b2
+def _seems_export(path: Path) -> bool:
+    "Does the file at `path` begin as an export does?"
+    try:
+        with open_regular(path) as f: raw = f.read(1 << 16).replace(b'\0', b'')     # of UTF-16, too
+    except PassingError: raise
+    except PedarrError: return True
+    if path.suffix.lower() == '.inf': return b'data sampling rate' in raw.lower()
+    return _is_bard(raw.lstrip(b'\xff\xfe'))
+
+def find_exports(folder: Path | str) -> list[Path]:
+    """The exports that lie in `folder`, in natural order; of the two files of CardioLab the `.txt` one, where
+    it is there."""
+    try: texts = [p for p in Path(folder).iterdir() if is_export(p) and not p.name.startswith('.')]
+    except OSError as e: raise system_error(e, folder, 'cannot be searched for exports') from e
+    found = [p for p in texts if _seems_export(p)]
+    first = lambda p: p if p.suffix.lower() == '.txt' else _beside(p)[0] or p
+    return sorted({first(p) for p in found}, key=lambda p: natural_key(p.name))
 
 # %% ../../nbs/1_data/08_lab_exports.ipynb #ee6bede5
 def export_samples(path: Path) -> tuple[np.ndarray, dict[Path, str]]:
@@ -230,12 +263,16 @@ def _samples(export: LabExport) -> bytes:
     return d.astype('<i4')[..., None].view('u1')[..., :3].tobytes()
 
 # %% ../../nbs/1_data/08_lab_exports.ipynb #65168040
+def export_name(path: Path | str) -> str:
+    "What the record that is made of the export at `path` is called: WFDB allows letters, digits, - and _."
+    return re.sub(r'[^A-Za-z0-9_-]+', '_', Path(path).stem) or 'record'
+
 def convert_export(path: Path | str, out: Path | str, force: bool = False) -> Path:
     """Write the export at `path` as a WFDB record into the folder `out` (made if missing): its header.
 
     `PedarrError` where the record is there, unless `force`."""
     export, out = read_export(path), Path(out)
-    name = re.sub(r'[^A-Za-z0-9_-]+', '_', Path(path).stem) or 'record'
+    name = export_name(path)
     hea, dat = out/f'{name}.hea', out/f'{name}.dat'
     there = [p for p in (hea, dat) if p.exists()]
     if there and not force: raise file_error(there[0], 'is there already', 'give another --out, or --force')

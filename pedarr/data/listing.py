@@ -16,6 +16,7 @@ from typing import NamedTuple
 from ..core.errors import PassingError, PedarrError, one_line, system_error
 from ..core.files import read_bytes, read_text
 from ..core.names import first_few, natural_key
+from .lab_exports import find_exports
 
 # %% auto #0
 __all__ = ['FoundHeaders', 'find_headers', 'record_names', 'FoundRecords', 'list_records', 'find_records']
@@ -197,7 +198,11 @@ def _root(folder: Path | str) -> Path:
 def _none(root: Path, beside: list) -> PedarrError:
     "What is said of a folder without records."
     if not beside:
-        return PedarrError(f'{root}: holds no WFDB records: give the folder that holds the .hea files')
+        why, remedy = 'holds no WFDB records', 'give the folder that holds the .hea files'
+        if exports := find_exports(root):
+            why += f', but exports of a laboratory ({first_few([p.name for p in exports])})'
+            remedy = 'make records of them (pedarr convert FILE --out DIR), and give that folder'
+        return PedarrError(f'{root}: {why}: {remedy}')
     lie = f'{len(beside)} headers lie beside it ({first_few(beside)})'
     return PedarrError(f'{root/"RECORDS"}: lists no record, but {lie}: fetch it again, or remove it')
 

@@ -19,7 +19,7 @@ import scipy
 from scipy.signal import resample_poly, sosfiltfilt
 
 import pedarr
-from ..core.errors import PedarrError, shown_value
+from ..core.errors import PedarrError, one_line, shown_value
 from ..core.files import new_folder, sha256, sync_file, write_atomic
 from ..core.names import first_few
 from ..core.tables import hash_value, json_ready, write_json, write_table
@@ -57,14 +57,13 @@ def store_from_arrays(path: Path | str, signals: Any, rate: float, channels: Seq
     arrays = _Arrays(x, float(rate), channel_rows(channels, aliases), config)
     return _open_or_write(Path(path).absolute(), arrays, table, name, uncalibrated, simulated)
 
-# %% ../../nbs/4_signals/13_arrays.ipynb #c5d2c71e
+# %% ../../nbs/4_signals/13_arrays.ipynb #f7d4bb78
 def check_signals(signals: Any, channels: Sequence[str]) -> np.ndarray | list:
     """`signals` (mV), if they are real numbers [N, C, T] with a name for each channel; `PedarrError`
     otherwise."""
     if isinstance(channels, str) or not all(isinstance(c, str) for c in channels):
         raise PedarrError(f'channels={shown_value(channels)}: give a list of names, such as ["II", "V1"]')
-    if isinstance(signals, (list, tuple)): x = [np.asarray(s) for s in signals]
-    else: x = np.asarray(signals) if not isinstance(signals, np.memmap) else signals
+    x = _as_arrays(signals)
     shape = _shape_of(x)
     if len(shape) != 3 or not all(shape):
         raise PedarrError(f'signals of shape {shape}: give [segments, channels, samples], none of them 0')
@@ -78,6 +77,16 @@ def check_signals(signals: Any, channels: Sequence[str]) -> np.ndarray | list:
     return x
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #d1e74732
+def _as_arrays(signals: Any) -> np.ndarray | list:
+    "`signals` as an array, or a list of them; `PedarrError` for what can't be one."
+    if isinstance(signals, np.memmap): return signals
+    try:
+        if isinstance(signals, (list, tuple)): return [np.asarray(s) for s in signals]
+        return np.asarray(signals)
+    except (ValueError, TypeError, RuntimeError) as e:
+        raise PedarrError(f'signals: no array of numbers ({one_line(e)[:80]}): give [segments, channels, '
+                          'samples], with as many samples in each channel') from e
+
 def _shape_of(x: np.ndarray | list) -> tuple:
     "The shape of an array, or of a list of arrays of one shape; `PedarrError` where they differ."
     if not isinstance(x, list): return x.shape

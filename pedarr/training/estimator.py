@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from ..core.errors import PedarrError, shown_value
+from ..core.errors import PedarrError, one_line, shown_value
 from ..core.names import first_few
 from ..data.channels import N_ECG
 from ..signals.arrays import channel_rows, check_signals, prepare_segments, segment_settings
@@ -130,6 +131,8 @@ def _classes_of(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     if pd.isna(given).any(): raise PedarrError('y: a class is missing (NaN): leave its window out')
     if len({isinstance(name, str) for name in given}) > 1:
         raise PedarrError(f'y: both texts and numbers ({first_few(map(str, given), 4)}): give one kind')
+    try: check_classification_targets(np.asarray(given.tolist()))
+    except ValueError as e: raise PedarrError(f'y: {one_line(e)}: give the class of each window') from e
     try: classes, code = np.unique(np.asarray(y), return_inverse=True)
     except TypeError as e: raise PedarrError('y: classes that have no order: give texts or numbers') from e
     if len(classes) < 2: raise PedarrError(f'y: all are {shown_value(given[0])}: two classes are needed')

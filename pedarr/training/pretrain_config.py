@@ -11,12 +11,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ..core.errors import PedarrError
-from ..core.parameters import Parameters, Seed, one_of
+from ..core.parameters import Parameters, Seed, one_of, with_default
 from ..model.earlier_encoders import ENCODERS
 from ..model.encoders import MODALITIES
 from ..signals.augmentation import NORMALISE
 from ..signals.vectorcardiogram import Hidden
-from .config import PRECISIONS
+from .config import PRECISIONS, FitParameters
 
 # %% auto #0
 __all__ = ['PRETRAININGS', 'needs_features', 'fold_numbers', 'PretrainConfig']
@@ -84,12 +84,12 @@ class _OwnNumbers(Parameters):
 
 class _Fit(Parameters):
     "How an encoder is fitted."
-    epochs: int = Field(50, ge=1, le=100_000, description='passes over the windows')
-    batch_size: int = Field(128, ge=2, le=100_000, description='windows a step')
-    lr: float = Field(1e-3, gt=0, description='highest learning rate')
-    weight_decay: float = Field(.05, ge=0, description='of matrices and kernels')
-    warmup: float = Field(.1, ge=0, le=1, description='share of the steps in which the rate rises')
-    clip: float = Field(1., gt=0, description='longest gradient')
+    epochs: int = with_default(FitParameters, 'epochs', 50)
+    batch_size: int = with_default(FitParameters, 'batch_size', 128)
+    lr: float = with_default(FitParameters, 'lr', 1e-3)
+    weight_decay: float = with_default(FitParameters, 'weight_decay', .05)
+    warmup: float = with_default(FitParameters, 'warmup', .1)
+    clip: float = with_default(FitParameters, 'clip', 1.)
     precision: _Precision = Field('float32', description='of the forward pass')
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #10ea9ade

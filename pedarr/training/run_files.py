@@ -200,12 +200,22 @@ def _load(path: Path, raw: bytes) -> tuple[dict, dict]:
     length, = struct.unpack('<Q', raw[:8])
     return tensors, parse_json(raw[8:8 + length], path).get('__metadata__', {})
 
+# %% ../../nbs/8_training/01_run_files.ipynb #b6ac522f
+def _check_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    "`PedarrError` if one of the `tensors` of the file `path` (any shape) holds what is no finite number."
+    odd = next((name for name, t in tensors.items() if not t.isfinite().all()), None)
+    if odd is None: return
+    raise PedarrError(f'{path}: holds weights that are no finite numbers ({odd}): copy it again, or train '
+                      'again into another folder')
+
 # %% ../../nbs/8_training/01_run_files.ipynb #c951a430
-def read_tensors(path: Path, expected: dict[str, torch.Tensor], most: int = 0) -> tuple[dict, dict]:
+def read_tensors(path: Path, expected: dict[str, torch.Tensor], most: int = 0,
+                 finite: bool = False) -> tuple[dict, dict]:
     """(tensors, metadata) of a safetensors file.
 
     `expected`: name -> tensor (any shape) whose shape and type must be there (one without memory will do).
-    Others may be there, up to `most` bytes. `PedarrError` if the file is damaged or of another model."""
+    Others may be there, up to `most` bytes. `PedarrError` if the file is damaged or of another model, or
+    holds no `finite` numbers where those are asked for."""
     size = sum(t.numel()*t.element_size() for t in expected.values())
     tensors, meta = _load(path, read_bytes(path, size + most + _SPARE))
     for name, want in expected.items():
@@ -215,4 +225,5 @@ def read_tensors(path: Path, expected: dict[str, torch.Tensor], most: int = 0) -
         if got is not None: shapes = f'has the shape {list(got.shape)} where {list(want.shape)} is needed'
         raise PedarrError(f'{path}: is of another network ({name} {shapes}): '
                           'restore it, or train again into another folder')
+    if finite: _check_finite(path, tensors)
     return tensors, meta

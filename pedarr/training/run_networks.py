@@ -30,7 +30,7 @@ from .folds import predict, rows_of
 from .loop import pick_device
 from .network import class_codes
 from .prepare import apply_single_subject_classes, labelled_store
-from .runs import check_same_store
+from .runs import check_same_store, find_store
 from .saved_models import load_model
 
 # %% ../../nbs/8_training/17_run_networks.ipynb #92b3da0e
@@ -40,7 +40,7 @@ def run_store(run: str | Path | Run, store: Store | None = None) -> tuple[Store,
 
     `store`: where it is now, if it was moved. `PedarrError` for another store or a changed grouping."""
     run = as_finished_run(run)
-    store = store if store is not None else open_store(run.params.store)
+    store = store if store is not None else open_store(find_store(run.path, run.params.store))
     store, _ = labelled_store(store, run.params, run.card.grouping)
     check_same_store(run.path, store)
     store, _ = apply_single_subject_classes(store, run.params)

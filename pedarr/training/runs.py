@@ -18,18 +18,19 @@ import pandas as pd
 import torch
 
 import pedarr
-from ..core.errors import PedarrError, shown_value, system_error
+from ..core.errors import PassingError, PedarrError, shown_value, system_error
 from ..core.files import sha256
 from ..core.locks import hold_lock
 from ..core.tables import json_ready, read_json, write_json
-from ..signals.store import SIGNALS, Store
+from ..signals.store import SIGNALS, Store, read_meta
 from .config import TrainConfig, own_parameters
 from .run_files import (
     Environment, ModelCard, damage_error, given_parameters, read_entries)
 
 # %% auto #0
 __all__ = ['other_parameters', 'check_same_parameters', 'check_place', 'lock_run_folder', 'open_run', 'describe_environment',
-           'write_environment', 'same_contents', 'check_same_store', 'check_unchanged', 'check_same_network']
+           'write_environment', 'same_contents', 'check_same_store', 'check_unchanged', 'find_store',
+           'check_same_network']
 
 # %% ../../nbs/8_training/03_runs.ipynb #c9e3a320
 _FREE = ('run', 'store', 'device', 'workers')   # change a result by rounding alone (or the chance of a GPU)
@@ -178,6 +179,29 @@ def check_same_store(run: Path, store: Store) -> None:
 def check_unchanged(store: Store) -> None:
     "`PedarrError` if a file of the store was changed since it was opened."
     if hasattr(store, 'unchanged'): store.unchanged()
+
+# %% ../../nbs/8_training/03_runs.ipynb #16116565
+def _is_own(env: Environment, place: Path) -> bool:
+    "Is the store of a run with the environment `env` at `place`?"
+    if not os.path.exists(place/'store.json'): return False
+    try: meta, seal = read_meta(place)
+    except PassingError: raise
+    except PedarrError: return False
+    return same_contents(env, meta, place) and env.store_json_sha256 in (None, seal)
+
+# %% ../../nbs/8_training/03_runs.ipynb #35d5659e
+def find_store(run: Path | str, place: Path | str) -> Path:
+    """Where the store of the finished run in the folder `run` is, which was at `place` when it was trained:
+    there, or at that (relative) path from the run's folder or one above. `PedarrError` if it is gone."""
+    run, place = Path(run), Path(place)
+    above = dict.fromkeys([*run.absolute().parents, *run.resolve().parents])
+    env, places = read_json(run/'environment.json', Environment), [place, *(p/place for p in above)]
+    for found in places:
+        if _is_own(env, found): return found
+    if os.path.exists(place/'store.json'): return place              # whoever opens it says what differs
+    looked = '' if place.is_absolute() else f', nor at that path from {run.absolute().parent} or above'
+    raise PedarrError(f'{run}: its store {place} is not there{looked}: put it back, or name it with --store '
+                      '(pedarr report; pedarr export, whose model folder needs no store)')
 
 # %% ../../nbs/8_training/03_runs.ipynb #6416cd19
 def check_same_network(run: Path, card: dict) -> None:

@@ -39,7 +39,7 @@ def read_network(weights: Path, card: ModelCard, source: Path) -> tuple[torch.nn
     """The network that `card` (from the file `source`) describes with the weights in a file, and the metadata
     of that file; `PedarrError` before memory is taken for what can't be."""
     shapes = _card_network(source, card, 'meta')
-    tensors, said = read_tensors(weights, shapes.state_dict())
+    tensors, said = read_tensors(weights, shapes.state_dict(), finite=True)
     check_memory(4*sum(p.numel() for p in shapes.parameters()), f'the network of {weights.parent}')
     model = _card_network(source, card)
     model.load_state_dict({k: tensors[k] for k in shapes.state_dict()})

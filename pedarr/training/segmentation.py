@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.errors import PedarrError
-from ..core.parameters import Parameters, Seed, one_of
+from ..core.parameters import Parameters, Seed, one_of, with_default
 from ..core.tables import FileContents
 from ..data.channels import IEGM_CHANNELS
 from ..model.earlier_encoders import ENCODERS
@@ -26,6 +26,7 @@ from ..model.segmenter import LeadUNet, Segmenter
 from ..signals.augmentation import NORMALISE, normalise_signals
 from ..signals.wave_labels import WaveSet
 from .checkpoints import Progress, load_checkpoint, save_checkpoint
+from .config import FitParameters
 from .loop import (
     Objective, check_finite, clip_gradients, fit, make_optimizer, pick_device, schedule_rate)
 from .run_files import Count
@@ -47,13 +48,13 @@ class _SegmentNetwork(Parameters):
     pretrained: str = Field('', description="file of encoder weights to start from; '': none")
 
 class _SegmentFit(Parameters):
-    "How it is fitted."
-    epochs: int = Field(60, ge=1, le=100_000, description='passes over the recordings')
-    batch_size: int = Field(16, ge=1, le=10_000, description='recordings a step')
-    lr: float = Field(4e-3, gt=0, description='highest learning rate')
-    weight_decay: float = Field(.05, ge=0, description='of matrices and kernels')
-    warmup: float = Field(.15, ge=0, le=1, description='share of the steps in which the rate rises')
-    clip: float = Field(1., gt=0, description='longest gradient')
+    "How it is fitted: a window is a recording here."
+    epochs: int = with_default(FitParameters, 'epochs', 60)
+    batch_size: int = with_default(FitParameters, 'batch_size', 16)
+    lr: float = with_default(FitParameters, 'lr', 4e-3)
+    weight_decay: float = with_default(FitParameters, 'weight_decay', .05)
+    warmup: float = with_default(FitParameters, 'warmup', .15)
+    clip: float = with_default(FitParameters, 'clip', 1.)
 
 # %% ../../nbs/8_training/29_segmentation.ipynb #0dc1ed05
 class _SegmentVaried(Parameters):

@@ -5,6 +5,7 @@
 # %% ../../nbs/9_use/16_command.ipynb #75968b4e
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ import click
 from ..core.errors import PedarrError, one_line
 from ..core.files import write_atomic
 from .options import (
-    DATABASE, JOBS, Place, TypedCommand, check_target, options_of, params_text, parse_params)
+    DATABASE, FORCE, JOBS, Place, TypedCommand, check_target, options_of, params_text, parse_params)
 from .process import Command, say_line
 from pedarr.use.steps import (
     Demo, open_demo, predict_places, pretrain_run, say_pretraining, say_run, say_store, store_notes,
     train_run)
 
 # %% auto #0
-__all__ = ['FORCE', 'pedarr_command', 'simulate', 'download', 'check', 'preprocess', 'WithParameters', 'train', 'pretrain',
-           'report', 'compare', 'protocols', 'fewshot', 'missing', 'export_run', 'show_runs', 'measure', 'convert',
-           'delineate', 'NamesModels', 'predict_rhythms', 'run_demo']
+__all__ = ['pedarr_command', 'simulate', 'download', 'check', 'preprocess', 'WithParameters', 'train', 'pretrain', 'report',
+           'compare', 'protocols', 'fewshot', 'missing', 'export_run', 'show_runs', 'measure', 'convert', 'delineate',
+           'NamesModels', 'predict_rhythms', 'run_demo']
 
 # %% ../../nbs/9_use/16_command.ipynb #df686b87
 @click.group(cls=Command, invoke_without_command=True,
@@ -94,12 +95,14 @@ def download(context: click.Context, folder: Path, records: tuple[str, ...], bas
 @DATABASE
 @click.option('--html', default=None, type=Place(), help='Write the report as a page, too.')
 @JOBS
+@FORCE
 @click.pass_context
-def check(context: click.Context, folder: Path, database: str, html: Path | None, jobs: int) -> None:
+def check(context: click.Context, folder: Path, database: str, html: Path | None, jobs: int,
+          force: bool) -> None:
     "Report on integrity and content of the recordings in FOLDER. Exit status 1 if something is wrong."
     from pedarr.data.check import check_folder
     from pedarr.data.own_database import load_database
-    check_target(html)
+    check_target(html, force=force)
     found = check_folder(folder, load_database(database), jobs=jobs, progress=True)
     say_line(found.text())
     if html is not None: found.write_html(html)
@@ -265,15 +268,17 @@ def _missing() -> list[click.Option]:
     from pedarr.use.missing import MissingParameters
     return options_of(MissingParameters)
 
+# %% ../../nbs/9_use/16_command.ipynb #f8486b62
 @pedarr_command.command(cls=TypedCommand, options=_missing)
 @click.argument('runs', nargs=-1, required=True, type=Place())
 @click.option('--figure', default=None, type=Place(),
               help='Draw the curves of all RUNS into this file (svg, png or pdf).')
-def missing(runs: tuple[Path, ...], figure: Path | None, **asked: Any) -> None:
+@FORCE
+def missing(runs: tuple[Path, ...], figure: Path | None, force: bool, **asked: Any) -> None:
     "Ask the networks of finished RUNS again with channels missing, the same ones for every run."
     from pedarr.use.missing import MissingParameters, format_missing, missing_curve, plot_missing
     c = MissingParameters(**asked)
-    check_target(figure, ('.svg', '.png', '.pdf'))
+    check_target(figure, ('.svg', '.png', '.pdf'), force)
     curves = {str(r): missing_curve(r, kind=c.kind, draws=c.draws) for r in runs}
     for r, curve in curves.items(): say_line(f'{r}\n{format_missing(curve, c.metric).to_string(index=False)}')
     if figure is not None:
@@ -303,18 +308,17 @@ def export_run(run: Path, folder: Path, store: Path | None, tested: Path | None,
 @click.option('--csv', 'out', default=None, type=Place(), help='Write all columns into this file, too.')
 @click.option('--sort', default='run', show_default=True, metavar='COLUMN',
               help='Such as top1, f1, auroc, finished, minutes.')
-def show_runs(folder: Path, out: Path | None, sort: str) -> None:
+@FORCE
+def show_runs(folder: Path, out: Path | None, sort: str, force: bool) -> None:
     "A table of all runs below FOLDER: system, data, split, scores with intervals, when, and how long."
     from pedarr.core.tables import write_table
     from pedarr.training.run_list import format_runs, list_runs
-    check_target(out, ('.csv',))
+    check_target(out, ('.csv',), force)
     found = list_runs(folder, sort)
     say_line(format_runs(found).to_string(index=False))
     if out is not None: write_table(out, found)
 
 # %% ../../nbs/9_use/16_command.ipynb #974d8f4f
-FORCE = click.option('--force', is_flag=True, help='Overwrite what is there.')
-
 @pedarr_command.command()
 @click.argument('record', type=Place())
 @click.option('--out', required=True, type=Place(), help='The folder for tables and page.')
@@ -340,6 +344,9 @@ def convert(export: Path, out: Path, force: bool) -> None:
     "Write a lab's EXPORT (Bard LabSystem Pro, GE CardioLab) as a WFDB record into the folder OUT."
     from pedarr.data.lab_exports import convert_export, read_export
     made = convert_export(export, out, force)
+    if made.stem != export.stem:
+        say_line(f'note: the record of {export.name} is called {made.stem}: in a name WFDB allows letters, '
+                 'digits, - and _', err=True)
     for note in read_export(export).header.notes: say_line(f'note: {one_line(note)}', err=True)
     say_line(str(made))
 
@@ -364,15 +371,6 @@ def delineate(context: click.Context, record: Path, out: Path, model: str, toget
     say_line('found by a network of a research program: no medical device, look at the tracing')
     context.exit(0 if any(map(len, tables.values())) else 1)
 
-# %% ../../nbs/9_use/16_command.ipynb #6ba27137
-import os
-
-def _check_table(out: Path | None, force: bool) -> None:
-    "`PedarrError` unless a table can be written to `out`."
-    check_target(out, ('.csv',))
-    if out is not None and out.exists() and not force:
-        raise PedarrError(f'{out}: is there already: choose another name, or --force to write over it')
-
 # %% ../../nbs/9_use/16_command.ipynb #88a6be9f
 class NamesModels(click.Command):
     "A command whose help lists the models that are shipped."
@@ -396,9 +394,9 @@ class NamesModels(click.Command):
 def predict_rhythms(context: click.Context, model: str, recordings: tuple[Path, ...], out: Path | None,
                     force: bool, rate: float | None, units: str | None, channels: str | None,
                     fold: int | None) -> None:
-    """What MODEL (a run, a model folder, or a name) says of RECORDINGS: WFDB records, .npy, .npz, .csv, or
-    folders of these. Exit status 1 if some were left out."""
-    _check_table(out, force)
+    """What MODEL (a run, a model folder, or a name) says of RECORDINGS: WFDB records, .npy, .npz, .csv, a
+    laboratory's exports, or folders of these. Exit status 1 if some were left out."""
+    check_target(out, ('.csv',), force)
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')     # threads that wait leave the cores to others
     told = None if channels is None else [c.strip() for c in channels.split(',')]
     context.exit(predict_places(model, recordings, (rate, units, told), fold, out))

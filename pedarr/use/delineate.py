@@ -148,7 +148,7 @@ def open_wave_model(name: Path | str = DEFAULT_WAVES) -> WaveModel:
     said = dict(network=facts.network, dim=facts.dim, ecg_rate=facts.ecg_rate)
     c = SegmentConfig(**said, normalise=facts.normalise)
     network = build_segmenter(c, facts.rate)
-    state, _ = read_tensors(folder/'model.safetensors', network.state_dict())
+    state, _ = read_tensors(folder/'model.safetensors', network.state_dict(), finite=True)
     network.load_state_dict(state)
     return WaveModel(folder, sha256(folder/SUMS)[:12], facts, network.eval())
 

@@ -20,11 +20,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError, file_error, one_line, system_error
+from ..core.errors import PassingError, PedarrError, file_error, one_line, system_error
 from ..core.files import open_regular, read_bytes
 from ..core.names import natural_key
 from ..data.channels import match_channels
 from ..data.known_databases import ALIASES
+from ..data.lab_exports import export_name, find_exports
 from ..data.listing import find_headers, find_records
 from ..data.records import Record, open_record
 from .inputs import ArrayRecord, array_record
@@ -46,20 +47,30 @@ class FileFormat(NamedTuple):
     def all_aliases(self) -> dict[str, str]: return ALIASES | self.aliases
 
 class Found(NamedTuple):
-    "Recordings: (name, path) each, and those that are damaged already: (name, why) each."
+    """Recordings: (name, path) each; those that are damaged already: (name, why) each; tables that lie beside
+    records and were not taken, though their columns are called as channels."""
     recordings: list[tuple[str, Path]]
     damaged: list[tuple[str, str]]
+    beside: list[Path]
 
 # %% ../../nbs/9_use/03_input_files.ipynb #1f30ceb8
-def _in_folder(folder: Path, damaged: dict) -> list[tuple[str, Path]]:
-    "The recordings of a folder: its records, and the arrays that lie in it."
-    try: arrays = [p for p in folder.iterdir() if p.suffix.lower() in ARRAY_FILES and p.is_file()]
+def _loose(folder: Path) -> list[tuple[str, Path]]:
+    "The arrays and exports that lie in a folder."
+    try: files = [p for p in folder.iterdir() if p.suffix.lower() in ARRAY_FILES and p.is_file()]
     except OSError as e: raise system_error(e, folder, 'cannot be searched for recordings') from e
-    found = [(p.name, p) for p in sorted(arrays, key=lambda p: natural_key(p.name))]
+    return [(p.name, p) for p in sorted([*files, *find_exports(folder)], key=lambda p: natural_key(p.name))]
+
+def _in_folder(folder: Path, damaged: dict, beside: list) -> list[tuple[str, Path]]:
+    """The recordings of a folder: its records, the arrays and exports that lie in it. Beside records, tables
+    are theirs (those that look like signals are added to `beside`), and so is the export one was made of."""
+    found = _loose(folder)
     if found and not find_headers(folder).headers: return found
     records = find_records(folder, damaged)
-    tables = [x for x in found if x[1].suffix.lower() != '.csv']        # beside records, tables are theirs
-    return list(zip(records.names, records.paths)) + tables
+    kind, made = lambda path: path.suffix.lower(), {p.with_suffix('') for p in records.paths}
+    beside += [p for _, p in found if kind(p) == '.csv' and _has_channels(p)]
+    arrays = [x for x in found if kind(x[1]) in ('.npy', '.npz')]
+    exports = [x for x in found if kind(x[1]) not in ARRAY_FILES and folder/export_name(x[1]) not in made]
+    return list(zip(records.names, records.paths)) + arrays + exports
 
 # %% ../../nbs/9_use/03_input_files.ipynb #12503102
 def _stem(path: Path) -> str:
@@ -68,21 +79,21 @@ def _stem(path: Path) -> str:
 
 # %% ../../nbs/9_use/03_input_files.ipynb #40e9e079
 def find_recordings(places: Iterable[Path | str]) -> Found:
-    """The recordings at `places`: records (with or without a suffix), arrays, and folders of these; of equal
-    names, by their paths.
+    """The recordings at `places`: records (with or without a suffix), arrays, exports, and folders of these;
+    of equal names, by their paths.
 
     `PedarrError` for a folder without any."""
-    good, bad = [], []                       # of each: name, path, and the path or why it is damaged
+    good, bad, beside = [], [], []           # of each: name, path, and the path or why it is damaged
     places = [Path(p) for p in places]
     for place in places:
         damaged = {}
-        inside = _in_folder(place, damaged) if place.is_dir() else [(_stem(place), place)]
+        inside = _in_folder(place, damaged, beside) if place.is_dir() else [(_stem(place), place)]
         before = f'{place.name}/' if place.is_dir() and len(places) > 1 else ''
         good += [(before + name, path, path) for name, path in inside]
         bad += [(before + name, place/name, why) for name, why in damaged.items()]
     often = Counter(name for name, *_ in good + bad)
     named = lambda rows: [(name if often[name] == 1 else str(path), x) for name, path, x in rows]
-    return Found(named(good), named(bad))
+    return Found(named(good), named(bad), beside)
 
 # %% ../../nbs/9_use/03_input_files.ipynb #eddceb9a
 def _needed(form: FileFormat, path: Path, what: str) -> object:
@@ -155,21 +166,45 @@ def _from_npz(path: Path, form: FileFormat) -> tuple:
             form.units or 'mV')
 
 # %% ../../nbs/9_use/03_input_files.ipynb #bd5fea8f
+_SEPARATORS = ',;\t'
+
+def _columns(path: Path, raw: bytes, aliases: dict[str, str]) -> tuple[str, list[str], list[int]]:
+    "(separator, names of the columns, numbers of those that are channels) of the table that `raw` begins."
+    head = raw[:1 << 16].decode('utf-8-sig', 'replace').splitlines()[:1]
+    try: split = {s: [n.strip() for n in next(csv.reader(head, delimiter=s), [])] for s in _SEPARATORS}
+    except csv.Error as e: raise file_error(path, f'no table ({one_line(e)[:80]})', 'save it again') from e
+    separator = max(_SEPARATORS, key=lambda s: len(split[s]))
+    rows = match_channels(split[separator], aliases, path).rows
+    return separator, split[separator], sorted(set(rows[rows >= 0].tolist()))
+
+def _has_channels(path: Path) -> bool:
+    "Is a column of the table at `path` called as a channel is?"
+    try:
+        with open_regular(path) as f: return bool(_columns(path, f.read(1 << 16), ALIASES)[2])
+    except PassingError: raise
+    except PedarrError: return False
+
+# %% ../../nbs/9_use/03_input_files.ipynb #4ee3dd84
+def _numbers(path: Path, raw: bytes, separator: str, used: list[int]) -> pd.DataFrame:
+    "The columns `used` of a table, with a decimal point or (where that is not the separator) a comma."
+    told = dict(sep=separator, usecols=used, skipinitialspace=True, encoding='utf-8-sig')
+    for decimal in '.,' if separator != ',' else '.':
+        try: table = pd.read_csv(io.BytesIO(raw), decimal=decimal, **told)
+        except _DAMAGED as e:
+            raise file_error(path, f'no table ({one_line(e)[:80]})', 'save it again') from e
+        if all(kind.kind in 'fiu' for kind in table.dtypes): break
+    return table
+
+# %% ../../nbs/9_use/03_input_files.ipynb #91829542
 def _from_csv(path: Path, form: FileFormat) -> tuple:
     "(x, rate, channels, unit) of a table with a column a channel."
     raw, rate = read_bytes(path), _needed(form, path, 'rate')
-    head = raw[:1 << 16].decode('utf-8-sig', 'replace').splitlines()[:1]
-    try: names = [n.strip() for n in next(csv.reader(head), [])]
-    except csv.Error as e: raise file_error(path, f'no table ({one_line(e)[:80]})', 'save it again') from e
-    if not names: raise file_error(path, 'is empty', 'give a table with the names of channels on top')
-    used = match_channels(names, form.all_aliases(), path).rows
-    used = sorted(set(used[used >= 0].tolist()))
+    separator, names, used = _columns(path, raw, form.all_aliases())
+    if not any(names): raise file_error(path, 'is empty', 'give a table with the names of channels on top')
     if not used:
         why = f'no column is a channel ({one_line(", ".join(names))[:80]})'
         raise file_error(path, why, 'name the columns as I, II, V1, ... in the first line')
-    try: table = pd.read_csv(io.BytesIO(raw), usecols=used, skipinitialspace=True, encoding='utf-8-sig')
-    except _DAMAGED as e:
-        raise file_error(path, f'no table ({one_line(e)[:80]})', 'save it again') from e
+    table = _numbers(path, raw, separator, used)
     words = [names[i] for i, column in zip(used, table) if table[column].dtype.kind not in 'fiu']
     if words: raise file_error(path, f'column {one_line(words[0])} holds no numbers', 'correct it')
     return table.to_numpy().T, rate, [names[i] for i in used], form.units or 'mV'

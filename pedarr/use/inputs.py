@@ -43,6 +43,14 @@ def _check_names(channels: Sequence[str], what: str) -> list[str]:
     raise PedarrError(f'{what}: a name of a channel is no text: give a list of names, as ["II", "V1"]')
 
 # %% ../../nbs/9_use/02_inputs.ipynb #cad00e46
+def _as_array(x: Any, what: str) -> np.ndarray:
+    "`x` as an array of numpy; `PedarrError` for what can't be one, such as rows of several lengths."
+    try: return np.asanyarray(x)
+    except (ValueError, TypeError, RuntimeError) as e:
+        raise PedarrError(f'{what}: no array of numbers ({one_line(e)[:80]}): give [channel, time], with as '
+                          'many samples in each channel') from e
+
+# %% ../../nbs/9_use/02_inputs.ipynb #a9f713d9
 def _check_shape(x: np.ndarray, n: int, what: str) -> None:
     "`PedarrError` unless `x` is real numbers [n, time]."
     if x.dtype.kind not in 'fiu':
@@ -128,7 +136,7 @@ def array_record(x: Any, fs: float, channels: Sequence[str], units: str = 'mV', 
 
     `aliases`: names of channels that differ from the usual ones. Masked samples are missing. `PedarrError`
     for whatever can't be."""
-    channels, scale, x = _check_names(channels, name), millivolts_per(units), np.asanyarray(x)
+    channels, scale, x = _check_names(channels, name), millivolts_per(units), _as_array(x, name)
     _check_shape(x, len(channels), name)
     if x.dtype.kind != 'f' and scale != UNITS['uV']:
         raise PedarrError(f'{name}: whole numbers ({x.dtype}) where {units} are expected: subtract the '

@@ -28,7 +28,7 @@ from ..signals.settings import PreprocessConfig
 from ..signals.store import read_meta
 from ..training.finished_runs import Run, prediction_codes
 from ..training.run_files import ModelCard
-from ..training.runs import same_contents
+from ..training.runs import find_store, same_contents
 from .report import class_meanings
 
 # %% auto #0
@@ -82,7 +82,7 @@ class PreprocessFacts(FileContents):
 # %% ../../nbs/9_use/06_model_cards.ipynb #bd3b48e2
 def _store_meta(run: Run, store: Path | str | None) -> dict:
     "What the store of a run says of itself; `PedarrError` where it is gone, or another is there."
-    place, env = Path(store or run.params.store), run.environment
+    place, env = Path(store or find_store(run.path, run.params.store)), run.environment
     try: meta, seal = read_meta(place)
     except PassingError: raise
     except PedarrError as e: raise _no_store(run, f'its store cannot be read ({e})') from e

@@ -108,7 +108,7 @@ def export_model(run: Run | Path | str, folder: Path | str, store: Path | str | 
     store that is gone or another, and a folder that is not empty."""
     run, folder = open_network_run(run), Path(folder).absolute()
     _check_target(folder)
-    opened, roles = run_store(run, open_store(Path(store or run.params.store)))
+    opened, roles = run_store(run, None if store is None else open_store(Path(store)))
     tables = {} if tested is None else read_tested(tested)
     named = name or run.path.resolve().name
     with new_folder(folder) as part: _write_all(part, run, opened, roles, named, tables)

@@ -19,7 +19,7 @@ from ..core.parameters import (
 from .process import say_line
 
 # %% auto #0
-__all__ = ['JOBS', 'DATABASE', 'Place', 'check_target', 'options_of', 'TypedCommand', 'parse_params', 'params_text']
+__all__ = ['JOBS', 'FORCE', 'DATABASE', 'Place', 'check_target', 'options_of', 'TypedCommand', 'parse_params', 'params_text']
 
 # %% ../../nbs/9_use/13_options.ipynb #a150daef
 class Place(click.Path):
@@ -32,6 +32,7 @@ class Place(click.Path):
 
 # %% ../../nbs/9_use/13_options.ipynb #0773ca4d
 JOBS = click.option('--jobs', default=1, show_default=True, type=click.IntRange(1, 256), help='Processes.')
+FORCE = click.option('--force', is_flag=True, help='Overwrite what is there.')
 
 class _DatabaseOption(click.Option):
     "An option whose help names the databases that there are."
@@ -44,13 +45,16 @@ DATABASE = click.option('--database', cls=_DatabaseOption, default='leipzig', sh
                         metavar='NAME|FILE.py:NAME')
 
 # %% ../../nbs/9_use/13_options.ipynb #2fa12d5f
-def check_target(path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
-    "`PedarrError` if no file (with one of `suffixes`) can be written at `path`: known before the work."
+def check_target(path: Path | None, suffixes: tuple[str, ...] = (), force: bool = False) -> None:
+    """`PedarrError` if no file (with one of `suffixes`) can be written at `path`, or one is there that may
+    not be written over (`force`): known before the work."""
     if path is None: return
     if suffixes and path.suffix.lower() not in suffixes:
         raise PedarrError(f'{path}: the name tells the format: let it end in {", ".join(suffixes)}')
     if path.exists() and not path.is_file():
         raise PedarrError(f'{path}: is there, and not a file: choose another name')
+    if path.exists() and not force:
+        raise PedarrError(f'{path}: is there already: choose another name, or --force to write over it')
     if not path.parent.is_dir(): raise PedarrError(f'{path.parent}: no such folder: make it first')
     if not os.access(path.parent, os.W_OK):
         raise PassingError(f'{path.parent}: no file can be made there: choose another place')

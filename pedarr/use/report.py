@@ -39,7 +39,7 @@ from pedarr.training.run_figures import (
     choose_cases, describe_case, plot_case, plot_case_leads, plot_learning, plot_recalls, plot_subjects,
     plot_weights)
 from ..training.run_tables import subjects_per_class
-from ..training.runs import check_same_store
+from ..training.runs import check_same_store, find_store
 
 # %% ../../nbs/9_use/00_report.ipynb #2aad8e49
 def percent(row: dict) -> str:
@@ -389,7 +389,7 @@ def write_report(run: str | Path | Run, store: Store | None = None) -> Path:
     from jinja2 import Environment
     from markupsafe import Markup
     run = as_finished_run(run)
-    if store is None: store = open_store(run.params.store)
+    if store is None: store = open_store(find_store(run.path, run.params.store))
     check_same_store(run.path, store)
     figures, name = draw_figures(run, store), run.path.resolve()
     fill = Environment(autoescape=True).from_string

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from ..core.errors import PedarrError, one_line
+from ..core.names import first_few
 from ..core.parameters import with_default
 from ..core.tables import read_json, write_json
 from ..synthetic.studies import CohortParameters
@@ -186,6 +187,20 @@ def _say_answers(predictor: Predictor, recordings: list, damaged: list,
     finally: sayer.close()
     return answers, left_out
 
+# %% ../../nbs/9_use/14_steps.ipynb #8261187c
+def _say_beside(tables: list[Path]) -> str:
+    "Print which tables beside records were not read; the same in a few words, for the end."
+    if not tables: return ''
+    words, which = f'{len(tables)} table' + 's'*(len(tables) > 1), first_few([p.name for p in tables])
+    say_line(f'note: {words} with columns called as channels beside records, not read ({which}): to have '
+             'them answered, too, name the files, as FOLDER/*.csv', err=True)
+    return f'not read: {words} (.csv) beside records'
+
+def _none_usable(left_out: list[str]) -> PedarrError:
+    "What is said where all recordings were `left_out`, for these reasons."
+    if len(left_out) == 1: return PedarrError(left_out[0])
+    return PedarrError(f'none of {len(left_out)} recordings can be used; the first: {left_out[0]}')
+
 # %% ../../nbs/9_use/14_steps.ipynb #c9435ec7
 def predict_places(model: str, places: tuple[Path, ...], told: tuple, fold: int | None = None,
                    out: Path | None = None) -> int:
@@ -198,13 +213,13 @@ def predict_places(model: str, places: tuple[Path, ...], told: tuple, fold: int 
     from pedarr.use.predictor import load_predictor
     predictor, found = load_predictor(model, fold), find_recordings(places)
     _say_model(predictor.model)
+    beside = _say_beside(found.beside)
     answers, left_out = _say_answers(predictor, found.recordings, found.damaged, FileFormat(*told))
     n = len(answers) + len(left_out)
-    if not answers:
-        why = left_out[0]
-        raise PedarrError(why if n == 1 else f'none of {n} recordings can be used; the first: {why}')
+    if not answers: raise _none_usable(left_out)
     if out is not None: write_table(out, answers_table(answers))
-    if left_out: say_line(f'left out: {len(left_out)} of {n} recordings', err=True)
+    lost = f'left out: {len(left_out)} of {n} recordings' if left_out else ''
+    if lost or beside: say_line('; '.join(filter(None, (lost, beside))), err=True)
     return 1 if left_out else 0
 
 # %% ../../nbs/9_use/14_steps.ipynb #d0760794
