@@ -1,5 +1,5 @@
-# Two commands: `make demo` (simulate, preprocess, train, report) and `make test` (everything that is checked).
-# Both make their own virtual environment in .venv; all they need is Python 3.10 or newer (with venv) and make.
+# `make demo` (simulate, preprocess, train, report), `make test` (everything that is checked), `make lab` (the book).
+# All make their own virtual environment in .venv; all they need is Python 3.10 or newer (with venv) and make.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
@@ -10,7 +10,7 @@ export JUPYTER_PATH = $(CURDIR)/.venv/share/jupyter
 # threads that wait should sleep, not spin: other processes share the cores
 export OMP_WAIT_POLICY = PASSIVE
 
-# `make ablations`: how many seeds (SEEDS=3 made the tables of the README), runs at a time, and where
+# `make ablations`: how many seeds (SEEDS=3 made the twin's tables in nbs/results), runs at a time, and where
 SEEDS ?= 1
 JOBS ?= 2
 ABLATIONS := runs/ablations

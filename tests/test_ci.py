@@ -15,7 +15,7 @@ from conftest import ROOT
 from helpers import append
 
 pytest.importorskip('nbdev')
-CHAPTERS = '0_core/00_errors.ipynb', '9_use/16_command.ipynb', 'experiments/train.ipynb'
+CHAPTERS = '0_core/00_errors.ipynb', '9_use/90_command.ipynb', 'experiments/train.ipynb'
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_module_that_was_edited_by_hand_is_named(clone):
 
 
 def test_a_notebook_that_is_none_is_named(clone):
-    (clone/'nbs'/'9_use'/'16_command.ipynb').write_text('{"cells": ')
+    (clone/'nbs'/'9_use'/'90_command.ipynb').write_text('{"cells": ')
     assert check(clone)[0] != 0
 
 
