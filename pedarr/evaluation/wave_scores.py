@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from .bootstrap import (
     check_bootstrap, number_subjects, percentile_interval, resample_subjects)
-from ..signals.wave_labels import WAVE_CLASSES
+from ..signals.wave_labels import WAVE_CLASSES, WAVE_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -185,11 +185,9 @@ def plot_edge_errors(errors: pd.DataFrame, within: float = .06) -> Figure:
     return figure
 
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #49a60fbd
-_WAVE_COLOURS = dict(zip(WAVE_CLASSES[1:], ('#0173b2', '#d55e00', '#029e73')))
-
 def _draw_classes(ax, t: np.ndarray, classes: np.ndarray, y: float, high: float) -> None:
     "A bar at `y`, `high` mV high, in the colour of each class."
-    for c, colour in enumerate(_WAVE_COLOURS.values(), 1):
+    for c, colour in enumerate(WAVE_COLOURS.values(), 1):
         ax.fill_between(t, y, y + high, where=classes == c, color=colour, lw=0, step='mid')
 
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #2f1a7941
@@ -205,7 +203,7 @@ def plot_segmentation(mv: np.ndarray, label: np.ndarray, answer: np.ndarray, sco
     ax.fill_between(t, high + bar, high + 2*bar, where=~scored, color='.9', lw=0)
     _draw_classes(ax, t, np.where(scored, label, 0), high + bar, bar)
     _draw_classes(ax, t, answer, low - 2*bar, bar)
-    for name, colour in _WAVE_COLOURS.items(): ax.plot([], [], color=colour, lw=4, label=name)
+    for name, colour in WAVE_COLOURS.items(): ax.plot([], [], color=colour, lw=4, label=name)
     ax.set(xlabel='s', ylabel='mV', xlim=(t[0], t[-1]))
     ax.set_title(f'{title}: annotated above, found below'.lstrip(': '), fontsize=9)
     ax.legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False, fontsize=8)

@@ -21,11 +21,12 @@ from .filters import band_filter
 from .rates import resampling_ratio
 
 # %% auto #0
-__all__ = ['WAVE_CLASSES', 'SHORTEST_WAVE', 'WAVE_RATE', 'WAVE_BAND', 'lead_labels', 'waves_in', 'prepare_leads', 'WaveSet',
-           'read_wave_set', 'wave_folds', 'drawn_wave_set']
+__all__ = ['WAVE_CLASSES', 'WAVE_COLOURS', 'SHORTEST_WAVE', 'WAVE_RATE', 'WAVE_BAND', 'lead_labels', 'waves_in', 'prepare_leads',
+           'WaveSet', 'read_wave_set', 'wave_folds', 'drawn_wave_set']
 
 # %% ../../nbs/4_signals/18_wave_labels.ipynb #cf7f4fa5
 WAVE_CLASSES = ('none', *WAVES.values())           # none, P, QRS, T
+WAVE_COLOURS = dict(zip(WAVE_CLASSES[1:], ('#0173b2', '#d55e00', '#029e73')))
 
 def lead_labels(lead: LeadWaves, fs: float, rate: float, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Of `n` samples at `rate` Hz the class, uint8 [n] (a place in `WAVE_CLASSES`), and whether it is scored,
@@ -102,6 +103,8 @@ def _table(leads: dict[int, LeadWaves], row: int, fs: float) -> list[pd.DataFram
     "The waves of a recording, in seconds."
     return [pd.DataFrame(dict(row=row, lead=i, kind=lead.waves.kind, onset=lead.waves.onset/fs,
                               end=lead.waves.end/fs)) for i, lead in leads.items()]
+
+# %% ../../nbs/4_signals/18_wave_labels.ipynb #b9e58599
 def _all_labels(found: list[tuple], rate: float, n: int) -> tuple[np.ndarray, np.ndarray]:
     "Classes and what is scored, [N, 12, n], of recordings that were read."
     label, scored = np.zeros((len(found), N_ECG, n), np.uint8), np.zeros((len(found), N_ECG, n), bool)
