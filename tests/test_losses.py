@@ -15,11 +15,15 @@ from pedarr.core.errors import PedarrError
 from pedarr.losses.cross_entropy import (
     LDAM, CosineHead, FocalLoss, WeightedCrossEntropy, adjusted_cross_entropy, log_class_prior)
 from pedarr.losses.registry import (
-    LOSSES, HeadSpec, describe_loss, loss_head_spec, loss_terms, make_contrastive_loss, make_head,
-    make_losses)
+    LOSSES, HeadSpec, describe_loss, loss_head_spec, loss_terms, make_head, make_losses)
 
 ON_LOGITS = [key for key, entry in LOSSES.items() if entry.kind == 'classification']
 ON_EMBEDDINGS = [key for key, entry in LOSSES.items() if entry.kind == 'contrastive' and key != 'none']
+
+
+def make_contrastive_loss(*args, **options):
+    "The contrastive term alone."
+    return make_losses(*args, **options)[1]
 
 
 def batch(seed=0, size=12, dim=5, classes=4, dtype=torch.float64):

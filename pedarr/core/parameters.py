@@ -21,7 +21,7 @@ from .errors import PedarrError, one_line, shown_value
 from .names import check_choice
 
 # %% auto #0
-__all__ = ['Seed', 'Parameters', 'parameter_groups', 'with_default', 'one_of', 'is_pair', 'allowed_values', 'default_text',
+__all__ = ['Seed', 'Parameters', 'parameter_groups', 'with_default', 'one_of', 'is_pair', 'allowed_values', 'field_line',
            'help_text', 'parse_parameter', 'cell_text', 'check_cells']
 
 # %% ../../nbs/0_core/06_parameters.ipynb #81d272bd
@@ -169,22 +169,26 @@ def allowed_values(field: FieldInfo) -> str:
     return ', '.join(x for x in (kind, _range(field)) if x) + none
 
 # %% ../../nbs/0_core/06_parameters.ipynb #c604e636
-def default_text(field: FieldInfo) -> str:
+def _default_text(field: FieldInfo) -> str:
     "The default as one would write it on the command line."
     value = field.get_default(call_default_factory=True)
     if isinstance(value, tuple): return ' '.join(f'{x:g}' for x in value)
     if value is None: return 'none'
     return "''" if value == '' else f'{value:g}' if isinstance(value, float) else str(value)
 
+def field_line(name: str, field: FieldInfo, width: int = 18, more: str = '') -> str:
+    "A parameter on one line: its `name`, default, what it is, and what it may be; `more` comes last."
+    about = f'{field.description or ""} ({allowed_values(field)}{more})'
+    return f'  {name:<{width}} {_default_text(field):<12} {about}'
+
+# %% ../../nbs/0_core/06_parameters.ipynb #aa091bf9
 def help_text(kind: type[Parameters], leave: Iterable[str] = ()) -> str:
-    "All parameters but `leave`, grouped, one line each: name, default, what it is, and what it may be."
+    "All parameters but `leave`, grouped, one line each."
     lines, leave, width = [], set(leave), max(18, *map(len, kind.model_fields), 0)
     for title, fields in parameter_groups(kind):
         shown = {n: f for n, f in fields.items() if n not in leave}
         if shown: lines += ['', f'{title}:']
-        for name, f in shown.items():
-            about = f'{f.description or ""} ({allowed_values(f)})'
-            lines.append(f'  {name:<{width}} {default_text(f):<12} {about}')
+        lines += [field_line(name, f, width) for name, f in shown.items()]
     return '\n'.join(lines).strip('\n')
 
 # %% ../../nbs/0_core/06_parameters.ipynb #58209f56

@@ -21,7 +21,7 @@ from .errors import PedarrError, one_line
 from .files import MOST_BYTES, read_bytes, write_atomic
 
 # %% auto #0
-__all__ = ['FileContents', 'validation_errors', 'parse_json', 'read_json', 'json_ready', 'write_json', 'hash_value',
+__all__ = ['FileContents', 'validation_errors', 'parse_json', 'read_json', 'json_ready', 'write_json', 'hash_value', 'csv_rows',
            'parse_table', 'read_table', 'write_table']
 
 # %% ../../nbs/0_core/03_tables.ipynb #d0abf830
@@ -107,10 +107,16 @@ _TYPES = {str: (_as_text, 'text'), bool: (_as_bool, 'True or False'),
           int: (_as_int, 'a whole number'), float: (_as_float, 'a number')}
 
 # %% ../../nbs/0_core/03_tables.ipynb #c7547874
+def csv_rows(raw: bytes) -> list[list[str]]:
+    "The rows of a CSV text that have a cell; `ValueError` (of Unicode, too) if it is none."
+    try: return [r for r in csv.reader(io.StringIO(raw.decode('utf-8-sig'), newline=''), strict=True) if r]
+    except csv.Error as e: raise ValueError(one_line(e)) from e
+
+# %% ../../nbs/0_core/03_tables.ipynb #bc4b0a99
 def _rows(raw: bytes, path: Path | str) -> list[list[str]]:
     "The rows of a CSV text; `PedarrError` unless each has as many cells as the first."
-    try: rows = [r for r in csv.reader(io.StringIO(raw.decode('utf-8-sig'), newline=''), strict=True) if r]
-    except (UnicodeDecodeError, csv.Error) as e: raise _damaged(path, f'no table ({one_line(e)[:80]})') from e
+    try: rows = csv_rows(raw)
+    except ValueError as e: raise _damaged(path, f'no table ({one_line(e)[:80]})') from e
     for i, r in enumerate(rows):
         if len(r) == len(rows[0]): continue
         raise _damaged(path, f'row {i} has {len(r)} cells for {len(rows[0])} columns')

@@ -5,8 +5,6 @@
 # %% ../../nbs/1_data/16_subjects.ipynb #db493302
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from pathlib import Path
@@ -14,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError, file_is_missing, shown_value
+from ..core.errors import PedarrError, file_is_missing, one_line, shown_value
 from ..core.files import read_bytes
 from ..core.names import first_few, natural_key
+from ..core.tables import csv_rows
 from .listing import FoundRecords
 from .table_cells import as_number, is_empty_cell, is_whole, table_column
 
@@ -131,8 +130,8 @@ def _csv_rows(file: Path | str) -> list[list[str]]:
         if not file_is_missing(e): raise
         raise PedarrError(f'{file}: the subject table is missing: fetch it with the recordings, or name '
                           'another database (--database) if these are not Leipzig records') from e
-    try: rows = list(csv.reader(io.StringIO(raw.decode('utf-8-sig'), newline=''), strict=True))
-    except (UnicodeError, csv.Error) as e: raise _no_table(file, f'{type(e).__name__} in reading it') from e
+    try: rows = csv_rows(raw)
+    except ValueError as e: raise _no_table(file, f'{one_line(e)[:80]}') from e
     return [[v.strip() for v in r] for r in rows if any(v.strip() for v in r)]
 
 # %% ../../nbs/1_data/16_subjects.ipynb #d01fda69

@@ -23,8 +23,8 @@ from .jaccard import (
 from .phrases import PhraseHead
 
 # %% auto #0
-__all__ = ['LOSSES', 'MULTI_LOSSES', 'LossEntry', 'loss_terms', 'make_losses', 'make_contrastive_loss', 'multi_key',
-           'make_multi_loss', 'HeadSpec', 'loss_head_spec', 'make_head', 'describe_loss']
+__all__ = ['LOSSES', 'MULTI_LOSSES', 'LossEntry', 'loss_terms', 'make_losses', 'multi_key', 'loss_options', 'make_multi_loss',
+           'HeadSpec', 'loss_head_spec', 'make_head', 'describe_loss']
 
 # %% ../../nbs/6_losses/06_registry.ipynb #4e1dfba9
 class LossEntry(NamedTuple):
@@ -124,13 +124,6 @@ def make_losses(name: str, class_counts: Sequence[float] | Tensor, dim: int, log
     if first == 'ce': own[0]['logit_adjust'] = logit_adjust
     return LOSSES[first].maker(class_counts, **own[0]), LOSSES[second].maker(class_counts, dim, **own[1])
 
-# %% ../../nbs/6_losses/06_registry.ipynb #89d46495
-def make_contrastive_loss(name: str, class_counts: Sequence[float] | Tensor, dim: int,
-              **options: Any) -> nn.Module | None:
-    """The contrastive term alone of `make_losses`, for training samples `class_counts` [C]: None where the
-    loss has none."""
-    return make_losses(name, class_counts, dim, **options)[1]
-
 # %% ../../nbs/6_losses/06_registry.ipynb #49d728fb
 _SETS = 'arXiv 2602.10553, a reconstruction'
 MULTI_LOSSES = {
@@ -158,12 +151,18 @@ def multi_key(name: str) -> str:
     raise PedarrError(f'loss {name!r} is for one class a window: for several labels at once use none or one '
                       f'of {", ".join(MULTI_LOSSES)}')
 
+def loss_options(name: str) -> dict[str, Any]:
+    "Option -> default of one loss of `LOSSES` or `MULTI_LOSSES`; `PedarrError` for another name."
+    entry = (LOSSES | MULTI_LOSSES)[check_choice(name, LOSSES | MULTI_LOSSES, 'loss')]
+    return _options(entry) | (_PHRASE_OPTIONS if entry.head == 'phrases' else {})
+
+# %% ../../nbs/6_losses/06_registry.ipynb #f951dc09
 def make_multi_loss(name: str, positives: Sequence[float] | Tensor, **options: Any) -> nn.Module:
     """The loss called `name` for windows with several labels, `positives` [C] of the training windows:
     called with (logits [B, C], targets [B, C]). `PedarrError` as `make_losses`."""
     entry = MULTI_LOSSES[multi_key(name)]
     own = _options(entry)
-    _check_options(name, own | (_PHRASE_OPTIONS if entry.head == 'phrases' else {}), options)
+    _check_options(name, loss_options(multi_key(name)), options)
     return entry.maker(positives, **{k: v for k, v in options.items() if k in own})
 
 # %% ../../nbs/6_losses/06_registry.ipynb #c046303d

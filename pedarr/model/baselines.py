@@ -5,7 +5,6 @@
 # %% ../../nbs/5_model/09_baselines.ipynb #f2803bca
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +19,12 @@ from ..core.parameters import with_default
 from .attention import equal_shares
 from .encoders import MODALITIES, XResBlock, conv_norm, split_mask, zero_masked
 from .pedarrnet import (
-    ModelOutput, NetworkOptions, PedArrNet, check_model_inputs, options_signature)
+    ModelConfig, ModelOutput, NetworkOptions, PedArrNet, check_model_inputs, options_signature)
 from ..signals.augmentation import drop_modality
 
 # %% auto #0
-__all__ = ['MODELS', 'OneBranchOptions', 'InceptionOptions', 'OneBranch', 'xresnet_trunk', 'Inception', 'ThreeInceptions',
-           'inception_trunk', 'XResNet1d', 'InceptionTime', 'make_model']
+__all__ = ['MODELS', 'MODEL_OPTIONS', 'OneBranchOptions', 'InceptionOptions', 'OneBranch', 'xresnet_trunk', 'Inception',
+           'ThreeInceptions', 'inception_trunk', 'XResNet1d', 'InceptionTime', 'make_model']
 
 # %% ../../nbs/5_model/09_baselines.ipynb #3f6f79a9
 class OneBranchOptions(NetworkOptions):
@@ -129,11 +128,11 @@ InceptionTime.__signature__ = options_signature(InceptionOptions)
 
 # %% ../../nbs/5_model/09_baselines.ipynb #922617cf
 MODELS = {'pedarrnet': PedArrNet, 'xresnet1d': XResNet1d, 'inceptiontime': InceptionTime}
+MODEL_OPTIONS = {'pedarrnet': ModelConfig, 'xresnet1d': OneBranchOptions, 'inceptiontime': InceptionOptions}
 
 def make_model(name: str, n_classes: int, **options: Any) -> nn.Module:
     """The network `name` of `MODELS`; `make_model(name, **model.config)` rebuilds one. `PedarrError` for a
     name or an option that does not exist."""
     cls = MODELS[check_choice(name, MODELS, 'model')]
-    known = [p for p in inspect.signature(cls).parameters if p != 'n_classes']
-    for option in options: check_choice(option, known, f'option of {name}')
+    for option in options: check_choice(option, MODEL_OPTIONS[name].model_fields, f'option of {name}')
     return cls(n_classes, **options)

@@ -5,7 +5,6 @@
 # %% ../../nbs/5_model/11_trees.ipynb #8efddfef
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ import torch
 from ..core.errors import PedarrError
 from ..core.names import check_choice
 from .attention import equal_shares
-from .baselines import MODELS
+from .baselines import MODEL_OPTIONS, MODELS
 from .encoders import split_mask
 from ..signals.roles import make_roles
 from ..signals.store import Store
@@ -147,4 +146,4 @@ _TREE_OPTIONS = ('max_iter', 'learning_rate', 'max_leaf_nodes', 'max_depth', 'mi
 def classifier_options(name: str) -> list[str]:
     "The options of the classifier `name` of `CLASSIFIERS`; `PedarrError` for a name that does not exist."
     check_choice(name, CLASSIFIERS, 'model')
-    return list(_TREE_OPTIONS) if name == TREES else list(inspect.signature(MODELS[name]).parameters)[1:]
+    return list(_TREE_OPTIONS if name == TREES else MODEL_OPTIONS[name].model_fields)

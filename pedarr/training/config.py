@@ -14,12 +14,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
+from pydantic.fields import FieldInfo
 
 from ..core.errors import PedarrError, one_line, shown_value
 from ..core.names import check_choice
 from ..core.parameters import Parameters, Seed, check_cells, one_of, with_default
 from ..core.tables import json_ready
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
+from ..model.baselines import MODEL_OPTIONS
 from ..model.given import architecture, given_folder, read_given
 from ..model.pedarrnet import ModelConfig
 from ..model.trees import CLASSIFIERS, TREES, classifier_options, make_trees
@@ -30,7 +32,7 @@ from ..signals.splits import SPLITS
 __all__ = ['MODALITY_SETS', 'PRECISIONS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'RENAMED_PARAMETERS',
            'DataParameters', 'SplitParameters', 'FitParameters', 'LossParameters', 'ModelParameters',
            'MachineParameters', 'TrainConfig', 'training_augment', 'current_names', 'make_config', 'as_given',
-           'tree_options', 'own_parameters', 'check_parameters']
+           'network_fields', 'augment_fields', 'tree_options', 'own_parameters', 'check_parameters']
 
 # %% ../../nbs/8_training/00_config.ipynb #3e6f785b
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
@@ -227,6 +229,16 @@ def _check_trees(c: TrainConfig) -> None:
         raise PedarrError(f'parameter beats (in model_options) is {shown_value(c.model_options["beats"])}: '
                           'it must be a text')
     make_trees(**tree_options(c))
+
+# %% ../../nbs/8_training/00_config.ipynb #e04708da
+def network_fields(model: str) -> dict[str, FieldInfo]:
+    "What `model_options` of a network may hold: no parameter of a training, and not the store's rate."
+    fields = MODEL_OPTIONS[model].model_fields
+    return {n: f for n, f in fields.items() if n not in TrainConfig.model_fields and n != 'rate'}
+
+def augment_fields() -> dict[str, FieldInfo]:
+    "What `augment_options` may hold: what is no parameter of a training."
+    return {n: f for n, f in Augment.model_fields.items() if n not in _OWN_PARAMETER}
 
 # %% ../../nbs/8_training/00_config.ipynb #f6b4d5a0
 def tree_options(c: TrainConfig) -> dict:

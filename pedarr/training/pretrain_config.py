@@ -64,7 +64,7 @@ class _Data(Parameters):
     normalise: _Scale = Field('modality', description='what is brought to one scale')
 
 class _Views(Parameters):
-    "What is the same."
+    "The method and its views."
     method: _Method = Field('simclr', description='how it is learnt')
     tau: float = Field(.1, gt=0, le=100, description='temperature of the contrast')
     crop: float = Field(0., ge=0, le=3600, description='seconds of a view; 0: half of the window')

@@ -17,7 +17,7 @@ from .options import (
     DATABASE, FORCE, JOBS, Place, TypedCommand, check_target, options_of, params_text, parse_params)
 from .process import Command, say_line
 from pedarr.use.steps import (
-    Demo, open_demo, predict_places, pretrain_run, say_pretraining, say_run, say_store, store_notes,
+    predict_places, pretrain_run, say_pretraining, say_run, say_store, store_notes,
     train_run)
 
 # %% auto #0
@@ -402,13 +402,20 @@ def predict_rhythms(context: click.Context, model: str, recordings: tuple[Path, 
     context.exit(predict_places(model, recordings, (rate, units, told), fold, out))
 
 # %% ../../nbs/9_use/90_command.ipynb #191a15d9
-@pedarr_command.command('demo', cls=TypedCommand, options=lambda: options_of(Demo))
+def _demonstration() -> list[click.Option]:
+    "The options of a demonstration."
+    from pedarr.use.demonstration import Demo
+    return options_of(Demo)
+
+# %% ../../nbs/9_use/90_command.ipynb #8f460699
+@pedarr_command.command('demo', cls=TypedCommand, options=_demonstration)
 @click.argument('folder', type=Place())
 def run_demo(folder: Path, **numbers: float) -> None:
     "Simulate a small database, preprocess it, train, evaluate and report, all in FOLDER."
     from pedarr.signals.build import build_store
     from pedarr.synthetic.studies import simulate_database
     from pedarr.training.config import make_config
+    from pedarr.use.demonstration import Demo, open_demo
     demo, database, store = Demo(**numbers), folder/'database', folder/'store'
     run = dict(store=str(store), run=str(folder/'run'), epochs=demo.epochs, n_folds=3, seed=demo.seed)
     make_config(**run)                                     # refused before any work, if at all

@@ -15,7 +15,7 @@ import click
 
 from ..core.errors import PassingError, PedarrError
 from ..core.parameters import (
-    Parameters, allowed_values, default_text, help_text, is_pair, parameter_groups, parse_parameter)
+    Parameters, field_line, help_text, is_pair, parameter_groups, parse_parameter)
 from .process import say_line
 
 # %% auto #0
@@ -68,25 +68,29 @@ def _given(context: click.Context, option: click.Parameter, kind: type[Parameter
     text = 'none' if none else ', '.join(several)
     context.params[option.name] = parse_parameter(kind, option.name, text)
 
-def _option_of(kind: type[Parameters], name: str, before: str = '') -> click.Option:
-    "The option for the field `name`; `before`: what is taken before the default, in words."
-    field = kind.model_fields[name]
-    two = is_pair(field)
-    about = field.description[:1].upper() + field.description[1:]
-    return click.Option(
-        [f'--{name.replace("_", "-")}'], nargs=2 if two else 1, metavar='LOW HIGH' if two else 'VALUE',
-        help=f'{about} ({allowed_values(field)}); default: {before}{default_text(field)}.',
-        expose_value=False, callback=lambda context, option, typed: _given(context, option, kind, typed))
+class _TypedOption(click.Option):
+    "An option made of a field, with the `group` and the `line` of its help."
+    def __init__(self, kind: type[Parameters], name: str, group: str, more: str):
+        field = kind.model_fields[name]
+        two, flag = is_pair(field), f'--{name.replace("_", "-")}'
+        shown = f'{flag} {"LOW HIGH" if two else ""}'
+        self.group, self.line = group, field_line(shown, field, 20, more)
+        super().__init__([flag], nargs=2 if two else 1, expose_value=False,
+                         callback=lambda context, option, typed: _given(context, option, kind, typed))
 
 # %% ../../nbs/9_use/13_options.ipynb #c0de0a13
 def options_of(*kinds: type[Parameters], of_database: Iterable[str] = ()) -> list[click.Option]:
     """An option for each field of some parameters, once if two have it; `of_database`: fields for which the
-    database's own value comes before the default."""
-    fields = {name: kind for kind in reversed(kinds) for name in kind.model_fields}
-    before = {name: "the database's own, or " for name in of_database}
-    names = dict.fromkeys(name for kind in kinds for name in kind.model_fields)
-    return [_option_of(fields[name], name, before.get(name, '')) for name in names]
+    database's own value is taken where none is given."""
+    made = {}
+    for kind in kinds:
+        for title, fields in parameter_groups(kind):
+            for name in set(fields) - set(made):
+                more = '; a database may have its own' if name in of_database else ''
+                made[name] = _TypedOption(kind, name, title, more)
+    return [made[name] for name in dict.fromkeys(name for kind in kinds for name in kind.model_fields)]
 
+# %% ../../nbs/9_use/13_options.ipynb #0b347cf2
 class TypedCommand(click.Command):
     "A command with `options` besides its own; they are made (and what they need imported) when it is called."
     def __init__(self, *args: Any, options: Callable[[], list[click.Option]], **more: Any):
@@ -96,6 +100,16 @@ class TypedCommand(click.Command):
     def get_params(self, context: click.Context) -> list[click.Parameter]:
         if self.make_options: self.params, self.make_options = [*self.params, *self.make_options()], None
         return super().get_params(context)
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        "The command's own options, then those that are made, in their groups."
+        typed = [p for p in self.get_params(context) if isinstance(p, _TypedOption)]
+        own = [p.get_help_record(context) for p in self.get_params(context)
+               if isinstance(p, click.Option) and p not in typed]
+        with formatter.section('Options'): formatter.write_dl([record for record in own if record])
+        for group in dict.fromkeys(p.group for p in typed):
+            lines = [p.line for p in typed if p.group == group]
+            formatter.write('\n'.join(['', f'{group} (default, meaning):', *lines, '']))
 
 # %% ../../nbs/9_use/13_options.ipynb #5d18f26c
 def parse_params(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -112,18 +126,42 @@ def parse_params(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     return params
 
 # %% ../../nbs/9_use/13_options.ipynb #e516af62
-def params_text() -> str:
-    "Every parameter of a training, grouped, one line each; then the names of losses, and what trees take."
-    from pedarr.losses.registry import LOSSES, MULTI_LOSSES
+def _model_lines() -> list[str]:
+    "What `model_options` may hold, for each network and for trees."
+    from pedarr.model.baselines import MODELS
     from pedarr.model.trees import TREES, classifier_options
+    from pedarr.training.config import network_fields
+    lines = []
+    for model in MODELS:
+        lines += ['', f'model_options of {model}:']
+        lines += [field_line(name, field) for name, field in network_fields(model).items()]
+    return [*lines, '', f'model_options of {TREES} (scikit-learn, but for beats):',
+            *wrap(', '.join(classifier_options(TREES)), 110, initial_indent='  ', subsequent_indent='  ')]
+
+# %% ../../nbs/9_use/13_options.ipynb #2c706b8b
+def _augment_lines() -> list[str]:
+    "What `augment_options` may hold."
+    from pedarr.training.config import augment_fields
+    return ['', 'augment_options:', *(field_line(name, field) for name, field in augment_fields().items())]
+
+def _loss_lines() -> list[str]:
+    "The losses, and what `loss_options` of each may hold."
+    from pedarr.losses.registry import LOSSES, MULTI_LOSSES, loss_options
+    lines = ['', 'loss, and its loss_options with their defaults; two are joined by +, as in ldam+agcacl:']
+    for name, entry in (LOSSES | MULTI_LOSSES).items():
+        if name == next(iter(MULTI_LOSSES)): lines.append('with several labels a window (none is bce there):')
+        options = ', '.join(f'{option} {value}' for option, value in loss_options(name).items())
+        lines.append(f'  {name:<18} {entry.words}{options and ": "}{options}')
+    return lines
+
+# %% ../../nbs/9_use/13_options.ipynb #90fb74ce
+def params_text() -> str:
+    "Every parameter of a training, grouped, one line each; then what the dictionaries among them may hold."
+    from pedarr.model.trees import TREES
     from pedarr.training.config import NETWORK_ONLY, TrainConfig
     groups = parameter_groups(TrainConfig)
     not_theirs = [f'"{title}"' for title, fields in groups if set(fields) <= set(NETWORK_ONLY)]
-    options = f'model_options of {TREES}: {", ".join(classifier_options(TREES))}'
     return '\n'.join([
         help_text(TrainConfig, leave=('store', 'run')), '',
-        f'loss is one of {", ".join(LOSSES)}; '
-        'none is cross-entropy alone (with logit_adjust, if that is not 0)',
-        f'with several labels a window, loss is {" or ".join(["none", *MULTI_LOSSES])}; none is bce there',
         f'{TREES} takes none of the parameters under {", ".join(not_theirs)}',
-        *wrap(options, 110, subsequent_indent='  ')])
+        *_model_lines(), *_augment_lines(), *_loss_lines()])
