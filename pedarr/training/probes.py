@@ -30,7 +30,8 @@ from .pretrain_objectives import Pretrainer
 from .run_files import read_entries
 
 # %% auto #0
-__all__ = ['STRENGTHS', 'frozen_encoder', 'encoder_features', 'cached_features', 'Probe', 'linear_probe', 'probe_table']
+__all__ = ['STRENGTHS', 'frozen_encoder', 'encoder_features', 'cached_features', 'Probe', 'linear_probe', 'ProbeAnswer',
+           'probe_answer', 'probe_table']
 
 # %% ../../nbs/8_training/27_probes.ipynb #3675830f
 def frozen_encoder(run: Path | str, rate: float,
@@ -122,15 +123,37 @@ def linear_probe(x: np.ndarray, target: np.ndarray, train: np.ndarray, validatio
     return Probe(prob, strengths[best], int(unseen))
 
 # %% ../../nbs/8_training/27_probes.ipynb #22422076
-def _scored(x, target, subject, rows: dict, share: float, draw: int, jobs: int) -> dict:
-    "One row of the table."
+class ProbeAnswer(NamedTuple):
+    """What a probe that learnt from a share of the labels says of the test windows: `prob` [T, C], the
+    `thresholds` [C] of its validation windows; and how many `windows` of how many `patients` it learnt from,
+    how many statements were `unseen`, which `strength` was chosen."""
+    prob: np.ndarray
+    thresholds: np.ndarray
+    windows: int
+    patients: int
+    unseen: int
+    strength: float
+
+# %% ../../nbs/8_training/27_probes.ipynb #a771558d
+def probe_answer(x: np.ndarray, target: np.ndarray, subject: ArrayLike, rows: dict[str, np.ndarray],
+                 share: float = 1., draw: int = 0, jobs: int = 1) -> ProbeAnswer:
+    """A probe of features `x` [N, D] for statements `target` [N, C], patients `subject` [N]; `rows`: train,
+    validation and test as numbers [M]; the `share` of the labels is drawn by `draw`."""
+    subject, y = np.asarray(subject), np.asarray(target) > 0
     few = {role: share_of_patients(subject, rows[role], share, draw) for role in ('train', 'validation')}
     probe = linear_probe(x, target, few['train'], few['validation'], jobs=jobs)
-    y, v, t = np.asarray(target) > 0, few['validation'], rows['test']
-    thresholds = choose_thresholds(y[v], probe.prob[v])
-    auroc, precision, f1, micro = macro_scores(statement_scores(y[t], probe.prob[t], thresholds))[0]
-    return dict(share=share, draw=draw, windows=len(few['train']), patients=len(set(subject[few['train']])),
-                unseen=probe.unseen, strength=probe.strength, auroc=auroc, average_precision=precision, f1=f1,
+    thresholds = choose_thresholds(y[few['validation']], probe.prob[few['validation']])
+    return ProbeAnswer(probe.prob[rows['test']], thresholds, len(few['train']),
+                       len(set(subject[few['train']])), probe.unseen, probe.strength)
+
+# %% ../../nbs/8_training/27_probes.ipynb #51d198f9
+def _scored(x, target, subject, rows: dict, share: float, draw: int, jobs: int) -> dict:
+    "One row of the table."
+    a = probe_answer(x, target, subject, rows, share, draw, jobs)
+    y = np.asarray(target)[rows['test']] > 0
+    auroc, precision, f1, micro = macro_scores(statement_scores(y, a.prob, a.thresholds))[0]
+    said = {name: getattr(a, name) for name in ('windows', 'patients', 'unseen', 'strength')}
+    return dict(share=share, draw=draw, **said, auroc=auroc, average_precision=precision, f1=f1,
                 f1_micro=micro)
 
 # %% ../../nbs/8_training/27_probes.ipynb #b6f11188
