@@ -24,8 +24,7 @@ from .rhythms import noisy_signal, parse_episodes
 from .subjects import parse_age, read_subject_table
 
 # %% auto #0
-__all__ = ['LEIPZIG', 'LUDB', 'MITDB', 'IAFDB', 'DATABASES', 'ALIASES', 'leipzig_subjects', 'mitdb_episodes', 'mitdb_subjects',
-           'iafdb_episodes', 'iafdb_subjects', 'get_database']
+__all__ = ['LEIPZIG', 'LUDB', 'MITDB', 'IAFDB', 'DATABASES', 'ALIASES', 'leipzig_subjects', 'get_database', 'data_lines']
 
 # %% ../../nbs/1_data/21_known_databases.ipynb #75b0a003
 def leipzig_subjects(paths: list[Path], folder: Path, db: Database) -> pd.DataFrame:
@@ -52,14 +51,14 @@ LUDB = Database(
              'PhysioNet, 2021, doi 10.13026/eegm-h675')
 
 # %% ../../nbs/1_data/21_known_databases.ipynb #5b6f5b19
-def mitdb_episodes(record: Record, db: Database) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _mitdb_episodes(record: Record, db: Database) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Episodes from rhythm annotations; poor signal where every signal is noisy by the subtype of `~`."
     a = read_annotations(record.path, db.annotator, record.sig_len, record.fs)
     source = str(record.path.with_suffix(f'.{db.annotator}'))
     poor = noisy_signal(a.sample, a.symbol, a.subtype, record.n_sig, record.sig_len, source)
     return parse_episodes(a.sample, a.symbol, a.aux, record.sig_len, source), poor
 
-def mitdb_subjects(paths: list[Path], folder: Path, db: Database) -> pd.DataFrame:
+def _mitdb_subjects(paths: list[Path], folder: Path, db: Database) -> pd.DataFrame:
     "Subjects from the comment of each header that begins with age and sex, such as '69 M 1085 1629 x1'."
     rows = []
     for path, name in zip(paths, record_names(paths, folder)):
@@ -82,7 +81,7 @@ def _mitdb_folds(paths: list[Path], folder: Path, db: Database) -> dict[str, int
 # %% ../../nbs/1_data/21_known_databases.ipynb #8124747d
 MITDB = Database(
     name='mitdb', title='MIT-BIH Arrhythmia Database', grouping='mitdb6', annotator='atr',
-    aliases={'MLII': 'II'}, read_episodes=mitdb_episodes, read_subjects=mitdb_subjects,
+    aliases={'MLII': 'II'}, read_episodes=_mitdb_episodes, read_subjects=_mitdb_subjects,
     read_folds=_mitdb_folds, licence='ODC-By 1.0',
     citation='Moody GB, Mark RG. The impact of the MIT-BIH Arrhythmia Database. IEEE Eng in Med and Biol '
              '20(3):45-50, 2001, doi 10.13026/C2F305')
@@ -90,7 +89,7 @@ MITDB = Database(
 # %% ../../nbs/1_data/21_known_databases.ipynb #ea00aea9
 _DIAGNOSES = {r'\bfib': 'AFIB', r'\bflutter': 'AFL'}      # what stands in the diagnosis -> rhythm
 
-def iafdb_episodes(record: Record, db: Database) -> tuple:
+def _iafdb_episodes(record: Record, db: Database) -> tuple:
     "One episode over the whole recording, from the header's diagnosis; left out if it names none, or two."
     said = comment_value(record.comments, 'diagnosis')
     rhythms = [rhythm for word, rhythm in _DIAGNOSES.items() if re.search(word, said, re.IGNORECASE)]
@@ -102,7 +101,7 @@ def iafdb_episodes(record: Record, db: Database) -> tuple:
     names = 'several rhythms' if rhythms else 'no rhythm that we know'
     return no_episode(record, f'the diagnosis {said!r} names {names}')
 
-def iafdb_subjects(paths: list[Path], folder: Path, db: Database) -> pd.DataFrame:
+def _iafdb_subjects(paths: list[Path], folder: Path, db: Database) -> pd.DataFrame:
     "As `comment_subjects`, but the records of one patient (`iaf1_afw`, `iaf1_ivc`, ...) are one subject."
     table = comment_subjects(paths, folder, db)
     patient = (re.match(r'iaf\d+(?=_)', stem) for stem in table.index)
@@ -111,7 +110,7 @@ def iafdb_subjects(paths: list[Path], folder: Path, db: Database) -> pd.DataFram
 # %% ../../nbs/1_data/21_known_databases.ipynb #90f03a69
 IAFDB = Database(
     name='iafdb', title='Intracardiac Atrial Fibrillation Database', grouping='rhythm8',
-    read_episodes=iafdb_episodes, read_subjects=iafdb_subjects, licence='ODC-By 1.0',
+    read_episodes=_iafdb_episodes, read_subjects=_iafdb_subjects, licence='ODC-By 1.0',
     citation='Goldberger A, et al. PhysioBank, PhysioToolkit, and PhysioNet. Circulation 101(23):e215-e220, '
              '2000, doi 10.13026/C2788B')
 
@@ -122,3 +121,20 @@ ALIASES = {name: channel for db in DATABASES.values() for name, channel in db.al
 def get_database(name: str) -> Database:
     "The description called `name`; an unknown name is a `PedarrError` that lists the known ones."
     return DATABASES[check_choice(name, DATABASES, 'database')]
+
+# %% ../../nbs/1_data/21_known_databases.ipynb #de06b7f1
+_LICENCES = {'CC BY 4.0': 'https://creativecommons.org/licenses/by/4.0/',
+             'ODC-By 1.0': 'https://opendatacommons.org/licenses/by/1-0/'}
+
+def data_lines(database: str, simulated: bool) -> list[str]:
+    "Lines of Markdown: where the data come from that weights were computed from, and under which licence."
+    db = DATABASES.get(database)
+    lines = ['**SIMULATED MODEL**: trained on simulated hearts. On a recording of a patient its answers mean '
+             'nothing.', ''] if simulated else []
+    if db is None: return lines + [f'Database `{database}`; its licence is not known to pedarr.']
+    made = 'A simulation in the format of the ' if simulated else ''
+    lines.append(f'{made}{db.title}. {db.citation}.')
+    if simulated: return lines
+    link = _LICENCES.get(db.licence, '')
+    return lines + ['', f'Licence of the data: {db.licence}{link and f" ({link})"}. These weights were '
+                    'computed from them; whoever passes them on names this source.']

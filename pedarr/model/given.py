@@ -24,12 +24,13 @@ from .encoders import MODALITIES
 from .pretrained import Pretrained
 
 # %% auto #0
-__all__ = ['SUMS', 'MODEL_VERSION', 'damaged_model', 'check_sums', 'config_bytes', 'GivenModel', 'given_folder', 'read_given',
-           'architecture', 'load_given']
+__all__ = ['SUMS', 'MODEL_VERSION', 'ENCODER_VERSION', 'ENCODER_FILE', 'damaged_model', 'check_sums', 'config_bytes',
+           'GivenModel', 'encoder_file', 'given_folder', 'read_given', 'architecture', 'load_given']
 
 # %% ../../nbs/5_model/12_given.ipynb #f1998b19
 SUMS = 'SHA256SUMS.txt'
 MODEL_VERSION = 1
+ENCODER_VERSION, ENCODER_FILE = 'encoder-1', 'encoder.safetensors'
 _LINE = re.compile(r'([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]{0,99})')
 _SMALL = 16 << 20                           # bytes: more than any file but the weights
 _LARGE = 16 << 30
@@ -55,6 +56,7 @@ def check_sums(folder: Path) -> dict[str, str]:
             raise damaged_model(folder/name, 'altered since it was exported (its SHA-256 is another)')
     return listed
 
+# %% ../../nbs/5_model/12_given.ipynb #ce961ac5
 def config_bytes(folder: Path) -> bytes:
     "config.json of the model `folder`; `PedarrError` if it is of a version that this pedarr can't read."
     raw = read_bytes(folder/'config.json', _SMALL)
@@ -63,6 +65,9 @@ def config_bytes(folder: Path) -> bytes:
     if version == MODEL_VERSION: return raw
     if version == 'waves-1':
         raise PedarrError(f'{folder}: finds waves, not rhythms: use pedarr delineate --model {folder}')
+    if version == ENCODER_VERSION:
+        raise PedarrError(f'{folder}: is an encoder, which names no rhythm: start a training from it '
+                          f'(pedarr train STORE --run RUN -p pretrained {folder} ...)')
     raise PedarrError(f'{folder}: the model has version {one_line(version)[:20]}, this pedarr reads '
                       f'version {MODEL_VERSION}: use the pedarr that exported it, or export again')
 
@@ -93,10 +98,22 @@ class GivenModel(FileContents):
         return _input_rate(self.model, modality, float(self.preprocess.get('rate', 0)))
 
 # %% ../../nbs/5_model/12_given.ipynb #0a6505e1
+def encoder_file(name: Path | str) -> Path | None:
+    """The weights in the encoder folder `name` (a path, or the name of a shipped one), checked; None if it is
+    something else."""
+    folder = Path(name) if Path(name).is_dir() else shipped_models().get(str(name))
+    if folder is None or not (folder/'config.json').is_file(): return None
+    said = parse_json(read_bytes(folder/'config.json', _SMALL), folder/'config.json')
+    if not isinstance(said, dict) or said.get('model_version') != ENCODER_VERSION: return None
+    if ENCODER_FILE not in check_sums(folder): raise damaged_model(folder/ENCODER_FILE, 'is not in its list')
+    return folder/ENCODER_FILE
+
+# %% ../../nbs/5_model/12_given.ipynb #41f9235b
 def given_folder(name: str) -> Path | None:
-    """The model folder that a training is to start from: a path, or the name of a shipped model; None if it
-    is a file. `PedarrError` for a folder that is no model, and for a name that is nearly one."""
+    """The model folder that a training is to start from: a path, or the name of a shipped model; None for a
+    file and an encoder. `PedarrError` for a folder that is no model, and for a name that is nearly one."""
     path, shipped = Path(name), shipped_models()
+    if encoder_file(name) is not None: return None
     is_name = len(path.parts) == 1 and not path.suffix and not path.exists()
     folder = find_model(name) if path.is_dir() or is_name and shipped else None
     if folder is None or (folder/SUMS).exists(): return folder

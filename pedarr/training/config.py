@@ -22,8 +22,9 @@ from ..core.parameters import Parameters, Seed, check_cells, one_of, with_defaul
 from ..core.tables import json_ready
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.baselines import MODEL_OPTIONS
-from ..model.given import architecture, given_folder, read_given
+from ..model.given import architecture, encoder_file, given_folder, read_given
 from ..model.pedarrnet import ModelConfig
+from ..model.pretrained import read_pretrained
 from ..model.trees import CLASSIFIERS, TREES, classifier_options, make_trees
 from ..signals.augmentation import NORMALISE, Augment
 from ..signals.splits import SPLITS
@@ -200,12 +201,24 @@ def _agreed(c: TrainConfig, name: str, value: Any, folder: Path) -> Any:
     raise PedarrError(f'parameter {name} is {shown_value(now)}, but {folder}, which the training starts '
                       f'from, has {shown_value(value)}: leave {name} out')
 
+# %% ../../nbs/8_training/00_config.ipynb #0bc61889
+def _wanted(name: str) -> tuple[Path, dict]:
+    "The model or encoder that `pretrained` names, and what it asks of the network; {} for a plain file."
+    if (file := encoder_file(name)) is not None:
+        tensors, cards = read_pretrained(file)
+        one, card = next(iter(cards.items()))
+        own = dict(encoder=card.kind, dim=len(tensors[f'{one}.out.weight']), normalise=card.normalise)
+        return file.parent, own | {f'{one}_rate': card.rate}
+    folder = given_folder(name)
+    if folder is None: return Path(name), {}
+    given = read_given(folder)
+    return folder, dict(model=given.network, normalise=given.normalise) | architecture(given)
+
+# %% ../../nbs/8_training/00_config.ipynb #88c528e5
 def as_given(c: TrainConfig) -> TrainConfig:
     "`c` with the network of the model that it starts from; as it is without one. `PedarrError` for a clash."
-    folder = given_folder(c.pretrained) if c.pretrained else None
-    if folder is None: return c
-    given = read_given(folder)
-    wanted = dict(model=given.network, normalise=given.normalise) | architecture(given)
+    folder, wanted = _wanted(c.pretrained) if c.pretrained else (None, {})
+    if not wanted: return c
     agreed = {name: _agreed(c, name, value, folder) for name, value in wanted.items()}
     own = {name: value for name, value in agreed.items() if name in TrainConfig.model_fields}
     options = {name: value for name, value in agreed.items() if name not in own}

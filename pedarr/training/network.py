@@ -16,7 +16,7 @@ from ..losses.phrases import hash_words, starting_bias
 from ..losses.registry import (
     HeadSpec, loss_head_spec, make_head, make_losses, make_multi_loss)
 from ..model.baselines import make_model
-from ..model.given import given_folder, load_given, read_given
+from ..model.given import encoder_file, given_folder, load_given, read_given
 from ..model.pretrained import Pretrained, load_pretrained
 from ..signals.batches import is_multi
 from ..signals.store import Store
@@ -76,9 +76,10 @@ def build_model(c: TrainConfig, n_classes: int, device: str | None = None,
 
 # %% ../../nbs/8_training/06_network.ipynb #e6c9a290
 def weights_file(name: str) -> Path:
-    "The file that the parameter `pretrained` means: a path, or the first network of a model."
+    "The file that the parameter `pretrained` means: a path, an encoder, or the first network of a model."
     folder = given_folder(name)
-    return Path(name) if folder is None else folder/read_given(folder).weights
+    if folder is None: return encoder_file(name) or Path(name)
+    return folder/read_given(folder).weights
 
 def start_pretrained(model: torch.nn.Module, c: TrainConfig, rate: float) -> Pretrained | None:
     """Fill `model` with what `c.pretrained` names, for windows of `rate` Hz: its encoders from a file, all

@@ -21,6 +21,7 @@ from ..core.parameters import Parameters, Seed, one_of, with_default
 from ..core.tables import FileContents
 from ..data.channels import IEGM_CHANNELS
 from ..model.earlier_encoders import ENCODERS
+from ..model.given import encoder_file
 from ..model.pretrained import load_pretrained, read_pretrained
 from ..model.segmenter import LeadUNet, Segmenter
 from ..signals.augmentation import NORMALISE, normalise_signals
@@ -76,7 +77,9 @@ class SegmentConfig(_SegmentMachine, _SegmentVaried, _SegmentFit, _SegmentNetwor
 
 # %% ../../nbs/8_training/29_segmentation.ipynb #85210987
 def pretrained_network(file: Path | str) -> dict:
-    "The parameters of a `SegmentConfig` that fit the ECG's encoder in `file`; `PedarrError` if it has none."
+    """The parameters of a `SegmentConfig` that fit the ECG's encoder in `file` (or an encoder folder's name);
+    `PedarrError` if it has none."""
+    file = encoder_file(file) or file
     tensors, cards = read_pretrained(file)
     if 'ecg' not in cards or 'ecg.out.weight' not in tensors:
         raise PedarrError(f'{file}: holds no encoder of the ECG: choose other weights')

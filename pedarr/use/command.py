@@ -295,8 +295,11 @@ def missing(runs: tuple[Path, ...], figure: Path | None, force: bool, **asked: A
               help='Folder with tables of foreign.ipynb and under18.ipynb, for the card.')
 @click.option('--name', default='', metavar='TEXT', help="Of the model; '': that of the run's folder.")
 def export_run(run: Path, folder: Path, store: Path | None, tested: Path | None, name: str) -> None:
-    "Write the networks of a finished RUN into a new model FOLDER, to be used elsewhere."
+    "Write the networks of a finished RUN, or a pretrained encoder, into a new FOLDER, to be used elsewhere."
     from pedarr.use.model_folder import export_model, open_model_folder
+    if (run/'pretraining.json').is_file():
+        from pedarr.use.encoder_folder import export_encoder
+        return say_line(f'{export_encoder(run, folder, name)}: an encoder; see its README.md')
     made = open_model_folder(export_model(run, folder, store, tested, name))
     size = sum(p.stat().st_size for p in made.path.iterdir())
     simulated = ', a SIMULATED MODEL' if made.facts.simulated else ''

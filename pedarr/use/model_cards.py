@@ -16,7 +16,7 @@ from pydantic import Field
 from ..core.errors import PassingError, PedarrError, one_line
 from ..core.tables import FileContents, json_ready, read_table
 from ..data.channels import CHANNELS, N_ECG
-from ..data.known_databases import DATABASES
+from ..data.known_databases import DATABASES, data_lines
 from ..evaluation.bootstrap import bootstrap_scores, format_score
 from ..evaluation.metrics import METRICS
 from ..evaluation.multilabel import MULTI_METRICS, by_recording, choose_thresholds
@@ -256,23 +256,6 @@ _INTENDED = """For research on rhythm classification: as a baseline, a starting 
 first look at recordings like those that it was trained on. It is no medical device: nothing that it says may
 decide on the care of a patient."""
 
-# %% ../../nbs/9_use/06_model_cards.ipynb #7ba96db7
-_LICENCES = {'CC BY 4.0': 'https://creativecommons.org/licenses/by/4.0/',
-             'ODC-By 1.0': 'https://opendatacommons.org/licenses/by/1-0/'}
-
-def _data_lines(run: Run, facts: ModelFacts) -> list[str]:
-    "Where the training data come from, and under which licence."
-    db = DATABASES.get(facts.database)
-    lines = ['**SIMULATED MODEL**: trained on simulated hearts. On a recording of a patient its answers mean '
-             'nothing.', ''] if facts.simulated else []
-    if db is None: return lines + [f'Database `{facts.database}`; its licence is not known to pedarr.']
-    made = 'A simulation in the format of the ' if facts.simulated else ''
-    lines.append(f'{made}{db.title}. {db.citation}.')
-    if facts.simulated: return lines
-    link = _LICENCES.get(db.licence, '')
-    return lines + ['', f'Licence of the data: {db.licence}{link and f" ({link})"}. These weights were '
-                    'computed from them; whoever passes them on names this source.']
-
 # %% ../../nbs/9_use/06_model_cards.ipynb #b98cc2c2
 def _protocol(run: Run) -> str:
     "How it was tested."
@@ -302,17 +285,17 @@ def _input_lines(prep: PreprocessFacts) -> list[str]:
 # %% ../../nbs/9_use/06_model_cards.ipynb #3e3e0c37
 def card_text(run: Run, facts: ModelFacts, prep: PreprocessFacts, tested: dict | None = None) -> str:
     "The card of a run's network, README.md of its folder; `tested`: tables of tests elsewhere."
-    unnamed = ', '.join(facts.cannot_name) or 'nothing of the usual list'
     answer = ('each class by its own probability, "yes" from a threshold that was chosen in validation'
               if run.multi else 'exactly one of its classes')
     env, elsewhere = run.environment, tested_lines(tested or {})
+    data = data_lines(facts.database, facts.simulated)
     parts = [
-        f'# {facts.name}', _INTENDED, '## Data', *_data_lines(run, facts), '## Protocol', _protocol(run),
-        '## Numbers', '\n'.join(_score_rows(run)), _by_patient(run), '\n'.join(_class_rows(run)),
+        f'# {facts.name}', _INTENDED, '## Data', *data, '## Protocol', _protocol(run), '## Numbers',
+        '\n'.join(_score_rows(run)), _by_patient(run), '\n'.join(_class_rows(run)),
         *(['## Tested elsewhere', *elsewhere] if elsewhere else []),
-        '## What it takes', '\n'.join(_input_lines(prep)),
-        '## What it cannot name',
-        f'It answers a window with {answer}, whatever it is shown. It has no class for: {unnamed}.',
+        '## What it takes', '\n'.join(_input_lines(prep)), '## What it cannot name',
+        f'It answers a window with {answer}, whatever it is shown. It has no class for: '
+        f'{", ".join(facts.cannot_name) or "nothing of the usual list"}.',
         '## Limits', '\n'.join(f'- {note}' for note in [
             *facts.left_out, 'annotations were taken at their word',
             'an answer averages the networks of all folds, each number above is of one fold alone']),
