@@ -309,3 +309,66 @@ def test_a_config_that_contradicts_itself_is_one_line(given, tmp_path, change, w
     (copy/SUMS).write_text(''.join(f'{sha256(copy/n)}  {n}\n' for n in names))
     with pytest.raises(PedarrError, match=why) as e: make_config(pretrained=str(copy))
     assert '\n' not in str(e.value)
+
+
+# --- a pretrained encoder that is given away
+
+@pytest.fixture(scope='module')
+def encoder(tmp_path_factory) -> SimpleNamespace:
+    "A folder made by `pedarr export` of a pretraining on SIMULATED noise, and the store."
+    from pedarr.training.pretrain import run_pretraining
+    from pedarr.training.pretrain_config import PretrainConfig
+    torch.set_num_threads(1)
+    place = tmp_path_factory.mktemp('encoder')
+    x = np.random.default_rng(0).normal(0, .1, (16, 12, 1000))
+    store_from_arrays(place/'store', x, 100., LEADS, ['SR', 'AFIB']*8, [f'p{i//2}' for i in range(16)],
+                      simulated=True)
+    c = PretrainConfig(store=str(place/'store'), run=str(place/'run'), dim=16, proj_dim=8, epochs=1,
+                       batch_size=8, normalise='none')
+    run_pretraining(c, False)
+    done = command('export', place/'run', place/'enc', '--name', 'enc')
+    assert done.status == 0 and 'an encoder' in done.out, done.err
+    return SimpleNamespace(folder=place/'enc', store=place/'store', run=place/'run')
+
+
+def test_a_training_starts_from_an_encoder_folder(encoder, tmp_path):
+    "Kind, width, rate and scale follow from it; the weights are the pretraining's own."
+    from safetensors.torch import load_file
+    c = make_config(store=encoder.store, run=tmp_path/'r', pretrained=str(encoder.folder), modalities='ecg',
+                    **SMALL)
+    assert (c.dim, c.normalise, c.model_options['ecg_rate']) == (16, 'none', 100.)
+    net = build_model(c, 2, rate=100.)
+    start_pretrained(net, c, 100.)
+    learnt = load_file(encoder.run/'encoder.safetensors')
+    state = net.state_dict()
+    assert all(torch.equal(state[f'views.encoders.{name}'], t) for name, t in learnt.items())
+    run_training(c, False)
+    assert any('start from' in note for note in open_finished(tmp_path/'r').metrics.notes)
+
+
+def test_an_encoder_answers_nothing_and_says_what_it_is_for(encoder, tmp_path):
+    np.save(tmp_path/'x.npy', np.zeros((12, 1000)))
+    said = refused('predict', encoder.folder, tmp_path/'x.npy', '--rate', 100)
+    assert 'is an encoder' in said and '-p pretrained' in said
+    assert 'use another name' in refused('export', encoder.run, encoder.folder).replace('choose', 'use')
+    card = (encoder.folder/'README.md').read_text()
+    assert 'SIMULATED MODEL' in card and 'no medical device' in card and '16 windows of 8 patients' in card
+
+
+@pytest.mark.parametrize('change', ['byte', 'missing', 'unlisted'])
+def test_a_damaged_encoder_folder_is_one_line(encoder, tmp_path, change):
+    copy = Path(shutil.copytree(encoder.folder, tmp_path/'m'))
+    file = copy/'encoder.safetensors'
+    if change == 'byte': file.write_bytes(file.read_bytes()[:-1] + b'\x01')
+    if change == 'missing': file.unlink()
+    if change == 'unlisted': (copy/SUMS).write_text((copy/SUMS).read_text().splitlines()[0] + '\n')
+    with pytest.raises(PedarrError, match='copy the model folder again') as e:
+        make_config(pretrained=str(copy))
+    assert '\n' not in str(e.value)
+
+
+def test_a_network_of_waves_starts_from_an_encoder_folder(encoder):
+    from pedarr.training.segmentation import SegmentConfig, build_segmenter, pretrained_network
+    told = pretrained_network(encoder.folder)
+    net = build_segmenter(SegmentConfig(**told), 250.)
+    assert told['dim'] == 16 and told['normalise'] == 'none' and sum(p.numel() for p in net.parameters())

@@ -30,7 +30,8 @@ __all__ = ['SUMS', 'MODEL_VERSION', 'ENCODER_VERSION', 'ENCODER_FILE', 'damaged_
 # %% ../../nbs/5_model/12_given.ipynb #f1998b19
 SUMS = 'SHA256SUMS.txt'
 MODEL_VERSION = 1
-ENCODER_VERSION, ENCODER_FILE = 'encoder-1', 'encoder.safetensors'
+ENCODER_VERSION = 'encoder-1'
+ENCODER_FILE = 'encoder.safetensors'
 _LINE = re.compile(r'([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]{0,99})')
 _SMALL = 16 << 20                           # bytes: more than any file but the weights
 _LARGE = 16 << 30
