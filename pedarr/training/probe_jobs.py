@@ -25,7 +25,7 @@ from .probes import probe_answer
 from .tail import finish_job
 
 # %% auto #0
-__all__ = ['ProbeTask', 'statement_task', 'run_probe_job', 'probe_scores']
+__all__ = ['ProbeTask', 'statement_task', 'run_probe_job', 'probe_answers', 'probe_scores']
 
 # %% ../../nbs/8_training/32_probe_jobs.ipynb #93dd0962
 class ProbeTask(NamedTuple):
@@ -81,13 +81,18 @@ def _read_probe(file: Path, task: ProbeTask) -> dict[str, np.ndarray]:
     raise PedarrError(f'{file}: answers another task: give its own')
 
 # %% ../../nbs/8_training/32_probe_jobs.ipynb #ca6ebbd1
+def probe_answers(folder: Path | str, task: ProbeTask, name: str, share: float,
+                  draws: Iterable[int]) -> tuple[list[tuple], pd.DataFrame]:
+    """(prob [T, C], thresholds [C]) of each draw of a finished probe, and what each learnt from: windows,
+    patients, statements that it had not seen, strength. `PedarrError` for a job that is not finished."""
+    kept = [_read_probe(Path(folder)/f'{name}_{share:g}_{draw}.safetensors', task) for draw in draws]
+    learnt = pd.DataFrame([k['counts'] for k in kept], columns=['windows', 'patients', 'unseen'])
+    answers = [(k['prob'].astype(float), k['thresholds']) for k in kept]
+    return answers, learnt.assign(strength=[k['strength'][0] for k in kept])
+
 def probe_scores(folder: Path | str, task: ProbeTask, name: str, share: float, draws: Iterable[int],
                  n_resamples: int = 1000) -> tuple[MeanScores, pd.DataFrame]:
-    """Mean scores over the draws of a finished probe, and what each draw learnt from: windows, patients,
-    statements that it had not seen, strength. `PedarrError` for a job that is not finished."""
-    kept = [_read_probe(Path(folder)/f'{name}_{share:g}_{draw}.safetensors', task) for draw in draws]
+    "Mean scores over the draws of a finished probe, and what each draw learnt from; as `probe_answers`."
+    answers, learnt = probe_answers(folder, task, name, share, draws)
     test = task.rows['test']
-    scores = mean_over_draws(task.target[test], [(k['prob'], k['thresholds']) for k in kept],
-                             task.subject[test], n_resamples)
-    learnt = pd.DataFrame([k['counts'] for k in kept], columns=['windows', 'patients', 'unseen'])
-    return scores, learnt.assign(strength=[k['strength'][0] for k in kept])
+    return mean_over_draws(task.target[test], answers, task.subject[test], n_resamples), learnt
