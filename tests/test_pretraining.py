@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import wfdb
@@ -358,3 +359,23 @@ def test_intervals_on_real_ecgs_at_100_hz():
             errors.append(near.qrs - (at[i + 1] - at[i - 1]))
     assert len(files) == 12 and len(errors) > 90
     assert abs(np.median(errors)) < .02 and np.std(errors) < .04
+
+
+@pytest.mark.long
+def test_electrograms_are_pretrained_probed_and_trained_from_scratch(tmp_path):
+    "On SIMULATED noise: every encoder and share has a row, and nobody of a test was learnt from."
+    import papermill
+    from conftest import ROOT
+    rng = np.random.default_rng(0)
+    store_from_arrays(tmp_path/'s', rng.normal(0, .1, (48, 1, 1250)), 250., ['RVA12'], ['SR', 'VT', 'AF']*16,
+                      [f's{i//4}' for i in range(48)], simulated=True)
+    given = dict(store=str(tmp_path/'s'), out=str(tmp_path/'out'), n_folds=2, epochs=1, shares='0.5,1',
+                 draws=2, tuned={'1': 1}, resamples=100, common={'batch_size': 8})
+    source = ROOT/'nbs'/'experiments'/'pretrained_electrograms.ipynb'
+    papermill.execute_notebook(str(source), str(tmp_path/'done.ipynb'), given, progress_bar=False)
+    t = pd.read_csv(tmp_path/'out'/'electrograms.csv')
+    rows = set(zip(t.encoder, t.share))
+    assert rows >= {(name, share) for name in ('random encoder', 'simclr', 'masked') for share in (.5, 1.)}
+    assert ('from scratch', 1.) in rows
+    left = [set(pd.read_csv(tmp_path/'out'/f'left-out-{k}.csv').subject) for k in range(2)]
+    assert not left[0] & left[1] and len(left[0] | left[1]) == 12
