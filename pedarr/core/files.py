@@ -21,7 +21,7 @@ from .errors import PedarrError, one_line, system_error
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'open_regular', 'read_bytes', 'read_text', 'sync_folder', 'sync_file', 'create_file', 'remove_file',
-           'write_atomic', 'write_together', 'place_folder', 'new_folder', 'sha256', 'file_stamp']
+           'write_atomic', 'write_together', 'place_folder', 'new_folder', 'check_new_folder', 'sha256', 'file_stamp']
 
 # %% ../../nbs/0_core/02_files.ipynb #f736be80
 _KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a named pipe', stat.S_IFCHR: 'a device',
@@ -192,6 +192,13 @@ def new_folder(path: Path, alone: bool = False) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
         if isinstance(e, OSError): raise system_error(e, path, 'could not be written') from e
         raise
+
+# %% ../../nbs/0_core/02_files.ipynb #466e559b
+def check_new_folder(path: Path) -> None:
+    "`PedarrError` unless a new folder can be made at `path`: nothing is there, or an empty folder."
+    if not path.exists() and not path.is_symlink(): return
+    if path.is_dir() and not any(path.iterdir()): return
+    raise PedarrError(f'{path}: is there, and not an empty folder: choose another name')
 
 # %% ../../nbs/0_core/02_files.ipynb #05faf343
 def sha256(path: Path | str, count: Callable[[int], Any] = lambda n: None, most: int | None = None) -> str:

@@ -16,7 +16,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from ..core.errors import PedarrError, one_line
-from ..core.files import read_bytes, read_text, sha256
+from ..core.files import read_bytes, read_text, sha256, write_atomic
+from ..core.names import natural_key
 from ..core.project import find_model, shipped_models
 from ..core.tables import FileContents, parse_json, validation_errors
 from .earlier_encoders import EARLIER_OPTIONS
@@ -24,8 +25,8 @@ from .encoders import MODALITIES
 from .pretrained import Pretrained
 
 # %% auto #0
-__all__ = ['SUMS', 'MODEL_VERSION', 'ENCODER_VERSION', 'ENCODER_FILE', 'damaged_model', 'check_sums', 'config_bytes',
-           'GivenModel', 'encoder_file', 'given_folder', 'read_given', 'architecture', 'load_given']
+__all__ = ['SUMS', 'MODEL_VERSION', 'ENCODER_VERSION', 'ENCODER_FILE', 'damaged_model', 'write_sums', 'check_sums',
+           'config_bytes', 'GivenModel', 'encoder_file', 'given_folder', 'read_given', 'architecture', 'load_given']
 
 # %% ../../nbs/5_model/12_given.ipynb #f1998b19
 SUMS = 'SHA256SUMS.txt'
@@ -39,6 +40,12 @@ _LARGE = 16 << 30
 def damaged_model(file: Path, why: str) -> PedarrError:
     "The error for a `file` of a model folder that is not what was exported."
     return PedarrError(f'{file}: {one_line(why)}: copy the model folder again')
+
+# %% ../../nbs/5_model/12_given.ipynb #ba30a6fe
+def write_sums(folder: Path) -> None:
+    "Write the list of the hashes of all files of a `folder`."
+    names = sorted((p.name for p in folder.iterdir() if p.name != SUMS), key=natural_key)
+    write_atomic(folder/SUMS, ''.join(f'{sha256(folder/n)}  {n}\n' for n in names))
 
 def _listed(folder: Path) -> dict[str, str]:
     "Name -> hash in the list of a model folder."

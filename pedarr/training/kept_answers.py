@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
-from ..core.errors import PedarrError, one_line
-from ..core.files import read_bytes, write_atomic
+from ..core.array_files import read_arrays, write_arrays
+from ..core.errors import file_error
 from ..core.tables import FileContents, json_ready, read_json, write_json
 from ..evaluation.bootstrap import bootstrap_scores
 from ..evaluation.multilabel import bootstrap_multilabel
@@ -73,10 +71,8 @@ def keep_answers(run: Run | Path | str, folder: Path | str, name: str) -> Path:
     "Write the answers of a finished run as `folder`/`name`.safetensors, and what they are of as .json."
     a, file = run_answers(run), Path(folder)/f'{name}.safetensors'
     file.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {k: np.ascontiguousarray(x) for k, x in _short(a).items()}
     write_json(file.with_suffix('.json'), json_ready(dict(classes=a.classes, multi=a.multi, said=a.said)))
-    write_atomic(file, save(arrays))
-    return file
+    return write_arrays(file, _short(a))
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #47c52349
 class _Card(FileContents):
@@ -86,6 +82,8 @@ class _Card(FileContents):
 
 def _fits(x: dict[str, np.ndarray], card: _Card) -> bool:
     "Do the arrays `x` have shapes that go together?"
+    needed = ['log', 'subject', 'truth', *(['which', 'thresholds'] if card.multi else [])]
+    if not all(name in x for name in needed): return False
     log, n = x['log'], len(x['subject'])
     wide = (n, -(-len(card.classes)//8)) if card.multi else (n,)
     good = log.shape == (n, len(card.classes)) and np.isfinite(log).all() and x['truth'].shape == wide
@@ -93,15 +91,14 @@ def _fits(x: dict[str, np.ndarray], card: _Card) -> bool:
     return good and x['which'].shape == (n,) and x['thresholds'].shape == (x['which'].max() + 1, log.shape[1])
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #c97c4528
+_REMEDY = 'restore it, or keep the answers again'
+
 def read_kept(folder: Path | str, name: str) -> KeptAnswers:
     "What `keep_answers` wrote. `PedarrError` if it is not there or damaged."
     file = Path(folder)/f'{name}.safetensors'
     card = read_json(file.with_suffix('.json'), _Card)
-    try:
-        x = load(read_bytes(file))
-        if not _fits(x, card): raise ValueError('its arrays do not fit each other')
-    except (SafetensorError, ValueError, KeyError, TypeError) as e:
-        raise PedarrError(f'{file}: damaged ({one_line(e)}): restore it, or keep the answers again') from e
+    x = read_arrays(file, _REMEDY)
+    if not _fits(x, card): raise file_error(file, 'damaged (its arrays do not fit each other)', _REMEDY)
     prob, subject = np.exp(x['log'].astype(float)), x['subject'].astype(int)
     about = card.classes, card.said
     if not card.multi: return KeptAnswers(x['truth'].astype(int), prob, subject, None, *about)

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
-from ..core.errors import PedarrError, one_line
+from ..core.array_files import pack_arrays, unpack_arrays
+from ..core.errors import PedarrError, file_error, one_line
 from ..core.files import read_bytes, write_atomic
 from ..core.tables import FileContents, read_json, write_json
 from ..data.channels import N_ECG
@@ -60,17 +59,17 @@ def keep_waves(data: WaveSet, answers: Mapping[str, np.ndarray], folder: Path | 
     folder.mkdir(parents=True, exist_ok=True)
     contents = {_TRUTH: _truth(data)} | {files[name]: _short(a) for name, a in answers.items()}
     for name, arrays in contents.items():
-        raw = save({k: np.ascontiguousarray(a) for k, a in arrays.items()})
-        write_atomic(folder/name, lzma.compress(raw))
+        write_atomic(folder/name, lzma.compress(pack_arrays(arrays)))
     index = _Index(rate=data.rate, shape=list(data.label.shape), rows=files, about=about)
     return write_json(folder/'waves.json', index.model_dump())
 
 # %% ../../nbs/8_training/31_kept_waves.ipynb #da40f320
 def _read(file: Path) -> dict[str, np.ndarray]:
     "The arrays of a kept `file`."
-    try: return load(lzma.LZMADecompressor().decompress(read_bytes(file), 1 << 28))
-    except (lzma.LZMAError, SafetensorError, ValueError, KeyError, TypeError) as e:
-        raise PedarrError(f'{file}: damaged ({one_line(e)}): restore it, or keep the answers again') from e
+    remedy = 'restore it, or keep the answers again'
+    try: raw = lzma.LZMADecompressor().decompress(read_bytes(file), 1 << 28)
+    except lzma.LZMAError as e: raise file_error(file, f'damaged ({one_line(e)})', remedy) from e
+    return unpack_arrays(raw, file, remedy)
 
 def _part(x: dict[str, np.ndarray], name: str, shape: tuple) -> np.ndarray:
     "The classes, uint8 of this `shape`, that the arrays `x` hold under `name`."

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from ..core.errors import PedarrError
 from ..core.parameters import Parameters, Seed, one_of, with_default
-from ..model.earlier_encoders import ENCODERS
 from ..model.encoders import MODALITIES
+from ..model.pedarrnet import ModelConfig
 from ..signals.augmentation import NORMALISE
 from ..signals.vectorcardiogram import Hidden
 from .config import PRECISIONS, FitParameters
@@ -49,7 +49,7 @@ def fold_numbers(text: str) -> list[int]:
     return sorted(set(found))
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #40ff140b
-_Method, _Encoder = one_of(PRETRAININGS, 'method'), one_of(ENCODERS, 'encoder')
+_Method = one_of(PRETRAININGS, 'method')
 _Modality, _Precision = one_of(MODALITIES, 'modality'), one_of(PRECISIONS, 'precision')
 _Scale = one_of(NORMALISE, 'normalise')
 
@@ -95,7 +95,7 @@ class _Fit(Parameters):
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #10ea9ade
 class _Network(Parameters):
     "The network."
-    encoder: _Encoder = Field('residual', description='what learns')
+    encoder: str = with_default(ModelConfig, 'encoder', 'residual')
     dim: int = Field(128, ge=8, le=8192, multiple_of=8, description='width of a token, a multiple of 8')
     proj_dim: int = Field(64, ge=1, le=65_536, description='length of an embedding')
     rate: float = Field(0., ge=0, le=100_000, description="that windows are read at, Hz; 0: as in training")

@@ -5,24 +5,21 @@
 # %% ../../nbs/8_training/32_probe_jobs.ipynb #48f1168b
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
-from ..core.errors import PedarrError, file_error, one_line
-from ..core.files import read_bytes
+from ..core.array_files import hash_arrays
+from ..core.errors import PedarrError
 from ..evaluation.means_over_draws import MeanScores, mean_over_draws
 from ..signals.statements import with_statements
 from ..signals.store import Store
 from .pretrain_config import fold_numbers
 from .probes import probe_answer
-from .tail import finish_job
+from .tail import finish_job, read_job
 
 # %% auto #0
 __all__ = ['ProbeTask', 'statement_task', 'run_probe_job', 'probe_answers', 'probe_scores']
@@ -53,9 +50,8 @@ def statement_task(store: Store, grouping: str, test: str = '10', train: str = '
 # %% ../../nbs/8_training/32_probe_jobs.ipynb #7fde71bd
 def _about(x: np.ndarray, task: ProbeTask, share: float, draw: int) -> dict:
     "What a job is about: features, rows, share and draw."
-    parts = {role: hashlib.sha256(rows.tobytes()).hexdigest()[:16] for role, rows in task.rows.items()}
-    features = hashlib.sha256(np.ascontiguousarray(x)).hexdigest()
-    return dict(params=dict(share=share, draw=draw, features=features, **parts), store=task.seal,
+    parts = {role: hash_arrays([rows])[:16] for role, rows in task.rows.items()}
+    return dict(params=dict(share=share, draw=draw, features=hash_arrays([x]), **parts), store=task.seal,
                 classes=task.classes)
 
 def run_probe_job(x: np.ndarray, task: ProbeTask, name: str, share: float, draw: int, folder: Path | str,
@@ -72,10 +68,7 @@ def run_probe_job(x: np.ndarray, task: ProbeTask, name: str, share: float, draw:
 # %% ../../nbs/8_training/32_probe_jobs.ipynb #0631d65f
 def _read_probe(file: Path, task: ProbeTask) -> dict[str, np.ndarray]:
     "The arrays of a finished job; `PedarrError` if it is none of this task."
-    if not file.exists(): raise PedarrError(f'{file}: this probe is not finished: run it first')
-    try: found = load(read_bytes(file))
-    except (SafetensorError, ValueError, KeyError, TypeError) as e:
-        raise file_error(file, f'damaged ({one_line(e)})', 'delete it, and probe again') from e
+    found = read_job(file)
     shape = len(task.rows['test']), len(task.classes)
     if 'prob' in found and found['prob'].shape == shape: return found
     raise PedarrError(f'{file}: answers another task: give its own')

@@ -5,24 +5,22 @@
 # %% ../../nbs/8_training/30_segmentation_jobs.ipynb #5592c7fb
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
-from ..core.errors import PedarrError, file_error, one_line
-from ..core.files import read_bytes, sha256
+from ..core.array_files import hash_arrays
+from ..core.errors import PedarrError
+from ..core.files import sha256
 from ..data.channels import N_ECG
 from ..evaluation.wave_scores import edge_errors, edge_scores, sample_scores
 from ..signals.wave_labels import WAVE_CLASSES, WaveSet, wave_folds, waves_in
 from .segmentation import (
     UNET, SegmentConfig, answer_samples, fit_segmenter, pretrained_network)
-from .tail import finish_job
+from .tail import finish_job, read_job
 
 # %% auto #0
 __all__ = ['SEGMENT_ROWS', 'LEADS_GIVEN', 'segment_rows', 'pack_answers', 'unpack_answers', 'run_segment_job',
@@ -64,10 +62,8 @@ def unpack_answers(runs: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np
 # %% ../../nbs/8_training/30_segmentation_jobs.ipynb #33fe7a98
 def _seal(data: WaveSet) -> str:
     "A hash of names, rate and labels: whatever says which examples these are, but for rounding."
-    h = hashlib.sha256(repr((data.record.tolist(), data.subject.tolist(), data.rate)).encode())
-    h.update(data.label.tobytes())
-    h.update(np.packbits(data.scored).tobytes())
-    return h.hexdigest()
+    names = [np.asarray(x, str) for x in (data.record, data.subject)]
+    return hash_arrays([*names, np.array(data.rate), data.label, data.scored])
 
 def _answers(data: WaveSet, train: np.ndarray, test: np.ndarray, c: SegmentConfig, checkpoint: Path) -> dict:
     "The arrays of a job: rows, answers with all leads and with each alone, and the weights."
@@ -98,10 +94,7 @@ def run_segment_job(data: WaveSet, name: str, params: Mapping[str, Any], fold: i
 # %% ../../nbs/8_training/30_segmentation_jobs.ipynb #bb4fd002
 def _read_job(path: Path, rows: np.ndarray) -> dict[str, np.ndarray]:
     "The arrays of a finished job about the recordings `rows`; `PedarrError` if it is none."
-    if not path.exists(): raise PedarrError(f'{path}: this job is not finished: run it first')
-    try: arrays = load(read_bytes(path))
-    except (SafetensorError, ValueError, KeyError, TypeError) as e:
-        raise file_error(path, f'damaged ({one_line(e)})', 'delete it, and run the job again') from e
+    arrays = read_job(path)
     if np.array_equal(arrays.get('row'), rows): return arrays
     raise PedarrError(f'{path}: its recordings are not those of this fold: give its own data')
 

@@ -12,11 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
-from ..core.errors import PedarrError, one_line
-from ..core.files import read_bytes, write_atomic
+from ..core.array_files import read_arrays, write_arrays
+from ..core.errors import PedarrError, file_error
 from ..core.locks import hold_lock
 from ..core.tables import FileContents, json_ready, read_json, write_json
 from ..signals.store import Store
@@ -26,14 +24,14 @@ from .loop import pick_device
 from .runs import other_parameters
 
 # %% auto #0
-__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_ROLES', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs', 'finish_job',
-           'train_and_answer', 'run_tail_job', 'read_answers', 'read_tail_job']
+__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs', 'finish_job', 'train_and_answer',
+           'run_tail_job', 'read_job', 'read_answers', 'read_tail_job']
 
 # %% ../../nbs/8_training/21_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
 MOST_COMMON = 'SR'
 _MOST_SR = 2000             # training recordings of sinus rhythm
-TAIL_ROLES = ('train', 'validation', 'left out', 'fold 10')
+_TAIL_ROLES = ('train', 'validation', 'left out', 'fold 10')
 
 def _drawn(label: np.ndarray, rows: np.ndarray, name: str, size: int, draw: int) -> np.ndarray:
     "`size` of the `rows` with the label `name`, the first of an order that depends on `draw` alone."
@@ -48,7 +46,7 @@ def _natural_share(label: np.ndarray, rest: np.ndarray, rows: np.ndarray) -> int
 
 # %% ../../nbs/8_training/21_tail.ipynb #b79281f5
 def tail_roles(table: pd.DataFrame, size: int, draw: int) -> np.ndarray:
-    """One of `TAIL_ROLES`, or '', for each recording of `table` (columns subject, label, and official from 1
+    """One of `_TAIL_ROLES`, or '', for each recording of `table` (columns subject, label, and official from 1
     to 10): the three rhythms thinned to `size` training recordings. `PedarrError` if there are fewer."""
     label, subject, fold = (table[name].to_numpy() for name in ('label', 'subject', 'official'))
     rows = np.flatnonzero((fold >= 1) & (fold <= 8) & (label != ''))
@@ -63,7 +61,7 @@ def tail_roles(table: pd.DataFrame, size: int, draw: int) -> np.ndarray:
     known = label != ''
     sets = train, np.flatnonzero((fold == 9) & known), rest, np.flatnonzero((fold == 10) & known)
     role = np.full(len(table), '', object)
-    for name, where in zip(TAIL_ROLES, sets): role[where] = name
+    for name, where in zip(_TAIL_ROLES, sets): role[where] = name
     return role
 
 # %% ../../nbs/8_training/21_tail.ipynb #5a3a4a89
@@ -132,7 +130,7 @@ def finish_job(folder: Path, name: str, work: Callable[[Path], dict], about: dic
         elif checkpoint.exists():
             raise PedarrError(f'{checkpoint}: of a job that nobody wrote down: delete it, to begin again')
         else: write_json(card, about)
-        write_atomic(done, save(work(checkpoint)))
+        write_arrays(done, work(checkpoint))
         checkpoint.unlink(missing_ok=True)
     return True
 
@@ -169,8 +167,14 @@ def run_tail_job(store: Store, job: TailJob, common: dict[str, Any], folder: Pat
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e05
 LOG_COLUMNS = [f'log_{name}' for name in (*RARE_RHYTHMS, 'other')]
 
-def _damaged(path: Path, why: object) -> PedarrError:
-    return PedarrError(f'{path}: damaged ({one_line(why)}): delete it, and run the job again')
+_AGAIN = 'delete it, and run the job again'
+
+def _damaged(path: Path, why: str) -> PedarrError: return file_error(path, f'damaged ({why})', _AGAIN)
+
+def read_job(path: Path) -> dict[str, np.ndarray]:
+    "The arrays of a job; `PedarrError` if it is not finished, or damaged."
+    if path.exists(): return read_arrays(path, _AGAIN)
+    raise PedarrError(f'{path}: this job is not finished: run it first')
 
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e04
 def read_answers(folder: Path, name: str, role: np.ndarray,
@@ -178,10 +182,8 @@ def read_answers(folder: Path, name: str, role: np.ndarray,
     """Arrays of the finished job `name` (row, role [M], log [M, `n_log`, None: classes], and more), and the
     classes; `role` [N] of each recording. `PedarrError` if it isn't finished, is damaged or doesn't fit."""
     path = folder/f'{name}.safetensors'
-    if not path.exists(): raise PedarrError(f'{path}: this job is not finished: run it first')
+    found = read_job(path)
     classes = read_json(path.with_suffix('.json'), _Card).classes
-    try: found = load(read_bytes(path))
-    except (SafetensorError, ValueError, KeyError, TypeError) as e: raise _damaged(path, e) from e
     row, log = (found.get(k, np.zeros(0)) for k in ('row', 'log'))
     fits = row.dtype.kind == 'i' and row.ndim == 1 and log.shape == (len(row), n_log or len(classes))
     if not fits or not np.isfinite(log).all():

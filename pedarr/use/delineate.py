@@ -14,13 +14,13 @@ from safetensors.torch import save as save_weights
 from torch import nn
 
 from ..core.errors import PedarrError, file_error, one_line
-from ..core.files import new_folder, sha256, write_atomic, write_together
+from ..core.files import check_new_folder, new_folder, sha256, write_atomic, write_together
 from ..core.project import find_model, shipped_models
 from ..core.tables import FileContents, read_json, write_json
 from ..data.channels import ECG_LEADS, N_ECG
 from ..data.masks import signal_mask
 from ..data.wave_marks import encode_marks, wave_annotations
-from ..model.given import SUMS, check_sums
+from ..model.given import SUMS, check_sums, write_sums
 from ..signals.wave_labels import WAVE_BAND, WAVE_CLASSES, prepare_leads, waves_in
 from ..training.run_files import read_tensors
 from ..training.segmentation import SegmentConfig, build_segmenter, wave_probabilities
@@ -89,12 +89,6 @@ def _card_text(facts: WaveModelFacts, scores: str) -> str:
     said['attribution'] = _ATTRIBUTION if facts.trained_on == 'LUDB' else ''
     return _CARD.format(**said, scores=scores or 'None were given.')
 
-# %% ../../nbs/9_use/15_delineate.ipynb #7b5baada
-def _check_new(folder: Path) -> None:
-    "`PedarrError` unless a new folder can be made at `folder`."
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PedarrError(f'{folder}: is there, and not an empty folder: choose another name')
-
 # %% ../../nbs/9_use/15_delineate.ipynb #abfa1c42
 def write_wave_model(network: nn.Module, c: SegmentConfig, folder: Path | str, trained_on: str,
                      recordings: int, rate: float, scores: str = '', simulated: bool = False) -> Path:
@@ -102,7 +96,7 @@ def write_wave_model(network: nn.Module, c: SegmentConfig, folder: Path | str, t
 
     `scores`: tables for the card, as Markdown. `PedarrError` for a folder that is not empty."""
     folder = Path(folder).absolute()
-    _check_new(folder)
+    check_new_folder(folder)
     about = dict(trained_on=trained_on, recordings=recordings, simulated=simulated)
     about |= dict(rate=rate, band=list(WAVE_BAND), classes=list(WAVE_CLASSES))
     about |= dict(network=c.network, dim=c.dim, normalise=c.normalise, ecg_rate=c.ecg_rate or rate)
@@ -112,8 +106,7 @@ def write_wave_model(network: nn.Module, c: SegmentConfig, folder: Path | str, t
         write_json(part/'config.json', facts.model_dump())
         write_atomic(part/'README.md', _card_text(facts, scores))
         write_atomic(part/'model.safetensors', save_weights(state, metadata={'pedarr': WAVES_VERSION}))
-        names = sorted(p.name for p in part.iterdir())
-        write_atomic(part/SUMS, ''.join(f'{sha256(part/n)}  {n}\n' for n in names))
+        write_sums(part)
     return folder
 
 # %% ../../nbs/9_use/15_delineate.ipynb #7e6a01cc

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ..core.errors import PedarrError
-from ..core.files import new_folder, read_bytes, sha256, write_atomic
+from ..core.files import check_new_folder, new_folder, read_bytes, write_atomic
 from ..core.tables import FileContents, read_json, write_json
 from ..data.known_databases import data_lines
-from ..model.given import ENCODER_FILE, ENCODER_VERSION, SUMS
+from ..model.given import ENCODER_FILE, ENCODER_VERSION, write_sums
 from ..model.pretrained import read_pretrained
 from ..training.pretrain import read_pretraining
 from ..training.pretrain_config import PRETRAININGS, PretrainConfig
@@ -119,13 +118,11 @@ def export_encoder(run: Path | str, folder: Path | str, name: str = '', weights:
     run; `scores`: Markdown for the card. `PedarrError` for a run that is not finished, and a folder that is
     not empty."""
     run, folder = Path(run), Path(folder).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PedarrError(f'{folder}: is there, and not an empty folder: choose another name')
+    check_new_folder(folder)
     facts = encoder_facts(run, name, weights)
     with new_folder(folder) as part:
         write_json(part/'config.json', facts.model_dump())
         write_atomic(part/'README.md', encoder_card(facts, scores))
         write_atomic(part/ENCODER_FILE, read_bytes(run/weights))
-        names = sorted(p.name for p in part.iterdir())
-        write_atomic(part/SUMS, ''.join(f'{sha256(part/n)}  {n}\n' for n in names))
+        write_sums(part)
     return folder

@@ -23,12 +23,11 @@ __all__ = ['MOST_TRAINING', 'MOST_NEW', 'seen_channels', 'fold_unlike', 'export_
 
 # %% ../../nbs/9_use/07_model_folder.ipynb #478737f0
 from ..core.errors import PedarrError, one_line
-from ..core.files import new_folder, sha256, write_atomic
-from ..core.names import natural_key
+from ..core.files import check_new_folder, new_folder, sha256, write_atomic
 from ..core.project import find_model
 from ..core.tables import FileContents, read_json, validation_errors, write_json, write_table
 from ..data.channels import CHANNELS
-from ..model.given import SUMS, check_sums, config_bytes, damaged_model
+from ..model.given import SUMS, check_sums, config_bytes, damaged_model, write_sums
 from ..signals.batches import SegmentDataset, make_loader, take_signals
 from ..signals.settings import PreprocessConfig
 from ..signals.store import Store, open_store
@@ -88,15 +87,7 @@ def _write_all(part: Path, run: Run, store: Store, roles: np.ndarray, name: str,
     write_atomic(part/'README.md', card_text(run, facts, prep, tested))
     for file, table in tested.items(): write_table(part/file, table)
     for k in run.folds: _write_fold(part, run, k, fold_unlike(run, k, store, roles, prep.channels))
-    names = sorted((p.name for p in part.iterdir()), key=natural_key)
-    write_atomic(part/SUMS, ''.join(f'{sha256(part/n)}  {n}\n' for n in names))
-
-# %% ../../nbs/9_use/07_model_folder.ipynb #5d883987
-def _check_target(folder: Path) -> None:
-    "`PedarrError` unless a new folder can be made at `folder`."
-    if not folder.exists() and not folder.is_symlink(): return
-    if folder.is_dir() and not any(folder.iterdir()): return
-    raise PedarrError(f'{folder}: is there, and not an empty folder: choose another name')
+    write_sums(part)
 
 # %% ../../nbs/9_use/07_model_folder.ipynb #dade0e21
 def export_model(run: Run | Path | str, folder: Path | str, store: Path | str | None = None,
@@ -107,7 +98,7 @@ def export_model(run: Run | Path | str, folder: Path | str, store: Path | str | 
     elsewhere, for the card; `name`: of the model ('': the run's). `PedarrError` for a run without networks, a
     store that is gone or another, and a folder that is not empty."""
     run, folder = open_network_run(run), Path(folder).absolute()
-    _check_target(folder)
+    check_new_folder(folder)
     opened, roles = run_store(run, None if store is None else open_store(Path(store)))
     tables = {} if tested is None else read_tested(tested)
     named = name or run.path.resolve().name
