@@ -292,10 +292,12 @@ def missing(runs: tuple[Path, ...], figure: Path | None, force: bool, **asked: A
 @click.option('--store', default=None, type=Place(),
               help='Where the store of the run is now, if it was moved.')
 @click.option('--tested', default=None, type=Place(),
-              help='Folder with tables of foreign.ipynb and under18.ipynb, for the card.')
+              help='Folder with tables of foreign, unlike and under18.ipynb, for the card.')
 @click.option('--name', default='', metavar='TEXT', help="Of the model; '': that of the run's folder.")
 def export_run(run: Path, folder: Path, store: Path | None, tested: Path | None, name: str) -> None:
-    "Write the networks of a finished RUN into a new model FOLDER, to be used elsewhere."
+    """Write the networks of a finished RUN into a new model FOLDER, to be used elsewhere.
+
+    RUN may be a saved model: with --tested it is copied, more tables in its card."""
     from pedarr.use.model_folder import export_model, open_model_folder
     made = open_model_folder(export_model(run, folder, store, tested, name))
     size = sum(p.stat().st_size for p in made.path.iterdir())
