@@ -33,6 +33,7 @@ from pedarr.training.network import build_model, start_pretrained
 from pedarr.training.prepare import prepare_run
 from pedarr.training.train import run_training
 from pedarr.use.delineate import delineate_file, open_wave_model
+from pedarr.use.model_cards import read_tested, retested_card
 from pedarr.use.model_folder import export_model, open_model
 
 LEADS = list(CHANNELS[:12])
@@ -158,6 +159,18 @@ def test_a_shipped_model_opens_and_names_its_data(name):
     assert database.licence == 'CC BY 4.0' and 'creativecommons.org/licenses/by/4.0' in card
 
 
+@pytest.mark.parametrize('name', OF_RHYTHMS or [None])
+def test_the_card_of_a_shipped_model_is_that_of_its_tables(name):
+    "What was tested elsewhere stands there as the tables have it, with what is unlike the training data."
+    if name is None: pytest.skip('no model is shipped yet')
+    card, tables = (SHIPPED[name]/'README.md').read_text(), read_tested(SHIPPED[name])
+    assert {'foreign.csv', 'alarms.csv', 'unlike.csv'} <= set(tables)
+    assert retested_card(card, tables) == card
+    t = tables['unlike.csv'].set_index('kind')
+    assert t.windows['PTB-XL, official fold 10'] == 2098
+    assert '| mains hum: none can be at 100 Hz in this band | 0 | - | - |' in card
+
+
 @pytest.mark.parametrize('name', OF_WAVES or [None])
 def test_a_shipped_network_for_waves_opens_and_names_its_data(name, tmp_path):
     "It finds twelve of twelve drawn beats in each lead; asked for rhythms, it says what it is for."
@@ -231,6 +244,34 @@ def test_tables_of_tests_elsewhere_stand_in_the_card(given, tmp_path):
     assert 'foreign.csv' in line and "'many'" in line and not (tmp_path/'n').exists()
 
 
+def test_a_saved_model_gets_more_tables_without_its_run(given, tmp_path):
+    "Weights and facts to the byte; tables of earlier tests stay; what is no card is refused."
+    tested, own = tmp_path/'tested', Path(shutil.copytree(given, tmp_path/'own'))
+    tested.mkdir()
+    write_table(tested/'foreign.csv', table_of())
+    assert 'is a saved model: give --tested' in refused('export', own, tmp_path/'m')
+    told = 'export', own, tmp_path/'m', '--tested', tested
+    assert 'leave store and name out' in refused(*told, '--name', 'x')
+    assert command(*told).status == 0
+    (tested/'foreign.csv').unlink()
+    share = dict(above=.5, above_low=.4, above_high=.6)
+    odd = dict(group='odd', kind='noise', windows=20, auroc=.75, unlike=1.) | share
+    write_table(tested/'unlike.csv', pd.DataFrame([odd]))
+    assert command('export', tmp_path/'m', tmp_path/'n', '--tested', tested).status == 0
+    card = (tmp_path/'n'/'README.md').read_text()
+    assert '| here | SR | 4 | 3 |' in card and '| noise | 20 | 0.750 | 50 [40, 60] |' in card
+    for name in {p.name for p in own.iterdir()} - {'README.md', SUMS}:
+        assert (tmp_path/'n'/name).read_bytes() == (own/name).read_bytes()
+    rest = (own/'README.md').read_text()
+    assert card.partition('## Tested')[0] + card[card.index('## What it takes'):] == rest
+    assert set(check_sums(tmp_path/'n')) == {p.name for p in (tmp_path/'n').iterdir()} - {SUMS}
+    write_table(tested/'unlike.csv', pd.DataFrame([odd | dict(auroc='good')]))
+    assert "'good'" in refused('export', own, tmp_path/'o', '--tested', tested)
+    (own/'README.md').write_text('# other')
+    assert 'altered since it was exported' in refused('export', own, tmp_path/'o', '--tested', tested)
+    assert not (tmp_path/'o').exists()
+
+
 @pytest.fixture(scope='module')
 def ecgs(tmp_path_factory) -> SimpleNamespace:
     "A run with official folds, all tested, on SIMULATED ECGs of PTB-XL's names; and its model."
@@ -248,6 +289,23 @@ def ecgs(tmp_path_factory) -> SimpleNamespace:
     c = make_config(store=place/'s', run=place/'run', **SMALL, dim=16, heads=2, modalities='ecg')
     return SimpleNamespace(place=place, run=run_training(c, False), x=x,
                            model=export_model(place/'run', place/'model'))
+
+
+@pytest.fixture(scope='module')
+def official(ecgs) -> SimpleNamespace:
+    "The store with three folds of its database's own, a run that tests the last, and its model."
+    place = Path(shutil.copytree(ecgs.place/'s', ecgs.place/'official'))
+    segments = pd.read_csv(place/'segments.csv')
+    segments['official'] = 1 + segments.subject.str[1:].astype(int) % 3
+    segments.to_csv(place/'segments.csv', index=False)
+    sums = json.loads((place/'store.json').read_text())['sha256']
+    edit_json(place/'store.json', sha256=sums | {'segments.csv': sha256(place/'segments.csv')})
+    with pytest.MonkeyPatch.context() as m:                # the run keeps a relative path to its store
+        m.chdir(ecgs.place)
+        c = make_config(store='official', run=ecgs.place/'official-run', split='official', fold='last',
+                        **SMALL, dim=16, heads=2, modalities='ecg')
+        run = run_training(c, False)
+    return SimpleNamespace(store=place, run=run, model=export_model(run, ecgs.place/'official-model'))
 
 
 def executed(name: str, place: Path, **given) -> str:
@@ -276,15 +334,40 @@ def test_recordings_of_others(ecgs, tmp_path):
 
 
 @pytest.mark.long
-def test_patients_under_18(ecgs, tmp_path):
+def test_patients_under_18(ecgs, official, tmp_path):
     "Ages 8 to 17 of 12 patients: all but two; each tested once."
     text = executed('under18', tmp_path, runs=str(ecgs.run), out=str(tmp_path))
     assert '24 recordings were tested; 20 of 20 recordings of patients under 18' in text
     t = pd.read_csv(tmp_path/'under18.csv').set_index(['group', 'rhythm'])
     assert t.loc['under 18'].n.to_dict() == dict(SR=10, STACH=10)
     assert t.loc[('under 13', 'SR'), 'patients'] == 5
+    assert set(t.networks) == {'2 networks: split patient of 2 folds, 1 epochs'}
+    folder = export_model(ecgs.model, tmp_path/'m', tested=tmp_path)
+    assert '| under 18 | 20 | - | ' in (folder/'README.md').read_text()
+    text = executed('under18', tmp_path, runs=str(official.run))
+    assert '8 recordings were tested; 6 of 20 recordings' in text and 'split official, 1 epochs' in text
     with pytest.raises(papermill.PapermillExecutionError, match='was tested twice'):
         executed('under18', tmp_path, runs=f'{ecgs.run}, {ecgs.run}')
+
+
+@pytest.mark.long
+def test_inputs_unlike_of_a_run_and_of_its_saved_model(official, ecgs, tmp_path):
+    "Both ask the windows of the last fold; other models and stores are refused."
+    for name, given in (('run', dict(run=str(official.run))),
+                        ('model', dict(model=str(official.model), store=str(official.store)))):
+        text = executed('unlike', tmp_path, **given, most=0, out=str(tmp_path/name))
+        assert '8 windows that the networks were not taught' in text
+    t, by_model = (pd.read_csv(tmp_path/name/'unlike.csv') for name in ('run', 'model'))
+    assert t.kind.iloc[0].endswith('tested patients') and by_model.kind.iloc[0].endswith('official fold 3')
+    assert (t.windows == by_model.windows).all() and t.windows.iloc[0] == 8
+    assert t.auroc.iloc[1:5].min() > .9 and t.windows.iloc[-1] == 0 and 'mains hum: none' in t.kind.iloc[-1]
+    np.testing.assert_allclose(t.auroc, by_model.auroc, atol=.02)
+    for why, given in (('split patient', dict(model=str(ecgs.model), store=str(ecgs.place/'s'))),
+                       ('give a store', dict(model=str(official.model))),
+                       ('names no folds of its own', dict(model=str(official.model),
+                                                          store=str(ecgs.place/'s')))):
+        with pytest.raises(papermill.PapermillExecutionError, match=why):
+            executed('unlike', tmp_path, **given)
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ import click
 from ..core.errors import PedarrError, one_line
 from ..core.files import write_atomic
 from .options import (
-    DATABASE, FORCE, JOBS, Place, TypedCommand, check_target, options_of, params_text, parse_params)
+    DATABASE, FORCE, JOBS, MOVED, Place, TypedCommand, check_target, options_of, params_text, parse_params)
 from .process import Command, say_line
 from pedarr.use.steps import (
     predict_places, pretrain_run, say_pretraining, say_run, say_store, store_notes,
@@ -187,8 +187,7 @@ def pretrain(store: Path, run: Path, **asked: Any) -> None:
 # %% ../../nbs/9_use/90_command.ipynb #6d936264
 @pedarr_command.command()
 @click.argument('run', type=Place())
-@click.option('--store', default=None, type=Place(),
-              help='Where the store of the run is now, if it was moved.')
+@MOVED
 def report(run: Path, store: Path | None) -> None:
     "Write the report of a finished RUN again."
     from pedarr.signals.store import open_store
@@ -289,13 +288,14 @@ def missing(runs: tuple[Path, ...], figure: Path | None, force: bool, **asked: A
 @pedarr_command.command('export')
 @click.argument('run', type=Place())
 @click.argument('folder', type=Place())
-@click.option('--store', default=None, type=Place(),
-              help='Where the store of the run is now, if it was moved.')
+@MOVED
 @click.option('--tested', default=None, type=Place(),
-              help='Folder with tables of foreign.ipynb and under18.ipynb, for the card.')
+              help='Folder with tables of foreign, unlike and under18.ipynb, for the card.')
 @click.option('--name', default='', metavar='TEXT', help="Of the model; '': that of the run's folder.")
 def export_run(run: Path, folder: Path, store: Path | None, tested: Path | None, name: str) -> None:
-    "Write the networks of a finished RUN, or a pretrained encoder, into a new FOLDER, to be used elsewhere."
+    """Write what RUN learnt into a new FOLDER, to be used elsewhere: networks, or a pretrained encoder.
+
+    RUN may be a saved model: with --tested it is copied, more tables in its card."""
     from pedarr.use.model_folder import export_model, open_model_folder
     if (run/'pretraining.json').is_file():
         from pedarr.use.encoder_folder import export_encoder

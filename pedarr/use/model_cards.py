@@ -32,8 +32,8 @@ from ..training.runs import find_store, same_contents
 from .report import class_meanings
 
 # %% auto #0
-__all__ = ['RHYTHM_KINDS', 'TESTED', 'unnamed_rhythms', 'ModelFacts', 'PreprocessFacts', 'describe_preprocessing',
-           'fold_thresholds', 'model_facts', 'recording_scores', 'read_tested', 'tested_lines', 'card_text']
+__all__ = ['RHYTHM_KINDS', 'unnamed_rhythms', 'ModelFacts', 'PreprocessFacts', 'describe_preprocessing', 'fold_thresholds',
+           'model_facts', 'recording_scores', 'read_tested', 'tested_lines', 'card_text', 'retested_card']
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #127af337
 RHYTHM_KINDS = {
@@ -189,20 +189,22 @@ def _by_patient(run: Run) -> str:
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #50c7b15a
 _INTERVAL = lambda name: {name: float, f'{name}_low': float, f'{name}_high': float}
-TESTED = {                            # file -> its columns
+_TABLES = {                           # file -> its columns
     'foreign.csv': dict(source=str, rhythm=str, n=int, right=int, **_INTERVAL('sensitivity'), answered=int,
                         **_INTERVAL('precision'), taken_for=str),
     'alarms.csv': dict(source=str, recordings=int, unlike=float, **_INTERVAL('alarms')),
+    'unlike.csv': dict(group=str, kind=str, windows=int, auroc=float, unlike=float, **_INTERVAL('above')),
     'under18.csv': dict(group=str, rhythm=str, n=int, patients=int, right=int, **_INTERVAL('recall'),
-                        taken_for=str)}
+                        taken_for=str, networks=str)}
 
-def read_tested(folder: Path | str) -> dict[str, pd.DataFrame]:
-    "The tables of `TESTED` that a folder holds; `PedarrError` if it holds none, or one is damaged."
-    files = [Path(folder)/name for name in TESTED]
-    found = {f.name: read_table(f, TESTED[f.name]) for f in files if f.is_file()}
-    if found: return found
-    raise PedarrError(f'{folder}: holds none of {", ".join(TESTED)}: give the folder that foreign.ipynb or '
-                      'under18.ipynb wrote')
+def read_tested(folder: Path | str, needed: bool = True) -> dict[str, pd.DataFrame]:
+    """The tables of tests that a folder holds, by file name; `PedarrError` if one is damaged, or where none
+    is there and one is `needed`."""
+    files = [Path(folder)/name for name in _TABLES]
+    found = {f.name: read_table(f, _TABLES[f.name]) for f in files if f.is_file()}
+    if found or not needed: return found
+    raise PedarrError(f'{folder}: holds none of {", ".join(_TABLES)}: give the folder that foreign.ipynb, '
+                      'unlike.ipynb or under18.ipynb wrote')
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #8c29555c
 def _share_cell(row: Any, name: str) -> str:
@@ -220,28 +222,56 @@ def _table_lines(head: str, rows: Iterable[Iterable]) -> str:
     return '\n'.join('| ' + ' | '.join(_text_cell(str(cell)) for cell in line) + ' |' for line in lines)
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #5ec97258
+def _alarm_rows(usual: list, alarms: list) -> list[tuple]:
+    "False alarms: of windows of tested patients (`usual`), then of recordings of others (`alarms`)."
+    own = [(r.kind, r.windows, f'{r.unlike:.2f}', _share_cell(r, 'above')) for r in usual]
+    name = lambda r: 'all others' if own and r.source == 'all' else r.source
+    return own + [(name(r), r.recordings, f'{r.unlike:.2f}', _share_cell(r, 'alarms')) for r in alarms]
+
+def _odd_row(r: Any) -> tuple:
+    "One kind of odd input."
+    if not r.windows: return r.kind, 0, '-', '-'
+    return r.kind, r.windows, f'{r.auroc:.3f}', _share_cell(r, 'above')
+
+_OFTEN = 20                 # recordings of a rhythm that make a recall worth a cell
+
+def _young_row(group: str, part: pd.DataFrame) -> tuple:
+    "One group of young patients: the recall of rhythms that are there often, how many there are of others."
+    often, rare = part[part.n >= _OFTEN], part[part.n < _OFTEN]
+    said = [f'{r.rhythm} {r.right} of {r.n}: {_share_cell(r, "recall")}' for r in often.itertuples()]
+    others = [f'{r.rhythm} {r.n}' for r in rare.itertuples()]
+    return group, part.n.sum(), '; '.join(said) or '-', ', '.join(others) or '-'
+
+# %% ../../nbs/9_use/06_model_cards.ipynb #7a570f1b
 def tested_lines(tables: dict[str, pd.DataFrame]) -> list[str]:
     "Paragraphs of a card about the `tables` of `read_tested`."
-    parts, each = [], lambda name: tables[name].itertuples() if name in tables else ()
+    parts, each = [], lambda name: list(tables[name].itertuples()) if name in tables else []
     rows = [(r.source, r.rhythm, r.n, r.right, _share_cell(r, 'sensitivity'), r.answered,
              _share_cell(r, 'precision'), r.taken_for) for r in each('foreign.csv')]
     if rows: parts += [_FOREIGN, _table_lines('source, rhythm, n, right, sensitivity, answered, precision, '
                                               'taken for', rows)]
-    rows = [(r.source, r.recordings, f'{r.unlike:.2f}', _share_cell(r, 'alarms')) for r in each('alarms.csv')]
-    if rows: parts += [_ALARMS, _table_lines('source, recordings, median score, said to be unlike (%)', rows)]
-    rows = [(r.group, r.rhythm, r.n, r.patients, r.right, _share_cell(r, 'recall'), r.taken_for)
-            for r in each('under18.csv')]
-    head = 'patients, rhythm, n, of patients, right, recall, taken for'
-    if rows: parts += [_UNDER18, _table_lines(head, rows)]
-    return parts
+    usual, odd = ([r for r in each('unlike.csv') if (r.group == 'usual') == own] for own in (True, False))
+    rows = _alarm_rows(usual, each('alarms.csv'))
+    if rows: parts += [_ALARMS + _LIMIT*bool(usual),
+                       _table_lines('source, recordings, median score, said to be unlike (%)', rows)]
+    if odd: parts += [_ODD, _table_lines('input, windows, AUROC, said to be unlike (%)', map(_odd_row, odd))]
+    young = tables.get('under18.csv')
+    if young is None: return parts
+    rows = [_young_row(name, part) for name, part in young.groupby('group', sort=False)]
+    how = f'{_UNDER18} The networks that were asked: {"; ".join(dict.fromkeys(young.networks))}.'
+    return parts + [how, _table_lines('patients, recordings, recall, of others there are', rows)]
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #590da5de
 _FOREIGN = """Recordings of other hospitals that the network has not seen, their labels in the words of its
 own. Sensitivity and precision in per cent with 95 % intervals (Wilson, over patients); *taken for*: what was
 said instead."""
 _ALARMS = 'How often ECGs of these sources are said to be unlike the training data: false alarms.'
+_LIMIT = """ The limit was
+set on up to 1,000 windows of tested patients, so that about 1 % of them lie above it."""
+_ODD = """How often what is no usual ECG is noticed. Odd inputs are simulated; electrodes are exchanged in the
+windows of tested patients. AUROC: of the score, against these windows as they are."""
 _UNDER18 = """Patients under 18, each asked of a network of the same kind that was trained without the
-patient; recall in per cent. There are too few for a macro mean."""
+patient; recall in per cent with 95 % intervals (Wilson, over patients), of rhythms of twenty and more."""
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #40030afb
 _USE = """```python
@@ -283,22 +313,38 @@ def _input_lines(prep: PreprocessFacts) -> list[str]:
             '- any rate that holds these bands; millivolts']
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #3e3e0c37
+_ELSEWHERE, _TAKES = '## Tested elsewhere', '## What it takes'
+
+def _paragraphs(parts: Iterable[str]) -> str:
+    "Paragraphs of a card, those that are empty left out."
+    return '\n\n'.join(p.strip('\n') for p in parts if p) + '\n'
+
+
+# %% ../../nbs/9_use/06_model_cards.ipynb #5e2e341e
 def card_text(run: Run, facts: ModelFacts, prep: PreprocessFacts, tested: dict | None = None) -> str:
     "The card of a run's network, README.md of its folder; `tested`: tables of tests elsewhere."
     answer = ('each class by its own probability, "yes" from a threshold that was chosen in validation'
               if run.multi else 'exactly one of its classes')
     env, elsewhere = run.environment, tested_lines(tested or {})
-    data = data_lines(facts.database, facts.simulated)
-    parts = [
-        f'# {facts.name}', _INTENDED, '## Data', *data, '## Protocol', _protocol(run), '## Numbers',
-        '\n'.join(_score_rows(run)), _by_patient(run), '\n'.join(_class_rows(run)),
-        *(['## Tested elsewhere', *elsewhere] if elsewhere else []),
-        '## What it takes', '\n'.join(_input_lines(prep)), '## What it cannot name',
+    return _paragraphs([
+        f'# {facts.name}', _INTENDED, '## Data', *data_lines(facts.database, facts.simulated),
+        '## Protocol', _protocol(run),
+        '## Numbers', '\n'.join(_score_rows(run)), _by_patient(run), '\n'.join(_class_rows(run)),
+        *([_ELSEWHERE, *elsewhere] if elsewhere else []), _TAKES, '\n'.join(_input_lines(prep)),
+        '## What it cannot name',
         f'It answers a window with {answer}, whatever it is shown. It has no class for: '
         f'{", ".join(facts.cannot_name) or "nothing of the usual list"}.',
         '## Limits', '\n'.join(f'- {note}' for note in [
             *facts.left_out, 'annotations were taken at their word',
             'an answer averages the networks of all folds, each number above is of one fold alone']),
         '## Use', _USE, '## Made by',
-        f'pedarr {env.pedarr}, torch {env.torch}, commit {env.commit or "unknown"}.']
-    return '\n\n'.join(p.strip('\n') for p in parts if p) + '\n'
+        f'pedarr {env.pedarr}, torch {env.torch}, commit {env.commit or "unknown"}.'])
+
+# %% ../../nbs/9_use/06_model_cards.ipynb #44b6ae30
+def retested_card(card: str, tables: dict[str, pd.DataFrame]) -> str:
+    """A card that `card_text` made with the part about tests elsewhere that `tables` give; `PedarrError` if
+    it is no such card."""
+    before, takes, after = card.partition(f'\n{_TAKES}\n')
+    if not takes: raise PedarrError(f'README.md: has no part "{_TAKES}": it is no card that pedarr wrote')
+    head = before.partition(f'\n{_ELSEWHERE}\n')[0]
+    return _paragraphs([head, _ELSEWHERE, *tested_lines(tables)]) + takes + after

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +24,8 @@ __all__ = ['MOST_TRAINING', 'MOST_NEW', 'seen_channels', 'fold_unlike', 'export_
 
 # %% ../../nbs/9_use/07_model_folder.ipynb #478737f0
 from ..core.errors import PedarrError, one_line
-from ..core.files import check_new_folder, new_folder, sha256, write_atomic
-from ..core.project import find_model
+from ..core.files import check_new_folder, new_folder, read_text, sha256, write_atomic
+from ..core.project import find_model, shipped_models
 from ..core.tables import FileContents, read_json, validation_errors, write_json, write_table
 from ..data.channels import CHANNELS
 from ..model.given import SUMS, check_sums, config_bytes, damaged_model, write_sums
@@ -37,7 +38,7 @@ from ..training.run_files import ModelCard, read_tensors
 from ..training.run_networks import open_network_run, run_store
 from ..training.saved_models import load_model, read_network
 from .model_cards import (
-    ModelFacts, PreprocessFacts, card_text, describe_preprocessing, model_facts, read_tested)
+    ModelFacts, PreprocessFacts, card_text, describe_preprocessing, model_facts, read_tested, retested_card)
 from .signal_statistics import signal_statistics
 from .unlike import Unlike, fit_unlike, unlike_arrays, unlike_from_arrays
 
@@ -89,16 +90,41 @@ def _write_all(part: Path, run: Run, store: Store, roles: np.ndarray, name: str,
     for k in run.folds: _write_fold(part, run, k, fold_unlike(run, k, store, roles, prep.channels))
     write_sums(part)
 
+# %% ../../nbs/9_use/07_model_folder.ipynb #b9627824
+def _saved_model(run: Run | Path | str) -> Path | None:
+    "The folder of a saved model, by its path or the name that it is shipped under; None for a run."
+    if isinstance(run, Run): return None
+    path = Path(run) if Path(run).is_dir() else shipped_models().get(str(run), Path(run))
+    return path if (path/SUMS).is_file() and not (path/'params.json').exists() else None
+
+def _copy_retested(saved: Path, folder: Path, tested: Path | str | None) -> Path:
+    "A copy of a `saved` model in the new `folder`; its card has the tables in the folder `tested`, too."
+    if tested is None:
+        raise PedarrError(f'{saved}: is a saved model: give --tested FOLDER, with tables for its card')
+    config_bytes(saved)                                                   # rhythms, and of this version
+    listed, more = check_sums(saved), read_tested(tested)
+    card = retested_card(read_text(saved/'README.md', 1 << 24), read_tested(saved, needed=False) | more)
+    with new_folder(folder) as part:
+        for name in listed: shutil.copyfile(saved/name, part/name)
+        for file, table in more.items(): write_table(part/file, table)
+        write_atomic(part/'README.md', card)
+        write_sums(part)
+    return folder
+
 # %% ../../nbs/9_use/07_model_folder.ipynb #dade0e21
 def export_model(run: Run | Path | str, folder: Path | str, store: Path | str | None = None,
                  tested: Path | str | None = None, name: str = '') -> Path:
     """Write the networks of a finished run into the new model folder `folder`; returns it.
 
-    `store`: where the store of the run is now, if it was moved; `tested`: a folder with tables of tests
-    elsewhere, for the card; `name`: of the model ('': the run's). `PedarrError` for a run without networks, a
-    store that is gone or another, and a folder that is not empty."""
-    run, folder = open_network_run(run), Path(folder).absolute()
+    `run`: or a saved model, which is copied with a card made anew; `store`: where the store of the run is
+    now, if it was moved; `tested`: a folder with tables of tests elsewhere, for the card; `name`: of the
+    model ('': the run's). `PedarrError` for a run without networks, a store that is gone or another, and a
+    folder that is not empty."""
+    saved, folder = _saved_model(run), Path(folder).absolute()
+    if saved and (store or name): raise PedarrError(f'{saved}: is a saved model: leave store and name out')
+    run = None if saved else open_network_run(run)
     check_new_folder(folder)
+    if saved: return _copy_retested(saved, folder, tested)
     opened, roles = run_store(run, None if store is None else open_store(Path(store)))
     tables = {} if tested is None else read_tested(tested)
     named = name or run.path.resolve().name

@@ -19,7 +19,8 @@ from ..core.parameters import (
 from .process import say_line
 
 # %% auto #0
-__all__ = ['JOBS', 'FORCE', 'DATABASE', 'Place', 'check_target', 'options_of', 'TypedCommand', 'parse_params', 'params_text']
+__all__ = ['JOBS', 'FORCE', 'MOVED', 'DATABASE', 'Place', 'check_target', 'options_of', 'TypedCommand', 'parse_params',
+           'params_text']
 
 # %% ../../nbs/9_use/13_options.ipynb #a150daef
 class Place(click.Path):
@@ -33,6 +34,8 @@ class Place(click.Path):
 # %% ../../nbs/9_use/13_options.ipynb #0773ca4d
 JOBS = click.option('--jobs', default=1, show_default=True, type=click.IntRange(1, 256), help='Processes.')
 FORCE = click.option('--force', is_flag=True, help='Overwrite what is there.')
+MOVED = click.option('--store', default=None, type=Place(),
+                     help='Where the store of the run is now, if it was moved.')
 
 class _DatabaseOption(click.Option):
     "An option whose help names the databases that there are."
