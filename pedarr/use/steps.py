@@ -202,10 +202,12 @@ def predict_places(model: str, places: tuple[Path, ...], told: tuple, fold: int 
     """Print what `model` says of the recordings at `places`, and write all windows to `out`; the exit status.
 
     `told`: rate, units, channels of arrays that don't say them. `PedarrError` if nothing could be used."""
+    import torch
     from pedarr.core.tables import write_table
     from pedarr.use.input_files import FileFormat, find_recordings
     from pedarr.use.predict_files import answers_table
     from pedarr.use.predictor import load_predictor
+    torch.set_num_threads(1)
     predictor, found = load_predictor(model, fold), find_recordings(places)
     _say_model(predictor.model)
     beside = _say_beside(found.beside)
