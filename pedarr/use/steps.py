@@ -5,6 +5,8 @@
 # %% ../../nbs/9_use/14_steps.ipynb #c86fea52
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,22 +198,32 @@ def _none_usable(left_out: list[str]) -> PedarrError:
     if len(left_out) == 1: return PedarrError(left_out[0])
     return PedarrError(f'none of {len(left_out)} recordings can be used; the first: {left_out[0]}')
 
+# %% ../../nbs/9_use/14_steps.ipynb #1c770a15
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    "Of each library of linear algebra, and of the network."
+    import torch
+    from threadpoolctl import threadpool_limits
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1): yield
+    finally: torch.set_num_threads(before)
+
 # %% ../../nbs/9_use/14_steps.ipynb #c9435ec7
 def predict_places(model: str, places: tuple[Path, ...], told: tuple, fold: int | None = None,
                    out: Path | None = None) -> int:
     """Print what `model` says of the recordings at `places`, and write all windows to `out`; the exit status.
 
     `told`: rate, units, channels of arrays that don't say them. `PedarrError` if nothing could be used."""
-    import torch
     from pedarr.core.tables import write_table
     from pedarr.use.input_files import FileFormat, find_recordings
     from pedarr.use.predict_files import answers_table
     from pedarr.use.predictor import load_predictor
-    torch.set_num_threads(1)
     predictor, found = load_predictor(model, fold), find_recordings(places)
     _say_model(predictor.model)
-    beside = _say_beside(found.beside)
-    answers, left_out = _say_answers(predictor, found.recordings, found.damaged, FileFormat(*told))
+    beside, form = _say_beside(found.beside), FileFormat(*told)
+    with _one_thread(): answers, left_out = _say_answers(predictor, found.recordings, found.damaged, form)
     n = len(answers) + len(left_out)
     if not answers: raise _none_usable(left_out)
     if out is not None: write_table(out, answers_table(answers))
