@@ -118,7 +118,7 @@ def test_no_threshold_is_better_than_the_one_chosen(seed, n, levels):
 
 
 def five_scores(truth, prob, threshold) -> tuple:
-    "Macro AUROC, average precision, F1, micro F1 and Jaccard score by scikit-learn, and the statements scored."
+    "The five scores by scikit-learn, and the statements that the macro means count."
     can = [c for c in range(truth.shape[1]) if 0 < truth[:, c].sum() < len(truth)]
     answer = prob >= threshold
     macro = lambda score, given: np.mean([score(truth[:, c], given[:, c]) for c in can])
@@ -150,7 +150,8 @@ def test_the_bootstrap_is_that_of_written_out_tables():
 @given(st.integers(0, 10**6), st.integers(1, 20), st.integers(2, 5))
 def test_the_jaccard_score_is_that_of_python_sets(seed, n, c):
     rng = np.random.default_rng(seed)
-    truth, prob, weight = rng.random((n, c)) < .3, rng.random((n, c)), rng.integers(0, 3, (n, 2)).astype(float)
+    truth, prob = rng.random((n, c)) < .3, rng.random((n, c))
+    weight = rng.integers(0, 3, (n, 2)).astype(float)
     pairs = [[set(np.flatnonzero(x)) for x in rows] for rows in zip(truth, prob >= .5)]
     each = np.array([len(a & b)/len(a | b) if a | b else 1. for a, b in pairs])
     got = statement_scores(truth, prob, np.full(c, .5), weight)['jaccard']

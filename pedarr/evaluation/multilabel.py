@@ -100,6 +100,7 @@ def _jaccard_score(truth: np.ndarray, said: np.ndarray, weight: np.ndarray) -> n
     both, either = (truth & said).sum(1), (truth | said).sum(1)
     return _ratio(weight.T @ np.where(either > 0, both/np.maximum(either, 1), 1.), weight.sum(0))
 
+# %% ../../nbs/7_evaluation/08_multilabel.ipynb #cb8072ab
 def statement_scores(truth: np.ndarray, prob: np.ndarray, thresholds: np.ndarray,
                      weight: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """`auroc`, `average_precision`, `f1` of each statement [R, C] (NaN where it can't be scored), and

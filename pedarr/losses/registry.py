@@ -96,6 +96,7 @@ def _options(entry: LossEntry) -> dict[str, Any]:
     found = list(inspect.signature(entry.maker).parameters.values())[given:]
     return {p.name: p.default for p in found if p.name != 'logit_adjust'}
 
+# %% ../../nbs/6_losses/06_registry.ipynb #a1edca8a
 def _kind(value: Any) -> str:
     "What sort of option a value is, in words."
     if isinstance(value, bool): return 'True or False'

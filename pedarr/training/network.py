@@ -24,7 +24,7 @@ from .config import MODALITY_SETS, TrainConfig
 
 # %% auto #0
 __all__ = ['READ_AT_MOST', 'loss_head', 'replace_head', 'build_network', 'network_options', 'build_model', 'weights_file',
-           'start_pretrained', 'class_codes', 'seen_of', 'fold_losses', 'run_words', 'start_phrases']
+           'start_pretrained', 'class_codes', 'fold_losses', 'run_words', 'start_phrases']
 
 # %% ../../nbs/8_training/06_network.ipynb #b9d5d83e
 def loss_head(c: TrainConfig) -> HeadSpec:
@@ -99,7 +99,7 @@ def class_codes(store: Store, index: np.ndarray) -> np.ndarray:
     code = {c: i for i, c in enumerate(store.classes)}
     return store.segments.label.iloc[index].map(code).to_numpy(np.int64)
 
-def seen_of(store: Store, c: TrainConfig) -> np.ndarray:
+def _seen(store: Store, c: TrainConfig) -> np.ndarray:
     "Which statements of the store a run trains, bool [C]; `PedarrError` as `seen_statements`."
     return seen_statements(store.classes, c.loss_options.get('unseen', ''))
 
@@ -107,7 +107,7 @@ def fold_losses(store: Store, train: np.ndarray, dim: int, c: TrainConfig) -> tu
     """(classification loss, contrastive loss or None) for the class counts of the segments `train` [N] and
     embeddings of length `dim`."""
     if is_multi(store):
-        n, seen = store.target[train].sum(0), seen_of(store, c)
+        n, seen = store.target[train].sum(0), _seen(store, c)
         if seen.all(): return make_multi_loss(c.loss, n, **c.loss_options), None
         return SeenLoss(make_multi_loss(c.loss, n[seen], **c.loss_options), seen), None
     counts = np.bincount(class_codes(store, train), minlength=len(store.classes))
@@ -117,7 +117,7 @@ def fold_losses(store: Store, train: np.ndarray, dim: int, c: TrainConfig) -> tu
 def run_words(store: Store, c: TrainConfig) -> torch.Tensor:
     "The hashed words of a run's statements [C, HASHES]; `PedarrError` as `phrase_words`."
     texts, shuffled = statement_words(store.classes), c.loss_options.get('shuffled', False)
-    return phrase_words(store.classes, texts, seen_of(store, c), shuffled)
+    return phrase_words(store.classes, texts, _seen(store, c), shuffled)
 
 def start_phrases(model: torch.nn.Module, loss: torch.nn.Module, store: Store, train: np.ndarray,
                   c: TrainConfig) -> None:

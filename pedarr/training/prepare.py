@@ -17,6 +17,7 @@ from ..core.files import sha256
 from ..core.names import check_choice
 from ..data.channels import N_ECG
 from ..data.groupings import GROUPINGS, classes_of, get_grouping
+from ..losses.phrases import seen_statements
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.features import annotated_beats, segment_features
 from ..model.given import SUMS, given_folder, read_given
@@ -31,7 +32,7 @@ from .config import MODALITY_SETS, TrainConfig
 from .folds import rows_of
 from .loop import pick_device
 from .machine import check_disk, check_network
-from .network import build_model, loss_head, run_words, seen_of, start_pretrained
+from .network import build_model, loss_head, run_words, start_pretrained
 from .runs import check_place, check_same_parameters, check_same_store
 
 # %% auto #0
@@ -245,7 +246,8 @@ def _check_task(store: Store, c: TrainConfig) -> None:
 def _statement_notes(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig) -> list[str]:
     "What must be said of classes that are not trained, or that no window has in training or test of a fold."
     notes = []
-    if not (seen := seen_of(store, c)).all():
+    seen = seen_statements(store.classes, c.loss_options.get('unseen', ''))
+    if not seen.all():
         notes.append(f'left out of training: {", ".join(np.array(store.classes)[~seen])}')
     for k in folds:
         for role, words in (('train', 'training'), ('test', 'test')):
