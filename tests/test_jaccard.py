@@ -1,6 +1,10 @@
 "Losses between ECGs and texts: runs, saved heads, statements without words, batches without statements."
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -14,12 +18,15 @@ from pedarr.evaluation.multilabel import choose_thresholds
 from pedarr.losses.jaccard import JaccardSigmoid, JaccardSign, JaccardThreshold, SigLIP, jaccard_matrix
 from pedarr.losses.phrases import SeenLoss, phrase_words, seen_statements, shuffled_texts
 from pedarr.losses.registry import MULTI_LOSSES, make_multi_loss
+from pedarr.signals.build import build_store
 from pedarr.training.config import make_config
 from pedarr.training.finished_runs import open_finished
+from pedarr.training.kept_answers import kept_scores, read_kept
 from pedarr.training.saved_models import load_model
 from pedarr.training.train import run_training
 from pedarr.use.model_folder import export_model, open_model
-from test_multilabel import SMALL, spoken, truth_and_probabilities     # noqa: F401, a fixture
+from test_multilabel import CONFIG, DB, SMALL, spoken, truth_and_probabilities     # noqa: F401, a fixture
+from test_store import write_record
 
 PAIRS = [JaccardSigmoid, JaccardSign, JaccardThreshold, SigLIP]
 
@@ -189,3 +196,46 @@ def test_the_words_are_those_of_the_release():
     for kind in ('diagnostic', 'rhythm'):
         assert {n for n in table.index if statement_kind(n) == kind} == set(table.index[table[kind] == 1])
     assert len(table) == 71 and table.description.to_dict().items() <= STATEMENT_WORDS.items()
+
+
+NOTEBOOK = Path(__file__).resolve().parents[1]/'nbs'/'experiments'/'multilabel.ipynb'
+
+
+def sinus_or_not(name: str) -> list[str]:
+    "Statements of the made-up record p<i> under names of PTB-XL, each of two words that others share."
+    i = int(name[1:])
+    return ['STACH']*(i % 2) + ['SVTAC']*(i % 5 == 0) + ['SARRH']*(i % 3 == 0) + ['SVARR']*(i % 4 < 2)
+
+
+def run_notebook(folder, **parameters):
+    papermill.execute_notebook(str(NOTEBOOK), str(folder/'done.ipynb'), parameters, kernel_name='python3',
+                               progress_bar=False)
+
+
+@pytest.mark.long
+def test_the_notebook_on_a_small_store(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(50): write_record(tmp_path/'db', f'p{i:02d}', x=rng.normal(size=(500, 2)), fs=100.)
+    db = replace(DB, read_statements=lambda record, db: sinus_or_not(record.name))
+    store = build_store(tmp_path/'db', tmp_path/'store', db, config=CONFIG, progress=False).path
+    small = {k: SMALL[k] for k in ('dim', 'depth', 'heads', 'batch_size')} | dict(model_options=dict(crop=1.))
+    given = dict(store=str(store), out=str(tmp_path/'runs'), results=str(tmp_path/'results'), epochs=1, seeds=2,
+                 systems='bce unseen shuffled', common=small, jobs=1, resamples=100, least=5)
+    run_notebook(tmp_path, **given)
+    read = lambda name: pd.read_csv(tmp_path/'results'/f'{name}.csv')
+    scores = read('scores').set_index(['system', 'metric'])
+    kept = sorted(p.name for p in (tmp_path/'results'/'answers').glob('*.safetensors'))
+    both = [read_kept(tmp_path/'results'/'answers', f'bce-official-{seed}') for seed in (0, 1)]
+    again = np.mean([kept_scores(a, 100).value.jaccard for a in both])
+    assert scores.value['BCE', 'jaccard'] == pytest.approx(again, abs=1e-3) and len(kept) == 4
+    zero, each = read('zero_shot'), read('zero_shot_each')
+    assert len(zero) == 2 and zero.statements.eq(2).all() and set(each['class']) == {'STACH', 'SVARR'}
+    with pytest.raises(papermill.PapermillExecutionError, match='shares all its words'):
+        run_notebook(tmp_path, **given | dict(least=1000))
+
+
+@pytest.mark.long
+def test_the_notebook_refuses_names_that_it_does_not_know(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown system 'siglop'"):
+        run_notebook(tmp_path, systems='siglop', store='s', out='o')
+    with pytest.raises(papermill.PapermillExecutionError, match='give the store of PTB-XL'): run_notebook(tmp_path)
