@@ -219,8 +219,8 @@ def test_the_notebook_on_a_small_store(tmp_path):
     db = replace(DB, read_statements=lambda record, db: sinus_or_not(record.name))
     store = build_store(tmp_path/'db', tmp_path/'store', db, config=CONFIG, progress=False).path
     small = {k: SMALL[k] for k in ('dim', 'depth', 'heads', 'batch_size')} | dict(model_options=dict(crop=1.))
-    given = dict(store=str(store), out=str(tmp_path/'runs'), results=str(tmp_path/'results'), epochs=1, seeds=2,
-                 systems='bce unseen shuffled', common=small, jobs=1, resamples=100, least=5)
+    given = dict(store=str(store), out=str(tmp_path/'runs'), results=str(tmp_path/'results'), epochs=1,
+                 seeds=2, systems='bce unseen shuffled', common=small, jobs=1, resamples=100, least=5)
     run_notebook(tmp_path, **given)
     read = lambda name: pd.read_csv(tmp_path/'results'/f'{name}.csv')
     scores = read('scores').set_index(['system', 'metric'])
@@ -238,4 +238,5 @@ def test_the_notebook_on_a_small_store(tmp_path):
 def test_the_notebook_refuses_names_that_it_does_not_know(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="unknown system 'siglop'"):
         run_notebook(tmp_path, systems='siglop', store='s', out='o')
-    with pytest.raises(papermill.PapermillExecutionError, match='give the store of PTB-XL'): run_notebook(tmp_path)
+    with pytest.raises(papermill.PapermillExecutionError, match='give the store of PTB-XL'):
+        run_notebook(tmp_path)
