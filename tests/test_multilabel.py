@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from hypothesis import given, settings, strategies as st
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, jaccard_score, roc_auc_score
 
 from conftest import everywhere
 from helpers import drop_key, edit_json
@@ -19,7 +19,8 @@ from pedarr.data.databases import Database
 from pedarr.data.common_readers import whole_record_episode
 from pedarr.data.groupings import GROUPINGS
 from pedarr.evaluation.multilabel import (
-    MULTI_METRICS, bootstrap_multilabel, by_recording, choose_thresholds, per_statement, rank_scores)
+    MULTI_METRICS, bootstrap_multilabel, by_recording, choose_thresholds, per_statement, rank_scores,
+    statement_scores)
 from pedarr.model.pretrained import save_pretrained
 from pedarr.signals.batches import SegmentDataset, split_views
 from pedarr.signals.augmentation import Augment
@@ -116,13 +117,14 @@ def test_no_threshold_is_better_than_the_one_chosen(seed, n, levels):
     else: assert chosen == .5
 
 
-def four_scores(truth, prob, threshold) -> tuple:
-    "Macro AUROC, average precision and F1 and micro F1 by scikit-learn, and the statements that they count."
+def five_scores(truth, prob, threshold) -> tuple:
+    "The five scores by scikit-learn, and the statements that the macro means count."
     can = [c for c in range(truth.shape[1]) if 0 < truth[:, c].sum() < len(truth)]
     answer = prob >= threshold
     macro = lambda score, given: np.mean([score(truth[:, c], given[:, c]) for c in can])
     found = [macro(roc_auc_score, prob), macro(average_precision_score, prob), macro(f1_score, answer),
-             f1_score(truth, answer, average='micro', zero_division=0)]
+             f1_score(truth, answer, average='micro', zero_division=0),
+             jaccard_score(truth, answer, average='samples', zero_division=1)]
     return found, can
 
 
@@ -136,12 +138,28 @@ def test_the_bootstrap_is_that_of_written_out_tables():
     n = len(rows_of_each)
     for _ in range(100):
         rows = np.concatenate([rows_of_each[s] for s in draw.integers(0, n, n)])
-        four, can = four_scores(truth[rows], prob[rows], .4)
-        found.append(four)
+        five, can = five_scores(truth[rows], prob[rows], .4)
+        found.append(five)
         lacked += 3 - len(can)
     low, high = np.quantile(found, [.025, .975], axis=0)
     np.testing.assert_allclose(table[['low', 'high']].to_numpy(), np.stack([low, high], 1), atol=1e-12)
     assert (table.statements == 3).all() and table.absent.iloc[0] == lacked/100 > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(2, 5))
+def test_the_jaccard_score_is_that_of_python_sets(seed, n, c):
+    rng = np.random.default_rng(seed)
+    truth, prob = rng.random((n, c)) < .3, rng.random((n, c))
+    weight = rng.integers(0, 3, (n, 2)).astype(float)
+    pairs = [[set(np.flatnonzero(x)) for x in rows] for rows in zip(truth, prob >= .5)]
+    each = np.array([len(a & b)/len(a | b) if a | b else 1. for a, b in pairs])
+    got = statement_scores(truth, prob, np.full(c, .5), weight)['jaccard']
+    for w, value in zip(weight.T, got):
+        if w.sum(): assert value == pytest.approx((w*each).sum()/w.sum())
+        else: assert np.isnan(value)
+    said_nothing = statement_scores(truth, prob, np.full(c, 2.))['jaccard'].item()
+    assert said_nothing == pytest.approx((~truth.any(1)).mean())
 
 
 def test_statements_that_cannot_be_scored_are_listed_and_left_out():
@@ -289,6 +307,7 @@ def test_report_and_commands(run, spoken, tmp_path):
 
 @pytest.mark.parametrize('change, said', [
     (lambda m: m['overall']['f1'].update(value=.123), 'overall.f1.value is not what predictions.csv gives'),
+    (lambda m: m['overall']['jaccard'].update(value=.123), 'overall.jaccard.value is not what'),
     (lambda m: m['overall']['auroc'].update(statements=99), 'overall.auroc.statements is not what'),
     (lambda m: m.update(per_class=m['per_class'][:1]), 'per_class lists others than predictions.csv'),
     (lambda m: m['per_class'].append(m['per_class'][0] | {'class': 'INVENTED'}), 'per_class lists others'),
@@ -299,6 +318,19 @@ def test_numbers_that_were_altered_are_refused(run, tmp_path, change, said):
     change(altered)
     edit_json(bad/'metrics.json', **altered)
     with pytest.raises(PedarrError, match=said): open_finished(bad)
+
+
+def test_a_run_from_before_the_jaccard_score_opens(run, tmp_path):
+    old = shutil.copytree(run, tmp_path/'old')
+    m = metrics(old) | dict(files={})
+    del m['overall']['jaccard']
+    edit_json(old/'metrics.json', **m)
+    found = open_finished(old)
+    assert 'jaccard' not in found.metrics.model_dump()['overall']
+    assert found.scores['overall']['jaccard'] == metrics(run)['overall']['jaccard']      # computed again
+    keep_answers(old, tmp_path, 'old')
+    assert kept_scores(read_kept(tmp_path, 'old'), 200).value.jaccard > 0
+    write_report(old)
 
 
 @pytest.mark.parametrize('options', [

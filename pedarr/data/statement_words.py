@@ -5,13 +5,16 @@
 # %% ../../nbs/1_data/20_statement_words.ipynb #c098fc6c
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from ..core.errors import PedarrError
 from ..core.names import first_few
+from .groupings import GROUPINGS
 
 # %% auto #0
-__all__ = ['STATEMENT_WORDS', 'statement_words']
+__all__ = ['STATEMENT_WORDS', 'statement_words', 'words_of', 'statement_kind', 'statements_to_leave_out']
 
 # %% ../../nbs/1_data/20_statement_words.ipynb #9b29743f
 STATEMENT_WORDS = {
@@ -107,3 +110,32 @@ def statement_words(names: Iterable[str]) -> list[str]:
     if not lacking: return [STATEMENT_WORDS[name] for name in names]
     raise PedarrError(f'no description is known of {first_few(lacking)}: set words to false in loss_options, '
                       'or use a grouping of PTB-XL')
+
+# %% ../../nbs/1_data/20_statement_words.ipynb #9dcd0b74
+def words_of(text: str) -> set[str]:
+    "The words of a description, of two letters or more, in small letters."
+    return set(re.findall(r'\b\w\w+\b', text.lower()))
+
+def statement_kind(name: str) -> str:
+    "'diagnostic', 'rhythm' or 'form', as PTB-XL has it (four are diagnostic and form: diagnostic)."
+    if name in GROUPINGS['ptbxl_sub']: return 'diagnostic'
+    return 'rhythm' if name in GROUPINGS['ptbxl_rhythm'] else 'form'
+
+# %% ../../nbs/1_data/20_statement_words.ipynb #7e739ee1
+def statements_to_leave_out(counts: Mapping[str, int], each: int = 3, least: int = 100) -> list[str]:
+    """Statements that training can spare: up to `each` of a kind, most frequent first, that at least `least`
+    recordings have (`counts` of training) and whose words all stand in descriptions that stay.
+
+    `PedarrError` for statements without a description, and where none can be spared."""
+    words = {name: words_of(text) for name, text in zip(counts, statement_words(counts))}
+    stay = Counter(w for own in words.values() for w in own)
+    taken, found = Counter(), []
+    for name in sorted(counts, key=lambda name: (-counts[name], name)):
+        if counts[name] < least or taken[statement_kind(name)] == each: continue
+        if min(stay[w] for w in words[name]) < 2: continue
+        stay -= Counter(words[name])
+        taken[statement_kind(name)] += 1
+        found.append(name)
+    if found: return found
+    raise PedarrError(f'no statement of {least} recordings or more shares all its words with others: ask for '
+                      'fewer recordings, or use a larger store')

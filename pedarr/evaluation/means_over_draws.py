@@ -23,15 +23,15 @@ __all__ = ['MeanScores', 'mean_over_draws', 'mean_table', 'mean_difference']
 
 # %% ../../nbs/7_evaluation/11_means_over_draws.ipynb #e46065ee
 class MeanScores(NamedTuple):
-    """Means over draws of the `MULTI_METRICS`: `value` [4] of the patients as they are, `resampled` [R, 4];
-    `spread` [4]: the standard deviation between draws, NaN of one; number of `patients`."""
+    """Means over draws of the `MULTI_METRICS`: `value` [5] of the patients as they are, `resampled` [R, 5];
+    `spread` [5]: the standard deviation between draws, NaN of one; number of `patients`."""
     value: np.ndarray
     resampled: np.ndarray
     spread: np.ndarray
     patients: int
 
 def _scores(truth: np.ndarray, systems: Sequence[tuple], weight: np.ndarray) -> np.ndarray:
-    "Macro scores [D, R, 4] of each draw under the weights [N, R]."
+    "Macro scores [D, R, 5] of each draw under the weights [N, R]."
     return np.stack([macro_scores(statement_scores(truth, prob, thresholds, weight))
                      for prob, thresholds in systems])
 

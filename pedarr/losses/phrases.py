@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import PedarrError
+from ..core.names import check_choice, first_few
 from .agcacl import at_least_float32
 from .cross_entropy import check_positive
 from .jaccard import PairLoss
 
 # %% auto #0
-__all__ = ['HASHES', 'hash_words', 'PhraseHead', 'logit_of', 'starting_bias']
+__all__ = ['HASHES', 'hash_words', 'PhraseHead', 'seen_statements', 'SeenLoss', 'shuffled_texts', 'phrase_words', 'logit_of',
+           'starting_bias']
 
 # %% ../../nbs/6_losses/05_phrases.ipynb #1a8203dc
 HASHES = 512            # places that the words of a description are hashed to
@@ -66,6 +69,42 @@ class PhraseHead(nn.Module):
         x = F.normalize(at_least_float32(self.side(x)), dim=-1)
         return self.log_scale.exp()*F.linear(x, self.phrases().to(x)) + self.bias
 
+# %% ../../nbs/6_losses/05_phrases.ipynb #452161ba
+def seen_statements(classes: Sequence[str], unseen: str) -> np.ndarray:
+    "Which of `classes` are trained, bool [C]: all but those in `unseen`, joined by blanks."
+    out = [check_choice(name, classes, 'statement in unseen') for name in unseen.split()]
+    seen = ~np.isin(list(classes), out)
+    if seen.sum() > 1: return seen
+    raise PedarrError(f'unseen leaves {seen.sum()} of {len(classes)} statements to train, two are needed: '
+                      'leave fewer out')
+
+class SeenLoss(nn.Module):
+    "A `loss` of several labels on the statements `seen` (bool [C]) alone: (logits, target) [B, C] -> scalar."
+    def __init__(self, loss: nn.Module, seen: np.ndarray):
+        super().__init__()
+        self.loss, self.seen = loss, torch.from_numpy(np.flatnonzero(seen))
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        "The loss of the columns that are seen."
+        return self.loss(logits[:, self.seen], target[:, self.seen])
+
+# %% ../../nbs/6_losses/05_phrases.ipynb #fd4a29b5
+def shuffled_texts(texts: Sequence[str], seed: int = 0) -> list[str]:
+    "The `texts` in another order, none at its own place (two or more)."
+    order = np.random.default_rng(seed).permutation(len(texts))
+    out = np.empty(len(texts), object)
+    out[order] = np.asarray(texts, object)[np.roll(order, 1)]           # one large circle
+    return list(out)
+
+def phrase_words(classes: Sequence[str], texts: Sequence[str], seen: np.ndarray,
+                 shuffled: bool = False) -> Tensor:
+    """`hash_words` of the `texts` of `classes`, without words that no `seen` (bool [C]) statement has;
+    `shuffled`: each with another's. `PedarrError` for a statement that nothing is left of."""
+    def known(h): return torch.where(torch.from_numpy(seen)[:, None], h, h*h[seen].any(0))
+    h = known(hash_words(texts))
+    empty = [name for name, has in zip(classes, h.any(1)) if not has]
+    if not empty: return known(hash_words(shuffled_texts(texts))) if shuffled else h
+    raise PedarrError(f'{first_few(empty)}: no word of the description is trained: take it out of unseen')
+
 # %% ../../nbs/6_losses/05_phrases.ipynb #d334fb88
 def logit_of(share: float) -> float:
     "The logit of a `share`, kept between those of 1e-5 and 1 - 1e-5."
@@ -76,6 +115,7 @@ def starting_bias(loss: nn.Module, target: Tensor, batch_size: int, most: int = 
     """The bias of a `PhraseHead` at the start: the logit of what `loss` wants on average, from the statements
     `target` [N, C] of the training windows (`most` of them); for a loss without pairs, of their mean."""
     check_positive('batch_size', batch_size, 'windows a step')
+    if isinstance(loss, SeenLoss): loss, target = loss.loss, target[:, loss.seen]
     if not isinstance(loss, PairLoss): return logit_of(target.float().mean())
     some = target[::-(-len(target)//most)]
     wanted = loss.wanted(some)

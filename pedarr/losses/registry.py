@@ -96,15 +96,21 @@ def _options(entry: LossEntry) -> dict[str, Any]:
     found = list(inspect.signature(entry.maker).parameters.values())[given:]
     return {p.name: p.default for p in found if p.name != 'logit_adjust'}
 
+# %% ../../nbs/6_losses/06_registry.ipynb #a1edca8a
+def _kind(value: Any) -> str:
+    "What sort of option a value is, in words."
+    if isinstance(value, bool): return 'True or False'
+    if isinstance(value, str): return "text, as in 'STACH AFLT'"
+    return 'a number' if isinstance(value, (int, float)) else 'no option'
+
 def _check_options(name: str, known: dict[str, Any], given: dict[str, Any]) -> None:
     "`PedarrError` for options of the loss `name` that are not `known`, or of another kind."
     for option, value in given.items():
         if option not in known:
             names = ', '.join(known) or 'none'
             raise PedarrError(f'loss {name!r} has no option {option!r}: it takes {names}')
-        switch = isinstance(known[option], bool)
-        if isinstance(value, bool) != switch or not isinstance(value, (bool, int, float)):
-            kind = 'True or False' if switch else 'a number'
+        kind = _kind(known[option])
+        if _kind(value) != kind:
             raise PedarrError(f'option {option} of loss {name!r} must be {kind}, not {value!r}')
 
 # %% ../../nbs/6_losses/06_registry.ipynb #f4668ed9
@@ -143,7 +149,7 @@ MULTI_LOSSES = {
                         'control', 'phrases')}
 
 # %% ../../nbs/6_losses/06_registry.ipynb #143743e6
-_PHRASE_OPTIONS = dict(embed=128, words=False, siglip_bias=False)
+_PHRASE_OPTIONS = dict(embed=128, words=False, siglip_bias=False, unseen='', shuffled=False)
 
 def multi_key(name: str) -> str:
     "The key in `MULTI_LOSSES` that a run's loss `name` means; `PedarrError` for a loss of another kind."
@@ -191,6 +197,8 @@ def _phrase_spec(name: str, options: dict[str, Any]) -> HeadSpec:
     given = _PHRASE_OPTIONS | options
     if not float(given['embed']).is_integer():
         raise PedarrError(f'option embed of loss {name!r} must be a whole number, not {given["embed"]}')
+    if not given['words'] and (given['unseen'] or given['shuffled']):
+        raise PedarrError(f'unseen and shuffled of loss {name!r} need descriptions: set words to true, too')
     return HeadSpec('phrases', None, int(given['embed']), given['words'])
 
 def make_head(head: HeadSpec, dim: int, n_classes: int) -> nn.Module:

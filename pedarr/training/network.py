@@ -12,7 +12,7 @@ import torch
 
 from ..core.errors import PedarrError, shown_value
 from ..data.statement_words import statement_words
-from ..losses.phrases import hash_words, starting_bias
+from ..losses.phrases import SeenLoss, phrase_words, seen_statements, starting_bias
 from ..losses.registry import (
     HeadSpec, loss_head_spec, make_head, make_losses, make_multi_loss)
 from ..model.baselines import make_model
@@ -24,7 +24,7 @@ from .config import MODALITY_SETS, TrainConfig
 
 # %% auto #0
 __all__ = ['READ_AT_MOST', 'loss_head', 'replace_head', 'build_network', 'network_options', 'build_model', 'weights_file',
-           'start_pretrained', 'class_codes', 'fold_losses', 'start_phrases']
+           'start_pretrained', 'class_codes', 'fold_losses', 'run_words', 'start_phrases']
 
 # %% ../../nbs/8_training/06_network.ipynb #b9d5d83e
 def loss_head(c: TrainConfig) -> HeadSpec:
@@ -100,14 +100,26 @@ def class_codes(store: Store, index: np.ndarray) -> np.ndarray:
     code = {c: i for i, c in enumerate(store.classes)}
     return store.segments.label.iloc[index].map(code).to_numpy(np.int64)
 
+def _seen(store: Store, c: TrainConfig) -> np.ndarray:
+    "Which statements of the store a run trains, bool [C]; `PedarrError` as `seen_statements`."
+    return seen_statements(store.classes, c.loss_options.get('unseen', ''))
+
 def fold_losses(store: Store, train: np.ndarray, dim: int, c: TrainConfig) -> tuple:
     """(classification loss, contrastive loss or None) for the class counts of the segments `train` [N] and
     embeddings of length `dim`."""
-    if is_multi(store): return make_multi_loss(c.loss, store.target[train].sum(0), **c.loss_options), None
+    if is_multi(store):
+        n, seen = store.target[train].sum(0), _seen(store, c)
+        if seen.all(): return make_multi_loss(c.loss, n, **c.loss_options), None
+        return SeenLoss(make_multi_loss(c.loss, n[seen], **c.loss_options), seen), None
     counts = np.bincount(class_codes(store, train), minlength=len(store.classes))
     return make_losses(c.loss, counts, dim, c.logit_adjust, **c.loss_options)
 
 # %% ../../nbs/8_training/06_network.ipynb #ff8e1894
+def run_words(store: Store, c: TrainConfig) -> torch.Tensor:
+    "The hashed words of a run's statements [C, HASHES]; `PedarrError` as `phrase_words`."
+    texts, shuffled = statement_words(store.classes), c.loss_options.get('shuffled', False)
+    return phrase_words(store.classes, texts, _seen(store, c), shuffled)
+
 def start_phrases(model: torch.nn.Module, loss: torch.nn.Module, store: Store, train: np.ndarray,
                   c: TrainConfig) -> None:
     """Words and first bias of the head of `model`, where `loss` asks for phrases, from the segments `train`
@@ -115,4 +127,4 @@ def start_phrases(model: torch.nn.Module, loss: torch.nn.Module, store: Store, t
     if (head := loss_head(c)).kind != 'phrases': return
     bias = starting_bias(loss, torch.from_numpy(store.target[train].astype(np.float32)), c.batch_size)
     model.head.bias.data.fill_(-10. if c.loss_options.get('siglip_bias') else bias)
-    if head.words: model.head.tower.words.copy_(hash_words(statement_words(store.classes)))
+    if head.words: model.head.tower.words.copy_(run_words(store, c))

@@ -17,7 +17,7 @@ from ..core.files import sha256
 from ..core.names import check_choice
 from ..data.channels import N_ECG
 from ..data.groupings import GROUPINGS, classes_of, get_grouping
-from ..data.statement_words import statement_words
+from ..losses.phrases import seen_statements
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.features import annotated_beats, segment_features
 from ..model.given import SUMS, given_folder, read_given
@@ -32,7 +32,7 @@ from .config import MODALITY_SETS, TrainConfig
 from .folds import rows_of
 from .loop import pick_device
 from .machine import check_disk, check_network
-from .network import build_model, loss_head, start_pretrained
+from .network import build_model, loss_head, run_words, start_pretrained
 from .runs import check_place, check_same_parameters, check_same_store
 
 # %% auto #0
@@ -237,15 +237,18 @@ def _check_task(store: Store, c: TrainConfig) -> None:
         if c.model == TREES: raise PedarrError('model trees gives one class a window: choose a network')
         if c.logit_adjust: raise PedarrError('logit_adjust is for one class a window: set it to 0')
         multi_key(c.loss)
-        if loss_head(c).words: statement_words(store.classes)
+        if loss_head(c).words: run_words(store, c)
     elif c.loss in MULTI_LOSSES:
         raise PedarrError(f'loss {c.loss!r} is for several labels at once: set task to multi')
     else: loss_terms(c.loss)
 
 # %% ../../nbs/8_training/10_prepare.ipynb #9db71abd
-def _statement_notes(store: Store, roles: np.ndarray, folds: list[int]) -> list[str]:
-    "What must be said of classes that no window has in the training, or in the test, of a fold."
+def _statement_notes(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig) -> list[str]:
+    "What must be said of classes that are not trained, or that no window has in training or test of a fold."
     notes = []
+    seen = seen_statements(store.classes, c.loss_options.get('unseen', ''))
+    if not seen.all():
+        notes.append(f'left out of training: {", ".join(np.array(store.classes)[~seen])}')
     for k in folds:
         for role, words in (('train', 'training'), ('test', 'test')):
             n = store.target[rows_of(roles, k, role)].sum(0)
@@ -267,7 +270,7 @@ def prepare_run(c: TrainConfig) -> tuple[Store, np.ndarray, list, torch.device]:
     fold, said = plan_split(store, c)
     folds, roles = folds_of(fold, c), plan_roles(store, fold, c)
     notes += dropped + said + _role_notes(store, roles, folds, c)
-    if is_multi(store): notes += _statement_notes(store, roles, folds)
+    if is_multi(store): notes += _statement_notes(store, roles, folds, c)
     notes += _check_modalities_held(store, c)
     if c.model == TREES: notes += _check_measurable(store, c)
     else: notes += _check_weights(store, roles, folds, c, device)

@@ -18,7 +18,8 @@ from torch import nn
 
 from ..core.errors import PedarrError, file_error, one_line, system_error
 from ..core.files import sha256, write_atomic
-from ..evaluation.multilabel import choose_thresholds, macro_scores, statement_scores
+from ..evaluation.multilabel import (
+    MULTI_METRICS, choose_thresholds, macro_scores, statement_scores)
 from ..model.encoders import split_mask
 from ..model.pretrained import load_pretrained
 from ..signals.batches import SegmentDataset, make_loader
@@ -151,10 +152,9 @@ def _scored(x, target, subject, rows: dict, share: float, draw: int, jobs: int) 
     "One row of the table."
     a = probe_answer(x, target, subject, rows, share, draw, jobs)
     y = np.asarray(target)[rows['test']] > 0
-    auroc, precision, f1, micro = macro_scores(statement_scores(y, a.prob, a.thresholds))[0]
+    scores = macro_scores(statement_scores(y, a.prob, a.thresholds))[0]
     said = {name: getattr(a, name) for name in ('windows', 'patients', 'unseen', 'strength')}
-    return dict(share=share, draw=draw, **said, auroc=auroc, average_precision=precision, f1=f1,
-                f1_micro=micro)
+    return dict(share=share, draw=draw, **said, **dict(zip(MULTI_METRICS, scores)))
 
 # %% ../../nbs/8_training/27_probes.ipynb #b6f11188
 def probe_table(x: np.ndarray, target: np.ndarray, subject: ArrayLike, rows: dict[str, np.ndarray],

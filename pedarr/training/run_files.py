@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_serializer
 from safetensors import SafetensorError
 from safetensors.torch import load
 
@@ -92,6 +92,10 @@ class _MultiOverall(FileContents):
     average_precision: _MacroScore
     f1: _MacroScore
     f1_micro: _MacroScore
+    jaccard: _MacroScore | None = None           # older runs lack it
+
+    @model_serializer(mode='wrap')
+    def _held(self, usual): return {name: row for name, row in usual(self).items() if row is not None}
 
 # %% ../../nbs/8_training/01_run_files.ipynb #ad2a54dc
 class _StatementRow(FileContents):
