@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import wfdb
@@ -310,7 +311,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(drawn_store, tmp_path, method,
 @pytest.mark.parametrize('options, why', [
     (dict(method='3kg', modality='iegm'), 'method 3kg is for ECGs'), (dict(run=''), 'parameter run is empty'),
     (dict(crop=.1), 'set crop to'), (dict(method='cmsc', crop=4.), 'leave crop at 0'),
-    (dict(method='physioclr', crop=6.), 'leave crop at 0'), (dict(folds='one'), 'as in 1-8'), (dict(folds='7'), '0 windows are left'),
+    (dict(method='physioclr', crop=6.), 'leave crop at 0'),
+    (dict(folds='one'), 'as in 1-8'), (dict(folds='7'), '0 windows are left'),
     (dict(left_out='nowhere.csv'), 'nowhere.csv'), (dict(encoder='unet'), 'unknown encoder')])
 def test_impossible_pretrainings_are_refused(drawn_store, tmp_path, options, why):
     places = dict(store=str(drawn_store.path), run=str(tmp_path/'r'))
@@ -402,3 +404,68 @@ def test_intervals_on_real_ecgs_at_100_hz():
             errors.append(near.qrs - (at[i + 1] - at[i - 1]))
     assert len(files) == 12 and len(errors) > 90
     assert abs(np.median(errors)) < .02 and np.std(errors) < .04
+
+
+# ---- shuffled rhythms
+
+@pytest.fixture(scope='module')
+def drawn_rhythms(tmp_path_factory):
+    """Drawn windows of 10 s, two of each of 50 patients, official folds 1 to 10: a bigeminy, its intervals in
+    any order, a regular rhythm."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp('rhythms')
+    cycles = {'BIGU': lambda: np.tile([.5, 1.], 8), 'AFIB': lambda: rng.permutation(np.tile([.5, 1.], 8)),
+              'SR': lambda: np.full(16, rng.uniform(.6, .9))}
+    said = [list(cycles)[i//2 % 3] for i in range(100)]
+    starts = [.4 + np.cumsum(cycles[name]()) for name in said]
+    x = np.stack([drawn_study(s[s < 9.6], pr=.12, seconds=10., fs=100, noise=.01, seed=i)[:12]
+                  for i, s in enumerate(starts)])
+    return store_from_arrays(folder/'store', x, 100., ECG_LEADS, ['']*100, [f's{i//2}' for i in range(100)],
+                             folds=[1 + i//2 % 10 for i in range(100)], statements=[[name] for name in said],
+                             simulated=True)
+
+
+@pytest.mark.long
+def test_a_bigeminy_does_not_survive_its_shuffling(drawn_rhythms, tmp_path):
+    import papermill
+    source = find_notebook('pretrain').with_name('shuffled.ipynb')
+    run = lambda **given: papermill.execute_notebook(
+        str(source), str(tmp_path/'done.ipynb'), dict(
+            store=str(drawn_rhythms.path), out=str(tmp_path), rhythms='BIGU,AFIB', draws=2, trees=20,
+            resamples=100) | given, progress_bar=False, kernel_name='python3')
+    run()
+    table = pd.read_csv(tmp_path/'shuffled.csv').query('metric == "auroc"').set_index(['rhythm', 'view'])
+    was, cuts = 'as it is', ['cut between T and P', 'cut at R']
+    assert (table.kept[:, was] == 1).all() and (table.value[:, was] > .95).all()
+    for cut in cuts:
+        assert table.kept['BIGU', cut] < .7 < table.kept['AFIB', cut]
+        assert table.value['BIGU', cut] < table.value['BIGU', was]
+    paired = pd.read_csv(tmp_path/'shuffled-differences.csv')
+    assert set(paired.view) == set(cuts) and (tmp_path/'shuffled.png').exists()
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown rhythm 'TRIGU'"):
+        run(rhythms='TRIGU')
+
+
+@pytest.mark.long
+def test_pretrainings_beside_each_other(tmp_path):
+    "Pretrained, probed and drawn; a second call with fine-tuning alone starts from the chosen encoders."
+    import papermill
+    rng, said = np.random.default_rng(0), ['NORM', 'IMI', 'LVH', 'CLBBB', 'NDT']
+    x = np.stack([drawn_study(np.arange(.4, 9.6, rng.uniform(.5, 1.)), pr=.12, seconds=10., fs=100, noise=.02,
+                              qrs=.06 + .02*(i % 5), seed=i)[:12] for i in range(100)])
+    store = store_from_arrays(tmp_path/'store', x, 100., ECG_LEADS, ['']*100, [f's{i//2}' for i in range(100)],
+                              folds=[1 + i//2 % 10 for i in range(100)],
+                              statements=[[said[i % 5]] for i in range(100)], simulated=True)
+    out = tmp_path/'out'
+    given = dict(store=str(store.path), out=str(out), methods='simclr,beatssl', epochs=2, keep_every=1,
+                 common=dict(dim=16, proj_dim=8, batch_size=16, clusters=3), tasks='super', shares='0.5,1',
+                 draws=2, tuned={'1': 1}, resamples=50)
+    run = lambda steps: papermill.execute_notebook(
+        str(find_notebook('pretrain').with_name('pretrainings.ipynb')), str(tmp_path/'done.ipynb'),
+        given | dict(steps=steps), progress_bar=False, kernel_name='python3')
+    run('pretrain,probe')
+    t = pd.read_csv(out/'probes.csv')
+    assert set(t.encoder) == {'random encoder', 'SimCLR', 'Beat-SSL, rhythms and beats'}
+    assert set(t.share) == {.5, 1.} and (out/'embeddings.png').exists()
+    run('finetune')
+    assert set(pd.read_csv(out/'finetuned.csv').system) == {
+        'xresnet1d', 'from scratch', 'SimCLR', 'Beat-SSL, rhythms and beats'}

@@ -160,6 +160,7 @@ def _one_window(ecg: np.ndarray, mask: np.ndarray, fs: float) -> tuple:
     return (t[list(BEAT_FEATURES)].to_numpy(np.float32), at(t.beat.to_numpy()), at(cuts),
             summarise_beats(t, n/fs).astype(np.float32))
 
+# %% ../../nbs/4_signals/17_physiology.ipynb #a9b483bc
 _MANY = 500         # windows, from which on more than one process is worth its start
 
 def measure_physiology(store: Store, jobs: int = 0, progress: bool = False) -> Physiology:

@@ -57,6 +57,7 @@ def _epochs_of(file: Path, planned: int) -> int:
     raise PedarrError(f'{file}: is no encoder that a pretraining keeps: give {ENCODER_FILE}, or '
                       'encoder-EPOCH.safetensors')
 
+# %% ../../nbs/9_use/17_encoder_folder.ipynb #6c5d42dd
 def encoder_facts(run: Path | str, name: str = '', weights: str = ENCODER_FILE) -> EncoderFacts:
     """What is to be known of the encoder in the file `weights` of a finished pretraining; `name` '': that of
     the run's folder. `PedarrError` for a run that is not finished, or damaged."""
