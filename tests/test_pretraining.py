@@ -451,14 +451,15 @@ def test_pretrainings_beside_each_other(tmp_path):
     import papermill
     rng, said = np.random.default_rng(0), ['NORM', 'IMI', 'LVH', 'CLBBB', 'NDT']
     x = np.stack([drawn_study(np.arange(.4, 9.6, rng.uniform(.5, 1.)), pr=.12, seconds=10., fs=100, noise=.02,
-                              qrs=.06 + .02*(i % 5), seed=i)[:12] for i in range(100)])
-    store = store_from_arrays(tmp_path/'store', x, 100., ECG_LEADS, ['']*100, [f's{i//2}' for i in range(100)],
+                              qrs=.06 + .02*((i//2 + i//20) % 5), seed=i)[:12] for i in range(100)])
+    store = store_from_arrays(tmp_path/'store', x, 100., ECG_LEADS, ['']*100,
+                              [f's{i//2}' for i in range(100)],
                               folds=[1 + i//2 % 10 for i in range(100)],
-                              statements=[[said[i % 5]] for i in range(100)], simulated=True)
+                              statements=[[said[(i//2 + i//20) % 5]] for i in range(100)], simulated=True)
     out = tmp_path/'out'
     given = dict(store=str(store.path), out=str(out), methods='simclr,beatssl', epochs=2, keep_every=1,
                  common=dict(dim=16, proj_dim=8, batch_size=16, clusters=3), tasks='super', shares='0.5,1',
-                 draws=2, tuned={'1': 1}, resamples=50)
+                 draws=2, tuned={'1': 1}, resamples=100)
     run = lambda steps: papermill.execute_notebook(
         str(find_notebook('pretrain').with_name('pretrainings.ipynb')), str(tmp_path/'done.ipynb'),
         given | dict(steps=steps), progress_bar=False, kernel_name='python3')
