@@ -28,14 +28,14 @@ from pedarr.model.pretrained import load_pretrained, save_pretrained
 from pedarr.signals import physiology
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.physiology import measure_beats, physiology_file, physiology_of, reduce_features
-from pedarr.signals.shuffled_beats import shuffled_index
+from pedarr.signals.shuffled_beats import cut_points, shuffled_index
 from pedarr.signals.vectorcardiogram import turn_ecg, turned_view
 from pedarr.training import pretrain, pretrain_objectives, probes
 from pedarr.training.config import make_config
 from pedarr.training.network import build_model
 from pedarr.training.pretrain import read_pretraining, run_pretraining, what_is_known, windows_to_learn
 from pedarr.training.pretrain_config import PRETRAININGS, PretrainConfig
-from pedarr.training.probes import cached_features, linear_probe
+from pedarr.training.probes import cached_features, linear_probe, probe_answer
 from pedarr.training.run_list import run_row
 from pedarr.use.command import pedarr_command
 from pedarr.use.notebook import find_notebook
@@ -142,6 +142,17 @@ def test_shuffling_loses_no_sample_and_cuts_nowhere_else(cuts, seed):
     assert set(index[joins] + 1) <= set(cuts) and set(index[joins + 1]) <= set(cuts)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.floats(.3, 2.), st.floats(.2, .95), st.floats(.2, .95), st.booleans(), st.booleans())
+def test_no_cut_parts_a_wave_that_was_seen(rr, t_share, p_share, has_t, has_p):
+    "A cut lies between the beats: after a T wave's end, before a P wave; in their overlap, if they have one."
+    t_end, p_on = t_share*rr if has_t else np.nan, p_share*rr if has_p else np.nan
+    cut, = cut_points([0, rr], [t_end, np.nan], [np.nan, p_on])
+    assert 0 <= cut <= rr
+    if t_end > p_on: assert cut == pytest.approx((t_end + p_on)/2)
+    else: assert not cut < t_end - 1e-9 and not cut > p_on + 1e-9
+
+
 # ---- features
 
 def test_a_window_of_every_kind_has_an_answer():
@@ -160,6 +171,24 @@ def test_constant_and_unseen_features_take_no_place():
     np.testing.assert_allclose(abs(a), abs(b), atol=1e-4)
     with pytest.raises(PedarrError, match='objective without features'):
         reduce_features(wide[:, 5:], np.arange(30))
+
+
+def test_one_process_or_two_measure_the_same(drawn_store, monkeypatch):
+    one, two = (physiology.measure_physiology(drawn_store, jobs) for jobs in (1, 2))
+    monkeypatch.setattr(physiology, '_MANY', 2)                   # as many as there are cores
+    for found in (two, physiology.measure_physiology(drawn_store)):
+        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, found))
+
+
+def test_what_was_measured_by_earlier_rules_is_measured_again(drawn_store, monkeypatch):
+    physiology_of(drawn_store)
+    assert physiology._read(physiology_file(drawn_store), drawn_store) is not None
+    monkeypatch.setattr(physiology, '_RULES', physiology._RULES + 1)
+    assert physiology._read(physiology_file(drawn_store), drawn_store) is None
+    physiology_of(drawn_store)
+    assert physiology._read(physiology_file(drawn_store), drawn_store) is not None
+    monkeypatch.undo()
+    physiology_of(drawn_store)
 
 
 # ---- runs
@@ -262,7 +291,7 @@ def test_what_is_known_comes_from_the_windows_that_are_learnt(drawn_store, tmp_p
     assert [x.tolist() for x in at_r.cuts] == peaks and all_.cuts[0].tolist() != peaks[0]
 
 
-@pytest.mark.parametrize('method', ['simclr', 'physioclr'])
+@pytest.mark.parametrize('method', PRETRAININGS)
 def test_a_killed_run_goes_on_to_the_same_weights(drawn_store, tmp_path, method, monkeypatch):
     whole = run_pretraining(config(drawn_store, tmp_path/'whole', method=method, epochs=3), progress=False)
     c = config(drawn_store, tmp_path/'cut', method=method, epochs=3)
@@ -281,7 +310,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(drawn_store, tmp_path, method,
 
 @pytest.mark.parametrize('options, why', [
     (dict(method='3kg', modality='iegm'), 'method 3kg is for ECGs'), (dict(run=''), 'parameter run is empty'),
-    (dict(crop=.1), 'set crop to'), (dict(folds='one'), 'as in 1-8'), (dict(folds='7'), '0 windows are left'),
+    (dict(crop=.1), 'set crop to'), (dict(method='cmsc', crop=4.), 'leave crop at 0'),
+    (dict(method='physioclr', crop=6.), 'leave crop at 0'),
+    (dict(folds='one'), 'as in 1-8'), (dict(folds='7'), '0 windows are left'),
     (dict(left_out='nowhere.csv'), 'nowhere.csv'), (dict(encoder='unet'), 'unknown encoder')])
 def test_impossible_pretrainings_are_refused(drawn_store, tmp_path, options, why):
     places = dict(store=str(drawn_store.path), run=str(tmp_path/'r'))
@@ -327,6 +358,20 @@ def test_features_are_those_of_the_encoder_and_kept(drawn_store, tmp_path):
         cached_features(run, drawn_store)
     with pytest.raises(PedarrError, match='none of 2 labelled windows'):
         linear_probe(np.full((4, 3), np.nan), np.eye(4), np.arange(2), np.arange(4))
+
+
+def test_a_probe_asks_the_test_for_nothing():
+    "Other labels and other features of the test windows change neither what is learnt nor what is chosen."
+    rng, who = np.random.default_rng(0), [f'p{i//2}' for i in range(300)]
+    x, y = rng.normal(size=(300, 5)), rng.random((300, 3)) < .3
+    rows = dict(train=np.arange(180), validation=np.arange(180, 240), test=np.arange(240, 300))
+    for share in (.3, 1.):
+        a = probe_answer(x, y, who, rows, share)
+        other_y, other_x = y.copy(), x.copy()
+        other_y[240:], other_x[241:] = ~y[240:], 1e3*x[241:]
+        b, c = probe_answer(x, other_y, who, rows, share), probe_answer(other_x, other_y, who, rows, share)
+        assert np.array_equal(a.prob, b.prob) and np.array_equal(a.prob[0], c.prob[0])
+        for k in (b, c): assert a.strength == k.strength and np.array_equal(a.thresholds, k.thresholds)
 
 
 @pytest.mark.parametrize('module, read, name', [
@@ -379,3 +424,69 @@ def test_electrograms_are_pretrained_probed_and_trained_from_scratch(tmp_path):
     assert ('from scratch', 1.) in rows
     left = [set(pd.read_csv(tmp_path/'out'/f'left-out-{k}.csv').subject) for k in range(2)]
     assert not left[0] & left[1] and len(left[0] | left[1]) == 12
+
+
+# ---- shuffled rhythms
+
+@pytest.fixture(scope='module')
+def drawn_rhythms(tmp_path_factory):
+    """Drawn windows of 10 s, two of each of 50 patients, official folds 1 to 10: a bigeminy, its intervals in
+    any order, a regular rhythm."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp('rhythms')
+    cycles = {'BIGU': lambda: np.tile([.5, 1.], 8), 'AFIB': lambda: rng.permutation(np.tile([.5, 1.], 8)),
+              'SR': lambda: np.full(16, rng.uniform(.6, .9))}
+    said = [list(cycles)[i//2 % 3] for i in range(100)]
+    starts = [.4 + np.cumsum(cycles[name]()) for name in said]
+    x = np.stack([drawn_study(s[s < 9.6], pr=.12, seconds=10., fs=100, noise=.01, seed=i)[:12]
+                  for i, s in enumerate(starts)])
+    return store_from_arrays(folder/'store', x, 100., ECG_LEADS, ['']*100, [f's{i//2}' for i in range(100)],
+                             folds=[1 + i//2 % 10 for i in range(100)], statements=[[name] for name in said],
+                             simulated=True)
+
+
+@pytest.mark.long
+def test_a_bigeminy_does_not_survive_its_shuffling(drawn_rhythms, tmp_path):
+    import papermill
+    source = find_notebook('pretrain').with_name('shuffled.ipynb')
+    run = lambda **given: papermill.execute_notebook(
+        str(source), str(tmp_path/'done.ipynb'), dict(
+            store=str(drawn_rhythms.path), out=str(tmp_path), rhythms='BIGU,AFIB', draws=2, trees=20,
+            resamples=100) | given, progress_bar=False, kernel_name='python3')
+    run()
+    table = pd.read_csv(tmp_path/'shuffled.csv').query('metric == "auroc"').set_index(['rhythm', 'view'])
+    was, cuts = 'as it is', ['cut between T and P', 'cut at R']
+    assert (table.kept[:, was] == 1).all() and (table.value[:, was] > .95).all()
+    for cut in cuts:
+        assert table.kept['BIGU', cut] < .7 < table.kept['AFIB', cut]
+        assert table.value['BIGU', cut] < table.value['BIGU', was]
+    paired = pd.read_csv(tmp_path/'shuffled-differences.csv')
+    assert set(paired.view) == set(cuts) and (tmp_path/'shuffled.png').exists()
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown rhythm 'TRIGU'"):
+        run(rhythms='TRIGU')
+
+
+@pytest.mark.long
+def test_pretrainings_beside_each_other(tmp_path):
+    "Pretrained, probed and drawn; a second call with fine-tuning alone starts from the chosen encoders."
+    import papermill
+    rng, said = np.random.default_rng(0), ['NORM', 'IMI', 'LVH', 'CLBBB', 'NDT']
+    x = np.stack([drawn_study(np.arange(.4, 9.6, rng.uniform(.5, 1.)), pr=.12, seconds=10., fs=100, noise=.02,
+                              qrs=.06 + .02*((i//2 + i//20) % 5), seed=i)[:12] for i in range(100)])
+    store = store_from_arrays(tmp_path/'store', x, 100., ECG_LEADS, ['']*100,
+                              [f's{i//2}' for i in range(100)],
+                              folds=[1 + i//2 % 10 for i in range(100)],
+                              statements=[[said[(i//2 + i//20) % 5]] for i in range(100)], simulated=True)
+    out = tmp_path/'out'
+    given = dict(store=str(store.path), out=str(out), methods='simclr,beatssl', epochs=2, keep_every=1,
+                 common=dict(dim=16, proj_dim=8, batch_size=16, clusters=3), tasks='super', shares='0.5,1',
+                 draws=2, tuned={'1': 1}, resamples=100)
+    run = lambda steps: papermill.execute_notebook(
+        str(find_notebook('pretrain').with_name('pretrainings.ipynb')), str(tmp_path/'done.ipynb'),
+        given | dict(steps=steps), progress_bar=False, kernel_name='python3')
+    run('pretrain,probe')
+    t = pd.read_csv(out/'probes.csv')
+    assert set(t.encoder) == {'random encoder', 'SimCLR', 'Beat-SSL, rhythms and beats'}
+    assert set(t.share) == {.5, 1.} and (out/'embeddings.png').exists()
+    run('finetune')
+    assert set(pd.read_csv(out/'finetuned.csv').system) == {
+        'xresnet1d', 'from scratch', 'SimCLR', 'Beat-SSL, rhythms and beats'}

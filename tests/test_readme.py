@@ -82,7 +82,8 @@ def test_contributing_names_what_exists():
 
 RESULTS = sorted((ROOT/'nbs'/'results').glob('*.ipynb'))
 # pages whose tables are of later networks
-TODAY = 'finetune', 'rare_rhythms', 'segmentation', 'statements', 'which_choices'
+TODAY = ('finetune', 'rare_rhythms', 'segmentation', 'statements', 'what_shuffling_does',
+         'which_choices')
 
 
 def cells(path, kind):

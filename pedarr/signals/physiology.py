@@ -56,10 +56,10 @@ def _heights(x: np.ndarray, fs: float, on: float, off: float, p_on: float, t_end
 def _all_heights(x: np.ndarray, fs: float, has: np.ndarray, t: pd.DataFrame) -> np.ndarray:
     "The heights [N, 16] of the beats `t` in the leads that `has` bool [12] says are there."
     out = np.full((len(t), len(_LOOKS), 4), np.nan)
+    marks = t[['qrs_on', 'qrs_off', 'p_on', 't_end']].to_numpy()
     for k, row in enumerate(_LOOKS.values()):
         if not has[row]: continue
-        for i, b in enumerate(t.itertuples()):
-            out[i, k] = _heights(x[row], fs, b.qrs_on, b.qrs_off, b.p_on, b.t_end)
+        for i, beat in enumerate(marks): out[i, k] = _heights(x[row], fs, *beat)
     return out.reshape(len(t), len(_HEIGHTS))
 
 # %% ../../nbs/4_signals/17_physiology.ipynb #5880ec47
@@ -160,9 +160,13 @@ def _one_window(ecg: np.ndarray, mask: np.ndarray, fs: float) -> tuple:
     return (t[list(BEAT_FEATURES)].to_numpy(np.float32), at(t.beat.to_numpy()), at(cuts),
             summarise_beats(t, n/fs).astype(np.float32))
 
-def measure_physiology(store: Store, jobs: int = 1, progress: bool = False) -> Physiology:
-    "Measure all windows of `store`, some hundredths of a second each, in `jobs` processes."
+# %% ../../nbs/4_signals/17_physiology.ipynb #a9b483bc
+_MANY = 500         # windows, from which on more than one process is worth its start
+
+def measure_physiology(store: Store, jobs: int = 0, progress: bool = False) -> Physiology:
+    "Measure all windows of `store`, some hundredths of a second each, in `jobs` processes; 0: one a core."
     rows = range(len(store.segments))
+    jobs = jobs or (joblib.cpu_count() if len(rows) >= _MANY else 1)
     windows = ((take_signals(store, [i])[0][0], np.array(store.mask[i, :N_ECG]), store.fs) for i in rows)
     made = joblib.Parallel(jobs, return_as='generator')(joblib.delayed(_one_window)(*w) for w in windows)
     bar = tqdm(made, total=len(rows), disable=not progress, desc='measuring', unit='window', mininterval=1.)
@@ -176,25 +180,29 @@ def physiology_file(store: Store) -> Path:
     "Where the measurements of `store` are kept: beside it."
     return store.path.with_name(f'{store.path.name}.physiology.npz')
 
+_RULES = 2          # 2: cuts where T was not seen, or P begins on it
+
 def _save(found: Physiology, store: Store) -> None:
     "Write `found` beside `store`."
-    said = dict(seal=np.array(store.seal), features=np.array([*BEAT_FEATURES, *WINDOW_FEATURES]))
+    said = dict(seal=np.array(store.seal), rules=np.array(_RULES),
+                features=np.array([*BEAT_FEATURES, *WINDOW_FEATURES]))
     def write(part):
         with open(part, 'wb') as f: np.savez_compressed(f, **said, **found._asdict())
     write_atomic(physiology_file(store), write)
 
 # %% ../../nbs/4_signals/17_physiology.ipynb #1fb30944
 def _read(file: Path, store: Store) -> Physiology | None:
-    "The measurements in `file`, None where they are of another store or other features; `PedarrError`."
+    "The measurements in `file`, None where they are of another store, features or rules; `PedarrError`."
     try:
         with np.load(file, allow_pickle=False) as x:
             own = str(x['seal']) == store.seal and [*x['features']] == [*BEAT_FEATURES, *WINDOW_FEATURES]
+            own = own and 'rules' in x and int(x['rules']) == _RULES
             return Physiology(*(x[name] for name in Physiology._fields)) if own else None
     except OSError as e: raise system_error(e, file, 'cannot be read') from e
     except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as e:
         raise PedarrError(f'{file}: damaged ({one_line(e)[:80]}): delete it, it is measured again') from e
 
-def physiology_of(store: Store, jobs: int = 1, progress: bool = False) -> Physiology:
+def physiology_of(store: Store, jobs: int = 0, progress: bool = False) -> Physiology:
     "What was measured in `store`: read where it was kept, otherwise measured and kept."
     file = physiology_file(store)
     if file.exists() and (found := _read(file, store)) is not None: return found

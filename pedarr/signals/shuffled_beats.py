@@ -27,8 +27,8 @@ def cut_points(beat: np.ndarray, t_end: np.ndarray, p_on: np.ndarray, at_r: bool
     before, after = beat[:-1], beat[1:]
     low, high = t_end[:-1], p_on[1:]
     usual = before + _OF_THE_CYCLE*(after - before)
-    cut = np.where(high > low, (low + high)/2, np.fmax(usual, low))        # NaN > NaN is False
-    return np.clip(cut, before, after)
+    one = np.fmax(np.fmin(usual, high), low)                      # of which one at most was seen
+    return np.clip(np.where(np.isfinite(low + high), (low + high)/2, one), before, after)
 
 # %% ../../nbs/4_signals/16_shuffled_beats.ipynb #ccea38cc
 def shuffled_index(length: int, cuts: Sequence[int] | np.ndarray, rng: np.random.Generator) -> np.ndarray:

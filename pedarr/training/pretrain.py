@@ -113,10 +113,15 @@ def check_same_pretraining(run: Path, c: PretrainConfig) -> None:
     raise PedarrError(f'{run}: holds a run with {said}: choose another run folder, or give its parameters')
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #4e7eed27
+_OF_HALVES = ('cmsc', 'physioclr')
+
 def _check_view(store: Store, c: PretrainConfig) -> None:
-    "`PedarrError` for views that are too short for the encoder."
+    "`PedarrError` for views that are too short for the encoder, and for halves that overlap."
     samples, least = store.ecg.shape[-1], Pretrainer(c, store.fs).net.views.shortest
     view = min(round(c.crop*store.fs), samples) if c.crop else samples//2
+    if c.method in _OF_HALVES and 2*view > samples:
+        raise PedarrError(f'{store.path}: method {c.method} compares the halves of a window, and views of '
+                          f'{view/store.fs:.3g} s overlap in {samples/store.fs:.3g} s: leave crop at 0')
     if view >= least: return
     raise PedarrError(f'{store.path}: a view of {view/store.fs:.2g} s is too short for encoder {c.encoder}: '
                       f'set crop to {least/store.fs:.2g} or more, or use longer windows')

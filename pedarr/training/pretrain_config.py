@@ -105,7 +105,7 @@ class _Machine(Parameters):
     seed: Seed = Field(0, description='of weights, batches and views')
     device: str = Field('auto', description='auto, cpu, cuda, ...')
     workers: int = Field(0, ge=0, le=1024, description='processes that prepare batches')
-    jobs: int = Field(1, ge=1, le=256, description='processes that measure features')
+    jobs: int = Field(0, ge=0, le=256, description='processes that measure features; 0: one a core')
     keep_every: int = Field(0, ge=0, description='epochs between encoders that are kept; 0: the last alone')
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #57427f97

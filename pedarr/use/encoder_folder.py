@@ -5,6 +5,7 @@
 # %% ../../nbs/9_use/17_encoder_folder.ipynb #81452722
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pydantic import Field
@@ -43,16 +44,26 @@ class EncoderFacts(_MadeBy):
     folds: str
     windows: int
     subjects: int
-    epochs: int
+    epochs: int = Field(description='until the encoder was kept')
+    planned: int = Field(description='epochs of the whole pretraining, at whose end the rate is 0')
     seed: int
 
 # %% ../../nbs/9_use/17_encoder_folder.ipynb #c72e4fb8
+def _epochs_of(file: Path, planned: int) -> int:
+    "After how many of the `planned` epochs the encoder in `file` was kept; `PedarrError` for another file."
+    if file.name == ENCODER_FILE: return planned
+    if found := re.fullmatch(r'encoder-([0-9]{1,6})\.safetensors', file.name): return int(found[1])
+    raise PedarrError(f'{file}: is no encoder that a pretraining keeps: give {ENCODER_FILE}, or '
+                      'encoder-EPOCH.safetensors')
+
+# %% ../../nbs/9_use/17_encoder_folder.ipynb #6c5d42dd
 def encoder_facts(run: Path | str, name: str = '', weights: str = ENCODER_FILE) -> EncoderFacts:
     """What is to be known of the encoder in the file `weights` of a finished pretraining; `name` '': that of
     the run's folder. `PedarrError` for a run that is not finished, or damaged."""
     run = Path(run)
     said, history = read_pretraining(run)
     c = PretrainConfig(**read_entries(run/'params.json'))
+    epochs = _epochs_of(run/weights, len(history))
     tensors, cards = read_pretrained(run/weights)
     card, env = cards[said.modality], read_json(run/'environment.json', _MadeBy)
     return EncoderFacts(
@@ -60,7 +71,8 @@ def encoder_facts(run: Path | str, name: str = '', weights: str = ENCODER_FILE) 
         modality=said.modality, dim=len(tensors[f'{said.modality}.out.weight']),
         weights=sum(t.numel() for t in tensors.values()), rate=card.rate, normalise=card.normalise,
         database=env.database, simulated=said.simulated, folds=c.folds, windows=said.windows,
-        subjects=said.subjects, epochs=len(history), seed=c.seed, pedarr=env.pedarr, commit=env.commit)
+        subjects=said.subjects, epochs=epochs, planned=len(history), seed=c.seed, pedarr=env.pedarr,
+        commit=env.commit)
 
 # %% ../../nbs/9_use/17_encoder_folder.ipynb #7a70ab68
 _CHANNELS = {'ecg': 'surface ECG', 'iegm': 'intracardiac electrograms'}
@@ -76,7 +88,7 @@ research only: it is no medical device.
 ## Pretraining
 
 {windows} windows of {subjects} patients{folds}, no label of them. Method `{method}`: {words};
-{epochs} epochs, seed {seed}. Encoder `{encoder}`, width {dim}, {weights} weights.
+{epochs} epochs{planned}, seed {seed}. Encoder `{encoder}`, width {dim}, {weights} weights.
 """
 
 # %% ../../nbs/9_use/17_encoder_folder.ipynb #924203b5
@@ -106,6 +118,7 @@ def encoder_card(facts: EncoderFacts, scores: str = '') -> str:
     said = facts.model_dump()
     said |= dict(channels=_CHANNELS[facts.modality], words=PRETRAININGS[facts.method],
                  data='\n'.join(data_lines(facts.database, facts.simulated)),
+                 planned=f' of {facts.planned}' if facts.planned != facts.epochs else '',
                  folds=f' (official folds {facts.folds})' if facts.folds else '',
                  scores=scores or 'It was not tested.',
                  commit=f', commit {facts.commit}' if facts.commit else '')
