@@ -204,6 +204,7 @@ def test_a_real_export_of_bard_is_nodal_reentry(tmp_path):
     assert set(study.windows.rhythm) == {'AVNRT'}
     assert abs(ms.rr - 375) <= 2 and abs(ms.aa - 375) <= 3 and abs(ms.hv - 40) <= 2 and abs(ms.va - 17) <= 5
     assert set(study.beats.earliest) == {'CS90'}
+    assert study.beats.stimulus.isna().all()            # sharp electrograms in three catheters, and no pacing
     assert page.stat().st_size > 20_000
 
 
@@ -211,6 +212,8 @@ def test_a_real_export_of_cardiolab_is_ventricular_pacing(tmp_path):
     study, ms, _ = real_export('prucka.txt', tmp_path)
     assert set(study.windows.rhythm) == {'/V'}
     assert abs(ms.rr - 499) <= 2 and abs(ms.qrs - 131) <= 4
+    stimuli = study.beats.stimulus.dropna().to_numpy()
+    assert len(stimuli) >= 6 and (abs(np.diff(stimuli[:6]) - .4995) < .003).all()
     table = pd.read_csv(tmp_path/'out'/'beats.csv', dtype=str)
     assert (table.va_ms == 'not seen').all() and (table.pr_ms == 'not seen').mean() > .8
 
