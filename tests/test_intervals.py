@@ -199,7 +199,7 @@ def test_real_fibrillation_has_few_stimuli():
         for start in range(0, record.sig_len, 10_000):
             part = record.standard(start, min(record.sig_len, start + 10_000))
             if part.shape[1] > 3000: found, seconds = found + len(waves_.find_stimuli(part, 1000)), seconds + 10
-    assert seconds > 100 and found <= .1*seconds         # 0.04/s; 2.8/s when electrograms were their own witnesses
+    assert seconds > 100 and found <= .1*seconds         # .02/s; 1.8/s when electrograms were their own witnesses
 
 
 def test_association_is_uniform_without_association():
