@@ -255,6 +255,17 @@ def test_a_gap_across_two_windows_is_no_pause(tmp_path):
     assert said in (tmp_path/'out'/'study.html').read_text()
 
 
+def test_flat_surface_leads_have_no_qrs_although_a_catheter_beats(tmp_path):
+    v = np.arange(.5, 19.3, .7)
+    x = drawn_study(v, v - .07, pr=.12, seconds=20)
+    x[:12, :11_500] = 0.
+    study = measure_record(open_record(write(tmp_path, x)))
+    assert list(study.windows.rhythm) == ['?', 'N'] and 'flat' in study.windows.reason[0]
+    assert study.beats.qrs_on.min() > 11.3 and len(study.beats) == (v > 11.4).sum()
+    x[:12] = 0.
+    assert not len(measure_record(open_record(write(tmp_path, x, name='flat'))).beats)
+
+
 def test_a_gap_of_the_catheters_hides_only_their_intervals(tmp_path):
     v = np.arange(.5, 9.3, .7)
     x = drawn_study(v, v - .12, his=.04, seconds=10)
