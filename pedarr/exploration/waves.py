@@ -122,10 +122,7 @@ def find_stimuli(signal: np.ndarray, fs: float, height: float = 6., alone: float
     inner = (np.flatnonzero(has) >= N_ECG)[:, None]
     spikes = _spikes(x, fs, height, share)
     votes = spikes.narrow.sum(0)
-    lone = spikes.narrow & inner & (spikes.tall > alone ** 2)
-    few = lone.any(1)
-    steep = maximum_filter1d(butterworth_band(x[few], fs, 40.) ** 2, _odd(.015, fs))
-    lone[few] &= spikes.tall[few] > sharp ** 2 * steep
+    lone = _lone_spikes(x, fs, spikes, inner, alone, sharp)
     at, _ = find_peaks(votes + 3 * lone.any(0), height=3, distance=_odd(.05, fs))
     at = _tallest_near(at, (spikes.sharp ** 2 / spikes.noise).sum(0), _odd(.006, fs) // 2)
     alone_at = votes[at] < 3
@@ -133,13 +130,21 @@ def find_stimuli(signal: np.ndarray, fs: float, height: float = 6., alone: float
     return at if believed else at[~alone_at]
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #5b60e7c2
+def _lone_spikes(x, fs, spikes, inner, alone, sharp):
+    "Where one of the `inner` channels of `x` [C, T] has a spike tall enough to need no others: bool [C, T]."
+    lone = spikes.narrow & inner & (spikes.tall > alone ** 2)
+    few = lone.any(1)
+    steep = maximum_filter1d(butterworth_band(x[few], fs, 40.) ** 2, _odd(.015, fs))
+    lone[few] &= spikes.tall[few] > sharp ** 2 * steep
+    return lone
+
 def _tallest_near(at, height, reach):
     "Each of the samples `at`, moved to the largest `height` [T] within `reach` samples."
     starts = np.maximum(at - reach, 0)
     return np.array([a + int(np.argmax(height[a:p + reach + 1])) for a, p in zip(starts, at)], int)
 
 def _seen_on_average(spikes, at, skin):
-    "Do three channels show something in the mean over the samples `at`, one of the `skin` [C] if there are any?"
+    "Do three channels show something in the mean over the samples `at`, one of them of the `skin` [C], if any?"
     mean = spikes.sharp[:, at].mean(1)
     seen = abs(mean) > 5 * np.sqrt(spikes.noise[:, 0] / len(at))
     return seen.sum() >= 3 and (seen[skin].any() or not skin.any())
