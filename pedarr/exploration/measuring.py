@@ -85,7 +85,7 @@ def measure_window(record: Record, span: tuple[int, int], margin: float = 1.) ->
     inside = lambda t: (t >= start/fs) & (t < stop/fs)
     own = beats[inside(beats.qrs_on) & _on_the_skin(signal, (beats.beat*fs).astype(int), int(.1*fs))]
     rhythm, reason = decide_rhythm(reading.numbers, own[['va', 'aa']].median())
-    if not signal_mask(signal[:N_ECG]).any(): rhythm, reason = '?', 'every surface lead is flat: no QRS complex'
+    if not signal_mask(signal[:N_ECG]).any(): rhythm, reason = '?', 'every surface lead is flat: no QRS'
     gaps = _gaps(signal[:, start - a:stop - a], fs, start)
     lost = np.diff(gaps).sum()
     if lost > MOST_MISSING*(stop - start)/fs: rhythm, reason = '?', f'{lost:.1f} s of the signal are missing'

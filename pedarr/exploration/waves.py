@@ -144,7 +144,7 @@ def _tallest_near(at, height, reach):
     return np.array([a + int(np.argmax(height[a:p + reach + 1])) for a, p in zip(starts, at)], int)
 
 def _seen_on_average(spikes, at, skin):
-    "Do three channels show something in the mean over the samples `at`, one of them of the `skin` [C], if any?"
+    "Do three channels show something in the mean over the samples `at`, one of the `skin` [C], if any?"
     mean = spikes.sharp[:, at].mean(1)
     seen = abs(mean) > 5 * np.sqrt(spikes.noise[:, 0] / len(at))
     return seen.sum() >= 3 and (seen[skin].any() or not skin.any())
