@@ -16,6 +16,7 @@ from pedarr.exploration.rhythm_rules import (ASKED_FIRST, ATRIA_AHEAD, DISSOCIAT
                                             WIDE_ONE_TO_ONE, read_rhythm)
 from pedarr.exploration.waves import drawn_study as study
 from pedarr.data.channels import CHANNELS
+from pedarr.data.known_databases import get_database
 from pedarr.data.records import open_record
 from pedarr.data.rhythms import LEIPZIG_RHYTHMS
 from pedarr.core.errors import PedarrError
@@ -178,6 +179,29 @@ def test_stimuli_are_found_and_nothing_else_is_one(cycle, width, size, sign, see
     found = waves_.find_stimuli(x, 1000)
     assert len(found) == len(at) and abs(found - at).max() <= 3
     assert read_rhythm(x, 1000).rhythm == '/V'
+
+
+def test_sharp_electrograms_are_no_stimuli_unless_the_skin_shows_them():
+    v = np.arange(.5, 7.6, .7)
+    x, at, lags = study(v, v - .07, pr=.12), (1000*(v - .3)).astype(int), (0, 60, 120)
+    for row, lag in zip((12, 13, 16), lags): x[row, at + lag] += .5       # each catheter at its own time
+    assert len(waves_.find_stimuli(x, 1000)) == 0
+    truth = np.sort(np.concatenate([at + lag for lag in lags]))
+    x[0, truth] += .015                                     # a field on the skin, too weak for a vote
+    found = waves_.find_stimuli(x, 1000)
+    assert len(found) == len(truth) and abs(found - truth).max() <= 3
+
+
+def test_real_fibrillation_has_few_stimuli():
+    found, seconds = 0, 0.
+    for file in sorted(real('iafdb').glob('iaf[1357]_svc.hea')):
+        record = get_database('iafdb').open(file)
+        for start in range(0, record.sig_len, 10_000):
+            part = record.standard(start, min(record.sig_len, start + 10_000))
+            if part.shape[1] <= 3000: continue
+            found += len(waves_.find_stimuli(part, 1000))
+            seconds += 10
+    assert seconds > 100 and found <= .1*seconds     # .02/s; 1.8/s if electrograms are their own witnesses
 
 
 def test_association_is_uniform_without_association():

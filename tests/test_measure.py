@@ -204,6 +204,7 @@ def test_a_real_export_of_bard_is_nodal_reentry(tmp_path):
     assert set(study.windows.rhythm) == {'AVNRT'}
     assert abs(ms.rr - 375) <= 2 and abs(ms.aa - 375) <= 3 and abs(ms.hv - 40) <= 2 and abs(ms.va - 17) <= 5
     assert set(study.beats.earliest) == {'CS90'}
+    assert study.beats.stimulus.isna().all()            # sharp electrograms in three catheters, and no pacing
     assert page.stat().st_size > 20_000
 
 
@@ -211,6 +212,9 @@ def test_a_real_export_of_cardiolab_is_ventricular_pacing(tmp_path):
     study, ms, _ = real_export('prucka.txt', tmp_path)
     assert set(study.windows.rhythm) == {'/V'}
     assert abs(ms.rr - 499) <= 2 and abs(ms.qrs - 131) <= 4
+    stimuli = study.beats.stimulus.dropna().to_numpy()
+    train = stimuli[(stimuli > .9) & (stimuli < 3.6)]           # at .475 s and 3.836 s others stand
+    assert len(train) == 6 and (abs(np.diff(train) - .4995) < .003).all()
     table = pd.read_csv(tmp_path/'out'/'beats.csv', dtype=str)
     assert (table.va_ms == 'not seen').all() and (table.pr_ms == 'not seen').mean() > .8
 
@@ -249,6 +253,17 @@ def test_a_gap_across_two_windows_is_no_pause(tmp_path):
     said = '2.1 s without any surface lead'
     assert said in run(path, '--out', tmp_path/'out').stdout
     assert said in (tmp_path/'out'/'study.html').read_text()
+
+
+def test_flat_surface_leads_have_no_qrs_although_a_catheter_beats(tmp_path):
+    v = np.arange(.5, 19.3, .7)
+    x = drawn_study(v, v - .07, pr=.12, seconds=20)
+    x[:12, :11_500] = 0.
+    study = measure_record(open_record(write(tmp_path, x)))
+    assert list(study.windows.rhythm) == ['?', 'N'] and 'flat' in study.windows.reason[0]
+    assert study.beats.qrs_on.min() > 11.3 and len(study.beats) == (v > 11.4).sum()
+    x[:12] = 0.
+    assert not len(measure_record(open_record(write(tmp_path, x, name='flat'))).beats)
 
 
 def test_a_gap_of_the_catheters_hides_only_their_intervals(tmp_path):

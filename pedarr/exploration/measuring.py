@@ -14,6 +14,7 @@ import pandas as pd
 from ..core.errors import PedarrError, file_error
 from ..core.parallel import parallel_map
 from ..data.channels import CHANNELS, N_ECG
+from ..data.masks import signal_mask
 from ..data.records import Record
 from .intervals import WindowReading, crosses_gap, missing_samples
 from .rhythm_rules import decide_rhythm, read_rhythm
@@ -61,6 +62,11 @@ class WindowOfStudy(NamedTuple):
 # %% ../../nbs/3_exploration/13_measuring.ipynb #ebc96304
 MOST_MISSING = .25          # of a window: no rhythm is named where more is missing
 
+def _on_the_skin(signal: np.ndarray, beats: np.ndarray, reach: int) -> np.ndarray:
+    "Which of the samples `beats` [N] does a surface lead of `signal` [19, T] hold, not flat within `reach`?"
+    near = [signal_mask(signal[:N_ECG, max(0, b - reach):b + reach + 1]).any() for b in beats]
+    return np.array(near, bool) & ~missing_samples(signal)[beats]
+
 def _beats_of(reading: WindowReading, signal: np.ndarray, fs: float, at: float) -> pd.DataFrame:
     "The beats of a `reading` of `signal` [19, T] that begins `at` s, with the atrial cycle; times from 0 s."
     beats = reading.beats.assign(aa=_atrial_cycle(reading.beats.atrium.to_numpy(), reading.waves, signal, fs))
@@ -77,8 +83,9 @@ def measure_window(record: Record, span: tuple[int, int], margin: float = 1.) ->
     reading = read_rhythm(signal, fs)
     beats, waves = _beats_of(reading, signal, fs, a/fs), reading.waves + a/fs
     inside = lambda t: (t >= start/fs) & (t < stop/fs)
-    own = beats[inside(beats.qrs_on) & ~missing_samples(signal)[(beats.beat*fs).astype(int)]]
+    own = beats[inside(beats.qrs_on) & _on_the_skin(signal, (beats.beat*fs).astype(int), int(.1*fs))]
     rhythm, reason = decide_rhythm(reading.numbers, own[['va', 'aa']].median())
+    if not signal_mask(signal[:N_ECG]).any(): rhythm, reason = '?', 'every surface lead is flat: no QRS'
     gaps = _gaps(signal[:, start - a:stop - a], fs, start)
     lost = np.diff(gaps).sum()
     if lost > MOST_MISSING*(stop - start)/fs: rhythm, reason = '?', f'{lost:.1f} s of the signal are missing'

@@ -115,30 +115,39 @@ def find_stimuli(signal: np.ndarray, fs: float, height: float = 6., alone: float
 
     A channel votes where it has a spike of `height` times its noise that holds `share` of the power of 40 ms.
     Three votes make a stimulus. So does one intracardiac spike over `alone` mV and over `sharp` of what is
-    left above 40 Hz, if its average is seen in three channels."""
+    left above 40 Hz, if the average of such is seen in three channels, one of them on the skin."""
     has = signal_mask(signal)
     if not has.any(): return np.zeros(0, int)
     x = np.nan_to_num(signal[has]).astype(float)
     inner = (np.flatnonzero(has) >= N_ECG)[:, None]
     spikes = _spikes(x, fs, height, share)
     votes = spikes.narrow.sum(0)
-    steep = maximum_filter1d(butterworth_band(x, fs, 40.) ** 2, _odd(.015, fs))
-    lone = spikes.narrow & inner & (spikes.tall > alone ** 2) & (spikes.tall > sharp ** 2 * steep)
+    lone = _lone_spikes(x, fs, spikes, inner, alone, sharp)
     at, _ = find_peaks(votes + 3 * lone.any(0), height=3, distance=_odd(.05, fs))
     at = _tallest_near(at, (spikes.sharp ** 2 / spikes.noise).sum(0), _odd(.006, fs) // 2)
-    few = votes[at] < 3
-    return at[~few] if few.any() and not _seen_on_average(spikes, at[few]) else at
+    alone_at = votes[at] < 3
+    believed = not alone_at.any() or _seen_on_average(spikes, at[alone_at], ~inner[:, 0])
+    return at if believed else at[~alone_at]
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #5b60e7c2
+def _lone_spikes(x, fs, spikes, inner, alone, sharp):
+    "Where one of the `inner` channels of `x` [C, T] has a spike tall enough to need no others: bool [C, T]."
+    lone = spikes.narrow & inner & (spikes.tall > alone ** 2)
+    few = lone.any(1)
+    steep = maximum_filter1d(butterworth_band(x[few], fs, 40.) ** 2, _odd(.015, fs))
+    lone[few] &= spikes.tall[few] > sharp ** 2 * steep
+    return lone
+
 def _tallest_near(at, height, reach):
     "Each of the samples `at`, moved to the largest `height` [T] within `reach` samples."
     starts = np.maximum(at - reach, 0)
     return np.array([a + int(np.argmax(height[a:p + reach + 1])) for a, p in zip(starts, at)], int)
 
-def _seen_on_average(spikes, at):
-    "Do three channels show something in the mean over the samples `at`?"
+def _seen_on_average(spikes, at, skin):
+    "Do three channels show something in the mean over the samples `at`, one of the `skin` [C], if any?"
     mean = spikes.sharp[:, at].mean(1)
-    return (abs(mean) > 5 * np.sqrt(spikes.noise[:, 0] / len(at))).sum() >= 3
+    seen = abs(mean) > 5 * np.sqrt(spikes.noise[:, 0] / len(at))
+    return seen.sum() >= 3 and (seen[skin].any() or not skin.any())
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #b843f922
 def blank_stimuli(x: np.ndarray, at: np.ndarray, fs: float, before: float = .004,
