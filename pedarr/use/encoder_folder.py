@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from ..core.errors import PedarrError
 from ..core.files import check_new_folder, new_folder, read_bytes, write_atomic
 from ..core.tables import FileContents, read_json, write_json
 from ..data.known_databases import data_lines
