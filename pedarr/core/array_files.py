@@ -21,7 +21,7 @@ __all__ = ['pack_arrays', 'unpack_arrays', 'write_arrays', 'read_arrays', 'hash_
 
 # %% ../../nbs/0_core/09_array_files.ipynb #57fca692
 def pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
-    "`arrays` (any shape) as the bytes of a safetensors file."
+    "`arrays` (any shape, no unit) as the bytes of a safetensors file."
     return save({name: np.ascontiguousarray(x) for name, x in arrays.items()})
 
 def unpack_arrays(raw: bytes, path: Path | str, remedy: str) -> dict[str, np.ndarray]:
@@ -31,7 +31,7 @@ def unpack_arrays(raw: bytes, path: Path | str, remedy: str) -> dict[str, np.nda
         raise file_error(path, f'damaged ({one_line(e)[:200]})', remedy) from e
 
 def write_arrays(path: Path | str, arrays: Mapping[str, np.ndarray]) -> Path:
-    "Write `arrays` (any shape) to the file `path`, whole or not at all."
+    "Write `arrays` (any shape, no unit) to the file `path`, whole or not at all."
     return write_atomic(path, pack_arrays(arrays))
 
 def read_arrays(path: Path | str, remedy: str, most: int = MOST_BYTES) -> dict[str, np.ndarray]:
@@ -40,7 +40,7 @@ def read_arrays(path: Path | str, remedy: str, most: int = MOST_BYTES) -> dict[s
 
 # %% ../../nbs/0_core/09_array_files.ipynb #93f39bcf
 def hash_arrays(arrays: Iterable[np.ndarray]) -> str:
-    "SHA-256 of `arrays` (any shape), in order: types, shapes and bytes. `PedarrError` for objects."
+    "SHA-256 of `arrays` (any shape, no unit), in order: types, shapes, bytes. `PedarrError` for objects."
     h = hashlib.sha256()
     for x in map(np.asarray, arrays):
         if x.dtype.hasobject: raise PedarrError('arrays of objects have no bytes to hash: make them of text')

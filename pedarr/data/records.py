@@ -180,10 +180,14 @@ class Record:
         _check_layout(self, signals)
 
     @property
-    def n_sig(self) -> int: return len(self.names)
+    def n_sig(self) -> int:
+        "How many channels there are."
+        return len(self.names)
 
     @property
-    def duration(self) -> float: return self.sig_len/self.fs       # seconds
+    def duration(self) -> float:
+        "Length in seconds."
+        return self.sig_len/self.fs
 
     def __getstate__(self) -> dict:
         "What a copy in another process gets: no open files, no samples."

@@ -58,12 +58,15 @@ class EcgSheet(NamedTuple):
     top: float = 96.    # of the topmost row
 
     def column(self, lead: int) -> int:
+        "In which column a lead (its number) stands."
         return lead//(len(ECG_LEADS)//self.columns)
 
     def start(self, lead: int) -> float:
+        "Where a lead begins, mm from the left."
         return 15 + self.column(lead)*(self.length + 8)
 
     def baseline(self, lead: int) -> float:
+        "Where the zero of a lead lies, mm from the bottom."
         return self.top - self.row*(lead%(len(ECG_LEADS)//self.columns) + .73)
 
     def width(self) -> int:

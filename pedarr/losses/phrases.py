@@ -84,7 +84,7 @@ class SeenLoss(nn.Module):
         super().__init__()
         self.loss, self.seen = loss, torch.from_numpy(np.flatnonzero(seen))
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        "The loss of the columns that are seen."
+        "The loss of the columns that are seen: `logits` and `target` (0 or 1) [B, C] -> scalar."
         return self.loss(logits[:, self.seen], target[:, self.seen])
 
 # %% ../../nbs/6_losses/05_phrases.ipynb #fd4a29b5

@@ -89,7 +89,9 @@ class SegmentDataset(Dataset):
     def __len__(self) -> int: return len(self.index)
     def __getitem__(self, i: int) -> Batch: return _for_each(self.__getitems__([i]), lambda x: x[0])
     def __getitems__(self, items: list[int]) -> Batch: return _batch(self, items)
-    def set_epoch(self, epoch: int) -> None: self.epoch = int(epoch)
+    def set_epoch(self, epoch: int) -> None:
+        "Draw the variations of this epoch."
+        self.epoch = int(epoch)
 
 # %% ../../nbs/4_signals/12_batches.ipynb #nde52134
 def _to(data: SegmentDataset, x: np.ndarray) -> torch.Tensor: return torch.from_numpy(x).to(data.device)

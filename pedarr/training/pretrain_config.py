@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -19,22 +19,29 @@ from ..signals.vectorcardiogram import Hidden
 from .config import PRECISIONS, FitParameters
 
 # %% auto #0
-__all__ = ['PRETRAININGS', 'needs_features', 'fold_numbers', 'PretrainConfig']
+__all__ = ['PRETRAININGS', 'PretrainMethod', 'needs_features', 'fold_numbers', 'PretrainConfig']
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #9c78adb5
-PRETRAININGS = {
-    'simclr': 'two crops of a window, disturbed; NT-Xent (Chen et al. 2020)',
-    'cmsc': 'the two halves of a window (Kiyasseh et al. 2021)',
-    '3kg': 'a heart that is turned, half of it hidden; NT-Xent (Gopal et al. 2021)',
-    'physioclr': 'features, shuffled beats, the other half, reconstruction (arXiv 2509.08116)',
-    'beatssl': 'views of 3KG, likeness of features as target, beats (arXiv 2601.16147)',
-    'masked': 'what is hidden is to be reconstructed'}
-_OF_ECGS = ('3kg', 'physioclr', 'beatssl')
-_MEASURED = ('physioclr', 'beatssl')
+class PretrainMethod(NamedTuple):
+    "A row of the table: the method in `words`; does it need an `ecg`; must beats be `measured`?"
+    words: str
+    ecg: bool = False
+    measured: bool = False
 
+PRETRAININGS = {
+    'simclr': PretrainMethod('two crops of a window, disturbed; NT-Xent (Chen et al. 2020)'),
+    'cmsc': PretrainMethod('the two halves of a window (Kiyasseh et al. 2021)'),
+    '3kg': PretrainMethod('a heart that is turned, half of it hidden; NT-Xent (Gopal et al. 2021)', ecg=True),
+    'physioclr': PretrainMethod('features, shuffled beats, the other half, reconstruction (arXiv 2509.08116)',
+                                ecg=True, measured=True),
+    'beatssl': PretrainMethod('views of 3KG, likeness of features as target, beats (arXiv 2601.16147)',
+                              ecg=True, measured=True),
+    'masked': PretrainMethod('what is hidden is to be reconstructed')}
+
+# %% ../../nbs/8_training/24_pretrain_config.ipynb #81b024d8
 def needs_features(method: str) -> bool:
     "Must beats be found and measured for the pretraining `method`?"
-    return method in _MEASURED
+    return PRETRAININGS[method].measured
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #98c36c79
 def fold_numbers(text: str) -> list[int]:
@@ -114,7 +121,7 @@ class PretrainConfig(_Machine, _Network, _Fit, _OwnNumbers, _Views, _Data):
     @model_validator(mode='after')
     def _fits(self):
         fold_numbers(self.folds)
-        if self.modality != 'ecg' and self.method in _OF_ECGS:
-            others = [name for name in PRETRAININGS if name not in _OF_ECGS]
+        if self.modality != 'ecg' and PRETRAININGS[self.method].ecg:
+            others = [name for name, method in PRETRAININGS.items() if not method.ecg]
             raise PedarrError(f'method {self.method} is for ECGs: choose one of {", ".join(others)}')
         return self

@@ -117,7 +117,7 @@ pedarr {pedarr}{commit}.
 def encoder_card(facts: EncoderFacts, scores: str = '') -> str:
     "README.md of an encoder folder; `scores`: what it was tested on, in Markdown."
     said = facts.model_dump()
-    said |= dict(channels=_CHANNELS[facts.modality], words=PRETRAININGS[facts.method],
+    said |= dict(channels=_CHANNELS[facts.modality], words=PRETRAININGS[facts.method].words,
                  data='\n'.join(data_lines(facts.database, facts.simulated)),
                  planned=f' of {facts.planned}' if facts.planned != facts.epochs else '',
                  folds=f' (official folds {facts.folds})' if facts.folds else '',

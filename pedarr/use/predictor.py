@@ -221,7 +221,9 @@ class Answer:
     warnings: list[str]
     notes: list[str]
 
-    def line(self) -> str: return _answer_line(self)
+    def line(self) -> str:
+        "The answer to the recording in one line."
+        return _answer_line(self)
     def __repr__(self) -> str: return _answer_text(self)
 
 # %% ../../nbs/9_use/08_predictor.ipynb #7635de5b
