@@ -24,7 +24,7 @@ from pedarr.core.tables import write_table
 from pedarr.data.channels import CHANNELS
 from pedarr.data.known_databases import DATABASES
 from pedarr.exploration.waves import drawn_study
-from pedarr.model.given import SUMS, check_sums
+from pedarr.model.given import SUMS, check_sums, encoder_file
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.store import open_store
 from pedarr.training.config import TrainConfig, make_config
@@ -143,7 +143,8 @@ def test_a_known_network_starts_from_its_like(store, tmp_path):
 WEIGHTS = Path(pedarr.__file__).parent/'weights'
 SHIPPED = shipped_models()
 OF_WAVES = [name for name, folder in SHIPPED.items() if 'waves-' in (folder/'config.json').read_text()]
-OF_RHYTHMS = [name for name in SHIPPED if name not in OF_WAVES]
+ENCODERS_SHIPPED = [name for name, folder in SHIPPED.items() if encoder_file(folder)]
+OF_RHYTHMS = [name for name in SHIPPED if name not in OF_WAVES + ENCODERS_SHIPPED]
 
 
 @pytest.mark.parametrize('name', OF_RHYTHMS or [None])
@@ -169,6 +170,23 @@ def test_the_card_of_a_shipped_model_is_that_of_its_tables(name):
     t = tables['unlike.csv'].set_index('kind')
     assert t.windows['PTB-XL, official fold 10'] == 2098
     assert '| mains hum: none can be at 100 Hz in this band | 0 | - | - |' in card
+
+
+@pytest.mark.parametrize('name', ENCODERS_SHIPPED or [None])
+def test_a_shipped_encoder_opens_and_names_its_data(name):
+    "By name, with its source, its licence and what it was tested on; `predict` does not offer it."
+    if name is None: pytest.skip('no encoder is shipped yet')
+    c = make_config(store='s', run='r', pretrained=name, modalities='ecg')
+    net = build_model(c, 3, rate=100.)
+    assert start_pretrained(net, c, 100.).loaded == ['ecg']
+    card = (SHIPPED[name]/'README.md').read_text()
+    facts = json.loads((SHIPPED[name]/'config.json').read_text())
+    assert facts['name'] == name and not facts['simulated'] and facts['folds'] == '1-8'
+    database = DATABASES[facts['database']]
+    assert all(words in card for words in (database.licence, database.citation, 'random encoder', 'AUROC'))
+    assert sum(p.stat().st_size for p in SHIPPED[name].iterdir()) < 5_000_000
+    said = command('predict', '--help').out.split('usable by name:')[1]
+    assert name not in said and all(n in said for n in OF_RHYTHMS) and not any(n in said for n in OF_WAVES)
 
 
 @pytest.mark.parametrize('name', OF_WAVES or [None])

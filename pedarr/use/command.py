@@ -380,7 +380,9 @@ class NamesModels(click.Command):
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         "Write the names below the options."
         from pedarr.core.project import shipped_models
-        names = ', '.join(shipped_models()) or 'none'
+        from pedarr.core.tables import read_json
+        version = {n: read_json(f/'config.json').get('model_version') for n, f in shipped_models().items()}
+        names = ', '.join(n for n, v in version.items() if isinstance(v, int)) or 'none'
         formatter.write(f'\nShipped models, usable by name: {names}\n')
 
 # %% ../../nbs/9_use/90_command.ipynb #58c1167c
