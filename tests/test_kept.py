@@ -16,7 +16,8 @@ KEPT = sorted(RESULTS.glob('*/answers/*.safetensors'))
 @pytest.mark.parametrize('file', KEPT, ids=lambda f: f'{f.parents[1].name}-{f.stem}')
 def test_the_answers_give_the_scores_that_are_said(file):
     kept = read_kept(file.parent, file.stem)
-    now, was = kept_scores(kept, 100), pd.DataFrame(kept.said['overall']).T
+    was = pd.DataFrame(kept.said['overall']).T
+    now = kept_scores(kept, 100).loc[was.index]                  # later versions know more scores
     assert np.allclose(now.value, was.loc[now.index, 'value'], atol=2e-3)
     table = pd.read_csv(file.parents[1]/'scores.csv')
     where = dict(zip(('task', 'system', 'seed'), file.stem.rsplit('-', 2)))

@@ -304,14 +304,14 @@ def test_stopped_while_it_starts():
     block = '''import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name == 'pandas': raise %s
+        if name == 'pydantic': raise %s
 sys.meta_path.insert(0, Block())
 from pedarr.__main__ import main
 main()
 raise SystemExit'''
     for error, status, words in (
             ('KeyboardInterrupt', 130, 'starts again'), ('MemoryError', 2, 'close other programs'),
-            ('ImportError("pandas")', 2, 'install pedarr again')):
+            ('ImportError("pydantic")', 2, 'install pedarr again')):
         p = subprocess.run([sys.executable, '-c', block % error], capture_output=True, text=True)
         assert p.returncode == status and len(p.stderr.splitlines()) == 1 and words in p.stderr, p.stderr
 
