@@ -455,13 +455,14 @@ def test_a_folder_of_exports_and_tables_beside_records(folder, tmp_path):
     names = lambda: [name for name, _ in find_recordings([tmp_path]).recordings]
     assert names() == ['a.txt', 'b.txt', 'c.txt'] == [p.name for p in find_exports(tmp_path)]
     r = command('predict', folder, tmp_path)
-    assert r.status == 0 and all(f'\n{name}: ' in r.out for name in names()) and not r.err
+    assert r.status == 0 and all(f'\n{name}: ' in r.out for name in names())
+    assert r.err.startswith('note: leads that are absent: III') and r.err.count('\n') == 1
     convert_export(tmp_path/'b.txt', tmp_path)
     for name in 'xy': pd.DataFrame(dict(I=X[0], II=X[1])).to_csv(tmp_path/f'{name}.csv', index=False)
     (tmp_path/'subjects.csv').write_text('record,age\nb,7\n')
     assert names() == ['b', 'a.txt', 'c.txt']
     r = command('predict', folder, tmp_path, '--rate', 500)
-    note, end = r.err.strip().splitlines()
+    note, end = [line for line in r.err.strip().splitlines() if 'leads that are absent' not in line]
     assert r.status == 0 and '(x.csv, y.csv)' in note and '*.csv' in note
     assert end.startswith('not read: 2 tables')
 
@@ -649,3 +650,14 @@ def test_estimator_refuses_what_it_would_ignore_in_one_line(given, why):
     x, y = own.pop('X', x), own.pop('y', y)
     with pytest.raises(PedarrError, match=why) as e: RhythmClassifier(**own).fit(x, y)
     assert '\n' not in str(e.value)
+
+
+def test_channels_that_were_not_used_are_said(folder, tmp_path):
+    "On the screen once, and in the file: a misspelt name is not dropped without a word."
+    rng = np.random.default_rng(0)
+    for name in 'ab': np.save(tmp_path/f'{name}.npy', rng.normal(0, .1, (3, 6000)))
+    r = command('predict', folder, tmp_path/'a.npy', tmp_path/'b.npy', '--rate', 500,
+                '--channels', 'II,V7,Vsix', '--out', tmp_path/'o.csv')
+    assert r.status == 0 and r.err.count('not used: V7, Vsix') == 1 and '(2 of 2 recordings)' in r.err
+    t = pd.read_csv(tmp_path/'o.csv')
+    for said in ('not used: V7, Vsix', 'leads that are absent'): assert t.notes.str.contains(said).all()

@@ -473,3 +473,19 @@ def test_a_network_of_waves_starts_from_an_encoder_folder(encoder):
     told = pretrained_network(encoder.folder)
     net = build_segmenter(SegmentConfig(**told), 250.)
     assert told['dim'] == 16 and told['normalise'] == 'none' and sum(p.numel() for p in net.parameters())
+
+
+def test_the_card_of_a_fine_tuned_model_names_the_data_of_its_origin(encoder, tmp_path):
+    "Whoever passes the weights on must name both sources."
+    from pedarr.use.model_cards import _origin_lines
+    folder = Path(shutil.copytree(encoder.folder, tmp_path/'enc'))
+    edit_json(folder/'config.json', database='ptbxl', simulated=False)
+    names = [p.name for p in folder.iterdir() if p.name != SUMS]
+    (folder/SUMS).write_text(''.join(f'{sha256(folder/n)}  {n}\n' for n in names))
+    run = run_training(make_config(store=encoder.store, run=tmp_path/'r', pretrained=str(folder),
+                                   modalities='ecg', **SMALL), False)
+    card = (export_model(run, tmp_path/'m')/'README.md').read_text()
+    assert DATABASES['ptbxl'].citation in card and 'CC BY 4.0' in card and 'It started from `enc`' in card
+    file = SimpleNamespace(params=SimpleNamespace(pretrained='/elsewhere/weights.safetensors'))
+    assert 'name their source' in ' '.join(_origin_lines(file))
+    assert _origin_lines(SimpleNamespace(params=SimpleNamespace(pretrained=''))) == []

@@ -14,7 +14,8 @@ import pandas as pd
 from pydantic import Field
 
 from ..core.errors import PassingError, PedarrError, one_line
-from ..core.tables import FileContents, json_ready, read_table
+from ..core.files import read_bytes
+from ..core.tables import FileContents, json_ready, parse_json, read_table
 from ..data.channels import CHANNELS, N_ECG
 from ..data.known_databases import DATABASES, data_lines
 from ..evaluation.bootstrap import bootstrap_scores, format_score
@@ -22,7 +23,7 @@ from ..evaluation.metrics import METRICS
 from ..evaluation.multilabel import MULTI_METRICS, by_recording, choose_thresholds
 from ..losses.registry import describe_loss
 from ..model.encoders import MODALITIES
-from ..model.given import MODEL_VERSION
+from ..model.given import MODEL_VERSION, encoder_file, given_folder
 from ..model.trees import TREES
 from ..signals.settings import PreprocessConfig
 from ..signals.store import read_meta
@@ -320,6 +321,18 @@ def _paragraphs(parts: Iterable[str]) -> str:
     return '\n\n'.join(p.strip('\n') for p in parts if p) + '\n'
 
 
+# %% ../../nbs/9_use/06_model_cards.ipynb #61e82a06
+def _origin_lines(run: Run) -> list[str]:
+    "Where the weights come from that the training started from: their data have a licence, too."
+    if not (name := run.params.pretrained): return []
+    try: folder = file.parent if (file := encoder_file(name)) else given_folder(name)
+    except PedarrError: folder = None
+    if folder is None: return ['', f'It started from weights `{Path(name).name}`: name their source, too.']
+    said = parse_json(read_bytes(folder/'config.json', 16 << 20), folder/'config.json')
+    database, simulated = str(said.get('database', '')), bool(said.get('simulated'))
+    return ['', f'It started from `{folder.name}`, whose weights were computed from:', '',
+            *data_lines(database, simulated)]
+
 # %% ../../nbs/9_use/06_model_cards.ipynb #5e2e341e
 def card_text(run: Run, facts: ModelFacts, prep: PreprocessFacts, tested: dict | None = None) -> str:
     "The card of a run's network, README.md of its folder; `tested`: tables of tests elsewhere."
@@ -328,8 +341,8 @@ def card_text(run: Run, facts: ModelFacts, prep: PreprocessFacts, tested: dict |
     env, elsewhere = run.environment, tested_lines(tested or {})
     return _paragraphs([
         f'# {facts.name}', _INTENDED, '## Data', *data_lines(facts.database, facts.simulated),
-        '## Protocol', _protocol(run),
-        '## Numbers', '\n'.join(_score_rows(run)), _by_patient(run), '\n'.join(_class_rows(run)),
+        *_origin_lines(run), '## Protocol', _protocol(run), '## Numbers',
+        '\n'.join(_score_rows(run)), _by_patient(run), '\n'.join(_class_rows(run)),
         *([_ELSEWHERE, *elsewhere] if elsewhere else []), _TAKES, '\n'.join(_input_lines(prep)),
         '## What it cannot name',
         f'It answers a window with {answer}, whatever it is shown. It has no class for: '

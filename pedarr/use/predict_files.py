@@ -85,9 +85,9 @@ def predict_recordings(predictor: Predictor, recordings: Iterable[tuple[str, Pat
 # %% ../../nbs/9_use/09_predict_files.ipynb #b3a64556
 def answers_table(answers: Iterable[Answer]) -> pd.DataFrame:
     """A row a window: recording, start and stop (s), answer, p_CLASS, unlike, what is said of the whole
-    recording and by which rule, warnings, and the model's name, which says whether it is a simulated one."""
+    recording and by which rule, warnings, notes, and the model's name, which says if it is simulated."""
     tables = [a.windows.assign(
-        recording_answer=a.answer, rule=a.rule, warnings='; '.join(a.warnings), model=a.model).pipe(
-        lambda t, name=a.name: t.assign(recording=one_line(name))) for a in answers]
+        recording_answer=a.answer, rule=a.rule, warnings='; '.join(a.warnings), notes='; '.join(a.notes),
+        model=a.model).pipe(lambda t, name=a.name: t.assign(recording=one_line(name))) for a in answers]
     table = pd.concat(tables, ignore_index=True)
     return table[['recording', *(c for c in table if c != 'recording')]]

@@ -5,6 +5,7 @@
 # %% ../../nbs/9_use/14_steps.ipynb #c86fea52
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -198,6 +199,15 @@ def _none_usable(left_out: list[str]) -> PedarrError:
     if len(left_out) == 1: return PedarrError(left_out[0])
     return PedarrError(f'none of {len(left_out)} recordings can be used; the first: {left_out[0]}')
 
+# %% ../../nbs/9_use/14_steps.ipynb #782670c4
+def _say_notes(answers: list, most: int = 8) -> None:
+    "Print what is to be known of the recordings that were answered, once each, with how often."
+    of = len(answers)
+    notes = Counter(n for a in answers for n in a.notes if not n.startswith('cannot name'))
+    for note, n in notes.most_common(most):
+        say_line(f'note: {one_line(note)}' + (f' ({n} of {of} recordings)' if of > 1 else ''), err=True)
+    if len(notes) > most: say_line(f'{len(notes) - most} more notes: in the column notes of --out', err=True)
+
 # %% ../../nbs/9_use/14_steps.ipynb #1c770a15
 @contextmanager
 def _one_thread() -> Iterator[None]:
@@ -210,23 +220,28 @@ def _one_thread() -> Iterator[None]:
         with threadpool_limits(1): yield
     finally: torch.set_num_threads(before)
 
+# %% ../../nbs/9_use/14_steps.ipynb #1734d62c
+def _write_answers(out: Path, answers: list) -> None:
+    from pedarr.core.tables import write_table
+    from pedarr.use.predict_files import answers_table
+    write_table(out, answers_table(answers))
+
 # %% ../../nbs/9_use/14_steps.ipynb #c9435ec7
 def predict_places(model: str, places: tuple[Path, ...], told: tuple, fold: int | None = None,
                    out: Path | None = None) -> int:
     """Print what `model` says of the recordings at `places`, and write all windows to `out`; the exit status.
 
     `told`: rate, units, channels of arrays that don't say them. `PedarrError` if nothing could be used."""
-    from pedarr.core.tables import write_table
     from pedarr.use.input_files import FileFormat, find_recordings
-    from pedarr.use.predict_files import answers_table
     from pedarr.use.predictor import load_predictor
     predictor, found = load_predictor(model, fold), find_recordings(places)
     _say_model(predictor.model)
     beside, form = _say_beside(found.beside), FileFormat(*told)
     with _one_thread(): answers, left_out = _say_answers(predictor, found.recordings, found.damaged, form)
-    n = len(answers) + len(left_out)
     if not answers: raise _none_usable(left_out)
-    if out is not None: write_table(out, answers_table(answers))
+    _say_notes(answers)
+    if out is not None: _write_answers(out, answers)
+    n = len(answers) + len(left_out)
     lost = f'left out: {len(left_out)} of {n} recordings' if left_out else ''
-    if lost or beside: say_line('; '.join(filter(None, (lost, beside))), err=True)
-    return 1 if left_out else 0
+    if said := '; '.join(filter(None, (lost, beside))): say_line(said, err=True)
+    return int(bool(left_out))
