@@ -343,6 +343,7 @@ def test_a_class_with_one_subject(store, tmp_path):
 def test_train_leaves_an_executed_notebook_and_a_report(store, finished):
     run, p = finished
     assert 'top-1' in p.stdout and '[' in p.stdout and str(run/'report.html') in p.stdout
+    assert ' SIMULATED test segments of ' in p.stdout
     assert 'note of the store: ' in p.stderr, 'what was left out of the store is left out of every result'
     nb = nbformat.read(run/'train.ipynb', 4)
     nbformat.validate(nb)

@@ -202,6 +202,19 @@ def test_rows_of_pretrained_encoders_have_a_bare_twin(tmp_path):
 
 # --- pedarr delineate ---------------------------------------------------------
 
+def test_an_array_is_delineated_as_the_record_is(tmp_path, model):
+    "A rate that is missing is asked for in the words of an option that there is."
+    path, _ = beats(tmp_path, 360)
+    signals, fields = wfdb.rdsamp(str(path))
+    pd.DataFrame(signals, columns=fields['sig_name']).to_csv(tmp_path/'a.csv', index=False)
+    asked = ('delineate', tmp_path/'a.csv', '--out', tmp_path/'b', '--model', model)
+    assert '--rate' in refused(*asked)
+    assert command(*asked, '--rate', 360).status == 0
+    assert command('delineate', path, '--out', tmp_path/'c', '--model', model).status == 0
+    marks = [wfdb.rdann(str(place), 'ii').sample for place in (tmp_path/'b'/'a', tmp_path/'c'/'drawn')]
+    assert len(marks[0]) > 30 and np.array_equal(*marks)
+
+
 @pytest.mark.parametrize('fs', [128, 360, 977])
 def test_marks_stand_where_the_waves_are_at_any_rate(tmp_path, model, fs):
     path, qrs = beats(tmp_path, fs, seconds=26.)                 # two blocks

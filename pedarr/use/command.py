@@ -5,7 +5,6 @@
 # %% ../../nbs/9_use/90_command.ipynb #75968b4e
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import click
 from ..core.errors import PedarrError, one_line
 from ..core.files import write_atomic
 from .options import (
-    DATABASE, FORCE, JOBS, MOVED, Place, TypedCommand, check_target, options_of, params_text, parse_params)
+    DATABASE, FORCE, JOBS, MOVED, Place, TypedCommand, array_options, check_target, options_of,
+    params_text, parse_params, told_by)
 from .process import Command, say_line
 from pedarr.use.steps import (
     predict_places, pretrain_run, say_pretraining, say_run, say_store, store_notes,
@@ -359,15 +359,15 @@ def convert(export: Path, out: Path, force: bool) -> None:
 @click.option('--out', required=True, type=Place(), help='The folder for the annotation files.')
 @click.option('--model', default='ludb-waves', show_default=True, help='A folder of weights, or their name.')
 @click.option('--together', is_flag=True, help='One file for all leads (RECORD.waves), not one each.')
+@array_options
 @FORCE
 @click.pass_context
-def delineate(context: click.Context, record: Path, out: Path, model: str, together: bool,
-              force: bool) -> None:
-    """Write P, QRS and T of each lead of RECORD as annotations ( p ) ( N ) ( t ) into the folder OUT.
-
-    Exit status 1 if no wave was found."""
+def delineate(context: click.Context, record: Path, out: Path, model: str, together: bool, force: bool,
+              **told: Any) -> None:
+    """Write P, QRS and T of each lead of RECORD (or .npy, .npz, .csv) as annotations ( p ) ( N ) ( t ) into
+    the folder OUT. Exit status 1 if no wave was found."""
     from pedarr.use.delineate import delineate_file
-    tables, files = delineate_file(record, out, model, together, force)
+    tables, files = delineate_file(record, out, model, together, force, told_by(**told))
     for (name, waves), file in zip(tables.items(), files):
         counts = ', '.join(f'{(waves.kind == kind).sum()} {kind}' for kind in ('P', 'QRS', 'T'))
         say_line(f'{name}: {counts}: {file}')
@@ -391,9 +391,7 @@ class NamesModels(click.Command):
 @click.argument('recordings', nargs=-1, required=True, type=Place())
 @click.option('--out', default=None, type=Place(), help='Write a row for each window into this CSV file.')
 @FORCE
-@click.option('--rate', default=None, type=float, help='Hz, of arrays that do not say it (.npy, .csv).')
-@click.option('--units', default=None, help='Of arrays: mV (default), uV or V.')
-@click.option('--channels', default=None, metavar='I,II,...', help='Names of the channels of an .npy file.')
+@array_options
 @click.option('--fold', default=None, type=click.IntRange(0), help='One network alone; default: all.')
 @click.pass_context
 def predict_rhythms(context: click.Context, model: str, recordings: tuple[Path, ...], out: Path | None,
@@ -402,9 +400,7 @@ def predict_rhythms(context: click.Context, model: str, recordings: tuple[Path, 
     """What MODEL (a run, a model folder, or a name) says of RECORDINGS: WFDB records, .npy, .npz, .csv, a
     laboratory's exports, or folders of these. Exit status 1 if some were left out."""
     check_target(out, ('.csv',), force)
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')     # threads that wait leave the cores to others
-    told = None if channels is None else [c.strip() for c in channels.split(',')]
-    context.exit(predict_places(model, recordings, (rate, units, told), fold, out))
+    context.exit(predict_places(model, recordings, told_by(rate, units, channels), fold, out))
 
 # %% ../../nbs/9_use/90_command.ipynb #191a15d9
 def _demonstration() -> list[click.Option]:

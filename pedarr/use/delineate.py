@@ -24,7 +24,7 @@ from ..model.given import SUMS, check_sums, write_sums
 from ..signals.wave_labels import WAVE_BAND, WAVE_CLASSES, prepare_leads, waves_in
 from ..training.run_files import read_tensors
 from ..training.segmentation import SegmentConfig, build_segmenter, wave_probabilities
-from .input_files import open_recording
+from .input_files import FileFormat, open_recording
 from .predictor import AnyRecord
 
 # %% auto #0
@@ -233,10 +233,12 @@ def _check_free(out: Path, names: list[str], force: bool) -> None:
 
 # %% ../../nbs/9_use/15_delineate.ipynb #0b020fac
 def delineate_file(path: Path | str, out: Path | str, model: Path | str = DEFAULT_WAVES,
-                   together: bool = False, force: bool = False) -> tuple[dict[str, pd.DataFrame], list[Path]]:
+                   together: bool = False, force: bool = False,
+                   told: tuple = (None, None, None)) -> tuple[dict[str, pd.DataFrame], list[Path]]:
     """Write the waves of the recording at `path` into the folder `out`: a file a lead, or one for all leads
-    `together`. The waves by lead, and the files. `PedarrError` for a file that is there unless `force`."""
-    opened, record, out = open_wave_model(model), open_recording(path), Path(out)
+    `together`. The waves by lead, and the files. `told`: rate (Hz), units and channels of an array that does
+    not say them. `PedarrError` for a file that is there unless `force`."""
+    opened, record, out = open_wave_model(model), open_recording(path, FileFormat(*told)), Path(out)
     stem, none = Path(record.name).stem, pd.DataFrame(columns=['kind', 'onset', 'peak', 'end'])
     names = ['all'] if together else _lead_names(record)
     _check_free(out, list(wave_files(dict.fromkeys(names, none), stem, record.fs)), force)

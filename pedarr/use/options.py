@@ -19,8 +19,8 @@ from ..core.parameters import (
 from .process import say_line
 
 # %% auto #0
-__all__ = ['JOBS', 'FORCE', 'MOVED', 'DATABASE', 'Place', 'check_target', 'options_of', 'TypedCommand', 'parse_params',
-           'params_text']
+__all__ = ['JOBS', 'FORCE', 'MOVED', 'DATABASE', 'Place', 'array_options', 'told_by', 'check_target', 'options_of',
+           'TypedCommand', 'parse_params', 'params_text']
 
 # %% ../../nbs/9_use/13_options.ipynb #a150daef
 class Place(click.Path):
@@ -46,6 +46,20 @@ class _DatabaseOption(click.Option):
 
 DATABASE = click.option('--database', cls=_DatabaseOption, default='leipzig', show_default=True,
                         metavar='NAME|FILE.py:NAME')
+
+# %% ../../nbs/9_use/13_options.ipynb #e6f20093
+def array_options(command: Callable) -> Callable:
+    "Adds the options of arrays that do not say what they hold; the names of the channels as one text."
+    rate = click.option('--rate', default=None, type=float,
+                        help='Hz, of arrays that do not say it (.npy, .csv).')
+    units = click.option('--units', default=None, help='Of arrays: mV (default), uV or V.')
+    names = click.option('--channels', default=None, metavar='I,II,...',
+                         help='Names of the channels of an .npy file.')
+    return rate(units(names(command)))
+
+def told_by(rate: float | None, units: str | None, channels: str | None) -> tuple:
+    "(rate, units, list of channels) as typed; None where nothing was."
+    return rate, units, None if channels is None else [c.strip() for c in channels.split(',')]
 
 # %% ../../nbs/9_use/13_options.ipynb #2fa12d5f
 def check_target(path: Path | None, suffixes: tuple[str, ...] = (), force: bool = False) -> None:

@@ -106,8 +106,8 @@ def say_run(run: Path) -> None:
     from pedarr.use.report import majority_class
     from pedarr.training.finished_runs import open_finished
     opened = open_finished(run)
-    m = opened.scores
-    say_line(f"\n{m['segments']} test segments of {m['subjects']} subjects, {m['split']} split, "
+    m, simulated = opened.scores, 'SIMULATED '*opened.environment.simulated
+    say_line(f"\n{m['segments']} {simulated}test segments of {m['subjects']} subjects, {m['split']} split, "
         f'loss: {_loss(opened.params, m)}')
     table = pd.DataFrame(m['overall']).T.astype(float)
     if m.get('task') == 'multi': say_line(format_scores(table, MULTI_METRICS))
@@ -222,6 +222,7 @@ def _one_thread() -> Iterator[None]:
 
 # %% ../../nbs/9_use/14_steps.ipynb #1734d62c
 def _write_answers(out: Path, answers: list) -> None:
+    "Write all windows to the CSV file `out`."
     from pedarr.core.tables import write_table
     from pedarr.use.predict_files import answers_table
     write_table(out, answers_table(answers))
