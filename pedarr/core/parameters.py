@@ -113,10 +113,12 @@ def parameter_groups(kind: type[Parameters]) -> Iterator[tuple[str, dict[str, Fi
 # %% ../../nbs/0_core/06_parameters.ipynb #1b7f40c2
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
-def with_default(kind: type[Parameters], name: str, default: Any) -> FieldInfo:
-    "The field `name` of `kind`, with its range and help, and another default."
+_ITS_OWN = object()
+
+def with_default(kind: type[Parameters], name: str, default: Any = _ITS_OWN) -> FieldInfo:
+    "The field `name` of `kind`, with its range and help, and another default, or its own."
     field = copy(kind.model_fields[name])
-    field.default = default
+    if default is not _ITS_OWN: field.default = default
     return field
 
 # %% ../../nbs/0_core/06_parameters.ipynb #71ee5dd5

@@ -64,9 +64,8 @@ class NetworkOptions(Parameters):
     modality_dropout: float = Field(0.0, ge=0, le=1, description='chance of a sample to lose a modality')
     modalities: _Modalities = Field(list(MODALITIES), description='one or both of ' + ', '.join(MODALITIES))
     rate: _Rate = Field(0., description='of the windows, Hz; 0: unknown, they are read as they are')
-    ecg_rate: _Rate = Field(0., description='that the ECG is read at, Hz; 0: as it is, in a training '
-                                            'at 250 at most')
-    iegm_rate: _Rate = Field(0., description='that electrograms are read at, Hz; 0: the same')
+    ecg_rate: _Rate = Field(0., description='that the ECG is read at, Hz; 0: as it is')
+    iegm_rate: _Rate = Field(0., description='that electrograms are read at, Hz; 0: as they are')
     @property
     def as_one(self) -> bool: return len(self.modalities) == len(MODALITIES)     # all in one encoder
     @model_validator(mode='after')

@@ -31,9 +31,9 @@ from ..signals.splits import SPLITS
 
 # %% auto #0
 __all__ = ['MODALITY_SETS', 'PRECISIONS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'RENAMED_PARAMETERS',
-           'DataParameters', 'SplitParameters', 'FitParameters', 'LossParameters', 'ModelParameters',
-           'MachineParameters', 'TrainConfig', 'training_augment', 'current_names', 'make_config', 'as_given',
-           'network_fields', 'augment_fields', 'tree_options', 'own_parameters', 'check_parameters']
+           'READ_AT_MOST', 'READ_RATES', 'DataParameters', 'SplitParameters', 'FitParameters', 'LossParameters',
+           'ModelParameters', 'MachineParameters', 'TrainConfig', 'training_augment', 'current_names', 'make_config',
+           'as_given', 'network_fields', 'augment_fields', 'tree_options', 'own_parameters', 'check_parameters']
 
 # %% ../../nbs/8_training/00_config.ipynb #3e6f785b
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
@@ -244,10 +244,15 @@ def _check_trees(c: TrainConfig) -> None:
     make_trees(**tree_options(c))
 
 # %% ../../nbs/8_training/00_config.ipynb #e04708da
+READ_AT_MOST = 250.                              # Hz: what a training reads faster windows at, unless told
+READ_RATES = ('ecg_rate', 'iegm_rate')
+
 def network_fields(model: str) -> dict[str, FieldInfo]:
-    "What `model_options` of a network may hold: no parameter of a training, and not the store's rate."
-    fields = MODEL_OPTIONS[model].model_fields
-    return {n: f for n, f in fields.items() if n not in TrainConfig.model_fields and n != 'rate'}
+    """What `model_options` of a network may hold: no parameter of a training, and not the store's rate. The
+    defaults are those of a training."""
+    kind, at_most = MODEL_OPTIONS[model], f'<={READ_AT_MOST:g}'
+    fields = {n: f for n, f in kind.model_fields.items() if n not in TrainConfig.model_fields and n != 'rate'}
+    return fields | {n: with_default(kind, n, at_most) for n in READ_RATES}
 
 def augment_fields() -> dict[str, FieldInfo]:
     "What `augment_options` may hold: what is no parameter of a training."

@@ -20,11 +20,11 @@ from ..model.given import encoder_file, given_folder, load_given, read_given
 from ..model.pretrained import Pretrained, load_pretrained
 from ..signals.batches import is_multi
 from ..signals.store import Store
-from .config import MODALITY_SETS, TrainConfig
+from .config import MODALITY_SETS, READ_AT_MOST, READ_RATES, TrainConfig
 
 # %% auto #0
-__all__ = ['READ_AT_MOST', 'loss_head', 'replace_head', 'build_network', 'network_options', 'build_model', 'weights_file',
-           'start_pretrained', 'class_codes', 'fold_losses', 'run_words', 'start_phrases']
+__all__ = ['loss_head', 'replace_head', 'build_network', 'network_options', 'build_model', 'weights_file', 'start_pretrained',
+           'class_codes', 'fold_losses', 'run_words', 'start_phrases']
 
 # %% ../../nbs/8_training/06_network.ipynb #b9d5d83e
 def loss_head(c: TrainConfig) -> HeadSpec:
@@ -51,12 +51,10 @@ def build_network(name: str, n_classes: int, options: dict, head: HeadSpec, what
         raise PedarrError(f'{what} {shown_value(options)}: {why}: correct them') from e
 
 # %% ../../nbs/8_training/06_network.ipynb #c8a5c47d
-READ_AT_MOST = 250.        # Hz
-
 def _rates(rate: float) -> dict:
     "The rate of the windows (Hz; 0: unknown), and the rates at which a network is to read them."
     read = min(rate, READ_AT_MOST)
-    return dict(rate=rate, ecg_rate=read, iegm_rate=read) if rate else {}
+    return dict(rate=rate, **dict.fromkeys(READ_RATES, read)) if rate else {}
 
 # %% ../../nbs/8_training/06_network.ipynb #b99a7b2e
 def network_options(c: TrainConfig, rate: float = 0.) -> dict:

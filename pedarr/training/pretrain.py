@@ -29,7 +29,7 @@ from .folds import on_terminal, say_on_stderr
 from pedarr.training.loop import (
     Prefetched, check_finite, clip_gradients, fit, in_precision, make_optimizer, pick_device,
     schedule_rate)
-from .pretrain_config import PretrainConfig, fold_numbers, needs_features
+from .pretrain_config import PRETRAININGS, PretrainConfig, fold_numbers, needs_features
 from .pretrain_objectives import TERMS, Known, Pretrainer, pretrain_objective
 from .run_files import Count, read_entries
 from .runs import (
@@ -113,13 +113,11 @@ def check_same_pretraining(run: Path, c: PretrainConfig) -> None:
     raise PedarrError(f'{run}: holds a run with {said}: choose another run folder, or give its parameters')
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #4e7eed27
-_OF_HALVES = ('cmsc', 'physioclr')
-
 def _check_view(store: Store, c: PretrainConfig) -> None:
     "`PedarrError` for views that are too short for the encoder, and for halves that overlap."
     samples, least = store.ecg.shape[-1], Pretrainer(c, store.fs).net.views.shortest
     view = min(round(c.crop*store.fs), samples) if c.crop else samples//2
-    if c.method in _OF_HALVES and 2*view > samples:
+    if PRETRAININGS[c.method].halves and 2*view > samples:
         raise PedarrError(f'{store.path}: method {c.method} compares the halves of a window, and views of '
                           f'{view/store.fs:.3g} s overlap in {samples/store.fs:.3g} s: leave crop at 0')
     if view >= least: return

@@ -14,26 +14,27 @@ from ..core.errors import PedarrError
 from ..core.parameters import Parameters, Seed, one_of, with_default
 from ..model.encoders import MODALITIES
 from ..model.pedarrnet import ModelConfig
-from ..signals.augmentation import NORMALISE
 from ..signals.vectorcardiogram import Hidden
-from .config import PRECISIONS, FitParameters
+from .config import FitParameters, MachineParameters
 
 # %% auto #0
 __all__ = ['PRETRAININGS', 'PretrainMethod', 'needs_features', 'fold_numbers', 'PretrainConfig']
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #9c78adb5
 class PretrainMethod(NamedTuple):
-    "A row of the table: the method in `words`; does it need an `ecg`; must beats be `measured`?"
+    """A row of the table: the method in `words`; does it need an `ecg`; must beats be `measured`; are its
+    views the two `halves` of a window?"""
     words: str
     ecg: bool = False
     measured: bool = False
+    halves: bool = False
 
 PRETRAININGS = {
     'simclr': PretrainMethod('two crops of a window, disturbed; NT-Xent (Chen et al. 2020)'),
-    'cmsc': PretrainMethod('the two halves of a window (Kiyasseh et al. 2021)'),
+    'cmsc': PretrainMethod('the two halves of a window (Kiyasseh et al. 2021)', halves=True),
     '3kg': PretrainMethod('a heart that is turned, half of it hidden; NT-Xent (Gopal et al. 2021)', ecg=True),
     'physioclr': PretrainMethod('features, shuffled beats, the other half, reconstruction (arXiv 2509.08116)',
-                                ecg=True, measured=True),
+                                ecg=True, measured=True, halves=True),
     'beatssl': PretrainMethod('views of 3KG, likeness of features as target, beats (arXiv 2601.16147)',
                               ecg=True, measured=True),
     'masked': PretrainMethod('what is hidden is to be reconstructed')}
@@ -57,8 +58,7 @@ def fold_numbers(text: str) -> list[int]:
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #40ff140b
 _Method = one_of(PRETRAININGS, 'method')
-_Modality, _Precision = one_of(MODALITIES, 'modality'), one_of(PRECISIONS, 'precision')
-_Scale = one_of(NORMALISE, 'normalise')
+_Modality = one_of(MODALITIES, 'modality')
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #fd6d7a99
 class _Data(Parameters):
@@ -68,7 +68,7 @@ class _Data(Parameters):
     modality: _Modality = Field('ecg', description='whose channels are learnt from')
     folds: str = Field('', description="official folds that are learnt from, as in 1-8; '': all")
     left_out: str = Field('', description="table whose subjects are not learnt from; '': none")
-    normalise: _Scale = Field('modality', description='what is brought to one scale')
+    normalise: str = with_default(FitParameters, 'normalise')
 
 class _Views(Parameters):
     "The method and its views."
@@ -94,24 +94,24 @@ class _Fit(Parameters):
     epochs: int = with_default(FitParameters, 'epochs', 50)
     batch_size: int = with_default(FitParameters, 'batch_size', 128)
     lr: float = with_default(FitParameters, 'lr', 1e-3)
-    weight_decay: float = with_default(FitParameters, 'weight_decay', .05)
+    weight_decay: float = with_default(FitParameters, 'weight_decay')
     warmup: float = with_default(FitParameters, 'warmup', .1)
-    clip: float = with_default(FitParameters, 'clip', 1.)
-    precision: _Precision = Field('float32', description='of the forward pass')
+    clip: float = with_default(FitParameters, 'clip')
+    precision: str = with_default(FitParameters, 'precision')
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #10ea9ade
 class _Network(Parameters):
     "The network."
-    encoder: str = with_default(ModelConfig, 'encoder', 'residual')
+    encoder: str = with_default(ModelConfig, 'encoder')
     dim: int = Field(128, ge=8, le=8192, multiple_of=8, description='width of a token, a multiple of 8')
-    proj_dim: int = Field(64, ge=1, le=65_536, description='length of an embedding')
+    proj_dim: int = with_default(ModelConfig, 'proj_dim')
     rate: float = Field(0., ge=0, le=100_000, description="that windows are read at, Hz; 0: as in training")
 
 class _Machine(Parameters):
     "Seed and machine."
     seed: Seed = Field(0, description='of weights, batches and views')
-    device: str = Field('auto', description='auto, cpu, cuda, ...')
-    workers: int = Field(0, ge=0, le=1024, description='processes that prepare batches')
+    device: str = with_default(MachineParameters, 'device')
+    workers: int = with_default(MachineParameters, 'workers')
     jobs: int = Field(0, ge=0, le=256, description='processes that measure features; 0: one a core')
     keep_every: int = Field(0, ge=0, description='epochs between encoders that are kept; 0: the last alone')
 

@@ -25,8 +25,8 @@ from ..signals.augmentation import Augment
 from ..signals.batches import Batch
 from ..signals.shuffled_beats import shuffle_beats
 from ..signals.vectorcardiogram import hide_leads, hide_spans, turned_view
+from .config import READ_AT_MOST
 from .loop import Objective
-from .network import READ_AT_MOST
 from .pretrain_config import PretrainConfig
 
 # %% auto #0

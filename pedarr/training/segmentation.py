@@ -53,9 +53,9 @@ class _SegmentFit(Parameters):
     epochs: int = with_default(FitParameters, 'epochs', 60)
     batch_size: int = with_default(FitParameters, 'batch_size', 16)
     lr: float = with_default(FitParameters, 'lr', 4e-3)
-    weight_decay: float = with_default(FitParameters, 'weight_decay', .05)
+    weight_decay: float = with_default(FitParameters, 'weight_decay')
     warmup: float = with_default(FitParameters, 'warmup', .15)
-    clip: float = with_default(FitParameters, 'clip', 1.)
+    clip: float = with_default(FitParameters, 'clip')
 
 # %% ../../nbs/8_training/29_segmentation.ipynb #0dc1ed05
 class _SegmentVaried(Parameters):

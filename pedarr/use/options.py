@@ -167,8 +167,9 @@ def _loss_lines() -> list[str]:
     lines = ['', 'loss, and its loss_options with their defaults; two are joined by +, as in ldam+agcacl:']
     for name, entry in (LOSSES | MULTI_LOSSES).items():
         if name == next(iter(MULTI_LOSSES)): lines.append('with several labels a window (none is bce there):')
-        options = ', '.join(f'{option} {value}' for option, value in loss_options(name).items())
-        lines.append(f'  {name:<18} {entry.words}{options and ": "}{options}')
+        options = ', '.join(f'{k} {"none" if v == "" else v}' for k, v in loss_options(name).items())
+        line = f'  {name:<18} {entry.words}{options and ": "}{options}'
+        lines += wrap(line, 110, subsequent_indent=' '*21, drop_whitespace=True) or [line]
     return lines
 
 # %% ../../nbs/9_use/13_options.ipynb #90fb74ce
