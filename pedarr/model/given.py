@@ -25,8 +25,9 @@ from .encoders import MODALITIES
 from .pretrained import Pretrained
 
 # %% auto #0
-__all__ = ['SUMS', 'MODEL_VERSION', 'ENCODER_VERSION', 'ENCODER_FILE', 'damaged_model', 'write_sums', 'check_sums',
-           'config_bytes', 'GivenModel', 'encoder_file', 'given_folder', 'read_given', 'architecture', 'load_given']
+__all__ = ['SUMS', 'MODEL_VERSION', 'ENCODER_VERSION', 'ENCODER_FILE', 'damaged_model', 'write_sums', 'model_id', 'holds_model',
+           'check_model_folder', 'check_sums', 'config_bytes', 'GivenModel', 'encoder_file', 'given_folder',
+           'read_given', 'architecture', 'load_given']
 
 # %% ../../nbs/5_model/12_given.ipynb #f1998b19
 SUMS = 'SHA256SUMS.txt'
@@ -47,6 +48,21 @@ def write_sums(folder: Path) -> None:
     names = sorted((p.name for p in folder.iterdir() if p.name != SUMS), key=natural_key)
     write_atomic(folder/SUMS, ''.join(f'{sha256(folder/n)}  {n}\n' for n in names))
 
+# %% ../../nbs/5_model/12_given.ipynb #7a01dbc5
+def model_id(folder: Path) -> str:
+    "Twelve digits that name the model in a `folder`: of the hash of its list of hashes."
+    return sha256(folder/SUMS)[:12]
+
+def holds_model(folder: Path) -> bool:
+    "Was the `folder` exported (a model, an encoder, a network for waves)? It has a list of hashes then."
+    return (folder/SUMS).is_file()
+
+def check_model_folder(folder: Path, remedy: str) -> Path:
+    "The `folder`; `PedarrError`, which names the `remedy`, if nothing was exported into it."
+    if holds_model(folder): return folder
+    raise PedarrError(f'{folder}: is no model folder (no {SUMS}): {remedy}')
+
+# %% ../../nbs/5_model/12_given.ipynb #dd113204
 def _listed(folder: Path) -> dict[str, str]:
     "Name -> hash in the list of a model folder."
     lines = read_text(folder/SUMS, 1 << 20).splitlines()
@@ -124,10 +140,10 @@ def given_folder(name: str) -> Path | None:
     if encoder_file(name) is not None: return None
     is_name = len(path.parts) == 1 and not path.suffix and not path.exists()
     folder = find_model(name) if path.is_dir() or is_name and shipped else None
-    if folder is None or (folder/SUMS).exists(): return folder
-    if (folder/'params.json').exists():
+    if folder is None: return None
+    if (folder/'params.json').exists() and not holds_model(folder):
         raise PedarrError(f'{folder}: is a run: pedarr export {folder} MODEL, and start from MODEL')
-    raise PedarrError(f'{folder}: is no model folder (no {SUMS}): give one, or a file of weights')
+    return check_model_folder(folder, 'give one, or a file of weights')
 
 # %% ../../nbs/5_model/12_given.ipynb #c9d18c8f
 def read_given(folder: Path) -> GivenModel:
