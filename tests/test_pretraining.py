@@ -24,7 +24,7 @@ from pedarr.losses.contrastive import SupCon
 from pedarr.losses.feature_targets import (
     beat_targets, physioclr, physiological_pairs, pool_beats, soft_targets)
 from pedarr.losses.unlabelled import cmsc, nt_xent, soft_contrast
-from pedarr.model.earlier_encoders import ENCODERS
+from pedarr.model.encoder_registry import ENCODERS
 from pedarr.model.pretrained import load_pretrained, save_pretrained
 from pedarr.signals import physiology
 from pedarr.signals.arrays import store_from_arrays
