@@ -5,7 +5,6 @@
 # %% ../../nbs/5_model/13_given.ipynb #bc13f4e3
 from __future__ import annotations
 
-import re
 from math import isclose
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,21 +19,20 @@ from ..core.files import read_bytes, read_text, sha256, write_atomic
 from ..core.names import natural_key
 from ..core.project import find_model, shipped_models
 from ..core.tables import FileContents, parse_json, validation_errors
+from ..data.checksums import CHECKSUMS, parse_checksums
 from .earlier_encoders import EARLIER_OPTIONS
 from .encoders import MODALITIES
 from .pretrained import Pretrained
 
 # %% auto #0
-__all__ = ['SUMS', 'MODEL_VERSION', 'ENCODER_VERSION', 'ENCODER_FILE', 'damaged_model', 'write_sums', 'model_id', 'holds_model',
+__all__ = ['MODEL_VERSION', 'ENCODER_VERSION', 'ENCODER_FILE', 'damaged_model', 'write_sums', 'model_id', 'holds_model',
            'check_model_folder', 'check_sums', 'config_bytes', 'GivenModel', 'encoder_file', 'given_folder',
            'read_given', 'architecture', 'load_given']
 
 # %% ../../nbs/5_model/13_given.ipynb #f1998b19
-SUMS = 'SHA256SUMS.txt'
 MODEL_VERSION = 1
 ENCODER_VERSION = 'encoder-1'
 ENCODER_FILE = 'encoder.safetensors'
-_LINE = re.compile(r'([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]{0,99})')
 _SMALL = 16 << 20                           # bytes: more than any file but the weights
 _LARGE = 16 << 30
 
@@ -45,30 +43,32 @@ def damaged_model(file: Path, why: str) -> PedarrError:
 # %% ../../nbs/5_model/13_given.ipynb #ba30a6fe
 def write_sums(folder: Path) -> None:
     "Write the list of the hashes of all files of a `folder`."
-    names = sorted((p.name for p in folder.iterdir() if p.name != SUMS), key=natural_key)
-    write_atomic(folder/SUMS, ''.join(f'{sha256(folder/n)}  {n}\n' for n in names))
+    names = sorted((p.name for p in folder.iterdir() if p.name != CHECKSUMS), key=natural_key)
+    write_atomic(folder/CHECKSUMS, ''.join(f'{sha256(folder/n)}  {n}\n' for n in names))
 
 # %% ../../nbs/5_model/13_given.ipynb #7a01dbc5
 def model_id(folder: Path) -> str:
     "Twelve digits that name the model in a `folder`: of the hash of its list of hashes."
-    return sha256(folder/SUMS)[:12]
+    return sha256(folder/CHECKSUMS)[:12]
 
 def holds_model(folder: Path) -> bool:
     "Was the `folder` exported (a model, an encoder, a network for waves)? It has a list of hashes then."
-    return (folder/SUMS).is_file()
+    return (folder/CHECKSUMS).is_file()
 
 def check_model_folder(folder: Path, remedy: str) -> Path:
     "The `folder`; `PedarrError`, which names the `remedy`, if nothing was exported into it."
     if holds_model(folder): return folder
-    raise PedarrError(f'{folder}: is no model folder (no {SUMS}): {remedy}')
+    raise PedarrError(f'{folder}: is no model folder (no {CHECKSUMS}): {remedy}')
 
 # %% ../../nbs/5_model/13_given.ipynb #dd113204
 def _listed(folder: Path) -> dict[str, str]:
     "Name -> hash in the list of a model folder."
-    lines = read_text(folder/SUMS, 1 << 20).splitlines()
-    found = [_LINE.fullmatch(line) for line in lines]
-    if not lines or not all(found): raise damaged_model(folder/SUMS, 'no list of hashes')
-    return {m[2]: m[1] for m in found}
+    file = folder/CHECKSUMS
+    text = read_text(file, 1 << 20)
+    try: found = parse_checksums(text, str(file))
+    except PedarrError as e: raise damaged_model(file, 'no list of hashes') from e
+    if not found: raise damaged_model(file, 'no list of hashes')
+    return found
 
 # %% ../../nbs/5_model/13_given.ipynb #e3fa59a6
 def check_sums(folder: Path) -> dict[str, str]:

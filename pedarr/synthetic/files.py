@@ -21,6 +21,7 @@ from ..core.errors import PassingError, PedarrError, one_line, system_error
 from ..core.files import check_new_folder, create_file, new_folder, sha256, sync_file, write_atomic
 from ..core.locks import NO_LOCKS, hold_lock
 from ..core.parallel import parallel_map
+from ..data.checksums import CHECKSUMS
 from .heart import SIMULATED_RATE
 from .recording import Study, Subject
 
@@ -105,9 +106,9 @@ def _write_tables(folder: Path, subjects: Sequence[Subject], lengths: dict[str, 
         write_atomic(folder / f'{cohort}-subject-info.csv', _subject_table(subjects, cohort, lengths))
     write_atomic(folder / 'RECORDS', ''.join(f'{s.record}\n' for s in subjects))
     write_atomic(folder / 'ANNOTATORS', 'atr\tsimulated rhythm and beat annotations\n')
-    files = sorted(p for p in folder.iterdir() if p.name != 'SHA256SUMS.txt')
+    files = sorted(p for p in folder.iterdir() if p.name != CHECKSUMS)
     digests = [sums.get(p.stem) if p.suffix == '.dat' else sha256(p) for p in files]
-    write_atomic(folder / 'SHA256SUMS.txt', ''.join(f'{d} {p.name}\n' for d, p in zip(digests, files)))
+    write_atomic(folder / CHECKSUMS, ''.join(f'{d} {p.name}\n' for d, p in zip(digests, files)))
 
 # %% ../../nbs/2_synthetic/08_files.ipynb #75069622
 def write_database(folder: Path | str, subjects: Sequence[Subject], make: Callable[[Subject], Study],

@@ -28,8 +28,9 @@ from ..core.files import check_new_folder, new_folder, read_text, sha256, write_
 from ..core.project import find_model, shipped_models
 from ..core.tables import FileContents, read_json, validation_errors, write_json, write_table
 from ..data.channels import CHANNELS
+from ..data.checksums import CHECKSUMS
 from ..model.given import (
-    SUMS, check_model_folder, check_sums, config_bytes, damaged_model, holds_model, model_id, write_sums)
+    check_model_folder, check_sums, config_bytes, damaged_model, holds_model, model_id, write_sums)
 from ..signals.batches import SegmentDataset, make_loader, take_signals
 from ..signals.settings import PreprocessConfig
 from ..signals.store import Store, open_store
@@ -205,7 +206,7 @@ def open_model_folder(folder: Path | str, fold: int | None = None) -> OpenModel:
     folds = _chosen(folder, facts.folds, fold)
     tensors = [f'{what}-{k}.safetensors' for k in folds for what in ('model', 'unlike')]
     for name in ['README.md', 'config.json', 'preprocess.json', *tensors]:
-        if name not in listed: raise damaged_model(folder/name, f'is missing in {SUMS}')
+        if name not in listed: raise damaged_model(folder/name, f'is missing in {CHECKSUMS}')
     return OpenModel(folder, model_id(folder), facts, _read_preprocessing(folder),
                      {k: _read_fold(folder, k, facts) for k in folds},
                      {k: _read_unlike(folder, k) for k in folds})
