@@ -12,7 +12,7 @@ from scipy.signal import resample_poly
 
 from conftest import assert_learns, everywhere
 from pedarr.model.baselines import MODELS, InceptionTime, XResNet1d, make_model
-from pedarr.model.earlier_encoders import ENCODERS
+from pedarr.model.encoder_registry import ENCODERS
 from pedarr.model.features import annotated_beats, interval_features, segment_features, shape_features
 from pedarr.model.trees import boosted_trees, prediction_table
 from pedarr.model.pedarrnet import ModelConfig, NetworkOptions, PedArrNet

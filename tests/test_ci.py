@@ -183,3 +183,20 @@ def test_style_names_imports_that_are_not_sorted(cell, sorted_):
     style = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(style)
     assert ([rule for rule, _ in style.cell_faults(3, cell, '')] == []) == sorted_
+
+
+def test_sizes_are_measured_in_the_old_layout_and_the_new(tmp_path):
+    "A flat package of one module, and this tree: what CHANGELOG says of before and after can be repeated."
+    (tmp_path/'nbs').mkdir()
+    (tmp_path/'pedarr').mkdir()
+    cells = [dict(cell_type='code', source=['x = 1\n'*21]), dict(cell_type='code', source=['y'*111])]
+    (tmp_path/'nbs'/'00_all.ipynb').write_text(json.dumps(dict(cells=cells)))
+    (tmp_path/'pedarr'/'all.py').write_text('def f(x): pass\n\ndef g(x: int) -> int:\n    "A."\n\n_h = 1\n')
+    (tmp_path/'README.md').write_text('12345')
+    run = [sys.executable, ROOT/'.ci'/'measure.py', tmp_path, ROOT]
+    out = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    found = dict(re.match(r'(.*?)  +(.*)', line).groups() for line in out.splitlines())
+    before, after = (dict(zip(found, n)) for n in zip(*(x.replace(',', '').split() for x in found.values())))
+    assert list(before.values()) == ['111', '1', '1', '2', '0', '1', '6', '2', '1', '1', '5']
+    assert after['lines of code over 110'] == '0' and int(after['README, bytes']) <= 8192
+    assert after['public functions and methods'] == after['of them fully typed']

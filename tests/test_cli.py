@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from conftest import ROOT, everywhere, real
 from pedarr.core.parameters import allowed_values
-from pedarr.model.earlier_encoders import ENCODERS
+from pedarr.model.encoder_registry import ENCODERS
 from pedarr.signals import build as build_
 from pedarr.training.config import TrainConfig
 from pedarr.use.command import pedarr_command

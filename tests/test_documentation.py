@@ -1,6 +1,9 @@
 """Every public function is typed and documented: each array argument has its shape in the docstring, and its
 unit or the word for what has none."""
 import ast
+import functools
+import importlib
+import inspect
 import re
 
 import pytest
@@ -89,3 +92,36 @@ def test_help_of_a_method_shows_the_shape_of_its_arrays():
     assert len(methods) > 40
     bare = [name for name, f in methods if not re.search(SHAPE, ast.get_docstring(f) or '')]
     assert not bare, f'{len(bare)} methods of {len(methods)} without a shape: {bare}'
+
+
+def own_docstrings(cls: type):
+    "(name, docstring) of what a class defines and does not hide: methods and properties."
+    for name, x in vars(cls).items():
+        if name.startswith('_'): continue
+        if isinstance(x, (property, functools.cached_property)): yield name, x.__doc__
+        elif isinstance(x, (staticmethod, classmethod)): yield name, x.__func__.__doc__
+        elif inspect.isfunction(x): yield name, x.__doc__
+
+
+def test_a_method_without_a_docstring_is_found():
+    class Some:
+        "Something."
+        def said(self): "It is."
+        def unsaid(self): return 1
+        width = property(lambda self: 1)
+        height = property(lambda self: 1, doc='In mV.')
+        made = functools.cached_property(lambda self: 1)
+        kept = staticmethod(lambda: 1)
+    assert [name for name, doc in own_docstrings(Some) if not doc] == ['unsaid', 'width', 'made', 'kept']
+
+
+def test_every_public_method_has_a_docstring_of_its_own():
+    "What a class of a chapter defines: that of its class, or of the one it inherits from, does not count."
+    found = []
+    for module in sorted(CHAPTERS):
+        for cls in vars(importlib.import_module(module.removesuffix('.__init__'))).values():
+            if inspect.isclass(cls) and cls.__module__ == module and cls.__name__[0] != '_':
+                found += [(f'{module}.{cls.__name__}.{name}', doc) for name, doc in own_docstrings(cls)]
+    assert len(found) > 150 and any(name.endswith('Run.multi') for name, _ in found)
+    bare = [name for name, doc in found if not (doc or '').strip()]
+    assert not bare, f'{len(bare)} public methods without a docstring: {bare}'

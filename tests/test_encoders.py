@@ -8,7 +8,7 @@ from safetensors.torch import load, save
 from scipy.signal import resample_poly
 
 from pedarr.core.errors import PedarrError
-from pedarr.model.earlier_encoders import ENCODERS, receptive_fields
+from pedarr.model.encoder_registry import ENCODERS, receptive_fields
 from pedarr.model.encoders import ModalityEncoder, split_mask, zero_masked
 from pedarr.model.input_rates import Resample, rate_ratio
 from pedarr.model.pedarrnet import PedArrNet
@@ -160,7 +160,7 @@ def test_receptive_fields_in_ms_follow_the_rate():
 
 def test_nothing_outside_its_field_changes_a_column():
     "A change just inside the field is seen, one just outside is not (but for the normalisation)."
-    from pedarr.model.earlier_encoders import _plain_sums
+    from pedarr.model.encoder_registry import _plain_sums
     encoder = _plain_sums(ENCODERS['plain'](1, 16))
     x = torch.ones(1, 1, 1500, dtype=torch.float64)
     def last(x): return encoder.maps(x, full(1, 1))[-1][0, :, 16]

@@ -11,7 +11,8 @@ from conftest import assert_learns
 from pedarr.model.attention import (
     Attention, CrossModalAttention, SemanticAttention, equal_shares, sinusoidal_positions)
 from pedarr.core.errors import PedarrError
-from pedarr.model.earlier_encoders import EARLIER_OPTIONS, ENCODERS
+from pedarr.model.earlier_encoders import EARLIER_OPTIONS
+from pedarr.model.encoder_registry import ENCODERS
 from pedarr.model.encoders import MODALITIES, ResidualEncoder, split_mask
 from pedarr.model.pedarrnet import FUSIONS, ModelConfig, PedArrNet
 from pedarr.signals.augmentation import drop_modality

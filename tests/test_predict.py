@@ -22,6 +22,7 @@ from helpers import append, bard, command, edit_json, prucka, refused
 from pedarr.core.errors import PedarrError
 from pedarr.core.files import sha256
 from pedarr.core.project import find_model
+from pedarr.data.checksums import CHECKSUMS
 from pedarr.data.known_databases import LEIPZIG
 from pedarr.data.lab_exports import convert_export, find_exports
 from pedarr.data.records import open_record
@@ -35,7 +36,6 @@ from pedarr.training.train import run_training
 from pedarr.use.input_files import FileFormat, find_recordings, open_recording
 from pedarr.use.inputs import array_record
 from pedarr.use.model_cards import describe_preprocessing
-from pedarr.model.given import SUMS
 from pedarr.use.model_folder import export_model, open_model
 from pedarr.use.predict_files import predict_recordings
 from pedarr.use.predictor import Predictor, load_predictor
@@ -321,8 +321,8 @@ def test_the_folder_stands_alone(folder, tmp_path):
 
 def sealed(folder: Path) -> Path:
     "The list of hashes made again, as somebody would who means harm."
-    names = [line.split('  ')[1] for line in (folder/SUMS).read_text().splitlines()]
-    (folder/SUMS).write_text(''.join(f'{sha256(folder/n)}  {n}\n' for n in names if (folder/n).exists()))
+    names = [line.split('  ')[1] for line in (folder/CHECKSUMS).read_text().splitlines()]
+    (folder/CHECKSUMS).write_text(''.join(f'{sha256(folder/n)}  {n}\n' for n in names if (folder/n).exists()))
     return folder
 
 
@@ -351,7 +351,7 @@ HARM = {
     'model-1.safetensors: is missing': (lambda d: (d/'model-1.safetensors').unlink(), False),
     'config.json: is missing in': (lambda d: unlist(d, 'config.json'), False),
     'preprocess.json: is missing in': (lambda d: (d/'preprocess.json').unlink(), True),
-    'no list of hashes': (lambda d: append(d/SUMS, 'x'), False),
+    'no list of hashes': (lambda d: append(d/CHECKSUMS, 'x'), False),
     'answers SR': (lambda d: other_classes(d, ['X']), True),
     'config.json: damaged, 8 classes where 7': (lambda d: other_classes(d, []), True),
     'version 2': (lambda d: edit_json(d/'config.json', model_version=2), True),
@@ -366,8 +366,8 @@ HARM = {
 
 def unlist(folder: Path, name: str) -> None:
     "Strike a file from the list of hashes, so that nobody sees that it is altered."
-    lines = (folder/SUMS).read_text().splitlines(keepends=True)
-    (folder/SUMS).write_text(''.join(line for line in lines if not line.endswith(f'  {name}\n')))
+    lines = (folder/CHECKSUMS).read_text().splitlines(keepends=True)
+    (folder/CHECKSUMS).write_text(''.join(line for line in lines if not line.endswith(f'  {name}\n')))
 
 
 def edit_unlike(file: Path) -> None:

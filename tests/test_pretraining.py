@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 from scipy.signal import resample_poly
 
 from helpers import edit_json
+from pedarr.core import files
 from pedarr.core.errors import PassingError, PedarrError
 from pedarr.core.files import sha256
 from pedarr.core.parameters import cell_text
@@ -23,14 +24,14 @@ from pedarr.losses.contrastive import SupCon
 from pedarr.losses.feature_targets import (
     beat_targets, physioclr, physiological_pairs, pool_beats, soft_targets)
 from pedarr.losses.unlabelled import cmsc, nt_xent, soft_contrast
-from pedarr.model.earlier_encoders import ENCODERS
+from pedarr.model.encoder_registry import ENCODERS
 from pedarr.model.pretrained import load_pretrained, save_pretrained
 from pedarr.signals import physiology
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.physiology import measure_beats, physiology_file, physiology_of, reduce_features
 from pedarr.signals.shuffled_beats import cut_points, shuffled_index
 from pedarr.signals.vectorcardiogram import turn_ecg, turned_view
-from pedarr.training import pretrain, pretrain_objectives, probes
+from pedarr.training import pretrain, pretrain_objectives
 from pedarr.training.config import make_config
 from pedarr.training.network import build_model
 from pedarr.training.pretrain import read_pretraining, run_pretraining, what_is_known, windows_to_learn
@@ -353,8 +354,8 @@ def test_features_are_those_of_the_encoder_and_kept(drawn_store, tmp_path):
     run = run_pretraining(config(drawn_store, tmp_path/'r', epochs=1), progress=False)
     learnt, chance = cached_features(run, drawn_store), cached_features(run, drawn_store, '')
     assert learnt.shape == (16, 32) and np.isfinite(learnt).all() and not np.allclose(learnt, chance)
-    for file in run.glob('features-*.npy'): file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(PedarrError, match='features-.*npy: damaged .*: delete it'):
+    for file in run.glob('features-*.safetensors'): file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(PedarrError, match='features-.*safetensors: damaged .*: delete it'):
         cached_features(run, drawn_store)
     with pytest.raises(PedarrError, match='none of 2 labelled windows'):
         linear_probe(np.full((4, 3), np.nan), np.eye(4), np.arange(2), np.arange(4))
@@ -374,14 +375,14 @@ def test_a_probe_asks_the_test_for_nothing():
         for k in (b, c): assert a.strength == k.strength and np.array_equal(a.thresholds, k.thresholds)
 
 
-@pytest.mark.parametrize('module, read, name', [
-    (physiology, physiology_of, 'store.physiology.npz'),
-    (probes, lambda store: cached_features(store.path.parent, store, ''), f'features-random-{"a"*12}.npy')])
-def test_a_passing_fault_is_no_damage(tmp_path, monkeypatch, module, read, name):
+@pytest.mark.parametrize('read, name', [
+    (physiology_of, 'store.physiology.safetensors'),
+    (lambda store: cached_features(store.path.parent, store, ''), f'features-random-{"a"*12}.safetensors')])
+def test_a_passing_fault_is_no_damage(tmp_path, monkeypatch, read, name):
     "A disk that answers with an error is no reason to delete what was measured."
     (tmp_path/name).touch()
     def answer(*a, **k): raise OSError(errno.EIO, 'Input/output error')
-    monkeypatch.setattr(module.np, 'load', answer)
+    monkeypatch.setattr(files.os, 'open', answer)
     with pytest.raises(PassingError, match=f'{name}: cannot be read .*run the same command again'):
         read(SimpleNamespace(path=tmp_path/'store', seal='a'*64))
 

@@ -22,9 +22,10 @@ from pedarr.core.files import sha256
 from pedarr.core.project import shipped_models
 from pedarr.core.tables import write_table
 from pedarr.data.channels import CHANNELS
+from pedarr.data.checksums import CHECKSUMS
 from pedarr.data.known_databases import DATABASES
 from pedarr.exploration.waves import drawn_study
-from pedarr.model.given import SUMS, check_sums, encoder_file
+from pedarr.model.given import check_sums, encoder_file
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.store import open_store
 from pedarr.training.config import TrainConfig, make_config
@@ -120,7 +121,7 @@ def test_damaged_and_other_folders_are_one_line(store, given, tmp_path):
     raw = (copy/'model-0.safetensors').read_bytes()
     (copy/'model-0.safetensors').write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
     assert 'altered since it was exported' in refused(*told, copy)
-    (copy/SUMS).unlink()
+    (copy/CHECKSUMS).unlink()
     assert 'is no model folder' in refused(*told, copy)
     assert 'pedarr export' in refused(*told, given.parent/'run')
     assert 'no-such-model' in refused(*told, 'no-such-model')
@@ -152,7 +153,7 @@ def test_a_shipped_model_opens_and_names_its_data(name):
     "The folders of the clone: whole, small, of real data, their licence and source in the card."
     if name is None: pytest.skip('no model is shipped yet')
     folder, model = SHIPPED[name], open_model(name)
-    assert set(check_sums(folder)) == {p.name for p in folder.iterdir()} - {SUMS}
+    assert set(check_sums(folder)) == {p.name for p in folder.iterdir()} - {CHECKSUMS}
     assert sum(p.stat().st_size for p in folder.iterdir()) < 5_000_000
     assert model.facts.name == name and not model.facts.simulated
     card, database = (folder/'README.md').read_text(), DATABASES[model.facts.database]
@@ -194,7 +195,7 @@ def test_a_shipped_network_for_waves_opens_and_names_its_data(name, tmp_path):
     "It finds twelve of twelve drawn beats in each lead; asked for rhythms, it says what it is for."
     if name is None: pytest.skip('no network for waves is shipped yet')
     folder, model = SHIPPED[name], open_wave_model(name)
-    assert set(check_sums(folder)) == {p.name for p in folder.iterdir()} - {SUMS}
+    assert set(check_sums(folder)) == {p.name for p in folder.iterdir()} - {CHECKSUMS}
     assert sum(p.stat().st_size for p in folder.iterdir()) < 5_000_000 and not model.facts.simulated
     card = (folder/'README.md').read_text()
     for words in ('Open Data Commons Attribution License', 'Kalyakulina', 'QRS onset', 'No medical device'):
@@ -210,10 +211,10 @@ def test_shipped_folders_are_package_data():
     "setup.py takes all files of every folder in pedarr/weights, and git ignores none of them."
     setup = (ROOT/'setup.py').read_text()
     assert "'weights/*/*'" in setup
-    asked = [f'pedarr/weights/x/{n}' for n in ('README.md', 'model-9.safetensors', 'config.json', SUMS)]
+    asked = [f'pedarr/weights/x/{n}' for n in ('README.md', 'model-9.safetensors', 'config.json', CHECKSUMS)]
     p = subprocess.run(['git', 'check-ignore', *asked], cwd=ROOT, capture_output=True, text=True)
     assert p.returncode in (1, 128) and not p.stdout                          # 128: no clone
-    strange = [p for p in WEIGHTS.glob('*') if not (p/SUMS).is_file()] if WEIGHTS.exists() else []
+    strange = [p for p in WEIGHTS.glob('*') if not (p/CHECKSUMS).is_file()] if WEIGHTS.exists() else []
     assert not strange
 
 
@@ -278,11 +279,11 @@ def test_a_saved_model_gets_more_tables_without_its_run(given, tmp_path):
     assert command('export', tmp_path/'m', tmp_path/'n', '--tested', tested).status == 0
     card = (tmp_path/'n'/'README.md').read_text()
     assert '| here | SR | 4 | 3 |' in card and '| noise | 20 | 0.750 | 50 [40, 60] |' in card
-    for name in {p.name for p in own.iterdir()} - {'README.md', SUMS}:
+    for name in {p.name for p in own.iterdir()} - {'README.md', CHECKSUMS}:
         assert (tmp_path/'n'/name).read_bytes() == (own/name).read_bytes()
     rest = (own/'README.md').read_text()
     assert card.partition('## Tested')[0] + card[card.index('## What it takes'):] == rest
-    assert set(check_sums(tmp_path/'n')) == {p.name for p in (tmp_path/'n').iterdir()} - {SUMS}
+    assert set(check_sums(tmp_path/'n')) == {p.name for p in (tmp_path/'n').iterdir()} - {CHECKSUMS}
     write_table(tested/'unlike.csv', pd.DataFrame([odd | dict(auroc='good')]))
     assert "'good'" in refused('export', own, tmp_path/'o', '--tested', tested)
     (own/'README.md').write_text('# other')
@@ -406,8 +407,8 @@ def test_a_config_that_contradicts_itself_is_one_line(given, tmp_path, change, w
     "Though its hash fits: found before a training starts."
     copy = Path(shutil.copytree(given, tmp_path/'m'))
     edit_json(copy/'config.json', **change)
-    names = [p.name for p in copy.iterdir() if p.name != SUMS]
-    (copy/SUMS).write_text(''.join(f'{sha256(copy/n)}  {n}\n' for n in names))
+    names = [p.name for p in copy.iterdir() if p.name != CHECKSUMS]
+    (copy/CHECKSUMS).write_text(''.join(f'{sha256(copy/n)}  {n}\n' for n in names))
     with pytest.raises(PedarrError, match=why) as e: make_config(pretrained=str(copy))
     assert '\n' not in str(e.value)
 
@@ -462,7 +463,7 @@ def test_a_damaged_encoder_folder_is_one_line(encoder, tmp_path, change):
     file = copy/'encoder.safetensors'
     if change == 'byte': file.write_bytes(file.read_bytes()[:-1] + b'\x01')
     if change == 'missing': file.unlink()
-    if change == 'unlisted': (copy/SUMS).write_text((copy/SUMS).read_text().splitlines()[0] + '\n')
+    if change == 'unlisted': (copy/CHECKSUMS).write_text((copy/CHECKSUMS).read_text().splitlines()[0] + '\n')
     with pytest.raises(PedarrError, match='copy the model folder again') as e:
         make_config(pretrained=str(copy))
     assert '\n' not in str(e.value)
@@ -484,8 +485,8 @@ def test_the_card_of_a_fine_tuned_model_names_the_data_of_its_origin(encoder, tm
     from pedarr.use.model_cards import _origin_lines
     folder = Path(shutil.copytree(encoder.folder, tmp_path/'enc'))
     edit_json(folder/'config.json', database='ptbxl', simulated=False)
-    names = [p.name for p in folder.iterdir() if p.name != SUMS]
-    (folder/SUMS).write_text(''.join(f'{sha256(folder/n)}  {n}\n' for n in names))
+    names = [p.name for p in folder.iterdir() if p.name != CHECKSUMS]
+    (folder/CHECKSUMS).write_text(''.join(f'{sha256(folder/n)}  {n}\n' for n in names))
     run = run_training(make_config(store=encoder.store, run=tmp_path/'r', pretrained=str(folder),
                                    modalities='ecg', **SMALL), False)
     card = (export_model(run, tmp_path/'m')/'README.md').read_text()

@@ -206,7 +206,7 @@ def test_values_out_of_range(tmp_path, options, word):
 def test_a_folder_with_something_in_it_is_refused(tmp_path):
     (tmp_path/'db').mkdir()
     (tmp_path/'db'/'thesis.tex').write_text('mine')
-    with pytest.raises(PedarrError, match='not empty'): simulate_database(tmp_path/'db', 4, .5)
+    with pytest.raises(PedarrError, match='not an empty folder'): simulate_database(tmp_path/'db', 4, .5)
     assert (tmp_path/'db'/'thesis.tex').read_text() == 'mine'
 
 

@@ -578,7 +578,7 @@ def test_no_size_is_believed_before_the_file_has_it(made, tmp_path):
     "A store that claims a terabyte is refused by the length of its files, not by the memory."
     def bigger(meta): meta['config'].update(window=600, rate=10_000, chunk=600)
     path = altered(made, tmp_path, bigger)
-    with pytest.raises(PedarrError, match='ecg.npy: damaged.*bytes where.*make'):
+    with pytest.raises(PedarrError, match='ecg.npy: damaged.*bytes where.*takes'):
         open_store(path, verify=False)
 
 

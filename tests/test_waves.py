@@ -22,6 +22,9 @@ from pedarr.use.delineate import open_wave_model, write_wave_model
 SMALL = dict(dim=16, batch_size=2, lr=.01, crop=3., device='cpu')
 
 
+def small_segmenter(ecg_rate=0.): return Segmenter('residual', 16, 250., ecg_rate)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     threads = torch.get_num_threads()
@@ -156,8 +159,8 @@ def test_intervals_draw_subjects_not_leads():
 
 # --- Networks -----------------------------------------------------------------
 
-@pytest.mark.parametrize('make', [lambda: Segmenter(dim=16), lambda: Segmenter(dim=16, ecg_rate=100.),
-                                  lambda: LeadUNet(4, 4)])
+@pytest.mark.parametrize('make', [small_segmenter, lambda: small_segmenter(100.),
+                                  lambda: LeadUNet(4, 250., 4)])
 def test_every_parameter_learns_and_absent_leads_are_nothing(make):
     torch.manual_seed(0)
     model, data = make(), drawn_wave_set(3, 5.)
@@ -179,7 +182,7 @@ def test_every_parameter_learns_and_absent_leads_are_nothing(make):
 
 def test_a_batch_without_scored_samples_changes_nothing():
     batch = next(iter(WaveBatches(drawn_wave_set(2, 5.), np.arange(2), SegmentConfig(crop=4.))))
-    loss = wave_objective()(Segmenter(dim=16), batch._replace(scored=torch.zeros_like(batch.scored)), 0.)
+    loss = wave_objective()(small_segmenter(), batch._replace(scored=torch.zeros_like(batch.scored)), 0.)
     assert loss['classification'].item() == 0
 
 
@@ -187,7 +190,7 @@ def test_an_absent_lead_answers_none():
     data = drawn_wave_set(1, 5.)
     data.mask[0, 3] = False
     for alone in (False, True):
-        assert not answer_samples(Segmenter(dim=16).eval(), data, np.arange(1), alone)[0, 3].any()
+        assert not answer_samples(small_segmenter().eval(), data, np.arange(1), alone)[0, 3].any()
 
 
 def test_rows_of_pretrained_encoders_have_a_bare_twin(tmp_path):
@@ -292,7 +295,7 @@ def test_weights_are_what_was_written(tmp_path, model):
 
 def test_the_card_of_ludb_names_its_source(tmp_path):
     c = SegmentConfig(dim=16)
-    card = (write_wave_model(Segmenter(dim=16), c, tmp_path/'m', 'LUDB', 200, 250.)/'README.md').read_text()
+    card = (write_wave_model(small_segmenter(), c, tmp_path/'m', 'LUDB', 200, 250.)/'README.md').read_text()
     assert 'ODC-By' in card and '10.13026/eegm-h675' in card and 'SIMULATED' not in card
 
 

@@ -21,7 +21,8 @@ from .errors import PedarrError, one_line, system_error
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'open_regular', 'read_bytes', 'read_text', 'sync_folder', 'sync_file', 'create_file', 'remove_file',
-           'write_atomic', 'write_together', 'place_folder', 'new_folder', 'check_new_folder', 'sha256', 'file_stamp']
+           'write_atomic', 'write_together', 'place_folder', 'new_folder', 'check_new_folder', 'sha256', 'hash_bytes',
+           'file_stamp']
 
 # %% ../../nbs/0_core/02_files.ipynb #f736be80
 _KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a named pipe', stat.S_IFCHR: 'a device',
@@ -194,11 +195,17 @@ def new_folder(path: Path, alone: bool = False) -> Iterator[Path]:
         raise
 
 # %% ../../nbs/0_core/02_files.ipynb #466e559b
-def check_new_folder(path: Path) -> None:
+def check_new_folder(path: Path | str) -> None:
     "`PedarrError` unless a new folder can be made at `path`: nothing is there, or an empty folder."
-    if not path.exists() and not path.is_symlink(): return
-    if path.is_dir() and not any(path.iterdir()): return
-    raise PedarrError(f'{path}: is there, and not an empty folder: choose another name')
+    path = Path(path)
+    try:
+        os.lstat(path)
+        if path.is_dir() and not any(path.iterdir()): return
+    except FileNotFoundError: return
+    except OSError as e: raise system_error(e, one_line(path), 'cannot be used') from e
+    except ValueError as e:
+        raise PedarrError(f'{one_line(path)}: cannot be the name of a folder: choose another name') from e
+    raise PedarrError(f'{one_line(path)}: is there, and not an empty folder: choose another name')
 
 # %% ../../nbs/0_core/02_files.ipynb #05faf343
 def sha256(path: Path | str, count: Callable[[int], Any] = lambda n: None, most: int | None = None) -> str:
@@ -217,6 +224,11 @@ def sha256(path: Path | str, count: Callable[[int], Any] = lambda n: None, most:
                 count(len(block))
         except OSError as e: raise system_error(e, path, 'cannot be read') from e
     return hashed.hexdigest()
+
+# %% ../../nbs/0_core/02_files.ipynb #13898e1b
+def hash_bytes(raw: bytes) -> str:
+    "SHA-256 of bytes in memory."
+    return hashlib.sha256(raw).hexdigest()
 
 # %% ../../nbs/0_core/02_files.ipynb #800e2b5e
 def file_stamp(path: Path | str) -> tuple[int, int, int]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -18,7 +17,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import PedarrError, one_line
-from .files import MOST_BYTES, read_bytes, write_atomic
+from .files import MOST_BYTES, hash_bytes, read_bytes, write_atomic
 
 # %% auto #0
 __all__ = ['FileContents', 'validation_errors', 'parse_json', 'read_json', 'json_ready', 'write_json', 'hash_value', 'csv_rows',
@@ -83,7 +82,7 @@ def write_json(path: Path | str, value: Any) -> Path:
 
 def hash_value(value: Any) -> str:
     "SHA-256 of a value of dicts, lists, texts and numbers; the order of a dict's entries does not matter."
-    return hashlib.sha256(json.dumps(json_ready(value), sort_keys=True).encode()).hexdigest()
+    return hash_bytes(json.dumps(json_ready(value), sort_keys=True).encode())
 
 # %% ../../nbs/0_core/03_tables.ipynb #ed6f1866
 _NUMBER = r' *[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)? *'

@@ -180,13 +180,14 @@ class CheckReport:
     problems: list[str]
     notes: list[str]
     summary: str = ''
-
-    @property
-    def ok(self) -> bool: return not self.problems
-    @property
-    def verdict(self) -> str: return _verdict(self)
-    def text(self, most: int = 12) -> str: return _report_text(self, most)
-    def write_html(self, path: Path | str) -> Path: return _write_html(self, path)
+    ok = property(lambda self: not self.problems, doc='Was no problem found?')
+    verdict = property(lambda self: _verdict(self), doc='Records, hours, problems, counts, in one line.')
+    def text(self, most: int = 12) -> str:
+        "The report for a terminal; each list is cut after `most` lines."
+        return _report_text(self, most)
+    def write_html(self, path: Path | str) -> Path:
+        "Write the whole report as one page without links outwards; returns its path."
+        return _write_html(self, path)
 
 # %% ../../nbs/1_data/32_check_report.ipynb #00d38eaa
 def _verdict(check: CheckReport) -> str:

@@ -136,6 +136,7 @@ def cut_lines(lines: Iterable[str], most: int, where: str = '') -> list[str]:
     lines = list(lines)
     return lines if len(lines) <= most + 1 else [*lines[:most], f'... {len(lines) - most} more{where}']
 
+# %% ../../nbs/1_data/27_download.ipynb #1c500847
 @dataclass
 class Downloaded:
     "What a download did: files fetched, kept (they were right), replaced (wrong), and failed (name -> why)."
@@ -147,8 +148,12 @@ class Downloaded:
     note: str = ''
 
     @property
-    def ok(self) -> bool: return not self.failed
-    def text(self, most: int = 40) -> str: return _text(self, most)
+    def ok(self) -> bool:
+        "Is every file there, as its checksum says?"
+        return not self.failed
+    def text(self, most: int = 40) -> str:
+        "The report for a terminal; each list is cut after `most` lines."
+        return _text(self, most)
 
 # %% ../../nbs/1_data/27_download.ipynb #eff55e0a
 def _text(got: Downloaded, most: int) -> str:

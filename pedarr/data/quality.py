@@ -38,14 +38,15 @@ class ChannelScan:
         self.at_extreme = np.zeros((2, k), np.int64)
         self.flat, self.invalid = np.zeros(k, np.int64), np.zeros(k, np.int64)
         self.spans = []                       # [channel, second] in mV, NaN where flat or invalid
-
     def to_millivolts(self, digital: np.ndarray) -> np.ndarray:
         "`digital [..., channel]` values in mV."
         return (digital - self.record.baseline[:, 0])*self.to_mv
     def add(self, digital: np.ndarray) -> None:
         "Take in the next digital values, `digital [channel, time]`; all but the last hold whole seconds."
         _add(self, digital)
-    def quality(self) -> pd.DataFrame: return _quality(self)
+    def quality(self) -> pd.DataFrame:
+        "A row of `QUALITY` a channel: low, high, span in mV; flat, clipped, invalid as shares of time."
+        return _quality(self)
 
 # %% ../../nbs/1_data/28_quality.ipynb #163770f2
 def _add(scan: ChannelScan, d: np.ndarray) -> None:

@@ -44,7 +44,9 @@ class SignalFile(NamedTuple):
     initial: list
 
     @property
-    def width(self) -> int: return sum(self.frames)         # samples in a frame, of all signals
+    def width(self) -> int:
+        "Samples in a frame, of all signals together."
+        return sum(self.frames)
 
 # %% ../../nbs/1_data/06_signal_files.ipynb #9c6704b7
 def _signal_file(hea: Path, path: Path, members: list, signals: list) -> SignalFile:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import shown_path, system_error
-from ..core.files import open_regular
+from ..core.files import hash_bytes, open_regular
 from .channels import CHANNELS
 from .records import Record
 from .samples import SAMPLES_AT_A_TIME, ReadBuffers, compare_checksums, read_whole, signal_sums
@@ -145,5 +145,5 @@ def _hashes_and_sums(stream: RecordStream) -> tuple[dict[Path, str], list[tuple]
     if record.windowed:
         hashes = {f.path: _close(opened) for f, opened in zip(record.files, record.open_files)}
         return hashes, record.checksums(stream.total)
-    headers = {part.hea: hashlib.sha256(part.raw).hexdigest() for part in record.parts if part.hea}
+    headers = {part.hea: hash_bytes(part.raw) for part in record.parts if part.hea}
     return headers | record.whole.hashes, record.whole.sums

@@ -151,13 +151,20 @@ class LDAM(EpochLoss):
         self.scale, self.defer, self.late = check_cosine_scale(scale), defer, False
         self.register_buffer('margins', _margins(class_counts, margin), persistent=False)
         self.register_buffer('weight', frequency_weights(class_counts, class_beta), persistent=False)
-    def start_epoch(self, epoch: int, epochs: int) -> None: self.late = epoch >= self.defer * epochs
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        "Before `epoch` (from 0) of `epochs`: are classes weighted from now on?"
+        self.late = epoch >= self.defer * epochs
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         "`logits` [B, C] and class numbers `label` [B] -> scalar."
-        check_loss_inputs(logits, label, len(self.weight), len(self.weight))
-        logits, label = at_least_float32(logits), label.long()
-        shift = self.scale * self.margins.to(logits)[label, None] * F.one_hot(label, logits.shape[1])
-        return F.cross_entropy(logits - shift, label, weight=self.weight.to(logits) if self.late else None)
+        return _margin_loss(self, logits, label, weight=self.weight if self.late else None)
+
+# %% ../../nbs/6_losses/02_cross_entropy.ipynb #eaa7dc5c
+def _margin_loss(loss: LDAM, logits: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+    "Cross-entropy of `logits` [B, C], the true one of `label` [B] less its margin; `weight` [C] of classes."
+    check_loss_inputs(logits, label, len(loss.weight), len(loss.weight))
+    logits, label = at_least_float32(logits), label.long()
+    shift = loss.scale * loss.margins.to(logits)[label, None] * F.one_hot(label, logits.shape[1])
+    return F.cross_entropy(logits - shift, label, weight=None if weight is None else weight.to(logits))
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #b98c5d50
 class BinaryCrossEntropy(nn.Module):

@@ -5,7 +5,6 @@
 # %% ../../nbs/4_signals/13_arrays.ipynb #634a77a2
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,8 +18,9 @@ import scipy
 from scipy.signal import resample_poly, sosfiltfilt
 
 import pedarr
+from ..core.array_files import array_header
 from ..core.errors import PedarrError, one_line, shown_value
-from ..core.files import new_folder, sha256, sync_file, write_atomic
+from ..core.files import hash_bytes, new_folder, sha256, sync_file, write_atomic
 from ..core.names import first_few
 from ..core.tables import hash_value, json_ready, write_json, write_table
 from ..data.channels import CHANNELS, N_ECG, match_channels
@@ -29,7 +29,7 @@ from ..data.table_cells import as_number, is_whole
 from .rates import resampler_taps, resampling_ratio
 from .settings import PreprocessConfig, filter_sections
 from pedarr.signals.store import (
-    FILES, SEGMENT_COLUMNS, SIGNALS, STORE_VERSION, Store, StoreMeta, array_header, open_store, read_meta,
+    FILES, SEGMENT_COLUMNS, SIGNALS, STORE_VERSION, Store, StoreMeta, open_store, read_meta,
     stored_rows)
 from .windows import MAX_MISSING
 
@@ -310,7 +310,7 @@ def _hash_segments(arrays: _Arrays) -> np.ndarray:
     "SHA-256 of each segment's samples [N]: its channels in the usual order, as float32."
     out = []
     for _, x in arrays.blocks():
-        out += [hashlib.sha256(np.ascontiguousarray(s, '<f4').tobytes()).hexdigest() for s in x]
+        out += [hash_bytes(np.ascontiguousarray(s, '<f4').tobytes()) for s in x]
     return np.array(out)
 
 def _twin_notes(table: pd.DataFrame, hashes: np.ndarray) -> list[str]:

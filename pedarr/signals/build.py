@@ -21,6 +21,7 @@ import pandas as pd
 __all__ = ['build_store']
 
 # %% ../../nbs/4_signals/08_build.ipynb #n7627307
+from ..core.array_files import array_header, map_array
 from ..core.errors import PassingError, PedarrError, one_line, system_error
 from ..core.files import place_folder, sha256, sync_file, write_atomic
 from ..core.locks import hold_lock
@@ -33,7 +34,7 @@ from ..data.masks import PLAUSIBLE_AMPLITUDE, is_implausible
 from .parts import Part, lay_out_arrays, split_parts, write_parts
 from .settings import PreprocessConfig, default_config
 from .store import (
-    FILES, SEGMENT_COLUMNS, SIGNALS, Store, StoreMeta, array_header, open_store, read_meta)
+    FILES, SEGMENT_COLUMNS, SIGNALS, Store, StoreMeta, open_store, read_meta)
 from .survey import (
     LeftOut, RecordPlan, Survey, comparison_notes, damaged_error, group_sentences, make_survey,
     nothing_left_error, plan_notes, present_classes, with_progress)
@@ -193,8 +194,9 @@ def _without(part: Part, keep: np.ndarray) -> tuple[Path, dict]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name in SIGNALS:
-        old = np.load(part.place/'store'/name, mmap_mode='r')
-        with open(folder/name, 'wb') as f:
+        shape = part.n, len(part.rows[name]), part.config.samples
+        old, file = map_array(part.place/'store'/name, shape, part.config.dtype, 'preprocess again')
+        with file, open(folder/name, 'wb') as f:
             f.write(part.header(name, int(keep.sum())))
             for i in np.flatnonzero(keep): f.write(old[i])
     return folder, {name: sha256(folder/name) for name in SIGNALS}

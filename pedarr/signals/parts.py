@@ -21,14 +21,15 @@ from pydantic import Field
 __all__ = ['SMALLEST_PART', 'Part', 'split_parts', 'lay_out_arrays', 'PartRecord', 'PartMeta', 'write_parts']
 
 # %% ../../nbs/4_signals/07_parts.ipynb #ad602840
+from ..core.array_files import array_header
 from ..core.errors import PassingError, PedarrError, system_error
-from ..core.files import open_regular, sha256, sync_file, sync_folder
+from ..core.files import hash_bytes, open_regular, sha256, sync_file, sync_folder
 from ..core.tables import FileContents, read_json, write_json
 from ..data.channels import CHANNELS
 from ..data.masks import robust_amplitude
 from ..data.streams import RecordStream
 from .settings import PreprocessConfig
-from .store import SIGNALS, Sha256, array_header, read_at, stored_rows
+from .store import SIGNALS, Sha256, read_at, stored_rows
 from .survey import LeftOut, RecordPlan, Survey, with_progress
 from .windows import cut_windows
 
@@ -166,7 +167,7 @@ def _write_windows(plan: RecordPlan, table: pd.DataFrame, config: PreprocessConf
 # %% ../../nbs/4_signals/07_parts.ipynb #3912f9dc
 def _write_record(part: Part, plan: RecordPlan, table: pd.DataFrame, at: int) -> PartRecord | LeftOut:
     "One recording of a part: what the part's file says of it, or why it can't be used."
-    empty = hashlib.sha256().hexdigest()
+    empty = hash_bytes(b'')
     with ExitStack() as stack:
         sinks = [stack.enter_context(_Sink(part, name, at)) for name in SIGNALS]
         try:

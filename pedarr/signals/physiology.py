@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import warnings
-import zlib
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import joblib
 import numpy as np
@@ -18,8 +16,9 @@ from numpy.typing import ArrayLike
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from ..core.errors import PedarrError, one_line, system_error
-from ..core.files import write_atomic
+from ..core.array_files import read_arrays, write_arrays
+from ..core.errors import PedarrError
+from ..core.tables import hash_value
 from ..data.channels import CHANNELS, ECG_LEADS, N_ECG
 from ..exploration.waves import butterworth_band, find_beats, p_onsets, qrs_edges, t_ends
 from .batches import take_signals
@@ -178,29 +177,25 @@ def measure_physiology(store: Store, jobs: int = 0, progress: bool = False) -> P
 # %% ../../nbs/4_signals/17_physiology.ipynb #15a91aa4
 def physiology_file(store: Store) -> Path:
     "Where the measurements of `store` are kept: beside it."
-    return store.path.with_name(f'{store.path.name}.physiology.npz')
+    return store.path.with_name(f'{store.path.name}.physiology.safetensors')
 
 _RULES = 2          # 2: cuts where T was not seen, or P begins on it
 
+def _key(store: Store) -> np.ndarray:
+    "What decides the measurements: the hash uint8 [32] of the store's own, the rules and the features."
+    key = hash_value([store.seal, _RULES, BEAT_FEATURES, WINDOW_FEATURES])
+    return np.frombuffer(bytes.fromhex(key), np.uint8)
+
 def _save(found: Physiology, store: Store) -> None:
     "Write `found` beside `store`."
-    said = dict(seal=np.array(store.seal), rules=np.array(_RULES),
-                features=np.array([*BEAT_FEATURES, *WINDOW_FEATURES]))
-    def write(part):
-        with open(part, 'wb') as f: np.savez_compressed(f, **said, **found._asdict())
-    write_atomic(physiology_file(store), write)
+    write_arrays(physiology_file(store), dict(key=_key(store), **found._asdict()))
 
 # %% ../../nbs/4_signals/17_physiology.ipynb #1fb30944
 def _read(file: Path, store: Store) -> Physiology | None:
     "The measurements in `file`, None where they are of another store, features or rules; `PedarrError`."
-    try:
-        with np.load(file, allow_pickle=False) as x:
-            own = str(x['seal']) == store.seal and [*x['features']] == [*BEAT_FEATURES, *WINDOW_FEATURES]
-            own = own and 'rules' in x and int(x['rules']) == _RULES
-            return Physiology(*(x[name] for name in Physiology._fields)) if own else None
-    except OSError as e: raise system_error(e, file, 'cannot be read') from e
-    except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as e:
-        raise PedarrError(f'{file}: damaged ({one_line(e)[:80]}): delete it, it is measured again') from e
+    found = read_arrays(file, 'delete it, it is measured again', 16 << 30, ['key', *Physiology._fields])
+    own = np.array_equal(found.pop('key'), _key(store))
+    return Physiology(**found) if own else None
 
 def physiology_of(store: Store, jobs: int = 0, progress: bool = False) -> Physiology:
     "What was measured in `store`: read where it was kept, otherwise measured and kept."

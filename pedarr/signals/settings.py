@@ -55,8 +55,7 @@ class PreprocessConfig(Parameters):
     pad: _Step = Field(None, description="context on each side of a chunk, s; none: the filter's decay")
     @model_validator(mode='after')
     def _fits(self): return _fitting(self)
-    @property
-    def samples(self) -> int: return round(self.window*self.rate)   # of one segment in the store
+    samples = property(lambda self: round(self.window*self.rate), doc='Samples of a window in the store.')
 
 # %% ../../nbs/4_signals/01_settings.ipynb #n6c9a827
 # settings that a description may have, too

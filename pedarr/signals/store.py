@@ -5,12 +5,10 @@
 # %% ../../nbs/4_signals/05_store.ipynb #cf3474d1
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -20,11 +18,12 @@ from pydantic import Field, ValidationError
 
 # %% auto #0
 __all__ = ['STORE_VERSION', 'SIGNALS', 'FILES', 'SEGMENT_COLUMNS', 'Sha256', 'StoreMeta', 'stored_rows', 'Store', 'open_store',
-           'read_at', 'read_meta', 'array_header']
+           'read_at', 'read_meta']
 
 # %% ../../nbs/4_signals/05_store.ipynb #3a85abc2
-from ..core.errors import PedarrError, one_line, system_error
-from ..core.files import MOST_BYTES, file_stamp, open_regular, read_bytes, sha256
+from ..core.array_files import map_array
+from ..core.errors import PedarrError, file_error, one_line, system_error
+from ..core.files import MOST_BYTES, file_stamp, hash_bytes, read_bytes, sha256
 from ..core.tables import FileContents, parse_json, read_table, validation_errors
 from ..data.channels import CHANNELS, N_ECG
 from ..data.records import MOST_RATE
@@ -163,7 +162,8 @@ def _map_signals(path: Path, n: int, config: PreprocessConfig, stored: list[str]
     "([ecg, iegm] of `n` windows, array name -> its open file)."
     arrays, files = [], {}
     for name, rows in stored_rows(stored).items():
-        held, files[name] = _map_array(path/name, (n, len(rows), config.samples), config.dtype)
+        held, files[name] = map_array(
+            path/name, (n, len(rows), config.samples), config.dtype, _REMEDY)
         place = [row - SIGNALS[name][0] for row in rows]
         whole = len(rows) == len(SIGNALS[name])
         arrays.append(held if whole else _Padded(held, place, len(SIGNALS[name])))
@@ -224,8 +224,10 @@ def _targets(self: Store, rows: Any = slice(None)) -> np.ndarray:
 Store.targets = _targets
 
 # %% ../../nbs/4_signals/05_store.ipynb #1e69b87a
+_REMEDY = 'delete the store and preprocess again'
+
 def _damaged(file: Path, why: str) -> PedarrError:
-    return PedarrError(f'{file}: damaged ({one_line(why)}): delete the store and preprocess again')
+    return file_error(file, f'damaged ({one_line(why)})', _REMEDY)
 
 def _read_json(path: Path) -> bytes:
     "The bytes of store.json in the folder `path`."
@@ -253,7 +255,7 @@ def read_meta(path: Path, remedy: str = _BUILT_AGAIN) -> tuple[dict, str]:
     if not meta.classes and not meta.unlabelled: raise _damaged(file, 'classes: it has none')
     missing = set(FILES) - set(meta.sha256)
     if missing: raise _damaged(file, f'it has no hash of {min(missing)}')
-    return meta.model_dump(), hashlib.sha256(raw).hexdigest()
+    return meta.model_dump(), hash_bytes(raw)
 
 # %% ../../nbs/4_signals/05_store.ipynb #eda59fcd
 def _config_of(path: Path, meta: dict) -> PreprocessConfig:
@@ -293,36 +295,10 @@ def _read_segments(file: Path, meta: dict) -> pd.DataFrame:
         if is_so: raise _damaged(file, why)
     return t
 
-# %% ../../nbs/4_signals/05_store.ipynb #8832cd55
-def array_header(shape: tuple, dtype: str) -> bytes:
-    "The first bytes of an array file."
-    out = BytesIO()
-    about = dict(descr=np.lib.format.dtype_to_descr(np.dtype(dtype)), fortran_order=False, shape=shape)
-    np.lib.format.write_array_header_1_0(out, about)
-    return out.getvalue()
-
-def _check_array(f: BinaryIO, file: Path, header: bytes, shape: tuple, dtype: str) -> None:
-    "`PedarrError` unless the open file `f` holds just this array."
-    have, want = os.fstat(f.fileno()).st_size, len(header) + math.prod(shape)*np.dtype(dtype).itemsize
-    if have != want: raise _damaged(file, f'{have:,} bytes where segments.csv and store.json make {want:,}')
-    if f.read(len(header)) != header: raise _damaged(file, f'it holds no {dtype} of shape {shape}')
-
-# %% ../../nbs/4_signals/05_store.ipynb #n19fbb3c
-def _map_array(file: Path, shape: tuple, dtype: str) -> tuple[np.memmap, BinaryIO]:
-    "(array as a read-only memory map, its open file); `PedarrError` unless the file holds just this array."
-    f, header = open_regular(file, buffering=0), array_header(shape, dtype)
-    try:
-        _check_array(f, file, header, shape, dtype)
-        return np.memmap(f, dtype, 'r', len(header), shape), f
-    except BaseException as e:
-        f.close()
-        if isinstance(e, OSError): raise system_error(e, file, 'cannot be read') from e
-        raise
-
 # %% ../../nbs/4_signals/05_store.ipynb #9f09445b
 def _read_array(file: Path, shape: tuple, dtype: str) -> np.ndarray:
     "The array in a file that holds just this; `PedarrError` otherwise."
-    x, f = _map_array(file, shape, dtype)
+    x, f = map_array(file, shape, dtype, _REMEDY)
     with f: return np.array(x)
 
 def _read_beats(file: Path, counts: np.ndarray, samples: int) -> list[np.ndarray]:

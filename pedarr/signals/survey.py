@@ -52,6 +52,18 @@ class LeftOut(NamedTuple):
     damaged: bool = False
     notes: tuple = ()
 
+# %% ../../nbs/4_signals/06_survey.ipynb #n78d2374
+def _files(plan: RecordPlan) -> dict[str, Path]:
+    "All files of the record but the header, by their path from it."
+    folder = plan.record.path.parent
+    return {f.relative_to(folder).as_posix(): f for f in plan.record.sources if f != plan.record.path}
+
+def _labels(plan: RecordPlan) -> str:
+    "A hash of all that the description says of the record."
+    beats = None if plan.beats is None else np.asarray(plan.beats).tolist()
+    stretches = [plan.episodes.to_dict('list'), plan.poor.to_dict('list'), beats]
+    return hash_value(stretches + [plan.statements]*bool(plan.statements))
+
 # %% ../../nbs/4_signals/06_survey.ipynb #71d78e3f
 @dataclass
 class RecordPlan:
@@ -68,21 +80,7 @@ class RecordPlan:
     def channels(self) -> list[str]:
         "The standard channels that the record has."
         return [c for c, row in zip(CHANNELS, self.record.rows) if row >= 0]
-    @property
-    def files(self) -> dict[str, Path]: return _files(self)
-    def labels(self) -> str: return _labels(self)
-
-# %% ../../nbs/4_signals/06_survey.ipynb #n78d2374
-def _files(plan: RecordPlan) -> dict[str, Path]:
-    "All files of the record but the header, by their path from it."
-    folder = plan.record.path.parent
-    return {f.relative_to(folder).as_posix(): f for f in plan.record.sources if f != plan.record.path}
-
-def _labels(plan: RecordPlan) -> str:
-    "A hash of all that the description says of the record."
-    beats = None if plan.beats is None else np.asarray(plan.beats).tolist()
-    stretches = [plan.episodes.to_dict('list'), plan.poor.to_dict('list'), beats]
-    return hash_value(stretches + [plan.statements]*bool(plan.statements))
+    files, labels = property(_files), _labels
 
 # %% ../../nbs/4_signals/06_survey.ipynb #95e939d8
 def _small_files(database: Database, path: Path) -> dict:
@@ -397,7 +395,9 @@ class Survey:
     accept_changed: bool
     said: list = field(default_factory=list)      # (record, sentence)
     notes: list = field(default_factory=list)     # on the database as a whole
-    def key(self) -> str: return _key(self)
+    def key(self) -> str:
+        "A hash of all that decides the bytes of the store's arrays."
+        return _key(self)
 
 # %% ../../nbs/4_signals/06_survey.ipynb #n5ffaa4f
 def _key(survey: Survey) -> str:

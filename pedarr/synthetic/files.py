@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PassingError, PedarrError, one_line, system_error
-from ..core.files import create_file, new_folder, sha256, sync_file, write_atomic
+from ..core.files import check_new_folder, create_file, new_folder, sha256, sync_file, write_atomic
 from ..core.locks import NO_LOCKS, hold_lock
 from ..core.parallel import parallel_map
+from ..data.checksums import CHECKSUMS
 from .heart import SIMULATED_RATE
 from .recording import Study, Subject
 
@@ -105,9 +106,9 @@ def _write_tables(folder: Path, subjects: Sequence[Subject], lengths: dict[str, 
         write_atomic(folder / f'{cohort}-subject-info.csv', _subject_table(subjects, cohort, lengths))
     write_atomic(folder / 'RECORDS', ''.join(f'{s.record}\n' for s in subjects))
     write_atomic(folder / 'ANNOTATORS', 'atr\tsimulated rhythm and beat annotations\n')
-    files = sorted(p for p in folder.iterdir() if p.name != 'SHA256SUMS.txt')
+    files = sorted(p for p in folder.iterdir() if p.name != CHECKSUMS)
     digests = [sums.get(p.stem) if p.suffix == '.dat' else sha256(p) for p in files]
-    write_atomic(folder / 'SHA256SUMS.txt', ''.join(f'{d} {p.name}\n' for d, p in zip(digests, files)))
+    write_atomic(folder / CHECKSUMS, ''.join(f'{d} {p.name}\n' for d, p in zip(digests, files)))
 
 # %% ../../nbs/2_synthetic/08_files.ipynb #75069622
 def write_database(folder: Path | str, subjects: Sequence[Subject], make: Callable[[Subject], Study],
@@ -143,28 +144,15 @@ def _write_one(folder, make, comments, subject) -> tuple[str, float, str]:
     try: return subject.record, study.n / SIMULATED_RATE, write_study(folder, study, comments)
     except OSError as e: raise system_error(e, e.filename or folder, 'cannot be written') from e
 
-# %% ../../nbs/2_synthetic/08_files.ipynb #5487838d
+# %% ../../nbs/2_synthetic/08_files.ipynb #77e59703
 _TEXT = 100    # bytes that header and annotations take for a second of signal, amply
 _MOST_JOBS = 256
 
-def _goal(folder: Path | str) -> Path:
-    "The resolved path of a `folder` that is absent or empty; `PedarrError` for anything else."
-    try:
-        goal = Path(folder).resolve()
-        if not goal.exists(): return goal
-        if not goal.is_dir(): raise PedarrError(f'{folder} exists and is no folder: choose a new folder')
-        if any(goal.iterdir()): raise PedarrError(f'{folder} exists and is not empty: choose a new folder')
-    except OSError as e: raise system_error(e, one_line(folder), 'cannot be used') from e
-    except PedarrError: raise
-    except (RuntimeError, ValueError) as e:
-        raise PedarrError(f'{one_line(folder)}: cannot be the name of a folder: choose another one') from e
-    return goal
-
-# %% ../../nbs/2_synthetic/08_files.ipynb #77e59703
 def _ready(folder: Path | str, subjects: Sequence[Subject], seconds: Sequence[float], jobs: int) -> Path:
     "The resolved `folder` for a database of the given lengths (s); `PedarrError` if it can't be written."
     if not 1 <= jobs <= _MOST_JOBS: raise PedarrError(f'jobs={jobs}: give 1 to {_MOST_JOBS} jobs')
-    goal = _goal(folder)
+    check_new_folder(folder)
+    goal = Path(folder).resolve()
     free = shutil.disk_usage(next(p for p in goal.parents if p.exists())).free
     need = sum(t * (3 * SIMULATED_RATE * len(s.channels) + _TEXT) for t, s in zip(seconds, subjects))
     if need > free:

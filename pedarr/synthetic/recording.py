@@ -141,6 +141,14 @@ def digitise_signals(subject: Subject, signals: SimulatedSignals, start: int, n:
     if subject.disconnected: rows[subject.disconnected] = np.full(n, _DISCONNECTED, np.int32)
     return np.stack([rows[c] for c in subject.channels]).clip(-AMPLIFIER_RAIL, AMPLIFIER_RAIL)
 
+# %% ../../nbs/2_synthetic/07_recording.ipynb #42c7d01f
+def _study_signals(study: Study) -> SimulatedSignals:
+    "What gives the signals (mV) of a study; its random numbers are apart from those of the beats."
+    s, x = study.subject, study
+    borders = x.sample[np.array(x.symbol, dtype=object) == '~'] / SIMULATED_RATE
+    poor = list(zip(borders[::2], np.r_[borders, x.seconds][1::2]))
+    return SimulatedSignals(x.beats, x.seconds, x.heart, s.age, [*x.seed, 2], poor, s.rails, s.offsets)
+
 # %% ../../nbs/2_synthetic/07_recording.ipynb #013e7a87
 @dataclass
 class Study:
@@ -155,20 +163,11 @@ class Study:
     stretch: float         # of the slow rhythms
     seconds: float
     seed: list
-    @cached_property
-    def signals(self) -> SimulatedSignals: return _study_signals(self)     # made when they are first needed
+    signals = cached_property(_study_signals)              # made when they are first needed
     def blocks(self) -> Iterator[np.ndarray]:
         "Digital int32 [channel, n] in file order, block by block."
         for start in range(0, self.n, NOISE_BLOCK):
             yield digitise_signals(self.subject, self.signals, start, min(NOISE_BLOCK, self.n - start))
-
-# %% ../../nbs/2_synthetic/07_recording.ipynb #42c7d01f
-def _study_signals(study: Study) -> SimulatedSignals:
-    "The signals of a study; their random numbers are apart from those of its beats."
-    s, x = study.subject, study
-    borders = x.sample[np.array(x.symbol, dtype=object) == '~'] / SIMULATED_RATE
-    poor = list(zip(borders[::2], np.r_[borders, x.seconds][1::2]))
-    return SimulatedSignals(x.beats, x.seconds, x.heart, s.age, [*x.seed, 2], poor, s.rails, s.offsets)
 
 # %% ../../nbs/2_synthetic/07_recording.ipynb #cbf7d545
 def make_study(subject: Subject, script: list[tuple[str, float]] | None = None, seconds: float = 60.,

@@ -221,6 +221,16 @@ def _check_multi(run: Path, said: MultiMetrics, predictions: pd.DataFrame, c: Tr
     _check_said(run, said, true)
     return validation
 
+# %% ../../nbs/8_training/04_finished_runs.ipynb #9f7974f4
+def _scores(run: Run) -> dict:
+    "The contents of metrics.json, computed again from predictions and history."
+    notes = [split_warning(run.params.split), *run.metrics.notes[1:]]
+    if run.multi: again = summarise_multi(run.predictions, run.validation, run.classes, run.params, notes)
+    else:
+        of = subjects_per_class(run.split)
+        again = compute_metrics(run.predictions, run.classes, run.params, notes, of)
+    return json_ready(again | dict(speed=training_speed(run.history)))
+
 # %% ../../nbs/8_training/04_finished_runs.ipynb #d72954fc
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -233,26 +243,14 @@ class Run:
     split: pd.DataFrame
     predictions: pd.DataFrame
     validation: pd.DataFrame | None = None        # answers in validation, where thresholds are chosen
-    @property
-    def classes(self) -> list[str]: return self.card.classes
-    @property
-    def folds(self) -> list[int]: return self.card.folds
+    classes = property(lambda self: self.card.classes, doc='Names, in the order of the probabilities.')
+    folds = property(lambda self: self.card.folds, doc='Numbers of the folds that were trained.')
+    multi = property(lambda self: self.card.task == 'multi', doc='May a window carry several labels?')
     @cached_property
-    def history(self) -> pd.DataFrame: return read_history(self.path/'history.csv', self.folds)
-    @cached_property
-    def scores(self) -> dict: return _scores(self)         # what metrics.json holds, computed again
-
-# %% ../../nbs/8_training/04_finished_runs.ipynb #9f7974f4
-Run.multi = property(lambda self: self.card.task == 'multi', doc='May a window carry several labels?')
-
-def _scores(run: Run) -> dict:
-    "The contents of metrics.json, computed again from predictions and history."
-    notes = [split_warning(run.params.split), *run.metrics.notes[1:]]
-    if run.multi: again = summarise_multi(run.predictions, run.validation, run.classes, run.params, notes)
-    else:
-        of = subjects_per_class(run.split)
-        again = compute_metrics(run.predictions, run.classes, run.params, notes, of)
-    return json_ready(again | dict(speed=training_speed(run.history)))
+    def history(self) -> pd.DataFrame:
+        "A row a fold and epoch: the terms of the loss, and what was measured on the validation windows."
+        return read_history(self.path/'history.csv', self.folds)
+    scores = cached_property(_scores)
 
 # %% ../../nbs/8_training/04_finished_runs.ipynb #27dad676
 def _agree(run: Path, c: TrainConfig, metrics: Metrics, card: ModelCard) -> None:

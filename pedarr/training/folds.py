@@ -233,7 +233,6 @@ class ProgressDisplay:
     def __init__(self, n_folds: int, steps: int, show: bool = True, unit: str = 'epoch'):
         self.n_folds, self.show, self.bar = n_folds, show, None
         if show and on_terminal(): self.bar = tqdm(total=steps, desc='training', unit=unit, mininterval=1.)
-
     def fold(self, k: int, epochs: int) -> Callable[[dict], None]:
         "A function that shows the rows of fold `k` (from 0), one after the other."
         where = f'fold {k + 1} of {self.n_folds}'
@@ -246,6 +245,7 @@ class ProgressDisplay:
         "So many steps were made before."
         if self.bar is not None: self.bar.update(steps)
     def close(self) -> None:
+        "Take the bar away, if one is shown."
         if self.bar is not None: self.bar.close()
 
 # %% ../../nbs/8_training/08_folds.ipynb #099cab71

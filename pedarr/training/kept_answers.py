@@ -33,7 +33,9 @@ class KeptAnswers(NamedTuple):
     said: dict[str, Any]
 
     @property
-    def multi(self) -> bool: return self.truth.ndim == 2
+    def multi(self) -> bool:
+        "May a window carry several statements? `truth` has a column for each then."
+        return self.truth.ndim == 2
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #b82876cd
 _UNSAID = ('run', 'store', 'device', 'workers', 'pretrained')     # parameters that are places on a machine

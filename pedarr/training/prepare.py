@@ -13,14 +13,13 @@ import numpy as np
 import torch
 
 from ..core.errors import PedarrError
-from ..core.files import sha256
 from ..core.names import check_choice
 from ..data.channels import N_ECG
 from ..data.groupings import GROUPINGS, classes_of, get_grouping
 from ..losses.phrases import seen_statements
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.features import annotated_beats, segment_features
-from ..model.given import SUMS, given_folder, read_given
+from ..model.given import given_folder, model_id, read_given
 from ..model.trees import TREES
 from ..signals.augmentation import NORMALISE
 from ..signals.batches import is_multi
@@ -197,7 +196,7 @@ def _check_store(store: Store, c: TrainConfig) -> None:
 # %% ../../nbs/8_training/10_prepare.ipynb #44eaf2f7
 def _given_notes(store: Store, folder: Path, fresh: str) -> list[str]:
     "What must be said of a network that starts from the model in `folder`; `fresh`: which parts do not."
-    given, id = read_given(folder), sha256(folder/SUMS)[:12]
+    given, id = read_given(folder), model_id(folder)
     rates = ', '.join(f'{m} at {given.rate(m):g} Hz' for m in given.modalities)
     simulated = ', a SIMULATED MODEL' if given.simulated else ''
     notes = [f'starts from model {folder.name} ({id}{simulated}), whose card names data and licence; '

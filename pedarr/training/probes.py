@@ -16,8 +16,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from ..core.errors import PedarrError, file_error, one_line, system_error
-from ..core.files import sha256, write_atomic
+from ..core.array_files import read_arrays, write_arrays
+from ..core.errors import PedarrError
+from ..core.files import sha256
 from ..evaluation.multilabel import (
     MULTI_METRICS, choose_thresholds, macro_scores, statement_scores)
 from ..model.encoders import split_mask
@@ -72,17 +73,11 @@ def cached_features(run: Path | str, store: Store, weights: str = 'encoder.safet
     `PedarrError` for a file of features that is damaged or can't be read."""
     run = Path(run)
     name = sha256(run/weights)[:12] if weights else 'random'
-    file = run/f'features-{name}-{store.seal[:12]}.npy'
+    file = run/f'features-{name}-{store.seal[:12]}.safetensors'
     if not file.exists():
         net, c = frozen_encoder(run, store.fs, weights)
-        found = encoder_features(net, c.modality, store, device, c.normalise)
-        def write(part):
-            with open(part, 'wb') as f: np.save(f, found)
-        write_atomic(file, write)
-    try: return np.load(file, allow_pickle=False)
-    except OSError as e: raise system_error(e, file, 'cannot be read') from e
-    except (ValueError, EOFError) as e:
-        raise file_error(file, f'damaged ({one_line(e)[:80]})', 'delete it, it is made again') from e
+        write_arrays(file, dict(features=encoder_features(net, c.modality, store, device, c.normalise)))
+    return read_arrays(file, 'delete it, it is made again', 16 << 30, ['features'])['features']
 
 # %% ../../nbs/8_training/27_probes.ipynb #c72bb82c
 STRENGTHS = (.001, .01, .1, 1., 10.)

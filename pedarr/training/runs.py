@@ -5,7 +5,6 @@
 # %% ../../nbs/8_training/03_runs.ipynb #b3f57bc2
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -19,9 +18,9 @@ import torch
 
 import pedarr
 from ..core.errors import PassingError, PedarrError, shown_value, system_error
-from ..core.files import sha256
+from ..core.files import hash_bytes, sha256
 from ..core.locks import hold_lock
-from ..core.tables import json_ready, read_json, write_json
+from ..core.tables import json_ready, read_json, read_table, write_json
 from ..signals.store import SIGNALS, Store, read_meta
 from .config import TrainConfig, own_parameters
 from .run_files import (
@@ -142,9 +141,8 @@ _OLD_RUN = ('preprocess with the settings of the old store; with others only its
 
 def _shared_sha256(segments: Path) -> str:
     "SHA-256 of a store's table of segments as version 1 would have written it."
-    t = pd.read_csv(segments, dtype=str, keep_default_na=False)
-    rows = t.drop(columns=_NOT_IN_VERSION_1, errors='ignore').to_csv(index=False, lineterminator='\n')
-    return hashlib.sha256(rows.encode()).hexdigest()
+    t = read_table(segments, {}, most=1 << 30).drop(columns=_NOT_IN_VERSION_1, errors='ignore')
+    return hash_bytes(t.to_csv(index=False, lineterminator='\n').encode())
 
 def same_contents(env: Environment, meta: dict, folder: Path) -> bool:
     """Are the contents of the store in `folder`, whose store.json says `meta`, those that a run was begun on,

@@ -20,7 +20,7 @@ from ..core.errors import PedarrError
 from ..core.parameters import Parameters, Seed, one_of, with_default
 from ..core.tables import FileContents
 from ..data.channels import IEGM_CHANNELS
-from ..model.earlier_encoders import ENCODERS
+from ..model.encoder_registry import ENCODERS
 from ..model.given import encoder_file
 from ..model.pretrained import load_pretrained, read_pretrained
 from ..model.segmenter import LeadUNet, Segmenter
@@ -91,7 +91,7 @@ def pretrained_network(file: Path | str) -> dict:
 def build_segmenter(c: SegmentConfig, rate: float) -> nn.Module:
     "The network of `c` for signals at `rate` Hz, its weights drawn with its seed, or from a file."
     torch.manual_seed(c.seed)
-    if c.network == UNET: return LeadUNet(c.dim, rate=rate)
+    if c.network == UNET: return LeadUNet(c.dim, rate)
     net = Segmenter(c.network, c.dim, rate, c.ecg_rate)
     if c.pretrained: load_pretrained(net, c.pretrained, rate, c.normalise)
     return net

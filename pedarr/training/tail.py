@@ -73,7 +73,9 @@ class TailJob(NamedTuple):
     params: dict[str, Any]
 
     @property
-    def name(self) -> str: return f'{self.loss}_{self.size}_{self.draw}'
+    def name(self) -> str:
+        "Name of its file: loss, size of the rare class, draw."
+        return f'{self.loss}_{self.size}_{self.draw}'
 
 def tail_jobs(losses: dict[str, dict], sizes: Iterable[int], draws: Iterable[int]) -> list[TailJob]:
     "Jobs for all `losses` (name -> parameters), draw by draw, so that what is finished is paired."

@@ -146,6 +146,7 @@ def preprocess(context: click.Context, folder: Path, store: Path, database: str,
 class WithParameters(click.Command):
     "A command whose help ends in the parameters of a training."
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        "Below the help: all parameters in groups, a line each."
         formatter.write('\nParameters, given as -p NAME VALUE:\n\n' + params_text() + '\n')
 
 def _say_params(context: click.Context, option: click.Parameter, wanted: bool) -> None:

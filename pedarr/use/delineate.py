@@ -14,13 +14,13 @@ from safetensors.torch import save as save_weights
 from torch import nn
 
 from ..core.errors import PedarrError, file_error, one_line
-from ..core.files import check_new_folder, new_folder, sha256, write_atomic, write_together
+from ..core.files import check_new_folder, new_folder, write_atomic, write_together
 from ..core.project import find_model, shipped_models
 from ..core.tables import FileContents, read_json, write_json
 from ..data.channels import ECG_LEADS, N_ECG
 from ..data.masks import signal_mask
 from ..data.wave_marks import encode_marks, wave_annotations
-from ..model.given import SUMS, check_sums, write_sums
+from ..model.given import check_model_folder, check_sums, model_id, write_sums
 from ..signals.wave_labels import WAVE_BAND, WAVE_CLASSES, prepare_leads, waves_in
 from ..training.run_files import read_tensors
 from ..training.segmentation import SegmentConfig, build_segmenter, wave_probabilities
@@ -115,9 +115,7 @@ def _wave_folder(name: Path | str) -> Path:
     if str(name) == DEFAULT_WAVES and not Path(name).is_dir() and DEFAULT_WAVES not in shipped_models():
         raise PedarrError(f'{DEFAULT_WAVES}: this version ships no weights for waves: train some on LUDB '
                           'with nbs/experiments/segmentation.ipynb (-p ship FOLDER), and give --model FOLDER')
-    folder = find_model(name)
-    if (folder/SUMS).exists(): return folder
-    raise PedarrError(f'{folder}: is no model folder (no {SUMS}): give the folder of a network for waves')
+    return check_model_folder(find_model(name), 'give the folder of a network for waves')
 
 # %% ../../nbs/9_use/15_delineate.ipynb #2cdf7413
 def _read_facts(folder: Path) -> WaveModelFacts:
@@ -143,7 +141,7 @@ def open_wave_model(name: Path | str = DEFAULT_WAVES) -> WaveModel:
     network = build_segmenter(c, facts.rate)
     state, _ = read_tensors(folder/'model.safetensors', network.state_dict(), finite=True)
     network.load_state_dict(state)
-    return WaveModel(folder, sha256(folder/SUMS)[:12], facts, network.eval())
+    return WaveModel(folder, model_id(folder), facts, network.eval())
 
 # %% ../../nbs/9_use/15_delineate.ipynb #49b8a02f
 _BLOCK, _MARGIN = 20., 4.             # s

@@ -44,8 +44,11 @@ class FileFormat(NamedTuple):
     channels: Sequence[str] | None = None
     aliases: dict[str, str] = {}
 
-    def all_aliases(self) -> dict[str, str]: return ALIASES | self.aliases
+    def all_aliases(self) -> dict[str, str]:
+        "Name of a column or signal -> channel: what everybody knows, and what was told."
+        return ALIASES | self.aliases
 
+# %% ../../nbs/9_use/03_input_files.ipynb #7bad81a2
 class Found(NamedTuple):
     """Recordings: (name, path) each; those that are damaged already: (name, why) each; tables that lie beside
     records and were not taken, though their columns are called as channels."""

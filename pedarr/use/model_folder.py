@@ -28,7 +28,9 @@ from ..core.files import check_new_folder, new_folder, read_text, sha256, write_
 from ..core.project import find_model, shipped_models
 from ..core.tables import FileContents, read_json, validation_errors, write_json, write_table
 from ..data.channels import CHANNELS
-from ..model.given import SUMS, check_sums, config_bytes, damaged_model, write_sums
+from ..data.checksums import CHECKSUMS
+from ..model.given import (
+    check_model_folder, check_sums, config_bytes, damaged_model, holds_model, model_id, write_sums)
 from ..signals.batches import SegmentDataset, make_loader, take_signals
 from ..signals.settings import PreprocessConfig
 from ..signals.store import Store, open_store
@@ -95,7 +97,7 @@ def _saved_model(run: Run | Path | str) -> Path | None:
     "The folder of a saved model, by its path or the name that it is shipped under; None for a run."
     if isinstance(run, Run): return None
     path = Path(run) if Path(run).is_dir() else shipped_models().get(str(run), Path(run))
-    return path if (path/SUMS).is_file() and not (path/'params.json').exists() else None
+    return path if holds_model(path) and not (path/'params.json').exists() else None
 
 def _copy_retested(saved: Path, folder: Path, tested: Path | str | None) -> Path:
     "A copy of a `saved` model in the new `folder`; its card has the tables in the folder `tested`, too."
@@ -199,15 +201,13 @@ def _chosen(path: Path, folds: list[int], fold: int | None) -> list[int]:
 def open_model_folder(folder: Path | str, fold: int | None = None) -> OpenModel:
     "The model in a folder (`fold`: one alone); `PedarrError` unless it is what was exported."
     folder = Path(folder)
-    if not (folder/SUMS).exists():
-        raise PedarrError(f'{folder}: is neither a model folder (no {SUMS}) nor a finished run: '
-                          'give one of them')
+    check_model_folder(folder, 'nor a finished run: give one of them')
     listed, facts = check_sums(folder), _read_facts(folder)
     folds = _chosen(folder, facts.folds, fold)
     tensors = [f'{what}-{k}.safetensors' for k in folds for what in ('model', 'unlike')]
     for name in ['README.md', 'config.json', 'preprocess.json', *tensors]:
-        if name not in listed: raise damaged_model(folder/name, f'is missing in {SUMS}')
-    return OpenModel(folder, sha256(folder/SUMS)[:12], facts, _read_preprocessing(folder),
+        if name not in listed: raise damaged_model(folder/name, f'is missing in {CHECKSUMS}')
+    return OpenModel(folder, model_id(folder), facts, _read_preprocessing(folder),
                      {k: _read_fold(folder, k, facts) for k in folds},
                      {k: _read_unlike(folder, k) for k in folds})
 
@@ -223,5 +223,5 @@ def open_run_model(run: Path | str, fold: int | None = None) -> OpenModel:
 def open_model(name: Path | str, fold: int | None = None) -> OpenModel:
     "The model of a run, of a model folder, or shipped under a name."
     path = find_model(name)
-    is_run = (path/'params.json').exists() and not (path/SUMS).exists()
+    is_run = (path/'params.json').exists() and not holds_model(path)
     return (open_run_model if is_run else open_model_folder)(path, fold)

@@ -55,13 +55,13 @@ def with_parameters(notebook: NotebookNode, params: dict) -> NotebookNode:
 class Outputs(io.TextIOBase):
     "What the cell that is running shows, in its order; stands in for standard output."
     def __init__(self) -> None: self.shown = []
-
     def add(self, kind: str, **content: Any) -> None:
         "Show an output of a `kind` that the format of notebooks knows."
         from nbformat.v4 import new_output
         self.shown.append(new_output(kind, **content))
 
     def write(self, text: str) -> int:
+        "Add printed `text` to what is shown; returns its number of characters."
         last = self.shown[-1] if self.shown else {}
         if last.get('output_type') == 'stream': last.text += text
         elif text: self.add('stream', name='stdout', text=text)

@@ -28,6 +28,7 @@ class Place(click.Path):
     def __init__(self): super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        "The path; click's error for an empty one, which would mean the current folder."
         if not os.fspath(value): self.fail('the path is empty.', param, ctx)
         return super().convert(value, param, ctx)
 
@@ -113,8 +114,8 @@ class TypedCommand(click.Command):
     def __init__(self, *args: Any, options: Callable[[], list[click.Option]], **more: Any):
         super().__init__(*args, **more)
         self.make_options = options
-
     def get_params(self, context: click.Context) -> list[click.Parameter]:
+        "The options; those that come from settings are made when they are first needed."
         if self.make_options: self.params, self.make_options = [*self.params, *self.make_options()], None
         return super().get_params(context)
 

@@ -40,6 +40,7 @@ class Command(click.Group):
         self.resuming, self.forced = set(resuming), set(forced)
 
     def main(self, args: list[str] | None = None, prog_name: str | None = None, **extra: Any) -> None:
+        "Run the command and leave with its status: 0, or 2 after one line that says what is wrong."
         own = args is None       # the process is ours; otherwise a test or a notebook is calling
         said, status = _attempt(self, sys.argv[1:] if own else args, own)
         if len(said) > 800: said = f'{said[:400]} ... {said[-300:]}'
