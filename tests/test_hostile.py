@@ -230,7 +230,7 @@ def hunt(kind: str, numbers, home: Path, work: Path) -> None:
     assert not failed, f'{len(failed)} of {len(numbers)}:\n' + '\n'.join(failed)
 
 
-@pytest.mark.parametrize('kind, n', [('database', 50), ('store', 90), ('run', 24)])
+@pytest.mark.parametrize('kind, n', [('database', 20), ('store', 90), ('run', 8)])
 def test_mutations(home, tmp_path, kind, n): hunt(kind, range(n), home, tmp_path)
 
 
@@ -328,8 +328,9 @@ def kill_and_resume(what: str, home: Path, work: Path, kills: int, seed: int = 0
         shutil.rmtree(place)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path('/proc').is_dir(), reason='counts processes in /proc')
-@pytest.mark.parametrize('what', ['preprocess', pytest.param('train', marks=pytest.mark.long)])
+@pytest.mark.parametrize('what', ['preprocess', 'train'])
 def test_one_kill(home, tmp_path, what): kill_and_resume(what, home, tmp_path, 1, seed=7)
 
 
