@@ -652,6 +652,27 @@ def test_estimator_refuses_what_it_would_ignore_in_one_line(given, why):
     assert '\n' not in str(e.value)
 
 
+def test_the_estimator_refuses_windows_of_another_length_than_it_was_fitted_on():
+    from pedarr.training.estimator import RhythmClassifier
+    x, y = two_beats()
+    e = RhythmClassifier(['II', 'V1'], 250, epochs=1, params=dict(dim=16, depth=1, heads=2)).fit(x, y)
+    assert e.n_samples_in_ == 500 and len(e.predict(x[:3])) == 3 and len(e.predict(list(x[:3]))) == 3
+    for other in (x[..., :499], list(x[..., :250]), np.tile(x, 2)):
+        for ask in (e.predict, e.predict_proba):
+            with pytest.raises(ValueError, match='was fitted on windows of 500 .2 s.: cut them so') as said:
+                ask(other)
+            assert '\n' not in str(said.value)
+    assert len(e.fit(x[..., :250], y).predict(x[..., :250])) == 24        # fitted anew
+
+
+@pytest.mark.parametrize('what', [None, 3, '', b'ptbxl-rhythm', ['ptbxl-rhythm'], 'a\0b', 'x'*5000,
+                                  Path('/nothing/there'), Path('nothing'), '/etc/hostname/x'])
+def test_what_is_no_model_or_file_is_one_line(model, what):
+    for ask in (pedarr.load, model.predict_record):
+        with pytest.raises(PedarrError) as e: ask(what)
+        assert '\n' not in str(e.value) and len(str(e.value)) < 300 and ': ' in str(e.value)
+
+
 def test_channels_that_were_not_used_are_said(folder, tmp_path):
     "On the screen once, and in the file: a misspelt name is not dropped without a word."
     rng = np.random.default_rng(0)

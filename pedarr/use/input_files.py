@@ -23,6 +23,7 @@ import pandas as pd
 from ..core.errors import PassingError, PedarrError, file_error, one_line, system_error
 from ..core.files import open_regular, read_bytes
 from ..core.names import natural_key
+from ..core.project import given_path
 from ..data.channels import match_channels
 from ..data.known_databases import ALIASES
 from ..data.lab_exports import export_name, find_exports
@@ -214,7 +215,7 @@ _READERS = {'.npy': _from_npy, '.npz': _from_npz, '.csv': _from_csv}
 
 def open_recording(path: Path | str, form: FileFormat = FileFormat()) -> Record | ArrayRecord:
     "The recording at `path`: a WFDB record, or an array. `PedarrError` for whatever can't be read rightly."
-    path, aliases = Path(path), form.all_aliases()
+    path, aliases = given_path(path, 'a file with a recording'), form.all_aliases()
     read = _READERS.get(path.suffix.lower())
     if read is None: return open_record(path.with_suffix('.hea') if _is_signal(path) else path, aliases)
     return array_record(*read(path, form), name=str(path), aliases=aliases)
