@@ -481,6 +481,90 @@ def test_german_tables(tmp_path):
         with pytest.raises(PedarrError, match=re.escape(said)): open_recording(tmp_path/'a.csv', told)
 
 
+@pytest.mark.parametrize('clock, header, rate', [
+    (np.arange(2000)/500, 'time', 500), (np.arange(2000)/360, 'Time (s)', 360), (2*np.arange(2000), 'ms', 500),
+    (np.arange(2000)/360, 't', 360), (np.round(np.arange(2000)/360, 3), 'time [s]', 360),
+    (7 + np.arange(2000)*4., 'time_ms', 250), (np.arange(2000)/976.5625, 'Zeit', 976.5625),
+    (1000*np.arange(2000), 'us', 1000), (4*np.arange(2000), 'time', 250),
+    ([f'0:00:{i/250:06.3f}' for i in range(2000)], 'Elapsed time', 250),
+    ([f"'[12:00:{i/250:06.3f} 01/02/2020]'" for i in range(2000)], "'Time and date'", None),
+    ([f'2020-02-01 12:00:{i/250:06.3f}' for i in range(2000)], 'timestamp', 250),
+    (np.arange(2000), 'sample', None), (np.arange(2000), 'index', None), (np.arange(2000), 'time', None)])
+def test_a_clock_is_no_channel_and_gives_the_rate(tmp_path, clock, header, rate):
+    "Where it says one: a told rate that is another is refused, and one that is the same is taken."
+    file, x = tmp_path/'a.csv', beats(2000, 500, 2)
+    pd.DataFrame({header: clock, 'II': x[0], 'V1': x[1]}).to_csv(file, index=False)
+    if rate is None:
+        with pytest.raises(PedarrError, match='does not say its rate'): open_recording(file)
+        assert open_recording(file, FileFormat(200)).fs == 200
+    else:
+        assert open_recording(file).fs == open_recording(file, FileFormat(rate)).fs == rate
+        assert any(f'{rate:g} Hz by its column' in note for note in open_recording(file).notes)
+        with pytest.raises(PedarrError, match=f'says {rate:g} Hz, not 200'):
+            open_recording(file, FileFormat(200))
+    assert (open_recording(file, FileFormat(rate or 200)).rows >= 0).sum() == 2
+
+
+@pytest.mark.parametrize('t', [np.delete(np.arange(2000), 700), np.arange(2000) % 1000, np.zeros(2000),
+                               np.arange(2000)[::-1], np.where(np.arange(2000) == 5, np.nan, np.arange(2000))])
+def test_an_uneven_clock_is_refused(tmp_path, t):
+    for header in ('time (s)', 'sample'):
+        pd.DataFrame({header: t/500, 'II': beats(2000, 500, 1)[0][:len(t)]}).to_csv(tmp_path/'a.csv', index=False)
+        for told in (None, 500):
+            with pytest.raises(PedarrError, match='does not go on evenly') as e:
+                open_recording(tmp_path/'a.csv', FileFormat(told))
+            assert '\n' not in str(e.value) and 'a.csv' in str(e.value)
+
+
+def test_the_unit_in_a_header_counts(tmp_path):
+    "In any spelling, and below the names as PhysioNet writes it; one that contradicts --units is refused."
+    file, x = tmp_path/'a.csv', beats(2000, 500, 2)
+    told = FileFormat(500)
+    def read(header, values, form=told, below=''):
+        rows = '\n'.join(f'{a:.6f},{b:.6f}' for a, b in values.T)
+        file.write_text(f'{header}\n{below}{rows}\n')
+        return open_recording(file, form).standard()[[1, 6]]
+    assert np.allclose(read('II,V1', x), x, atol=1e-5)
+    for header in ('II (mV),V1 [mV]', 'II_mV,V1_mv', 'II mV,V1/mV', 'lead II (millivolts),V1 (mV)'):
+        assert np.allclose(read(header, x), x, atol=1e-5), header
+    for header in ('II (uV),V1 [µV]', 'II_uV,V1_uV', 'II (μV),V1 (microvolts)'):
+        assert np.allclose(read(header, 1000*x), x, atol=1e-5), header
+    assert np.allclose(read('II (V),V1_V', x/1000), x, atol=2e-3)
+    assert np.allclose(read('II (mV),V1 (uV)', x*[[1], [1000]]), x, atol=1e-5)
+    assert np.allclose(read("'II','V1'", x, below="'mV','mV'\n"), x, atol=1e-5)
+    assert np.allclose(read("'II','V1'", 1000*x, below="'uV','uV'\n"), x, atol=1e-5)
+    assert np.allclose(read('II (uV),V1 (uV)', 1000*x, FileFormat(500, 'uV')), x, atol=1e-5)
+    for header, form, why in (('II (mV),V1 (mV)', FileFormat(500, 'uV'), 'says its unit is mV, not uV'),
+                              ('II (mV),V1', told, 'V1 does not say its unit'),
+                              ('II (adu),V1 (adu)', told, 'a unit that is not known')):
+        with pytest.raises(PedarrError, match=why) as e: read(header, x, form)
+        assert '\n' not in str(e.value) and 'a.csv' in str(e.value)
+
+
+def test_a_table_that_was_cut_off_is_refused(tmp_path):
+    "Wherever within a row, with quotes or without; and so is a row of too many values."
+    file = tmp_path/'a.csv'
+    pd.DataFrame(dict(zip(LEADS, X[:, :400]))).to_csv(file, index=False)
+    whole = file.read_text()
+    assert open_recording(file, FileFormat(500)).sig_len == 400
+    last = whole.rstrip().rfind('\n') + 1
+    for text in (whole, whole.replace('V6', '"V6"')):
+        for end in (last + 5, text.rfind(',')):
+            file.write_text(text[:end])
+            with pytest.raises(PedarrError, match='a.csv: row 401 has .* values, the header names 12: .*cut off'):
+                open_recording(file, FileFormat(500))
+    for more in ('', '\n', '\r\n', '\n\n'):
+        file.write_text(whole.rstrip().replace('\n', '\r\n') + more, newline='')
+        assert open_recording(file, FileFormat(500)).sig_len == 400
+    file.write_text(whole.replace('\n', ',9\n').replace('V6,9', 'V6'))
+    with pytest.raises(PedarrError, match='row 2 has 13 values'): open_recording(file, FileFormat(500))
+
+
+def test_columns_that_are_no_channel_are_said(tmp_path):
+    pd.DataFrame(dict(t=np.arange(900)/500, II=X[1, :900], Vl=X[0, :900])).to_csv(tmp_path/'a.csv', index=False)
+    assert any('not read: Vl' in note for note in open_recording(tmp_path/'a.csv').notes)
+
+
 def test_recordings_of_one_name_stay_apart(folder, tmp_path):
     "Of two folders, good and damaged: each is named by its path, and counted."
     for place in 'abcd':

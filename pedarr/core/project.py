@@ -38,13 +38,14 @@ def project_path(path: Path | str) -> str:
 def given_path(value: Path | str, give: str) -> Path:
     "`value` as a path; `PedarrError`, which says what to `give`, for what can be none, and for ''."
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
-    if not isinstance(text, str) or not text: raise PedarrError(f'{shown_value(value)} is no path: give {give}')
+    if not isinstance(text, str) or not text or '\0' in text:
+        raise PedarrError(f'{shown_value(value)} is no path: give {give}')
     try: os.stat(text)
-    except ValueError: raise PedarrError(f'{shown_value(value)} is no path: give {give}') from None    # a NUL
     except FileNotFoundError: pass
     except OSError as e: raise system_error(e, shown_value(value)) from e
     return Path(value)
 
+# %% ../../nbs/0_core/05_project.ipynb #f418cded
 def shipped_models(where: Path | None = None) -> dict[str, Path]:
     "Name -> folder of the models in the folder `where` (None: those of the package)."
     where = where or Path(pedarr.__file__).parent/'weights'

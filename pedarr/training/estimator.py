@@ -147,8 +147,9 @@ def _samples_of(x: np.ndarray | list) -> int:
 def _check_length(e: RhythmClassifier, x: np.ndarray | list) -> None:
     "`PedarrError` for windows `x` [n, channel, time] of another length than the estimator was fitted on."
     if _samples_of(x) == e.n_samples_in_: return
-    raise PedarrError(f'X: windows of {_samples_of(x):,} samples, but this estimator was fitted on windows of '
-                      f'{e.n_samples_in_:,} ({e.n_samples_in_/float(e.rate):g} s): cut them so')
+    n, fitted = _samples_of(x), e.n_samples_in_
+    raise PedarrError(f'X: windows of {n:,} samples, but this estimator was fitted on windows of '
+                      f'{fitted:,} ({fitted/float(e.rate):g} s): cut them so')
 
 # %% ../../nbs/8_training/20_estimator.ipynb #6d5ad933
 def _fit(e: RhythmClassifier, X: Any, y: Any) -> RhythmClassifier:

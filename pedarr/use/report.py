@@ -250,8 +250,8 @@ def weight_remark(predictions: pd.DataFrame, mask: np.ndarray) -> str:
     both = has_ecg & has_iegm
     for there, unused, used in ((has_ecg, 'an ECG', 'electrograms'), (has_iegm, 'electrograms', 'ECG')):
         if not there.any():
-            return (f'None of the {len(mask):,} tested segments holds {unused}: the answers rest on the {used} '
-                    'alone.')
+            return (f'None of the {len(mask):,} tested segments holds {unused}: the answers rest on the '
+                    f'{used} alone.')
     names = {'weight_ecg': ('ECG', 'electrograms'), 'weight_iegm': ('electrograms', 'ECG')}
     for column, (unused, used) in names.items():
         largest = predictions[column].to_numpy()[both].max(initial=-1)
