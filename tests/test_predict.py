@@ -482,7 +482,8 @@ def test_german_tables(tmp_path):
 
 
 @pytest.mark.parametrize('clock, header, rate', [
-    (np.arange(2000)/500, 'time', 500), (np.arange(2000)/360, 'Time (s)', 360), (2*np.arange(2000), 'ms', 500),
+    (np.arange(2000)/500, 'time', 500), (np.arange(2000)/360, 'Time (s)', 360),
+    (2*np.arange(2000), 'ms', 500),
     (np.arange(2000)/360, 't', 360), (np.round(np.arange(2000)/360, 3), 'time [s]', 360),
     (7 + np.arange(2000)*4., 'time_ms', 250), (np.arange(2000)/976.5625, 'Zeit', 976.5625),
     (1000*np.arange(2000), 'us', 1000), (4*np.arange(2000), 'time', 250),
@@ -505,11 +506,13 @@ def test_a_clock_is_no_channel_and_gives_the_rate(tmp_path, clock, header, rate)
     assert (open_recording(file, FileFormat(rate or 200)).rows >= 0).sum() == 2
 
 
-@pytest.mark.parametrize('t', [np.delete(np.arange(2000), 700), np.arange(2000) % 1000, np.zeros(2000),
-                               np.arange(2000)[::-1], np.where(np.arange(2000) == 5, np.nan, np.arange(2000))])
+@pytest.mark.parametrize('t', [
+    np.delete(np.arange(2000), 700), np.arange(2000) % 1000, np.zeros(2000), np.arange(2000)[::-1],
+    np.where(np.arange(2000) == 5, np.nan, np.arange(2000))])
 def test_an_uneven_clock_is_refused(tmp_path, t):
+    x = beats(2000, 500, 1)[0][:len(t)]
     for header in ('time (s)', 'sample'):
-        pd.DataFrame({header: t/500, 'II': beats(2000, 500, 1)[0][:len(t)]}).to_csv(tmp_path/'a.csv', index=False)
+        pd.DataFrame({header: t/500, 'II': x}).to_csv(tmp_path/'a.csv', index=False)
         for told in (None, 500):
             with pytest.raises(PedarrError, match='does not go on evenly') as e:
                 open_recording(tmp_path/'a.csv', FileFormat(told))
@@ -551,8 +554,8 @@ def test_a_table_that_was_cut_off_is_refused(tmp_path):
     for text in (whole, whole.replace('V6', '"V6"')):
         for end in (last + 5, text.rfind(',')):
             file.write_text(text[:end])
-            with pytest.raises(PedarrError, match='a.csv: row 401 has .* values, the header names 12: .*cut off'):
-                open_recording(file, FileFormat(500))
+            said = 'a.csv: row 401 has .* values, the header names 12: .*cut off'
+            with pytest.raises(PedarrError, match=said): open_recording(file, FileFormat(500))
     for more in ('', '\n', '\r\n', '\n\n'):
         file.write_text(whole.rstrip().replace('\n', '\r\n') + more, newline='')
         assert open_recording(file, FileFormat(500)).sig_len == 400
@@ -561,7 +564,8 @@ def test_a_table_that_was_cut_off_is_refused(tmp_path):
 
 
 def test_columns_that_are_no_channel_are_said(tmp_path):
-    pd.DataFrame(dict(t=np.arange(900)/500, II=X[1, :900], Vl=X[0, :900])).to_csv(tmp_path/'a.csv', index=False)
+    table = pd.DataFrame(dict(t=np.arange(900)/500, II=X[1, :900], Vl=X[0, :900]))
+    table.to_csv(tmp_path/'a.csv', index=False)
     assert any('not read: Vl' in note for note in open_recording(tmp_path/'a.csv').notes)
 
 
