@@ -678,6 +678,18 @@ def test_exchanged_arms_warn_on_real_recordings(model):
     assert 'arms exchanged' in model.predict(turned, 500, LEADS).line()
 
 
+def test_a_wrong_unit_of_a_real_ecg_is_warned_of():
+    "Twenty times too large or too small is answered with a warning; as it is, there is none. Never refused."
+    from pedarr.data.known_databases import LUDB
+    shipped, records = load_predictor('ptbxl-rhythm'), LUDB.records(real('ludb'))[:5]
+    for record in map(LUDB.open, records):
+        x = record.window(0, record.sig_len)[0][:12]
+        assert 'times as large' not in shipped.predict(x, 500, LEADS).line()
+        for factor in (20, 1/20):
+            said = shipped.predict(factor*x, 500, LEADS).warnings
+            assert sum('times as large' in w and 'is the unit right?' in w for w in said) == 1
+
+
 # --- the estimator
 
 def two_beats(n: int = 24) -> tuple[np.ndarray, np.ndarray]:
