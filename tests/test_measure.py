@@ -139,6 +139,31 @@ def test_the_command(circuit, tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path/'out').iterdir()} == before
 
 
+def test_arrays_are_measured_as_the_record_is(circuit, tmp_path):
+    "The same study as .npy, .npz and CSV has the same beats and rhythms; what is not told is asked for."
+    record = open_record(circuit[1])
+    x, names = record.physical(0, round(12*record.fs)).astype(np.float64), record.names
+    np.save(tmp_path/'a.npy', x)
+    np.savez(tmp_path/'b.npz', signals=1000*x, fs=record.fs, channels=names, units='uV')
+    columns = {f'{c} (mV)': y for c, y in zip(names, x)}
+    table = pd.DataFrame({'time (s)': np.arange(x.shape[1])/record.fs} | columns)
+    table.to_csv(tmp_path/'c.csv', index=False)
+    told = '--rate', record.fs, '--channels', ','.join(names)
+    said = {}
+    for name, more in (('a.npy', told), ('b.npz', ()), ('c.csv', ())):
+        r = run(tmp_path/name, '--out', tmp_path/name[0], *more)
+        assert r.exit_code == 0, r.stderr
+        assert f'<title>{name}, measured' in (tmp_path/name[0]/'study.html').read_text()
+        said[name] = [(tmp_path/name[0]/f).read_text() for f in STUDY_FILES[:-1]]
+    assert said['a.npy'] == said['b.npz'] == said['c.csv'] and said['a.npy'][0].count('\n') > 10
+    two = '--rate', 1000, '--channels', 'I,II'
+    for name, more, why in (('a.npy', (), 'does not say its rate'), ('a.npy', two, 'give [channel, time]'),
+                            ('c.csv', ('--units', 'uV'), 'its unit is mV')):
+        r = run(tmp_path/name, '--out', tmp_path/'d', *more)
+        assert r.exit_code == 2 and why in r.stderr and r.stderr.count('\n') == 1, r.stderr
+        assert not (tmp_path/'d').exists()
+
+
 @pytest.mark.parametrize('old, moved', [(False, 1), (False, 5), (True, 1), (True, 5), (True, 8), (True, 10)])
 def test_ctrl_c_between_two_files_leaves_none(circuit, measured, tmp_path, monkeypatch, old, moved):
     record, out = open_record(circuit[1]), tmp_path/'out'

@@ -481,6 +481,94 @@ def test_german_tables(tmp_path):
         with pytest.raises(PedarrError, match=re.escape(said)): open_recording(tmp_path/'a.csv', told)
 
 
+@pytest.mark.parametrize('clock, header, rate', [
+    (np.arange(2000)/500, 'time', 500), (np.arange(2000)/360, 'Time (s)', 360),
+    (2*np.arange(2000), 'ms', 500),
+    (np.arange(2000)/360, 't', 360), (np.round(np.arange(2000)/360, 3), 'time [s]', 360),
+    (7 + np.arange(2000)*4., 'time_ms', 250), (np.arange(2000)/976.5625, 'Zeit', 976.5625),
+    (1000*np.arange(2000), 'us', 1000), (4*np.arange(2000), 'time', 250),
+    ([f'0:00:{i/250:06.3f}' for i in range(2000)], 'Elapsed time', 250),
+    ([f"'[12:00:{i/250:06.3f} 01/02/2020]'" for i in range(2000)], "'Time and date'", None),
+    ([f'2020-02-01 12:00:{i/250:06.3f}' for i in range(2000)], 'timestamp', 250),
+    (np.arange(2000), 'sample', None), (np.arange(2000), 'index', None), (np.arange(2000), 'time', None)])
+def test_a_clock_is_no_channel_and_gives_the_rate(tmp_path, clock, header, rate):
+    "Where it says one: a told rate that is another is refused, and one that is the same is taken."
+    file, x = tmp_path/'a.csv', beats(2000, 500, 2)
+    pd.DataFrame({header: clock, 'II': x[0], 'V1': x[1]}).to_csv(file, index=False)
+    if rate is None:
+        with pytest.raises(PedarrError, match='does not say its rate'): open_recording(file)
+        assert open_recording(file, FileFormat(200)).fs == 200
+    else:
+        assert open_recording(file).fs == open_recording(file, FileFormat(rate)).fs == rate
+        assert any(f'{rate:g} Hz by its column' in note for note in open_recording(file).notes)
+        with pytest.raises(PedarrError, match=f'says {rate:g} Hz, not 200'):
+            open_recording(file, FileFormat(200))
+    assert (open_recording(file, FileFormat(rate or 200)).rows >= 0).sum() == 2
+
+
+@pytest.mark.parametrize('t', [
+    np.delete(np.arange(2000), 700), np.arange(2000) % 1000, np.zeros(2000), np.arange(2000)[::-1],
+    np.where(np.arange(2000) == 5, np.nan, np.arange(2000))])
+def test_an_uneven_clock_is_refused(tmp_path, t):
+    x = beats(2000, 500, 1)[0][:len(t)]
+    for header in ('time (s)', 'sample'):
+        pd.DataFrame({header: t/500, 'II': x}).to_csv(tmp_path/'a.csv', index=False)
+        for told in (None, 500):
+            with pytest.raises(PedarrError, match='does not go on evenly') as e:
+                open_recording(tmp_path/'a.csv', FileFormat(told))
+            assert '\n' not in str(e.value) and 'a.csv' in str(e.value)
+
+
+def test_the_unit_in_a_header_counts(tmp_path):
+    "In any spelling, and below the names as PhysioNet writes it; one that contradicts --units is refused."
+    file, x = tmp_path/'a.csv', beats(2000, 500, 2)
+    told = FileFormat(500)
+    def read(header, values, form=told, below=''):
+        rows = '\n'.join(f'{a:.6f},{b:.6f}' for a, b in values.T)
+        file.write_text(f'{header}\n{below}{rows}\n')
+        return open_recording(file, form).standard()[[1, 6]]
+    assert np.allclose(read('II,V1', x), x, atol=1e-5)
+    for header in ('II (mV),V1 [mV]', 'II_mV,V1_mv', 'II mV,V1/mV', 'lead II (millivolts),V1 (mV)'):
+        assert np.allclose(read(header, x), x, atol=1e-5), header
+    for header in ('II (uV),V1 [µV]', 'II_uV,V1_uV', 'II (μV),V1 (microvolts)'):
+        assert np.allclose(read(header, 1000*x), x, atol=1e-5), header
+    assert np.allclose(read('II (V),V1_V', x/1000), x, atol=2e-3)
+    assert np.allclose(read('II (mV),V1 (uV)', x*[[1], [1000]]), x, atol=1e-5)
+    assert np.allclose(read("'II','V1'", x, below="'mV','mV'\n"), x, atol=1e-5)
+    assert np.allclose(read("'II','V1'", 1000*x, below="'uV','uV'\n"), x, atol=1e-5)
+    assert np.allclose(read('II (uV),V1 (uV)', 1000*x, FileFormat(500, 'uV')), x, atol=1e-5)
+    for header, form, why in (('II (mV),V1 (mV)', FileFormat(500, 'uV'), 'says its unit is mV, not uV'),
+                              ('II (mV),V1', told, 'V1 does not say its unit'),
+                              ('II (adu),V1 (adu)', told, 'a unit that is not known')):
+        with pytest.raises(PedarrError, match=why) as e: read(header, x, form)
+        assert '\n' not in str(e.value) and 'a.csv' in str(e.value)
+
+
+def test_a_table_that_was_cut_off_is_refused(tmp_path):
+    "Wherever within a row, with quotes or without; and so is a row of too many values."
+    file = tmp_path/'a.csv'
+    pd.DataFrame(dict(zip(LEADS, X[:, :400]))).to_csv(file, index=False)
+    whole = file.read_text()
+    assert open_recording(file, FileFormat(500)).sig_len == 400
+    last = whole.rstrip().rfind('\n') + 1
+    for text in (whole, whole.replace('V6', '"V6"')):
+        for end in (last + 5, text.rfind(',')):
+            file.write_text(text[:end])
+            said = 'a.csv: row 401 has .* values, the header names 12: .*cut off'
+            with pytest.raises(PedarrError, match=said): open_recording(file, FileFormat(500))
+    for more in ('', '\n', '\r\n', '\n\n'):
+        file.write_text(whole.rstrip().replace('\n', '\r\n') + more, newline='')
+        assert open_recording(file, FileFormat(500)).sig_len == 400
+    file.write_text(whole.replace('\n', ',9\n').replace('V6,9', 'V6'))
+    with pytest.raises(PedarrError, match='row 2 has 13 values'): open_recording(file, FileFormat(500))
+
+
+def test_columns_that_are_no_channel_are_said(tmp_path):
+    table = pd.DataFrame(dict(t=np.arange(900)/500, II=X[1, :900], Vl=X[0, :900]))
+    table.to_csv(tmp_path/'a.csv', index=False)
+    assert any('not read: Vl' in note for note in open_recording(tmp_path/'a.csv').notes)
+
+
 def test_recordings_of_one_name_stay_apart(folder, tmp_path):
     "Of two folders, good and damaged: each is named by its path, and counted."
     for place in 'abcd':
@@ -590,6 +678,18 @@ def test_exchanged_arms_warn_on_real_recordings(model):
     assert 'arms exchanged' in model.predict(turned, 500, LEADS).line()
 
 
+def test_a_wrong_unit_of_a_real_ecg_is_warned_of():
+    "Twenty times too large or too small is answered with a warning; as it is, there is none. Never refused."
+    from pedarr.data.known_databases import LUDB
+    shipped, records = load_predictor('ptbxl-rhythm'), LUDB.records(real('ludb'))[:5]
+    for record in map(LUDB.open, records):
+        x = record.window(0, record.sig_len)[0][:12]
+        assert 'times as large' not in shipped.predict(x, 500, LEADS).line()
+        for factor in (20, 1/20):
+            said = shipped.predict(factor*x, 500, LEADS).warnings
+            assert sum('times as large' in w and 'is the unit right?' in w for w in said) == 1
+
+
 # --- the estimator
 
 def two_beats(n: int = 24) -> tuple[np.ndarray, np.ndarray]:
@@ -650,6 +750,27 @@ def test_estimator_refuses_what_it_would_ignore_in_one_line(given, why):
     x, y = own.pop('X', x), own.pop('y', y)
     with pytest.raises(PedarrError, match=why) as e: RhythmClassifier(**own).fit(x, y)
     assert '\n' not in str(e.value)
+
+
+def test_the_estimator_refuses_windows_of_another_length_than_it_was_fitted_on():
+    from pedarr.training.estimator import RhythmClassifier
+    x, y = two_beats()
+    e = RhythmClassifier(['II', 'V1'], 250, epochs=1, params=dict(dim=16, depth=1, heads=2)).fit(x, y)
+    assert e.n_samples_in_ == 500 and len(e.predict(x[:3])) == 3 and len(e.predict(list(x[:3]))) == 3
+    for other in (x[..., :499], list(x[..., :250]), np.tile(x, 2)):
+        for ask in (e.predict, e.predict_proba):
+            with pytest.raises(ValueError, match='was fitted on windows of 500 .2 s.: cut them so') as said:
+                ask(other)
+            assert '\n' not in str(said.value)
+    assert len(e.fit(x[..., :250], y).predict(x[..., :250])) == 24        # fitted anew
+
+
+@pytest.mark.parametrize('what', [None, 3, '', b'ptbxl-rhythm', ['ptbxl-rhythm'], 'a\0b', 'x'*5000,
+                                  Path('/nothing/there'), Path('nothing'), '/etc/hostname/x'])
+def test_what_is_no_model_or_file_is_one_line(model, what):
+    for ask in (pedarr.load, model.predict_record):
+        with pytest.raises(PedarrError) as e: ask(what)
+        assert '\n' not in str(e.value) and len(str(e.value)) < 300 and ': ' in str(e.value)
 
 
 def test_channels_that_were_not_used_are_said(folder, tmp_path):

@@ -9,11 +9,11 @@ import os
 from pathlib import Path
 
 import pedarr
-from .errors import PedarrError
+from .errors import PedarrError, shown_value, system_error
 from .names import check_choice
 
 # %% auto #0
-__all__ = ['project_root', 'real_recordings', 'project_path', 'shipped_models', 'find_model']
+__all__ = ['project_root', 'real_recordings', 'project_path', 'given_path', 'shipped_models', 'find_model']
 
 # %% ../../nbs/0_core/05_project.ipynb #4c69bfd6
 def project_root() -> Path:
@@ -35,6 +35,17 @@ def project_path(path: Path | str) -> str:
     return str(clone/there) if clone/'nbs' in [Path.cwd(), *Path.cwd().parents] else str(path)
 
 # %% ../../nbs/0_core/05_project.ipynb #be76dd00
+def given_path(value: Path | str, give: str) -> Path:
+    "`value` as a path; `PedarrError`, which says what to `give`, for what can be none, and for ''."
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text or '\0' in text:
+        raise PedarrError(f'{shown_value(value)} is no path: give {give}')
+    try: os.stat(text)
+    except FileNotFoundError: pass
+    except OSError as e: raise system_error(e, shown_value(value)) from e
+    return Path(value)
+
+# %% ../../nbs/0_core/05_project.ipynb #f418cded
 def shipped_models(where: Path | None = None) -> dict[str, Path]:
     "Name -> folder of the models in the folder `where` (None: those of the package)."
     where = where or Path(pedarr.__file__).parent/'weights'
@@ -44,7 +55,7 @@ def shipped_models(where: Path | None = None) -> dict[str, Path]:
 
 def find_model(name: Path | str, where: Path | None = None) -> Path:
     "The folder of a run or model: a path, or the name of a shipped model. `PedarrError` if there is none."
-    path, shipped = Path(name), shipped_models(where)
+    path, shipped = given_path(name, 'the folder of a run or model, or a name'), shipped_models(where)
     if path.is_dir(): return path
     if str(name) in shipped: return shipped[str(name)]
     if path.exists(): raise PedarrError(f'{path}: is a file: give the folder of a run or model')

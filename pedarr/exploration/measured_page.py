@@ -131,7 +131,7 @@ def study_page(study: MeasuredStudy, record: Record) -> str:
              'Rhythm of each window': _html_table(_window_table(study))}
     body = ''.join(f'<h2>{title}</h2>{part}' for title, part in parts.items())
     head = f'<p class=headline>{about}</p>{_html_notes(record)}'
-    return html_page(f'{one_line(record.name)}, measured', head, body)
+    return html_page(f'{one_line(Path(record.name).name)}, measured', head, body)
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #85ff140f
 STUDY_FILES = ['beats.csv', 'medians.csv', 'windows.csv', 'transitions.csv', 'study.html']
@@ -154,10 +154,11 @@ def save_study(study: MeasuredStudy, record: Record, out: Path | str, force: boo
     return out/STUDY_FILES[-1]
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #2583bfff
-def measure_file(path: Path | str, out: Path | str, jobs: int = 1,
+def measure_file(source: Record | Path | str, out: Path | str, jobs: int = 1,
                  force: bool = False) -> tuple[MeasuredStudy, Path]:
-    "Measure the WFDB record or export at `path` and write it to the folder `out` -> (the study, its page)."
-    record = open_record(path, ALIASES)
+    """Measure `source`, an open recording or the path of a WFDB record or export, and write it to the folder
+    `out` -> (the study, its page)."""
+    record = open_record(source, ALIASES) if isinstance(source, (str, Path)) else source
     check_free(Path(out), force)
     study = measure_record(record, jobs=jobs)
     return study, save_study(study, record, out, force)

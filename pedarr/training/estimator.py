@@ -67,7 +67,7 @@ class RhythmClassifier(ClassifierMixin, BaseEstimator):
 
     `channels`: their names; `rate` (Hz) of X; `store_rate` (Hz), `ecg_band`, `iegm_band` (Hz): as
     `store_from_arrays`; the others, and those in the dictionary `params`, as in `TrainConfig`. `PedarrError`
-    for what can't be. After `fit`: `classes_`, `network_`, `history_` (a row an epoch)."""
+    for what can't be. After `fit`: `classes_`, `network_`, `history_` (a row an epoch), `n_samples_in_`."""
     def __init__(self, channels: Sequence[str] = ('II',), rate: float = 500., store_rate: float | None = None,
                  ecg_band: tuple | None = None, iegm_band: tuple | None = None,
                  model: str = _DEFAULT['model'], loss: str = _DEFAULT['loss'],
@@ -87,6 +87,7 @@ class RhythmClassifier(ClassifierMixin, BaseEstimator):
         "Probabilities [n, classes] in the order of `classes_`."
         check_is_fitted(self, 'network_')
         x = check_signals(X, self.channels)
+        _check_length(self, x)
         store = _store_of(self, x, ['']*len(x))
         loader = answering_loader(store, np.arange(len(store.segments)), _config_of(self))
         return predict_batches(self.network_, loader, pick_device(self.device))['prob']
@@ -138,11 +139,24 @@ def _classes_of(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     if len(classes) < 2: raise PedarrError(f'y: all are {shown_value(given[0])}: two classes are needed')
     return classes, code
 
+# %% ../../nbs/8_training/20_estimator.ipynb #78405a7b
+def _samples_of(x: np.ndarray | list) -> int:
+    "How many samples a window of `x` [n, channel, time] has."
+    return int(np.shape(x[0])[-1])
+
+def _check_length(e: RhythmClassifier, x: np.ndarray | list) -> None:
+    "`PedarrError` for windows `x` [n, channel, time] of another length than the estimator was fitted on."
+    if _samples_of(x) == e.n_samples_in_: return
+    n, fitted = _samples_of(x), e.n_samples_in_
+    raise PedarrError(f'X: windows of {n:,} samples, but this estimator was fitted on windows of '
+                      f'{fitted:,} ({fitted/float(e.rate):g} s): cut them so')
+
 # %% ../../nbs/8_training/20_estimator.ipynb #6d5ad933
 def _fit(e: RhythmClassifier, X: Any, y: Any) -> RhythmClassifier:
     "Train an estimator."
     c, x = _config_of(e), check_signals(X, e.channels)
     e.classes_, code = _classes_of(y, len(x))
+    e.n_samples_in_ = _samples_of(x)
     store = _store_of(e, x, [str(i) for i in code])
     e.network_, _, e.history_ = fit_fold(store, np.arange(len(code)), np.zeros(0, int), c)
     e.network_.eval()

@@ -326,15 +326,16 @@ def show_runs(folder: Path, out: Path | None, sort: str, force: bool) -> None:
 @pedarr_command.command()
 @click.argument('record', type=Place())
 @click.option('--out', required=True, type=Place(), help='The folder for tables and page.')
+@array_options
 @JOBS
 @FORCE
 @click.pass_context
-def measure(context: click.Context, record: Path, out: Path, jobs: int, force: bool) -> None:
-    """Measure the intervals of a RECORD or lab's export: tables and a page in the folder OUT.
-
-    Exit status 1 if no beat was seen."""
+def measure(context: click.Context, record: Path, out: Path, jobs: int, force: bool, **told: Any) -> None:
+    """Measure the intervals of a RECORD (or lab's export, .npy, .npz, .csv): tables and a page in the folder
+    OUT. Exit status 1 if no beat was seen."""
     from pedarr.exploration.measured_page import measure_file, missing_words
-    study, page = measure_file(record, out, jobs, force)
+    from pedarr.use.input_files import FileFormat, open_recording
+    study, page = measure_file(open_recording(record, FileFormat(*told_by(**told))), out, jobs, force)
     for w in study.windows.itertuples(): say_line(f'{w.start:.1f} to {w.stop:.1f} s: {w.rhythm} ({w.reason})')
     say_line(f'{len(study.beats)} beats{missing_words(study)}: {page}')
     context.exit(0 if len(study.beats) else 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import lzma
+import re
 import struct
 import tokenize
 import zipfile
@@ -23,12 +24,14 @@ import pandas as pd
 from ..core.errors import PassingError, PedarrError, file_error, one_line, system_error
 from ..core.files import open_regular, read_bytes
 from ..core.names import natural_key
-from ..data.channels import match_channels
+from ..core.project import given_path
+from ..data.channels import match_channels, signal_list
 from ..data.known_databases import ALIASES
 from ..data.lab_exports import export_name, find_exports
 from ..data.listing import find_headers, find_records
-from ..data.records import Record, open_record
-from .inputs import ArrayRecord, array_record
+from ..data.records import LEAST_RATE, MOST_RATE, Record, open_record
+from ..data.table_cells import as_number
+from .inputs import UNITS, ArrayRecord, array_record, millivolts_per
 
 # %% auto #0
 __all__ = ['ARRAY_FILES', 'MOST_ARRAY', 'FileFormat', 'Found', 'find_recordings', 'open_recording']
@@ -106,18 +109,27 @@ def _needed(form: FileFormat, path: Path, what: str) -> object:
     option = {'rate': '--rate 500', 'channels': '--channels I,II,V1'}[what]
     raise file_error(path, f'does not say its {what}', f'give it, as {option}')
 
+class _Read(NamedTuple):
+    "What a file holds: signals [channel, time], rate (Hz), names of its channels, unit, what is to be said."
+    x: np.ndarray
+    rate: object
+    channels: object
+    units: str
+    notes: list = []
+
+# %% ../../nbs/9_use/03_input_files.ipynb #2a2139db
 # what libraries raise for bytes that are not what they seem: RuntimeError is of encrypted files, too
 _DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, EOFError, SyntaxError, RuntimeError,
             struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
-def _from_npy(path: Path, form: FileFormat) -> tuple:
-    "(x, rate, channels, unit) of an .npy file."
+def _from_npy(path: Path, form: FileFormat) -> _Read:
+    "What an .npy file holds."
     open_regular(path).close()
     try: x = np.load(path, mmap_mode='r', allow_pickle=False)
     except OSError as e: raise system_error(e, path, 'cannot be read') from e
     except _DAMAGED as e:
         raise file_error(path, f'no array of numpy ({one_line(e)[:80]})', 'save it again') from e
-    return x, _needed(form, path, 'rate'), _needed(form, path, 'channels'), form.units or 'mV'
+    return _Read(x, _needed(form, path, 'rate'), _needed(form, path, 'channels'), form.units or 'mV')
 
 # %% ../../nbs/9_use/03_input_files.ipynb #7d77b296
 MOST_ARRAY = 1 << 30       # bytes of an array that is read whole
@@ -150,8 +162,8 @@ def _member(raw: bytes) -> np.ndarray:
     return np.frombuffer(raw, dtype, count, f.tell()).reshape(shape, order='F' if fortran else 'C')
 
 # %% ../../nbs/9_use/03_input_files.ipynb #49667258
-def _from_npz(path: Path, form: FileFormat) -> tuple:
-    "(x, rate, channels, unit) of an .npz file; what the file says itself may not be told otherwise."
+def _from_npz(path: Path, form: FileFormat) -> _Read:
+    "What an .npz file holds; what the file says itself may not be told otherwise."
     held = _members(path)
     known = dict(signals='signals', fs='rate', rate='rate', channels='channels', units='units')
     said = {known[name]: value for name, value in held.items() if name in known}
@@ -165,62 +177,238 @@ def _from_npz(path: Path, form: FileFormat) -> tuple:
         if told is not None and told != own and list(np.atleast_1d(told)) != list(np.atleast_1d(own)):
             raise file_error(path, f'says that its {what} is {one_line(own)[:60]}', 'leave the option out')
         form = form._replace(**{what: own})
-    return (said['signals'], _needed(form, path, 'rate'), _needed(form, path, 'channels'),
-            form.units or 'mV')
+    return _Read(said['signals'], _needed(form, path, 'rate'), _needed(form, path, 'channels'),
+                 form.units or 'mV')
 
 # %% ../../nbs/9_use/03_input_files.ipynb #bd5fea8f
+_UNIT_WORDS = {word: unit for unit, words in {
+    'mV': 'mv millivolt millivolts', 'uV': 'uv µv μv microvolt microvolts', 'V': 'v volt volts'}.items()
+    for word in words.split()}
+_SECONDS = {word: size for size, words in {
+    1.: 's sec secs second seconds', 1e-3: 'ms msec msecs millisecond milliseconds',
+    1e-6: 'us µs μs usec microsecond microseconds'}.items() for word in words.split()}
+_COUNTS = {'sample', 'samples', 'index', 'idx', 'frame', 'sample number', 'sample no', 'sample #'}
+_CLOCKS = {'time', 'times', 't', 'zeit', 'elapsed time', 'elapsed', 'timestamp', *_COUNTS, *_SECONDS}
+
+# %% ../../nbs/9_use/03_input_files.ipynb #3f94a70b
+class _Column(NamedTuple):
+    "A column of a table: its `name` without the unit, and the `unit` that its header says ('': none)."
+    name: str
+    unit: str
+
+def _split_header(header: str) -> _Column:
+    "'I (mV)', 'V1 [uV]' or 'II_mV' as a name and a unit."
+    header = header.strip().strip('\'"').strip()
+    if found := re.fullmatch(r'(.+?)\s*[\[(]\s*([^\])]*?)\s*[\])]', header): return _Column(*found.groups())
+    found = re.fullmatch(r'(.*[^ _/])[ _/]+([a-zµμ]+)', header, re.I)
+    if found and found[2].lower() in _UNIT_WORDS | _SECONDS: return _Column(*found.groups())
+    return _Column(header, '')
+
+# %% ../../nbs/9_use/03_input_files.ipynb #b7ffeaa0
 _SEPARATORS = ',;\t'
 
-def _columns(path: Path, raw: bytes, aliases: dict[str, str]) -> tuple[str, list[str], list[int]]:
-    "(separator, names of the columns, numbers of those that are channels) of the table that `raw` begins."
-    head = raw[:1 << 16].decode('utf-8-sig', 'replace').splitlines()[:1]
-    try: split = {s: [n.strip() for n in next(csv.reader(head, delimiter=s), [])] for s in _SEPARATORS}
+class _Header(NamedTuple):
+    """The top of a table: its `lines` (1 or 2), separator, columns, and which are channels (`used`) or a
+    clock (`clocks`)."""
+    lines: int
+    separator: str
+    columns: list[_Column]
+    used: list[int]
+    clocks: list[int]
+
+def _is_channel(name: str, aliases: dict[str, str], path: Path) -> bool:
+    return bool((match_channels([name], aliases, path).rows >= 0).any())
+
+def _named_column(header: str, aliases: dict[str, str], path: Path) -> _Column:
+    "A column whose name is a channel as it stands, or without its unit."
+    if _is_channel(header, aliases, path): return _Column(header, '')
+    return _split_header(header)
+
+# %% ../../nbs/9_use/03_input_files.ipynb #e4497b67
+def _cells(path: Path, line: str, separator: str) -> list[str]:
+    "The cells of a line of a table."
+    try: return [cell.strip() for cell in next(csv.reader([line], delimiter=separator), [])]
     except csv.Error as e: raise file_error(path, f'no table ({one_line(e)[:80]})', 'save it again') from e
-    separator = max(_SEPARATORS, key=lambda s: len(split[s]))
-    rows = match_channels(split[separator], aliases, path).rows
-    return separator, split[separator], sorted(set(rows[rows >= 0].tolist()))
+
+def _units_below(columns: list[_Column], cells: list[str]) -> list[_Column] | None:
+    "The columns with the units of a second line; None if that holds none."
+    units = [cell.strip('\'"').strip() for cell in cells]
+    if len(units) != len(columns) or not any(u.lower() in _UNIT_WORDS for u in units): return None
+    return [_Column(name, unit or below) for (name, unit), below in zip(columns, units)]
+
+# %% ../../nbs/9_use/03_input_files.ipynb #bf69414c
+def _header(path: Path, raw: bytes, aliases: dict[str, str]) -> _Header:
+    "The top of the table that `raw` begins."
+    head = raw[:1 << 16].decode('utf-8-sig', 'replace').splitlines()[:2]
+    first = head[0] if head else ''
+    separator = max(_SEPARATORS, key=lambda s: len(_cells(path, first, s)))
+    columns = [_named_column(cell, aliases, path) for cell in _cells(path, first, separator)]
+    below = _units_below(columns, _cells(path, head[1], separator)) if len(head) > 1 else None
+    rows = match_channels([c.name for c in columns], aliases, path).rows
+    used = sorted(set(rows[rows >= 0].tolist()))
+    clocks = [i for i, c in enumerate(columns) if i not in used and c.name.lower() in _CLOCKS]
+    return _Header(1 if below is None else 2, separator, below or columns, used, clocks)
 
 def _has_channels(path: Path) -> bool:
     "Is a column of the table at `path` called as a channel is?"
     try:
-        with open_regular(path) as f: return bool(_columns(path, f.read(1 << 16), ALIASES)[2])
+        with open_regular(path) as f: return bool(_header(path, f.read(1 << 16), ALIASES).used)
     except PassingError: raise
     except PedarrError: return False
 
+# %% ../../nbs/9_use/03_input_files.ipynb #f290a6cb
+def _count_cells(raw: bytes, separator: str) -> np.ndarray:
+    "How many cells each line of a table has, [lines]; 0: it is empty."
+    if b'"' in raw:
+        text = io.StringIO(raw.decode('utf-8', 'replace'), newline='')
+        return np.array([len(row) for row in csv.reader(text, delimiter=separator)])
+    x = np.frombuffer(raw.rstrip() + b'\n', np.uint8)
+    ends = np.flatnonzero(x == ord('\n'))
+    starts = np.append(0, ends[:-1] + 1)
+    cells = 1 + np.add.reduceat(x == ord(separator), starts, dtype=np.int32)
+    empty = (ends == starts) | ((ends == starts + 1) & (x[starts] == ord('\r')))
+    return np.where(empty, 0, cells)
+
+# %% ../../nbs/9_use/03_input_files.ipynb #960d3aef
+def _check_rows(path: Path, raw: bytes, top: _Header) -> None:
+    "`PedarrError` for the first row with another number of values than the header."
+    n, cells = len(top.columns), _count_cells(raw, top.separator)[top.lines:]
+    odd = np.flatnonzero((cells > 0) & (cells != n))
+    if not len(odd): return
+    row, last = int(odd[0]), odd[0] == len(cells) - 1
+    why = f'row {row + top.lines + 1:,} has {cells[row]} values, the header names {n}'
+    cut = last and cells[row] < n
+    raise file_error(path, why, 'the file is cut off: fetch or save it again' if cut else 'correct that row')
+
 # %% ../../nbs/9_use/03_input_files.ipynb #4ee3dd84
-def _numbers(path: Path, raw: bytes, separator: str, used: list[int]) -> pd.DataFrame:
-    "The columns `used` of a table, with a decimal point or (where that is not the separator) a comma."
-    told = dict(sep=separator, usecols=used, skipinitialspace=True, encoding='utf-8-sig')
-    for decimal in '.,' if separator != ',' else '.':
+def _numbers(path: Path, raw: bytes, top: _Header) -> pd.DataFrame:
+    """Channels and clocks of a table, columns called by their number, with a decimal point or (where that is
+    not the separator) a comma."""
+    told = dict(sep=top.separator, usecols=sorted(top.used + top.clocks), header=None, index_col=False,
+                skiprows=top.lines, skipinitialspace=True, encoding='utf-8-sig')
+    for decimal in '.,' if top.separator != ',' else '.':
         try: table = pd.read_csv(io.BytesIO(raw), decimal=decimal, **told)
         except _DAMAGED as e:
             raise file_error(path, f'no table ({one_line(e)[:80]})', 'save it again') from e
-        if all(kind.kind in 'fiu' for kind in table.dtypes): break
+        if all(table[i].dtype.kind in 'fiu' for i in top.used): break
     return table
 
+# %% ../../nbs/9_use/03_input_files.ipynb #353487c6
+def _unit_of(path: Path, column: _Column, told: str | None) -> str | None:
+    "The unit of a column, by its header or as `told`; None where nobody says it."
+    if not column.unit: return told
+    shown, unit = one_line(f'{column.name} ({column.unit})'), _UNIT_WORDS.get(column.unit.lower())
+    if unit is None:
+        raise file_error(path, f'column {shown}: a unit that is not known', f'give it in {", ".join(UNITS)}')
+    if told is not None and millivolts_per(told) != UNITS[unit]:
+        raise file_error(path, f'column {shown} says its unit is {unit}, not {one_line(told)}',
+                         'leave --units out, or correct the header')
+    return unit
+
+# %% ../../nbs/9_use/03_input_files.ipynb #9a2bf503
+def _in_one_unit(path: Path, x: np.ndarray, columns: list[_Column], told: str | None) -> tuple:
+    "Signals `x` [channel, time] of the `columns` in one unit, and which; `PedarrError` where some say none."
+    units = [_unit_of(path, c, told) for c in columns]
+    if len(set(units)) == 1: return x, units[0] or 'mV'
+    if None in units:
+        silent, says = columns[units.index(None)].name, next(c.name for c, u in zip(columns, units) if u)
+        why = f'column {one_line(silent)} does not say its unit, as {one_line(says)} does'
+        raise file_error(path, why, 'give it, as --units mV')
+    return x*np.array([[millivolts_per(u)] for u in units]), 'mV'
+
+# %% ../../nbs/9_use/03_input_files.ipynb #34f0710f
+def _seconds(values: pd.Series) -> np.ndarray | None:
+    "A clock as numbers [T]; texts such as 0:00:01.250 or a date in seconds; None for what is no time."
+    if values.dtype.kind in 'fiu': return values.to_numpy(float)
+    words = values.astype(str).str.strip().str.strip("'[]\"").str.strip()
+    for read in (pd.to_timedelta, pd.to_datetime):
+        try: ticks = read(words)
+        except (ValueError, TypeError, OverflowError): continue
+        return (ticks - ticks.iloc[0]).dt.total_seconds().to_numpy()
+    return None
+
+def _check_even(path: Path, name: str, t: np.ndarray) -> None:
+    "`PedarrError` for times `t` [T] (any unit) that do not go on evenly."
+    steps = np.diff(t)
+    usual = (t[-1] - t[0])/len(steps)
+    even = np.isfinite(steps) & (steps > .5*usual) & (steps < 1.5*usual)
+    if np.isfinite(usual) and usual > 0 and even.all(): return
+    k = int(np.argmin(even)) if not even.all() else 0
+    said = f'its column {one_line(name)} does not go on evenly: {t[k]:g} is followed by {t[k + 1]:g}'
+    raise file_error(path, said, 'give every sample at even steps, NaN where it was lost')
+
+# %% ../../nbs/9_use/03_input_files.ipynb #21337e24
+def _rates(t: np.ndarray, seconds: float | None) -> list[float]:
+    "The rates (Hz) that a clock `t` [T], in `seconds` (None: unit not said), may mean; whole if that fits."
+    step = (t[-1] - t[0])/(len(t) - 1)
+    off = np.abs(t - t[0] - step*np.arange(len(t))).max()
+    inexact = (2*off + 1e-9*abs(t).max())/(t[-1] - t[0])
+    if seconds is None and step == 1: return []
+    rates = [1/(step*s) for s in ([seconds] if seconds else [1., 1e-3, 1e-6])]
+    rates = [round(r) if abs(round(r)/r - 1) <= inexact else r for r in rates]
+    return rates if seconds else [r for r in rates if LEAST_RATE <= r <= MOST_RATE]
+
+def _clock_rates(path: Path, column: _Column, values: pd.Series) -> list[float]:
+    "The rates (Hz) that a column may mean, the likeliest first; none if it says nothing."
+    t, unit = _seconds(values), (column.unit or column.name).lower()
+    if t is None or len(t) < 3: return []
+    _check_even(path, column.name, t)
+    if column.name.lower() in _COUNTS: return []
+    return _rates(t, 1. if values.dtype.kind not in 'fiu' else _SECONDS.get(unit))
+
+# %% ../../nbs/9_use/03_input_files.ipynb #6e1383f1
+def _table_rate(path: Path, top: _Header, table: pd.DataFrame, told: float | None) -> tuple:
+    "(rate, notes) of a table by its clocks, or as `told`; `PedarrError` where they contradict one another."
+    notes, by = [], 'told'
+    for i in top.clocks:
+        rates, name = _clock_rates(path, top.columns[i], table[i]), one_line(top.columns[i].name)
+        if not rates: continue
+        told_rate = as_number(told)
+        if told is None:
+            told, by = rates[0], f'by column {name}'
+            notes.append(f'{rates[0]:g} Hz by its column {name}')
+        elif told_rate is not None and not any(abs(r/told_rate - 1) < .01 for r in rates):
+            raise file_error(path, f'its column {name} says {rates[0]:g} Hz, not {told_rate:g} ({by})',
+                             'give the rate that is right, and correct or remove the column')
+    return told, notes
+
+def _not_read(top: _Header) -> list[str]:
+    "What is to be said of the columns that are neither channel nor clock."
+    others = [c.name for i, c in enumerate(top.columns) if i not in top.used + top.clocks and c.name]
+    return [f'columns that are no channel, not read: {signal_list(others)}'] if others else []
+
 # %% ../../nbs/9_use/03_input_files.ipynb #91829542
-def _from_csv(path: Path, form: FileFormat) -> tuple:
-    "(x, rate, channels, unit) of a table with a column a channel."
-    raw, rate = read_bytes(path), _needed(form, path, 'rate')
-    separator, names, used = _columns(path, raw, form.all_aliases())
+def _from_csv(path: Path, form: FileFormat) -> _Read:
+    "What a table with a column a channel holds."
+    raw = read_bytes(path)
+    top = _header(path, raw, form.all_aliases())
+    names = [c.name for c in top.columns]
     if not any(names): raise file_error(path, 'is empty', 'give a table with the names of channels on top')
-    if not used:
+    if not top.used:
         why = f'no column is a channel ({one_line(", ".join(names))[:80]})'
         raise file_error(path, why, 'name the columns as I, II, V1, ... in the first line')
-    table = _numbers(path, raw, separator, used)
-    words = [names[i] for i, column in zip(used, table) if table[column].dtype.kind not in 'fiu']
+    _check_rows(path, raw, top)
+    table = _numbers(path, raw, top)
+    words = [names[i] for i in top.used if table[i].dtype.kind not in 'fiu']
     if words: raise file_error(path, f'column {one_line(words[0])} holds no numbers', 'correct it')
-    return table.to_numpy().T, rate, [names[i] for i in used], form.units or 'mV'
+    columns = [top.columns[i] for i in top.used]
+    x, units = _in_one_unit(path, table[top.used].to_numpy().T, columns, form.units)
+    rate, notes = _table_rate(path, top, table, form.rate)
+    rate = _needed(form._replace(rate=rate), path, 'rate')
+    return _Read(x, rate, [c.name for c in columns], units, notes + _not_read(top))
 
 # %% ../../nbs/9_use/03_input_files.ipynb #f9392a3c
 _READERS = {'.npy': _from_npy, '.npz': _from_npz, '.csv': _from_csv}
 
 def open_recording(path: Path | str, form: FileFormat = FileFormat()) -> Record | ArrayRecord:
     "The recording at `path`: a WFDB record, or an array. `PedarrError` for whatever can't be read rightly."
-    path, aliases = Path(path), form.all_aliases()
+    path, aliases = given_path(path, 'a file with a recording'), form.all_aliases()
     read = _READERS.get(path.suffix.lower())
     if read is None: return open_record(path.with_suffix('.hea') if _is_signal(path) else path, aliases)
-    return array_record(*read(path, form), name=str(path), aliases=aliases)
+    held = read(path, form)
+    record = array_record(*held[:4], name=str(path), aliases=aliases)
+    record.notes += held.notes
+    return record
 
 def _is_signal(path: Path) -> bool:
     "Is this a signal file with its header beside it?"

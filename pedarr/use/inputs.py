@@ -72,11 +72,12 @@ def _check_fs(fs: Any, what: str) -> float:
 
 # %% ../../nbs/9_use/02_inputs.ipynb #570ce518
 class ArrayRecord:
-    """An array `x` [channel, time] as a recording: `name`, `fs` (Hz), `sig_len`, `rows` [19] (index of each
-    standard channel, -1: absent), `notes`, `comments`."""
+    """An array `x` [channel, time] as a recording: `name` (also `path`), `fs` (Hz), `sig_len`, `duration`
+    (s), `rows` [19] (index of each standard channel, -1: absent), `notes`, `comments`."""
     def __init__(self, x: np.ndarray, fs: float, rows: np.ndarray, scale: float, name: str, notes: list):
         self.x, self.fs, self.rows, self.scale, self.name = x, fs, rows, scale, name
         self.sig_len, self.notes, self.comments = x.shape[1], notes, []
+        self.path, self.duration = name, x.shape[1]/fs
 
     def samples(self, start: int, stop: int) -> np.ndarray:
         "The standard channels that are there, `[n, time]` in mV (float32)."

@@ -232,8 +232,10 @@ def _alarm_rows(usual: list, alarms: list) -> list[tuple]:
 def _odd_row(r: Any) -> tuple:
     "One kind of odd input."
     if not r.windows: return r.kind, 0, '-', '-'
-    return r.kind, r.windows, f'{r.auroc:.3f}', _share_cell(r, 'above')
+    auroc = f'{r.auroc:.3f}' if np.isfinite(r.auroc) else '-'
+    return r.kind, r.windows, auroc, _share_cell(r, 'above')
 
+# %% ../../nbs/9_use/06_model_cards.ipynb #86422580
 _OFTEN = 20                 # recordings of a rhythm that make a recall worth a cell
 
 def _young_row(group: str, part: pd.DataFrame) -> tuple:
@@ -270,7 +272,8 @@ _ALARMS = 'How often ECGs of these sources are said to be unlike the training da
 _LIMIT = """ The limit was
 set on up to 1,000 windows of tested patients, so that about 1 % of them lie above it."""
 _ODD = """How often what is no usual ECG is noticed. Odd inputs are simulated; electrodes are exchanged in the
-windows of tested patients. AUROC: of the score, against these windows as they are."""
+windows of tested patients. AUROC: of the score, against these windows as they are. *Size alone*: the check
+of the amplitude, which warns of a wrong unit; its first row is its false alarms."""
 _UNDER18 = """Patients under 18, each asked of a network of the same kind that was trained without the
 patient; recall in per cent with 95 % intervals (Wilson, over patients), of rhythms of twenty and more."""
 

@@ -52,8 +52,8 @@ DATABASE = click.option('--database', cls=_DatabaseOption, default='leipzig', sh
 def array_options(command: Callable) -> Callable:
     "Adds the options of arrays that do not say what they hold; the names of the channels as one text."
     rate = click.option('--rate', default=None, type=float,
-                        help='Hz, of arrays that do not say it (.npy, .csv).')
-    units = click.option('--units', default=None, help='Of arrays: mV (default), uV or V.')
+                        help='Hz, of arrays that do not say it (.npy, .csv without a clock).')
+    units = click.option('--units', default=None, help='Of arrays that do not say it: mV (default), uV or V.')
     names = click.option('--channels', default=None, metavar='I,II,...',
                          help='Names of the channels of an .npy file.')
     return rate(units(names(command)))

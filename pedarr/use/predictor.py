@@ -39,7 +39,7 @@ from .inputs import ArrayRecord, array_record
 from .model_cards import PreprocessFacts
 from .model_folder import OpenModel, open_model, seen_channels
 from .signal_statistics import arms_exchanged, signal_statistics
-from .unlike import unlike_score
+from .unlike import ODD_SIZE, check_size, unlike_score
 
 # %% ../../nbs/9_use/08_predictor.ipynb #0414ca30
 AnyRecord = Record | ArrayRecord
@@ -249,16 +249,33 @@ def _gap_warning(missing: np.ndarray) -> list[str]:
     if share <= _MOST_MISSING: return []
     return [f'{100*share:.0f} % of the answered time is missing in every channel that the model knows']
 
+# %% ../../nbs/9_use/08_predictor.ipynb #cec823a0
+def _size_warning(model: OpenModel, windows: Windows) -> list[str]:
+    "What must be said of the size of some windows, beside that of the training data."
+    mask = _looked_at(model, windows.mask[:5])
+    if not model.unlike or not mask.any(): return []
+    x, rate = windows.x[:5].astype(np.float32), float(model.prep.settings['rate'])
+    size = check_size(next(iter(model.unlike.values())),
+                      signal_statistics(x[:, :N_ECG], x[:, N_ECG:], mask, rate))
+    said = []
+    for i, what in enumerate(('ECG', 'electrograms')):
+        ratio, off = (values[np.isfinite(size.spreads[:, i]), i] for values in size[:2])
+        if not len(off) or abs(np.median(off)) <= ODD_SIZE: continue
+        usual = f'{1/size.usual[i]:.2g} to {size.usual[i]:.2g}'
+        said.append(f'{what} {np.median(ratio):.2g} times as large as in its training data (usual: {usual}): '
+                    'is the unit right?')
+    return said
+
 # %% ../../nbs/9_use/08_predictor.ipynb #e1f18a35
-def _warnings(unlike: np.ndarray, windows: Windows, fs: float) -> list[str]:
+def _warnings(model: OpenModel, unlike: np.ndarray, windows: Windows) -> list[str]:
     "What speaks against an answer."
-    said, seen = [], unlike[np.isfinite(unlike)]
+    said, seen, fs = _size_warning(model, windows), unlike[np.isfinite(unlike)], model.prep.settings['rate']
     odd = int((seen > 1).sum())
     if odd and 2*odd >= len(seen):
         said.append(f'UNLIKE its training data in {odd} of {len(seen)} windows (score {np.median(seen):.1f}, '
                     'usual is below 1)')
     ecg = windows.x[:5, :N_ECG].astype(np.float32)
-    if len(ecg) and 2*sum(arms_exchanged(x, fs) for x in ecg) > len(ecg):
+    if len(ecg) and 2*sum(arms_exchanged(x, float(fs)) for x in ecg) > len(ecg):
         said.append('lead I points down, against V6: arms exchanged, or dextrocardia')
     return said
 
@@ -286,7 +303,7 @@ def recording_answer(model: OpenModel, record: AnyRecord, start: np.ndarray, mis
     notes = [*record.notes, *_seen_part(record, model.prep)[1]]
     if not ok.all(): notes.append(f'{(~ok).sum()} of {len(ok)} windows have no usable channel and no answer')
     if model.facts.cannot_name: notes.append(f'cannot name: {", ".join(model.facts.cannot_name)}')
-    warnings = _gap_warning(missing[ok]) + _warnings(said.unlike, first, float(model.prep.settings['rate']))
+    warnings = _gap_warning(missing[ok]) + _warnings(model, said.unlike, first)
     return Answer(str(record.name), model_title(model, record), model.facts.classes,
                   _named(model, prob[None])[0], prob, RULES[task],
                   _window_table(model, record, start, said), warnings, notes)

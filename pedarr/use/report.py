@@ -244,10 +244,14 @@ def headline(scores: dict, split: str) -> str:
 
 # %% ../../nbs/9_use/00_report.ipynb #a7ca9852
 def weight_remark(predictions: pd.DataFrame, mask: np.ndarray) -> str:
-    """A sentence where a modality has practically no weight in any window that holds both; else ''.
-
-    `predictions`: columns `weight_ecg`, `weight_iegm`; `mask` bool [N, 19]: the channels of its rows."""
-    both = mask[:, :N_ECG].any(axis=1) & mask[:, N_ECG:].any(axis=1)
+    """A sentence where a modality is in no window, or has practically no weight in any that holds both; else
+    ''. `predictions`: columns `weight_ecg`, `weight_iegm`; `mask` bool [N, 19]: the channels of its rows."""
+    has_ecg, has_iegm = mask[:, :N_ECG].any(axis=1), mask[:, N_ECG:].any(axis=1)
+    both = has_ecg & has_iegm
+    for there, unused, used in ((has_ecg, 'an ECG', 'electrograms'), (has_iegm, 'electrograms', 'ECG')):
+        if not there.any():
+            return (f'None of the {len(mask):,} tested segments holds {unused}: the answers rest on the '
+                    f'{used} alone.')
     names = {'weight_ecg': ('ECG', 'electrograms'), 'weight_iegm': ('electrograms', 'ECG')}
     for column, (unused, used) in names.items():
         largest = predictions[column].to_numpy()[both].max(initial=-1)

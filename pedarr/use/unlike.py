@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core.errors import PedarrError
+from .signal_statistics import STATISTICS
 
 # %% auto #0
-__all__ = ['SHRINKAGE', 'USUAL', 'Cloud', 'fit_cloud', 'cloud_distance', 'Unlike', 'fit_unlike', 'unlike_score', 'unlike_arrays',
-           'unlike_from_arrays']
+__all__ = ['SHRINKAGE', 'USUAL', 'ODD_SIZE', 'Cloud', 'fit_cloud', 'cloud_distance', 'Unlike', 'fit_unlike', 'unlike_score',
+           'check_size', 'unlike_arrays', 'unlike_from_arrays']
 
 # %% ../../nbs/9_use/05_unlike.ipynb #a7ec3373
 SHRINKAGE = .1
@@ -88,6 +89,23 @@ def unlike_score(fold: Unlike, states: np.ndarray, statistics: np.ndarray) -> np
     `statistics` [N, F], as for `fit_unlike` (no unit)."""
     each = cloud_distance(fold.states, states), cloud_distance(fold.statistics, statistics)
     return np.nanmax([d/max(limit, 1e-9) for d, limit in zip(each, fold.limits)], axis=0)
+
+# %% ../../nbs/9_use/05_unlike.ipynb #71088b25
+ODD_SIZE = 4.              # spreads of the log size, from which on it is said
+
+class _SizeCheck(NamedTuple):
+    """How large windows are, `[N, 2]` for ECG and electrograms (no unit): `ratio`, to the centre of the
+    training data, and `spreads`, how far that is (NaN: absent); `usual` [2]: the largest ratio allowed."""
+    ratio: np.ndarray
+    spreads: np.ndarray
+    usual: np.ndarray
+
+def check_size(fold: Unlike, statistics: np.ndarray) -> _SizeCheck:
+    "The size of windows by their `statistics` [N, F] (no unit), beside that of the training data."
+    at = [STATISTICS.index(f'{m} size') for m in ('ecg', 'iegm')]
+    centre, spread = fold.statistics.centre[at], fold.statistics.spread[at]
+    off = statistics[:, at] - centre
+    return _SizeCheck(np.exp(off), off/spread, np.exp(ODD_SIZE*spread))
 
 # %% ../../nbs/9_use/05_unlike.ipynb #2cdb2de4
 def unlike_arrays(fold: Unlike) -> dict[str, np.ndarray]:
