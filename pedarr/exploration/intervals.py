@@ -19,8 +19,8 @@ from .waves import (
     near_field, p_onsets, qrs_edges, t_ends)
 
 # %% auto #0
-__all__ = ['missing_samples', 'crosses_gap', 'WindowReading', 'beat_intervals', 'av_association', 'dominant_frequency',
-           'fractionation', 'describe_window']
+__all__ = ['NARROWEST_QRS', 'WIDEST_QRS', 'missing_samples', 'crosses_gap', 'bridged', 'WindowReading', 'beat_intervals',
+           'av_association', 'dominant_frequency', 'fractionation', 'describe_window']
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #b3a75c00
 _MARGIN = .015   # s: a wave that begins no more than this before the QRS is simultaneous, not leading
@@ -101,7 +101,7 @@ def crosses_gap(missing: np.ndarray, fs: float, start: np.ndarray, stop: np.ndar
     return lost[z] > lost[a]
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #0e868fd2
-def _bridged(signal):
+def bridged(signal: np.ndarray) -> np.ndarray:
     "A copy of `signal` [C, T] with a straight line across what is missing in a channel that is there."
     out = np.array(signal, float)
     for row in out:
@@ -143,9 +143,9 @@ def beat_intervals(signal: np.ndarray, fs: float, beats: Sequence | None = None)
     beat, qrs_on, qrs_off, t_end, p_on, his, stimulus (within 60 ms before the QRS); CS12..CS90 (of the nearer
     atrial wave), atrium (its first), earliest (bipole), a_before, a_after, n_atrial (until the next QRS);
     rr, pr, ah, hv, qrs, qt, av, va, va_septal (to CS90). NaN: not seen, or a sample between is missing in all
-    channels that it is read from. Raises `PedarrError`."""
+    channels that it is read from, or the QRS is not between `NARROWEST_QRS` and `WIDEST_QRS`. Raises `PedarrError`."""
     signal = _check_window(signal, fs, beats)
-    whole = _bridged(signal)
+    whole = bridged(signal)
     stimuli = find_stimuli(whole, fs)
     x = blank_stimuli(whole, stimuli, fs)
     beats = _beats_outside_gaps(x, fs, signal) if beats is None else np.asarray(beats, int)
@@ -153,7 +153,7 @@ def beat_intervals(signal: np.ndarray, fs: float, beats: Sequence | None = None)
     waves = atrial_waves(x[N_ECG + 2:], fs, qrs=edges)
     times = _times(x, fs, beats, edges, waves, stimuli)
     atrium_at_his = _atrium_at_his(x[CHANNELS.index('ABL12')], fs, times.his)
-    t = _without_gaps(_with_intervals(times, atrium_at_his), signal, fs)
+    t = _without_gaps(_without_odd_qrs(_with_intervals(times, atrium_at_his)), signal, fs)
     return WindowReading(t, waves, stimuli / fs)
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #e3b919ec
@@ -197,6 +197,17 @@ def _without_gaps(t, signal, fs):
     cut = _cut_by_gaps(t, signal, fs)
     for name, where in cut.items(): t.loc[where, [name, *_AT_ITS_END.get(name, [])]] = np.nan
     t.loc[cut['atrium'], 'earliest'] = ''
+    return t
+
+# %% ../../nbs/3_exploration/01_intervals.ipynb #a7512a1f
+NARROWEST_QRS, WIDEST_QRS = .040, .300       # s: what is narrower or wider is no QRS, but an edge not found
+_ENDS = dict(_AT_ITS_END, qrs=['qrs_off'], va_septal=[])
+_ON_ITS_EDGE = ['qrs', 'qt', 'pr', 'hv', 'av', 'va', 'va_septal']
+
+def _without_odd_qrs(t):
+    "The table `t` of beats, NaN where an interval begins or ends at a QRS that is too narrow or too wide."
+    odd = ~t.qrs.between(NARROWEST_QRS, WIDEST_QRS)
+    for name in _ON_ITS_EDGE: t.loc[odd, [name, *_ENDS[name]]] = np.nan
     return t
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #72475a8d
@@ -338,7 +349,7 @@ def describe_window(reading: WindowReading, signal: np.ndarray, fs: float) -> pd
     if len(t) > 4: t = t.iloc[1:-1]         # the outermost may be cut
     first = np.nanmin(reading.waves, 1)
     n = _beat_numbers(t, first, _atrial_cycles(first, signal, fs))
-    lead_ii, cs = _bridged(signal[[CHANNELS.index('II'), CHANNELS.index('CS56')]])
+    lead_ii, cs = bridged(signal[[CHANNELS.index('II'), CHANNELS.index('CS56')]])
     n['p_II'] = _p_upright(lead_ii, fs, t.a_before, t.qrs_on, t.t_end.to_numpy())
     n['v_paced'], n['a_paced'] = _paced(t, first, reading.stimuli)
     n['df'], n['regularity'], n['active'] = np.nan, np.nan, np.nan
