@@ -5,7 +5,7 @@
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #b16d7096
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Sequence
+from typing import Callable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ __all__ = ['FAST_ATRIA', 'MACRO_REENTRY', 'TACHYCARDIA', 'JUNCTIONAL', 'SLOW_VEN
            'LOCKED', 'NEARLY_LOCKED', 'LED_BY_VENTRICLES', 'LED_BY_ATRIA', 'IRREGULAR', 'REGULAR_CIRCUIT',
            'REGULAR_ATRIA', 'IRREGULAR_VENTRICLES', 'SOME_EARLY', 'MANY_EARLY', 'MOST_BEATS', 'STANDS_OUT', 'RESEMBLES',
            'ASKED_FIRST', 'ATRIA_AHEAD', 'DISSOCIATED', 'WIDE_ONE_TO_ONE', 'PATHWAY_SIDE', 'ONE_TO_ONE', 'qrs_evidence',
-           'Rule', 'first_that_holds', 'decide_rhythm', 'window_numbers', 'read_rhythm']
+           'Rule', 'first_that_holds', 'decide_rhythm', 'window_numbers', 'run_numbers', 'read_rhythm']
 
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #0ba73fc0
 FAST_ATRIA = .260           # s, atrial cycle (230/min): convention
@@ -236,9 +236,15 @@ def decide_rhythm(n: pd.Series, told: pd.Series | None = None) -> tuple[str, str
 def window_numbers(reading: WindowReading, signal: np.ndarray, fs: float) -> pd.Series:
     """What the rules ask of a window: the numbers of `describe_window`; stands_out and alike: `qrs_evidence`;
     qrs_seen: the share of beats whose QRS has a width."""
+    at = np.round(reading.beats.beat*fs).to_numpy(int)
+    evidence = dict(zip(('stands_out', 'alike'), qrs_evidence(signal, fs, at)))
+    return run_numbers(reading, evidence, signal, fs)
+
+def run_numbers(reading: WindowReading, evidence: Mapping, signal: np.ndarray, fs: float) -> pd.Series:
+    "As `window_numbers`, of some of the beats of a window; its `evidence` has stands_out and alike."
     numbers, t = describe_window(reading, signal, fs), reading.beats
-    out, alike = qrs_evidence(signal, fs, np.round(t.beat*fs).to_numpy(int))
-    more = dict(stands_out=out, alike=alike, qrs_seen=t.qrs.notna().mean() if len(t) else np.nan)
+    seen = t.qrs.notna().mean() if len(t) else np.nan
+    more = dict(stands_out=evidence['stands_out'], alike=evidence['alike'], qrs_seen=seen)
     return pd.concat([numbers, pd.Series(more, dtype=object)])
 
 def read_rhythm(signal: np.ndarray, fs: float, beats: Sequence | None = None) -> WindowReading:
