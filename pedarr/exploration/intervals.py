@@ -201,13 +201,13 @@ def _without_gaps(t, signal, fs):
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #a7512a1f
 NARROWEST_QRS, WIDEST_QRS = .040, .300       # s: what is narrower or wider is no QRS, but an edge not found
-_ENDS = dict(_AT_ITS_END, qrs=['qrs_off'], va_septal=[])
-_ON_ITS_EDGE = ['qrs', 'qt', 'pr', 'hv', 'av', 'va', 'va_septal']
+_ON_ITS_EDGE = ['qrs', 'qt', 'pr', 'hv', 'av', 'va', 'va_septal',                    # and what ends them:
+                'qrs_off', 't_end', 'p_on', 'his', 'a_before', 'a_after']
 
 def _without_odd_qrs(t):
     "The table `t` of beats, NaN where an interval begins or ends at a QRS that is too narrow or too wide."
     odd = ~t.qrs.between(NARROWEST_QRS, WIDEST_QRS)
-    for name in _ON_ITS_EDGE: t.loc[odd, [name, *_ENDS[name]]] = np.nan
+    if odd.any(): t.loc[odd, _ON_ITS_EDGE] = np.nan
     return t
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #72475a8d
@@ -338,13 +338,15 @@ def _beat_numbers(t, first, cycles):
         earliest=_commonest(t.earliest))
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #fdb6c8d5
-def describe_window(reading: WindowReading, signal: np.ndarray, fs: float) -> pd.Series:
+def describe_window(reading: WindowReading, signal: np.ndarray, fs: float,
+                    spectrum: bool = True) -> pd.Series:
     """The numbers of a window (Series; times in s) from its `beat_intervals` and `signal` [19, T] (mV).
 
     Medians rr, qrs, pr, ah, hv, av, va, va_septal, aa; rr_jitter, aa_jitter: relative change from cycle to
     cycle; av_spread, va_spread: median absolute deviation; ratio: atrial waves a QRS;
     locked: `av_association`; leader: 1 atria, 0 ventricles; earliest: bipole; p_II (mV); early: share of QRS
-    complexes that come early; v_paced, a_paced: shares after a stimulus; df, regularity, active: of CS56."""
+    complexes that come early; v_paced, a_paced: shares after a stimulus; df, regularity, active: of CS56, if
+    the `spectrum` is asked for."""
     t = reading.beats
     if len(t) > 4: t = t.iloc[1:-1]         # the outermost may be cut
     first = np.nanmin(reading.waves, 1)
@@ -353,7 +355,7 @@ def describe_window(reading: WindowReading, signal: np.ndarray, fs: float) -> pd
     n['p_II'] = _p_upright(lead_ii, fs, t.a_before, t.qrs_on, t.t_end.to_numpy())
     n['v_paced'], n['a_paced'] = _paced(t, first, reading.stimuli)
     n['df'], n['regularity'], n['active'] = np.nan, np.nan, np.nan
-    if signal_mask(cs):
+    if spectrum and signal_mask(cs):
         n['df'], n['regularity'] = dominant_frequency(cs, fs)
         n['active'] = fractionation(cs, fs)
     return pd.Series(n, dtype=object)

@@ -25,8 +25,8 @@ from .waves import CS_BIPOLES
 
 # %% auto #0
 __all__ = ['INTERVALS', 'RUN', 'UNITS', 'MOST_MISSING', 'ALIKE', 'EARLY', 'FASTER', 'SLOWER', 'UNCERTAIN', 'SAME_CYCLE',
-           'IN_STEP', 'SHORT_RUN', 'WindowOfStudy', 'changes_within', 'rhythm_changes', 'measure_window',
-           'find_transitions', 'MeasuredStudy', 'measure_record', 'interval_medians']
+           'IN_STEP', 'SHORT_RUN', 'WORTH_A_PROCESS', 'WindowOfStudy', 'changes_within', 'rhythm_changes',
+           'measure_window', 'find_transitions', 'MeasuredStudy', 'measure_record', 'interval_medians']
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #9c5c9b0c
 _TIMES = ['qrs_on', 'qrs_off', 't_end', 'p_on', 'his', 'stimulus', 'atrium', 'a_before', 'a_after']
@@ -134,9 +134,11 @@ def measure_window(record: Record, span: tuple[int, int], margin: float = 1.) ->
     reading = read_rhythm(signal, fs)
     beats, waves = _beats_of(reading, signal, fs, a/fs), reading.waves + a/fs
     inside = lambda t: (t >= start/fs) & (t < stop/fs)
-    own = beats[inside(beats.qrs_on) & _on_the_skin(signal, (beats.beat*fs).astype(int), int(.1*fs))]
+    skin = _on_the_skin(signal, (reading.beats.beat*fs).to_numpy(int), int(.1*fs))
+    own = beats[inside(beats.qrs_on) & skin]
     rhythm, reason = decide_rhythm(reading.numbers, own[['va', 'aa']].median())
-    changes = [c for c in rhythm_changes(reading, signal, fs) if inside(c[0] + a/fs)]
+    seen = reading._replace(beats=reading.beats[skin].reset_index(drop=True))
+    changes = [c for c in rhythm_changes(seen, signal, fs) if inside(c[0] + a/fs)]
     if changes: rhythm, reason = 'transition', _in_words(changes, a/fs)
     if not signal_mask(signal[:N_ECG]).any(): rhythm, reason = '?', 'every surface lead is flat: no QRS'
     gaps = _gaps(signal[:, start - a:stop - a], fs, start)
@@ -247,6 +249,8 @@ def _check_record(record: Record) -> None:
         raise file_error(record.path, f'{what}: intervals need 1 s at 200 Hz', 'give a longer or faster one')
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #cec0ec08
+WORTH_A_PROCESS = 30        # windows: a process that starts takes as long as some tens of windows
+
 def measure_record(record: Record, window: float = 10., jobs: int = 1) -> MeasuredStudy:
     """Measure all of a `record` in windows of `window` s, by `jobs` processes.
 
@@ -254,6 +258,7 @@ def measure_record(record: Record, window: float = 10., jobs: int = 1) -> Measur
     _check_record(record)
     if not 3 <= window < np.inf: raise PedarrError(f'window={window}: give a number of seconds, at least 3')
     spans = _starts(record.sig_len, record.fs, window)
+    jobs = min(jobs, 1 + len(spans)//WORTH_A_PROCESS)
     read = list(parallel_map(partial(measure_window, record), spans, jobs))
     waves, gaps = (np.concatenate([getattr(w, name) for w in read]) for name in ('waves', 'gaps'))
     beats = _one_table(read, gaps)

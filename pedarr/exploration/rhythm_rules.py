@@ -85,8 +85,9 @@ def qrs_evidence(signal: np.ndarray, fs: float, beats: np.ndarray) -> tuple[floa
     ecg = ecg[signal_mask(ecg)]
     if len(beats) < 3 or not len(ecg): return np.nan, np.nan
     step = max(1, int(fs/125))
-    x = butterworth_band(ecg, fs, 1., 40.)[:, ::step]
+    whole = ecg[:, :ecg.shape[1]//step*step].reshape(len(ecg), -1, step)
     rate = fs/step
+    x = butterworth_band(whole.mean(-1), rate, 1., 40.)
     slope = uniform_filter1d(np.sqrt((np.gradient(x, axis=-1)**2).mean(0)), int(.04*rate) | 1)
     peak = maximum_filter1d(slope, int(.1*rate) | 1)[np.minimum(beats//step, len(slope) - 1)]
     out = np.median(peak) / max(np.percentile(slope, 25), 1e-9)
@@ -238,11 +239,13 @@ def window_numbers(reading: WindowReading, signal: np.ndarray, fs: float) -> pd.
     qrs_seen: the share of beats whose QRS has a width."""
     at = np.round(reading.beats.beat*fs).to_numpy(int)
     evidence = dict(zip(('stands_out', 'alike'), qrs_evidence(signal, fs, at)))
-    return run_numbers(reading, evidence, signal, fs)
+    return run_numbers(reading, evidence, signal, fs, spectrum=True)
 
-def run_numbers(reading: WindowReading, evidence: Mapping, signal: np.ndarray, fs: float) -> pd.Series:
-    "As `window_numbers`, of some of the beats of a window; its `evidence` has stands_out and alike."
-    numbers, t = describe_window(reading, signal, fs), reading.beats
+def run_numbers(reading: WindowReading, evidence: Mapping, signal: np.ndarray, fs: float,
+                spectrum: bool = False) -> pd.Series:
+    """As `window_numbers`, of some of the beats of a window, whose `evidence` has stands_out and alike; without
+    the numbers of the `spectrum`, for which no rule asks."""
+    numbers, t = describe_window(reading, signal, fs, spectrum), reading.beats
     seen = t.qrs.notna().mean() if len(t) else np.nan
     more = dict(stands_out=evidence['stands_out'], alike=evidence['alike'], qrs_seen=seen)
     return pd.concat([numbers, pd.Series(more, dtype=object)])
