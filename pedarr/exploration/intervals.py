@@ -323,6 +323,7 @@ _MEDIANS = ('rr', 'qrs', 'pr', 'ah', 'hv', 'av', 'va', 'va_septal')
 def _beat_numbers(t, first, cycles):
     "The numbers of the table of beats `t`, and of atrial waves that begin `first` (s), `cycles` (s) apart."
     on, rr, va = (t[c].to_numpy() for c in ('qrs_on', 'rr', 'va'))
+    seen = t.qrs.notna().to_numpy()             # a cycle from or to a QRS without edges is not exact
     lost = np.append(np.isnan(cycles), False)[np.searchsorted(first, on) - 1]
     return {name: _median(t[name]) for name in _MEDIANS} | dict(
         beats=len(t),
@@ -333,7 +334,7 @@ def _beat_numbers(t, first, cycles):
         va_spread=_spread(t.va),
         ratio=_waves_per_beat(first, t.n_atrial),
         locked=av_association(first, on[~lost]),
-        leader=_leader(rr, va),
+        leader=_leader(np.where(seen & np.append(seen[1:], False), rr, np.nan), va),
         early=_share_early(on, rr),
         earliest=_commonest(t.earliest))
 
