@@ -100,7 +100,7 @@ def test_no_beats_and_few_beats_have_no_transition():
 
 def test_two_processes_measure_as_one_does(circuit, measured, monkeypatch):
     asked = []
-    monkeypatch.setattr(measuring, 'WORTH_A_PROCESS', 1)
+    monkeypatch.setattr(measuring, '_WORTH_A_PROCESS', 1)
     monkeypatch.setattr(measuring, 'parallel_map', lambda *a: asked.append(a[2]) or parallel_map(*a))
     one, two = measured, measure_record(open_record(circuit[1]), jobs=2)
     assert asked == [2]

@@ -143,7 +143,7 @@ def beat_intervals(signal: np.ndarray, fs: float, beats: Sequence | None = None)
     beat, qrs_on, qrs_off, t_end, p_on, his, stimulus (within 60 ms before the QRS); CS12..CS90 (of the nearer
     atrial wave), atrium (its first), earliest (bipole), a_before, a_after, n_atrial (until the next QRS);
     rr, pr, ah, hv, qrs, qt, av, va, va_septal (to CS90). NaN: not seen, or a sample between is missing in all
-    channels that it is read from, or the QRS is not between `NARROWEST_QRS` and `WIDEST_QRS`. Raises `PedarrError`."""
+    channels that it is read from, or the QRS is narrower or wider than can be. Raises `PedarrError`."""
     signal = _check_window(signal, fs, beats)
     whole = bridged(signal)
     stimuli = find_stimuli(whole, fs)
@@ -346,8 +346,7 @@ def describe_window(reading: WindowReading, signal: np.ndarray, fs: float,
     Medians rr, qrs, pr, ah, hv, av, va, va_septal, aa; rr_jitter, aa_jitter: relative change from cycle to
     cycle; av_spread, va_spread: median absolute deviation; ratio: atrial waves a QRS;
     locked: `av_association`; leader: 1 atria, 0 ventricles; earliest: bipole; p_II (mV); early: share of QRS
-    complexes that come early; v_paced, a_paced: shares after a stimulus; df, regularity, active: of CS56, if
-    the `spectrum` is asked for."""
+    complexes that come early; v_paced, a_paced: shares after a stimulus; df, regularity, active: of CS56, if `spectrum`."""
     t = reading.beats
     if len(t) > 4: t = t.iloc[1:-1]         # the outermost may be cut
     first = np.nanmin(reading.waves, 1)

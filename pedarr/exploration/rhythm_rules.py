@@ -62,7 +62,7 @@ STANDS_OUT = 3.            # slope of the QRS, in parts of the lower quartile
 RESEMBLES = .8              # correlation of a QRS with the second most like it
 
 def _cut(x, at, reach):
-    "What lies within `reach` samples of each of `at` [N] in `x` [C, T] -> [C, N, time], its mean 0, its norm 1."
+    "What lies within `reach` samples of each of `at` [N] in `x` [C, T] -> [C, N, time], of norm 1."
     near = np.stack([x[:, p - reach:p + reach + 1] for p in at], 1)
     near = near - near.mean(-1, keepdims=True)
     return near / np.maximum(np.linalg.norm(near, axis=-1, keepdims=True), 1e-9)
@@ -243,13 +243,14 @@ def window_numbers(reading: WindowReading, signal: np.ndarray, fs: float) -> pd.
 
 def run_numbers(reading: WindowReading, evidence: Mapping, signal: np.ndarray, fs: float,
                 spectrum: bool = False) -> pd.Series:
-    """As `window_numbers`, of some of the beats of a window, whose `evidence` has stands_out and alike; without
-    the numbers of the `spectrum`, for which no rule asks."""
+    """As `window_numbers`, of some of the beats of a window, whose `evidence` is given;
+    without the numbers of the `spectrum`, for which no rule asks."""
     numbers, t = describe_window(reading, signal, fs, spectrum), reading.beats
     seen = t.qrs.notna().mean() if len(t) else np.nan
     more = dict(stands_out=evidence['stands_out'], alike=evidence['alike'], qrs_seen=seen)
     return pd.concat([numbers, pd.Series(more, dtype=object)])
 
+# %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #77789f26
 def read_rhythm(signal: np.ndarray, fs: float, beats: Sequence | None = None) -> WindowReading:
     """Beats, waves, stimuli, numbers, rhythm ('?': cannot tell) and the reason, of a window `signal` [19, T].
 
