@@ -148,7 +148,7 @@ def test_never_a_traceback(data):
         elif what == 'holes': x[c, rng.random(x.shape[1]) < .02] = np.nan
     r = read_rhythm(x, fs)
     assert r.rhythm in {*LEIPZIG_RHYTHMS, '?'} and r.reason and r.waves.shape[1:] == (5,)
-    assert r.beats.qrs_on.is_monotonic_increasing and (r.beats.qrs_off >= r.beats.qrs_on).all()
+    assert r.beats.qrs_on.is_monotonic_increasing and (r.beats.qrs.dropna() >= intervals_.NARROWEST_QRS).all()
     if r.beats.n_atrial.notna().any(): assert (r.beats.n_atrial.dropna() >= 0).all()
 
 
@@ -244,17 +244,20 @@ def test_real_ecgs_without_electrograms_give_no_rhythm():
 
 
 nan = float('nan')
-SINUS = dict(beats=12, v_paced=0., a_paced=0., ratio=1., aa=.8, aa_jitter=.01, rr_jitter=.01, locked=1.,
-             early=0., va=.65, av=.15, rr=.8, qrs=.08, hv=.045,
+SINUS = dict(beats=12, stands_out=30., alike=.99, qrs_seen=1., v_paced=0., a_paced=0., ratio=1., aa=.8,
+             aa_jitter=.01, rr_jitter=.01, locked=1., early=0., va=.65, av=.15, rr=.8, qrs=.08, hv=.045,
              av_spread=.002, va_spread=.002, leader=1., p_II=.1, earliest='CS90')
 ALONE = dict(locked=.1, av_spread=.1, va_spread=.1)  # atria and ventricles by themselves
 BACK = dict(va=.1, av=.25, rr=.35, aa=.35, leader=0., p_II=nan, hv=nan)  # a tachycardia whose atria follow
 BLOCK = dict(ratio=4., aa=.257, aa_jitter=.05, rr_jitter=.3, early=.4)      # iaf5: flutter, variable block
 ROWS = [        # table, row, what differs from sinus rhythm: one case for each rule
     (ASKED_FIRST, 0, dict(beats=2)),
-    (ASKED_FIRST, 1, dict(v_paced=.9)),
-    (ASKED_FIRST, 2, dict(a_paced=.9)),
-    (ASKED_FIRST, 3, dict(ratio=nan)),
+    (ASKED_FIRST, 1, dict(stands_out=1.5)),
+    (ASKED_FIRST, 2, dict(alike=.6)),
+    (ASKED_FIRST, 3, dict(qrs_seen=.3)),
+    (ASKED_FIRST, 4, dict(v_paced=.9)),
+    (ASKED_FIRST, 5, dict(a_paced=.9)),
+    (ASKED_FIRST, 6, dict(ratio=nan)),
     (ATRIA_AHEAD, 0, dict(ratio=2., aa=.32, va=.03)),
     (ATRIA_AHEAD, 1, ALONE | BLOCK),
     (ATRIA_AHEAD, 2, dict(ratio=3., aa=.2, aa_jitter=.1, rr_jitter=.2, locked=.3)),

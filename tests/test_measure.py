@@ -10,10 +10,14 @@ from click.testing import CliRunner
 
 from conftest import folder_bytes, interrupt_move, real
 from pedarr.core.errors import PedarrError
+from pedarr.core.parallel import parallel_map
 from pedarr.data.channels import CHANNELS
 from pedarr.data.records import open_record
+from pedarr.exploration import measuring
+from pedarr.exploration.intervals import NARROWEST_QRS, WIDEST_QRS
 from pedarr.exploration.measured_page import STUDY_FILES, measure_file, save_study, stretches_to_draw
-from pedarr.exploration.measuring import UNCERTAIN, find_transitions, interval_medians, measure_record
+from pedarr.exploration.measuring import (
+    UNCERTAIN, changes_within, find_transitions, interval_medians, measure_record)
 from pedarr.exploration.waves import drawn_study, find_beats
 from pedarr.use.command import pedarr_command
 
@@ -94,8 +98,12 @@ def test_no_beats_and_few_beats_have_no_transition():
     assert all(find_transitions(beats([.5]*n)).empty for n in range(9))
 
 
-def test_two_processes_measure_as_one_does(circuit, measured):
+def test_two_processes_measure_as_one_does(circuit, measured, monkeypatch):
+    asked = []
+    monkeypatch.setattr(measuring, '_WORTH_A_PROCESS', 1)
+    monkeypatch.setattr(measuring, 'parallel_map', lambda *a: asked.append(a[2]) or parallel_map(*a))
     one, two = measured, measure_record(open_record(circuit[1]), jobs=2)
+    assert asked == [2]
     pd.testing.assert_frame_equal(one.beats, two.beats)
     pd.testing.assert_frame_equal(one.windows, two.windows)
 
@@ -418,3 +426,99 @@ def test_the_page_draws_what_the_tables_say(tmp_path, monkeypatch):
     said = {name.split()[0]: int(name.split()[1]) for name, *_ in drawn[0]}
     assert study.beats.stimulus.notna().any() and study.beats.pr.isna().all() and 'PR' not in said
     assert said['RR'] in set((1000*study.beats.rr.dropna()).round().astype(int))
+
+
+# --- What is no QRS, and two rhythms in a window ------------------------------
+
+def test_a_qrs_that_cannot_be_is_not_seen_and_too_few_give_no_rhythm(tmp_path):
+    v = np.arange(.5, 29.5, .7)
+    x = drawn_study(v, v - .07, pr=.12, his=.04, seconds=30)
+    loose = (v > 10.2) & (v < 19) | (v > 22) & (v < 22.6)               # most of a window; one beat
+    for t in v[loose]:
+        a = int(1000*t)
+        x[:12, a - 10:a + 350] = 0.
+        x[:12, a:a + 6] += 2*np.hanning(6)
+    path = write(tmp_path, x)
+    study = measure_record(open_record(path))
+    t = study.beats
+    assert len(t) == len(v) and (t.qrs.isna() == loose).all() and t.rr[:-1].notna().all()
+    assert t.qrs.dropna().between(NARROWEST_QRS, WIDEST_QRS).all()
+    assert t.loc[loose, ['qt', 'pr', 'hv', 'va']].isna().all(axis=None)
+    assert study.windows.rhythm.tolist() == ['N', '?', 'N']
+    assert study.windows.reason[1] == 'too few QRS complexes of a width that can be'
+    assert run(path, '--out', tmp_path/'out').exit_code == 0
+    table = pd.read_csv(tmp_path/'out'/'beats.csv', dtype=str)
+    assert ((table.qrs_ms == 'not seen') == loose).all()
+
+
+def test_the_paced_record_104_has_no_qrs_of_a_few_milliseconds():
+    record = open_record(real('mitdb')/'104')
+    study = measure_record(record)
+    qrs = study.beats.qrs
+    assert qrs.dropna().between(NARROWEST_QRS, WIDEST_QRS).all() and .01 < qrs.isna().mean() < .15
+
+
+def noises(fs=500, seconds=10, leads=12):
+    rng, t = np.random.default_rng(1), np.arange(seconds*fs)/fs
+    white = rng.normal(0, .1, (leads, len(t)))
+    emg = np.diff(white, prepend=0)*(1 + np.sin(2*np.pi*.4*t))**2
+    mains = .2*np.sin(2*np.pi*50*t + rng.uniform(0, 6, (leads, 1))) + .02*white
+    return dict(white=white, emg=emg, mains=mains, drift=np.cumsum(white, 1)/10, flat=np.full_like(white, .3))
+
+
+@pytest.mark.parametrize('kind', noises())
+@pytest.mark.parametrize('leads', [1, 3, 12])
+def test_noise_has_no_rhythm_whatever_the_catheters_show(tmp_path, kind, leads):
+    x = drawn_study(np.arange(.5, 9.7, .7), np.arange(.43, 9.6, .7), seconds=10, fs=500)
+    x[12:14] = np.nan                               # no catheter in the ventricle
+    x[:12] = np.nan
+    x[:leads] = noises(leads=leads)[kind]
+    study = measure_record(open_record(write(tmp_path, np.nan_to_num(x, nan=0.), fs=500)))
+    assert list(study.windows.rhythm) == ['?']
+    assert re.search('stand out|resemble|flat|fewer than three', study.windows.reason[0])
+
+
+def test_real_ecgs_have_complexes_that_resemble_each_other():
+    reasons = [w.reason for i in range(1, 201, 5)
+               for w in measure_record(open_record(real('ludb')/'data'/str(i))).windows.itertuples()]
+    assert len(reasons) == 40 and not any('QRS' in r for r in reasons if 'just before' not in r)
+
+
+@pytest.fixture(scope='module')
+def three_rhythms(tmp_path_factory):
+    "Sinus rhythm, a circuit over a pathway from 4 s to 8 s, and a focus on the left at 600 ms, by hand."
+    sinus, circuit, focus = np.arange(.5, 4, .7), np.arange(4.1, 8, .33), np.arange(8.2, 13.9, .6)
+    v = np.concatenate([sinus, circuit, focus])
+    x = (drawn_study(sinus, sinus - .12, pr=.16, seconds=14)
+         + drawn_study(circuit, circuit + .11, cs=(0., .01, .02, .03, .04), seconds=14, seed=1)
+         + drawn_study(focus, focus - .14, cs=(0., .01, .02, .03, .04), seconds=14, seed=2))
+    return v, write(tmp_path_factory.mktemp('three'), x)
+
+
+def test_each_rhythm_of_a_window_is_named_and_when_it_changes(three_rhythms):
+    study = measure_record(open_record(three_rhythms[1]), window=14)
+    assert study.windows.rhythm.tolist() == ['transition']
+    said = re.findall(r'(\S+) to (\S+) at ([0-9.]+) s', study.windows.reason[0])
+    assert [(a, b) for a, b, _ in said][0] == ('N', 'AVRT') and said[1][0] == 'AVRT' and len(said) == 2
+    assert abs(float(said[0][2]) - 4.1) < .4 and abs(float(said[1][2]) - 8.2) < .7
+
+
+def test_one_rhythm_that_varies_is_not_split(tmp_path):
+    rng = np.random.default_rng(3)
+    cycles = .7 + .12*np.sin(np.arange(40)/3) + rng.normal(0, .02, 40)       # with breathing
+    v = .5 + np.cumsum(cycles)
+    v = v[v < 19.5]
+    study = measure_record(open_record(write(tmp_path, drawn_study(v, v - .12, pr=.16, seconds=20))))
+    assert set(study.windows.rhythm) == {'N'}
+    table = pd.DataFrame(dict(qrs_on=v, qrs_off=v + .08, atrium=v - .12, CS12=v - .1, CS90=v - .12,
+                              rr=np.append(np.diff(v), np.nan), n_atrial=1.))
+    assert not len(changes_within(table)) and not len(changes_within(table[:5]))
+    table.loc[12:, ['atrium', 'CS12', 'CS90']] += .25
+    assert abs(changes_within(table) - 12).max() <= 1
+
+
+def test_real_fibrillation_is_rarely_split():
+    from pedarr.data.known_databases import get_database
+    windows = [w for name in ('iaf1_afw', 'iaf4_tva', 'iaf5_svc')
+               for w in measure_record(get_database('iafdb').open(real('iafdb')/name)).windows.itertuples()]
+    assert len(windows) > 30 and sum(w.rhythm == 'transition' for w in windows) <= 1

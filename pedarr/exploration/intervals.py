@@ -19,8 +19,8 @@ from .waves import (
     near_field, p_onsets, qrs_edges, t_ends)
 
 # %% auto #0
-__all__ = ['missing_samples', 'crosses_gap', 'WindowReading', 'beat_intervals', 'av_association', 'dominant_frequency',
-           'fractionation', 'describe_window']
+__all__ = ['NARROWEST_QRS', 'WIDEST_QRS', 'missing_samples', 'crosses_gap', 'bridged', 'WindowReading', 'beat_intervals',
+           'av_association', 'dominant_frequency', 'fractionation', 'describe_window']
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #b3a75c00
 _MARGIN = .015   # s: a wave that begins no more than this before the QRS is simultaneous, not leading
@@ -101,7 +101,7 @@ def crosses_gap(missing: np.ndarray, fs: float, start: np.ndarray, stop: np.ndar
     return lost[z] > lost[a]
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #0e868fd2
-def _bridged(signal):
+def bridged(signal: np.ndarray) -> np.ndarray:
     "A copy of `signal` [C, T] with a straight line across what is missing in a channel that is there."
     out = np.array(signal, float)
     for row in out:
@@ -143,9 +143,9 @@ def beat_intervals(signal: np.ndarray, fs: float, beats: Sequence | None = None)
     beat, qrs_on, qrs_off, t_end, p_on, his, stimulus (within 60 ms before the QRS); CS12..CS90 (of the nearer
     atrial wave), atrium (its first), earliest (bipole), a_before, a_after, n_atrial (until the next QRS);
     rr, pr, ah, hv, qrs, qt, av, va, va_septal (to CS90). NaN: not seen, or a sample between is missing in all
-    channels that it is read from. Raises `PedarrError`."""
+    channels that it is read from, or the QRS is narrower or wider than can be. Raises `PedarrError`."""
     signal = _check_window(signal, fs, beats)
-    whole = _bridged(signal)
+    whole = bridged(signal)
     stimuli = find_stimuli(whole, fs)
     x = blank_stimuli(whole, stimuli, fs)
     beats = _beats_outside_gaps(x, fs, signal) if beats is None else np.asarray(beats, int)
@@ -153,7 +153,7 @@ def beat_intervals(signal: np.ndarray, fs: float, beats: Sequence | None = None)
     waves = atrial_waves(x[N_ECG + 2:], fs, qrs=edges)
     times = _times(x, fs, beats, edges, waves, stimuli)
     atrium_at_his = _atrium_at_his(x[CHANNELS.index('ABL12')], fs, times.his)
-    t = _without_gaps(_with_intervals(times, atrium_at_his), signal, fs)
+    t = _without_gaps(_without_odd_qrs(_with_intervals(times, atrium_at_his)), signal, fs)
     return WindowReading(t, waves, stimuli / fs)
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #e3b919ec
@@ -197,6 +197,17 @@ def _without_gaps(t, signal, fs):
     cut = _cut_by_gaps(t, signal, fs)
     for name, where in cut.items(): t.loc[where, [name, *_AT_ITS_END.get(name, [])]] = np.nan
     t.loc[cut['atrium'], 'earliest'] = ''
+    return t
+
+# %% ../../nbs/3_exploration/01_intervals.ipynb #a7512a1f
+NARROWEST_QRS, WIDEST_QRS = .040, .300       # s: what is narrower or wider is no QRS, but an edge not found
+_ON_ITS_EDGE = ['qrs', 'qt', 'pr', 'hv', 'av', 'va', 'va_septal',                    # and what ends them:
+                'qrs_off', 't_end', 'p_on', 'his', 'a_before', 'a_after']
+
+def _without_odd_qrs(t):
+    "The table `t` of beats, NaN where an interval begins or ends at a QRS that is too narrow or too wide."
+    odd = ~t.qrs.between(NARROWEST_QRS, WIDEST_QRS)
+    if odd.any(): t.loc[odd, _ON_ITS_EDGE] = np.nan
     return t
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #72475a8d
@@ -312,6 +323,7 @@ _MEDIANS = ('rr', 'qrs', 'pr', 'ah', 'hv', 'av', 'va', 'va_septal')
 def _beat_numbers(t, first, cycles):
     "The numbers of the table of beats `t`, and of atrial waves that begin `first` (s), `cycles` (s) apart."
     on, rr, va = (t[c].to_numpy() for c in ('qrs_on', 'rr', 'va'))
+    seen = t.qrs.notna().to_numpy()             # a cycle from or to a QRS without edges is not exact
     lost = np.append(np.isnan(cycles), False)[np.searchsorted(first, on) - 1]
     return {name: _median(t[name]) for name in _MEDIANS} | dict(
         beats=len(t),
@@ -322,27 +334,28 @@ def _beat_numbers(t, first, cycles):
         va_spread=_spread(t.va),
         ratio=_waves_per_beat(first, t.n_atrial),
         locked=av_association(first, on[~lost]),
-        leader=_leader(rr, va),
+        leader=_leader(np.where(seen & np.append(seen[1:], False), rr, np.nan), va),
         early=_share_early(on, rr),
         earliest=_commonest(t.earliest))
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #fdb6c8d5
-def describe_window(reading: WindowReading, signal: np.ndarray, fs: float) -> pd.Series:
+def describe_window(reading: WindowReading, signal: np.ndarray, fs: float, spectrum=True) -> pd.Series:
     """The numbers of a window (Series; times in s) from its `beat_intervals` and `signal` [19, T] (mV).
 
     Medians rr, qrs, pr, ah, hv, av, va, va_septal, aa; rr_jitter, aa_jitter: relative change from cycle to
     cycle; av_spread, va_spread: median absolute deviation; ratio: atrial waves a QRS;
     locked: `av_association`; leader: 1 atria, 0 ventricles; earliest: bipole; p_II (mV); early: share of QRS
-    complexes that come early; v_paced, a_paced: shares after a stimulus; df, regularity, active: of CS56."""
+    complexes that come early; v_paced, a_paced: shares after a stimulus; if `spectrum`,
+    df, regularity, active of CS56."""
     t = reading.beats
     if len(t) > 4: t = t.iloc[1:-1]         # the outermost may be cut
     first = np.nanmin(reading.waves, 1)
     n = _beat_numbers(t, first, _atrial_cycles(first, signal, fs))
-    lead_ii, cs = _bridged(signal[[CHANNELS.index('II'), CHANNELS.index('CS56')]])
+    lead_ii, cs = bridged(signal[[CHANNELS.index('II'), CHANNELS.index('CS56')]])
     n['p_II'] = _p_upright(lead_ii, fs, t.a_before, t.qrs_on, t.t_end.to_numpy())
     n['v_paced'], n['a_paced'] = _paced(t, first, reading.stimuli)
     n['df'], n['regularity'], n['active'] = np.nan, np.nan, np.nan
-    if signal_mask(cs):
+    if spectrum and signal_mask(cs):
         n['df'], n['regularity'] = dominant_frequency(cs, fs)
         n['active'] = fractionation(cs, fs)
     return pd.Series(n, dtype=object)

@@ -5,11 +5,14 @@
 # %% ../../nbs/3_exploration/13_measuring.ipynb #4fe8a9c9
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.signal import find_peaks
 
 from ..core.errors import PedarrError, file_error
 from ..core.parallel import parallel_map
@@ -17,12 +20,13 @@ from ..data.channels import CHANNELS, N_ECG
 from ..data.masks import signal_mask
 from ..data.records import Record
 from .intervals import WindowReading, crosses_gap, missing_samples
-from .rhythm_rules import decide_rhythm, read_rhythm
+from .rhythm_rules import decide_rhythm, read_rhythm, run_numbers
 from .waves import CS_BIPOLES
 
 # %% auto #0
 __all__ = ['INTERVALS', 'MOST_MISSING', 'ALIKE', 'EARLY', 'FASTER', 'SLOWER', 'UNCERTAIN', 'SAME_CYCLE', 'IN_STEP', 'SHORT_RUN',
-           'WindowOfStudy', 'measure_window', 'find_transitions', 'MeasuredStudy', 'measure_record', 'interval_medians']
+           'WindowOfStudy', 'changes_within', 'rhythm_changes', 'measure_window', 'find_transitions', 'MeasuredStudy',
+           'measure_record', 'interval_medians']
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #9c5c9b0c
 _TIMES = ['qrs_on', 'qrs_off', 't_end', 'p_on', 'his', 'stimulus', 'atrium', 'a_before', 'a_after']
@@ -59,6 +63,50 @@ class WindowOfStudy(NamedTuple):
     waves: np.ndarray
     gaps: np.ndarray
 
+# %% ../../nbs/3_exploration/13_measuring.ipynb #7d4fa54f
+_RUN = 4                     # beats on either side of a change
+_UNITS = dict(cycle=.2, atrium=.035, sequence=.015, width=.035, waves=.5)     # log of s, s, s, s, per beat
+
+def _how(beats: pd.DataFrame) -> np.ndarray:
+    "How each of the `beats` [N] came about: five numbers, in `_UNITS` [N, 5]."
+    told = dict(cycle=np.log(beats.rr), atrium=beats.atrium - beats.qrs_on, sequence=beats.CS12 - beats.CS90,
+                width=beats.qrs_off - beats.qrs_on, waves=beats.n_atrial)
+    return np.stack([told[name]/unit for name, unit in _UNITS.items()], 1)
+
+# %% ../../nbs/3_exploration/13_measuring.ipynb #281349a3
+def changes_within(beats: pd.DataFrame) -> np.ndarray:
+    "Numbers of the `beats` (as `beat_intervals` has them) with which a new rhythm may begin."
+    if len(beats) < 2*_RUN: return np.zeros(0, int)
+    how = _how(beats)
+    runs = sliding_window_view(how, _RUN, axis=0)                            # [N - 3, 5, 4]
+    with warnings.catch_warnings(action='ignore'):                          # a run without a number is NaN
+        median = np.nanmedian(runs, -1)
+        spread = np.nanmedian(abs(runs - median[..., None]), -1)
+        step = abs(median[_RUN:] - median[:-_RUN])
+        usual = np.nanmedian(abs(np.diff(how, axis=0)), 0)
+    step = np.nan_to_num(step - 2*usual - 2*np.fmax(spread[_RUN:], spread[:-_RUN])).max(1)
+    return find_peaks(np.concatenate([[0], step, [0]]), height=1, distance=_RUN)[0] - 1 + _RUN
+
+# %% ../../nbs/3_exploration/13_measuring.ipynb #22622975
+def _part(reading: WindowReading, a: int, z: int) -> WindowReading:
+    "The beats `a` to `z` of a `reading`, with waves and stimuli to half a cycle on either side."
+    beats, on = reading.beats.iloc[a:z], reading.beats.qrs_on.to_numpy()
+    start = (on[a - 1] + on[a])/2 if a else -np.inf
+    stop = (on[z - 1] + on[z])/2 if z < len(on) else np.inf
+    first, at = np.nanmin(reading.waves, 1), reading.stimuli
+    within = lambda t: (t >= start) & (t < stop)
+    return WindowReading(beats.reset_index(drop=True), reading.waves[within(first)], at[within(at)])
+
+def rhythm_changes(reading: WindowReading, signal: np.ndarray, fs: float) -> list[tuple[float, str, str]]:
+    "(time in s, rhythm before, after) of the changes of rhythm in a `reading` of `signal` [19, T]."
+    cuts = changes_within(reading.beats)
+    if not len(cuts): return []
+    named = []
+    for a, z in zip([0, *cuts], [*cuts, len(reading.beats)]):
+        rhythm, _ = decide_rhythm(run_numbers(_part(reading, a, z), reading.numbers, signal, fs))
+        named.append((reading.beats.qrs_on.iloc[a], rhythm))
+    return [(float(t), before, after) for (_, before), (t, after) in zip(named, named[1:]) if before != after]
+
 # %% ../../nbs/3_exploration/13_measuring.ipynb #ebc96304
 MOST_MISSING = .25          # of a window: no rhythm is named where more is missing
 
@@ -75,6 +123,11 @@ def _beats_of(reading: WindowReading, signal: np.ndarray, fs: float, at: float) 
     return beats
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #0716b625
+def _in_words(changes: list[tuple[float, str, str]], at: float) -> str:
+    "`changes` of rhythm in a window that begins `at` s, in words."
+    return '; '.join(f'{before} to {after} at {t + at:.2f} s' for t, before, after in changes)
+
+# %% ../../nbs/3_exploration/13_measuring.ipynb #ead75180
 def measure_window(record: Record, span: tuple[int, int], margin: float = 1.) -> WindowOfStudy:
     "Beats, rhythm and reason of the samples `span` of a `record`, read with `margin` s on either side."
     fs, (start, stop) = record.fs, span
@@ -83,8 +136,12 @@ def measure_window(record: Record, span: tuple[int, int], margin: float = 1.) ->
     reading = read_rhythm(signal, fs)
     beats, waves = _beats_of(reading, signal, fs, a/fs), reading.waves + a/fs
     inside = lambda t: (t >= start/fs) & (t < stop/fs)
-    own = beats[inside(beats.qrs_on) & _on_the_skin(signal, (beats.beat*fs).astype(int), int(.1*fs))]
+    skin = _on_the_skin(signal, (reading.beats.beat*fs).to_numpy(int), int(.1*fs))
+    own = beats[inside(beats.qrs_on) & skin]
     rhythm, reason = decide_rhythm(reading.numbers, own[['va', 'aa']].median())
+    seen = reading._replace(beats=reading.beats[skin].reset_index(drop=True))
+    changes = [c for c in rhythm_changes(seen, signal, fs) if inside(c[0] + a/fs)]
+    if changes: rhythm, reason = 'transition', _in_words(changes, a/fs)
     if not signal_mask(signal[:N_ECG]).any(): rhythm, reason = '?', 'every surface lead is flat: no QRS'
     gaps = _gaps(signal[:, start - a:stop - a], fs, start)
     lost = np.diff(gaps).sum()
@@ -194,6 +251,8 @@ def _check_record(record: Record) -> None:
         raise file_error(record.path, f'{what}: intervals need 1 s at 200 Hz', 'give a longer or faster one')
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #cec0ec08
+_WORTH_A_PROCESS = 30        # windows: a process that starts takes as long as some tens of windows
+
 def measure_record(record: Record, window: float = 10., jobs: int = 1) -> MeasuredStudy:
     """Measure all of a `record` in windows of `window` s, by `jobs` processes.
 
@@ -201,6 +260,7 @@ def measure_record(record: Record, window: float = 10., jobs: int = 1) -> Measur
     _check_record(record)
     if not 3 <= window < np.inf: raise PedarrError(f'window={window}: give a number of seconds, at least 3')
     spans = _starts(record.sig_len, record.fs, window)
+    jobs = min(jobs, 1 + len(spans)//_WORTH_A_PROCESS)
     read = list(parallel_map(partial(measure_window, record), spans, jobs))
     waves, gaps = (np.concatenate([getattr(w, name) for w in read]) for name in ('waves', 'gaps'))
     beats = _one_table(read, gaps)

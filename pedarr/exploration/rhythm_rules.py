@@ -5,20 +5,25 @@
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #b16d7096
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Sequence
+from typing import Callable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import pandas as pd
 
-from .intervals import WindowReading, beat_intervals, describe_window
+from scipy.ndimage import maximum_filter1d, uniform_filter1d
+
+from ..data.channels import N_ECG
+from ..data.masks import signal_mask
+from .intervals import WindowReading, beat_intervals, bridged, describe_window
+from .waves import butterworth_band
 
 # %% auto #0
 __all__ = ['FAST_ATRIA', 'MACRO_REENTRY', 'TACHYCARDIA', 'JUNCTIONAL', 'SLOW_VENTRICLES', 'MORE_WAVES', 'NEAR_TWO',
            'SLIGHTLY_MORE', 'FEWER_WAVES', 'SEPTAL_VA', 'WIDE', 'WIDER', 'VERY_WIDE', 'HIS_VENTRICLE', 'FIXED',
            'LOCKED', 'NEARLY_LOCKED', 'LED_BY_VENTRICLES', 'LED_BY_ATRIA', 'IRREGULAR', 'REGULAR_CIRCUIT',
-           'REGULAR_ATRIA', 'IRREGULAR_VENTRICLES', 'SOME_EARLY', 'MANY_EARLY', 'MOST_BEATS', 'ASKED_FIRST',
-           'ATRIA_AHEAD', 'DISSOCIATED', 'WIDE_ONE_TO_ONE', 'PATHWAY_SIDE', 'ONE_TO_ONE', 'Rule', 'first_that_holds',
-           'decide_rhythm', 'read_rhythm']
+           'REGULAR_ATRIA', 'IRREGULAR_VENTRICLES', 'SOME_EARLY', 'MANY_EARLY', 'MOST_BEATS', 'STANDS_OUT', 'RESEMBLES',
+           'ASKED_FIRST', 'ATRIA_AHEAD', 'DISSOCIATED', 'WIDE_ONE_TO_ONE', 'PATHWAY_SIDE', 'ONE_TO_ONE', 'qrs_evidence',
+           'Rule', 'first_that_holds', 'decide_rhythm', 'window_numbers', 'run_numbers', 'read_rhythm']
 
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #0ba73fc0
 FAST_ATRIA = .260           # s, atrial cycle (230/min): convention
@@ -52,6 +57,42 @@ SOME_EARLY = .15            # share of QRS complexes that come early, with their
 MANY_EARLY = .25            # the same, without: every second or third
 MOST_BEATS = .5             # share of paced beats
 
+# %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #a447d252
+STANDS_OUT = 3.            # slope of the QRS, in parts of the lower quartile
+RESEMBLES = .8              # correlation of a QRS with the second most like it
+
+def _cut(x, at, reach):
+    "What lies within `reach` samples of each of `at` [N] in `x` [C, T] -> [C, N, time], of norm 1."
+    near = np.stack([x[:, p - reach:p + reach + 1] for p in at], 1)
+    near = near - near.mean(-1, keepdims=True)
+    return near / np.maximum(np.linalg.norm(near, axis=-1, keepdims=True), 1e-9)
+
+def _likeness(x, at, reach, slack):
+    "Median correlation of the pieces of `x` [C, T] around `at` [N] with their second most alike, best lead."
+    at = at[(at >= reach + slack) & (at < x.shape[1] - reach - slack)]
+    if len(at) < 3: return np.nan
+    piece = _cut(x, at, reach)
+    shifted = [piece @ _cut(x, at + s, reach).transpose(0, 2, 1) for s in range(-slack, slack + 1)]
+    alike = np.max(shifted, axis=0)
+    alike[:, range(len(at)), range(len(at))] = -1
+    return float(np.median(np.sort(alike)[..., -2], axis=-1).max())
+
+# %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #a47c917c
+def qrs_evidence(signal: np.ndarray, fs: float, beats: np.ndarray) -> tuple[float, float]:
+    """How far the `beats` (samples [N]) stand out, and how alike they are, in the surface leads of `signal`
+    [19, T] (mV). NaN: fewer than three whole beats, or every lead is flat."""
+    ecg = bridged(signal[:N_ECG])
+    ecg = ecg[signal_mask(ecg)]
+    if len(beats) < 3 or not len(ecg): return np.nan, np.nan
+    step = max(1, int(fs/125))
+    whole = ecg[:, :ecg.shape[1]//step*step].reshape(len(ecg), -1, step)
+    rate = fs/step
+    x = butterworth_band(whole.mean(-1), rate, 1., 40.)
+    slope = uniform_filter1d(np.sqrt((np.gradient(x, axis=-1)**2).mean(0)), int(.04*rate) | 1)
+    peak = maximum_filter1d(slope, int(.1*rate) | 1)[np.minimum(beats//step, len(slope) - 1)]
+    out = np.median(peak) / max(np.percentile(slope, 25), 1e-9)
+    return float(out), _likeness(x, np.asarray(beats)//step, int(.08*rate), int(.02*rate))
+
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #345dd50a
 class Rule(NamedTuple):
     "A `rhythm`, if `holds` for the numbers of a window; `reason` may name {va}, {aa}, {earliest}, {side}."
@@ -67,6 +108,12 @@ def first_that_holds(rules: Sequence[Rule], n: pd.Series) -> Rule | None:
 ASKED_FIRST = [
     Rule('?', 'fewer than three beats',
          lambda n: n.beats < 3),
+    Rule('?', 'the beats do not stand out: no QRS complexes',
+         lambda n: n.stands_out < STANDS_OUT),
+    Rule('?', 'no QRS complexes that resemble each other',
+         lambda n: n.alike < RESEMBLES),
+    Rule('?', 'too few QRS complexes of a width that can be',
+         lambda n: n.qrs_seen < MOST_BEATS),
     Rule('/V', 'a stimulus just before each QRS',
          lambda n: n.v_paced > MOST_BEATS),
     Rule('/A', 'a stimulus just before each atrial wave',
@@ -187,11 +234,28 @@ def decide_rhythm(n: pd.Series, told: pd.Series | None = None) -> tuple[str, str
     return rule.rhythm, rule.reason.format(**seen)
 
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #7c17d335
+def window_numbers(reading: WindowReading, signal: np.ndarray, fs: float) -> pd.Series:
+    """What the rules ask of a window: the numbers of `describe_window`; stands_out and alike: `qrs_evidence`;
+    qrs_seen: the share of beats whose QRS has a width."""
+    at = np.round(reading.beats.beat*fs).to_numpy(int)
+    evidence = dict(zip(('stands_out', 'alike'), qrs_evidence(signal, fs, at)))
+    return run_numbers(reading, evidence, signal, fs, spectrum=True)
+
+def run_numbers(reading: WindowReading, evidence: Mapping, signal: np.ndarray, fs: float,
+                spectrum: bool = False) -> pd.Series:
+    """As `window_numbers`, of some of the beats of a window, whose `evidence` is given;
+    without the numbers of the `spectrum`, for which no rule asks."""
+    numbers, t = describe_window(reading, signal, fs, spectrum), reading.beats
+    seen = t.qrs.notna().mean() if len(t) else np.nan
+    more = dict(stands_out=evidence['stands_out'], alike=evidence['alike'], qrs_seen=seen)
+    return pd.concat([numbers, pd.Series(more, dtype=object)])
+
+# %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #77789f26
 def read_rhythm(signal: np.ndarray, fs: float, beats: Sequence | None = None) -> WindowReading:
     """Beats, waves, stimuli, numbers, rhythm ('?': cannot tell) and the reason, of a window `signal` [19, T].
 
     `signal` in mV, NaN where absent, at `fs` Hz; `beats`: samples of the QRS complexes, if they are known."""
     reading = beat_intervals(signal, fs, beats)
-    numbers = describe_window(reading, np.asarray(signal, float), fs)
+    numbers = window_numbers(reading, np.asarray(signal, float), fs)
     rhythm, reason = decide_rhythm(numbers)
     return reading._replace(numbers=numbers, rhythm=rhythm, reason=reason)

@@ -101,11 +101,13 @@ def _spikes(x, fs, height, share):
     sharp = butterworth_band(x, fs, min(200., .35 * fs), order=4)
     power = sharp ** 2
     noise = np.median(power, -1, keepdims=True) / .455 + 1e-6       # .455: median of the square of unit noise
+    tall = maximum_filter1d(power, _odd(.003, fs))
+    narrow = tall > height ** 2 * noise
+    some = narrow.any(1)                    # the others have no spike, whatever its power around
     def above_noise(seconds):
         n = _odd(seconds, fs)
-        return np.maximum(uniform_filter1d(power, n) - noise, 0) * n
-    tall = maximum_filter1d(power, _odd(.003, fs))
-    narrow = (tall > height ** 2 * noise) & (above_noise(.007) > share * above_noise(.04))
+        return np.maximum(uniform_filter1d(power[some], n) - noise[some], 0) * n
+    narrow[some] &= above_noise(.007) > share * above_noise(.04)
     return _Spikes(sharp, noise, tall, narrow)
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #cc929a87

@@ -13,7 +13,7 @@ import click
 from ..core.errors import PedarrError, one_line
 from ..core.files import write_atomic
 from .options import (
-    DATABASE, FORCE, JOBS, MOVED, Place, TypedCommand, array_options, check_target, options_of,
+    ALL_JOBS, DATABASE, FORCE, JOBS, MOVED, Place, TypedCommand, array_options, check_target, options_of,
     params_text, parse_params, told_by)
 from .process import Command, say_line
 from pedarr.use.steps import (
@@ -327,7 +327,7 @@ def show_runs(folder: Path, out: Path | None, sort: str, force: bool) -> None:
 @click.argument('record', type=Place())
 @click.option('--out', required=True, type=Place(), help='The folder for tables and page.')
 @array_options
-@JOBS
+@ALL_JOBS
 @FORCE
 @click.pass_context
 def measure(context: click.Context, record: Path, out: Path, jobs: int, force: bool, **told: Any) -> None:
