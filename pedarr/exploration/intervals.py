@@ -356,6 +356,5 @@ def describe_window(reading: WindowReading, signal: np.ndarray, fs: float, spect
     n['v_paced'], n['a_paced'] = _paced(t, first, reading.stimuli)
     n['df'], n['regularity'], n['active'] = np.nan, np.nan, np.nan
     if spectrum and signal_mask(cs):
-        n['df'], n['regularity'] = dominant_frequency(cs, fs)
-        n['active'] = fractionation(cs, fs)
+        n['df'], n['regularity'], n['active'] = *dominant_frequency(cs, fs), fractionation(cs, fs)
     return pd.Series(n, dtype=object)

@@ -5,6 +5,7 @@
 # %% ../../nbs/9_use/90_command.ipynb #75968b4e
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import click
 from ..core.errors import PedarrError, one_line
 from ..core.files import write_atomic
 from .options import (
-    ALL_JOBS, DATABASE, FORCE, JOBS, MOVED, Place, TypedCommand, array_options, check_target, options_of,
+    DATABASE, FORCE, JOBS, MOVED, Place, TypedCommand, array_options, check_target, options_of,
     params_text, parse_params, told_by)
 from .process import Command, say_line
 from pedarr.use.steps import (
@@ -323,11 +324,14 @@ def show_runs(folder: Path, out: Path | None, sort: str, force: bool) -> None:
     if out is not None: write_table(out, found)
 
 # %% ../../nbs/9_use/90_command.ipynb #974d8f4f
+_CORES = click.option('--jobs', default=lambda: min(256, os.cpu_count() or 1), type=click.IntRange(1, 256),
+                      show_default='one for each core', help='Processes.')
+
 @pedarr_command.command()
 @click.argument('record', type=Place())
 @click.option('--out', required=True, type=Place(), help='The folder for tables and page.')
 @array_options
-@ALL_JOBS
+@_CORES
 @FORCE
 @click.pass_context
 def measure(context: click.Context, record: Path, out: Path, jobs: int, force: bool, **told: Any) -> None:

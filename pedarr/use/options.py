@@ -19,7 +19,7 @@ from ..core.parameters import (
 from .process import say_line
 
 # %% auto #0
-__all__ = ['JOBS', 'ALL_JOBS', 'FORCE', 'MOVED', 'DATABASE', 'Place', 'array_options', 'told_by', 'check_target', 'options_of',
+__all__ = ['JOBS', 'FORCE', 'MOVED', 'DATABASE', 'Place', 'array_options', 'told_by', 'check_target', 'options_of',
            'TypedCommand', 'parse_params', 'params_text']
 
 # %% ../../nbs/9_use/13_options.ipynb #a150daef
@@ -34,8 +34,6 @@ class Place(click.Path):
 
 # %% ../../nbs/9_use/13_options.ipynb #0773ca4d
 JOBS = click.option('--jobs', default=1, show_default=True, type=click.IntRange(1, 256), help='Processes.')
-ALL_JOBS = click.option('--jobs', default=lambda: min(256, os.cpu_count() or 1), type=click.IntRange(1, 256),
-                        show_default='one for each core', help='Processes.')
 FORCE = click.option('--force', is_flag=True, help='Overwrite what is there.')
 MOVED = click.option('--store', default=None, type=Place(),
                      help='Where the store of the run is now, if it was moved.')
