@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from ..core.errors import PedarrError, one_line, shown_value
 from ..core.names import check_choice
 from ..core.parameters import Parameters, Seed, check_cells, one_of, with_default
-from ..core.tables import json_ready
+from ..core.tables import json_ready, parse_json
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.baselines import MODEL_OPTIONS
 from ..model.given import architecture, encoder_file, given_folder, read_given
@@ -33,7 +33,8 @@ from ..signals.splits import SPLITS
 __all__ = ['MODALITY_SETS', 'PRECISIONS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'RENAMED_PARAMETERS',
            'READ_AT_MOST', 'READ_RATES', 'DataParameters', 'SplitParameters', 'FitParameters', 'LossParameters',
            'ModelParameters', 'MachineParameters', 'TrainConfig', 'training_augment', 'current_names', 'make_config',
-           'as_given', 'network_fields', 'augment_fields', 'tree_options', 'own_parameters', 'check_parameters']
+           'as_given', 'network_fields', 'augment_fields', 'tree_options', 'own_parameters', 'check_parameters',
+           'as_table']
 
 # %% ../../nbs/8_training/00_config.ipynb #3e6f785b
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
@@ -277,3 +278,13 @@ def check_parameters(cells: list[str], known: list[str] | None = None) -> None:
         is_set = any(re.search(rf'^{old} *=', c, re.M) for c in cells if c.lower().startswith('# parameters'))
         if is_set and old not in known: raise PedarrError(f'parameter {old} is called {new} now: set that')
     check_cells(known, cells)
+
+# %% ../../nbs/8_training/00_config.ipynb #25b53776
+def as_table(value: dict | str, name: str) -> dict:
+    """The parameter `name` of a notebook, a table or its JSON text, as a dict; `PedarrError` for anything
+    else."""
+    try: given = parse_json(value, name) if isinstance(value, str) and value else value or {}
+    except PedarrError: given = None
+    if isinstance(given, dict): return given
+    example = '{"epochs": 30}'
+    raise PedarrError(f'parameter {name}: a table is needed, such as {example}, not {shown_value(value)}')
