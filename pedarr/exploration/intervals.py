@@ -102,7 +102,7 @@ def crosses_gap(missing: np.ndarray, fs: float, start: np.ndarray, stop: np.ndar
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #0e868fd2
 def bridged(signal: np.ndarray) -> np.ndarray:
-    "A copy of `signal` [C, T] with a straight line across what is missing in a channel that is there."
+    "A copy of `signal` [C, T] (mV) with a straight line across what is missing in a channel that is there."
     out = np.array(signal, float)
     for row in out:
         lost = np.isnan(row)
@@ -339,7 +339,7 @@ def _beat_numbers(t, first, cycles):
         earliest=_commonest(t.earliest))
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #fdb6c8d5
-def describe_window(reading: WindowReading, signal: np.ndarray, fs: float, spectrum=True) -> pd.Series:
+def describe_window(reading: WindowReading, signal: np.ndarray, fs: float, spectrum: bool = True) -> pd.Series:
     """The numbers of a window (Series; times in s) from its `beat_intervals` and `signal` [19, T] (mV).
 
     Medians rr, qrs, pr, ah, hv, av, va, va_septal, aa; rr_jitter, aa_jitter: relative change from cycle to

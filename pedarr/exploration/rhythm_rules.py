@@ -235,15 +235,15 @@ def decide_rhythm(n: pd.Series, told: pd.Series | None = None) -> tuple[str, str
 
 # %% ../../nbs/3_exploration/02_rhythm_rules.ipynb #7c17d335
 def window_numbers(reading: WindowReading, signal: np.ndarray, fs: float) -> pd.Series:
-    """What the rules ask of a window: the numbers of `describe_window`; stands_out and alike: `qrs_evidence`;
-    qrs_seen: the share of beats whose QRS has a width."""
+    """What the rules ask of a window `signal` [19, T] (mV): the numbers of `describe_window`; stands_out and
+    alike: `qrs_evidence`; qrs_seen: the share of beats whose QRS has a width."""
     at = np.round(reading.beats.beat*fs).to_numpy(int)
     evidence = dict(zip(('stands_out', 'alike'), qrs_evidence(signal, fs, at)))
     return run_numbers(reading, evidence, signal, fs, spectrum=True)
 
 def run_numbers(reading: WindowReading, evidence: Mapping, signal: np.ndarray, fs: float,
                 spectrum: bool = False) -> pd.Series:
-    """As `window_numbers`, of some of the beats of a window, whose `evidence` is given;
+    """As `window_numbers`, of some of the beats of a window `signal` [19, T] (mV), whose `evidence` is given;
     without the numbers of the `spectrum`, for which no rule asks."""
     numbers, t = describe_window(reading, signal, fs, spectrum), reading.beats
     seen = t.qrs.notna().mean() if len(t) else np.nan
