@@ -339,14 +339,14 @@ def _beat_numbers(t, first, cycles):
         earliest=_commonest(t.earliest))
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #fdb6c8d5
-def describe_window(reading: WindowReading, signal: np.ndarray, fs: float, spectrum: bool = True) -> pd.Series:
+def describe_window(reading: WindowReading, signal: np.ndarray, fs: float,
+                    spectrum: bool = True) -> pd.Series:
     """The numbers of a window (Series; times in s) from its `beat_intervals` and `signal` [19, T] (mV).
 
     Medians rr, qrs, pr, ah, hv, av, va, va_septal, aa; rr_jitter, aa_jitter: relative change from cycle to
-    cycle; av_spread, va_spread: median absolute deviation; ratio: atrial waves a QRS;
-    locked: `av_association`; leader: 1 atria, 0 ventricles; earliest: bipole; p_II (mV); early: share of QRS
-    complexes that come early; v_paced, a_paced: shares after a stimulus; if `spectrum`,
-    df, regularity, active of CS56."""
+    cycle; av_spread, va_spread: median absolute deviation; ratio: atrial waves a QRS; locked:
+    `av_association`; leader: 1 atria, 0 ventricles; earliest: bipole; p_II (mV); early: share of early QRS;
+    v_paced, a_paced: shares after a stimulus; if `spectrum`, df, regularity, active of CS56."""
     t = reading.beats
     if len(t) > 4: t = t.iloc[1:-1]         # the outermost may be cut
     first = np.nanmin(reading.waves, 1)
