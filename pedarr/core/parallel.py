@@ -86,7 +86,8 @@ def _one_by_one(function: Callable, items: list) -> Iterator[tuple]:
 
 # %% ../../nbs/0_core/07_parallel.ipynb #bdadea16
 _THREADED = ('OMP', 'OPENBLAS', 'MKL', 'BLIS', 'NUMEXPR')
-_ONE_THREAD = {f'{library}_NUM_THREADS': '1' for library in _THREADED}
+_SETTINGS = {f'{library}_NUM_THREADS': '1' for library in _THREADED}
+_SETTINGS |= dict.fromkeys(('MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_'), str(2**26))      # bytes
 _IDLE = {}      # number of processes -> a pool of them that waits for work, at most one
 
 def _pool(jobs: int):
@@ -94,7 +95,7 @@ def _pool(jobs: int):
     from joblib.externals.loky import ProcessPoolExecutor
     if jobs in _IDLE: return _IDLE.pop(jobs)
     while _IDLE: _IDLE.popitem()[1].shutdown(wait=False)
-    own = dict(initializer=_begin_work, initargs=(os.getpid(),), env=_ONE_THREAD)
+    own = dict(initializer=_begin_work, initargs=(os.getpid(),), env=_SETTINGS)
     return ProcessPoolExecutor(jobs, timeout=60, **own)
 
 # %% ../../nbs/0_core/07_parallel.ipynb #d3297c04

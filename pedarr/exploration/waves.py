@@ -69,6 +69,12 @@ def _filter(order, edges, kind, fs):
     "Second-order sections of a Butterworth filter."
     return butter(order, edges, kind, fs=fs, output='sos')
 
+def _filled(x):
+    "A copy of `x` as floats, with zeros for what is missing."
+    x = np.array(x, float)
+    x[np.isnan(x)] = 0
+    return x
+
 def _odd(seconds, fs):
     "`seconds` as an odd number of samples, so that a running window has a middle."
     return max(1, int(seconds * fs) | 1)
@@ -120,7 +126,7 @@ def find_stimuli(signal: np.ndarray, fs: float, height: float = 6., alone: float
     left above 40 Hz, if the average of such is seen in three channels, one of them on the skin."""
     has = signal_mask(signal)
     if not has.any(): return np.zeros(0, int)
-    x = np.nan_to_num(signal[has]).astype(float)
+    x = _filled(signal[has])
     inner = (np.flatnonzero(has) >= N_ECG)[:, None]
     spikes = _spikes(x, fs, height, share)
     votes = spikes.narrow.sum(0)
@@ -168,19 +174,19 @@ def _spatial_velocity(ecg, fs, low=.5, high=40.):
     "Root mean square of the slopes (mV/s) [T] of those leads `ecg` [C, T] that have a signal, band-passed."
     has = signal_mask(ecg)
     if not has.any(): return np.zeros(ecg.shape[-1])
-    x = butterworth_band(np.nan_to_num(ecg[has]).astype(float), fs, low, high)
+    x = butterworth_band(_filled(ecg[has]), fs, low, high)
     return np.sqrt((np.gradient(x, 1 / fs, axis=-1) ** 2).mean(0))
 
 def near_field(x: np.ndarray, fs: float, low: float = 80., smooth: float = .008) -> np.ndarray:
     """What is steep in electrograms `x` [..., T] (mV, `fs` Hz): the rectified signal above `low` Hz, smoothed
     over `smooth` s."""
-    rectified = abs(butterworth_band(np.nan_to_num(x).astype(float), fs, low, 250.))
+    rectified = abs(butterworth_band(_filled(x), fs, low, 250.))
     return uniform_filter1d(rectified, _odd(smooth, fs), axis=-1)
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #ff95a938
 def _slopes(ecg, fs):
     "Slope of each lead of `ecg` [C, T] between 4 and 20 Hz, its usual peak being 1; is it alive [C, T]?"
-    x = butterworth_band(np.nan_to_num(ecg).astype(float), fs, 4., 20.)
+    x = butterworth_band(_filled(ecg), fs, 4., 20.)
     power = uniform_filter1d(np.gradient(x, 1 / fs, axis=-1) ** 2, _odd(.08, fs), axis=-1)
     slope = np.sqrt(np.maximum(power, 0))
     tall = maximum_filter1d(slope, _odd(2, fs), axis=-1)
