@@ -27,7 +27,7 @@ from ..signals.roles import all_roles, cap_training, label_share, within_cohort
 from ..signals.splits import make_split, split_notes
 from ..signals.statements import statement_mapping, task_of, with_statements
 from ..signals.store import Store, open_store
-from .config import MODALITY_SETS, TrainConfig
+from .config import MODALITY_SETS, READ_AT_MOST, TrainConfig
 from .folds import rows_of
 from .loop import pick_device
 from .machine import check_disk, check_network
@@ -255,6 +255,14 @@ def _statement_notes(store: Store, roles: np.ndarray, folds: list[int], c: Train
             if missing: notes.append(f'fold {k}: nobody in {words} has {", ".join(missing)}')
     return notes
 
+# %% ../../nbs/8_training/10_prepare.ipynb #0c05fbf0
+def _rate_notes(store: Store) -> list[str]:
+    "What a network makes of windows that are slower than those that it was made for."
+    if store.fs >= READ_AT_MOST: return []
+    longer = READ_AT_MOST/store.fs
+    return [f'windows of {store.fs:g} Hz: kernels and tokens of a network span {longer:.2g} times the seconds '
+            f'that they span at {READ_AT_MOST:g} Hz']
+
 # %% ../../nbs/8_training/10_prepare.ipynb #662388a6
 def prepare_run(c: TrainConfig) -> tuple[Store, np.ndarray, list, torch.device]:
     """(store, fold of each segment [N], notes, device) of a run, or `PedarrError` for whatever can be known
@@ -272,6 +280,6 @@ def prepare_run(c: TrainConfig) -> tuple[Store, np.ndarray, list, torch.device]:
     if is_multi(store): notes += _statement_notes(store, roles, folds, c)
     notes += _check_modalities_held(store, c)
     if c.model == TREES: notes += _check_measurable(store, c)
-    else: notes += _check_weights(store, roles, folds, c, device)
+    else: notes += _rate_notes(store) + _check_weights(store, roles, folds, c, device)
     check_disk(store, folds, c)
     return store, fold, notes, device
