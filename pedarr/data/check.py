@@ -55,18 +55,25 @@ def another_database(folder: Path, paths: list[Path], names: list[str]) -> str:
             'release, and the subject tables are missing), so annotations and subjects were not looked at: '
             f'{remedy}')
 
-# %% ../../nbs/1_data/33_check.ipynb #714d14c1
-def _only(found: FoundRecords, wanted: Iterable[bool]) -> FoundRecords:
-    "Those of `found` that are `wanted` (a flag each)."
-    return FoundRecords(list(compress(found.paths, wanted)), list(compress(found.names, wanted)), found.notes)
-
-_EXPORTS = ('exports of a laboratory, which hold no annotations: signals and files were looked at, rhythms and '
-            'subjects were not')
+# %% ../../nbs/1_data/33_check.ipynb #63086814
+_EXPORTS = ('exports of a laboratory, which hold no annotations: signals and files were looked at, '
+            'rhythms and subjects were not')
 
 def _exports(folder: Path) -> list[Path]:
     "The exports of a laboratory in `folder`, if it holds no records."
     found = find_exports(folder) if folder.is_dir() else []
     return [] if found and ((folder/'RECORDS').exists() or find_headers(folder).headers) else found
+
+def _described(folder: Path, found: FoundRecords, db: Database) -> tuple[Database | None, str]:
+    "The database by which the records are looked at (None: by none), and a sentence if they are another's."
+    if found.paths and is_export(found.paths[0]): return None, ''
+    foreign = another_database(folder, found.paths, found.names) if db.name == LEIPZIG.name else ''
+    return (None if foreign else db), foreign
+
+# %% ../../nbs/1_data/33_check.ipynb #714d14c1
+def _only(found: FoundRecords, wanted: Iterable[bool]) -> FoundRecords:
+    "Those of `found` that are `wanted` (a flag each)."
+    return FoundRecords(list(compress(found.paths, wanted)), list(compress(found.names, wanted)), found.notes)
 
 def _look_for(db: Database, folder: Path, sums: dict[str, str]) -> tuple[FoundRecords, list[str]]:
     "The records to look at, and problems. Of those in the checksum list that are wholly absent it is silent."
@@ -177,11 +184,9 @@ def check_folder(folder: Path | str, database: str | Database = 'leipzig', jobs:
     get_grouping(grouping := grouping or db.grouping)           # a mistyped one is refused before the work
     sums, listing = read_list(folder)
     found, damaged = _look_for(db, folder, sums)
-    exports = bool(found.paths) and is_export(found.paths[0])
-    known = db.name == LEIPZIG.name and not exports
-    foreign = another_database(folder, found.paths, found.names) if known else ''
-    release = known and not foreign
-    seen = _look_at_all(folder, found, None if foreign or exports else db, sums, grouping, jobs, progress)
+    described, foreign = _described(folder, found, db)
+    release = described is not None and described.name == LEIPZIG.name
+    seen = _look_at_all(folder, found, described, sums, grouping, jobs, progress)
     tables = check_tables(seen.results, seen.subjects, seen.files, release)
     problems, notes = _all_sentences(folder, found, damaged, seen, tables, grouping, release)
     if foreign: problems.insert(0, foreign)
