@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from conftest import folder_bytes, interrupt_move, real
 from helpers import LABELS, bard, command, prucka, refused
 from pedarr.core.errors import PedarrError
+from pedarr.core.files import sha256
 from pedarr.data.channels import CHANNELS
+from pedarr.data.check import check_folder
 from pedarr.data.lab_exports import convert_export, find_exports, read_export
 from pedarr.data.records import open_record
 from pedarr.data.streams import RecordStream
@@ -234,12 +236,53 @@ def test_text_in_utf_16_is_called_so(tmp_path, encoding):
     assert [p.name for p in find_exports(tmp_path)] == ['bard.txt', 'prucka.txt']
 
 
-def test_folders_of_exports_are_told_the_remedy(tmp_path):
-    for name in 'ab': bard(tmp_path/f'{name}.txt', drawn())
-    (tmp_path/'README.txt').write_text('Dear colleague,')
-    for args in (['check', tmp_path], ['preprocess', tmp_path, tmp_path/'store']):
-        said = refused(*args)
-        assert 'but exports of a laboratory (a.txt, b.txt)' in said and 'pedarr convert FILE' in said
+@pytest.fixture
+def lab(tmp_path):
+    "A folder of two exports: one clean, one with an unused channel at the rails for a part of its time."
+    folder = tmp_path/'the lab'
+    folder.mkdir()
+    bard(folder/'a.txt', drawn())
+    x = drawn()
+    x[2, :150] = 2.048
+    prucka(folder/'b.txt', x)
+    (folder/'README.txt').write_text('Dear colleague,')
+    return folder
+
+
+def test_check_reads_a_folder_of_exports(lab, tmp_path):
+    "Records, rates, channels, flat and railed channels; that there are no labels is said, and is no problem."
+    for more in ((), ('--database', 'ludb')):
+        r = command('check', lab, '--html', tmp_path/'c.html', '--force', *more)
+        assert r.status == 0 and '2 records' in r.out and 'no problems' in r.out
+        assert 'hold no annotations' in r.out and 'not the Leipzig database' not in r.out
+        assert 'rails of the amplifier for part of the time: CS 1-2 (10.0 %)' in r.out
+    seen = check_folder(lab, progress=False).tables
+    assert seen['records'].set_index('record').fs.to_dict() == {'a': 1000, 'b': 977}
+    assert list(seen['records'].channels) == [6, 6] and not len(seen['rhythms'])
+    flat = seen['quality'].query('flat == 1')
+    assert set(flat.channel) == {'A1-A2'} and set(flat.record) == {'a', 'b'}
+
+
+def test_check_names_an_export_that_is_damaged_and_one_that_was_altered(lab):
+    names = 'a.txt', 'b.inf', 'b.txt'
+    (lab/'SHA256SUMS.txt').write_text(''.join(f'{sha256(lab/n)} {n}\n' for n in names))
+    assert command('check', lab).status == 0
+    (lab/'a.txt').write_text((lab/'a.txt').read_text().replace('-1', '-2', 1))
+    (lab/'b.txt').write_bytes(b''.join((lab/'b.txt').read_bytes().splitlines(True)[:-90]))
+    r = command('check', lab)
+    assert r.status == 1 and 'a.txt: differs from its checksum' in r.out and 'cut off' in r.out
+
+
+def test_exports_beside_records_do_not_hide_the_records(lab):
+    convert_export(lab/'a.txt', lab)
+    seen = check_folder(lab, 'ludb', progress=False)
+    assert list(seen.tables['records'].record) == ['a'] and 'no annotations' not in seen.text()
+
+
+def test_a_store_of_exports_is_told_the_command(lab, tmp_path):
+    said = refused('preprocess', lab, tmp_path/'store')
+    assert 'but exports of a laboratory (a.txt, b.txt)' in said
+    assert f"pedarr convert '{lab}/a.txt' --out DIR" in said
 
 
 @pytest.mark.parametrize('old, moved', [(False, 1), (False, 2), (True, 1), (True, 2), (True, 3), (True, 4)])

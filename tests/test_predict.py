@@ -1,6 +1,7 @@
 """A trained network on somebody else's recording: the same probabilities, refusals, files, model folders."""
 import dataclasses
 import json
+import pickle
 import re
 import shutil
 import struct
@@ -646,6 +647,50 @@ def test_export_and_runs(run, store, tmp_path):
     assert t.top1_low[0] <= t.top1[0] <= t.top1_high[0] and 'damaged' in r.out
     assert "did you mean 'minutes'" in refused('runs', tmp_path/'runs', '--sort', 'minute')
     assert 0 <= list_runs(tmp_path/'runs').minutes[0] < 60
+
+
+# --- what other processes get, and what stays open
+
+@pytest.mark.parametrize('order', 'CF')
+def test_processes_get_the_place_of_a_mapped_array_and_not_what_it_holds(tmp_path, order):
+    path = tmp_path/'long.npy'
+    np.save(path, np.asarray(np.random.default_rng(0).normal(0, .2, (12, 50_000)), np.float32, order=order))
+    record = open_recording(path, FileFormat(rate=500., channels=LEADS))
+    sent = pickle.dumps(record)
+    assert len(sent) < 5000 < path.stat().st_size
+    np.testing.assert_array_equal(pickle.loads(sent).standard(), record.standard())
+    part = array_record(record.x[:, 100:20_000], 500., LEADS)      # of a part the file says nothing
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(part)).standard(), part.standard())
+    del record, part
+    path.write_bytes(path.read_bytes()[:-4000])
+    with pytest.raises(PedarrError, match='long.npy: became shorter'): pickle.loads(sent)
+    path.unlink()
+    with pytest.raises(PedarrError, match='long.npy'): pickle.loads(sent)
+
+
+def test_no_file_is_left_open(folder, tmp_path):
+    "Python's own watch, in a process of its own: what is collected open is said on the error stream."
+    x, names = beats(6000, 500.), ','.join(LEADS)
+    np.save(tmp_path/'a.npy', x)
+    (tmp_path/'b.csv').write_text(f'{names}\n' + '\n'.join(','.join(f'{v:.4f}' for v in row) for row in x.T))
+    wfdb.wrsamp('c', 500, ['mV']*12, LEADS, x.T, fmt=['16']*12, write_dir=str(tmp_path))
+    prucka(tmp_path/'d.txt', np.random.default_rng(0).normal(0, .2, (6, 12_000)))
+    told = '--rate', 500, '--channels', names
+    lines = [('predict', folder, tmp_path/'a.npy', *told),
+             ('predict', folder, tmp_path/'b.csv', '--rate', 500),
+             ('predict', folder, tmp_path/'c'), ('predict', folder, tmp_path/'d.txt'),
+             ('measure', tmp_path/'c', '--out', tmp_path/'m'),
+             ('convert', tmp_path/'d.txt', '--out', tmp_path/'w')]
+    code = ('import gc, json, sys; from pedarr.use.command import pedarr_command as run\n'
+            'for line in json.loads(sys.argv[1]):\n'
+            '    try: run.main(line)\n'
+            '    except SystemExit as e: assert e.code == 0, line\n'
+            'gc.collect()')
+    watch = '-X', 'dev', '-W', 'ignore', '-W', 'error::ResourceWarning'
+    given = json.dumps([[str(part) for part in line] for line in lines])
+    r = subprocess.run([sys.executable, *watch, '-c', code, given], capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    assert 'ResourceWarning' not in r.stderr and (tmp_path/'m').exists() and (tmp_path/'w'/'d.hea').exists()
 
 
 # --- what is unlike

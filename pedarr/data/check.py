@@ -29,8 +29,9 @@ from .groupings import get_grouping
 from .integrity import (
     UNVERIFIED, absent_records, check_record, file_sentences, file_table, read_list)
 from .known_databases import DATABASES, LEIPZIG, get_database
+from .lab_exports import find_exports, is_export
 from .leipzig import subject_table
-from .listing import FoundRecords
+from .listing import FoundRecords, find_headers, record_names
 from .release import RELEASE_RECORDS, release_summary
 
 # %% ../../nbs/1_data/33_check.ipynb #a9fa0203
@@ -54,6 +55,21 @@ def another_database(folder: Path, paths: list[Path], names: list[str]) -> str:
             'release, and the subject tables are missing), so annotations and subjects were not looked at: '
             f'{remedy}')
 
+# %% ../../nbs/1_data/33_check.ipynb #63086814
+_EXPORTS = ('exports of a laboratory, which hold no annotations: signals and files were looked at, '
+            'rhythms and subjects were not')
+
+def _exports(folder: Path) -> list[Path]:
+    "The exports of a laboratory in `folder`, if it holds no records."
+    found = find_exports(folder) if folder.is_dir() else []
+    return [] if found and ((folder/'RECORDS').exists() or find_headers(folder).headers) else found
+
+def _described(folder: Path, found: FoundRecords, db: Database) -> tuple[Database | None, str]:
+    "The database by which the records are looked at (None: by none), and a sentence if they are another's."
+    if found.paths and is_export(found.paths[0]): return None, ''
+    foreign = another_database(folder, found.paths, found.names) if db.name == LEIPZIG.name else ''
+    return (None if foreign else db), foreign
+
 # %% ../../nbs/1_data/33_check.ipynb #714d14c1
 def _only(found: FoundRecords, wanted: Iterable[bool]) -> FoundRecords:
     "Those of `found` that are `wanted` (a flag each)."
@@ -61,6 +77,8 @@ def _only(found: FoundRecords, wanted: Iterable[bool]) -> FoundRecords:
 
 def _look_for(db: Database, folder: Path, sums: dict[str, str]) -> tuple[FoundRecords, list[str]]:
     "The records to look at, and problems. Of those in the checksum list that are wholly absent it is silent."
+    if exports := _exports(folder):
+        return FoundRecords(exports, record_names(exports, folder), [f'{folder}: {_EXPORTS}']), []
     damaged = {}
     found = db.find(folder, damaged)
     here = {n: 'missing' if kind_of_file(folder/n) == 'nothing' else 'here' for n in sums}
@@ -137,7 +155,8 @@ def _all_notes(seen: _Seen, tables: dict[str, pd.DataFrame], grouping: str, rele
 def _all_sentences(folder: Path, found: FoundRecords, damaged: list[str], seen: _Seen,
                    tables: dict[str, pd.DataFrame], grouping: str, release: bool) -> tuple[list, list]:
     "Problems, and notes."
-    problems, of_files = file_sentences(folder, seen.files, seen.unreadable, release)
+    stems = [p.relative_to(folder).with_suffix('').as_posix() for p in found.paths]
+    problems, of_files = file_sentences(folder, seen.files, seen.unreadable, release, stems)
     of_records = seen.unknown + damaged + [p for r in seen.results for p in r['problems']]
     problems += _once(folder, seen.files, of_records)
     if release: problems += release_problems(seen.results, tables)
@@ -165,9 +184,9 @@ def check_folder(folder: Path | str, database: str | Database = 'leipzig', jobs:
     get_grouping(grouping := grouping or db.grouping)           # a mistyped one is refused before the work
     sums, listing = read_list(folder)
     found, damaged = _look_for(db, folder, sums)
-    foreign = another_database(folder, found.paths, found.names) if db.name == LEIPZIG.name else ''
-    release = db.name == LEIPZIG.name and not foreign
-    seen = _look_at_all(folder, found, None if foreign else db, sums, grouping, jobs, progress)
+    described, foreign = _described(folder, found, db)
+    release = described is not None and described.name == LEIPZIG.name
+    seen = _look_at_all(folder, found, described, sums, grouping, jobs, progress)
     tables = check_tables(seen.results, seen.subjects, seen.files, release)
     problems, notes = _all_sentences(folder, found, damaged, seen, tables, grouping, release)
     if foreign: problems.insert(0, foreign)

@@ -183,12 +183,13 @@ def _said_of_list(folder: Path, files: pd.DataFrame, listed: dict, absent: list,
 
 # %% ../../nbs/1_data/29_integrity.ipynb #164d27fd
 def file_sentences(folder: Path, files: pd.DataFrame, unreadable: dict[str, str],
-                   release: bool = True) -> tuple[list[str], list[str]]:
+                   release: bool = True, records: Iterable[str] = ()) -> tuple[list[str], list[str]]:
     """Problems and notes: a sentence for every file that is not as the checksum list says.
 
-    `files`, `unreadable`: as of `file_table`. `release`: the list is that of Leipzig."""
+    `files`, `unreadable`: as of `file_table`. `release`: the list is that of Leipzig. `records`: paths of the
+    records that were found, without suffix; they may be exports."""
     listed = files[files.status != 'not listed'].set_index('file').status.to_dict()
-    absent, stems = absent_records(listed), {n[:-4] for n in listed if n.endswith('.hea')}
+    absent, stems = absent_records(listed), {n[:-4] for n in listed if n.endswith('.hea')} | {*records}
     remedy = 'run pedarr download again' if release else 'fetch it again'
     problems, notes = [], []
     for n, sentence in unreadable.items(): (problems if _is_data(n, stems) else notes).append(sentence)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Iterable
@@ -201,7 +202,8 @@ def _none(root: Path, beside: list) -> PedarrError:
         why, remedy = 'holds no WFDB records', 'give the folder that holds the .hea files'
         if exports := find_exports(root):
             why += f', but exports of a laboratory ({first_few([p.name for p in exports])})'
-            remedy = 'make records of them (pedarr convert FILE --out DIR), and give that folder'
+            first = one_line(shlex.quote(str(exports[0])))
+            remedy = f'make records of them (pedarr convert {first} --out DIR, and so on), and give DIR'
         return PedarrError(f'{root}: {why}: {remedy}')
     lie = f'{len(beside)} headers lie beside it ({first_few(beside)})'
     return PedarrError(f'{root/"RECORDS"}: lists no record, but {lie}: fetch it again, or remove it')

@@ -160,7 +160,9 @@ class Record:
     """An open WFDB recording: `name`, `fs` (Hz), `sig_len`, `names` of signals, `rows` (see `find_channels`),
     `comments` (info strings), `unknown` (names that are no channel of ours), `notes`, `sources` (files).
 
-    Windows are read from disk when asked for. What can't be read so is read whole at the first window."""
+    Windows are read from disk when asked for, from files that stay open until `close`, or until nothing needs
+    the record any more. What can't be read so is read whole at the first window."""
+    open_files: list = []
     def __init__(self, path: Path | str, aliases: dict | None = None):
         source, (signals, self.parts, self.comments, notes) = _read_layout(Path(path))
         self.path, self.name, self.names = source.path, source.path.stem, [s.name or '' for s in signals]
@@ -192,6 +194,13 @@ class Record:
     def __getstate__(self) -> dict:
         "What a copy in another process gets: no open files, no samples."
         return {**self.__dict__, 'open_files': [], 'whole': None}
+
+    def close(self) -> None:
+        "Close the files; the next window opens them again."
+        for f in self.open_files: f.close()
+        self.open_files = []
+
+    def __del__(self) -> None: self.close()
 
     def __repr__(self) -> str:
         return (f'Record({one_line(self.name)}: {self.n_sig} signals, {self.fs:g} Hz, {self.duration:.1f} s, '

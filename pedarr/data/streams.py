@@ -49,6 +49,8 @@ class _HashedFile:
         assert to >= self.at, 'a stream goes forwards'
         while self.at < to and self.readinto(memoryview(bytearray(min(to - self.at, 1 << 20)))): pass
 
+    def close(self) -> None: self.io.close()
+
 # %% ../../nbs/1_data/11_streams.ipynb #a47d53e2
 def _close(f: _HashedFile) -> str:
     "Read the rest; the SHA-256 of the whole file."
@@ -81,7 +83,7 @@ class RecordStream:
     def __enter__(self) -> RecordStream: return self
     def __exit__(self, *_) -> None:
         self.pool.shutdown()
-        for f in self.record.open_files: f.io.close()
+        for f in self.record.open_files: f.close()
 
     def _open(self) -> None:
         "Open the files, or read them where windows can't be read."

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from mmap import mmap
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..core.errors import PedarrError, one_line, shown_value
+from ..core.errors import PedarrError, file_error, one_line, shown_value, system_error
 from ..core.names import check_choice
 from ..data.channels import CHANNELS, match_channels
 from ..data.masks import PLAUSIBLE_AMPLITUDE, is_implausible, robust_amplitude
@@ -70,6 +72,29 @@ def _check_fs(fs: Any, what: str) -> float:
                           f'from {LEAST_RATE:g} to {MOST_RATE:,.0f}')
     return float(number)
 
+# %% ../../nbs/9_use/02_inputs.ipynb #12abc336
+class _OnDisk(NamedTuple):
+    "Where an array lies in a file."
+    path: Path | str
+    dtype: np.dtype
+    offset: int
+    shape: tuple
+    order: str
+
+def _to_send(x: np.ndarray) -> np.ndarray | _OnDisk:
+    "What another process gets of the array `x`: where it is mapped from, or else all of it."
+    if not isinstance(x, np.memmap) or not isinstance(x.base, mmap) or x.mode != 'r': return x
+    return _OnDisk(x.filename, x.dtype, x.offset, x.shape, 'C' if x.flags.c_contiguous else 'F')
+
+# %% ../../nbs/9_use/02_inputs.ipynb #c981bb38
+def _received(x: np.ndarray | _OnDisk) -> np.ndarray:
+    "The array that was sent; `PedarrError` if its file is gone or shorter."
+    if not isinstance(x, _OnDisk): return x
+    try: return np.memmap(x.path, x.dtype, 'r', x.offset, x.shape, x.order)
+    except OSError as e: raise system_error(e, x.path, 'cannot be read') from e
+    except ValueError as e:
+        raise file_error(x.path, 'became shorter while it was read', 'save it again') from e
+
 # %% ../../nbs/9_use/02_inputs.ipynb #570ce518
 class ArrayRecord:
     """An array `x` [channel, time] as a recording: `name` (also `path`), `fs` (Hz), `sig_len`, `duration`
@@ -78,6 +103,9 @@ class ArrayRecord:
         self.x, self.fs, self.rows, self.scale, self.name = x, fs, rows, scale, name
         self.sig_len, self.notes, self.comments = x.shape[1], notes, []
         self.path, self.duration = name, x.shape[1]/fs
+
+    def __getstate__(self) -> dict: return {**self.__dict__, 'x': _to_send(self.x)}
+    def __setstate__(self, state: dict) -> None: self.__dict__.update(state, x=_received(state['x']))
 
     def samples(self, start: int, stop: int) -> np.ndarray:
         "The standard channels that are there, `[n, time]` in mV (float32)."

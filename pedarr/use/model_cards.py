@@ -273,7 +273,7 @@ _LIMIT = """ The limit was
 set on up to 1,000 windows of tested patients, so that about 1 % of them lie above it."""
 _ODD = """How often what is no usual ECG is noticed. Odd inputs are simulated; electrodes are exchanged in the
 windows of tested patients. AUROC: of the score, against these windows as they are. *Size alone*: the check
-of the amplitude, which warns of a wrong unit; its first row is its false alarms."""
+of the amplitude, which warns of a wrong unit, in the same windows; *as they are*: its false alarms."""
 _UNDER18 = """Patients under 18, each asked of a network of the same kind that was trained without the
 patient; recall in per cent with 95 % intervals (Wilson, over patients), of rhythms of twenty and more."""
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PedarrError, one_line
+from ..data.records import Record
 from .input_files import FileFormat, open_recording
 from .predictor import (
     Answer, Predictor, WindowAnswers, Windows, answer_windows, recording_answer, recording_windows)
@@ -66,7 +67,7 @@ def _read(predictor: Predictor, one: _Waiting, path: Path, form: FileFormat, rea
             ready.append((one, w))
             if sum(len(w.start) for _, w in ready) >= _BATCH: _answer_all(predictor, ready)
     except PedarrError as e: one.error = e
-    if one.record is not None: one.record.open_files = []
+    if isinstance(one.record, Record): one.record.close()
 
 # %% ../../nbs/9_use/09_predict_files.ipynb #68713813
 def predict_recordings(predictor: Predictor, recordings: Iterable[tuple[str, Path]],

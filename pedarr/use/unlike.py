@@ -91,7 +91,7 @@ def unlike_score(fold: Unlike, states: np.ndarray, statistics: np.ndarray) -> np
     return np.nanmax([d/max(limit, 1e-9) for d, limit in zip(each, fold.limits)], axis=0)
 
 # %% ../../nbs/9_use/05_unlike.ipynb #71088b25
-ODD_SIZE = 4.              # spreads of the log size, from which on it is said
+ODD_SIZE = 3.5             # spreads of the log size, from which on it is said
 
 class _SizeCheck(NamedTuple):
     """How large windows are, `[N, 2]` for ECG and electrograms (no unit): `ratio`, to the centre of the
