@@ -260,8 +260,8 @@ def _rate_notes(store: Store) -> list[str]:
     "What a network makes of windows that are slower than those that it was made for."
     if store.fs >= READ_AT_MOST: return []
     longer = READ_AT_MOST/store.fs
-    return [f'windows of {store.fs:g} Hz: kernels and tokens of a network span {longer:.2g} times the seconds '
-            f'that they span at {READ_AT_MOST:g} Hz']
+    return [f'windows of {store.fs:g} Hz: kernels and tokens of a network span {longer:.2g} times the '
+            f'seconds that they span at {READ_AT_MOST:g} Hz']
 
 # %% ../../nbs/8_training/10_prepare.ipynb #662388a6
 def prepare_run(c: TrainConfig) -> tuple[Store, np.ndarray, list, torch.device]:

@@ -39,7 +39,7 @@ from .inputs import ArrayRecord, array_record
 from .model_cards import PreprocessFacts
 from .model_folder import OpenModel, open_model, seen_channels
 from .signal_statistics import arms_exchanged, signal_statistics
-from .unlike import ODD_SIZE, check_size, unlike_score
+from .unlike import ODD_SIZE, check_amplitude, unlike_score
 
 # %% ../../nbs/9_use/08_predictor.ipynb #0414ca30
 AnyRecord = Record | ArrayRecord
@@ -255,7 +255,7 @@ def _size_warning(model: OpenModel, windows: Windows) -> list[str]:
     mask = _looked_at(model, windows.mask[:5])
     if not model.unlike or not mask.any(): return []
     x, rate = windows.x[:5].astype(np.float32), float(model.prep.settings['rate'])
-    size = check_size(next(iter(model.unlike.values())),
+    size = check_amplitude(next(iter(model.unlike.values())),
                       signal_statistics(x[:, :N_ECG], x[:, N_ECG:], mask, rate))
     said = []
     for i, what in enumerate(('ECG', 'electrograms')):

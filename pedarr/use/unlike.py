@@ -14,7 +14,7 @@ from .signal_statistics import STATISTICS
 
 # %% auto #0
 __all__ = ['SHRINKAGE', 'USUAL', 'ODD_SIZE', 'Cloud', 'fit_cloud', 'cloud_distance', 'Unlike', 'fit_unlike', 'unlike_score',
-           'check_size', 'unlike_arrays', 'unlike_from_arrays']
+           'check_amplitude', 'unlike_arrays', 'unlike_from_arrays']
 
 # %% ../../nbs/9_use/05_unlike.ipynb #a7ec3373
 SHRINKAGE = .1
@@ -100,7 +100,7 @@ class _SizeCheck(NamedTuple):
     spreads: np.ndarray
     usual: np.ndarray
 
-def check_size(fold: Unlike, statistics: np.ndarray) -> _SizeCheck:
+def check_amplitude(fold: Unlike, statistics: np.ndarray) -> _SizeCheck:
     "The size of windows by their `statistics` [N, F] (no unit), beside that of the training data."
     at = [STATISTICS.index(f'{m} size') for m in ('ecg', 'iegm')]
     centre, spread = fold.statistics.centre[at], fold.statistics.spread[at]
