@@ -45,7 +45,7 @@ def public_names(source: str) -> list:
     names = []
     for x in ast.parse(source).body:
         if isinstance(x, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): names.append(x.name)
-        targets = x.targets if isinstance(x, ast.Assign) else [getattr(x, 'target', None)]
+        targets = [x.target] if isinstance(x, ast.AnnAssign) else getattr(x, 'targets', [])
         names += [t.id for t in targets if isinstance(t, ast.Name)]
     return [n for n in names if not n.startswith('_')]
 

@@ -87,7 +87,8 @@ def verdict(before: Path, after: Path) -> str:
     if differ: return f'differs: {few(differ)}'
     only = [f'only {side}: {few(names)}' for side, names in
             (('before', a.keys() - both), ('after', b.keys() - both)) if names]
-    return '; '.join([f'equal in the {len(both)} that both have' if only else f'equal in all {len(both)}', *only])
+    which = f'the {len(both)} that both have' if only else f'all {len(both)}'
+    return '; '.join([f'equal in {which}', *only])
 
 
 def compare(before: Path, after: Path) -> list:
