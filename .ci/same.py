@@ -102,6 +102,7 @@ def compare(before: Path, after: Path) -> list:
 
 
 def main() -> int:
+    if len(sys.argv) < 4: sys.exit('same.py: give two commits and the folder of LUDB: BEFORE AFTER DATABASE')
     before, after, database, *more = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         sides = [Path(folder)/side for side in ('before', 'after')]
