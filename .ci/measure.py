@@ -40,6 +40,16 @@ def functions(source: str) -> list:
     return found
 
 
+def public_names(source: str) -> list:
+    "Functions, classes and constants at the top of a module, but those with an underscore."
+    names = []
+    for x in ast.parse(source).body:
+        if isinstance(x, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): names.append(x.name)
+        targets = [x.target] if isinstance(x, ast.AnnAssign) else getattr(x, 'targets', [])
+        names += [t.id for t in targets if isinstance(t, ast.Name)]
+    return [n for n in names if not n.startswith('_')]
+
+
 def typed(f: ast.FunctionDef) -> bool:
     "Has every argument a type, and the result?"
     a = f.args
@@ -71,6 +81,7 @@ def measure(root: Path) -> dict:
         f'functions over {FUNCTION} lines': sum(f.end_lineno - f.lineno >= FUNCTION for f in every),
         'modules': len(lengths),
         'longest module, lines': max(lengths.values()),
+        'public names': sum(len(set(public_names(source))) for source in texts.values()),
         'public functions and methods': len(public),
         'of them fully typed': sum(map(typed, public)),
         'without a docstring (but `__init__`)': sum(

@@ -197,6 +197,27 @@ def test_sizes_are_measured_in_the_old_layout_and_the_new(tmp_path):
     out = subprocess.run(run, capture_output=True, text=True, check=True).stdout
     found = dict(re.match(r'(.*?)  +(.*)', line).groups() for line in out.splitlines())
     before, after = (dict(zip(found, n)) for n in zip(*(x.replace(',', '').split() for x in found.values())))
-    assert list(before.values()) == ['111', '1', '1', '2', '0', '1', '6', '2', '1', '1', '5']
+    assert list(before.values()) == ['111', '1', '1', '2', '0', '1', '6', '2', '2', '1', '1', '5']
     assert after['lines of code over 110'] == '0' and int(after['README, bytes']) <= 8192
     assert after['public functions and methods'] == after['of them fully typed']
+
+
+def test_same_tells_equal_from_different(tmp_path):
+    "The same signals, a column more, another probability; times may differ."
+    spec = importlib.util.spec_from_file_location('same', ROOT/'.ci'/'same.py')
+    same = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(same)
+    for side, more, p, seconds in (('before', '', 1, 1), ('after', ',more', 2, 2)):
+        for name in ('store', 'network', 'demo/database'): (tmp_path/side/name).mkdir(parents=True)
+        (tmp_path/side/'store'/'ecg.npy').write_bytes(b'signal')
+        (tmp_path/side/'store'/'segments.csv').write_text(f'start,label{more}\n0,SR{more}\n')
+        (tmp_path/side/'network'/'predictions.csv').write_text(f'segment,p_SR\n0,{p}\n')
+        metrics = dict(overall=dict(top1=.5), speed=dict(epoch=seconds), per_class=[dict(seconds=seconds)])
+        (tmp_path/side/'network'/'metrics.json').write_text(json.dumps(metrics))
+        (tmp_path/side/'demo'/'database'/'a.dat').write_text('a' if side == 'before' else 'b')
+    said = dict(same.compare(tmp_path/'before', tmp_path/'after'))
+    assert said['store/ecg.npy'].startswith('same bytes') and said['store/mask.npy'] == 'in neither'
+    assert said['store/segments.csv'] == 'equal in the 2 that both have; only after: more'
+    assert said['network/predictions.csv'] == 'differs: p_SR'
+    assert said['network/metrics.json'] == 'equal in all 1'
+    assert said['demo/database'] == '0 of 1 files: same bytes'
