@@ -679,7 +679,7 @@ def test_simulate_a_twin_and_a_small_cohort(tmp_path):
 @pytest.mark.parametrize('args, function, words', [
     (['simulate', '@', '--subjects', 4], 'pedarr.synthetic.studies.simulate_database', 'command begins anew'),
     (['check', '@'], 'pedarr.data.check.check_folder', 'command begins anew'),
-    (['measure', '@', '--out', '@'], 'pedarr.exploration.measured_page.measure_file', '--force begins anew'),
+    (['measure', '@', '--out', '@'], 'pedarr.use.input_files.open_recording', '--force begins anew'),
     (['convert', '@', '--out', '@'], 'pedarr.data.lab_exports.convert_export', '--force begins anew'),
     (['download', '@'], 'pedarr.data.download.download_release', 'is kept, and the same command resumes'),
     (['preprocess', '@', '@'], 'pedarr.signals.build.build_store', 'the same command resumes')])
