@@ -17,7 +17,7 @@ from pedarr.exploration import measuring
 from pedarr.exploration.intervals import NARROWEST_QRS, WIDEST_QRS
 from pedarr.exploration.measured_page import STUDY_FILES, measure_file, save_study, stretches_to_draw
 from pedarr.exploration.measuring import (
-    UNCERTAIN, changes_within, find_transitions, interval_medians, measure_record)
+    UNCERTAIN, changes_within, find_transitions, interval_medians, measure_record, measure_window)
 from pedarr.exploration.waves import drawn_study, find_beats
 from pedarr.use.command import pedarr_command
 
@@ -522,3 +522,16 @@ def test_real_fibrillation_is_rarely_split():
     windows = [w for name in ('iaf1_afw', 'iaf4_tva', 'iaf5_svc')
                for w in measure_record(get_database('iafdb').open(real('iafdb')/name)).windows.itertuples()]
     assert len(windows) > 30 and sum(w.rhythm == 'transition' for w in windows) <= 1
+
+
+def test_p_waves_without_a_catheter_are_those_that_are_alike():
+    "In fibrillation hardly a beat has one, in sinus rhythm nearly all have."
+    fibrillation = [8, 38, 44, 51, 83, 88, 93, 95, 96, 101, 109, 110, 112, 129, 173]
+    sinus = [2, 3, 4, 5, 7, 9, 10, 11, 13, 14, 15, 16, 17, 18, 19, 20]
+
+    def share(names):
+        "Of the beats of these recordings of LUDB, those with a PR interval."
+        records = [open_record(real('ludb')/'data'/str(name)) for name in names]
+        return np.mean([x for r in records for x in measure_window(r, (0, r.sig_len)).beats.pr.notna()])
+
+    assert share(fibrillation) < .15 and share(sinus) > .85

@@ -21,12 +21,12 @@ from ..data.masks import signal_mask
 from ..data.records import Record
 from .intervals import WindowReading, crosses_gap, missing_samples
 from .rhythm_rules import decide_rhythm, read_rhythm, run_numbers
-from .waves import CS_BIPOLES
+from .waves import CS_BIPOLES, butterworth_band
 
 # %% auto #0
-__all__ = ['INTERVALS', 'MOST_MISSING', 'ALIKE', 'EARLY', 'FASTER', 'SLOWER', 'UNCERTAIN', 'SAME_CYCLE', 'IN_STEP', 'SHORT_RUN',
-           'WindowOfStudy', 'changes_within', 'rhythm_changes', 'measure_window', 'find_transitions', 'MeasuredStudy',
-           'measure_record', 'interval_medians']
+__all__ = ['INTERVALS', 'P_ALIKE', 'P_USUAL', 'MOST_MISSING', 'ALIKE', 'EARLY', 'FASTER', 'SLOWER', 'UNCERTAIN', 'SAME_CYCLE',
+           'IN_STEP', 'SHORT_RUN', 'WindowOfStudy', 'changes_within', 'rhythm_changes', 'p_waves_alike',
+           'measure_window', 'find_transitions', 'MeasuredStudy', 'measure_record', 'interval_medians']
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #9c5c9b0c
 _TIMES = ['qrs_on', 'qrs_off', 't_end', 'p_on', 'his', 'stimulus', 'atrium', 'a_before', 'a_after']
@@ -107,6 +107,30 @@ def rhythm_changes(reading: WindowReading, signal: np.ndarray, fs: float) -> lis
         named.append((reading.beats.qrs_on.iloc[a], rhythm))
     return [(float(t), before, after) for (_, before), (t, after) in zip(named, named[1:]) if before != after]
 
+# %% ../../nbs/3_exploration/13_measuring.ipynb #0e93c9bf
+P_ALIKE, P_USUAL = .6, .8                # least correlation of a beat, and median of those of a window
+_BEFORE = .24, .03                       # s before the QRS: where a P wave is looked for
+
+def _stretches(ecg: np.ndarray, fs: float, on: np.ndarray) -> np.ndarray:
+    "What `ecg` [C, T] holds before each QRS onset `on` (s) [N], each lead about its mean [N, C*t]; NaN: cut."
+    x = butterworth_band(np.nan_to_num(ecg[signal_mask(ecg)]), fs, 1., 30.)
+    first, last = (round(s*fs) for s in _BEFORE)
+    out = np.full((len(on), len(x), first - last), np.nan)
+    for row, at in zip(out, np.round(on*fs).astype(int)):
+        if at >= first: row[:] = x[:, at - first:at - last]
+    return (out - out.mean(-1, keepdims=True)).reshape(len(on), -1)
+
+# %% ../../nbs/3_exploration/13_measuring.ipynb #08b231c0
+def p_waves_alike(ecg: np.ndarray, fs: float, beats: pd.DataFrame) -> np.ndarray:
+    """Which of the `beats` [N] of `ecg` [C, T] (mV, `fs` Hz; times from its first sample) follow what most of
+    them follow: bool [N], nobody below three beats."""
+    if len(beats) < 3 or not signal_mask(ecg).any(): return np.zeros(len(beats), bool)
+    x, narrow = _stretches(ecg, fs, beats.qrs_on.to_numpy()), ~(beats.qrs > beats.qrs.median() + .03)
+    with warnings.catch_warnings(action='ignore'):                   # no whole stretch: nobody is alike
+        usual = np.nanmedian(x[narrow] if narrow.sum() > 2 else x, axis=0)
+        alike = x@usual/np.sqrt(np.maximum((x**2).sum(1)*(usual**2).sum(), 1e-18))
+        return (alike >= P_ALIKE) & (np.nanmedian(alike) >= P_USUAL)
+
 # %% ../../nbs/3_exploration/13_measuring.ipynb #ebc96304
 MOST_MISSING = .25          # of a window: no rhythm is named where more is missing
 
@@ -118,8 +142,10 @@ def _on_the_skin(signal: np.ndarray, beats: np.ndarray, reach: int) -> np.ndarra
 def _beats_of(reading: WindowReading, signal: np.ndarray, fs: float, at: float) -> pd.DataFrame:
     "The beats of a `reading` of `signal` [19, T] that begins `at` s, with the atrial cycle; times from 0 s."
     beats = reading.beats.assign(aa=_atrial_cycle(reading.beats.atrium.to_numpy(), reading.waves, signal, fs))
+    unseen = beats.stimulus.notna()                                   # what is paced was not conducted
+    if not len(reading.waves): unseen |= ~p_waves_alike(signal[:N_ECG], fs, beats)
+    beats.loc[unseen, ['pr', 'p_on']] = np.nan
     beats[_TIMES + CS_BIPOLES] += at
-    beats.loc[beats.stimulus.notna(), ['pr', 'p_on']] = np.nan        # what is paced was not conducted
     return beats
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #0716b625
@@ -127,26 +153,33 @@ def _in_words(changes: list[tuple[float, str, str]], at: float) -> str:
     "`changes` of rhythm in a window that begins `at` s, in words."
     return '; '.join(f'{before} to {after} at {t + at:.2f} s' for t, before, after in changes)
 
+_NO_P_WAVES = ('AFIB', 'AFL')             # nothing is conducted one to one that an interval could measure
+
+def _conducted(beats: pd.DataFrame, rhythm: str) -> pd.DataFrame:
+    "The `beats` without the intervals that a `rhythm` of the atria alone cannot have."
+    if rhythm not in _NO_P_WAVES: return beats
+    return beats.assign(**dict.fromkeys(['pr', 'p_on', 'ah', 'va'], np.nan))
+
 # %% ../../nbs/3_exploration/13_measuring.ipynb #ead75180
 def measure_window(record: Record, span: tuple[int, int], margin: float = 1.) -> WindowOfStudy:
     "Beats, rhythm and reason of the samples `span` of a `record`, read with `margin` s on either side."
     fs, (start, stop) = record.fs, span
     a, z = max(0, int(start - margin*fs)), min(record.sig_len, int(stop + margin*fs))
-    signal = record.standard(a, z)
-    reading = read_rhythm(signal, fs)
+    reading = read_rhythm(signal := record.standard(a, z), fs)
     beats, waves = _beats_of(reading, signal, fs, a/fs), reading.waves + a/fs
     inside = lambda t: (t >= start/fs) & (t < stop/fs)
     skin = _on_the_skin(signal, (reading.beats.beat*fs).to_numpy(int), int(.1*fs))
     own = beats[inside(beats.qrs_on) & skin]
     rhythm, reason = decide_rhythm(reading.numbers, own[['va', 'aa']].median())
-    seen = reading._replace(beats=reading.beats[skin].reset_index(drop=True))
-    changes = [c for c in rhythm_changes(seen, signal, fs) if inside(c[0] + a/fs)]
+    on_skin = reading._replace(beats=reading.beats[skin].reset_index(drop=True))
+    changes = [c for c in rhythm_changes(on_skin, signal, fs) if inside(c[0] + a/fs)]
     if changes: rhythm, reason = 'transition', _in_words(changes, a/fs)
     if not signal_mask(signal[:N_ECG]).any(): rhythm, reason = '?', 'every surface lead is flat: no QRS'
     gaps = _gaps(signal[:, start - a:stop - a], fs, start)
-    lost = np.diff(gaps).sum()
-    if lost > MOST_MISSING*(stop - start)/fs: rhythm, reason = '?', f'{lost:.1f} s of the signal are missing'
-    return WindowOfStudy(own, start/fs, stop/fs, rhythm, reason, waves[inside(np.nanmin(waves, 1))], gaps)
+    if (lost := np.diff(gaps).sum()) > MOST_MISSING*(stop - start)/fs:
+        rhythm, reason = '?', f'{lost:.1f} s of the signal are missing'
+    own, waves = _conducted(own, rhythm), waves[inside(np.nanmin(waves, 1))]
+    return WindowOfStudy(own, start/fs, stop/fs, rhythm, reason, waves, gaps)
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #44f7b4c9
 ALIKE, EARLY, FASTER, SLOWER = .15, .88, .75, 1.25      # of the cycle before
