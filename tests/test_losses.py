@@ -187,11 +187,11 @@ def test_registry():
 
 
 @pytest.mark.parametrize('name, kw, says', [
-    ('hinge', {}, "unknown loss 'hinge': use one of none, agcacl, proto, supcon, bcl, proco, ce"),
+    ('hinge', {}, "unknown loss 'hinge': use one of none, agcacl, "),
     ('supcon', dict(beta=.9), "no option 'beta': it takes tau"),
     ('none', dict(tau=1), 'it takes none'), ('focal', dict(tau=1), 'it takes focus'),
     ('proco', dict(tau=0), 'tau must be positive'),
-    ('agcacl+focal', {}, 'in this order'), ('ldam+agcacl+bcl', {}, 'join one of ce, logit'),
+    ('agcacl+focal', {}, 'in this order'), ('ldam+agcacl+bcl', {}, 'join one of '),
     ('focal+', {}, "unknown loss ''"), ('', {}, "unknown loss ''"),
     ('focal', dict(focus=-1), 'focus must be 0'), ('ldam', dict(margin=2), r'margin must lie in \[0, 2\)'),
     ('ldam', dict(scale=0), 'scale must be positive'),
@@ -299,7 +299,7 @@ def test_the_kind_of_a_loss_says_which_term_it_is(monkeypatch):
     for key in ('focal', 'supcon'): monkeypatch.setitem(LOSSES, f'my {key}', LOSSES[key])
     assert loss_terms('my focal') == ('my focal', 'none') and loss_terms('my supcon') == ('ce', 'my supcon')
     assert loss_terms('my focal+my supcon') == ('my focal', 'my supcon')
-    with pytest.raises(PedarrError, match='one of ce, .*, my focal with one of none, .*, my supcon'):
+    with pytest.raises(PedarrError, match='one of .*ce, .*, my focal with one of none, .*, my supcon'):
         loss_terms('my supcon+my focal')
 
 

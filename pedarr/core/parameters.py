@@ -115,10 +115,11 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 _ITS_OWN = object()
 
-def with_default(kind: type[Parameters], name: str, default: Any = _ITS_OWN) -> FieldInfo:
-    "The field `name` of `kind`, with its range and help, and another default, or its own."
+def with_default(kind: type[Parameters], name: str, default: Any = _ITS_OWN, help: str = '') -> FieldInfo:
+    "The field `name` of `kind` with its range, and another default or `help`, or its own."
     field = copy(kind.model_fields[name])
     if default is not _ITS_OWN: field.default = default
+    if help: field.description = help
     return field
 
 # %% ../../nbs/0_core/06_parameters.ipynb #71ee5dd5

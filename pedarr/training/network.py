@@ -5,6 +5,7 @@
 # %% ../../nbs/8_training/06_network.ipynb #3ef6dbc4
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ from ..signals.store import Store
 from .config import MODALITY_SETS, READ_AT_MOST, READ_RATES, TrainConfig
 
 # %% auto #0
-__all__ = ['loss_head', 'replace_head', 'build_network', 'network_options', 'build_model', 'weights_file', 'start_pretrained',
-           'class_codes', 'fold_losses', 'run_words', 'start_phrases']
+__all__ = ['loss_head', 'replace_head', 'build_network', 'kernel_notes', 'network_options', 'build_model', 'weights_file',
+           'start_pretrained', 'class_codes', 'fold_losses', 'run_words', 'start_phrases']
 
 # %% ../../nbs/8_training/06_network.ipynb #b9d5d83e
 def loss_head(c: TrainConfig) -> HeadSpec:
@@ -55,6 +56,13 @@ def _rates(rate: float) -> dict:
     "The rate of the windows (Hz; 0: unknown), and the rates at which a network is to read them."
     read = min(rate, READ_AT_MOST)
     return dict(rate=rate, **dict.fromkeys(READ_RATES, read)) if rate else {}
+
+# %% ../../nbs/8_training/06_network.ipynb #4747de4e
+def kernel_notes(rates: Iterable[float]) -> list[str]:
+    "What it means to the kernels of a network that it reads at one of the `rates` (Hz) other than the usual."
+    said = 'Hz: kernels and tokens of the network span {:.2g} times the seconds that they span at {:g} Hz'
+    return [f'windows are read at {rate:g} ' + said.format(READ_AT_MOST/rate, READ_AT_MOST)
+            for rate in sorted({*rates}) if rate != READ_AT_MOST]
 
 # %% ../../nbs/8_training/06_network.ipynb #b99a7b2e
 def network_options(c: TrainConfig, rate: float = 0.) -> dict:

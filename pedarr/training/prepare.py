@@ -27,11 +27,12 @@ from ..signals.roles import all_roles, cap_training, label_share, within_cohort
 from ..signals.splits import make_split, split_notes
 from ..signals.statements import statement_mapping, task_of, with_statements
 from ..signals.store import Store, open_store
-from .config import MODALITY_SETS, READ_AT_MOST, TrainConfig
+from .config import MODALITY_SETS, TrainConfig
 from .folds import rows_of
 from .loop import pick_device
 from .machine import check_disk, check_network
-from .network import build_model, loss_head, run_words, start_pretrained
+from .network import (
+    build_model, kernel_notes, loss_head, network_options, run_words, start_pretrained)
 from .runs import check_place, check_same_parameters, check_same_store
 
 # %% auto #0
@@ -256,12 +257,11 @@ def _statement_notes(store: Store, roles: np.ndarray, folds: list[int], c: Train
     return notes
 
 # %% ../../nbs/8_training/10_prepare.ipynb #0c05fbf0
-def _rate_notes(store: Store) -> list[str]:
-    "What a network makes of windows that are slower than those that it was made for."
-    if store.fs >= READ_AT_MOST: return []
-    longer = READ_AT_MOST/store.fs
-    return [f'windows of {store.fs:g} Hz: kernels and tokens of a network span {longer:.2g} times the '
-            f'seconds that they span at {READ_AT_MOST:g} Hz']
+def _rate_notes(store: Store, c: TrainConfig) -> list[str]:
+    "What the rates that the network reads at mean to its kernels."
+    options = network_options(c, store.fs)
+    asked = [f'{m}_rate' for m in MODALITY_SETS[c.modalities]]
+    return kernel_notes(options.get(name) or store.fs for name in asked)
 
 # %% ../../nbs/8_training/10_prepare.ipynb #662388a6
 def prepare_run(c: TrainConfig) -> tuple[Store, np.ndarray, list, torch.device]:
@@ -280,6 +280,6 @@ def prepare_run(c: TrainConfig) -> tuple[Store, np.ndarray, list, torch.device]:
     if is_multi(store): notes += _statement_notes(store, roles, folds, c)
     notes += _check_modalities_held(store, c)
     if c.model == TREES: notes += _check_measurable(store, c)
-    else: notes += _rate_notes(store) + _check_weights(store, roles, folds, c, device)
+    else: notes += _rate_notes(store, c) + _check_weights(store, roles, folds, c, device)
     check_disk(store, folds, c)
     return store, fold, notes, device

@@ -25,10 +25,12 @@ from ..signals.batches import SegmentDataset, make_loader
 from ..signals.physiology import Physiology, cluster_beats, physiology_of, reduce_features
 from ..signals.store import Store, open_store
 from .checkpoints import Progress, load_checkpoint, save_checkpoint
+from .config import READ_AT_MOST
 from .folds import on_terminal, say_on_stderr
 from pedarr.training.loop import (
     Prefetched, check_finite, clip_gradients, fit, in_precision, make_optimizer, pick_device,
     schedule_rate)
+from .network import kernel_notes
 from .pretrain_config import PRETRAININGS, PretrainConfig, fold_numbers, needs_features
 from .pretrain_objectives import TERMS, Known, Pretrainer, pretrain_objective
 from .run_files import Count, read_entries
@@ -135,7 +137,7 @@ def prepare_pretraining(c: PretrainConfig) -> tuple[Store, np.ndarray, list[str]
     check_same_store(Path(c.run), store)
     rows, notes = windows_to_learn(store, c)
     _check_view(store, c)
-    return store, rows, notes
+    return store, rows, notes + kernel_notes([c.rate or min(store.fs, READ_AT_MOST)])
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #6941b6bb
 class _Counted(FileContents):

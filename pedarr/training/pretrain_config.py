@@ -103,9 +103,9 @@ class _Fit(Parameters):
 class _Network(Parameters):
     "The network."
     encoder: str = with_default(ModelConfig, 'encoder')
-    dim: int = Field(128, ge=8, le=8192, multiple_of=8, description='width of a token, a multiple of 8')
+    dim: int = with_default(ModelConfig, 'dim', 128)
     proj_dim: int = with_default(ModelConfig, 'proj_dim')
-    rate: float = Field(0., ge=0, le=100_000, description="that windows are read at, Hz; 0: as in training")
+    rate: float = with_default(ModelConfig, 'ecg_rate', help='of the windows as read, Hz; 0: as in training')
 
 class _Machine(Parameters):
     "Seed and machine."
@@ -121,6 +121,7 @@ class PretrainConfig(_Machine, _Network, _Fit, _OwnNumbers, _Views, _Data):
     @model_validator(mode='after')
     def _fits(self):
         fold_numbers(self.folds)
+        if self.dim % 8: raise PedarrError(f'dim={self.dim} must be divisible by 8')
         if self.modality != 'ecg' and PRETRAININGS[self.method].ecg:
             others = [name for name, method in PRETRAININGS.items() if not method.ecg]
             raise PedarrError(f'method {self.method} is for ECGs: choose one of {", ".join(others)}')

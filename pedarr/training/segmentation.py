@@ -22,12 +22,13 @@ from ..core.tables import FileContents
 from ..data.channels import IEGM_CHANNELS
 from ..model.encoder_registry import ENCODERS
 from ..model.given import encoder_file
+from ..model.pedarrnet import ModelConfig
 from ..model.pretrained import load_pretrained, read_pretrained
 from ..model.segmenter import LeadUNet, Segmenter
-from ..signals.augmentation import NORMALISE, normalise_signals
+from ..signals.augmentation import normalise_signals
 from ..signals.wave_labels import WaveSet
 from .checkpoints import Progress, load_checkpoint, save_checkpoint
-from .config import FitParameters
+from .config import FitParameters, MachineParameters
 from .loop import (
     Objective, check_finite, clip_gradients, fit, make_optimizer, pick_device, schedule_rate)
 from .run_files import Count
@@ -38,14 +39,14 @@ __all__ = ['UNET', 'SegmentConfig', 'pretrained_network', 'build_segmenter', 'Wa
 
 # %% ../../nbs/8_training/29_segmentation.ipynb #3d2c8798
 UNET = 'unet'
-_Network, _Scale = one_of([*ENCODERS, UNET], 'network'), one_of(NORMALISE, 'normalise')
+_Network = one_of([*ENCODERS, UNET], 'network')
 
 class _SegmentNetwork(Parameters):
     "The network."
     network: _Network = Field('residual', description='the encoder that a decoder stands on, or unet')
-    dim: int = Field(80, ge=8, le=8192, description="the encoder's width; of a unet, that of its first level")
-    ecg_rate: float = Field(0., ge=0, le=10_000, description='that the encoder reads at, Hz; 0: as given')
-    normalise: _Scale = Field('modality', description='none: millivolts as they are')
+    dim: int = with_default(ModelConfig, 'dim', 80, "the encoder's width; of a unet, that of its first level")
+    ecg_rate: float = with_default(ModelConfig, 'ecg_rate', help='that the encoder reads at, Hz; 0: as given')
+    normalise: str = with_default(FitParameters, 'normalise')
     pretrained: str = Field('', description="file of encoder weights to start from; '': none")
 
 class _SegmentFit(Parameters):
@@ -70,7 +71,7 @@ class _SegmentVaried(Parameters):
 class _SegmentMachine(Parameters):
     "Seed and machine."
     seed: Seed = Field(0, description='of weights, batches and variations')
-    device: str = Field('auto', description='auto, cpu, cuda, ...')
+    device: str = with_default(MachineParameters, 'device')
 
 class SegmentConfig(_SegmentMachine, _SegmentVaried, _SegmentFit, _SegmentNetwork):
     "What decides a network for waves; `PedarrError` for wrong names, types and ranges."
