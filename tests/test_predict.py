@@ -413,6 +413,16 @@ def test_names_of_shipped_models(folder, tmp_path, monkeypatch):
 
 # --- the command
 
+def test_answers_never_take_the_place_of_a_recording(folder, tmp_path):
+    table = tmp_path/'x.csv'
+    table.write_text('I,II\n' + '0.1,0.2\n'*2000)
+    before = table.read_bytes()
+    for out in (table, tmp_path/'.'/'x.csv'):
+        args = ('predict', folder, table, '--rate', 250, '--out', out, '--force')
+        assert 'is one of the recordings' in refused(*args)
+    assert table.read_bytes() == before
+
+
 def test_predict_a_folder(folder, simulated, tmp_path):
     "A damaged record among many is named, skipped and counted; the others are answered."
     place = Path(shutil.copytree(simulated, tmp_path/'db'))
