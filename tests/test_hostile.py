@@ -1,8 +1,8 @@
 """Mutated folders and killed commands: a right answer or one line, nothing lost without a word, nothing left
 behind.
 
-`make test` runs 200 mutations and two kills; `make long` 3,000 mutations with other seeds and 20 kills of
-each command. Every case is a number: `mutate` draws the same damage from the same number, so a failure names
+`make test` runs some hundred mutations; `make long` 3,000 with other seeds, and 20 kills of each command.
+Every case is a number: `mutate` draws the same damage from the same number, so a failure names
 what to try again."""
 import hashlib
 import os
