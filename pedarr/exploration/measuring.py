@@ -24,9 +24,9 @@ from .rhythm_rules import decide_rhythm, read_rhythm, run_numbers
 from .waves import CS_BIPOLES, butterworth_band
 
 # %% auto #0
-__all__ = ['INTERVALS', 'P_ALIKE', 'P_USUAL', 'MOST_MISSING', 'ALIKE', 'EARLY', 'FASTER', 'SLOWER', 'UNCERTAIN', 'SAME_CYCLE',
-           'IN_STEP', 'SHORT_RUN', 'WindowOfStudy', 'changes_within', 'rhythm_changes', 'p_waves_alike',
-           'measure_window', 'find_transitions', 'MeasuredStudy', 'measure_record', 'interval_medians']
+__all__ = ['INTERVALS', 'MOST_MISSING', 'ALIKE', 'EARLY', 'FASTER', 'SLOWER', 'UNCERTAIN', 'SAME_CYCLE', 'IN_STEP', 'SHORT_RUN',
+           'WindowOfStudy', 'changes_within', 'rhythm_changes', 'p_waves_alike', 'measure_window', 'find_transitions',
+           'MeasuredStudy', 'measure_record', 'interval_medians']
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #9c5c9b0c
 _TIMES = ['qrs_on', 'qrs_off', 't_end', 'p_on', 'his', 'stimulus', 'atrium', 'a_before', 'a_after']
@@ -108,7 +108,8 @@ def rhythm_changes(reading: WindowReading, signal: np.ndarray, fs: float) -> lis
     return [(float(t), before, after) for (_, before), (t, after) in zip(named, named[1:]) if before != after]
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #0e93c9bf
-P_ALIKE, P_USUAL = .6, .8                # least correlation of a beat, and median of those of a window
+_P_ALIKE, _P_USUAL = .6, .75               # least correlation of a beat, and median of those of a window
+_P_SPREAD = .03                           # s: largest median absolute deviation of PR in a window
 _BEFORE = .24, .03                       # s before the QRS: where a P wave is looked for
 
 def _stretches(ecg: np.ndarray, fs: float, on: np.ndarray) -> np.ndarray:
@@ -129,7 +130,9 @@ def p_waves_alike(ecg: np.ndarray, fs: float, beats: pd.DataFrame) -> np.ndarray
     with warnings.catch_warnings(action='ignore'):                   # no whole stretch: nobody is alike
         usual = np.nanmedian(x[narrow] if narrow.sum() > 2 else x, axis=0)
         alike = x@usual/np.sqrt(np.maximum((x**2).sum(1)*(usual**2).sum(), 1e-18))
-        return (alike >= P_ALIKE) & (np.nanmedian(alike) >= P_USUAL)
+        seen = (alike >= _P_ALIKE) & beats.pr.notna().to_numpy()
+        spread = np.median(abs(beats.pr[seen] - beats.pr[seen].median())) if seen.any() else np.nan
+        return seen & (np.nanmedian(alike) >= _P_USUAL) & (spread <= _P_SPREAD)
 
 # %% ../../nbs/3_exploration/13_measuring.ipynb #ebc96304
 MOST_MISSING = .25          # of a window: no rhythm is named where more is missing
