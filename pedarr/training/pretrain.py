@@ -25,7 +25,6 @@ from ..signals.batches import SegmentDataset, make_loader
 from ..signals.physiology import Physiology, cluster_beats, physiology_of, reduce_features
 from ..signals.store import Store, open_store
 from .checkpoints import Progress, load_checkpoint, save_checkpoint
-from .config import READ_AT_MOST
 from .folds import on_terminal, say_on_stderr
 from pedarr.training.loop import (
     Prefetched, check_finite, clip_gradients, fit, in_precision, make_optimizer, pick_device,
@@ -115,9 +114,9 @@ def check_same_pretraining(run: Path, c: PretrainConfig) -> None:
     raise PedarrError(f'{run}: holds a run with {said}: choose another run folder, or give its parameters')
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #4e7eed27
-def _check_view(store: Store, c: PretrainConfig) -> None:
-    "`PedarrError` for views that are too short for the encoder, and for halves that overlap."
-    samples, least = store.ecg.shape[-1], Pretrainer(c, store.fs).net.views.shortest
+def _check_view(store: Store, c: PretrainConfig, least: int) -> None:
+    "`PedarrError` for views of less than the `least` samples of the encoder, and for halves that overlap."
+    samples = store.ecg.shape[-1]
     view = min(round(c.crop*store.fs), samples) if c.crop else samples//2
     if PRETRAININGS[c.method].halves and 2*view > samples:
         raise PedarrError(f'{store.path}: method {c.method} compares the halves of a window, and views of '
@@ -136,8 +135,9 @@ def prepare_pretraining(c: PretrainConfig) -> tuple[Store, np.ndarray, list[str]
     store = open_store(c.store)
     check_same_store(Path(c.run), store)
     rows, notes = windows_to_learn(store, c)
-    _check_view(store, c)
-    return store, rows, notes + kernel_notes([c.rate or min(store.fs, READ_AT_MOST)])
+    network = Pretrainer(c, store.fs)
+    _check_view(store, c, network.net.views.shortest)
+    return store, rows, notes + kernel_notes([network.rate])
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #6941b6bb
 class _Counted(FileContents):
