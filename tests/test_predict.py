@@ -419,7 +419,7 @@ def test_answers_never_take_the_place_of_a_recording(folder, tmp_path):
     before = table.read_bytes()
     for out in (table, tmp_path/'.'/'x.csv'):
         args = ('predict', folder, table, '--rate', 250, '--out', out, '--force')
-        assert 'is one of the recordings' in refused(*args)
+        assert 'is a recording that is read' in refused(*args)
     assert table.read_bytes() == before
 
 

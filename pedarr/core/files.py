@@ -12,17 +12,17 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import PedarrError, one_line, system_error
+from .errors import PedarrError, file_error, one_line, system_error
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'open_regular', 'read_bytes', 'read_text', 'sync_folder', 'sync_file', 'create_file', 'remove_file',
-           'write_atomic', 'write_together', 'place_folder', 'new_folder', 'check_new_folder', 'sha256', 'hash_bytes',
-           'file_stamp']
+           'write_atomic', 'write_together', 'place_folder', 'new_folder', 'check_new_folder', 'check_free', 'sha256',
+           'hash_bytes', 'file_stamp']
 
 # %% ../../nbs/0_core/02_files.ipynb #f736be80
 _KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a named pipe', stat.S_IFCHR: 'a device',
@@ -206,6 +206,19 @@ def check_new_folder(path: Path | str) -> None:
     except ValueError as e:
         raise PedarrError(f'{one_line(path)}: cannot be the name of a folder: choose another name') from e
     raise PedarrError(f'{one_line(path)}: is there, and not an empty folder: choose another name')
+
+# %% ../../nbs/0_core/02_files.ipynb #b04ce092
+def check_free(folder: Path | str, names: Iterable[str], force: bool = False,
+               sources: Iterable[Path | str] = ()) -> None:
+    """`PedarrError` if one of the files `names` can't be written into `folder`: it is there, and no `force`;
+    or it is one of the `sources`, the files that are read."""
+    folder, read = Path(folder), [Path(s) for s in sources]
+    if folder.exists() and not folder.is_dir(): raise file_error(folder, 'is no folder', 'give another --out')
+    for file in (folder/name for name in names):
+        if not file.exists(): continue
+        if any(source.exists() and file.samefile(source) for source in read):
+            raise file_error(file, 'is a recording that is read', 'give another --out')
+        if not force: raise file_error(file, 'is there already', 'give another --out, or --force')
 
 # %% ../../nbs/0_core/02_files.ipynb #05faf343
 def sha256(path: Path | str, count: Callable[[int], Any] = lambda n: None, most: int | None = None) -> str:

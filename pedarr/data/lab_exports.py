@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PassingError, PedarrError, file_error, one_line, system_error
-from ..core.files import file_stamp, open_regular, read_bytes, sha256, write_together
+from ..core.files import (
+    check_free, file_stamp, open_regular, read_bytes, sha256, write_together)
 from ..core.names import natural_key
 from .channels import signal_list
 from .headers import Header, SignalHeader
@@ -274,7 +275,6 @@ def convert_export(path: Path | str, out: Path | str, force: bool = False) -> Pa
     export, out = read_export(path), Path(out)
     name = export_name(path)
     hea, dat = out/f'{name}.hea', out/f'{name}.dat'
-    there = [p for p in (hea, dat) if p.exists()]
-    if there and not force: raise file_error(there[0], 'is there already', 'give another --out, or --force')
+    check_free(out, [hea.name, dat.name], force, [path])
     write_together({dat: _samples(export), hea: '\n'.join(_header_lines(name, export)) + '\n'})
     return hea

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.errors import file_error, one_line
-from ..core.files import write_together
+from ..core.errors import one_line
+from ..core.files import check_free, write_together
 from ..core.pages import html_figure, html_page, html_table
 from ..data.known_databases import ALIASES
 from ..data.records import Record, open_record
@@ -24,7 +24,7 @@ from .measuring import INTERVALS, MeasuredStudy, interval_medians, measure_recor
 
 # %% auto #0
 __all__ = ['NOT_SEEN', 'STUDY_FILES', 'beat_table', 'stretches_to_draw', 'reading_of', 'missing_words', 'study_page',
-           'check_free', 'save_study', 'measure_file']
+           'save_study', 'measure_file']
 
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #c6893b87
 NOT_SEEN = 'not seen'
@@ -136,17 +136,10 @@ def study_page(study: MeasuredStudy, record: Record) -> str:
 # %% ../../nbs/3_exploration/14_measured_page.ipynb #85ff140f
 STUDY_FILES = ['beats.csv', 'medians.csv', 'windows.csv', 'transitions.csv', 'study.html']
 
-def check_free(out: Path, force: bool) -> None:
-    "`PedarrError` if one of the files is in the folder `out` and may not be overwritten."
-    there = [name for name in STUDY_FILES if (out/name).exists()]
-    if there and not force:
-        raise file_error(out/there[0], 'is there already', 'give another --out, or --force')
-    if out.exists() and not out.is_dir(): raise file_error(out, 'is no folder', 'give another --out')
-
 def save_study(study: MeasuredStudy, record: Record, out: Path | str, force: bool = False) -> Path:
     "Write the tables and the page of a measured `study` into the folder `out` -> the page's path."
     out = Path(out)
-    check_free(out, force)
+    check_free(out, STUDY_FILES, force, [record.path])
     tables = [beat_table(study), _median_table(study), _window_table(study), _transition_table(study)]
     made = [table.to_csv(index=False, lineterminator='\n') for table in tables]
     made.append(study_page(study, record))
@@ -159,6 +152,6 @@ def measure_file(source: Record | Path | str, out: Path | str, jobs: int = 1,
     """Measure `source`, an open recording or the path of a WFDB record or export, and write it to the folder
     `out` -> (the study, its page)."""
     record = open_record(source, ALIASES) if isinstance(source, (str, Path)) else source
-    check_free(Path(out), force)
+    check_free(out, STUDY_FILES, force, [record.path])
     study = measure_record(record, jobs=jobs)
     return study, save_study(study, record, out, force)

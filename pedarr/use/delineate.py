@@ -14,7 +14,7 @@ from safetensors.torch import save as save_weights
 from torch import nn
 
 from ..core.errors import PedarrError, file_error, one_line
-from ..core.files import check_new_folder, new_folder, write_atomic, write_together
+from ..core.files import check_free, check_new_folder, new_folder, write_atomic, write_together
 from ..core.project import find_model, shipped_models
 from ..core.tables import FileContents, read_json, write_json
 from ..data.channels import ECG_LEADS, N_ECG
@@ -222,13 +222,6 @@ def wave_files(tables: dict[str, pd.DataFrame], stem: str, fs: float) -> dict[st
     return {f'{stem}.{suffix(name)}': encode_marks(*wave_annotations(waves), fs)
             for name, waves in tables.items()}
 
-def _check_free(out: Path, names: list[str], force: bool) -> None:
-    "`PedarrError` if the files can't be written, or may not be."
-    if out.exists() and not out.is_dir(): raise file_error(out, 'is no folder', 'give another --out')
-    there = [name for name in names if (out/name).exists()]
-    if there and not force:
-        raise file_error(out/there[0], 'is there already', 'give another --out, or --force')
-
 # %% ../../nbs/9_use/15_delineate.ipynb #0b020fac
 def delineate_file(path: Path | str, out: Path | str, model: Path | str = DEFAULT_WAVES,
                    together: bool = False, force: bool = False,
@@ -239,7 +232,7 @@ def delineate_file(path: Path | str, out: Path | str, model: Path | str = DEFAUL
     opened, record, out = open_wave_model(model), open_recording(path, FileFormat(*told)), Path(out)
     stem, none = Path(record.name).stem, pd.DataFrame(columns=['kind', 'onset', 'peak', 'end'])
     names = ['all'] if together else _lead_names(record)
-    _check_free(out, list(wave_files(dict.fromkeys(names, none), stem, record.fs)), force)
+    check_free(out, wave_files(dict.fromkeys(names, none), stem, record.fs), force, [path])
     found = recording_waves(record, opened, together)
     tables = wave_tables(found, opened.facts.rate, record.fs, record.sig_len)
     files = wave_files(tables, stem, record.fs)

@@ -255,8 +255,8 @@ def _size_warning(model: OpenModel, windows: Windows) -> list[str]:
     mask = _looked_at(model, windows.mask[:5])
     if not model.unlike or not mask.any(): return []
     x, rate = windows.x[:5].astype(np.float32), float(model.prep.settings['rate'])
-    size = check_amplitude(next(iter(model.unlike.values())),
-                      signal_statistics(x[:, :N_ECG], x[:, N_ECG:], mask, rate))
+    statistics = signal_statistics(x[:, :N_ECG], x[:, N_ECG:], mask, rate)
+    size = check_amplitude(next(iter(model.unlike.values())), statistics)
     said = []
     for i, what in enumerate(('ECG', 'electrograms')):
         ratio, off = (values[np.isfinite(size.spreads[:, i]), i] for values in size[:2])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PedarrError, one_line
+from ..core.files import check_free
 from ..core.names import first_few
 from .process import say_line
 
@@ -227,13 +228,6 @@ def _write_answers(out: Path, answers: list) -> None:
     from pedarr.use.predict_files import answers_table
     write_table(out, answers_table(answers))
 
-# %% ../../nbs/9_use/14_steps.ipynb #3e3b1808
-def _check_answers(out: Path | None, recordings: list[tuple[str, Path]]) -> None:
-    "`PedarrError` if the file `out` is one of the `recordings` that are to be answered."
-    if out is None or not out.exists(): return
-    if any(path.exists() and out.samefile(path) for _, path in recordings):
-        raise PedarrError(f'{out}: is one of the recordings: choose another file for the answers')
-
 # %% ../../nbs/9_use/14_steps.ipynb #c9435ec7
 def predict_places(model: str, places: tuple[Path, ...], told: tuple, fold: int | None = None,
                    out: Path | None = None) -> int:
@@ -243,7 +237,7 @@ def predict_places(model: str, places: tuple[Path, ...], told: tuple, fold: int 
     from pedarr.use.input_files import FileFormat, find_recordings
     from pedarr.use.predictor import load_predictor
     predictor, found = load_predictor(model, fold), find_recordings(places)
-    _check_answers(out, found.recordings)
+    if out is not None: check_free(out.parent, [out.name], True, [path for _, path in found.recordings])
     _say_model(predictor.model)
     beside, form = _say_beside(found.beside), FileFormat(*told)
     with _one_thread(): answers, left_out = _say_answers(predictor, found.recordings, found.damaged, form)
