@@ -110,6 +110,7 @@ def rhythm_changes(reading: WindowReading, signal: np.ndarray, fs: float) -> lis
 # %% ../../nbs/3_exploration/13_measuring.ipynb #0e93c9bf
 _P_ALIKE, _P_USUAL = .6, .75               # least correlation of a beat, and median of those of a window
 _P_SPREAD = .03                           # s: largest median absolute deviation of PR in a window
+_SHORTEST_PR = .08                      # s: what begins later may be the QRS itself
 _BEFORE = .24, .03                       # s before the QRS: where a P wave is looked for
 
 def _stretches(ecg: np.ndarray, fs: float, on: np.ndarray) -> np.ndarray:
@@ -130,7 +131,7 @@ def p_waves_alike(ecg: np.ndarray, fs: float, beats: pd.DataFrame) -> np.ndarray
     with warnings.catch_warnings(action='ignore'):                   # no whole stretch: nobody is alike
         usual = np.nanmedian(x[narrow] if narrow.sum() > 2 else x, axis=0)
         alike = x@usual/np.sqrt(np.maximum((x**2).sum(1)*(usual**2).sum(), 1e-18))
-        seen = (alike >= _P_ALIKE) & beats.pr.notna().to_numpy()
+        seen = (alike >= _P_ALIKE) & (beats.pr >= _SHORTEST_PR).to_numpy()
         spread = np.median(abs(beats.pr[seen] - beats.pr[seen].median())) if seen.any() else np.nan
         return seen & (np.nanmedian(alike) >= _P_USUAL) & (spread <= _P_SPREAD)
 
