@@ -323,10 +323,11 @@ def show_runs(folder: Path, out: Path | None, sort: str, force: bool) -> None:
     say_line(format_runs(found).to_string(index=False))
     if out is not None: write_table(out, found)
 
-# %% ../../nbs/9_use/90_command.ipynb #974d8f4f
+# %% ../../nbs/9_use/90_command.ipynb #a5bc8dd2
 _CORES = click.option('--jobs', default=lambda: min(256, os.cpu_count() or 1), type=click.IntRange(1, 256),
                       show_default='one for each core', help='Processes.')
 
+# %% ../../nbs/9_use/90_command.ipynb #974d8f4f
 @pedarr_command.command()
 @click.argument('record', type=Place())
 @click.option('--out', required=True, type=Place(), help='The folder for tables and page.')
@@ -339,7 +340,9 @@ def measure(context: click.Context, record: Path, out: Path, jobs: int, force: b
     OUT. Exit status 1 if no beat was seen."""
     from pedarr.exploration.measured_page import measure_file, missing_words
     from pedarr.use.input_files import FileFormat, open_recording
-    study, page = measure_file(open_recording(record, FileFormat(*told_by(**told))), out, jobs, force)
+    opened = open_recording(record, FileFormat(*told_by(**told)))
+    study, page = measure_file(opened, out, jobs, force)
+    for note in opened.notes: say_line(f'note: {one_line(note)}', err=True)
     for w in study.windows.itertuples(): say_line(f'{w.start:.1f} to {w.stop:.1f} s: {w.rhythm} ({w.reason})')
     say_line(f'{len(study.beats)} beats{missing_words(study)}: {page}')
     context.exit(0 if len(study.beats) else 1)
