@@ -1,10 +1,11 @@
 """A training against a bare loop, as a ratio in one run; printed by `make bench`. The aim is 0.95.
 
-The training is the project's own (`fit_fold`): batches from a store, varied; clipping, schedule, validation and
-a checkpoint each epoch. Timed is its passes over the batches. The bare loop has the same network, losses,
-batch size, optimiser and threads, and its batches lie in memory. The two take turns, an epoch each.
+The training is the project's own (`fit_fold`): batches from a store, varied; clipping, schedule, validation
+and a checkpoint each epoch. Timed are its passes over the batches. The bare loop has the same network,
+losses, batch size, optimiser and threads, and its batches lie in memory. The two take turns, an epoch each.
 
-Without more, on a small SIMULATED store. PEDARR_BENCH_STORE=FOLDER takes any other with one class a window."""
+Without more, on a small SIMULATED store. PEDARR_BENCH_STORE=FOLDER takes any other with one class a
+window."""
 import os
 import time
 from pathlib import Path
