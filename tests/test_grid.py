@@ -292,8 +292,11 @@ def test_the_speed_notebook_trains_end_to_end_and_leaves_its_measurements(store,
                   options=small)
     text = _run('speed', tmp_path/'s.ipynb', tmp_path, **params)
     assert 'SIMULATED' in text and 'bf16' in text and (tmp_path/'run'/'model-1.safetensors').exists()
-    found = json.loads((tmp_path/'run'/'speed.json').read_text())['found']
+    measured = json.loads((tmp_path/'run'/'speed.json').read_text())
+    found = measured['found']
     assert all(v > 0 for v in found.values())
+    assert list(measured['steps']) == ['float32', 'bf16']
+    assert measured['parts']['convolution'] > 0 and measured['parts']['optimiser'] > 0
     assert found['losses (share of a step)'] < 1
     assert found['batch'] <= 32
     # a finished run isn't repeated, nor its time made up

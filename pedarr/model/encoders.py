@@ -5,12 +5,16 @@
 # %% ../../nbs/5_model/00_encoders.ipynb #e949616b
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['MODALITIES', 'split_mask', 'zero_masked', 'ModalityEncoder', 'conv_norm', 'XResBlock', 'ResidualEncoder']
+__all__ = ['MODALITIES', 'split_mask', 'zero_masked', 'by_column', 'ColumnConv', 'ColumnNorm', 'ColumnMax', 'ColumnMean',
+           'ModalityEncoder', 'conv_norm', 'XResBlock', 'ResidualEncoder']
 
 # %% ../../nbs/5_model/00_encoders.ipynb #d5eacf2a
 MODALITIES = {'ecg': 12, 'iegm': 7}   # name -> channels, in the order of the mask and of the modality weights
@@ -24,13 +28,54 @@ def zero_masked(signal: Tensor, mask: Tensor) -> Tensor:
     "`signal` [B, C, T] with zeros in every channel whose `mask` bool [B, C] is False, whatever stood there."
     return torch.where(mask[..., None], signal, 0.0)
 
+# %% ../../nbs/5_model/00_encoders.ipynb #5f6eae5b
+def by_column(x: Tensor) -> Tensor:
+    "`x` [B, C, T] as it is; on a CPU with the channels of a column side by side in memory."
+    return x.transpose(1, 2).contiguous().transpose(1, 2) if x.device.type == 'cpu' else x
+
+def _as_picture(function: Callable, x: Tensor, *more: Any) -> Tensor:
+    "`function` of a map `x` [B, C, T] as a picture [B, C, 1, T], whose order in memory it keeps."
+    return function(x.unsqueeze(2), *more).squeeze(2)
+
+
+# %% ../../nbs/5_model/00_encoders.ipynb #24930ccb
+class ColumnConv(nn.Conv1d):
+    "`nn.Conv1d` that keeps the order in memory of a map [B, n_in, T]."
+    def forward(self, x: Tensor) -> Tensor:
+        "A map `x` [B, n_in, T] -> [B, n_out, ceil(T/stride)]."
+        sizes = (1, *self.stride), (0, *self.padding), (1, *self.dilation)
+        return _as_picture(F.conv2d, x, self.weight.unsqueeze(2), self.bias, *sizes, self.groups)
+
+class ColumnNorm(nn.BatchNorm1d):
+    "`nn.BatchNorm1d` that keeps the order in memory of a map [B, C, T]."
+    def _check_input_dim(self, input: Tensor) -> None: pass
+    def forward(self, x: Tensor) -> Tensor:
+        "A map `x` [B, C, T] -> [B, C, T]."
+        return _as_picture(super().forward, x)
+
+
+# %% ../../nbs/5_model/00_encoders.ipynb #58f2539c
+class ColumnMax(nn.MaxPool1d):
+    "`nn.MaxPool1d` that keeps the order in memory of a map [B, C, T]."
+    def forward(self, x: Tensor) -> Tensor:
+        "A map `x` [B, C, T] -> [B, C, ceil(T/stride)]."
+        return _as_picture(F.max_pool2d, x, (1, self.kernel_size), (1, self.stride), (0, self.padding))
+
+class ColumnMean(nn.AvgPool1d):
+    "`nn.AvgPool1d` that keeps the order in memory of a map [B, C, T]."
+    def forward(self, x: Tensor) -> Tensor:
+        "A map `x` [B, C, T] -> [B, C, ceil(T/stride)]."
+        sizes = (1, *self.kernel_size), (1, *self.stride), (0, *self.padding)
+        return _as_picture(F.avg_pool2d, x, *sizes, self.ceil_mode)
+
+
 # %% ../../nbs/5_model/00_encoders.ipynb #a1038f83
 class ModalityEncoder(nn.Module):
     "`signal` [B, C, T] (normalised mV) and `mask` bool [B, C] -> tokens [B, ceil(T/strides[-1]), dim]."
     strides: tuple[int, ...]          # samples from column to column, of each of its maps
     def __init__(self, channels: int, width: int, kernel: int, stride: int, norm: nn.Module):
         super().__init__()
-        self.stem = nn.Conv1d(channels, width, kernel, stride, kernel // 2, bias=False)
+        self.stem = ColumnConv(channels, width, kernel, stride, kernel // 2, bias=False)
         self.presence, self.norm = nn.Linear(channels, width, bias=False), norm
     def first_map(self, signal: Tensor, mask: Tensor) -> Tensor:
         "Stem, and a vector for each absent channel: masked `signal` [B, C, T] -> [B, width, ceil(T/stride)]."
@@ -49,9 +94,9 @@ class ModalityEncoder(nn.Module):
 def conv_norm(n_in: int, n_out: int, kernel: int, stride: int = 1, act: bool = True,
               zero: bool = False) -> nn.Sequential:
     "Convolution, batch normalisation (its weight 0 at the start with `zero`), and with `act` a ReLU."
-    norm = nn.BatchNorm1d(n_out)
+    norm = ColumnNorm(n_out)
     if zero: nn.init.zeros_(norm.weight)
-    layers = [nn.Conv1d(n_in, n_out, kernel, stride, kernel // 2, bias=False), norm]
+    layers = [ColumnConv(n_in, n_out, kernel, stride, kernel // 2, bias=False), norm]
     nn.init.kaiming_normal_(layers[0].weight)
     return nn.Sequential(*layers, *([nn.ReLU()] if act else []))
 
@@ -64,7 +109,7 @@ class XResBlock(nn.Module):
         first = conv_norm(n_in, n_out, kernel, stride)
         self.convs = nn.Sequential(first, conv_norm(n_out, n_out, kernel, act=False, zero=True))
         self.round = nn.Sequential()
-        if stride > 1: self.round.append(nn.AvgPool1d(stride, ceil_mode=True))
+        if stride > 1: self.round.append(ColumnMean(stride, ceil_mode=True))
         if n_in != n_out: self.round.append(conv_norm(n_in, n_out, 1, act=False))
     def forward(self, x: Tensor) -> Tensor:
         "A map `x` [B, n_in, T] -> [B, n_out, ceil(T/stride)]."
@@ -83,15 +128,15 @@ class ResidualEncoder(ModalityEncoder):
     strides = (1, 2, 4, 8, 16)
     def __init__(self, channels: int, dim: int, skip: float = 0.):
         widths = [3*dim//8, dim//2, 3*dim//4, dim]
-        super().__init__(channels, widths[0], kernel=7, stride=2, norm=nn.BatchNorm1d(widths[0]))
-        self.second, self.peak = conv_norm(widths[0], widths[0], 5), nn.MaxPool1d(3, 2, 1)
+        super().__init__(channels, widths[0], kernel=7, stride=2, norm=ColumnNorm(widths[0]))
+        self.second, self.peak = conv_norm(widths[0], widths[0], 5), ColumnMax(3, 2, 1)
         shapes = zip([widths[0], *widths], widths, (1, 2, 1, 2), (1, 2, 3, 4))
         self.blocks = nn.ModuleList(XResBlock(a, b, 5, stride, skip*i/4) for a, b, stride, i in shapes)
         self.out = nn.LayerNorm(dim)
 
     def maps(self, signal: Tensor, mask: Tensor) -> list[Tensor]:
         "The masked signal [B, C, T] and a map for each further stride, [B, width, ceil(T/stride)]."
-        signal = zero_masked(signal, mask)
+        signal = by_column(zero_masked(signal, mask))
         half = self.second(self.first_map(signal, mask))
         quarter = self.blocks[0](self.peak(half))
         eighth = self.blocks[2](self.blocks[1](quarter))
