@@ -135,6 +135,7 @@ class ModelCard(FileContents):
     model: dict[str, Any]
     cosine_head: float | None = None
     phrase_head: _PhraseHead | None = None
+    measured: list[str] | None = None    # numbers of a window that a second head reads
     task: str = 'single'
     pretrained: _Hash | None = None      # of the file that the encoders started from
     classes: _Names
