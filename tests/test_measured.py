@@ -1,4 +1,4 @@
-"""A head for measured numbers: the same probabilities from raw, training rows alone, no leak, what is refused."""
+"""A head for measured numbers: the same probabilities from raw, training rows alone, no leak, refusals."""
 import shutil
 from pathlib import Path
 
@@ -62,7 +62,8 @@ def test_the_head_is_part_of_the_answer(run):
 def test_the_scale_is_that_of_the_training_rows_alone(run):
     finished = open_finished(run)
     store = open_store(finished.params.store)
-    roles, table = read_roles(run/'split.csv', store.segments, finished.params.split), StoreMeasured(store).table
+    roles = read_roles(run/'split.csv', store.segments, finished.params.split)
+    table = StoreMeasured(store).table
     for k in finished.folds:
         own, other = load_model(run, k)[0].measured, MeasuredHead(len(finished.classes))
         other.fit_scale(table[roles[:, k] == 'train'])
@@ -136,8 +137,9 @@ def test_what_is_refused_in_one_line(run, store, tmp_path):
 
 def test_windows_that_cannot_be_measured_are_refused(tmp_path):
     x = np.random.default_rng(0).normal(size=(12, 2, 600)).astype(np.float32)
-    made = store_from_arrays(tmp_path/'s', x, 120, ['II', 'V1'], ['A', 'B']*6, [f'p{i//2}' for i in range(12)],
-                             records=[f'r{i}' for i in range(12)], store_rate=100, ecg_band=(.5, 40.))
+    who, records = ([f'{x}{i//n}' for i in range(12)] for x, n in (('p', 2), ('r', 1)))
+    made = store_from_arrays(tmp_path/'s', x, 120, ['II', 'V1'], ['A', 'B']*6, who, records=records,
+                             store_rate=100, ecg_band=(.5, 40.))
     c = make_config(store=made.path, run=tmp_path/'r', modalities='ecg', **SMALL, measured=True)
     with pytest.raises(PedarrError, match='200 Hz'): run_training(c, False)
     assert not (tmp_path/'r').exists()
