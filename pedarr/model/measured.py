@@ -25,7 +25,7 @@ from ..signals.batches import Batch, take_signals
 from ..signals.store import Store
 
 # %% auto #0
-__all__ = ['MEASURED', 'measure_windows', 'measured_file', 'StoreMeasured', 'measure_for', 'rank_scores', 'MeasuredHead',
+__all__ = ['MEASURED', 'measure_windows', 'measured_file', 'StoreMeasured', 'measure_for', 'normal_scores', 'MeasuredHead',
            'join_logits', 'measured_answer', 'join_measured']
 
 # %% ../../nbs/5_model/15_measured.ipynb #f7bfde6d
@@ -112,7 +112,7 @@ def measure_for(store: Store, wanted: bool, modalities: Sequence[str], jobs: int
     return StoreMeasured(store, modalities, jobs) if wanted else None
 
 # %% ../../nbs/5_model/15_measured.ipynb #ca4f11c0
-def rank_scores(x: Tensor, knots: Tensor) -> Tensor:
+def normal_scores(x: Tensor, knots: Tensor) -> Tensor:
     "Normal scores of the ranks of `x` [B, F] among ordered `knots` [F, K] (both in the number's own unit)."
     below = (x[..., None] > knots).sum(-1) + (x[..., None] >= knots).sum(-1)
     return torch.special.ndtri((below/2 + .5)/(knots.shape[1] + 1))
@@ -155,7 +155,7 @@ def _scores(self: MeasuredHead, x: Tensor) -> Tensor:
     "Scores of `x` [B, F] (0: missing) and what is missing (1), [B, 2F]."
     seen = ~x.isnan() & self.known
     if self.training: seen = seen & (torch.rand(x.shape, device=x.device) >= self.lost)
-    z = torch.where(seen, rank_scores(x.nan_to_num(), self.knots), 0.)
+    z = torch.where(seen, normal_scores(x.nan_to_num(), self.knots), 0.)
     return torch.cat([z, (~seen).to(z.dtype)], dim=1)
 
 MeasuredHead.scores = _scores
