@@ -16,7 +16,7 @@ from pedarr.signals.roles import read_roles
 from pedarr.signals.store import open_store
 from pedarr.training.config import make_config
 from pedarr.training.finished_runs import open_finished
-from pedarr.training.folds import predict
+from pedarr.training.folds import fit_fold, predict
 from pedarr.training.run_networks import open_folds
 from pedarr.training.saved_models import load_model
 from pedarr.training.train import run_training
@@ -70,6 +70,17 @@ def test_the_scale_is_that_of_the_training_rows_alone(run):
         assert torch.equal(own.knots, other.knots) and torch.equal(own.known, other.known)
         other.fit_scale(table)
         assert not torch.equal(own.knots, other.knots)
+
+
+def test_a_resumed_training_keeps_the_scale(run, tmp_path):
+    store = open_store(open_finished(run).params.store)
+    store.segments['label'] = store.segments.label.where(store.segments.label != '', store.classes[0])
+    rows, c = np.arange(0, len(store), 2), make_config(**SMALL, measured=True)
+    for epochs in (1, 2):
+        model, _, history = fit_fold(store, rows, rows[:0], c.replace(epochs=epochs), tmp_path/'checkpoint')
+    other = MeasuredHead(len(store.classes))
+    other.fit_scale(StoreMeasured(store).table[rows])
+    assert len(history) == 2 and torch.equal(model.measured.knots, other.knots) and other.knots.any()
 
 
 def test_nothing_leaks_from_a_masked_modality(run):
