@@ -24,7 +24,8 @@ from ..exploration.intervals import beat_intervals, describe_window
 from ..exploration.waves import CS_BIPOLES
 
 # %% auto #0
-__all__ = ['interval_features', 'shape_features', 'activations', 'electrogram_features', 'annotated_beats', 'segment_features']
+__all__ = ['interval_features', 'shape_features', 'activations', 'electrogram_features', 'annotated_beats', 'window_features',
+           'segment_features']
 
 # %% ../../nbs/5_model/11_features.ipynb #37a61fab
 from .encoders import MODALITIES
@@ -154,8 +155,11 @@ def annotated_beats(store: Store, folder: str | Path) -> list[np.ndarray]:
 # %% ../../nbs/5_model/11_features.ipynb #6fa7e752
 _RVA = N_ECG + IEGM_CHANNELS.index('RVA12')
 
-def _window_features(ecg, iegm, mask, fs, beats, modalities, leads) -> dict[str, float]:
-    "All features of one window of a store; `beats` in seconds; `leads`: has it any surface lead?"
+def window_features(ecg: np.ndarray, iegm: np.ndarray, mask: np.ndarray, fs: float,
+                    beats: np.ndarray | None = None, modalities: Sequence[str] = tuple(MODALITIES),
+                    leads: bool = True) -> dict[str, float]:
+    """All features of one window, `ecg` [12, T] and `iegm` [7, T] (mV) with `mask` bool [19], from the
+    channels of `modalities`; `beats` (s), or None to find them; `leads`: has its store any surface lead?"""
     x = np.concatenate([ecg, iegm]).astype(float)
     x[~mask | ~np.repeat([m in modalities for m in MODALITIES], list(MODALITIES.values()))] = np.nan
     if beats is not None: beats = np.minimum(np.round(beats * fs).astype(int), x.shape[1] - 1)
@@ -163,8 +167,9 @@ def _window_features(ecg, iegm, mask, fs, beats, modalities, leads) -> dict[str,
         features = interval_features(x, fs, beats) | shape_features(x, fs)
         return features if leads else features | electrogram_features(x[_RVA], fs)
 
+# %% ../../nbs/5_model/11_features.ipynb #0d83e67a
 def _windows(store: Store, rows, beats, modalities) -> Iterator[tuple]:
-    "What `_window_features` needs of each of the `rows`, one at a time."
+    "What `window_features` needs of each of the `rows`, one at a time."
     leads = any(c in ECG_LEADS for c in store.meta['stored'])
     for i in rows:
         ecg, iegm = take_signals(store, [i])
@@ -185,7 +190,7 @@ def segment_features(store: Store, beats: list[np.ndarray] | None = None,
         raise PedarrError(f'beats of {len(beats)} segments were given, the store has {len(store)}: '
                           'take them from the same store')
     if rows is None: rows = range(len(store))
-    one, windows = joblib.delayed(_window_features), _windows(store, rows, beats, modalities)
+    one, windows = joblib.delayed(window_features), _windows(store, rows, beats, modalities)
     measured = joblib.Parallel(jobs, return_as='generator')(one(*window) for window in windows)
     options = dict(desc='measuring', unit='segment', mininterval=1.)
     bar = tqdm(measured, total=len(rows), disable=not progress, **options)

@@ -175,12 +175,14 @@ def architecture(given: GivenModel) -> dict[str, Any]:
     return own | {name: rate for name, rate in rates.items() if rate}
 
 # %% ../../nbs/5_model/13_given.ipynb #c1eae375
+_ANSWERS = 'head.', 'measured.'                 # tensors of the layers that name classes
+
 def _tensors(file: Path) -> dict[str, Tensor]:
-    "The tensors in a file of weights, without those of the last layer."
+    "The tensors in a file of weights, without those of the layers that name classes."
     try: tensors = load(read_bytes(file, _LARGE))
     except (SafetensorError, ValueError, KeyError, TypeError) as e:
         raise damaged_model(file, f'no weights ({one_line(e)[:100]})') from e
-    return {name: t for name, t in tensors.items() if not name.startswith('head.')}
+    return {name: t for name, t in tensors.items() if not name.startswith(_ANSWERS)}
 
 def _may_differ(name: str, modalities: set[str]) -> bool:
     "Does a tensor belong to the `modalities` that only one of two networks reads?"
@@ -218,7 +220,7 @@ def load_given(model: nn.Module, folder: Path, rate: float) -> Pretrained:
         if not isclose(reads, wants, rel_tol=1e-6):
             raise PedarrError(f'{folder}: learnt {m} at {wants:g} Hz, this network reads it at {reads:g} Hz: '
                               f'leave {m}_rate to the model')
-    state = {name: t for name, t in model.state_dict().items() if not name.startswith('head.')}
+    state = {name: t for name, t in model.state_dict().items() if not name.startswith(_ANSWERS)}
     fitting = _fitting_tensors(file, _tensors(file), state, {*ours} ^ {*theirs})
     model.load_state_dict(fitting, strict=False)
     return Pretrained(both, [m for m in ours if m not in both], [m for m in theirs if m not in both])

@@ -5,7 +5,7 @@
 # %% ../../nbs/4_signals/12_batches.ipynb #7e1559c7
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -23,13 +23,14 @@ __all__ = ['Batch', 'is_multi', 'take_signals', 'SegmentDataset', 'split_views',
 class Batch(NamedTuple):
     """`ecg` f32 [B, 12, T], `iegm` f32 [B, 7, T], `mask` bool [B, 19], `label` int64 [B] (class numbers,
     -1 for none), `index` int64 [B] (rows of the store); where a window may carry several labels, `target`
-    f32 [B, C] of 0 and 1."""
+    f32 [B, C] of 0 and 1; where numbers are measured in the windows, `measured` f32 [B, F], NaN: not seen."""
     ecg: torch.Tensor
     iegm: torch.Tensor
     mask: torch.Tensor
     label: torch.Tensor
     index: torch.Tensor
     target: torch.Tensor | None = None
+    measured: torch.Tensor | None = None
 
 # %% ../../nbs/4_signals/12_batches.ipynb #569e5b47
 def is_multi(store: Any) -> bool:
@@ -77,14 +78,14 @@ class SegmentDataset(Dataset):
     """Row numbers `index` [N] of a store, normalised (`normalise_signals`) and, with `augment`, varied.
 
     `in_memory`: True, False, or 'auto' (below 1 GiB; on a GPU below half of its free memory). `device`: where
-    batches are made and kept. `views`: how often each segment stands in a batch, varied differently."""
+    batches are made and kept. `views`: how often each segment stands in a batch, varied differently.
+    `measure`: a function of a store and rows [n] that measures whole windows, f32 [n, F], not varied."""
     def __init__(self, store: Any, index: np.ndarray, augment: Augment | None = None,
                  normalise: str = 'modality', seed: int = 0, in_memory: bool | str = 'auto',
-                 device: str | torch.device = 'cpu', views: int = 1):
+                 device: str | torch.device = 'cpu', views: int = 1, measure: Callable | None = None):
         self.index, self.label = _checked(store, index)
-        self.store, self.augment, self.normalise = store, augment, normalise
-        self.views, self.seed, self.epoch = _views(views, augment), seed, 0
-        self.device = torch.device(device)
+        self.store, self.augment, self.normalise, self.measure = store, augment, normalise, measure
+        self.views, self.seed, self.epoch, self.device = _views(views, augment), seed, 0, torch.device(device)
         self.memory = _signals(self, self.index) if _is_kept(self, in_memory) else None
     def __len__(self) -> int: return len(self.index)
     def __getitem__(self, i: int) -> Batch: return _for_each(self.__getitems__([i]), lambda x: x[0])
@@ -123,7 +124,8 @@ def _batch(data: SegmentDataset, items: list[int]) -> Batch:
     ecg, iegm = normalise_signals(ecg, iegm, mask, data.normalise)
     if data.augment: ecg, iegm = data.augment(ecg, iegm, mask, data.store.fs, chance)
     target = _to(data, data.store.target[rows].astype(np.float32)) if is_multi(data.store) else None
-    return Batch(ecg, iegm, mask, _to(data, data.label[items]), torch.from_numpy(rows), target)
+    measured = None if data.measure is None else _to(data, data.measure(data.store, rows))
+    return Batch(ecg, iegm, mask, _to(data, data.label[items]), torch.from_numpy(rows), target, measured)
 
 # %% ../../nbs/4_signals/12_batches.ipynb #58658667
 def split_views(batch: Batch, views: int) -> list[Batch]:

@@ -127,6 +127,7 @@ def _of_the_network(name: str) -> tuple:
 NetworkParameters = create_model(
     'NetworkParameters', __base__=Parameters, __doc__='The network.',
     modality_dropout=(float, with_default(ModelConfig, 'modality_dropout', .1)),
+    measured=(bool, Field(False, description='a second head reads what is measured in the windows')),
     **{name: _of_the_network(name) for name in ('dim', 'depth', 'heads', 'encoder', 'dropout')})
 
 class ModelParameters(Parameters):

@@ -25,10 +25,11 @@ from ..core.errors import PedarrError, one_line
 from ..core.files import write_atomic
 from ..core.tables import write_table
 from ..evaluation.multilabel import by_recording, macro_scores, statement_scores
+from ..model.measured import StoreMeasured, join_measured, measure_for
 from ..signals.batches import SegmentDataset, is_multi, make_loader
 from ..signals.store import Store
 from .checkpoints import load_checkpoint, save_checkpoint
-from .config import TrainConfig, training_augment
+from .config import MODALITY_SETS, TrainConfig, training_augment
 from .loop import (
     Objective, Prefetched, check_finite, clip_gradients, fit, in_precision, make_optimizer,
     network_inputs, pick_device, schedule_rate, start_epoch, supervised_objective)
@@ -41,18 +42,23 @@ __all__ = ['answering_loader', 'predict', 'validation_scores', 'multi_validation
            'fit_fold', 'on_terminal', 'say_on_stderr', 'ProgressDisplay', 'rows_of', 'run_fold']
 
 # %% ../../nbs/8_training/08_folds.ipynb #708b0ffe
+def _measure(store: Store, c: TrainConfig) -> StoreMeasured | None:
+    "What measures the windows of `store` for the network of a run, None where it reads no such numbers."
+    return measure_for(store, c.measured, MODALITY_SETS[c.modalities], max(1, c.workers))
+
 def _training_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoader:
     "Shuffled, disturbed batches of the segments `index`, by the parameters of a run."
     where = 'cpu' if c.workers else pick_device(c.device)
     data = SegmentDataset(store, index, training_augment(c), normalise=c.normalise, seed=c.seed,
-                          device=where)
+                          device=where, measure=_measure(store, c))
     return make_loader(data, c.batch_size, shuffle=True, balanced=c.balanced, seed=c.seed,
                        drop_last=len(index) > c.batch_size, workers=c.workers)
 
 def answering_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoader:
     "Batches of the segments `index` [N] (row numbers), as they are and in their order."
     where = 'cpu' if c.workers else pick_device(c.device)
-    data = SegmentDataset(store, index, normalise=c.normalise, seed=c.seed, device=where)
+    data = SegmentDataset(store, index, normalise=c.normalise, seed=c.seed, device=where,
+                          measure=_measure(store, c))
     return make_loader(data, 4*c.batch_size, shuffle=False)
 
 # %% ../../nbs/8_training/08_folds.ipynb #e1a4ad6c
@@ -73,7 +79,7 @@ def predict(model: nn.Module, loader: Iterable, device: torch.device | str) -> d
     parts = []
     with _read_by_head(model) as read:
         for batch in loader:
-            out = model(*network_inputs(batch, device))
+            out = join_measured(model, model(*network_inputs(batch, device)), batch, device)
             logits, embedding = out.logits.float(), out.embedding.float()
             prob = logits.softmax(1) if batch.target is None else logits.sigmoid()
             said = prob, out.modality_weights.float(), embedding, read.pop() if read else embedding
@@ -183,6 +189,7 @@ def _start(model: nn.Module, loss: nn.Module, store: Store, train: np.ndarray, c
     "Whatever a network starts from besides chance."
     start_pretrained(model, c, store.fs)
     start_phrases(model, loss, store, train, c)
+    if c.measured: model.measured.fit_scale(_measure(store, c).table[train])
 
 # %% ../../nbs/8_training/08_folds.ipynb #c21560fd
 def _resumed(t: FitSetup, checkpoint: Path | None, c: TrainConfig) -> list[dict]:

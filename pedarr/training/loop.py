@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from ..core.errors import PedarrError
 from ..core.names import check_choice
 from ..losses.cross_entropy import EpochLoss
+from ..model.measured import measured_answer
 
 # %% auto #0
 __all__ = ['Objective', 'fit', 'network_inputs', 'supervised_objective', 'start_epoch', 'make_optimizer', 'schedule_rate',
@@ -53,14 +54,18 @@ def network_inputs(batch: Any, device: torch.device | str) -> list[Tensor]:
     "ECG [B,12,T], electrograms [B,7,T] (normalised mV) and mask [B,19] of a `Batch`, on the `device`."
     return [x.to(device, non_blocking=True) for x in (batch.ecg, batch.iegm, batch.mask)]
 
+# %% ../../nbs/8_training/05_loop.ipynb #61f01004
 def supervised_objective(classify: Callable, contrastive: Callable | None = None, gamma: float = 0.,
                device: torch.device | str = 'cpu') -> Objective:
     """`classify(logits, label)` of labelled windows, and `gamma` times `contrastive(embedding, label)`. Where
-    a batch has targets (several labels a window), they are compared instead of the label."""
+    a batch has targets (several labels a window), they are compared instead of the label. A head for
+    measured numbers has the loss of the network, a second time and alone."""
     def objective(model, batch, progress):
         truth = batch.label if batch.target is None else batch.target
         out, label = model(*network_inputs(batch, device)), truth.to(device, non_blocking=True)
         losses = {'classification': classify(out.logits, label)}
+        if (other := measured_answer(model, batch, device)) is not None:
+            losses['measured'] = classify(other, label)
         if contrastive is not None: losses['contrastive'] = gamma*contrastive(out.embedding, label)
         return losses
     return objective

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from ..core.errors import PedarrError
+from ..model.measured import measure_for
 from ..model.trees import TREES
 from ..signals.batches import Batch, SegmentDataset, is_multi
 from ..signals.store import Store
-from .config import TrainConfig
+from .config import MODALITY_SETS, TrainConfig
 from .folds import rows_of
 from .loop import supervised_objective
 from .network import build_model, fold_losses
@@ -85,7 +86,9 @@ def check_network(store: Store, roles: np.ndarray, folds: list[int], c: TrainCon
     check_memory(weights, _size_of(c), device)
     for k in folds: losses = fold_losses(store, rows_of(roles, k, 'train'), shapes.config['proj_dim'], c)
     rows = rows_of(roles, folds[-1], 'train')
-    batch = SegmentDataset(store, rows[:2], normalise=c.normalise).__getitems__([0, 1])
+    measure = measure_for(store, c.measured, MODALITY_SETS[c.modalities], max(1, c.workers))
+    data = SegmentDataset(store, rows[:2], normalise=c.normalise, measure=measure)
+    batch = data.__getitems__([0, 1])
     try: kept = _kept_bytes(build_model(c, len(store.classes), rate=store.fs).train(), losses, batch, c)
     except PedarrError: raise
     except (RuntimeError, ValueError, TypeError, IndexError) as e:

@@ -18,6 +18,7 @@ from ..losses.registry import (
     HeadSpec, loss_head_spec, make_head, make_losses, make_multi_loss)
 from ..model.baselines import make_model
 from ..model.given import encoder_file, given_folder, load_given, read_given
+from ..model.measured import MeasuredHead
 from ..model.pretrained import Pretrained, load_pretrained
 from ..signals.batches import is_multi
 from ..signals.store import Store
@@ -38,13 +39,25 @@ def replace_head(model: torch.nn.Module, head: HeadSpec) -> torch.nn.Module:
     return model
 
 # %% ../../nbs/8_training/06_network.ipynb #f0df7c73
+def _beside(model: torch.nn.Module, n_classes: int, head: HeadSpec, measured: bool) -> torch.nn.Module:
+    "`model` with the last layer `head` and, if wanted, a head for `measured` numbers; `PedarrError`."
+    if measured and head.kind != 'linear':
+        raise PedarrError('measured numbers have a linear last layer, and this loss asks for another one: '
+                          'leave measured out, or choose another loss')
+    model = replace_head(model, head)
+    if measured: model.measured = MeasuredHead(n_classes)
+    return model
+
+# %% ../../nbs/8_training/06_network.ipynb #d8860390
 def build_network(name: str, n_classes: int, options: dict, head: HeadSpec, what: str,
-                  device: str | None = None) -> torch.nn.Module:
-    """The network `name` with the last layer `head`; `device` 'meta': its shapes alone.
+                  device: str | None = None, measured: bool = False) -> torch.nn.Module:
+    """The network `name` with the last layer `head`; `device` 'meta': its shapes alone; `measured`: with a
+    head for what is measured in the windows.
 
     `PedarrError`, which names `what`, if none can be built from the `options`."""
     try:
-        with torch.device(device or 'cpu'): return replace_head(make_model(name, n_classes, **options), head)
+        with torch.device(device or 'cpu'):
+            return _beside(make_model(name, n_classes, **options), n_classes, head, measured)
     except PedarrError as e: raise PedarrError(f'{what}: {str(e)[:300]}') from e
     except (TypeError, ValueError, RuntimeError, AttributeError) as e:
         why = (str(e).splitlines() or [type(e).__name__])[0]
@@ -78,7 +91,8 @@ def build_model(c: TrainConfig, n_classes: int, device: str | None = None,
     """The network of a run for windows at `rate` Hz, initialised from its seed (`device` 'meta': its shapes
     alone). `PedarrError` for options it can't be built from."""
     torch.manual_seed(c.seed)
-    return build_network(c.model, n_classes, network_options(c, rate), loss_head(c), 'model_options', device)
+    return build_network(c.model, n_classes, network_options(c, rate), loss_head(c), 'model_options', device,
+                         c.measured)
 
 # %% ../../nbs/8_training/06_network.ipynb #e6c9a290
 def weights_file(name: str) -> Path:

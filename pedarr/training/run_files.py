@@ -135,6 +135,7 @@ class ModelCard(FileContents):
     model: dict[str, Any]
     cosine_head: float | None = None
     phrase_head: _PhraseHead | None = None
+    measured: list[str] | None = None    # numbers of a window that a second head reads
     task: str = 'single'
     pretrained: _Hash | None = None      # of the file that the encoders started from
     classes: _Names
@@ -163,7 +164,7 @@ class Environment(FileContents):
 # %% ../../nbs/8_training/01_run_files.ipynb #e702c372
 _BEFORE = {'model': 'pedarrnet', 'model_options': {}, 'encoder': 'plain', 'task': '', 'pretrained': '',
            'validation': 0., 'channel_dropout': 0., 'cohort': '', 'most_per_record': 0, 'label_share': 1.,
-           'augment_options': {'noise': .03, 'shift': .1, 'channel': .05}}
+           'measured': False, 'augment_options': {'noise': .03, 'shift': .1, 'channel': .05}}
 
 REMOVED_PARAMETERS = ('watch',)                  # parameters that older runs had
 

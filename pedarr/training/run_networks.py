@@ -31,7 +31,7 @@ from .loop import pick_device
 from .network import class_codes
 from .prepare import apply_single_subject_classes, labelled_store
 from .runs import check_same_store, find_store
-from .saved_models import load_model
+from .saved_models import card_measure, load_model
 
 # %% ../../nbs/8_training/17_run_networks.ipynb #92b3da0e
 def run_store(run: str | Path | Run, store: Store | None = None) -> tuple[Store, np.ndarray]:
@@ -85,7 +85,7 @@ def open_folds(run: str | Path | Run, store: Store | None = None,
         model, meta = load_model(run.path, k, store.classes)
         rows, modalities = rows_of(roles, k, 'test'), model.config['modalities']
         used = np.repeat([m in modalities for m in MODALITIES], list(MODALITIES.values()))
-        data = SegmentDataset(store, rows, normalise=meta['normalise'])
+        data = SegmentDataset(store, rows, normalise=meta['normalise'], measure=card_measure(store, meta))
         yield OpenFold(k, model.to(pick_device(device)), rows, data, used), store
 
 # %% ../../nbs/8_training/17_run_networks.ipynb #3b8b726f
@@ -93,7 +93,8 @@ def embed_segments(run: str | Path | Run, k: int, store: Store, rows: np.ndarray
                    batch_size: int = 256) -> np.ndarray:
     "Embeddings f32 [N, d] of the segments `rows` [N] of `store` by the network of fold `k` of a run."
     model, meta = load_model(run.path if isinstance(run, Run) else run, k, store.classes)
-    loader = make_loader(SegmentDataset(store, rows, normalise=meta['normalise']), batch_size, shuffle=False)
+    data = SegmentDataset(store, rows, normalise=meta['normalise'], measure=card_measure(store, meta))
+    loader = make_loader(data, batch_size, shuffle=False)
     return predict(model.to(pick_device(device)), loader, pick_device(device))['embedding']
 
 # %% ../../nbs/8_training/17_run_networks.ipynb #0d359e1b

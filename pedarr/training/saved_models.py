@@ -13,14 +13,17 @@ from ..core.errors import PedarrError, one_line
 from ..core.tables import read_json
 from ..losses.registry import HeadSpec
 from ..model.earlier_encoders import EARLIER_OPTIONS
+from ..model.encoders import MODALITIES
+from ..model.measured import MEASURED, StoreMeasured, measure_for
 from ..model.trees import TREES
+from ..signals.store import Store
 from .finished_runs import check_files
 from .machine import check_memory
 from .network import build_network
 from .run_files import Metrics, ModelCard, MultiMetrics, read_tensors
 
 # %% auto #0
-__all__ = ['read_network', 'load_model']
+__all__ = ['card_measure', 'read_network', 'load_model']
 
 # %% ../../nbs/8_training/13_saved_models.ipynb #78f433b9
 def _card_network(source: Path, card: ModelCard, device: str | None = None) -> torch.nn.Module:
@@ -32,7 +35,15 @@ def _card_network(source: Path, card: ModelCard, device: str | None = None) -> t
                           'are named: restore it')
     head = HeadSpec('linear') if card.cosine_head is None else HeadSpec('cosine', card.cosine_head)
     if card.phrase_head: head = HeadSpec('phrases', None, card.phrase_head.embed, card.phrase_head.words)
-    return build_network(card.network, n, options, head, str(source), device)
+    if card.measured is not None and card.measured != list(MEASURED):
+        raise PedarrError(f'{source}: reads measured numbers that this pedarr does not measure: use the '
+                          'pedarr that trained it, or train again')
+    return build_network(card.network, n, options, head, str(source), device, card.measured is not None)
+
+def card_measure(store: Store, card: dict) -> StoreMeasured | None:
+    "What measures the windows of `store` for networks of model.json `card`, None where they read no numbers."
+    used = card['model'].get('modalities', list(MODALITIES))
+    return measure_for(store, card['measured'] is not None, used)
 
 # %% ../../nbs/8_training/13_saved_models.ipynb #4158470c
 def read_network(weights: Path, card: ModelCard, source: Path) -> tuple[torch.nn.Module, dict]:

@@ -17,6 +17,7 @@ from ..core.errors import PedarrError
 from ..core.files import sha256
 from ..core.tables import write_json, write_table
 from ..losses.registry import HeadSpec
+from ..model.measured import MEASURED
 from ..model.trees import TREES, make_trees
 from ..signals.batches import is_multi
 from ..signals.roles import read_roles, read_split, split_table
@@ -48,6 +49,7 @@ def model_card(store: Store, folds: list[int], c: TrainConfig) -> dict:
                 grouping={r: k for r, k in mapping_of(store, c).items() if k in store.classes})
     if is_multi(store): card['task'] = 'multi'
     if head.kind == 'phrases': card['phrase_head'] = dict(embed=head.embed, words=head.words)
+    if c.measured: card['measured'] = list(MEASURED)
     if c.pretrained: card['pretrained'] = sha256(weights_file(c.pretrained))
     return card
 

@@ -301,7 +301,8 @@ def _protocol(run: Run) -> str:
     return (f'{m.segments} windows of {m.subjects} subjects were tested, {folds}; '
             f'split: {who.get(p.split, "inter-patient, no patient in training and test at once")}. '
             f'Loss: {loss}; {p.epochs} epochs; seed {p.seed}. Intervals: 95 %, bootstrap over subjects, '
-            'the networks held fixed.')
+            'the networks held fixed.'
+            + ' A second head reads what is measured in each window.'*p.measured)
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #5a4ff3b8
 def _input_lines(prep: PreprocessFacts) -> list[str]:

@@ -38,7 +38,7 @@ from ..training.finished_runs import Run
 from ..training.folds import predict, rows_of
 from ..training.run_files import ModelCard, read_tensors
 from ..training.run_networks import open_network_run, run_store
-from ..training.saved_models import load_model, read_network
+from ..training.saved_models import card_measure, load_model, read_network
 from .model_cards import (
     ModelFacts, PreprocessFacts, card_text, describe_preprocessing, model_facts, read_tested, retested_card)
 from .signal_statistics import signal_statistics
@@ -60,10 +60,12 @@ def seen_channels(channels: list[str]) -> np.ndarray:
 def fold_unlike(run: Run, k: int, store: Store, roles: np.ndarray, channels: list[str]) -> Unlike:
     "What windows of fold `k` look like, to its network and as signals. `roles` [N, K] of the store's rows."
     model, card = load_model(run.path, k, store.classes)
+    measure = card_measure(store, card)
     train = _evenly(rows_of(roles, k, 'train'), MOST_TRAINING)
     new, parts = _evenly(rows_of(roles, k, 'test'), MOST_NEW), []
     for rows in (train, new):
-        loader = make_loader(SegmentDataset(store, rows, normalise=card['normalise']), 64, shuffle=False)
+        data = SegmentDataset(store, rows, normalise=card['normalise'], measure=measure)
+        loader = make_loader(data, 64, shuffle=False)
         mask = np.array(store.mask[rows]) & seen_channels(channels)
         statistics = signal_statistics(*take_signals(store, rows), mask, store.fs)
         parts.append((predict(model, loader, torch.device('cpu'))['state'], statistics))

@@ -26,6 +26,7 @@ __all__ = ['AnyRecord', 'RULES', 'Windows', 'recording_windows', 'WindowAnswers'
            'decision_thresholds', 'Answer', 'recording_answer', 'Predictor', 'load_predictor']
 
 # %% ../../nbs/9_use/08_predictor.ipynb #c4ef4625
+from ..model.measured import measure_windows
 from ..signals.arrays import prepare_segments
 from ..signals.augmentation import normalise_signals
 from ..signals.batches import Batch
@@ -151,6 +152,13 @@ class WindowAnswers(NamedTuple):
     prob: np.ndarray
     unlike: np.ndarray
 
+# %% ../../nbs/9_use/08_predictor.ipynb #e4c015c4
+def _measured(model: OpenModel, x: np.ndarray, mask: np.ndarray) -> torch.Tensor | None:
+    "What the network reads beside the signals of windows `x` [N, 19, T] (mV), if it reads anything."
+    if model.facts.measured is None: return None
+    fs, used = float(model.prep.settings['rate']), model.facts.model['modalities']
+    return torch.from_numpy(measure_windows(x[:, :N_ECG], x[:, N_ECG:], mask, fs, used))
+
 def _batches(model: OpenModel, x: np.ndarray, mask: np.ndarray, size: int = 64) -> list[Batch]:
     "Windows `x` [N, 19, T] (mV) as batches for the network."
     n, batches = len(model.facts.classes), []
@@ -160,7 +168,8 @@ def _batches(model: OpenModel, x: np.ndarray, mask: np.ndarray, size: int = 64) 
         ecg, iegm = normalise_signals(some[:, :N_ECG], some[:, N_ECG:], there, model.facts.normalise)
         target = torch.zeros(len(some), n) if model.facts.task == 'multi' else None
         number = torch.arange(i, i + len(some))
-        batches.append(Batch(ecg, iegm, there, torch.full((len(some),), -1), number, target))
+        numbers = _measured(model, x[i:i + size], mask[i:i + size])
+        batches.append(Batch(ecg, iegm, there, torch.full((len(some),), -1), number, target, numbers))
     return batches
 
 # %% ../../nbs/9_use/08_predictor.ipynb #53f7e05b

@@ -1,0 +1,163 @@
+"""A head for measured numbers: the same probabilities from raw, training rows alone, no leak, refusals."""
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import edit_json, refused
+
+from pedarr.core.errors import PedarrError
+from pedarr.data.channels import CHANNELS, IEGM_CHANNELS, N_ECG
+from pedarr.model.measured import MEASURED, MeasuredHead, StoreMeasured, measured_file
+from pedarr.signals.arrays import store_from_arrays
+from pedarr.signals.batches import make_loader, take_signals
+from pedarr.signals.roles import read_roles
+from pedarr.signals.store import open_store
+from pedarr.training.config import make_config
+from pedarr.training.finished_runs import open_finished
+from pedarr.training.folds import fit_fold, predict
+from pedarr.training.run_networks import open_folds
+from pedarr.training.saved_models import load_model
+from pedarr.training.train import run_training
+from pedarr.use.missing import mask_channels, predict_without
+from pedarr.use.model_folder import export_model
+from pedarr.use.predictor import load_predictor
+
+SMALL = dict(epochs=1, dim=16, depth=1, heads=2, n_folds=2, resamples=100, single_subject_classes='keep')
+
+
+@pytest.fixture(scope='module')
+def run(store, tmp_path_factory) -> Path:
+    "A run of a small network with a head for measured numbers on SIMULATED recordings."
+    torch.set_num_threads(1)
+    place = tmp_path_factory.mktemp('measured')/'run'
+    return run_training(make_config(store=store, run=place, **SMALL, measured=True), False)
+
+
+@pytest.fixture(scope='module')
+def folder(run) -> Path: return export_model(run, run.parent/'model')
+
+
+@pytest.mark.parametrize('what', ['run', 'model'])
+def test_a_tested_window_gets_its_stored_probability(run, folder, simulated, what):
+    finished, worst = open_finished(run), 0.
+    columns = [f'p_{c}' for c in finished.classes]
+    for (record, k), rows in finished.predictions.groupby(['record', 'fold']):
+        rows = rows.sort_values('start')
+        own = load_predictor(run if what == 'run' else folder, fold=k)
+        again = own.predict_record(simulated/record, starts=rows.start.to_numpy()).windows
+        worst = max(worst, np.abs(again[columns].to_numpy() - rows[columns].to_numpy()).max())
+    assert worst < 1e-4
+
+
+def test_the_head_is_part_of_the_answer(run):
+    fold, _ = next(open_folds(run))
+    both = predict(fold.model, make_loader(fold.data, 64, shuffle=False), 'cpu')['prob']
+    del fold.model.measured
+    alone = predict(fold.model, make_loader(fold.data, 64, shuffle=False), 'cpu')['prob']
+    assert abs(both - alone).max() > .001
+
+
+def test_the_scale_is_that_of_the_training_rows_alone(run):
+    finished = open_finished(run)
+    store = open_store(finished.params.store)
+    roles = read_roles(run/'split.csv', store.segments, finished.params.split)
+    table = StoreMeasured(store).table
+    for k in finished.folds:
+        own, other = load_model(run, k)[0].measured, MeasuredHead(len(finished.classes))
+        other.fit_scale(table[roles[:, k] == 'train'])
+        assert torch.equal(own.knots, other.knots) and torch.equal(own.known, other.known)
+        other.fit_scale(table)
+        assert not torch.equal(own.knots, other.knots)
+
+
+def test_a_resumed_training_keeps_the_scale(run, tmp_path):
+    store = open_store(open_finished(run).params.store)
+    store.segments['label'] = store.segments.label.where(store.segments.label != '', store.classes[0])
+    rows, c = np.arange(0, len(store), 2), make_config(**SMALL, measured=True)
+    for epochs in (1, 2):
+        model, _, history = fit_fold(store, rows, rows[:0], c.replace(epochs=epochs), tmp_path/'checkpoint')
+    other = MeasuredHead(len(store.classes))
+    other.fit_scale(StoreMeasured(store).table[rows])
+    assert len(history) == 2 and torch.equal(model.measured.knots, other.knots) and other.knots.any()
+
+
+def test_nothing_leaks_from_a_masked_modality(run):
+    "Electrograms that are masked may hold anything."
+    fold, full = next(open_folds(run))
+    less = mask_channels(full, IEGM_CHANNELS)
+    noise = np.random.default_rng(0).normal(size=full.iegm.shape).astype(np.float32)
+    answers = []
+    for store in (less, _Other(less, noise)):
+        fold.data.store, fold.data.memory = store, None
+        answers.append(predict(fold.model, make_loader(fold.data, 64, shuffle=False), 'cpu')['prob'])
+    assert np.array_equal(*answers)
+
+
+class _Other:
+    "A store with other electrograms."
+    def __init__(self, store, iegm): self.store, self.iegm = store, iegm
+    def __getattr__(self, name): return getattr(self.store, name)
+    def take(self, rows): return [take_signals(self.store, rows)[0], self.iegm[rows]]
+
+
+def test_a_lost_channel_takes_its_numbers_with_it(run):
+    store = open_store(open_finished(run).params.store)
+    rows, measure = np.arange(0, len(store), 5), StoreMeasured(store)
+    full, less = measure(store, rows), measure(mask_channels(store, [c for c in CHANNELS if 'CS' in c]), rows)
+    va = MEASURED.index('va')
+    assert not np.isnan(full[:, va]).all() and np.isnan(less[:, va]).all()
+    none = measure(mask_channels(store, CHANNELS), rows)
+    assert np.isnan(none).all()
+
+
+def test_without_any_channel_the_network_answers_alone(run):
+    a = predict_without(run, CHANNELS)
+    columns = [c for c in a if c.startswith('p_')]
+    for k, rows in a.groupby('fold'):
+        model = load_model(run, k)[0]
+        zero = [torch.zeros(1, n, 750) for n in (N_ECG, len(IEGM_CHANNELS))]
+        with torch.no_grad(): own = model(*zero, torch.zeros(1, 19, dtype=torch.bool)).logits.softmax(1)
+        assert np.allclose(rows[columns], own, atol=1e-6)
+
+
+def test_a_training_starts_from_such_a_model_and_the_other_way_round(run, folder, store, tmp_path):
+    for i, measured in enumerate([True, False]):
+        c = make_config(store=store, run=tmp_path/f'r{i}', pretrained=str(folder), **SMALL, fold=0,
+                        measured=measured)
+        assert open_finished(run_training(c, False)).params.measured is measured
+
+
+def test_the_table_is_measured_once(run):
+    store = open_store(open_finished(run).params.store)
+    file = measured_file(store, ['ecg', 'iegm'])
+    made = file.stat().st_mtime_ns
+    StoreMeasured(store)
+    assert file.stat().st_mtime_ns == made
+
+
+def test_what_is_refused_in_one_line(run, store, tmp_path):
+    c = ['train', store, '--run', tmp_path/'r', '-p', 'single_subject_classes', 'keep', '-p', 'n_folds', 2]
+    def said(*more): return refused(*c, '-p', 'measured', 'true', *more)
+    assert 'measured means nothing to model trees' in said('-p', 'model', 'trees')
+    assert 'leave measured out' in said('-p', 'modalities', 'iegm')
+    assert 'leave measured out' in said('-p', 'loss', 'ldam')
+    assert not (tmp_path/'r').exists()
+
+
+def test_windows_that_cannot_be_measured_are_refused(tmp_path):
+    x = np.random.default_rng(0).normal(size=(12, 2, 600)).astype(np.float32)
+    who, records = ([f'{x}{i//n}' for i in range(12)] for x, n in (('p', 2), ('r', 1)))
+    made = store_from_arrays(tmp_path/'s', x, 120, ['II', 'V1'], ['A', 'B']*6, who, records=records,
+                             store_rate=100, ecg_band=(.5, 40.))
+    c = make_config(store=made.path, run=tmp_path/'r', modalities='ecg', **SMALL, measured=True)
+    with pytest.raises(PedarrError, match='200 Hz'): run_training(c, False)
+    assert not (tmp_path/'r').exists()
+
+
+def test_a_model_of_other_numbers_is_not_asked(run, tmp_path):
+    shutil.copytree(run, tmp_path/'run')
+    (tmp_path/'run'/'metrics.json').unlink()
+    edit_json(tmp_path/'run'/'model.json', measured=[*MEASURED[1:], 'mood'])
+    with pytest.raises(PedarrError, match='does not measure'): load_model(tmp_path/'run')
