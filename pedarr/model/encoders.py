@@ -30,7 +30,7 @@ def zero_masked(signal: Tensor, mask: Tensor) -> Tensor:
 
 # %% ../../nbs/5_model/00_encoders.ipynb #5f6eae5b
 def by_column(x: Tensor) -> Tensor:
-    "`x` [B, C, T] as it is; on a CPU with the channels of a column side by side in memory."
+    "`x` [B, C, T] (no unit) as it is; on a CPU with the channels of a column side by side in memory."
     return x.transpose(1, 2).contiguous().transpose(1, 2) if x.device.type == 'cpu' else x
 
 def _as_picture(function: Callable, x: Tensor, *more: Any) -> Tensor:

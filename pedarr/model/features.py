@@ -159,7 +159,8 @@ def window_features(ecg: np.ndarray, iegm: np.ndarray, mask: np.ndarray, fs: flo
                     beats: np.ndarray | None = None, modalities: Sequence[str] = tuple(MODALITIES),
                     leads: bool = True) -> dict[str, float]:
     """All features of one window, `ecg` [12, T] and `iegm` [7, T] (mV) with `mask` bool [19], from the
-    channels of `modalities`; `beats` (s), or None to find them; `leads`: has its store any surface lead?"""
+    channels of `modalities`; `beats` [N] (s), or None to find them; `leads`: has its store any surface
+    lead?"""
     x = np.concatenate([ecg, iegm]).astype(float)
     x[~mask | ~np.repeat([m in modalities for m in MODALITIES], list(MODALITIES.values()))] = np.nan
     if beats is not None: beats = np.minimum(np.round(beats * fs).astype(int), x.shape[1] - 1)

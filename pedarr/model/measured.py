@@ -100,6 +100,7 @@ class StoreMeasured:
         self.table = _table(store, self.modalities, jobs)
 
     def __call__(self, store: Store, rows: np.ndarray) -> np.ndarray:
+        "What is measured in `rows` [n] (row numbers) of `store`, f32 [n, F]."
         rows = np.asarray(rows)
         out, now = self.table[rows], np.asarray(store.mask)[rows]
         other = (now != self.mask[rows]).any(1)
@@ -143,11 +144,12 @@ class MeasuredHead(nn.Module):
         self.register_buffer('known', torch.zeros(n, dtype=torch.bool))
         self.layers = _two_layers(2*n, width, dropout, n_classes)
     def fit_scale(self, x: np.ndarray) -> None:
-        "Take the knots from training windows `x` [N, F]."
+        "Take the knots from the numbers `x` [N, F] (each in its own unit) of training windows."
         known, knots = _knots(x)
         self.known.copy_(torch.from_numpy(known))
         self.knots.copy_(torch.from_numpy(knots))
     def forward(self, x: Tensor) -> Tensor:
+        "Logits [B, C] of `x` [B, F] (each in its own unit); 0 where nothing was measured."
         return torch.where(x.isnan().all(1, keepdim=True), 0., self.layers(self.scores(x)).float())
 
 # %% ../../nbs/5_model/15_measured.ipynb #905fb739
@@ -162,7 +164,8 @@ MeasuredHead.scores = _scores
 
 # %% ../../nbs/5_model/15_measured.ipynb #e093eb4b
 def join_logits(logits: Tensor, other: Tensor, measured: Tensor) -> Tensor:
-    "The mean of `logits` and `other` [B, C]; the first where `measured` [B, F] holds nothing."
+    """The mean of `logits` [B, C] and `other` [B, C] (no unit); the first where `measured` [B, F] (each in
+    its own unit) holds nothing."""
     return torch.where(measured.isnan().all(1, keepdim=True), logits, (logits + other)/2)
 
 def _numbers(batch: Batch, device: torch.device | str) -> Tensor:
