@@ -281,8 +281,8 @@ def test_support_between_patients_is_nested_and_the_same_for_all_features():
         assert (label[draw] == a.classes[:, None]).all()
         assert all(len(set(subject[own])) == 3 for own in draw)
     assert len({tuple(draw.ravel()) for draw in a.support}) == 4
-    fewer = few_patients(x, label, subject, rows, shots=(1,), draws=4)           # depends on the largest k, and
-    assert np.array_equal(fewer.support, a.support[:, :, :1])                    # begins with the same patients
+    fewer = few_patients(x, label, subject, rows, shots=(1,), draws=4)
+    assert np.array_equal(fewer.support, a.support[:, :, :1])              # begins with the same patients
 
 
 def test_between_patients_equals_a_plain_loop():
@@ -294,8 +294,8 @@ def test_between_patients_equals_a_plain_loop():
     recalls = []
     for d in range(3):
         own = found.support[d].ravel()
-        linear = LogisticRegression(C=found.strength[2], max_iter=300).fit(z[own], label[own]).predict(z[test])
-        assert np.array_equal(found.called[2, 'linear'][d], linear)
+        fitted = LogisticRegression(C=found.strength[2], max_iter=300).fit(z[own], label[own])
+        assert np.array_equal(found.called[2, 'linear'][d], fitted.predict(z[test]))
         u = z/np.linalg.norm(z, axis=1, keepdims=True)
         means = np.stack([u[own][label[own] == c].mean(0) for c in range(4)])
         near = (u[test] @ (means/np.linalg.norm(means, axis=1, keepdims=True)).T).argmax(1)

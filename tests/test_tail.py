@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from pedarr.core.errors import PedarrError
 from pedarr.training import tail as tail_
-from pedarr.training.natural_tail import natural_roles, natural_table, read_natural
+from pedarr.training.natural_tail import decide_natural, natural_roles, natural_table, read_natural
 from pedarr.training.tail import (
     LOG_COLUMNS, RARE_RHYTHMS, finish_job, read_tail_job, run_tail_job, tail_jobs, tail_roles)
 
@@ -133,10 +133,85 @@ def test_a_merged_class_is_the_answer_where_the_sum_of_its_members_is_the_larges
     log = np.log([[.4, .3, .3], [.5, .3, .2], [.8, .1, .1]])
     t = pd.DataFrame(log, columns=['SR', 'PSVT', 'SVTAC']).assign(
         subject=[*'abc'], fold=0, role='test', label=['PSVT', 'SVTAC', 'SR'])
-    recall = lambda merged: natural_table(t, merged, n_resamples=2).query('score == "recall"').set_index(
-        'rhythm').value.to_dict()
+    def recall(merged):
+        found = natural_table({'ce': t}, merged=merged, tuned=False, n_resamples=2)
+        return found.query('score == "recall"').set_index('rhythm').value.to_dict()
     assert recall(False) == {'SR': 1, 'PSVT': 0, 'SVTAC': 0}
-    assert recall(True) == {'SR': 1, 'SVT': .5}                       # .6 wins, .5 ties and the first is SR
+    assert recall(True) == {'SVT': 1}                  # .6 wins; .5 ties, and sinus rhythm stands last
+
+
+def natural(n=400, seed=0) -> pd.DataFrame:
+    "Made-up answers over two folds, patients of two recordings, half of them validation."
+    rng, i = np.random.default_rng(seed), np.arange(n)
+    truth = rng.choice(4, n, p=[.7, .2, .07, .03])
+    log = np.log(rng.dirichlet(np.ones(4), n) + 2*np.eye(4)[truth]*rng.random((n, 1)))
+    t = pd.DataFrame(log - np.log(np.exp(log).sum(1, keepdims=True)), columns=['SR', 'AFIB', 'BIGU', 'TRIGU'])
+    return t.assign(subject=i//2, label=np.array(t.columns)[truth], fold=i//2 % 2,
+                    role=np.where(i//2 % 4 < 2, 'test', 'validation'))
+
+
+def test_scores_of_the_natural_tail_equal_those_of_scikit_learn():
+    from sklearn.metrics import average_precision_score, precision_score, recall_score
+    t = natural()
+    a, rows = decide_natural(t), natural_table({'ce': t}, n_resamples=20).set_index(['rhythm', 'score']).value
+    test = t[t.role == 'test']
+    said = np.array(a.names)[a.called]
+    for name in a.names:
+        truth = test.label == name
+        assert rows[name, 'recall'] == pytest.approx(recall_score(truth, said == name))
+        assert rows[name, 'precision'] == pytest.approx(precision_score(truth, said == name, zero_division=0))
+        assert rows[name, 'average precision'] == pytest.approx(average_precision_score(truth, test[name]))
+
+
+def test_offsets_are_of_the_own_fold_and_never_of_the_test():
+    t = natural()
+    a = decide_natural(t)
+    other = t.copy()
+    other.loc[other.role == 'test', 'label'] = 'SR'
+    assert np.array_equal(decide_natural(other).offsets, a.offsets)
+    swapped = t.copy()
+    swapped.loc[(t.fold == 1) & (t.role == 'validation'), 'label'] = 'SR'
+    b = decide_natural(swapped)
+    assert np.array_equal(b.offsets[0], a.offsets[0]) and (b.offsets[1] == -5).all()
+    shifted = t.assign(AFIB=t.AFIB + 2)              # as a loss for rare classes does: tuning takes it away
+    tuned, plain = (decide_natural(shifted, tuned=x).called for x in (True, False))
+    assert (tuned == a.called).mean() > .95 and (plain == decide_natural(t, tuned=False).called).mean() < .9
+
+
+def test_resampled_patients_of_the_natural_tail_equal_a_plain_loop():
+    from pedarr.evaluation.bootstrap import draw_subjects
+    t, other = natural(), natural(seed=1)[['SR', 'AFIB', 'BIGU', 'TRIGU']]
+    b = pd.concat([natural().drop(columns=other.columns), other], axis=1)
+    row = natural_table({'a': t, 'b': b}, [('a', 'b')], tuned=False, n_resamples=50).query(
+        'loss == "a - b" and rhythm == "AFIB" and score == "recall"').iloc[0]
+    test = t.role == 'test'
+    names, there = np.unique(t.subject[test]), (t.label == 'AFIB')[test].to_numpy()
+    hit = [(own[other.columns].idxmax(axis=1) == 'AFIB')[test].to_numpy() & there for own in (t, b)]
+    gains = []
+    for times in next(draw_subjects(len(names), 50, 0, 100)):
+        weight = times[np.searchsorted(names, t.subject[test])]
+        gains.append((weight @ hit[0] - weight @ hit[1])/(weight @ there))
+    assert [row.low, row.high] == pytest.approx(np.quantile(gains, [.025, .975]).tolist())
+
+
+def test_kept_answers_need_no_table(tmp_path, table):
+    role = natural_roles(table, 1)
+    found = answers(table, role, len(CLASSES))
+    told = dict(truth=np.array([CLASSES.index(x) for x in table.label[found['row']]], np.uint8),
+                subject=pd.factorize(table.subject, sort=True)[0][found['row']].astype(np.int32),
+                tested=(role[found['row']] == 'test').astype(np.uint8))
+    write = lambda arrays: finish_job(tmp_path, 'ce_natural_1', lambda checkpoint: arrays, ABOUT)
+    assert write(found | told)
+    alone, checked = (read_natural(tmp_path, 'ce', own, [1]) for own in (None, table))
+    pd.testing.assert_frame_equal(alone.drop(columns='subject'), checked.drop(columns='subject'))
+    assert len(set(zip(alone.subject, checked.subject))) == alone.subject.nunique()
+    for wrong in (dict(truth=told['truth'] + np.uint8(6)), dict(subject=told['subject'][1:]),
+                  dict(tested=None)):
+        for file in tmp_path.iterdir(): file.unlink()
+        write({k: v for k, v in (found | told | wrong).items() if v is not None})
+        with pytest.raises(PedarrError, match='ce_natural_1: damaged') as e:
+            read_natural(tmp_path, 'ce', folds=[1])
+        assert '\n' not in str(e.value)
 
 
 def test_the_experiment_asks_for_its_first_stage():
