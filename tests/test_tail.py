@@ -11,6 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from pedarr.core.errors import PedarrError
+from pedarr.core.tables import read_json
+from pedarr.signals.arrays import store_from_arrays
 from pedarr.training import tail as tail_
 from pedarr.training.natural_tail import decide_natural, natural_roles, natural_table, read_natural
 from pedarr.training.tail import (
@@ -238,3 +240,57 @@ def test_the_chosen_trials_are_the_best_of_the_table():
     text = ''.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'])
     chosen = ast.literal_eval(re.search(r"CHOSEN = (\{'.*\})", text)[1])
     assert {f'{loss}-{trial}' for loss, trial in chosen.items()} == set(best)
+
+
+@pytest.fixture(scope='module')
+def waves(tmp_path_factory):
+    "A SIMULATED store: noise with a wave whose frequency tells the rhythm, 400 recordings of 200 patients."
+    rng, i = np.random.default_rng(0), np.arange(400)
+    names = np.array(['SR', 'AFIB', 'BIGU', 'PSVT', 'SVTAC'])
+    label = rng.choice(names, 400, p=[.4, .2, .2, .18, .02])
+    hertz = 2 + 4*pd.Index(names).get_indexer(label)
+    x = rng.normal(0, .3, (400, 2, 500)) + np.sin(2*np.pi*hertz[:, None]*np.arange(500)/100)[:, None]
+    return store_from_arrays(tmp_path_factory.mktemp('waves')/'store', x, 100., ['I', 'II'], label,
+                             [f'p{k//2:03}' for k in i], folds=1 + i//2 % 10, simulated=True).path
+
+
+@pytest.mark.long
+def test_the_natural_tail_from_training_to_tables_and_from_kept_answers(waves, tmp_path):
+    import papermill
+    source = Path(__file__).parents[1]/'nbs'/'experiments'/'natural_tail.ipynb'
+    run = lambda **given: papermill.execute_notebook(
+        str(source), str(tmp_path/'done.ipynb'), dict(out=str(tmp_path/'jobs'), resamples=50) | given,
+        progress_bar=False, kernel_name='python3')
+    tiny = dict(epochs=3, dim=16, batch_size=16, device='cpu')
+    first, again = tmp_path/'first', tmp_path/'again'
+    given = dict(store=str(waves), results=str(first), folds='0,3', common=tiny)
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown loss 'cee'"):
+        run(losses='cee', **given)
+    with pytest.raises(papermill.PapermillExecutionError, match='no loss is finished on all of'): run()
+    run(losses='ce', **given)
+    run(losses='ce,la,agcacl', pairs='agcacl - ce, la - ce', **given)
+    t = pd.read_csv(first/'scores.csv')
+    assert {*t.loss} == {'ce', 'la', 'agcacl', 'agcacl - ce', 'la - ce'}
+    assert {*t.rhythm} == {'SR', 'AFIB', 'BIGU', 'PSVT', 'SVTAC', 'rarest', 'SVT'}
+    few = t.patients < 10
+    assert few.any() and t.low[few].isna().all() and t.low[~few].notna().all()
+    made = read_json(first/'made.json')
+    assert made['simulated'] is True and made['losses']['agcacl'] == dict(loss='agcacl', gamma=.5)
+    run(out=str(first), results=str(again), losses='ce,la,agcacl', folds='0,3', pairs='agcacl - ce, la - ce')
+    assert (again/'scores.csv').read_bytes() == (first/'scores.csv').read_bytes()      # without the store
+    answers = read_natural(first, 'ce', folds=[0, 3])
+    said = natural_table({'ce': answers}, n_resamples=50)
+    own = t[(t.loss == 'ce') & (t.rhythm != 'SVT')]
+    np.testing.assert_allclose(said[['value', 'low', 'high']], own[['value', 'low', 'high']], atol=1e-5)
+    assert (answers.role == 'test').sum() == 160
+
+
+def test_the_natural_tail_takes_the_strengths_of_the_controlled_one():
+    root = Path(__file__).parents[1]/'nbs'
+    cells = json.loads((root/'experiments'/'natural_tail.ipynb').read_text())['cells']
+    cell = next(''.join(c['source']) for c in cells if 'LOSSES = {' in ''.join(c['source']))
+    names = dict(more={})
+    exec(cell[:cell.index('names =')], names)
+    chosen = read_json(root/'results'/'tail'/'made.json')['losses']
+    assert names['LOSSES'].keys() <= chosen.keys()
+    assert names['LOSSES'] == {loss: chosen[loss] for loss in names['LOSSES']}
