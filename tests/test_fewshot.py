@@ -1,4 +1,6 @@
 """Few shots: properties, a plain loop, faults. What is a lesson stands in the chapter."""
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +16,13 @@ from pedarr.evaluation.prototypes import (
 from pedarr.evaluation.fewshot import _draw_support, _far_from_support
 from pedarr.evaluation.subgroups import SINGLE_SUBJECT
 from pedarr.core.errors import PedarrError
+from pedarr.core.tables import read_json
+from pedarr.data.channels import ECG_LEADS
+from pedarr.signals.arrays import store_from_arrays
+from pedarr.training.config import make_config
+from pedarr.training.pretrain import run_pretraining
+from pedarr.training.pretrain_config import PretrainConfig
+from pedarr.training.train import run_training
 
 
 def study(subjects=8, segments=6, classes=3, d=5, seed=0, between=1.):
@@ -342,3 +351,35 @@ def test_bad_input_between_patients_is_one_line(change, why):
     with pytest.raises(PedarrError, match=why) as e:
         few_patients(**dict(x=x, label=label, subject=subject, rows=rows) | change)
     assert '\n' not in str(e.value)
+
+
+@pytest.mark.long
+def test_few_patients_of_a_pretraining_and_of_a_training(tmp_path):
+    "On a SIMULATED store: both kinds of networks have their rows, and one that has seen the test is refused."
+    import papermill
+    rng, i = np.random.default_rng(0), np.arange(240)
+    label = np.array(['SR', 'AFIB', 'BIGU', ''])[rng.choice(4, 240, p=[.4, .3, .28, .02])]
+    hertz = pd.Series(label).map({'SR': 2, 'AFIB': 6, 'BIGU': 12, '': 20}).to_numpy()
+    x = rng.normal(0, .1, (240, 12, 1000)) + np.sin(2*np.pi*hertz[:, None]*np.arange(1000)/100)[:, None]
+    store = store_from_arrays(tmp_path/'store', x, 100., ECG_LEADS, label, [f's{k//2:03}' for k in i],
+                              folds=1 + i//2 % 10, simulated=True)
+    for name, folds in (('net', '1-8'), ('sees', '1-10')):
+        run_pretraining(PretrainConfig(store=str(store.path), run=str(tmp_path/name), dim=16, proj_dim=8,
+                                       epochs=1, batch_size=16, folds=folds), False)
+    run_training(make_config(store=str(store.path), run=str(tmp_path/'run'), dim=16, depth=1, epochs=1,
+                             batch_size=16, modalities='ecg', split='official', fold='last'), False)
+    source = Path(__file__).parents[1]/'nbs'/'experiments'/'few_patients.ipynb'
+    given = dict(store=str(store.path), out=str(tmp_path/'out'), shots='1,4', draws=3, resamples=50)
+    run = lambda networks: papermill.execute_notebook(
+        str(source), str(tmp_path/'done.ipynb'), given | dict(networks=','.join(networks)),
+        progress_bar=False, kernel_name='python3')
+    run([str(tmp_path/'net'), str(tmp_path/'run')])
+    t = pd.read_csv(tmp_path/'out'/'few_patients.csv').set_index(['network', 'method', 'k'])
+    assert {*t.index.get_level_values('network')} == {'net', 'run', 'random encoder'}
+    assert t.value['net', 'linear', 4] > .6                                     # guessing gives a third
+    said = read_json(tmp_path/'out'/'few_patients.json')
+    assert said['simulated'] is True and {*said['rhythms']} == {'SR', 'AFIB', 'BIGU'}
+    gains = pd.read_csv(tmp_path/'out'/'few_patients-differences.csv')
+    assert {*gains.network} == {'net', 'run'} and {*gains.minus} == {'random encoder'}
+    with pytest.raises(papermill.PapermillExecutionError, match='sees: learnt from folds'):
+        run([str(tmp_path/'sees')])
