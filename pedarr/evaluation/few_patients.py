@@ -34,7 +34,7 @@ def draw_support(label: np.ndarray, subject: np.ndarray, rows: np.ndarray, class
     return np.stack([of_class(c) for c in classes])
 
 # %% ../../nbs/7_evaluation/12_few_patients.ipynb #172494ad
-SHOT_STRENGTHS = (.001, .01, .1, 1., 10.)
+SHOT_STRENGTHS = (.001, .01, .1, 1., 10., 100.)
 
 def nearest_prototype(x: np.ndarray, y: np.ndarray, query: np.ndarray) -> np.ndarray:
     "Class numbers [Q] for `query` [Q, d]: the nearest mean, by cosine, of the support `x` [M, d], `y` [M]."

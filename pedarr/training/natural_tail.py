@@ -22,7 +22,7 @@ from .tail import MOST_COMMON, finish_job, read_answers, train_and_answer
 from .tail_results import best_offsets
 
 # %% auto #0
-__all__ = ['NATURAL_FOLDS', 'NATURAL_SR', 'NATURAL_VALIDATION', 'MERGED', 'FEWEST_PATIENTS', 'RAREST_PATIENTS', 'natural_roles',
+__all__ = ['NATURAL_FOLDS', 'NATURAL_SR', 'NATURAL_VALIDATION', 'MERGED', 'FEWEST_PATIENTS', 'RAREST', 'natural_roles',
            'run_natural_job', 'read_natural', 'NaturalAnswers', 'decide_natural', 'natural_table']
 
 # %% ../../nbs/8_training/23_natural_tail.ipynb #e6e9ee2f
@@ -151,7 +151,7 @@ def decide_natural(answers: pd.DataFrame, merged: bool = False, tuned: bool = Tr
 
 # %% ../../nbs/8_training/23_natural_tail.ipynb #4a3f5bea
 FEWEST_PATIENTS = 10      # of a rhythm, below which it is described, not tested
-RAREST_PATIENTS = 200     # of a rhythm, up to which it is one of the rarest
+RAREST = ('SVARR', 'BIGU', 'AFLT', 'SVTAC', 'PSVT', 'TRIGU')         # those of fewer than 200 patients
 _SCORES = ('recall', 'precision', 'average precision')
 
 def _weights(n: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -188,12 +188,12 @@ def _patients(a: NaturalAnswers) -> dict[str, int]:
 # %% ../../nbs/8_training/23_natural_tail.ipynb #f004f313
 def _with_rarest(found: dict[str, np.ndarray], patients: dict[str, int]) -> dict[str, np.ndarray]:
     "The scores `found`, and those of the rarest rhythms in the mean, if there are any."
-    rare = [name for name in found if FEWEST_PATIENTS <= patients[name] <= RAREST_PATIENTS]
+    rare = [name for name in found if name in RAREST and patients[name] >= FEWEST_PATIENTS]
     return found | ({'rarest': np.mean([found[name] for name in rare], axis=0)} if rare else {})
 
 def _numbers(a: NaturalAnswers, patients: dict[str, int]) -> dict[str, dict[str, int]]:
     "Patients and recordings of each rhythm, and of the rarest together."
-    rare = [i for i, name in enumerate(a.names) if FEWEST_PATIENTS <= patients[name] <= RAREST_PATIENTS]
+    rare = [i for i, name in enumerate(a.names) if name in RAREST and patients[name] >= FEWEST_PATIENTS]
     of = {name: a.truth == i for i, name in enumerate(a.names)} | dict(rarest=np.isin(a.truth, rare))
     return {name: dict(patients=len(np.unique(a.subject[x])), recordings=int(x.sum()))
             for name, x in of.items()}
