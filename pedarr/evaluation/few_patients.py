@@ -118,8 +118,8 @@ def _chosen_strength(x, label, support: np.ndarray, validation: np.ndarray) -> f
 def few_patients(x: ArrayLike, label: ArrayLike, subject: ArrayLike, rows: Mapping[str, np.ndarray],
                  shots: Sequence[int] = (1, 2, 5, 10), draws: int = 20, seed: int = 0) -> FewPatients:
     """Answers to `shots` windows of each class, from features `x` [N, d] of a frozen network. `label` [N]:
-    class numbers, -1 for none; `subject` [N]: names; `rows`: row numbers of train, validation and test.
-    `PedarrError` where a patient is in two of them, or too few classes have support."""
+    class numbers, -1 for none; `subject` [N]: names; `rows`: row numbers [M] of train, validation and
+    test. `PedarrError` where a patient is in two of them, or too few classes have support."""
     label, subject, most = np.asarray(label), np.asarray(subject), max(shots, default=0)
     _check_rows(rows, subject, shots, draws)
     classes = _classes_with_support(label, subject, rows, most)
