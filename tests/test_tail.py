@@ -266,6 +266,8 @@ def test_the_natural_tail_from_training_to_tables_and_from_kept_answers(waves, t
     given = dict(store=str(waves), results=str(first), folds='0,3', common=tiny)
     with pytest.raises(papermill.PapermillExecutionError, match="unknown loss 'cee'"):
         run(losses='cee', **given)
+    with pytest.raises(papermill.PapermillExecutionError, match='pairs: write two losses'):
+        run(pairs='ce', **given)
     with pytest.raises(papermill.PapermillExecutionError, match='no loss is finished on all of'): run()
     run(losses='ce', **given)
     run(losses='ce,la,agcacl', pairs='agcacl - ce, la - ce', **given)
