@@ -1,10 +1,14 @@
 """Few shots: properties, a plain loop, faults. What is a lesson stands in the chapter."""
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pedarr.evaluation.few_patients import (
+    FewPatients, few_patients, few_patients_classes, few_patients_table)
 from pedarr.evaluation.fewshot import (
     GAINS, METHODS, few_shot, few_shot_classes, few_shot_table, format_few_shot, number_episodes)
 from pedarr.evaluation.prototypes import (
@@ -12,6 +16,13 @@ from pedarr.evaluation.prototypes import (
 from pedarr.evaluation.fewshot import _draw_support, _far_from_support
 from pedarr.evaluation.subgroups import SINGLE_SUBJECT
 from pedarr.core.errors import PedarrError
+from pedarr.core.tables import read_json
+from pedarr.data.channels import ECG_LEADS
+from pedarr.signals.arrays import store_from_arrays
+from pedarr.training.config import make_config
+from pedarr.training.pretrain import run_pretraining
+from pedarr.training.pretrain_config import PretrainConfig
+from pedarr.training.train import run_training
 
 
 def study(subjects=8, segments=6, classes=3, d=5, seed=0, between=1.):
@@ -257,3 +268,118 @@ def test_faults_of_prototypes():
     with pytest.raises(PedarrError, match='k0=-1'): fit_prototypes(x, label, who, 3, k0=-1)
     with pytest.raises(PedarrError, match='give k0 yourself'): fit_prototypes(x[:1], label[:1], who[:1], 3)
     assert fit_prototypes(x[:1], label[:1], who[:1], 3, k0=2).k0 == 2
+
+
+def between(seed=0, n=240, classes=4):
+    "Features [n, 6] with some sense, labels, patients of two windows each, and rows by role."
+    rng = np.random.default_rng(seed)
+    subject = np.char.add('p', np.char.zfill((np.arange(n)//2).astype(str), 3))
+    label = rng.integers(-1, classes, n)                                         # -1: of no class
+    x = rng.normal(size=(n, 6)) + 2*np.eye(classes + 1, 6)[label]
+    part = np.arange(n)//2 % 3
+    rows = {role: np.flatnonzero(part == i) for i, role in enumerate(('train', 'validation', 'test'))}
+    return x, label, subject, rows
+
+
+def test_support_between_patients_is_nested_and_the_same_for_all_features():
+    x, label, subject, rows = between()
+    a, b = (few_patients(f, label, subject, rows, shots=(1, 3), draws=4) for f in (x, x[:, ::-1]))
+    assert np.array_equal(a.support, b.support) and a.support.shape == (4, 4, 3)
+    assert np.isin(a.support, rows['train']).all()
+    for draw in a.support:
+        assert (label[draw] == a.classes[:, None]).all()
+        assert all(len(set(subject[own])) == 3 for own in draw)
+    assert len({tuple(draw.ravel()) for draw in a.support}) == 4
+    fewer = few_patients(x, label, subject, rows, shots=(1,), draws=4)
+    assert np.array_equal(fewer.support, a.support[:, :, :1])              # begins with the same patients
+
+
+def test_between_patients_equals_a_plain_loop():
+    from sklearn.linear_model import LogisticRegression
+    x, label, subject, rows = between()
+    found = few_patients(x, label, subject, rows, shots=(2,), draws=3)
+    z = (x - x[rows['train']].mean(0))/x[rows['train']].std(0)
+    test = rows['test'][label[rows['test']] >= 0]
+    recalls = []
+    for d in range(3):
+        own = found.support[d].ravel()
+        fitted = LogisticRegression(C=found.strength[2], max_iter=300).fit(z[own], label[own])
+        assert np.array_equal(found.called[2, 'linear'][d], fitted.predict(z[test]))
+        u = z/np.linalg.norm(z, axis=1, keepdims=True)
+        means = np.stack([u[own][label[own] == c].mean(0) for c in range(4)])
+        near = (u[test] @ (means/np.linalg.norm(means, axis=1, keepdims=True)).T).argmax(1)
+        assert np.array_equal(found.called[2, 'prototype'][d], near)
+        recalls.append([(near[label[test] == c] == c).mean() for c in range(4)])
+    table = few_patients_table(found, 20)
+    assert table.value[2, 'prototype'] == pytest.approx(np.mean(recalls))
+    by_class = few_patients_classes(found, [*'abcd'], n_resamples=20)
+    by_class = by_class[by_class.method == 'prototype']
+    np.testing.assert_allclose(by_class.value, np.mean(recalls, 0))
+
+
+def test_the_test_has_no_part_in_the_strength():
+    x, label, subject, rows = between()
+    other = label.copy()
+    other[rows['test']] = np.random.default_rng(1).permutation(label[rows['test']])
+    one, two = (few_patients(x, own, subject, rows, (1, 2), 2) for own in (label, other))
+    assert one.strength == two.strength
+    noise = x.copy()
+    noise[rows['test']] = np.random.default_rng(2).normal(size=(len(rows['test']), 6))
+    assert few_patients(noise, label, subject, rows, (1, 2), 2).strength == one.strength
+
+
+def test_intervals_between_patients_widen_with_draws_that_differ():
+    truth, subject = np.tile([0, 1], 50), np.array([f'p{i:02}' for i in range(100)])
+    right, wrong = truth[None], 1 - truth[None]
+    def width(called):
+        both = {(1, m): called for m in ('prototype', 'linear')}
+        row = few_patients_table(FewPatients(both, truth, subject, np.arange(2), np.zeros((2, 2, 1), int),
+                                             {1: 1.}), 200).loc[(1, 'linear')]
+        assert row.value == called.shape[0] - 1 or row.value == .5
+        return row.high - row.low
+    assert width(np.concatenate([right, right])) == 0
+    assert width(np.concatenate([right, wrong])) > .9              # the draws are resampled, too
+
+
+@pytest.mark.parametrize('change, why', [
+    (dict(shots=()), 'at least 1'), (dict(draws=0), 'at least 1'), (dict(shots=(50,)), 'lower shots'),
+    (dict(rows=dict(train=[0], validation=[2])), 'none for test'),
+    (dict(rows=dict(train=np.arange(100), validation=np.arange(99, 160), test=np.arange(160, 240))),
+     'p049 is in train and in validation')])
+def test_bad_input_between_patients_is_one_line(change, why):
+    x, label, subject, rows = between()
+    with pytest.raises(PedarrError, match=why) as e:
+        few_patients(**dict(x=x, label=label, subject=subject, rows=rows) | change)
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.long
+def test_few_patients_of_a_pretraining_and_of_a_training(tmp_path):
+    "On a SIMULATED store: both kinds of networks have their rows, and one that has seen the test is refused."
+    import papermill
+    rng, i = np.random.default_rng(0), np.arange(240)
+    label = np.array(['SR', 'AFIB', 'BIGU', ''])[rng.choice(4, 240, p=[.4, .3, .28, .02])]
+    hertz = pd.Series(label).map({'SR': 2, 'AFIB': 6, 'BIGU': 12, '': 20}).to_numpy()
+    x = rng.normal(0, .1, (240, 12, 1000)) + np.sin(2*np.pi*hertz[:, None]*np.arange(1000)/100)[:, None]
+    store = store_from_arrays(tmp_path/'store', x, 100., ECG_LEADS, label, [f's{k//2:03}' for k in i],
+                              folds=1 + i//2 % 10, simulated=True)
+    for name, folds in (('net', '1-8'), ('sees', '1-10')):
+        run_pretraining(PretrainConfig(store=str(store.path), run=str(tmp_path/name), dim=16, proj_dim=8,
+                                       epochs=1, batch_size=16, folds=folds), False)
+    run_training(make_config(store=str(store.path), run=str(tmp_path/'run'), dim=16, depth=1, epochs=1,
+                             batch_size=16, modalities='ecg', split='official', fold='last'), False)
+    source = Path(__file__).parents[1]/'nbs'/'experiments'/'few_patients.ipynb'
+    given = dict(store=str(store.path), out=str(tmp_path/'out'), shots='1,4', draws=3, resamples=50)
+    run = lambda networks: papermill.execute_notebook(
+        str(source), str(tmp_path/'done.ipynb'), given | dict(networks=','.join(networks)),
+        progress_bar=False, kernel_name='python3')
+    run([str(tmp_path/'net'), str(tmp_path/'run')])
+    t = pd.read_csv(tmp_path/'out'/'few_patients.csv').set_index(['network', 'method', 'k'])
+    assert {*t.index.get_level_values('network')} == {'net', 'run', 'random encoder'}
+    assert t.value['net', 'linear', 4] > .6                                     # guessing gives a third
+    said = read_json(tmp_path/'out'/'few_patients.json')
+    assert said['simulated'] is True and {*said['rhythms']} == {'SR', 'AFIB', 'BIGU'}
+    gains = pd.read_csv(tmp_path/'out'/'few_patients-differences.csv')
+    assert {*gains.network} == {'net', 'run'} and {*gains.minus} == {'random encoder'}
+    with pytest.raises(papermill.PapermillExecutionError, match='sees: learnt from folds'):
+        run([str(tmp_path/'sees')])

@@ -5,23 +5,25 @@
 # %% ../../nbs/8_training/23_natural_tail.ipynb #ee0b0057
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError
-from ..evaluation.bootstrap import draw_subjects, number_subjects, percentile_interval
+from ..core.errors import PedarrError, file_error
+from ..evaluation.bootstrap import (
+    check_bootstrap, draw_subjects, number_subjects, percentile_interval)
 from ..evaluation.ranking import Ranking, average_precision
 from ..signals.store import Store
 from .config import make_config
 from .tail import MOST_COMMON, finish_job, read_answers, train_and_answer
+from .tail_results import best_offsets
 
 # %% auto #0
-__all__ = ['NATURAL_FOLDS', 'NATURAL_SR', 'NATURAL_VALIDATION', 'MERGED', 'FEWEST_PATIENTS', 'natural_roles', 'run_natural_job',
-           'read_natural', 'natural_table']
+__all__ = ['NATURAL_FOLDS', 'NATURAL_SR', 'NATURAL_VALIDATION', 'MERGED', 'FEWEST_PATIENTS', 'RAREST', 'natural_roles',
+           'run_natural_job', 'read_natural', 'NaturalAnswers', 'decide_natural', 'natural_table']
 
 # %% ../../nbs/8_training/23_natural_tail.ipynb #e6e9ee2f
 NATURAL_FOLDS = 5
@@ -52,27 +54,55 @@ def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], 
     def work(checkpoint):
         row, prob = train_and_answer(store, role, c, checkpoint)
         log = np.log(np.maximum(prob.astype(float), 1e-12))
-        return dict(row=row.astype(np.int32), log=np.ascontiguousarray(log, np.float16))
+        truth = pd.Index(store.classes).get_indexer(store.segments.label.iloc[row])
+        subject = pd.factorize(store.segments.subject, sort=True)[0][row]
+        return dict(row=row.astype(np.int32), log=np.ascontiguousarray(log, np.float16),
+                    truth=truth.astype(np.uint8), subject=subject.astype(np.int32),
+                    tested=(role[row] == 'test').astype(np.uint8))
 
-    about = dict(loss=loss, fold=fold, params=c.model_dump(), store=store.seal, classes=store.classes)
+    about = dict(loss=loss, fold=fold, params=c.model_dump(), store=store.seal, classes=store.classes,
+                 simulated=bool(store.meta.get('simulated')))
     return finish_job(folder, f'{loss}_natural_{fold}', work, about)
 
-def read_natural(folder: Path, loss: str, table: pd.DataFrame,
-                 folds: Iterable[int] = range(NATURAL_FOLDS)) -> pd.DataFrame:
-    """The pooled answers of a `loss`: columns subject and label of `table`, fold, role (validation or test),
-    and a column of log probabilities for each class. `PedarrError` if a fold is missing, or doesn't fit."""
-    return pd.concat([_read_fold(folder, loss, table, fold) for fold in folds], ignore_index=True)
 
 # %% ../../nbs/8_training/23_natural_tail.ipynb #517bd0fc
-def _read_fold(folder: Path, loss: str, table: pd.DataFrame, fold: int) -> pd.DataFrame:
-    "The answers of one fold, checked against the `table` of recordings."
-    found, classes = read_answers(folder, f'{loss}_natural_{fold}', natural_roles(table, fold))
+_ANY_ROW = np.broadcast_to(np.array('kept', object), 1 << 31)     # a role for each; the file has its own
+
+def _told_by_file(folder: Path, name: str) -> tuple[dict, list[str], pd.DataFrame]:
+    "Arrays, classes, and subject, label and role as the answers themselves tell them."
+    found, classes = read_answers(folder, name, _ANY_ROW)
+    own = {k: found.get(k, np.zeros(0, int)) for k in ('truth', 'subject', 'tested')}
+    same = all(x.shape == found['row'].shape for x in own.values())
+    if not same or own['truth'].max(initial=0) >= len(classes):
+        raise file_error(folder/name, 'damaged (truth or patients do not fit)', 'run the job again')
+    return found, classes, pd.DataFrame(dict(subject=own['subject'], label=np.array(classes)[own['truth']],
+                                             role=np.where(own['tested'] > 0, 'test', 'validation')))
+
+def _told_by_table(folder: Path, name: str, table: pd.DataFrame, fold: int):
+    "The same from the `table` of recordings, which the answers are checked against."
+    found, classes = read_answers(folder, name, natural_roles(table, fold))
     rows = table.iloc[found['row']][['subject', 'label']].reset_index(drop=True)
-    rows['fold'], rows['role'] = fold, found['role']
+    return found, classes, rows.assign(role=found['role'])
+
+
+# %% ../../nbs/8_training/23_natural_tail.ipynb #88b7f76b
+def _read_fold(folder: Path, loss: str, table: pd.DataFrame | None, fold: int) -> pd.DataFrame:
+    name = f'{loss}_natural_{fold}'
+    told = _told_by_file(folder, name) if table is None else _told_by_table(folder, name, table, fold)
+    found, classes, rows = told
+    rows = rows.assign(fold=fold)[['subject', 'label', 'fold', 'role']]
     return rows.join(pd.DataFrame(found['log'].astype(float), columns=classes))
 
+def read_natural(folder: Path, loss: str, table: pd.DataFrame | None = None,
+                 folds: Iterable[int] = range(NATURAL_FOLDS)) -> pd.DataFrame:
+    """The pooled answers of a `loss`: columns subject, label, fold, role (validation or test), and a column
+    of log probabilities for each class. With the `table` of recordings, subjects are its names, and the
+    answers are checked against it. `PedarrError` if a fold is missing, is damaged or doesn't fit."""
+    return pd.concat([_read_fold(folder, loss, table, fold) for fold in folds], ignore_index=True)
+
+
 # %% ../../nbs/8_training/23_natural_tail.ipynb #5f227f1c
-FEWEST_PATIENTS = 10      # of a rhythm, below which it is described, not tested
+_ABOUT = ('subject', 'label', 'fold', 'role')
 
 def _merged(table: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
     "Labels [N] and log probabilities [N, M] with the classes of `MERGED` as one, and the M names."
@@ -82,34 +112,127 @@ def _merged(table: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np.nda
     prob = np.column_stack([np.exp(table[c]).sum(axis=1) for c in own])
     return label, np.log(np.maximum(prob, 1e-12)), names
 
+# %% ../../nbs/8_training/23_natural_tail.ipynb #00a1b75d
+def _with_names(answers: pd.DataFrame, merged: bool) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    "Labels [N], log probabilities [N, C] and names of the classes, the most common last."
+    names = [c for c in answers.columns if c not in _ABOUT]
+    label, log = answers.label.to_numpy(), answers[names].to_numpy()
+    if merged: label, log, names = _merged(answers, names)
+    order = [i for i, name in enumerate(names) if name != MOST_COMMON] + [names.index(MOST_COMMON)]
+    return label, log[:, order], [names[i] for i in order]
+
+class NaturalAnswers(NamedTuple):
+    """The pooled test answers of a loss: the class `names` [C], the most common last; their numbers `truth`
+    and `called` int [N]; `log` probabilities [N, C]; `subject` [N]; and the `offsets` [F, C - 1] by fold."""
+    names: list[str]
+    truth: np.ndarray
+    called: np.ndarray
+    log: np.ndarray
+    subject: np.ndarray
+    offsets: np.ndarray
+
 # %% ../../nbs/8_training/23_natural_tail.ipynb #38d3a9f4
-def natural_table(answers: pd.DataFrame, merged: bool = False, n_resamples: int = 1000,
-                  seed: int = 0) -> pd.DataFrame:
-    """Rows rhythm, score (recall, precision, average precision), value, low, high, patients, recordings, from
-    the test rows of `read_natural`. A rhythm of fewer than `FEWEST_PATIENTS` patients has no interval."""
-    test = answers[answers.role == 'test']
-    classes = [c for c in test.columns if c not in ('subject', 'label', 'fold', 'role')]
-    label, log, names = test.label.to_numpy(), test[classes].to_numpy(), classes
-    if merged: label, log, names = _merged(test, classes)
-    called, (number, _) = np.array(names)[log.argmax(1)], number_subjects(test.subject, len(test))
-    n = number.max() + 1
-    draws = np.concatenate([np.ones((1, n)), *draw_subjects(n, n_resamples, seed, 500)])[:, number]
-    rows = [_class_rows(name, label == name, called == name, log[:, i], number, draws)
-            for i, name in enumerate(names)]
-    return pd.DataFrame([row for own in rows for row in own])
+def decide_natural(answers: pd.DataFrame, merged: bool = False, tuned: bool = True) -> NaturalAnswers:
+    """The test rows of `read_natural`, decided with offsets that the validation of their fold has tuned; not
+    `tuned`: by the largest probability. `PedarrError` where a fold has nothing to tune on."""
+    label, log, names = _with_names(answers, merged)
+    truth, called, offsets = pd.Index(names).get_indexer(label), np.zeros(len(log), int), []
+    role, fold = answers.role.to_numpy(), answers.fold.to_numpy()
+    for k in np.unique(fold):
+        own = (fold == k) & (role == 'validation')
+        if tuned and not own.any():
+            raise PedarrError(f'natural tail: fold {k} has no validation to tune on: read both roles')
+        offsets.append(best_offsets(log[own], truth[own]) if tuned else np.zeros(len(names) - 1))
+        called[fold == k] = (log[fold == k] + np.append(offsets[-1], 0)).argmax(1)
+    test = role == 'test'
+    return NaturalAnswers(names, truth[test], called[test], log[test], answers.subject.to_numpy()[test],
+                          np.stack(offsets))
+
 
 # %% ../../nbs/8_training/23_natural_tail.ipynb #4a3f5bea
-def _class_rows(name: str, truth: np.ndarray, called: np.ndarray, log: np.ndarray, number: np.ndarray,
-                draws: np.ndarray) -> list[dict]:
-    "The three rows of a rhythm, from weights [1 + R, N] of the recordings, the first all 1."
-    hits = draws @ (truth & called)
-    ranking, patients = Ranking(truth, log), len(np.unique(number[truth]))
-    found = {'recall': hits/np.maximum(draws @ truth, 1e-12),
-             'precision': hits/np.maximum(draws @ called, 1e-12),
-             'average precision': np.array([average_precision(ranking, weight) for weight in draws])}
-    about = dict(patients=patients, recordings=int(truth.sum()))
+FEWEST_PATIENTS = 10      # of a rhythm, below which it is described, not tested
+RAREST = ('SVARR', 'BIGU', 'AFLT', 'SVTAC', 'PSVT', 'TRIGU')         # those of fewer than 200 patients
+_SCORES = ('recall', 'precision', 'average precision')
+
+def _weights(n: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    "How often each of `n` patients counts, [r, n]: once, then as often as a resample has drawn him."
+    yield np.ones((1, n))
+    yield from draw_subjects(n, n_resamples, seed, 100)
+
+# %% ../../nbs/8_training/23_natural_tail.ipynb #c9a18996
+def _rhythm_scores(a: NaturalAnswers, i: int, number: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
+    "`_SCORES` [1 + R, 3] of the class `i`; the patients have `number` [N]."
+    truth, called, ranking = a.truth == i, a.called == i, Ranking(a.truth == i, a.log[:, i])
     rows = []
-    for score, x in found.items():
-        low, high = percentile_interval(x[1:], .95, patients if patients >= FEWEST_PATIENTS else 1)
-        rows.append(dict(rhythm=name, score=score, value=x[0], low=low, high=high) | about)
-    return rows
+    for weight in _weights(number.max() + 1, n_resamples, seed):
+        weight = weight[:, number]
+        hits, there, said = weight @ (truth & called), weight @ truth, weight @ called
+        found = np.array([average_precision(ranking, own) for own in weight])
+        recall = np.where(there > 0, hits/np.maximum(there, 1e-12), np.nan)
+        rows.append(np.column_stack([recall, hits/np.maximum(said, 1e-12), found]))
+    return np.concatenate(rows)
+
+# %% ../../nbs/8_training/23_natural_tail.ipynb #9f2981eb
+def _resampled_scores(a: NaturalAnswers, rhythms: Iterable[str] | None = None, n_resamples: int = 1000,
+                      seed: int = 0) -> dict[str, np.ndarray]:
+    "`_SCORES` [1 + R, 3] of each of the `rhythms` (None: all): as measured, then of resampled patients."
+    check_bootstrap(n_resamples, .95)
+    number, _ = number_subjects(a.subject, len(a.subject))
+    each = [name for name in a.names if rhythms is None or name in rhythms]
+    return {name: _rhythm_scores(a, a.names.index(name), number, n_resamples, seed) for name in each}
+
+def _patients(a: NaturalAnswers) -> dict[str, int]:
+    "How many test patients each rhythm has."
+    return {name: len(np.unique(a.subject[a.truth == i])) for i, name in enumerate(a.names)}
+
+# %% ../../nbs/8_training/23_natural_tail.ipynb #f004f313
+def _with_rarest(found: dict[str, np.ndarray], patients: dict[str, int]) -> dict[str, np.ndarray]:
+    "The scores `found`, and those of the rarest rhythms in the mean, if there are any."
+    rare = [name for name in found if name in RAREST and patients[name] >= FEWEST_PATIENTS]
+    return found | ({'rarest': np.mean([found[name] for name in rare], axis=0)} if rare else {})
+
+def _numbers(a: NaturalAnswers, patients: dict[str, int]) -> dict[str, dict[str, int]]:
+    "Patients and recordings of each rhythm, and of the rarest together."
+    rare = [i for i, name in enumerate(a.names) if name in RAREST and patients[name] >= FEWEST_PATIENTS]
+    of = {name: a.truth == i for i, name in enumerate(a.names)} | dict(rarest=np.isin(a.truth, rare))
+    return {name: dict(patients=len(np.unique(a.subject[x])), recordings=int(x.sum()))
+            for name, x in of.items()}
+
+# %% ../../nbs/8_training/23_natural_tail.ipynb #9503896d
+def _score_rows(scores: np.ndarray, patients: int, paired: bool) -> Iterator[dict]:
+    "score, value, low, high and p of the columns of `scores` [1 + R, 3]; p is that of a paired difference."
+    for name, (value, *resampled) in zip(_SCORES, scores.T):
+        x = np.array(resampled)
+        low, high = percentile_interval(x, .95, patients if patients >= FEWEST_PATIENTS else 1)
+        known = x[np.isfinite(x)].round(12)
+        p = min(1, 2*(min((known <= 0).sum(), (known >= 0).sum()) + 1)/(len(known) + 1))
+        asked = paired and patients >= FEWEST_PATIENTS
+        yield dict(score=name, value=value, low=low, high=high, p=p if asked else np.nan)
+
+def _same_test(decided: Mapping[str, NaturalAnswers]) -> NaturalAnswers:
+    "The first, if all were tested on the same recordings."
+    first, *others = decided.values()
+    for a in others:
+        if not (np.array_equal(a.subject, first.subject) and np.array_equal(a.truth, first.truth)):
+            raise PedarrError('natural tail: the losses were not tested on the same recordings: '
+                              'finish all jobs')
+    return first
+
+
+# %% ../../nbs/8_training/23_natural_tail.ipynb #58731802
+def natural_table(systems: Mapping[str, pd.DataFrame], pairs: Iterable[tuple[str, str]] = (),
+                  merged: bool = False, tuned: bool = True, n_resamples: int = 1000,
+                  seed: int = 0) -> pd.DataFrame:
+    """Rows loss, rhythm, score, value, low, high, p, patients, recordings, from the answers of each loss
+    (name -> `read_natural`), and of the `pairs`, first minus second. `merged`: merged classes alone."""
+    decided = {loss: decide_natural(answers, merged, tuned) for loss, answers in systems.items()}
+    first = _same_test(decided)
+    patients, only = _patients(first), sorted(set(MERGED.values())) if merged else None
+    found = {loss: _resampled_scores(a, only, n_resamples, seed) for loss, a in decided.items()}
+    if not merged: found = {loss: _with_rarest(own, patients) for loss, own in found.items()}
+    both = {f'{a} - {b}': {name: found[a][name] - x for name, x in found[b].items()} for a, b in pairs}
+    count = _numbers(first, patients)
+    return pd.DataFrame([dict(loss=loss, rhythm=name) | row | count[name]
+                         for loss, own in (found | both).items() for name, x in own.items()
+                         for row in _score_rows(x, count[name]['patients'], loss in both)])
+

@@ -16,7 +16,7 @@ from ..evaluation.ranking import RANKING_SCORES, Ranking
 from .tail import LOG_COLUMNS, RARE_RHYTHMS
 
 # %% auto #0
-__all__ = ['OFFSETS', 'TAIL_SCORES', 'tune_offsets', 'TailAnswers', 'tail_bootstrap', 'tail_table']
+__all__ = ['OFFSETS', 'TAIL_SCORES', 'best_offsets', 'tune_offsets', 'TailAnswers', 'tail_bootstrap', 'tail_table']
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #7d37b1fa
 OFFSETS = np.arange(-5, 5.25, .25)      # in units of log probability
@@ -25,24 +25,30 @@ def _codes(label: pd.Series) -> np.ndarray:
     "Number of each label among the rare rhythms, 3 for any other."
     return label.map({name: i for i, name in enumerate(RARE_RHYTHMS)}).fillna(3).to_numpy(int)
 
-def _rare_decisions(truth: np.ndarray, called: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:
-    "F1 [3] and recall [3] of the rare rhythms, from codes [N]."
-    count = lambda codes, weight: np.maximum(np.bincount(codes, weight, minlength=4)[:3], 1e-12)
+def _rare_decisions(truth: np.ndarray, called: np.ndarray, weight: np.ndarray,
+                    n: int = 3) -> tuple[np.ndarray, ...]:
+    "F1 [n] and recall [n] of the rare rhythms, from codes [N]: 0 to n - 1, and n for any other."
+    count = lambda codes, weight: np.maximum(np.bincount(codes, weight, minlength=n + 1)[:n], 1e-12)
     hits, there = count(truth, weight*(truth == called)), count(truth, weight)
     return 2*hits/(there + count(called, weight)), hits/there
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #574ee388
-def tune_offsets(table: pd.DataFrame) -> np.ndarray:
-    "Offsets [3] for the rare rhythms with the best mean F1 of them on `table`, as `read_tail_job` gives it."
-    log, truth, weight = table[LOG_COLUMNS].to_numpy(), _codes(table.label), np.ones(len(table))
-    offsets = np.zeros(4)
+def best_offsets(log: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Offsets [n] for all but the last class with the best mean F1 of these classes, from log probabilities
+    `log` [N, n + 1] and class numbers `truth` [N]."""
+    n, weight = log.shape[1] - 1, np.ones(len(log))
+    offsets = np.zeros(n + 1)
     def f1(i, value):
         offsets[i] = value
-        return _rare_decisions(truth, (log + offsets).argmax(1), weight)[0].mean()
-    for i in [0, 1, 2]*2:
+        return _rare_decisions(truth, (log + offsets).argmax(1), weight, n)[0].mean()
+    for i in [*range(n)]*2:
         scores = [f1(i, value) for value in OFFSETS]
         offsets[i] = OFFSETS[int(np.argmax(scores))]
-    return offsets[:3]
+    return offsets[:n]
+
+def tune_offsets(table: pd.DataFrame) -> np.ndarray:
+    "Offsets [3] for the rare rhythms with the best mean F1 of them on `table`, as `read_tail_job` gives it."
+    return best_offsets(table[LOG_COLUMNS].to_numpy(), _codes(table.label))
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #b4080583
 TAIL_SCORES = (*RANKING_SCORES, 'F1', 'recall')
