@@ -141,8 +141,8 @@ def test_a_damaged_table_of_results_says_so(runs, tmp_path):
 
 
 def test_kept_answers_of_a_grid_give_its_tables(runs, tmp_path):
-    """scores.csv and classes.csv to the digit they are written with, from the answers alone: the runs are gone
-    when they are computed. A system with an unfinished run is left out."""
+    """scores.csv and classes.csv to the digit they are written with, from the answers alone: the runs are
+    gone when they are computed. A system with an unfinished run is left out."""
     elsewhere = lambda run: str(shutil.copytree(run, tmp_path/Path(run).name))
     jobs = [j.model_copy(update=dict(run=elsewhere(j.run))) for j in runs]
     said, _ = answers_.score_table(jobs, 100)

@@ -77,11 +77,12 @@ def tail_complete():
 
 @pytest.mark.parametrize('whole', [False, pytest.param(True, marks=pytest.mark.long)])
 def test_kept_answers_give_the_tables_of_the_controlled_tail(whole):
-    """Values of scores.csv, pairs included, and draws.csv, from the answers and the table of recordings: those
-    of a primary pair, and all."""
+    """Values of scores.csv, pairs included, and draws.csv, from the answers and the table of recordings:
+    those of a primary pair, and all."""
     keys, at = ['size', 'test', 'loss', 'rhythm', 'score'], ['size', 'test', 'loss', 'draw']
     said, draws = pd.read_csv(TAIL/'scores.csv').set_index(keys), pd.read_csv(TAIL/'draws.csv').set_index(at)
-    pairs, complete = [tuple(x.split(' - ')) for x in said.index.unique('loss') if ' - ' in x], tail_complete()
+    pairs = [tuple(x.split(' - ')) for x in said.index.unique('loss') if ' - ' in x]
+    complete = tail_complete()
     tests = ['left out', 'fold 10'] if whole else ['left out']
     if not whole: complete = {20: (['ce', 'agcacl'], complete[20][1])}
     recordings, about = read_recordings(TAIL)
