@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.array_files import hash_arrays
+from ..core.array_files import arrays_file, hash_arrays
 from ..core.errors import PedarrError
 from ..core.files import sha256
 from ..data.channels import N_ECG
@@ -92,9 +92,9 @@ def run_segment_job(data: WaveSet, name: str, params: Mapping[str, Any], fold: i
     return finish_job(Path(folder), f'{name}_{fold}', work, about)
 
 # %% ../../nbs/8_training/30_segmentation_jobs.ipynb #bb4fd002
-def _read_job(folder: Path, name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+def _read_job(path: Path, rows: np.ndarray) -> dict[str, np.ndarray]:
     "The arrays of a finished job about the recordings `rows`; `PedarrError` if it is none."
-    path, arrays = read_job(folder, name)
+    arrays = read_job(path)
     if np.array_equal(arrays.get('row'), rows): return arrays
     raise PedarrError(f'{path}: its recordings are not those of this fold: give its own data')
 
@@ -108,7 +108,7 @@ def read_segment_answers(folder: Path | str, name: str, data: WaveSet,
     folds = wave_folds(data.subject, n_folds)
     for k in range(n_folds):
         rows = np.flatnonzero(folds == k)
-        arrays = _read_job(Path(folder), f'{name}_{k}', rows)
+        arrays = _read_job(arrays_file(folder, f'{name}_{k}'), rows)
         for how, answer in found.items():
             runs = {x.removeprefix(f'{how}.'): a for x, a in arrays.items() if x.startswith(f'{how}.')}
             answer[rows] = unpack_answers(runs, (len(rows), *answer.shape[1:]))

@@ -173,10 +173,10 @@ _AGAIN = 'delete it, and run the job again'
 
 def _damaged(path: Path, why: str) -> PedarrError: return file_error(path, f'damaged ({why})', _AGAIN)
 
-def read_job(folder: Path, name: str) -> tuple[Path, dict[str, np.ndarray]]:
-    "(file, arrays) of the job `name` of `folder`; `PedarrError` if it is not finished, or damaged."
-    path = arrays_file(folder, name)
-    if path.exists(): return path, read_arrays(path, _AGAIN)
+def read_job(path: Path) -> dict[str, np.ndarray]:
+    "The arrays of a job, compressed or not; `PedarrError` if it is not finished, or damaged."
+    if not path.exists(): path = arrays_file(path.parent, path.name.partition('.safetensors')[0])
+    if path.exists(): return read_arrays(path, _AGAIN)
     raise PedarrError(f'{path}: this job is not finished: run it first')
 
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e04
@@ -184,7 +184,8 @@ def read_answers(folder: Path, name: str, role: np.ndarray,
                  n_log: int | None = None) -> tuple[dict[str, np.ndarray], list[str]]:
     """Arrays of the finished job `name` (row, role [M], log [M, `n_log`, None: classes], and more), and the
     classes; `role` [N] of each recording. `PedarrError` if it isn't finished, is damaged or doesn't fit."""
-    path, found = read_job(folder, name)
+    path = arrays_file(folder, name)
+    found = read_job(path)
     classes = read_json(folder/f'{name}.json', _Card).classes
     row, log = (found.get(k, np.zeros(0)) for k in ('row', 'log'))
     fits = row.dtype.kind == 'i' and row.ndim == 1 and log.shape == (len(row), n_log or len(classes))
