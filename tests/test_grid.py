@@ -1,10 +1,13 @@
 """Grids of runs: plans, processes that fail in every way, resuming, and the notebooks that run them."""
+import dataclasses
 import json
+import re
 import shutil
 import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import papermill
 import pytest
@@ -14,9 +17,13 @@ from hypothesis import strategies as st
 from pedarr.training import grid_results as answers_, grid as grid_
 from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.build import build_store
-from pedarr.core.errors import PedarrError
+from pedarr.core.array_files import read_arrays, write_arrays
+from pedarr.core.errors import PedarrError, error_line
 from pedarr.synthetic.files import TWIN_VERSION
 from pedarr.training.config import make_config
+from pedarr.training.finished_runs import open_finished
+from pedarr.training.kept_answers import (
+    keep_answers, keep_grid, kept_grid_classes, kept_grid_scores)
 from pedarr.training.train import run_training
 from pedarr.use.steps import NOTEBOOK_PROGRAM
 
@@ -131,6 +138,62 @@ def test_a_damaged_table_of_results_says_so(runs, tmp_path):
         (tmp_path/'k'/name).write_text(harm(whole))
         with pytest.raises(PedarrError, match=f'{name}: damaged'): answers_.load_grid_results(tmp_path/'k')
         (tmp_path/'k'/name).write_text(whole)
+
+
+def test_kept_answers_of_a_grid_give_its_tables(runs, tmp_path):
+    """scores.csv and classes.csv to the digit they are written with, from the answers alone: the runs are
+    gone when they are computed. A system with an unfinished run is left out."""
+    elsewhere = lambda run: str(shutil.copytree(run, tmp_path/Path(run).name))
+    jobs = [j.model_copy(update=dict(run=elsewhere(j.run))) for j in runs]
+    said, _ = answers_.score_table(jobs, 100)
+    recall = answers_.recall_table(jobs)
+    keep_grid(jobs, tmp_path/'answers')
+    assert sum(f.stat().st_size for f in (tmp_path/'answers').glob('*.xz')) < 40_000
+    for j in jobs: shutil.rmtree(j.run)
+    now = kept_grid_scores(tmp_path/'answers', 100)
+    pd.testing.assert_frame_equal(now[said.columns].round(5), said.round(5), check_dtype=False)
+    now = kept_grid_classes(tmp_path/'answers')
+    columns = [c for c in recall if c in now]
+    pd.testing.assert_frame_equal(now[columns].round(5), recall[columns].round(5), check_dtype=False)
+    assert {'support', 'recall', 'f1', 'class', 'system', 'split'} <= set(columns)
+
+    none = runs[1].model_copy(update=dict(run=str(tmp_path/'none')))
+    keep_grid([none if j is runs[1] else j for j in runs], tmp_path/'less')
+    less = kept_grid_scores(tmp_path/'less', 100)
+    gone = runs[1].system, runs[1].split
+    assert gone not in set(zip(less.system, less.split)) and len(less) == len(said) - 5
+
+
+def test_kept_answers_of_other_rows_are_one_line(runs, tmp_path):
+    "A seed that lost a row, a file that was cut off, one that is gone; and two runs of one name."
+    def spoilt(harm):
+        folder = tmp_path/str(len([*tmp_path.iterdir()]))
+        keep_grid(runs, folder)
+        file = next(folder/f'{Path(j.run).name}.safetensors.xz' for j in runs if j.seed == 1)
+        harm(file)
+        with pytest.raises(PedarrError, match=re.escape(file.name)) as e: kept_grid_scores(folder, 100)
+        text, status = error_line(e.value)
+        assert '\n' not in text and status == 2
+        return text
+    shorter = lambda f: write_arrays(f, {k: x[:-1] for k, x in read_arrays(f, '').items()})
+    assert 'rows that are not those of the first seed' in spoilt(shorter)
+    longer = lambda f: write_arrays(f, {k: x if k == 'prob' else np.append(x, x[:1])
+                                        for k, x in read_arrays(f, '').items()})
+    assert 'do not fit each other' in spoilt(longer)
+    assert 'it was cut off' in spoilt(lambda f: f.write_bytes(f.read_bytes()[:-20]))
+    spoilt(Path.unlink)
+    copy = shutil.copytree(runs[0].run, tmp_path/'b'/Path(runs[0].run).name)
+    twin = runs[0].model_copy(update=dict(run=str(copy)))
+    with pytest.raises(PedarrError, match='two runs are called'): keep_grid([runs[0], twin], tmp_path/'twice')
+
+
+def test_answers_of_recordings_without_a_licence_are_refused(runs, tmp_path):
+    run = open_finished(runs[0].run)
+    environment = run.environment.model_copy(update=dict(database='tinyml-eight'))
+    contest = dataclasses.replace(run, environment=environment)
+    with pytest.raises(PedarrError, match='without a licence.*answers False'):
+        keep_answers(contest, tmp_path/'kept', 'one')
+    assert not (tmp_path/'kept').exists()
 
 
 def test_without_its_first_system_a_question_has_no_gains(runs, tmp_path):

@@ -1,16 +1,26 @@
 """The tables of nbs/results, made again from the answers that lie beside them."""
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pedarr.training.kept_answers import kept_scores, read_kept
+from pedarr.core.array_files import compressed
+from pedarr.core.errors import PedarrError, error_line
+from pedarr.training.kept_answers import kept_grid_classes, kept_grid_scores, kept_scores, read_kept
 from pedarr.training.kept_waves import read_kept_waves
 from pedarr.training.segmentation_jobs import segment_tables
+from pedarr.training.tail import RARE_RHYTHMS, TailJob, read_tail_job
+from pedarr.training.tail_results import (
+    TailAnswers, complete_draws, read_recordings, tail_bootstrap, tail_scores, tail_table)
 
 RESULTS = Path(__file__).parents[1]/'nbs'/'results'
-KEPT = sorted(RESULTS.glob('*/answers/*.safetensors'))
+GRIDS = sorted(RESULTS.rglob('grid.json'))
+KEPT = [f for f in sorted(RESULTS.glob('*/answers/*.json'))
+        if f.name != 'waves.json' and f.with_name('grid.json') not in GRIDS]
+TAIL = RESULTS/'tail'
 
 
 @pytest.mark.parametrize('file', KEPT, ids=lambda f: f'{f.parents[1].name}-{f.stem}')
@@ -41,5 +51,115 @@ def test_kept_waves_give_the_tables_of_segmentation():
         assert np.allclose(edges[column], was[column], atol=1e-4)
 
 
+@pytest.mark.parametrize('file', GRIDS, ids=lambda f: f.parents[1].name)
+def test_kept_grids_give_their_tables(file):
+    "Values, gains, p and its correction; intervals are asked where one run is scored, above."
+    folder, keys = file.parent, ['question', 'split', 'system', 'metric']
+    said = pd.read_csv(folder.parent/'scores.csv').set_index(keys)
+    now = kept_grid_scores(folder, 200, set(said.index.get_level_values('question'))).set_index(keys)
+    assert set(now.index) == set(said.index)
+    for column in ('value', 'gain', 'seeds', 'segments', 'subjects'):
+        assert np.allclose(now[column].loc[said.index], said[column], atol=1e-5, equal_nan=True)
+    keys, classes = ['question', 'split', 'system', 'class'], pd.read_csv(folder.parent/'classes.csv')
+    now, said = kept_grid_classes(folder).set_index(keys), classes.set_index(keys)
+    for column in ('support', 'precision', 'recall', 'f1'):
+        assert np.allclose(now[column].loc[said.index], said[column], atol=1e-5, equal_nan=True)
+
+
+def tail_complete():
+    "What is complete in the folder of the controlled tail."
+    jobs = [json.loads(f.read_text())['job'] for f in sorted((TAIL/'test').glob('*.json'))]
+    complete = complete_draws(pd.DataFrame(jobs)[['loss', 'size', 'draw']])
+    said = {int(size): draws for size, draws in json.loads((TAIL/'made.json').read_text())['draws'].items()}
+    assert {size: draws for size, (_, draws) in complete.items() if draws} == said
+    return {size: own for size, own in complete.items() if own[1]}
+
+
+@pytest.mark.parametrize('whole', [False, pytest.param(True, marks=pytest.mark.long)])
+def test_kept_answers_give_the_tables_of_the_controlled_tail(whole):
+    """Values of scores.csv, pairs included, and draws.csv, from the answers and the table of recordings:
+    those of a primary pair, and all."""
+    keys, at = ['size', 'test', 'loss', 'rhythm', 'score'], ['size', 'test', 'loss', 'draw']
+    said, draws = pd.read_csv(TAIL/'scores.csv').set_index(keys), pd.read_csv(TAIL/'draws.csv').set_index(at)
+    pairs = [tuple(x.split(' - ')) for x in said.index.unique('loss') if ' - ' in x]
+    complete = tail_complete()
+    tests = ['left out', 'fold 10'] if whole else ['left out']
+    if not whole: complete = {20: (['ce', 'agcacl'], complete[20][1])}
+    recordings, about = read_recordings(TAIL)
+    assert about.source.endswith('CC BY 4.0') and not about.simulated
+    now, by_draw = tail_scores(TAIL/'test', recordings, complete, pairs, 1, tests)
+    now, by_draw = now.set_index(keys), by_draw.set_index(at)
+    if whole: assert set(now.index) == set(said.index) and set(by_draw.index) == set(draws.index)
+    assert len(now) >= 60 and 'agcacl - ce' in now.index.unique('loss')
+    assert np.allclose(now.value, said.value.loc[now.index], atol=1.1e-5)
+    assert (now.family == said.family.loc[now.index].fillna('')).all()
+    assert np.allclose(by_draw, draws.loc[by_draw.index, by_draw.columns], atol=1.1e-5)
+
+
+@pytest.mark.long
+def test_kept_answers_give_the_intervals_of_the_controlled_tail():
+    "The first question, at 20 recordings, to the last digit: AGCACL against cross-entropy."
+    said = pd.read_csv(TAIL/'scores.csv').query('size == 20 and test == "left out"')
+    recordings, _ = read_recordings(TAIL)
+    _, draws = tail_complete()[20]
+    read = lambda loss, draw: read_tail_job(TAIL/'test', TailJob(loss, 20, draw, {}), recordings)
+    answers = {loss: [TailAnswers(read(loss, d), 'left out') for d in draws] for loss in ('ce', 'agcacl')}
+    resamples = json.loads((TAIL/'made.json').read_text())['resamples']
+    now = tail_table(tail_bootstrap(answers, resamples), [('agcacl', 'ce')])
+    keys = ['loss', 'rhythm', 'score']
+    now, said = now.set_index(keys), said.set_index(keys)
+    assert set(now.index.unique('rhythm')) == {*RARE_RHYTHMS, 'mean'}
+    for column in ('low', 'high', 'p'):
+        assert np.allclose(now[column], said[column].loc[now.index], atol=1.1e-5, equal_nan=True)
+
+
+def test_a_damaged_table_of_recordings_is_one_line(tmp_path):
+    for name in ('recordings.csv.xz', 'recordings.json'): shutil.copy(TAIL/name, tmp_path/name)
+    file, raw = tmp_path/'recordings.csv.xz', (TAIL/'recordings.csv.xz').read_bytes()
+    head = 'record,subject,label,official\n00001_lr,p1,SR,'
+    for bad, why in ((raw[:-30], 'damaged \\(it was cut off\\)'), (raw[:6] + b'x'*40, 'damaged'),
+                     (compressed(f'{head}3\n'.encode()), '1 rows where 21,799'),
+                     (compressed(f'{head}three\n'.encode()), 'column official'), (None, 'recordings.csv.xz')):
+        if bad is None: file.unlink()
+        else: file.write_bytes(bad)
+        with pytest.raises(PedarrError, match=why) as e: read_recordings(tmp_path)
+        text, status = error_line(e.value)
+        assert '\n' not in text and 'recordings.csv.xz' in text and status == 2
+
+
+def test_damaged_answers_are_one_line(tmp_path):
+    "A file that was cut off, and one whose row numbers are those of a longer table."
+    job, recordings = TailJob('ce', 20, 3, {}), read_recordings(TAIL)[0]
+    for end in ('json', 'safetensors.xz'): shutil.copy(TAIL/'test'/f'{job.name}.{end}', tmp_path)
+    with pytest.raises(PedarrError, match='safetensors.xz: its recordings are not those') as e:
+        read_tail_job(tmp_path, job, recordings.iloc[:20_000])
+    assert '\n' not in str(e.value)
+    file = tmp_path/f'{job.name}.safetensors.xz'
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(PedarrError, match='safetensors.xz: damaged .it was cut off.: delete it') as e:
+        read_tail_job(tmp_path, job, recordings)
+    assert error_line(e.value)[1] == 2 and '\n' not in str(e.value)
+
+
 def test_answers_lie_beside_their_tables():
-    assert sum(f.stat().st_size for f in RESULTS.rglob('*.safetensors*')) < 20e6
+    "All answers within 20 MB, compressed. Weights are no answers: those of the encoders are counted apart."
+    weights = set((RESULTS/'pretraining'/'encoders').glob('*/encoder*.safetensors'))
+    answers = set(RESULTS.rglob('*.safetensors*')) - weights | {*RESULTS.rglob('*.xz')}
+    assert all(f.suffix == '.xz' for f in answers)
+    assert sum(f.stat().st_size for f in answers) < 20e6
+    assert sum(f.stat().st_size for f in weights) < 15e6
+
+
+def test_encoders_hold_nothing_but_their_own():
+    "No cached features, no checkpoint, and no weights twice."
+    known = {'encoder.safetensors', 'environment.json', 'history.csv', 'params.json', 'pretraining.json'}
+    files = [f for f in (RESULTS/'pretraining'/'encoders').rglob('*') if f.is_file()]
+    weights = [f.read_bytes() for f in files if f.suffix == '.safetensors']
+    assert len(set(weights)) == len(weights)
+    assert all(f.name in known or f.match('encoder-[0-9]*.safetensors') for f in files)
+
+
+def test_answers_of_the_contest_are_never_kept():
+    "Its recordings of defibrillators have no licence."
+    text = (RESULTS.parent/'experiments'/'defibrillators.ipynb').read_text()
+    assert 'tinyml-' in text and 'keep_' not in text

@@ -476,6 +476,6 @@ def test_kept_answers_give_the_scores_of_the_run(run, tmp_path):
 
 
 def test_kept_answers_that_do_not_fit_are_one_line(run, tmp_path):
-    file = keep_answers(run, tmp_path, 'mine')
-    edit_json(file.with_suffix('.json'), classes=['FAST'])
-    with pytest.raises(PedarrError, match='mine.safetensors: damaged'): read_kept(tmp_path, 'mine')
+    keep_answers(run, tmp_path, 'mine')
+    edit_json(tmp_path/'mine.json', classes=['FAST'])
+    with pytest.raises(PedarrError, match='mine.safetensors.xz: damaged'): read_kept(tmp_path, 'mine')

@@ -55,7 +55,7 @@ def test_a_stopped_job_goes_on_only_as_it_began(tmp_path):
     here = ABOUT | dict(params=ABOUT['params'] | dict(device='cpu', workers=3))       # no part of the result
     seen = lambda checkpoint: dict(row=np.array([len(checkpoint.read_text())]))
     assert finish_job(tmp_path, 'a', seen, here)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['a.json', 'a.safetensors']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['a.json', 'a.safetensors.xz']
     assert not finish_job(tmp_path, 'a', stop, here)
     with pytest.raises(PedarrError, match='lr=0.1, not 0.2'):
         finish_job(tmp_path, 'a', stop, ABOUT | dict(params=ABOUT['params'] | dict(lr=.2)))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -21,7 +22,8 @@ from .errors import PedarrError, file_error, one_line, system_error
 from .files import MOST_BYTES, open_regular, read_bytes, write_atomic
 
 # %% auto #0
-__all__ = ['pack_arrays', 'unpack_arrays', 'write_arrays', 'read_arrays', 'array_header', 'map_array', 'hash_arrays']
+__all__ = ['pack_arrays', 'unpack_arrays', 'compressed', 'decompressed', 'write_arrays', 'read_arrays', 'arrays_file',
+           'array_header', 'map_array', 'hash_arrays']
 
 # %% ../../nbs/0_core/09_array_files.ipynb #57fca692
 def pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -34,19 +36,49 @@ def unpack_arrays(raw: bytes, path: Path | str, remedy: str) -> dict[str, np.nda
     except (SafetensorError, ValueError, KeyError, TypeError) as e:
         raise file_error(path, f'damaged ({one_line(e)[:200]})', remedy) from e
 
+# %% ../../nbs/0_core/09_array_files.ipynb #49fd8093
+_XZ = '.xz'
+_PACKING = [dict(id=lzma.FILTER_LZMA2, preset=9, lc=1, lp=3, pb=3)]      # for numbers of up to eight bytes
+
+def compressed(raw: bytes) -> bytes:
+    "`raw` as an xz file."
+    return lzma.compress(raw, filters=_PACKING)
+
+def decompressed(raw: bytes, path: Path | str, remedy: str, most: int = MOST_BYTES) -> bytes:
+    """What `raw`, the bytes of the xz file `path`, holds; `PedarrError`, which names `path` and `remedy`, if
+    it is damaged or holds more than `most` bytes."""
+    tool = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+    try: found = tool.decompress(raw, most + 1)
+    except lzma.LZMAError as e: raise file_error(path, f'damaged ({one_line(e)})', remedy) from e
+    if len(found) > most: raise file_error(path, f'holds more than {most:,} bytes', remedy)
+    if not tool.eof: raise file_error(path, 'damaged (it was cut off)', remedy)
+    return found
+
+
 # %% ../../nbs/0_core/09_array_files.ipynb #e01b164e
 def write_arrays(path: Path | str, arrays: Mapping[str, np.ndarray]) -> Path:
-    "Write `arrays` (any shape, no unit) to the file `path`, whole or not at all."
-    return write_atomic(path, pack_arrays(arrays))
+    "Write `arrays` (any shape, no unit) to the file `path`, whole or not at all. `.xz` is compressed."
+    raw = pack_arrays(arrays)
+    return write_atomic(path, compressed(raw) if Path(path).suffix == _XZ else raw)
 
 def read_arrays(path: Path | str, remedy: str, most: int = MOST_BYTES,
                 names: Collection[str] = ()) -> dict[str, np.ndarray]:
     """What `write_arrays` wrote; `PedarrError` if it is not there, longer than `most` bytes, damaged, or
     lacks one of the `names`."""
-    found = unpack_arrays(read_bytes(path, most), path, remedy)
+    raw = read_bytes(path, most)
+    if Path(path).suffix == _XZ: raw = decompressed(raw, path, remedy, most)
+    found = unpack_arrays(raw, path, remedy)
     gone = [name for name in names if name not in found]
     if gone: raise file_error(path, f'damaged (it has no {gone[0]})', remedy)
     return found
+
+# %% ../../nbs/0_core/09_array_files.ipynb #c476359b
+def arrays_file(folder: Path | str, name: str) -> Path:
+    "The compressed file `name`.safetensors.xz of `folder`, or the plain one where only that is there."
+    plain = Path(folder)/f'{name}.safetensors'
+    pressed = plain.with_name(f'{plain.name}{_XZ}')
+    return plain if plain.exists() and not pressed.exists() else pressed
+
 
 # %% ../../nbs/0_core/09_array_files.ipynb #5e864bd0
 def array_header(shape: tuple, dtype: str) -> bytes:

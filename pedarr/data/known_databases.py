@@ -24,7 +24,8 @@ from .rhythms import noisy_signal, parse_episodes
 from .subjects import parse_age, read_subject_table
 
 # %% auto #0
-__all__ = ['LEIPZIG', 'LUDB', 'MITDB', 'IAFDB', 'DATABASES', 'ALIASES', 'leipzig_subjects', 'get_database', 'data_lines']
+__all__ = ['LEIPZIG', 'LUDB', 'MITDB', 'IAFDB', 'DATABASES', 'ALIASES', 'leipzig_subjects', 'get_database', 'data_lines',
+           'data_source']
 
 # %% ../../nbs/1_data/21_known_databases.ipynb #75b0a003
 def leipzig_subjects(paths: list[Path], folder: Path, db: Database) -> pd.DataFrame:
@@ -138,3 +139,11 @@ def data_lines(database: str, simulated: bool) -> list[str]:
     link = _LICENCES.get(db.licence, '')
     return lines + ['', f'Licence of the data: {db.licence}{link and f" ({link})"}. These weights were '
                     'computed from them; whoever passes them on names this source.']
+
+# %% ../../nbs/1_data/21_known_databases.ipynb #3c17a9ff
+def data_source(database: str, simulated: bool) -> str:
+    "One line: where the true labels beside answers come from, and under which licence."
+    db = DATABASES.get(database)
+    if simulated: return 'SIMULATED: true labels and answers of no patient'
+    if db is None: return f'Database {database}; its licence is not known to pedarr'
+    return f'{db.title}. {db.citation}. True labels: {db.licence}'

@@ -5,37 +5,47 @@
 # %% ../../nbs/8_training/28_kept_answers.ipynb #2e17de5f
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ..core.array_files import read_arrays, write_arrays
-from ..core.errors import file_error
+from ..core.array_files import arrays_file, read_arrays, write_arrays
+from ..core.errors import PedarrError, file_error
 from ..core.tables import FileContents, json_ready, read_json, write_json
+from ..data.known_databases import data_source
 from ..evaluation.bootstrap import bootstrap_scores
+from ..evaluation.comparison import holm_correction, paired_scores
 from ..evaluation.multilabel import bootstrap_multilabel
-from .finished_runs import Run, as_finished_run, multi_answers, prediction_codes
+from ..evaluation.subgroups import per_class
+from .finished_runs import (
+    Run, as_finished_run, multi_answers, open_finished, prediction_codes)
+from .grid import Job
 
 # %% auto #0
-__all__ = ['KeptAnswers', 'run_answers', 'keep_answers', 'read_kept', 'kept_scores']
+__all__ = ['KeptAnswers', 'run_answers', 'keep_answers', 'read_kept', 'kept_scores', 'keep_grid', 'read_kept_grid',
+           'kept_grid_scores', 'kept_grid_classes']
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #974b91e8
 class KeptAnswers(NamedTuple):
     """Answers of a run: `truth` int [N] or, with several labels a row, bool [N, C]; `prob` [N, C]; `subject`
-    int [N]; `thresholds` [N, C], or None where a row has one class; `classes`; what was `said` of the run."""
+    int [N]; `thresholds` [N, C], or None where a row has one class; `classes`; what was `said` of the run;
+    `called` int [N], the class that was said (None: the most probable one)."""
     truth: np.ndarray
     prob: np.ndarray
     subject: np.ndarray
     thresholds: np.ndarray | None
     classes: list[str]
     said: dict[str, Any]
+    called: np.ndarray | None = None
 
     @property
     def multi(self) -> bool:
         "May a window carry several statements? `truth` has a column for each then."
         return self.truth.ndim == 2
+
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #b82876cd
 _UNSAID = ('run', 'store', 'device', 'workers', 'pretrained')     # parameters that are places on a machine
@@ -46,35 +56,56 @@ def _said(run: Run) -> dict[str, Any]:
     said, env = run.metrics.model_dump(), run.environment
     overall = {name: {k: row[k] for k in ('value', 'low', 'high')} for name, row in said['overall'].items()}
     return dict(database=env.database, simulated=env.simulated, params=params, overall=overall,
-                notes=said['notes'])
+                source=data_source(env.database, bool(env.simulated)), notes=said['notes'])
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #27a0e0b3
+_number = lambda subject: pd.factorize(subject, sort=True)[0]
 
 def run_answers(run: Run | Path | str) -> KeptAnswers:
     "The answers of a finished run, as exact as it holds them."
     run = as_finished_run(run)
     if run.multi:
         a = multi_answers(run.predictions, run.validation, run.classes)
-        return KeptAnswers(a.truth, a.prob, pd.factorize(a.subject)[0], a.thresholds, run.classes, _said(run))
-    truth, _ = prediction_codes(run.predictions, run.classes)
-    prob = run.predictions[[f'p_{c}' for c in run.classes]].to_numpy(float)
-    return KeptAnswers(truth, prob, pd.factorize(run.predictions.subject)[0], None, run.classes, _said(run))
+        return KeptAnswers(a.truth, a.prob, _number(a.subject), a.thresholds, run.classes, _said(run))
+    t = run.predictions.sort_values('segment', kind='stable')
+    truth, called = prediction_codes(t, run.classes)
+    prob = t[[f'p_{c}' for c in run.classes]].to_numpy(float)
+    return KeptAnswers(truth, prob, _number(t.subject), None, run.classes, _said(run), called)
+
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #2115b0ee
 _LEAST = 1e-7                    # smaller probabilities are kept as this
 
 def _short(a: KeptAnswers) -> dict[str, np.ndarray]:
     "The arrays of `a` as they are kept."
-    kept = dict(log=np.log(np.maximum(a.prob, _LEAST)).astype(np.float16), subject=a.subject.astype(np.int32))
-    if not a.multi: return kept | dict(truth=a.truth.astype(np.uint8))
+    subject = a.subject.astype(np.int32)
+    if not a.multi:
+        called = a.prob.argmax(1) if a.called is None else a.called
+        return dict(subject=subject, truth=a.truth.astype(np.uint8), called=called.astype(np.uint8),
+                    prob=np.round(255*a.prob).astype(np.uint8))
     thresholds, which = np.unique(a.thresholds, axis=0, return_inverse=True)
-    return kept | dict(truth=np.packbits(a.truth, axis=1), which=which.reshape(-1).astype(np.uint8),
-                       thresholds=np.log(np.maximum(thresholds, _LEAST)).astype(np.float16))
+    logs = dict(log=a.prob, thresholds=thresholds)
+    logs = {k: np.log(np.maximum(x, _LEAST)).astype(np.float16) for k, x in logs.items()}
+    return logs | dict(subject=subject, truth=np.packbits(a.truth, axis=1),
+                       which=which.reshape(-1).astype(np.uint8))
+
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #dc7d60f3
+_NEVER = 'tinyml'                # stores of the contest's recordings are named so
 
 def keep_answers(run: Run | Path | str, folder: Path | str, name: str) -> Path:
-    "Write the answers of a finished run as `folder`/`name`.safetensors, and what they are of as .json."
-    a, file = run_answers(run), Path(folder)/f'{name}.safetensors'
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file.with_suffix('.json'), json_ready(dict(classes=a.classes, multi=a.multi, said=a.said)))
-    return write_arrays(file, _short(a))
+    """Write the answers of a finished run as `folder`/`name`.safetensors.xz, and what they are of as .json.
+
+    `PedarrError` for the contest's recordings of defibrillators, which have no licence."""
+    a = run_answers(run)
+    if str(a.said['database']).startswith(_NEVER):
+        raise PedarrError(f'{folder}: recordings without a licence: their answers are not kept: '
+                          'give -p answers False')
+    card = Path(folder)/f'{name}.json'
+    card.parent.mkdir(parents=True, exist_ok=True)
+    write_json(card, json_ready(dict(classes=a.classes, multi=a.multi, said=a.said)))
+    return write_arrays(card.with_name(f'{name}.safetensors.xz'), _short(a))
+
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #47c52349
 class _Card(FileContents):
@@ -82,37 +113,155 @@ class _Card(FileContents):
     multi: bool
     said: dict[str, Any]
 
+def _needed(x: dict[str, np.ndarray], card: _Card) -> list[str]:
+    "Names that the arrays `x` must have; an earlier version kept a log of windows with one class, too."
+    if card.multi: return ['subject', 'truth', 'log', 'which', 'thresholds']
+    return ['subject', 'truth', *(['log'] if 'log' in x else ['prob', 'called'])]
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #980280a4
 def _fits(x: dict[str, np.ndarray], card: _Card) -> bool:
     "Do the arrays `x` have shapes that go together?"
-    needed = ['log', 'subject', 'truth', *(['which', 'thresholds'] if card.multi else [])]
-    if not all(name in x for name in needed): return False
-    log, n = x['log'], len(x['subject'])
-    wide = (n, -(-len(card.classes)//8)) if card.multi else (n,)
-    good = log.shape == (n, len(card.classes)) and np.isfinite(log).all() and x['truth'].shape == wide
-    if not card.multi: return good and (x['truth'] < len(card.classes)).all()
-    return good and x['which'].shape == (n,) and x['thresholds'].shape == (x['which'].max() + 1, log.shape[1])
+    if not all(name in x for name in _needed(x, card)): return False
+    prob, n, c = x.get('log', x.get('prob')), len(x['subject']), len(card.classes)
+    wide = (n, -(-c//8)) if card.multi else (n,)
+    good = prob.shape == (n, c) and np.isfinite(prob).all() and x['truth'].shape == wide
+    if card.multi:
+        folds = x['which'].max(initial=0) + 1
+        return good and x['which'].shape == (n,) and x['thresholds'].shape == (folds, c)
+    called = x.get('called', x['truth'])
+    return good and called.shape == (n,) and all((k < c).all() for k in (x['truth'], called))
+
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #c97c4528
 _REMEDY = 'restore it, or keep the answers again'
 
 def read_kept(folder: Path | str, name: str) -> KeptAnswers:
     "What `keep_answers` wrote. `PedarrError` if it is not there or damaged."
-    file = Path(folder)/f'{name}.safetensors'
-    card = read_json(file.with_suffix('.json'), _Card)
+    file = arrays_file(folder, name)
+    card = read_json(Path(folder)/f'{name}.json', _Card)
     x = read_arrays(file, _REMEDY)
     if not _fits(x, card): raise file_error(file, 'damaged (its arrays do not fit each other)', _REMEDY)
-    prob, subject = np.exp(x['log'].astype(float)), x['subject'].astype(int)
-    about = card.classes, card.said
-    if not card.multi: return KeptAnswers(x['truth'].astype(int), prob, subject, None, *about)
+    prob = np.exp(x['log'].astype(float)) if 'log' in x else x['prob']/255
+    subject, about = x['subject'].astype(int), (card.classes, card.said)
+    if not card.multi:
+        called = x['called'].astype(int) if 'called' in x else prob.argmax(1)
+        return KeptAnswers(x['truth'].astype(int), prob, subject, None, *about, called)
     truth = np.unpackbits(x['truth'], axis=1, count=len(card.classes)).astype(bool)
-    thresholds = np.exp(x['thresholds'].astype(float))[x['which']]
-    return KeptAnswers(truth, prob, subject, thresholds, *about)
+    return KeptAnswers(truth, prob, subject, np.exp(x['thresholds'].astype(float))[x['which']], *about)
+
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #f72f7378
 def kept_scores(a: KeptAnswers, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     "Index = metric, columns value, low, high: the scores of a run, computed again from its answers."
     if a.multi: table = bootstrap_multilabel(a.truth, a.prob, a.subject, a.thresholds, n_resamples, seed=seed)
     else:
-        called, n = a.prob.argmax(1), len(a.classes)
+        called, n = a.prob.argmax(1) if a.called is None else a.called, len(a.classes)
         table = bootstrap_scores(a.truth, called, a.subject, n, n_resamples=n_resamples, seed=seed)
     return table[['value', 'low', 'high']]
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #958f0bad
+class _Entry(FileContents):
+    question: str
+    split: str
+    system: str
+    seed: int
+    file: str
+
+class _Grid(FileContents):
+    runs: list[_Entry]
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #656bdf24
+def _kept_name(run: str, folder: Path, kept: dict[str, str]) -> str:
+    "Keep the answers of `run`, unless `kept` (run -> name) has them; their name, '' if it isn't finished."
+    if run in kept: return kept[run]
+    try: finished = open_finished(run)
+    except PedarrError: return kept.setdefault(run, '')
+    name = Path(run).name
+    if name in kept.values(): raise PedarrError(f'{run}: two runs are called {name}: give them other names')
+    keep_answers(finished, folder, name)
+    return kept.setdefault(run, name)
+
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #66a5954e
+def keep_grid(jobs: Iterable[Job], folder: Path | str) -> Path:
+    "Keep the answers of all finished runs of `jobs` in `folder`, and grid.json, which lists them."
+    folder, kept = Path(folder), {}
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = [_Entry(**{k: getattr(j, k) for k in ('question', 'split', 'system', 'seed')},
+                   file=_kept_name(j.run, folder, kept)) for j in jobs]
+    return write_json(folder/'grid.json', _Grid(runs=runs).model_dump())
+
+def _same_rows(a: KeptAnswers, b: KeptAnswers) -> bool:
+    "Are two answers of the same rows and classes?"
+    pairs = (a.truth, b.truth), (a.subject, b.subject)
+    return a.classes == b.classes and all(np.array_equal(x, y) for x, y in pairs)
+
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #e2ebe833
+def read_kept_grid(folder: Path | str) -> dict[tuple[str, str], dict[str, list[KeptAnswers]]]:
+    """(question, split) -> system -> its answers, seed after seed, that `keep_grid` wrote. A system with a
+    run that was not finished is left out. `PedarrError` if seeds of a system are of other rows."""
+    folder, found, opened = Path(folder), {}, {}
+    entries = read_json(folder/'grid.json', _Grid).runs
+    missing = {(e.question, e.split, e.system) for e in entries if not e.file}
+    for e in entries:
+        if (e.question, e.split, e.system) in missing: continue
+        if e.file not in opened: opened[e.file] = read_kept(folder, e.file)
+        own = found.setdefault((e.question, e.split), {}).setdefault(e.system, [])
+        own.append(opened[e.file])
+        if not _same_rows(own[0], own[-1]):
+            why = f'{len(own[-1].truth):,} rows that are not those of the first seed'
+            raise file_error(arrays_file(folder, e.file), why, _REMEDY)
+    return found
+
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #b679d69b
+def _pooled(kept: list[KeptAnswers]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Truth, answer and subject of all seeds."
+    if kept[0].multi: raise PedarrError('the answers have several labels a row: use kept_scores')
+    return tuple(np.concatenate([getattr(a, name) for a in kept]) for name in ('truth', 'called', 'subject'))
+
+def _system_rows(kept: list[KeptAnswers], first: list[KeptAnswers] | None, n_resamples: int) -> pd.DataFrame:
+    "Scores of a system, and its gain over the `first` one (None: there is nothing to compare)."
+    (truth, called, subject), n = _pooled(kept), len(kept[0].classes)
+    table = bootstrap_scores(truth, called, subject, n, n_resamples)
+    if first is not None:
+        if len(first) != len(kept) or not _same_rows(first[0], kept[0]):
+            raise PedarrError('two systems of a question tested other rows: keep their answers again')
+        gain = paired_scores(truth, called, _pooled(first)[1], subject, n, n_resamples)
+        table = table.join(gain.rename(columns=dict(value='gain', low='gain_low', high='gain_high')))
+    seeds, subjects = len(kept), len(np.unique(subject))
+    return table.assign(seeds=seeds, segments=len(truth)//seeds, subjects=subjects).reset_index()
+
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #51e2dd6e
+def kept_grid_scores(folder: Path | str, n_resamples: int = 10_000,
+                     questions: Iterable[str] = ()) -> pd.DataFrame:
+    "scores.csv of a grid (of these `questions`, () is all) from the answers that `keep_grid` wrote."
+    grid, asked, parts = read_kept_grid(folder), set(questions), []
+    heads = {}
+    for e in read_json(Path(folder)/'grid.json', _Grid).runs:
+        heads.setdefault((e.question, e.split), e.system)
+    for (question, split), systems in grid.items():
+        if asked and question not in asked: continue
+        first = heads[question, split]
+        for name, kept in systems.items():
+            rows = _system_rows(kept, None if name == first else systems.get(first), n_resamples)
+            parts.append(rows.assign(question=question, split=split, system=name))
+    if not parts: raise PedarrError(f'{folder}: no finished system: keep the answers of finished runs')
+    table = pd.concat(parts, ignore_index=True)
+    if 'p' not in table: return table
+    return table.assign(holm=table.groupby(['question', 'split', 'metric']).p.transform(holm_correction))
+
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #e61f652f
+def kept_grid_classes(folder: Path | str) -> pd.DataFrame:
+    "classes.csv of a grid from the answers that `keep_grid` wrote."
+    parts = []
+    for (question, split), systems in read_kept_grid(folder).items():
+        for name, kept in systems.items():
+            each = per_class(*_pooled(kept), kept[0].classes)
+            each['support'] //= len(kept)
+            parts.append(each.assign(question=question, split=split, system=name))
+    return pd.concat(parts, ignore_index=True)
+

@@ -5,16 +5,14 @@
 # %% ../../nbs/8_training/31_kept_waves.ipynb #71492691
 from __future__ import annotations
 
-import lzma
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..core.array_files import pack_arrays, unpack_arrays
-from ..core.errors import PedarrError, file_error, one_line
-from ..core.files import read_bytes, write_atomic
+from ..core.array_files import read_arrays, write_arrays
+from ..core.errors import PedarrError, one_line
 from ..core.tables import FileContents, read_json, write_json
 from ..data.channels import N_ECG
 from ..signals.wave_labels import WAVE_CLASSES, WaveSet
@@ -59,17 +57,14 @@ def keep_waves(data: WaveSet, answers: Mapping[str, np.ndarray], folder: Path | 
     folder.mkdir(parents=True, exist_ok=True)
     contents = {_TRUTH: _truth(data)} | {files[name]: _short(a) for name, a in answers.items()}
     for name, arrays in contents.items():
-        write_atomic(folder/name, lzma.compress(pack_arrays(arrays)))
+        write_arrays(folder/name, arrays)
     index = _Index(rate=data.rate, shape=list(data.label.shape), rows=files, about=about)
     return write_json(folder/'waves.json', index.model_dump())
 
 # %% ../../nbs/8_training/31_kept_waves.ipynb #da40f320
 def _read(file: Path) -> dict[str, np.ndarray]:
     "The arrays of a kept `file`."
-    remedy = 'restore it, or keep the answers again'
-    try: raw = lzma.LZMADecompressor().decompress(read_bytes(file), 1 << 28)
-    except lzma.LZMAError as e: raise file_error(file, f'damaged ({one_line(e)})', remedy) from e
-    return unpack_arrays(raw, file, remedy)
+    return read_arrays(file, 'restore it, or keep the answers again')
 
 def _part(x: dict[str, np.ndarray], name: str, shape: tuple) -> np.ndarray:
     "The classes, uint8 of this `shape`, that the arrays `x` hold under `name`."

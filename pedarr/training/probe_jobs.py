@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.array_files import hash_arrays
+from ..core.array_files import arrays_file, hash_arrays
 from ..core.errors import PedarrError
 from ..evaluation.means_over_draws import MeanScores, mean_over_draws
 from ..signals.statements import with_statements
@@ -78,7 +78,7 @@ def probe_answers(folder: Path | str, task: ProbeTask, name: str, share: float,
                   draws: Iterable[int]) -> tuple[list[tuple], pd.DataFrame]:
     """(prob [T, C], thresholds [C]) of each draw of a finished probe, and what each learnt from: windows,
     patients, statements that it had not seen, strength. `PedarrError` for a job that is not finished."""
-    kept = [_read_probe(Path(folder)/f'{name}_{share:g}_{draw}.safetensors', task) for draw in draws]
+    kept = [_read_probe(arrays_file(folder, f'{name}_{share:g}_{draw}'), task) for draw in draws]
     learnt = pd.DataFrame([k['counts'] for k in kept], columns=['windows', 'patients', 'unseen'])
     answers = [(k['prob'].astype(float), k['thresholds']) for k in kept]
     return answers, learnt.assign(strength=[k['strength'][0] for k in kept])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.array_files import hash_arrays
+from ..core.array_files import arrays_file, hash_arrays
 from ..core.errors import PedarrError
 from ..core.files import sha256
 from ..data.channels import N_ECG
@@ -108,7 +108,7 @@ def read_segment_answers(folder: Path | str, name: str, data: WaveSet,
     folds = wave_folds(data.subject, n_folds)
     for k in range(n_folds):
         rows = np.flatnonzero(folds == k)
-        arrays = _read_job(Path(folder)/f'{name}_{k}.safetensors', rows)
+        arrays = _read_job(arrays_file(folder, f'{name}_{k}'), rows)
         for how, answer in found.items():
             runs = {x.removeprefix(f'{how}.'): a for x, a in arrays.items() if x.startswith(f'{how}.')}
             answer[rows] = unpack_answers(runs, (len(rows), *answer.shape[1:]))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.array_files import read_arrays, write_arrays
+from ..core.array_files import arrays_file, read_arrays, write_arrays
 from ..core.errors import PedarrError, file_error
 from ..core.locks import hold_lock
 from ..core.tables import FileContents, json_ready, read_json, write_json
@@ -110,10 +110,10 @@ def _check_about(card: Path, about: dict) -> None:
     if said:
         raise PedarrError(f'{card}: of a job with {said}: choose another folder, or give what it had')
 
-def _is_done(done: Path, about: dict) -> bool:
-    "Are the answers `done` there, and of this job? `PedarrError` if they are of another."
-    if not done.exists(): return False
-    _check_about(done.with_suffix('.json'), about)
+def _is_done(folder: Path, name: str, about: dict) -> bool:
+    "Are the answers of the job `name` there, and of this job? `PedarrError` if they are of another."
+    if not arrays_file(folder, name).exists(): return False
+    _check_about(folder/f'{name}.json', about)
     return True
 
 # %% ../../nbs/8_training/21_tail.ipynb #01cab7c7
@@ -123,16 +123,16 @@ def finish_job(folder: Path, name: str, work: Callable[[Path], dict], about: dic
 
     False if it was finished before. `PedarrError` while another process has it in work, and if a job of this
     name was begun about something else."""
-    done, checkpoint, card = (folder/f'{name}.{x}' for x in ('safetensors', 'checkpoint', 'json'))
+    checkpoint, card = (folder/f'{name}.{x}' for x in ('checkpoint', 'json'))
     folder.mkdir(parents=True, exist_ok=True)
-    if _is_done(done, about): return False
+    if _is_done(folder, name, about): return False
     with hold_lock(folder/f'{name}.lock', 'training'):
-        if _is_done(done, about): return False                # by a process that had the lock before
+        if _is_done(folder, name, about): return False        # by a process that had the lock before
         if card.exists(): _check_about(card, about)
         elif checkpoint.exists():
             raise PedarrError(f'{checkpoint}: of a job that nobody wrote down: delete it, to begin again')
         else: write_json(card, about)
-        write_arrays(done, work(checkpoint))
+        write_arrays(arrays_file(folder, name), work(checkpoint))
         checkpoint.unlink(missing_ok=True)
     return True
 
@@ -174,7 +174,8 @@ _AGAIN = 'delete it, and run the job again'
 def _damaged(path: Path, why: str) -> PedarrError: return file_error(path, f'damaged ({why})', _AGAIN)
 
 def read_job(path: Path) -> dict[str, np.ndarray]:
-    "The arrays of a job; `PedarrError` if it is not finished, or damaged."
+    "The arrays of a job, compressed or not; `PedarrError` if it is not finished, or damaged."
+    if not path.exists(): path = arrays_file(path.parent, path.name.partition('.safetensors')[0])
     if path.exists(): return read_arrays(path, _AGAIN)
     raise PedarrError(f'{path}: this job is not finished: run it first')
 
@@ -183,9 +184,9 @@ def read_answers(folder: Path, name: str, role: np.ndarray,
                  n_log: int | None = None) -> tuple[dict[str, np.ndarray], list[str]]:
     """Arrays of the finished job `name` (row, role [M], log [M, `n_log`, None: classes], and more), and the
     classes; `role` [N] of each recording. `PedarrError` if it isn't finished, is damaged or doesn't fit."""
-    path = folder/f'{name}.safetensors'
+    path = arrays_file(folder, name)
     found = read_job(path)
-    classes = read_json(path.with_suffix('.json'), _Card).classes
+    classes = read_json(folder/f'{name}.json', _Card).classes
     row, log = (found.get(k, np.zeros(0)) for k in ('row', 'log'))
     fits = row.dtype.kind == 'i' and row.ndim == 1 and log.shape == (len(row), n_log or len(classes))
     if not fits or not np.isfinite(log).all():
@@ -204,5 +205,5 @@ def read_tail_job(folder: Path, job: TailJob, table: pd.DataFrame) -> pd.DataFra
     rows['role'], rows[LOG_COLUMNS] = found['role'], found['log'].astype(float)
     other = found.get('other', rows.index[:0])
     if other.shape != (len(rows),) or other.max(initial=0) >= len(classes):
-        raise _damaged(folder/f'{job.name}.safetensors', 'the other class is missing or unknown')
+        raise _damaged(arrays_file(folder, job.name), 'the other class is missing or unknown')
     return rows.assign(other=np.array(classes)[other])

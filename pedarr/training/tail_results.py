@@ -5,18 +5,26 @@
 # %% ../../nbs/8_training/22_tail_results.ipynb #27eeade7
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..core.errors import PedarrError
+from ..core.array_files import compressed, decompressed
+from ..core.errors import PedarrError, file_error
+from ..core.files import read_bytes, write_atomic
+from ..core.tables import FileContents, parse_table, read_json, write_json
+from ..data.known_databases import data_source
 from ..evaluation.bootstrap import percentile_interval
+from ..evaluation.comparison import holm_correction
 from ..evaluation.ranking import RANKING_SCORES, Ranking
-from .tail import LOG_COLUMNS, RARE_RHYTHMS
+from ..signals.store import Store
+from .tail import LOG_COLUMNS, RARE_RHYTHMS, TailJob, read_tail_job
 
 # %% auto #0
-__all__ = ['OFFSETS', 'TAIL_SCORES', 'best_offsets', 'tune_offsets', 'TailAnswers', 'tail_bootstrap', 'tail_table']
+__all__ = ['OFFSETS', 'TAIL_SCORES', 'best_offsets', 'tune_offsets', 'TailAnswers', 'tail_bootstrap', 'tail_table', 'Recordings',
+           'keep_recordings', 'read_recordings', 'complete_draws', 'tail_families', 'tail_scores']
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #7d37b1fa
 OFFSETS = np.arange(-5, 5.25, .25)      # in units of log probability
@@ -128,3 +136,95 @@ def _intervals(loss: str, found: np.ndarray, paired: bool, level: float) -> pd.D
                                        names=['loss', 'rhythm', 'score'])
     columns = dict(value=value, low=low, high=high, p=p)
     return pd.DataFrame({k: v.ravel() for k, v in columns.items()}, index=index).reset_index()
+
+# %% ../../nbs/8_training/22_tail_results.ipynb #81faebf8
+_COLUMNS = dict(record=str, subject=str, label=str, official=int)
+_MEND = 'restore it, or run nbs/experiments/tail.ipynb again'
+
+class Recordings(FileContents):
+    "recordings.json: whose data, from which `store` (its seal), how many `rows`."
+    source: str
+    simulated: bool
+    store: str
+    rows: int
+
+# %% ../../nbs/8_training/22_tail_results.ipynb #34f7eebf
+def keep_recordings(store: Store, folder: Path | str) -> Path:
+    "Write record, patient, label and fold of every recording of `store` as `folder`/recordings.csv.xz."
+    folder, table = Path(folder), store.segments[[*_COLUMNS]]
+    folder.mkdir(parents=True, exist_ok=True)
+    simulated = bool(store.meta.get('simulated'))
+    about = Recordings(source=data_source(store.meta['database'], simulated), simulated=simulated,
+                       store=store.seal, rows=len(table))
+    write_json(folder/'recordings.json', about.model_dump())
+    text = table.to_csv(index=False, lineterminator='\n')
+    return write_atomic(folder/'recordings.csv.xz', compressed(text.encode()))
+
+
+# %% ../../nbs/8_training/22_tail_results.ipynb #f48a74ca
+def read_recordings(folder: Path | str) -> tuple[pd.DataFrame, Recordings]:
+    "(table, what it is of) that `keep_recordings` wrote. `PedarrError` if it is not there or damaged."
+    file = Path(folder)/'recordings.csv.xz'
+    about = read_json(file.with_name('recordings.json'), Recordings)
+    table = parse_table(decompressed(read_bytes(file), file, _MEND), file, _COLUMNS)
+    if len(table) == about.rows: return table, about
+    raise file_error(file, f'damaged ({len(table):,} rows where {about.rows:,} are expected)', _MEND)
+
+
+# %% ../../nbs/8_training/22_tail_results.ipynb #e9fc527c
+_FIRST = ('ce', 'la', 'bcl', 'agcacl', 'agcacl+la')      # the order of the tables; others follow by name
+
+def complete_draws(finished: pd.DataFrame) -> dict[int, tuple[list[str], list[int]]]:
+    "Of each size: its losses, and the draws that all of them have in `finished` (columns loss, size, draw)."
+    found = {}
+    for size, own in finished.groupby('size'):
+        there = set(own.loss)
+        losses = [x for x in _FIRST if x in there] + sorted(there - {*_FIRST})
+        count = own.groupby('draw').loss.nunique()
+        found[int(size)] = losses, [int(d) for d in count.index[count == len(losses)]]
+    return found
+
+
+# %% ../../nbs/8_training/22_tail_results.ipynb #9c260803
+_ASKED = (('agcacl+la', 'la'), ('agcacl', 'ce'))
+
+def tail_families(scores: pd.DataFrame) -> pd.DataFrame:
+    """`scores` (of `tail_table`, with size and test) and their `family` (primary, secondary, further or ''),
+    and `holm`, p corrected within it."""
+    asked = scores.p.notna() & (scores.rhythm == 'mean') & (scores.test == 'left out')
+    fixed = scores.loss.isin([f'{a} - {b}' for a, b in _ASKED])
+    first = fixed & (scores['size'] == 20) & scores.score.isin(['average precision', 'AUROC'])
+    family = np.select([asked & first, asked & fixed, asked], ['primary', 'secondary', 'further'], '')
+    scores = scores.assign(family=family, holm=np.nan)
+    for name in set(family) - {''}:
+        own = scores.family == name
+        scores.loc[own, 'holm'] = holm_correction(scores.p[own])
+    return scores
+
+
+# %% ../../nbs/8_training/22_tail_results.ipynb #2caed539
+def _each_draw(answers: Mapping[str, list[TailAnswers]], draws: list[int]) -> pd.DataFrame:
+    "Mean average precision and AUROC of the three rhythms, by loss and draw."
+    rows = [(loss, *a.scores(np.ones(len(a.subject)))[:, :2].mean(0), draw)
+            for loss, own in answers.items() for draw, a in zip(draws, own)]
+    return pd.DataFrame(rows, columns=['loss', 'average precision', 'AUROC', 'draw'])
+
+# %% ../../nbs/8_training/22_tail_results.ipynb #15eff7fd
+def tail_scores(folder: Path, recordings: pd.DataFrame, complete: Mapping[int, tuple[list[str], list[int]]],
+                pairs: Iterable[tuple[str, str]], n_resamples: int = 1000,
+                tests: Collection[str] = ('left out', 'fold 10')) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(scores, scores by draw) of the jobs in `folder`: what is `complete`, as `complete_draws` gives it, and
+    those of the `pairs` whose losses a size has."""
+    tables, by_draw, pairs = [], [], list(pairs)
+    for size, (losses, draws) in complete.items():
+        read = {loss: [read_tail_job(folder, TailJob(loss, size, d, {}), recordings) for d in draws]
+                for loss in losses}
+        own = [pair for pair in pairs if set(pair) <= set(losses)]
+        for test in tests:
+            answers = {loss: [TailAnswers(t, test) for t in jobs] for loss, jobs in read.items()}
+            at, found = dict(size=size, test=test), tail_bootstrap(answers, n_resamples)
+            tables.append(tail_table(found, own).assign(**at))
+            by_draw.append(_each_draw(answers, draws).assign(**at))
+    scores, by_draw = (pd.concat(t, ignore_index=True) for t in (tables, by_draw))
+    return tail_families(scores), by_draw
+
