@@ -599,7 +599,7 @@ def test_chance_depends_on_seed_epoch_and_rows_alone():
 @pytest.mark.parametrize('method', ['fork', 'spawn'])
 def test_workers_give_the_same_batches(method):
     s = toy_store()
-    make = lambda w: make_loader(SegmentDataset(s, np.arange(60), Augment(), seed=1), 16, balanced=True,
+    make = lambda w: make_loader(SegmentDataset(s, np.arange(60), Augment(), seed=1), 16, sampling='balanced',
                                  seed=2, workers=w)
     here, there = make(0), make(2)
     there.multiprocessing_context = method
@@ -626,12 +626,12 @@ def test_order_without_shuffle_and_drop_last():
 
 
 def test_balanced_draws_classes_alike():
-    loader = make_loader(SegmentDataset(toy_store(), np.arange(60)), 20, balanced=True)
+    loader = make_loader(SegmentDataset(toy_store(), np.arange(60)), 20, sampling='balanced')
     label = torch.cat([b.label for _ in range(30) for b in loader])
     share = torch.bincount(label, minlength=3) / len(label)
     assert (share - 1/3).abs().max() < .04                                  # 6, 14 and 40 of 60 in the store
     # no VT: no share for it
-    two = make_loader(SegmentDataset(toy_store(), np.arange(6, 60)), 20, balanced=True)
+    two = make_loader(SegmentDataset(toy_store(), np.arange(6, 60)), 20, sampling='balanced')
     assert not (torch.cat([b.label for b in two]) == 2).any()
 
 
@@ -659,7 +659,7 @@ def test_bad_datasets_and_loaders():
     with pytest.raises(PedarrError, match='no segments'): make_loader(SegmentDataset(s, []), 4)
     with pytest.raises(PedarrError, match='batch_size=0'): make_loader(d, 0)
     with pytest.raises(PedarrError, match='workers=-1'): make_loader(d, 4, workers=-1)
-    with pytest.raises(PedarrError, match='use shuffle=True'): make_loader(d, 4, shuffle=False, balanced=True)
+    with pytest.raises(PedarrError, match='use shuffle=True'): make_loader(d, 4, shuffle=False, sampling='balanced')
     with pytest.raises(PedarrError, match='unknown normalisation'):
         SegmentDataset(s, [0], normalise='z').__getitems__([0])
 

@@ -46,7 +46,7 @@ def _training_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoa
     where = 'cpu' if c.workers else pick_device(c.device)
     data = SegmentDataset(store, index, training_augment(c), normalise=c.normalise, seed=c.seed,
                           device=where)
-    return make_loader(data, c.batch_size, shuffle=True, balanced=c.balanced, seed=c.seed,
+    return make_loader(data, c.batch_size, shuffle=True, sampling=c.sampling, seed=c.seed,
                        drop_last=len(index) > c.batch_size, workers=c.workers)
 
 def answering_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoader:
