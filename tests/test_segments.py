@@ -659,7 +659,8 @@ def test_bad_datasets_and_loaders():
     with pytest.raises(PedarrError, match='no segments'): make_loader(SegmentDataset(s, []), 4)
     with pytest.raises(PedarrError, match='batch_size=0'): make_loader(d, 0)
     with pytest.raises(PedarrError, match='workers=-1'): make_loader(d, 4, workers=-1)
-    with pytest.raises(PedarrError, match='use shuffle=True'): make_loader(d, 4, shuffle=False, sampling='balanced')
+    with pytest.raises(PedarrError, match='use shuffle=True'):
+        make_loader(d, 4, shuffle=False, sampling='balanced')
     with pytest.raises(PedarrError, match='unknown normalisation'):
         SegmentDataset(s, [0], normalise='z').__getitems__([0])
 

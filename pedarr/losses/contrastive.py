@@ -171,7 +171,7 @@ class FreshAGCACL(AGCACL):
 
 # %% ../../nbs/6_losses/03_contrastive.ipynb #3e839ba3
 class LateAGCACL(AGCACL, EpochLoss):
-    "`AGCACL` with `options` that is zero for the share `start` of the epochs; its prototypes move all the time."
+    "`AGCACL` with `options`, zero for a share `start` of the epochs; its prototypes move all the time."
     def __init__(self, class_counts: Sequence[float] | Tensor, dim: int, start: float = .25, **options):
         super().__init__(class_counts, dim, **options)
         if not 0 <= start < 1:
@@ -188,7 +188,7 @@ class LateAGCACL(AGCACL, EpochLoss):
 class BatchSeparatedAGCACL(AGCACL):
     "`AGCACL` whose separation compares the means of the batch: of the classes that it holds, if two or more."
     def separated(self, S: Tensor, log_psi: Tensor, z: Tensor, label: Tensor) -> Tensor:
-        "Step 6, scalar, of unit `z` [B, d] with class numbers `label` [B]; psi of the similarities `S` [A, A]."
+        "Step 6, scalar, of unit `z` [B, d] with classes `label` [B]; psi of the similarities `S` [A, A]."
         means, present = batch_means(z, label, len(self.seen))
         if present.sum() < 2: return z.sum()*0
         here = present[self.seen]

@@ -24,8 +24,8 @@ from .jaccard import (
 from .phrases import PhraseHead
 
 # %% auto #0
-__all__ = ['AGCACL_VARIANTS', 'LOSSES', 'MULTI_LOSSES', 'LossEntry', 'loss_terms', 'make_losses', 'multi_key', 'loss_options',
-           'make_multi_loss', 'HeadSpec', 'loss_head_spec', 'make_head', 'describe_loss']
+__all__ = ['LOSSES', 'MULTI_LOSSES', 'LossEntry', 'loss_terms', 'make_losses', 'multi_key', 'loss_options', 'make_multi_loss',
+           'HeadSpec', 'loss_head_spec', 'make_head', 'describe_loss']
 
 # %% ../../nbs/6_losses/06_registry.ipynb #4e1dfba9
 class LossEntry(NamedTuple):
@@ -89,7 +89,7 @@ _ON_EMBEDDINGS = {
 
 # %% ../../nbs/6_losses/06_registry.ipynb #4863cb01
 _OURS = 'AGCACL with one thing changed'
-AGCACL_VARIANTS = {
+_AGCACL_VARIANTS = {
     'agcacl_fresh': LossEntry('AGCACL, afresh', 'AGCACL with prototypes made afresh each epoch',
                               'contrastive', _fresh, _OURS),
     'agcacl_learned': LossEntry('AGCACL, learned', 'AGCACL with learned prototypes', 'contrastive', _learned,
@@ -98,7 +98,7 @@ AGCACL_VARIANTS = {
                               'contrastive', _batch, _OURS),
     'agcacl_late': LossEntry('AGCACL, late', 'AGCACL after a warm-up', 'contrastive', _late, _OURS)}
 
-LOSSES = _ON_EMBEDDINGS | AGCACL_VARIANTS | _ON_LOGITS  # key -> LossEntry; its kind says which term it is
+LOSSES = _ON_EMBEDDINGS | _AGCACL_VARIANTS | _ON_LOGITS  # key -> LossEntry; its kind says which term it is
 
 # %% ../../nbs/6_losses/06_registry.ipynb #1e122897
 def loss_terms(name: str) -> tuple[str, str]:

@@ -153,6 +153,7 @@ def sampled_counts(counts: np.ndarray, sampling: str) -> np.ndarray:
     what a loss that corrects for rarity must know instead of them."""
     return np.asarray(counts) if sampling == 'natural' else np.sum(counts)*sampling_shares(counts, sampling)
 
+# %% ../../nbs/4_signals/12_batches.ipynb #c743e657
 def _draw_classes(label: np.ndarray, sampling: str, rng: np.random.Generator) -> np.ndarray:
     """As many positions as there are labels [N]: a class is drawn first, then one of its segments, with
     replacement."""
@@ -164,9 +165,9 @@ def _draw_classes(label: np.ndarray, sampling: str, rng: np.random.Generator) ->
 
 # %% ../../nbs/4_signals/12_batches.ipynb #n358c4e5
 class EpochBatches:
-    """Batches of positions in `dataset`: in order, or shuffled, by a `sampling` of `SAMPLINGS` (but for
-    natural, a class is drawn first, then one of its segments, with replacement). The order depends on `seed` and the dataset's epoch only. When an
-    epoch has been dealt out, the next one begins by itself."""
+    """Batches of positions in `dataset`: in order, or shuffled; with another `sampling` than natural, a class
+    is drawn first, then one of its segments, with replacement. The order depends on `seed` and the dataset's
+    epoch only. When an epoch has been dealt out, the next one begins by itself."""
     def __init__(self, dataset: Dataset, batch_size: int, shuffle: bool, sampling: str, seed: int,
                  drop_last: bool):
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last

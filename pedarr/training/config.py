@@ -135,7 +135,7 @@ class ModelParameters(Parameters):
     "Which model."
     model: _ModelName = Field('pedarrnet', description='what learns')
     model_options: _Options = Field({}, description='other options of that model')
-    sampling: _Sampling = Field('natural', description='how classes are drawn; of trees, balanced ones weigh alike')
+    sampling: _Sampling = Field('natural', description='how classes are drawn (of trees: weighted)')
 
 # %% ../../nbs/8_training/00_config.ipynb #c1e011a7
 class MachineParameters(Parameters):
@@ -194,6 +194,7 @@ def current_names(params: Mapping[str, Any]) -> dict[str, Any]:
             raise PedarrError(f'parameter {new} is given twice, once as {old}: leave one out')
     return {RENAMED_PARAMETERS.get(k, k): current_value(k, v) for k, v in params.items()}
 
+# %% ../../nbs/8_training/00_config.ipynb #dd75e9c0
 def make_config(**params: Any) -> TrainConfig:
     """A `TrainConfig` from named parameters; those of the network are the model's that `pretrained` names.
 

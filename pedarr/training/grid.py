@@ -28,7 +28,7 @@ __all__ = ['QUESTIONS', 'TRAIN_PROGRAM', 'Job', 'folder_name', 'plan_jobs', 'tra
 # %% ../../nbs/8_training/14_grid.ipynb #13f9413a
 from ..core.errors import PedarrError, error_line, one_line, system_error
 from ..core.tables import FileContents, read_json, write_json
-from ..losses.registry import AGCACL_VARIANTS, LOSSES
+from ..losses.registry import LOSSES
 from ..model.variants import NETWORK_VARIANTS
 from ..signals.store import open_store
 from .config import NETWORK_ONLY, current_names, make_config
@@ -37,10 +37,11 @@ from .runs import check_same_parameters, check_same_store
 
 # %% ../../nbs/8_training/14_grid.ipynb #8c3c2499
 def _loss_systems() -> dict[str, dict]:
-    "A system for each loss of the registry ('ce' is 'none'), and AGCACL with adjusted logits."
+    """A system for each loss of the registry ('ce' is 'none') but AGCACL's variants, and AGCACL with adjusted
+    logits."""
     place = lambda key: (key != 'none', LOSSES[key].kind != 'classification', key == 'agcacl')
     names = {LOSSES[key].short: dict(loss=key) for key in sorted(LOSSES, key=place)
-             if key != 'ce' and key not in AGCACL_VARIANTS}
+             if key != 'ce' and not key.startswith('agcacl_')}
     return names | {'AGCACL + logit adjustment': dict(loss='logit+agcacl')}
 
 # %% ../../nbs/8_training/14_grid.ipynb #2cd9b197

@@ -23,7 +23,7 @@ __all__ = ['HeadOnly', 'retrain_head']
 
 # %% ../../nbs/8_training/33_retraining.ipynb #7884624a
 class HeadOnly(nn.Module):
-    "`model`, of which only the last layer, `model.head`, learns: all else answers as in evaluation and stays."
+    "`model`, of which only the last layer, `model.head`, learns; all else stays, in evaluation mode."
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model

@@ -149,8 +149,8 @@ def train_and_answer(store: Store, role: np.ndarray, c: TrainConfig,
 # %% ../../nbs/8_training/21_tail.ipynb #a573be5f
 def finish_tail_job(store: Store, job: TailJob, c: TrainConfig, folder: Path, answer: Callable,
                     **more: Any) -> bool:
-    """Write what `answer(role [N], checkpoint)` says (rows [M], probabilities [M, C]) of all recordings with a
-    role but the training set, as `job` of `folder`; `c` and `more` are its parameters. As `finish_job`."""
+    """Write what `answer(role [N], checkpoint)` says (rows [M], probabilities [M, C]) of all that have a role
+    but the training set, as `job` of `folder`; `c` and `more` are its parameters. As `finish_job`."""
     role = tail_roles(store.segments, job.size, job.draw)
     def work(checkpoint):
         index, prob = answer(role, checkpoint)

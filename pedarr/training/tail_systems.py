@@ -34,7 +34,9 @@ def _answers(store: Store, role: np.ndarray, c: TrainConfig, model: torch.nn.Mod
     out = predict(model, answering_loader(store, _all_but_training(role), c), pick_device(c.device))
     return out['index'], out['prob']
 
-def plain_network(store: Store, size: int, draw: int, common: dict[str, Any], folder: Path) -> torch.nn.Module:
+# %% ../../nbs/8_training/34_tail_systems.ipynb #6f5c32da
+def plain_network(store: Store, size: int, draw: int, common: dict[str, Any],
+                  folder: Path) -> torch.nn.Module:
     """The network of cross-entropy for a `size` and a `draw`, by the parameters `common`: read from `folder`,
     or trained and kept there. `PedarrError` while another process has it in work."""
     c, name = make_config(**common | dict(seed=draw)), f'ce_{size}_{draw}'
@@ -68,9 +70,11 @@ def _grown(store: Store, job: TailJob, own: dict, common: dict, folder: Path) ->
     c = make_config(**shared | own | dict(model=TREES, modalities='ecg', seed=job.draw))
     def answer(role, checkpoint):
         windows = physiology_of(store, jobs=max(1, c.workers)).windows
-        seed, balanced, options = (o := tree_options(c)).pop('seed'), o.pop('balanced'), o
+        options = tree_options(c)
+        seed, balanced = options.pop('seed'), options.pop('balanced')
         said = grow_trees(store, windows, np.flatnonzero(role == 'train'), 0, seed, balanced, options)[1]
-        return (rows := _all_but_training(role)), said(rows)
+        rows = _all_but_training(role)
+        return rows, said(rows)
     return finish_tail_job(store, job, c, folder, answer, system='trees')
 
 # %% ../../nbs/8_training/34_tail_systems.ipynb #251c624c
