@@ -14,7 +14,7 @@ from pedarr.signals.roles import (
     all_roles, cap_training, check_roles, make_roles, read_roles, read_split, split_table, within_cohort)
 from pedarr.signals.augmentation import (
     Augment, drop_channels, drop_modality, normalise_signals, thin_channels, time_shift)
-from pedarr.signals.batches import SegmentDataset, make_loader, split_views
+from pedarr.signals.batches import SAMPLINGS, SegmentDataset, make_loader, sampled_counts, split_views
 
 CLASSES = ['SR', 'AVNRT', 'VT']
 
@@ -633,6 +633,19 @@ def test_balanced_draws_classes_alike():
     # no VT: no share for it
     two = make_loader(SegmentDataset(toy_store(), np.arange(6, 60)), 20, sampling='balanced')
     assert not (torch.cat([b.label for b in two]) == 2).any()
+
+
+@pytest.mark.parametrize('sampling', SAMPLINGS)
+def test_the_sampler_draws_what_it_tells_the_losses(sampling):
+    loader = make_loader(SegmentDataset(toy_store(), np.arange(60)), 20, sampling=sampling, seed=4)
+    n = np.bincount(loader.dataset.label)
+    drawn = [np.bincount(torch.cat([b.label for b in loader]), minlength=3) for _ in range(60)]
+    assert all(d.sum() == 60 for d in drawn)
+    told, spread = sampled_counts(n, sampling), np.std(drawn, 0)/60**.5
+    assert (abs(np.mean(drawn, 0) - told) <= 4*spread + 1e-9).all()
+    assert (spread == 0).all() == (sampling == 'natural')
+    loader.dataset.set_epoch(7)
+    assert np.bincount(torch.cat([b.label for b in loader]), minlength=3).tolist() == drawn[7].tolist()
 
 
 def test_pickles():
