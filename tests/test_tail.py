@@ -185,8 +185,8 @@ def trials(tier=0) -> dict:
     names = {}
     for cell in cells:
         if 'check_parameters(In' in cell: continue
-        for old, new in (('%matplotlib inline', ''), ('tier = 0 ', f'tier = {tier} '), ("'test'  ", "'tune'  ")):
-            cell = cell.replace(old, new)
+        cell = cell.replace('%matplotlib inline', '').replace('tier = 0 ', f'tier = {tier} ')
+        cell = cell.replace("stage = 'test'", "stage = 'tune'")
         exec(cell, names)
         if 'CHOSEN =' in cell: return names['TRIALS']
 
@@ -196,7 +196,8 @@ def test_every_trial_is_of_known_parameters_and_differs_from_the_others_of_its_l
     for loss, own in trials().items():
         assert len(own) == 4 and '_' not in loss, loss
         shared = lambda p: dict(model='trees') if p.get('system') == 'trees' else dict(lr=4e-3)
-        made = [make_config(**shared(p) | {k: v for k, v in p.items() if k != 'system'}) for p in own.values()]
+        plain = [{k: v for k, v in p.items() if k != 'system'} for p in own.values()]
+        made = [make_config(**shared(p) | params) for p, params in zip(own.values(), plain)]
         assert len({c.model_dump_json() for c in made}) == 4, loss
         for c, p in zip(made, own.values()):
             assert p.get('system', 'crt') in TAIL_SYSTEMS
@@ -221,7 +222,7 @@ def weights(store, folder, job) -> dict:
     return plain_network(store, job.size, job.draw, SMALL, folder).state_dict()
 
 
-def test_retraining_leaves_the_bytes_of_the_network_and_goes_on_where_it_stopped(waves, tmp_path, monkeypatch):
+def test_retraining_leaves_the_bytes_of_the_network_and_goes_on(waves, tmp_path, monkeypatch):
     job = tail_jobs({'crt': dict(system='crt', epochs=4, lr=1e-2)}, [3], [3])[0]
     seen, answer = {}, systems_._answers
     def look(store, role, c, model):
@@ -276,7 +277,7 @@ def test_trees_of_a_tail_know_no_networks_parameters(waves, tmp_path):
     job = tail_jobs({'trees': dict(system='trees', sampling='balanced')}, [3], [3])[0]
     assert run_tail_system(waves, job, SMALL, tmp_path)
     said = json.loads((tmp_path/f'{job.name}.json').read_text())['params']
-    assert (said['model'], said['sampling'], said['system'], said['seed']) == ('trees', 'balanced', 'trees', 3)
+    assert [said[k] for k in ('model', 'sampling', 'system', 'seed')] == ['trees', 'balanced', 'trees', 3]
     assert not run_tail_system(waves, job, SMALL | dict(lr=.1, epochs=9), tmp_path)       # nothing to them
     t = read_tail_job(tmp_path, job, waves.segments)
     assert len(t) == (~np.isin(tail_roles(waves.segments, 3, 3), ['', 'train'])).sum()
