@@ -290,7 +290,7 @@ def test_bad_parameters_of_trees_leave_no_run(store, tmp_path, params, say):
 
 def test_numbers_as_they_are_typed():
     values = {'epochs': {'3': 3, '+2': 2}, 'lr': {'1e-3': 1e-3, '1E3': 1e3, '.5': .5, '-1': -1},
-              'balanced': {'true': True, 'False': False}, 'loss_options': {"{'a': 1}": {'a': 1}},
+              'augment': {'true': True, 'False': False}, 'loss_options': {"{'a': 1}": {'a': 1}},
               'run': {'ten': 'ten', '007': '007', '7': '7', '': '', '('*5000: '('*5000}}
     for name, texts in values.items():
         for text, value in texts.items():

@@ -10,7 +10,8 @@ from hypothesis import given, settings, strategies as st
 from conftest import ROOT
 from pedarr.losses.agcacl import AGCACL
 from pedarr.losses.contrastive import (
-    BalancedContrastive, ProCo, SupCon, log_bessel, von_mises_fisher_concentration)
+    BalancedContrastive, FreshAGCACL, ProCo, SupCon, log_bessel,
+    von_mises_fisher_concentration)
 from pedarr.core.errors import PedarrError
 from pedarr.losses.cross_entropy import (
     LDAM, CosineHead, FocalLoss, WeightedCrossEntropy, adjusted_cross_entropy, log_class_prior)
@@ -451,3 +452,39 @@ def test_the_tests_that_the_chapter_names_are_here():
     here = ''.join((ROOT/'tests'/f'test_{x}.py').read_text(encoding='utf-8') for x in ('losses', 'agcacl'))
     assert {'agcacl', 'proto', 'supcon', 'bcl', 'proco', *PLAIN} <= set(named) <= set(LOSSES)
     assert [name for name in named.values() if f'def {name}(' not in here] == []
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_prototypes_afresh_are_class_means(seed):
+    g = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(60, 5, generator=g), torch.randint(0, 3, (60,), generator=g)
+    loss = FreshAGCACL([20, 20, 20, 5], 5)
+    loss(x[:20], y[:20])
+    loss.renew(x, y)
+    for c in range(3):
+        mean = sum(v/v.norm() for v, k in zip(x, y) if k == c)
+        assert torch.allclose(loss.prototypes[c], mean/mean.norm(), atol=1e-5)
+    assert loss.seen.tolist() == [True]*3 + [False] and not loss.prototypes[3].any()
+
+
+@pytest.mark.parametrize('name', ['agcacl_batch', 'agcacl_learned', 'agcacl_late', 'agcacl_fresh'])
+def test_with_one_sample_a_class_and_no_memory_variants_are_agcacl(name):
+    "Then the sample is the mean of the batch and the prototype, and all versions are one."
+    x, y = torch.randn(4, 5, generator=torch.Generator().manual_seed(1)).double(), torch.arange(4)
+    plain = AGCACL([9, 5, 2, 1], 5, momentum=0.).double()
+    own = make_losses(name, [9, 5, 2, 1], 5)[1].double()
+    own.momentum = 0.
+    if name == 'agcacl_learned': own.prototypes.data = torch.nn.functional.normalize(x, dim=1)
+    if name == 'agcacl_late': own.start_epoch(3, 10)
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    want, got = plain(a, y), own(b, y)
+    assert abs(want - got) < 1e-12
+    if name == 'agcacl_learned': return                # its gradient is shared out otherwise
+    want.backward(), got.backward()
+    assert torch.allclose(a.grad, b.grad, atol=1e-12)
+
+
+@pytest.mark.parametrize('name, options', [('agcacl_late', dict(start=1.)), ('agcacl_late', dict(start=-.1))])
+def test_bad_options_of_variants_are_one_line(name, options):
+    with pytest.raises(PedarrError, match='start must lie in') as e: make_losses(name, [3, 1], 5, **options)
+    assert '\n' not in str(e.value)

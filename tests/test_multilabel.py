@@ -336,7 +336,7 @@ def test_a_run_from_before_the_jaccard_score_opens(run, tmp_path):
 @pytest.mark.parametrize('options', [
     dict(validation=0),
     dict(split='patient', n_folds=3, fold='all'),
-    dict(balanced=True, fold=4),
+    dict(sampling='balanced', fold=4),
     dict(modalities='ecg', model='xresnet1d', dim=64, depth=1, heads=4),
     dict(loss='bce', workers=1)])
 def test_options_run(spoken, tmp_path, options):

@@ -14,7 +14,7 @@ from pedarr.signals.roles import (
     all_roles, cap_training, check_roles, make_roles, read_roles, read_split, split_table, within_cohort)
 from pedarr.signals.augmentation import (
     Augment, drop_channels, drop_modality, normalise_signals, thin_channels, time_shift)
-from pedarr.signals.batches import SegmentDataset, make_loader, split_views
+from pedarr.signals.batches import SAMPLINGS, SegmentDataset, make_loader, sampled_counts, split_views
 
 CLASSES = ['SR', 'AVNRT', 'VT']
 
@@ -599,7 +599,7 @@ def test_chance_depends_on_seed_epoch_and_rows_alone():
 @pytest.mark.parametrize('method', ['fork', 'spawn'])
 def test_workers_give_the_same_batches(method):
     s = toy_store()
-    make = lambda w: make_loader(SegmentDataset(s, np.arange(60), Augment(), seed=1), 16, balanced=True,
+    make = lambda w: make_loader(SegmentDataset(s, np.arange(60), Augment(), seed=1), 16, sampling='balanced',
                                  seed=2, workers=w)
     here, there = make(0), make(2)
     there.multiprocessing_context = method
@@ -626,13 +626,26 @@ def test_order_without_shuffle_and_drop_last():
 
 
 def test_balanced_draws_classes_alike():
-    loader = make_loader(SegmentDataset(toy_store(), np.arange(60)), 20, balanced=True)
+    loader = make_loader(SegmentDataset(toy_store(), np.arange(60)), 20, sampling='balanced')
     label = torch.cat([b.label for _ in range(30) for b in loader])
     share = torch.bincount(label, minlength=3) / len(label)
     assert (share - 1/3).abs().max() < .04                                  # 6, 14 and 40 of 60 in the store
     # no VT: no share for it
-    two = make_loader(SegmentDataset(toy_store(), np.arange(6, 60)), 20, balanced=True)
+    two = make_loader(SegmentDataset(toy_store(), np.arange(6, 60)), 20, sampling='balanced')
     assert not (torch.cat([b.label for b in two]) == 2).any()
+
+
+@pytest.mark.parametrize('sampling', SAMPLINGS)
+def test_the_sampler_draws_what_it_tells_the_losses(sampling):
+    loader = make_loader(SegmentDataset(toy_store(), np.arange(60)), 20, sampling=sampling, seed=4)
+    n = np.bincount(loader.dataset.label)
+    drawn = [np.bincount(torch.cat([b.label for b in loader]), minlength=3) for _ in range(60)]
+    assert all(d.sum() == 60 for d in drawn)
+    told, spread = sampled_counts(n, sampling), np.std(drawn, 0)/60**.5
+    assert (abs(np.mean(drawn, 0) - told) <= 4*spread + 1e-9).all()
+    assert (spread == 0).all() == (sampling == 'natural')
+    loader.dataset.set_epoch(7)
+    assert np.bincount(torch.cat([b.label for b in loader]), minlength=3).tolist() == drawn[7].tolist()
 
 
 def test_pickles():
@@ -659,7 +672,8 @@ def test_bad_datasets_and_loaders():
     with pytest.raises(PedarrError, match='no segments'): make_loader(SegmentDataset(s, []), 4)
     with pytest.raises(PedarrError, match='batch_size=0'): make_loader(d, 0)
     with pytest.raises(PedarrError, match='workers=-1'): make_loader(d, 4, workers=-1)
-    with pytest.raises(PedarrError, match='use shuffle=True'): make_loader(d, 4, shuffle=False, balanced=True)
+    with pytest.raises(PedarrError, match='use shuffle=True'):
+        make_loader(d, 4, shuffle=False, sampling='balanced')
     with pytest.raises(PedarrError, match='unknown normalisation'):
         SegmentDataset(s, [0], normalise='z').__getitems__([0])
 

@@ -832,7 +832,7 @@ def test_no_split_and_no_balance_uses_windows_without_a_label(db, tmp_path):
     assert (data.label[~none] == 0).all()
     assert len(next(iter(make_loader(data, 4))).index) == 4
     with pytest.raises(PedarrError, match='balanced batches need a label'):
-        make_loader(data, 4, balanced=True)
+        make_loader(data, 4, sampling='balanced')
 
 
 def test_a_store_without_any_label(db, tmp_path):

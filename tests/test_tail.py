@@ -8,15 +8,22 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from pedarr.core.errors import PedarrError
 from pedarr.core.tables import read_json
+from pedarr.losses.registry import make_losses
 from pedarr.signals.arrays import store_from_arrays
+from pedarr.training import folds as folds_
 from pedarr.training import tail as tail_
+from pedarr.training import tail_systems as systems_
+from pedarr.training.config import make_config
 from pedarr.training.natural_tail import decide_natural, natural_roles, natural_table, read_natural
+from pedarr.training.retraining import HeadOnly
 from pedarr.training.tail import (
     LOG_COLUMNS, RARE_RHYTHMS, finish_job, read_tail_job, run_tail_job, tail_jobs, tail_roles)
+from pedarr.training.tail_systems import TAIL_SYSTEMS, plain_network, run_tail_system
 
 CLASSES = ['SR', *RARE_RHYTHMS, 'PSVT', 'SVTAC']
 ABOUT = dict(job=dict(loss='ce'), params=dict(model='pedarrnet', lr=.1, epochs=3), store='seal',
@@ -219,7 +226,8 @@ def test_kept_answers_need_no_table(tmp_path, table):
 def test_the_experiment_asks_for_its_first_stage():
     path = Path(__file__).parents[1]/'nbs'/'experiments'/'tail.ipynb'
     cells = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code']
-    wanted = [c for c in cells if 'import' in c or c.startswith('# Parameters') or 'CHOSEN =' in c]
+    last = next(i for i, c in enumerate(cells) if 'CHOSEN =' in c)
+    wanted = [c for c in cells[:last + 1] if 'check_parameters(In' not in c]
     names = {}
     for cell in wanted[:-1]: exec(cell.replace('%matplotlib inline', ''), names)
     chosen = re.compile(r"CHOSEN = \{.*\}")
@@ -228,6 +236,9 @@ def test_the_experiment_asks_for_its_first_stage():
     with pytest.raises(PedarrError, match='CHOSEN: .*run stage tune first') as e: exec(none, names)
     assert '\n' not in str(e.value)
     exec(none, names | dict(stage='tune'))
+    exec(wanted[-1], names | dict(tier=1))
+    with pytest.raises(PedarrError, match='CHOSEN: .*run stage tune first'):       # until it was tuned
+        exec(wanted[-1].replace('CHOSEN_2 =', 'NOT_YET ='), names | dict(tier=2, CHOSEN_2={}))
     with pytest.raises(PedarrError, match="unknown trial 'ce-lr9'"):
         exec(chosen.sub("CHOSEN = {'ce': 'lr9'}", wanted[-1]), names)
 
@@ -238,24 +249,25 @@ def test_the_chosen_trials_are_the_best_of_the_table():
     best = tuning.groupby(tuning.index.str.rpartition('-').get_level_values(0)).idxmax()
     path = Path(__file__).parents[1]/'nbs'/'experiments'/'tail.ipynb'
     text = ''.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'])
-    chosen = ast.literal_eval(re.search(r"CHOSEN = (\{'.*\})", text)[1])
+    one, two = (re.search(rf'{name} = (\{{.*?\}})', text, re.S)[1] for name in ('CHOSEN', 'CHOSEN_2'))
+    chosen = ast.literal_eval(one) | ast.literal_eval(two)
     assert {f'{loss}-{trial}' for loss, trial in chosen.items()} == set(best)
 
 
 @pytest.fixture(scope='module')
-def waves(tmp_path_factory):
+def natural_waves(tmp_path_factory):
     "A SIMULATED store: noise with a wave whose frequency tells the rhythm, 400 recordings of 200 patients."
     rng, i = np.random.default_rng(0), np.arange(400)
     names = np.array(['SR', 'AFIB', 'BIGU', 'PSVT', 'SVTAC'])
     label = rng.choice(names, 400, p=[.4, .2, .2, .18, .02])
     hertz = 2 + 4*pd.Index(names).get_indexer(label)
     x = rng.normal(0, .3, (400, 2, 500)) + np.sin(2*np.pi*hertz[:, None]*np.arange(500)/100)[:, None]
-    return store_from_arrays(tmp_path_factory.mktemp('waves')/'store', x, 100., ['I', 'II'], label,
+    return store_from_arrays(tmp_path_factory.mktemp('natural')/'store', x, 100., ['I', 'II'], label,
                              [f'p{k//2:03}' for k in i], folds=1 + i//2 % 10, simulated=True).path
 
 
 @pytest.mark.long
-def test_the_natural_tail_from_training_to_tables_and_from_kept_answers(waves, tmp_path):
+def test_the_natural_tail_from_training_to_tables_and_from_kept_answers(natural_waves, tmp_path):
     import papermill
     source = Path(__file__).parents[1]/'nbs'/'experiments'/'natural_tail.ipynb'
     run = lambda **given: papermill.execute_notebook(
@@ -263,7 +275,7 @@ def test_the_natural_tail_from_training_to_tables_and_from_kept_answers(waves, t
         progress_bar=False, kernel_name='python3')
     tiny = dict(epochs=3, dim=16, batch_size=16, device='cpu')
     first, again = tmp_path/'first', tmp_path/'again'
-    given = dict(store=str(waves), results=str(first), folds='0,3', common=tiny)
+    given = dict(store=str(natural_waves), results=str(first), folds='0,3', common=tiny)
     with pytest.raises(papermill.PapermillExecutionError, match="unknown loss 'cee'"):
         run(losses='cee', **given)
     with pytest.raises(papermill.PapermillExecutionError, match='pairs: write two losses'):
@@ -296,3 +308,108 @@ def test_the_natural_tail_takes_the_strengths_of_the_controlled_one():
     chosen = read_json(root/'results'/'tail'/'made.json')['losses']
     assert names['LOSSES'].keys() <= chosen.keys()
     assert names['LOSSES'] == {loss: chosen[loss] for loss in names['LOSSES']}
+
+
+def trials(tier=0) -> dict:
+    "Loss -> trial -> parameters, as the experiment has them."
+    path = Path(__file__).parents[1]/'nbs'/'experiments'/'tail.ipynb'
+    cells = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code']
+    names = {}
+    for cell in cells:
+        if 'check_parameters(In' in cell: continue
+        cell = cell.replace('%matplotlib inline', '').replace('tier = 0 ', f'tier = {tier} ')
+        cell = cell.replace("stage = 'test'", "stage = 'tune'")
+        exec(cell, names)
+        if 'CHOSEN =' in cell: return names['TRIALS']
+
+
+def test_every_trial_is_of_known_parameters_and_differs_from_the_others_of_its_loss():
+    assert set(trials()) == set(trials(1)) | set(trials(2)) and not set(trials(1)) & set(trials(2))
+    for loss, own in trials().items():
+        assert len(own) == 4 and '_' not in loss, loss
+        shared = lambda p: dict(model='trees') if p.get('system') == 'trees' else dict(lr=4e-3)
+        plain = [{k: v for k, v in p.items() if k != 'system'} for p in own.values()]
+        made = [make_config(**shared(p) | params) for p, params in zip(own.values(), plain)]
+        assert len({c.model_dump_json() for c in made}) == 4, loss
+        for c, p in zip(made, own.values()):
+            assert p.get('system', 'crt') in TAIL_SYSTEMS
+            if c.model != 'trees': make_losses(c.loss, [9, 3, 1], 8, c.logit_adjust, **c.loss_options)
+
+
+@pytest.fixture(scope='module')
+def waves(tmp_path_factory):
+    "A store of 240 short recordings of 120 patients, whose wave tells the rhythm."
+    n, rng = np.arange(240), np.random.default_rng(0)
+    label = np.array(CLASSES)[n % 6]
+    wave = np.sin(2*np.pi*(3*(n % 6)[:, None] + 2)*np.arange(500)/250)
+    x = rng.normal(0, .3, (240, 2, 500)) + wave[:, None]
+    return store_from_arrays(tmp_path_factory.mktemp('waves')/'store', x, 250., ['I', 'II'], label,
+                             [f'p{i//2}' for i in n], folds=n//2 % 10 + 1, store_rate=100.)
+
+
+SMALL = dict(encoder='residual', dim=8, heads=2, depth=1, epochs=2, batch_size=16, modalities='ecg')
+
+
+def weights(store, folder, job) -> dict:
+    return plain_network(store, job.size, job.draw, SMALL, folder).state_dict()
+
+
+def test_retraining_leaves_the_bytes_of_the_network_and_goes_on(waves, tmp_path, monkeypatch):
+    job = tail_jobs({'crt': dict(system='crt', epochs=4, lr=1e-2)}, [3], [3])[0]
+    seen, answer = {}, systems_._answers
+    def look(store, role, c, model):
+        seen.update({k: v.clone() for k, v in model.state_dict().items()})
+        return answer(store, role, c, model)
+    monkeypatch.setattr(systems_, '_answers', look)
+    assert run_tail_system(waves, job, SMALL, tmp_path/'a')
+    kept, first = dict(seen), weights(waves, tmp_path/'a'/'networks', job)
+    differ = [k for k in first if not torch.equal(first[k], kept[k])]
+    assert differ == ['head.weight', 'head.bias']
+
+    save = folds_.save_checkpoint
+    def stop(path, model, *rest):
+        save(path, model, *rest)
+        if isinstance(model, HeadOnly): raise KeyboardInterrupt
+    monkeypatch.setattr(folds_, 'save_checkpoint', stop)
+    with pytest.raises(KeyboardInterrupt): run_tail_system(waves, job, SMALL, tmp_path/'b')
+    assert (tmp_path/'b'/f'{job.name}.checkpoint').exists()
+    monkeypatch.setattr(folds_, 'save_checkpoint', save)
+    assert run_tail_system(waves, job, SMALL, tmp_path/'b')
+    assert all(torch.equal(seen[k], kept[k]) for k in kept)
+    one, two = (read_tail_job(tmp_path/x, job, waves.segments) for x in 'ab')
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_a_network_in_work_elsewhere_is_waited_for(waves, tmp_path):
+    job = tail_jobs({'crt': dict(system='crt', epochs=2)}, [3], [3])[0]
+    (tmp_path/'networks').mkdir()
+    with tail_.hold_lock(tmp_path/'networks'/'ce_3_3.lock', 'training'):
+        with pytest.raises(PedarrError, match='is training'): run_tail_system(waves, job, SMALL, tmp_path)
+    assert run_tail_system(waves, job, SMALL, tmp_path)
+
+
+@pytest.mark.parametrize('params', [dict(sampling='balanced'), dict(sampling='square-root', logit_adjust=1.),
+                                    dict(loss='agcacl_fresh'), dict(loss='agcacl_learned'),
+                                    dict(loss='agcacl_batch'), dict(loss='agcacl_late'), dict(loss='proco')])
+def test_a_stopped_training_ends_at_the_same_answers(waves, tmp_path, monkeypatch, params):
+    job, save = tail_jobs({'x': params}, [3], [3])[0], folds_.save_checkpoint
+    assert run_tail_system(waves, job, SMALL, tmp_path/'a')
+    def stop(*given):
+        save(*given)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(folds_, 'save_checkpoint', stop)
+    with pytest.raises(KeyboardInterrupt): run_tail_system(waves, job, SMALL, tmp_path/'b')
+    monkeypatch.setattr(folds_, 'save_checkpoint', save)
+    assert run_tail_system(waves, job, SMALL, tmp_path/'b')
+    one, two = (read_tail_job(tmp_path/x, job, waves.segments) for x in 'ab')
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_trees_of_a_tail_know_no_networks_parameters(waves, tmp_path):
+    job = tail_jobs({'trees': dict(system='trees', sampling='balanced')}, [3], [3])[0]
+    assert run_tail_system(waves, job, SMALL, tmp_path)
+    said = json.loads((tmp_path/f'{job.name}.json').read_text())['params']
+    assert [said[k] for k in ('model', 'sampling', 'system', 'seed')] == ['trees', 'balanced', 'trees', 3]
+    assert not run_tail_system(waves, job, SMALL | dict(lr=.1, epochs=9), tmp_path)       # nothing to them
+    t = read_tail_job(tmp_path, job, waves.segments)
+    assert len(t) == (~np.isin(tail_roles(waves.segments, 3, 3), ['', 'train'])).sum()

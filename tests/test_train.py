@@ -353,7 +353,7 @@ def test_a_run_that_was_begun_with_another_network_is_not_mixed(store, tmp_path,
 
 @pytest.mark.parametrize('options', [
     dict(modalities='ecg'), dict(modalities='iegm'), dict(precision='bf16'), dict(split='segment'),
-    dict(balanced=True), dict(grouping='svt4'), dict(workers=1)])
+    dict(sampling='balanced'), dict(sampling='square-root'), dict(grouping='svt4'), dict(workers=1)])
 def test_options_run(store, tmp_path, options):
     c = make_config(store=store, run=tmp_path/'r', **{**SMALL, 'fold': 0, **options})
     m = json.loads((run_training(c, progress=False)/'metrics.json').read_text())
@@ -377,7 +377,8 @@ def test_options_run(store, tmp_path, options):
     (dict(loss_options={'tau': float('nan')}), 'holds something'),
     (dict(model_options={'proj_dim': object()}), 'holds something'),
     (dict(watch=False), "unknown parameter 'watch'"),
-    (dict(balanced=1), 'balanced .*must be true or false'),
+    (dict(sampling=1), 'sampling .*must be a text'),
+    (dict(sampling='blanced'), "unknown sampling 'blanced': did you mean 'balanced'"),
     (dict(loss='hinge'), "unknown loss 'hinge': use one of none, agcacl"),
     (dict(split='random'), "unknown split 'random': use one of"),
     (dict(fold='first'), 'fold .*must be a whole number'),
@@ -608,7 +609,7 @@ train_.run_training(config, progress=False)
 @pytest.mark.parametrize('options', [
     dict(modalities='ecg'),
     dict(split='segment'),
-    dict(grouping='svt4', balanced=True),
+    dict(grouping='svt4', sampling='balanced'),
     dict(fold=1, workers=1),
     dict(model_options={'max_iter': 3, 'max_features': .5})])
 def test_options_of_trees_run(store, grown, tmp_path, options):

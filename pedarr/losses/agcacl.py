@@ -167,6 +167,10 @@ class AGCACL(nn.Module):
         self.prototypes, self.seen = p.detach().to(self.prototypes.dtype), seen
         return p, seen
 
+    def separated(self, S: Tensor, log_psi: Tensor, z: Tensor, label: Tensor) -> Tensor:
+        "Step 6, scalar: similarities `S` and `log_psi` [A, A] of the classes seen; `z` [B, d], `label` [B]."
+        return separation_term(S, log_psi, self.tau)
+
     def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
         "Scalar loss of `embedding` [B, dim] (any length; normalised here) with class numbers `label` [B]."
         check_loss_inputs(embedding, label, len(self.seen), self.dim)
@@ -179,4 +183,4 @@ class AGCACL(nn.Module):
             log_psi = log_hard_class_weights(S, self.tau_s) if self.psi else torch.zeros_like(S)
             if not known.all(): z, row, label = z[known], row[known], label[known]      # rare: no copy
             loss = alignment_term(z, row, P, log_psi, self.phi[label].to(z.dtype), self.tau)
-            return loss + self.separation * separation_term(S, log_psi, self.tau)
+            return loss + self.separation * self.separated(S, log_psi, z, label)

@@ -12,11 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .agcacl import at_least_float32, check_loss_inputs, sum_over_processes, unit_vectors
+from ..core.errors import PedarrError
+from .agcacl import (
+    AGCACL, at_least_float32, batch_means, check_loss_inputs, log_hard_class_weights, separation_term,
+    sum_over_processes, unit_vectors)
 from .cross_entropy import EpochLoss, check_positive, log_class_prior
 
 # %% auto #0
-__all__ = ['SupCon', 'BalancedContrastive', 'log_bessel', 'von_mises_fisher_concentration', 'ProCo']
+__all__ = ['SupCon', 'BalancedContrastive', 'log_bessel', 'von_mises_fisher_concentration', 'ProCo', 'FreshAGCACL', 'LateAGCACL',
+           'BatchSeparatedAGCACL', 'LearnedAGCACL']
 
 # %% ../../nbs/6_losses/03_contrastive.ipynb #73c4ef5b
 def _positive(tau: float) -> float:
@@ -152,3 +156,70 @@ class ProCo(_ClassSums):
             logits = self.log_similarity(z.double()[known]) + self.log_prior
             loss = F.cross_entropy(logits, label[known], reduction='sum')
             return (loss / known.sum().clamp(min=1)).to(z.dtype)
+
+# %% ../../nbs/6_losses/03_contrastive.ipynb #708c7213
+class FreshAGCACL(AGCACL):
+    """`AGCACL` whose prototypes are the class means of all training embeddings when an epoch begins: give
+    them to `renew` then."""
+    def renew(self, embedding: Tensor, label: Tensor) -> None:
+        "The prototypes of embeddings [N, dim] (normalised here) with labels [N]; absent classes keep theirs."
+        check_loss_inputs(embedding, label, len(self.seen), self.dim)
+        z, _ = unit_vectors(at_least_float32(embedding))
+        means, present = batch_means(z, label.long(), len(self.seen))
+        self.prototypes[present] = means[present].to(self.prototypes)
+        self.seen |= present
+
+# %% ../../nbs/6_losses/03_contrastive.ipynb #3e839ba3
+class LateAGCACL(AGCACL, EpochLoss):
+    "`AGCACL` with `options`, zero for a share `start` of the epochs; its prototypes move all the time."
+    def __init__(self, class_counts: Sequence[float] | Tensor, dim: int, start: float = .25, **options):
+        super().__init__(class_counts, dim, **options)
+        if not 0 <= start < 1:
+            raise PedarrError(f'start must lie in [0, 1), not {start}: it is a share of the epochs')
+        self.start, self.on = start, True
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        "Before `epoch` (from 0) of `epochs`: does the loss count from now on?"
+        self.on = epoch >= self.start*epochs
+    def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
+        "Scalar loss of `embedding` [B, dim] with class numbers `label` [B]; 0 before its start."
+        return super().forward(embedding, label) * float(self.on)
+
+# %% ../../nbs/6_losses/03_contrastive.ipynb #8676aa4c
+class BatchSeparatedAGCACL(AGCACL):
+    "`AGCACL` whose separation compares the means of the batch: of the classes that it holds, if two or more."
+    def separated(self, S: Tensor, log_psi: Tensor, z: Tensor, label: Tensor) -> Tensor:
+        "Step 6, scalar, of unit `z` [B, d] with classes `label` [B]; psi of the similarities `S` [A, A]."
+        means, present = batch_means(z, label, len(self.seen))
+        if present.sum() < 2: return z.sum()*0
+        here = present[self.seen]
+        weights = log_hard_class_weights(S[here][:, here], self.tau_s)
+        own = means[present] @ means[present].T
+        return separation_term(own, weights if self.psi else torch.zeros_like(own), self.tau)
+
+# %% ../../nbs/6_losses/03_contrastive.ipynb #9dd76bd3
+class LearnedAGCACL(AGCACL):
+    """`AGCACL` with `options` whose prototypes are parameters, of the classes that training has: give
+    `loss.parameters()` to the optimiser."""
+    def __init__(self, class_counts: Sequence[float] | Tensor, dim: int, **options):
+        super().__init__(class_counts, dim, **options)
+        del self.prototypes
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(len(self.seen), dim), dim=1))
+        self.seen |= torch.as_tensor(class_counts) > 0
+    def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
+        "Scalar loss of `embedding` [B, dim] with class numbers `label` [B]."
+        check_loss_inputs(embedding, label, len(self.seen), self.dim)
+        with torch.autocast(embedding.device.type, enabled=False):
+            z, _ = unit_vectors(at_least_float32(embedding))
+            return _with_learned(self, z, label.long())
+
+# %% ../../nbs/6_losses/03_contrastive.ipynb #656ee5c5
+def _with_learned(loss: LearnedAGCACL, z: Tensor, label: Tensor) -> Tensor:
+    "The loss of unit `z` [B, dim] and `label` [B]: nothing is under stop-gradient but psi."
+    P, row = unit_vectors(loss.prototypes.to(z.dtype))[0][loss.seen], (loss.seen.cumsum(0) - 1)[label]
+    known, S = loss.seen[label], P @ P.T
+    if len(P) < 2: return z.sum()*0
+    log_psi = log_hard_class_weights(S, loss.tau_s) if loss.psi else torch.zeros_like(S)
+    logits = (z @ P.T/loss.tau + log_psi[row])[known]
+    each = F.cross_entropy(logits, row[known], reduction='none')
+    aligned = (loss.phi[label[known]].to(z.dtype)*each).sum()/known.sum().clamp(min=1)
+    return aligned + loss.separation*separation_term(S, log_psi, loss.tau)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..core.errors import PedarrError
 from ..core.names import check_choice
 from .agcacl import AGCACL
-from .contrastive import BalancedContrastive, ProCo, SupCon
+from .contrastive import (
+    BalancedContrastive, BatchSeparatedAGCACL, FreshAGCACL, LateAGCACL, LearnedAGCACL, ProCo, SupCon)
 from pedarr.losses.cross_entropy import (
     LDAM, AdjustedCrossEntropy, BinaryCrossEntropy, CosineHead, FocalLoss, WeightedCrossEntropy,
     check_cosine_scale)
@@ -48,6 +49,18 @@ def _supcon(class_counts, dim, tau=0.1): return SupCon(tau)
 
 def _bcl(class_counts, dim, tau=0.1): return BalancedContrastive(len(class_counts), dim, tau)
 
+# %% ../../nbs/6_losses/06_registry.ipynb #a0363973
+def _fresh(class_counts, dim, tau=0.1, separation=0.5):
+    return FreshAGCACL(class_counts, dim, tau=tau, separation=separation)
+
+def _learned(class_counts, dim, tau=0.1, separation=0.5):
+    return LearnedAGCACL(class_counts, dim, tau=tau, separation=separation)
+
+def _batch(class_counts, dim, tau=0.1, separation=0.5):
+    return BatchSeparatedAGCACL(class_counts, dim, tau=tau, separation=separation)
+
+def _late(class_counts, dim, start=0.25, tau=0.1): return LateAGCACL(class_counts, dim, start, tau=tau)
+
 # %% ../../nbs/6_losses/06_registry.ipynb #2015596f
 _ON_LOGITS = {
     'ce': LossEntry('cross-entropy', 'cross-entropy', 'classification', AdjustedCrossEntropy, 'torch'),
@@ -74,7 +87,18 @@ _ON_EMBEDDINGS = {
     'proco': LossEntry('ProCo', 'probabilistic contrastive loss', 'contrastive', ProCo,
                        'Du et al. 2024, arXiv 2403.06726')}
 
-LOSSES = _ON_EMBEDDINGS | _ON_LOGITS        # key -> LossEntry; its kind says which term it is
+# %% ../../nbs/6_losses/06_registry.ipynb #4863cb01
+_OURS = 'AGCACL with one thing changed'
+_AGCACL_VARIANTS = {
+    'agcacl_fresh': LossEntry('AGCACL, afresh', 'AGCACL with prototypes made afresh each epoch',
+                              'contrastive', _fresh, _OURS),
+    'agcacl_learned': LossEntry('AGCACL, learned', 'AGCACL with learned prototypes', 'contrastive', _learned,
+                                _OURS),
+    'agcacl_batch': LossEntry('AGCACL, batch', 'AGCACL with separation of the means of the batch',
+                              'contrastive', _batch, _OURS),
+    'agcacl_late': LossEntry('AGCACL, late', 'AGCACL after a warm-up', 'contrastive', _late, _OURS)}
+
+LOSSES = _ON_EMBEDDINGS | _AGCACL_VARIANTS | _ON_LOGITS  # key -> LossEntry; its kind says which term it is
 
 # %% ../../nbs/6_losses/06_registry.ipynb #1e122897
 def loss_terms(name: str) -> tuple[str, str]:

@@ -22,7 +22,8 @@ from ..signals.roles import make_roles
 from ..signals.store import Store
 
 # %% auto #0
-__all__ = ['TREES', 'CLASSIFIERS', 'prediction_table', 'make_trees', 'tree_fold', 'boosted_trees', 'classifier_options']
+__all__ = ['TREES', 'CLASSIFIERS', 'prediction_table', 'make_trees', 'grow_trees', 'tree_fold', 'boosted_trees',
+           'classifier_options']
 
 # %% ../../nbs/5_model/12_trees.ipynb #237df0eb
 if TYPE_CHECKING:                     # scikit-learn is slow to import, and only training needs it
@@ -78,9 +79,10 @@ def _log_loss(prob: np.ndarray, label: np.ndarray, classes: list[str]) -> float:
     return float(-np.log(np.maximum(truth, 1e-12)).mean())
 
 # %% ../../nbs/5_model/12_trees.ipynb #288a8e12
-def _grow(store: Store, x: np.ndarray, train: np.ndarray, k: int, seed: int, balanced: bool,
-          options: dict) -> tuple[HistGradientBoostingClassifier, Callable]:
-    "Trees grown on the rows `train` of features `x`, and what they answer: rows -> probabilities [N, C]."
+def grow_trees(store: Store, x: np.ndarray, train: np.ndarray, k: int, seed: int, balanced: bool,
+               options: dict) -> tuple[HistGradientBoostingClassifier, Callable]:
+    """Trees grown on the rows `train` [N] of features `x` [M, F] (NaN: not seen) in fold `k`, and what they
+    answer: rows [R] -> probabilities [R, C]. `options`, `balanced`: as for `make_trees`. `PedarrError`."""
     label, seen = store.segments.label.to_numpy(str), ~np.isnan(x[train]).all(axis=0)
     if not seen.any():
         raise PedarrError(f'fold {k}: no feature was seen in any training segment: check the signals of '
@@ -118,7 +120,7 @@ def tree_fold(store: Store, features: pd.DataFrame, roles: np.ndarray, k: int, s
                           'compute them from the same store')
     train, validation, test = (np.flatnonzero(roles == r) for r in ('train', 'validation', 'test'))
     began = time.perf_counter()
-    trees, answer = _grow(store, features.to_numpy(float), train, k, seed, balanced, options)
+    trees, answer = grow_trees(store, features.to_numpy(float), train, k, seed, balanced, options)
     grown = _growth(trees, answer, store, train, validation, time.perf_counter() - began)
     return prediction_table(store, test, answer(test), k, modalities), grown
 

@@ -14,10 +14,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..core.errors import PedarrError
+from ..core.names import check_choice
 from .augmentation import Augment, normalise_signals
 
 # %% auto #0
-__all__ = ['Batch', 'is_multi', 'take_signals', 'SegmentDataset', 'split_views', 'EpochBatches', 'make_loader']
+__all__ = ['SAMPLINGS', 'Batch', 'is_multi', 'take_signals', 'SegmentDataset', 'split_views', 'sampling_shares', 'sampled_counts',
+           'EpochBatches', 'make_loader']
 
 # %% ../../nbs/4_signals/12_batches.ipynb #eef8760a
 class Batch(NamedTuple):
@@ -138,23 +140,40 @@ def split_views(batch: Batch, views: int) -> list[Batch]:
     return found
 
 # %% ../../nbs/4_signals/12_batches.ipynb #348b5e60
-def _balanced(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+SAMPLINGS = ('natural', 'balanced', 'square-root')
+_POWER = {'natural': 1., 'balanced': 0., 'square-root': .5}
+
+def sampling_shares(counts: np.ndarray, sampling: str) -> np.ndarray:
+    """How likely each class is to be drawn, [C], from the numbers of its segments `counts` [C]; 0 for a class
+    without any. `PedarrError` for a sampling that isn't one of `SAMPLINGS`."""
+    n = np.asarray(counts, float)
+    share = np.where(n > 0, np.maximum(n, 1)**_POWER[check_choice(sampling, SAMPLINGS, 'sampling')], 0.)
+    return share/share.sum()
+
+def sampled_counts(counts: np.ndarray, sampling: str) -> np.ndarray:
+    """How often each class comes in an epoch, [C], on average, where there are `counts` [C] segments of it:
+    what a loss that corrects for rarity must know instead of them."""
+    return np.asarray(counts) if sampling == 'natural' else np.sum(counts)*sampling_shares(counts, sampling)
+
+# %% ../../nbs/4_signals/12_batches.ipynb #c743e657
+def _draw_classes(label: np.ndarray, sampling: str, rng: np.random.Generator) -> np.ndarray:
     """As many positions as there are labels [N]: a class is drawn first, then one of its segments, with
     replacement."""
     by_class = np.argsort(label, kind='stable')
     _, first, count = np.unique(label[by_class], return_index=True, return_counts=True)
-    drawn = rng.integers(len(count), size=len(label))
+    chance = None if sampling == 'balanced' else sampling_shares(count, sampling)
+    drawn = rng.choice(len(count), len(label), p=chance)
     return by_class[first[drawn] + rng.integers(count[drawn])]
 
 # %% ../../nbs/4_signals/12_batches.ipynb #n358c4e5
 class EpochBatches:
-    """Batches of positions in `dataset`: in order, shuffled, or `balanced` (a class drawn first, then one
-    of its segments, with replacement). The order depends on `seed` and the dataset's epoch only. When an
-    epoch has been dealt out, the next one begins by itself."""
-    def __init__(self, dataset: Dataset, batch_size: int, shuffle: bool, balanced: bool, seed: int,
+    """Batches of positions in `dataset`: in order, or shuffled; with another `sampling` than natural, a class
+    is drawn first, then one of its segments, with replacement. The order depends on `seed` and the dataset's
+    epoch only. When an epoch has been dealt out, the next one begins by itself."""
+    def __init__(self, dataset: Dataset, batch_size: int, shuffle: bool, sampling: str, seed: int,
                  drop_last: bool):
         self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
-        self.shuffle, self.balanced, self.seed = shuffle, balanced, seed
+        self.shuffle, self.sampling, self.seed = shuffle, sampling, seed
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.dataset), self.batch_size)
@@ -170,24 +189,25 @@ def _order(batches: EpochBatches) -> np.ndarray:
     "The positions in the order of the current epoch."
     n, rng = len(batches.dataset), np.random.default_rng([batches.seed, batches.dataset.epoch])
     if not batches.shuffle: return np.arange(n)
-    return _balanced(batches.dataset.label, rng) if batches.balanced else rng.permutation(n)
+    if batches.sampling == 'natural': return rng.permutation(n)
+    return _draw_classes(batches.dataset.label, batches.sampling, rng)
 
 # %% ../../nbs/4_signals/12_batches.ipynb #50d34f01
 def _as_it_is(batch: Batch) -> Batch: return batch           # at module level, so that workers can import it
 
-def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, balanced: bool = False,
+def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, sampling: str = 'natural',
                 seed: int = 0, drop_last: bool = False, workers: int = 0) -> DataLoader:
     """A torch `DataLoader` of `Batch`es. Each pass is a new epoch of `dataset`; `dataset.set_epoch` chooses
     one. The same seed gives the same batches, whatever the number of workers.
 
-    `PedarrError`: batch_size below 1, no segments, `balanced` without `shuffle`, or workers for a GPU."""
-    _check_loader(dataset, batch_size, shuffle, balanced, workers)
-    batches = EpochBatches(dataset, batch_size, shuffle, balanced, seed, drop_last)
+    `PedarrError`: batch_size below 1, no segments, a `sampling` without `shuffle`, or workers for a GPU."""
+    _check_loader(dataset, batch_size, shuffle, sampling, workers)
+    batches = EpochBatches(dataset, batch_size, shuffle, sampling, seed, drop_last)
     return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_it_is, num_workers=workers,
                       generator=torch.Generator().manual_seed(seed))
 
 # %% ../../nbs/4_signals/12_batches.ipynb #n9707a1b
-def _check_loader(dataset: Dataset, batch_size: int, shuffle: bool, balanced: bool, workers: int) -> None:
+def _check_loader(dataset: Dataset, batch_size: int, shuffle: bool, sampling: str, workers: int) -> None:
     "`PedarrError` for a loader that can't be."
     if batch_size < 1: raise PedarrError(f'batch_size={batch_size}: at least 1 is needed')
     if workers < 0: raise PedarrError(f'workers={workers}: 0 (this process) or more')
@@ -196,7 +216,8 @@ def _check_loader(dataset: Dataset, batch_size: int, shuffle: bool, balanced: bo
     if workers and getattr(dataset, 'device', torch.device('cpu')).type != 'cpu':
         raise PedarrError(f'workers={workers}: batches that are made on a GPU are made by this process: '
                           'use workers 0')
-    if balanced and (dataset.label < 0).any():
-        raise PedarrError('loader: balanced batches need a label for each segment; leave the others out')
-    if balanced and not shuffle:
-        raise PedarrError('loader: balanced batches are drawn at random; use shuffle=True')
+    if check_choice(sampling, SAMPLINGS, 'sampling') == 'natural': return
+    if (dataset.label < 0).any():
+        raise PedarrError(f'loader: {sampling} batches need a label for each segment; leave the others out')
+    if not shuffle:
+        raise PedarrError(f'loader: {sampling} batches are drawn at random; use shuffle=True')

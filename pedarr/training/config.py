@@ -27,14 +27,15 @@ from ..model.pedarrnet import ModelConfig
 from ..model.pretrained import read_pretrained
 from ..model.trees import CLASSIFIERS, TREES, classifier_options, make_trees
 from ..signals.augmentation import NORMALISE, Augment
+from ..signals.batches import SAMPLINGS
 from ..signals.splits import SPLITS
 
 # %% auto #0
 __all__ = ['MODALITY_SETS', 'PRECISIONS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'RENAMED_PARAMETERS',
            'READ_AT_MOST', 'READ_RATES', 'DataParameters', 'SplitParameters', 'FitParameters', 'LossParameters',
-           'ModelParameters', 'MachineParameters', 'TrainConfig', 'training_augment', 'current_names', 'make_config',
-           'as_given', 'network_fields', 'augment_fields', 'tree_options', 'own_parameters', 'check_parameters',
-           'as_table']
+           'ModelParameters', 'MachineParameters', 'TrainConfig', 'training_augment', 'current_value', 'current_names',
+           'make_config', 'as_given', 'network_fields', 'augment_fields', 'tree_options', 'own_parameters',
+           'check_parameters', 'as_table']
 
 # %% ../../nbs/8_training/00_config.ipynb #3e6f785b
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
@@ -46,6 +47,7 @@ _SplitName, _ModelName = one_of(SPLITS, 'split'), one_of(CLASSIFIERS, 'model')
 _ModalityName, _Precision = one_of(MODALITY_SETS, 'modalities'), one_of(PRECISIONS, 'precision')
 _Normalisation, _Task = one_of(NORMALISE, 'normalisation'), one_of(TASKS, 'task')
 _SingleSubject = one_of(_SINGLE_SUBJECT, 'single_subject_classes')
+_Sampling = one_of(SAMPLINGS, 'sampling')
 
 # %% ../../nbs/8_training/00_config.ipynb #84a00019
 _POWER = re.compile(r'[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+')
@@ -134,7 +136,7 @@ class ModelParameters(Parameters):
     "Which model."
     model: _ModelName = Field('pedarrnet', description='what learns')
     model_options: _Options = Field({}, description='other options of that model')
-    balanced: bool = Field(False, description='classes are drawn with equal probability')
+    sampling: _Sampling = Field('natural', description='how classes are drawn (of trees: weighted)')
 
 # %% ../../nbs/8_training/00_config.ipynb #c1e011a7
 class MachineParameters(Parameters):
@@ -178,15 +180,22 @@ def training_augment(c: TrainConfig) -> Augment | None:
     return Augment(thin=c.channel_dropout, **c.augment_options) if c.augment else None
 
 # %% ../../nbs/8_training/00_config.ipynb #f3751290
-RENAMED_PARAMETERS = {'lone_classes': 'single_subject_classes'}     # name in older runs -> name
+# name in older runs -> name, and what became of its values
+RENAMED_PARAMETERS = {'lone_classes': 'single_subject_classes', 'balanced': 'sampling'}
+_RENAMED_VALUES = {'balanced': {'false': 'natural', 'true': 'balanced'}}
+
+def current_value(name: str, value: Any) -> Any:
+    "The `value` of a parameter that was called `name`, as it is said today."
+    return _RENAMED_VALUES.get(name, {}).get(str(value).lower(), value)
 
 def current_names(params: Mapping[str, Any]) -> dict[str, Any]:
     "`params` under today's names; `PedarrError` where one is given under its old name too."
     for old, new in RENAMED_PARAMETERS.items():
         if old in params and new in params:
             raise PedarrError(f'parameter {new} is given twice, once as {old}: leave one out')
-    return {RENAMED_PARAMETERS.get(name, name): value for name, value in params.items()}
+    return {RENAMED_PARAMETERS.get(k, k): current_value(k, v) for k, v in params.items()}
 
+# %% ../../nbs/8_training/00_config.ipynb #dd75e9c0
 def make_config(**params: Any) -> TrainConfig:
     """A `TrainConfig` from named parameters; those of the network are the model's that `pretrained` names.
 
@@ -243,6 +252,8 @@ def _check_trees(c: TrainConfig) -> None:
     if not isinstance(c.model_options.get('beats', ''), str):
         raise PedarrError(f'parameter beats (in model_options) is {shown_value(c.model_options["beats"])}: '
                           'it must be a text')
+    if c.sampling == 'square-root':
+        raise PedarrError('sampling square-root means nothing to model trees: use balanced or natural')
     make_trees(**tree_options(c))
 
 # %% ../../nbs/8_training/00_config.ipynb #e04708da
@@ -264,7 +275,7 @@ def augment_fields() -> dict[str, FieldInfo]:
 def tree_options(c: TrainConfig) -> dict:
     "What the trees of a run are grown with: the keyword arguments of `make_trees`."
     own = {k: v for k, v in c.model_options.items() if k != 'beats'}
-    return dict(seed=c.seed, balanced=c.balanced, **own)
+    return dict(seed=c.seed, balanced=c.sampling == 'balanced', **own)
 
 def own_parameters(params: dict) -> dict:
     "The parameters of a run (as in params.json) that its model has: for trees, all but `NETWORK_ONLY`."

@@ -25,6 +25,7 @@ from ..core.errors import PedarrError, one_line
 from ..core.files import write_atomic
 from ..core.tables import write_table
 from ..evaluation.multilabel import by_recording, macro_scores, statement_scores
+from ..losses.contrastive import FreshAGCACL
 from ..model.measured import StoreMeasured, join_measured, measure_for
 from ..signals.batches import SegmentDataset, is_multi, make_loader
 from ..signals.store import Store
@@ -39,7 +40,7 @@ from .runs import check_unchanged
 
 # %% auto #0
 __all__ = ['answering_loader', 'predict', 'validation_scores', 'multi_validation_scores', 'FitSetup', 'prepare_training',
-           'fit_fold', 'on_terminal', 'say_on_stderr', 'ProgressDisplay', 'rows_of', 'run_fold']
+           'fit_fold', 'fit_network', 'on_terminal', 'say_on_stderr', 'ProgressDisplay', 'rows_of', 'run_fold']
 
 # %% ../../nbs/8_training/08_folds.ipynb #708b0ffe
 def _measure(store: Store, c: TrainConfig) -> StoreMeasured | None:
@@ -51,7 +52,7 @@ def _training_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoa
     where = 'cpu' if c.workers else pick_device(c.device)
     data = SegmentDataset(store, index, training_augment(c), normalise=c.normalise, seed=c.seed,
                           device=where, measure=_measure(store, c))
-    return make_loader(data, c.batch_size, shuffle=True, balanced=c.balanced, seed=c.seed,
+    return make_loader(data, c.batch_size, shuffle=True, sampling=c.sampling, seed=c.seed,
                        drop_last=len(index) > c.batch_size, workers=c.workers)
 
 def answering_loader(store: Store, index: np.ndarray, c: TrainConfig) -> DataLoader:
@@ -134,13 +135,27 @@ class FitSetup(NamedTuple):
     before_epoch: Callable
     segments: int                       # in an epoch
 
-def _before_epochs(losses: tuple, dataset: SegmentDataset, c: TrainConfig) -> Callable:
-    "A function of the epoch that sets whatever depends on its number."
+def _before_epochs(losses: tuple, dataset: SegmentDataset, c: TrainConfig,
+                   renew: Callable = lambda: None) -> Callable:
+    "A function of the epoch that sets whatever depends on its number, or is made anew for each."
     def before_epoch(epoch):
         start_epoch(losses, epoch, c.epochs)
+        renew()
         torch.manual_seed((c.seed*10_007 + epoch)*101)      # dropout; a resumed run draws the same
         dataset.set_epoch(epoch)
     return before_epoch
+
+# %% ../../nbs/8_training/08_folds.ipynb #11d8e1ab
+def _renewal(store: Store, train: np.ndarray, c: TrainConfig, model: nn.Module,
+             loss: nn.Module | None) -> Callable:
+    "A function that gives `loss` the embeddings of the segments `train`, if it is one that wants them."
+    if not isinstance(loss, FreshAGCACL): return lambda: None
+    device, whole = pick_device(c.device), answering_loader(store, train, c)
+    label = torch.from_numpy(class_codes(store, train))
+    def renew():
+        embedding = predict(model, whole, device)['embedding']
+        loss.renew(torch.from_numpy(embedding).to(device), label.to(device))
+    return renew
 
 # %% ../../nbs/8_training/08_folds.ipynb #65e57a71
 def prepare_training(store: Store, train: np.ndarray, c: TrainConfig, model: nn.Module,
@@ -154,8 +169,9 @@ def prepare_training(store: Store, train: np.ndarray, c: TrainConfig, model: nn.
     optimizer = make_optimizer([model, losses[1]], c.lr, c.weight_decay)
     weights = [p for m in (model, losses[1]) if m is not None for p in m.parameters()]
     clip_gradients(optimizer, weights, c.clip)
-    return FitSetup(model, losses, Prefetched(loader), objective, optimizer,
-                    _before_epochs(losses, loader.dataset, c), min(len(train), c.batch_size*len(loader)))
+    before = _before_epochs(losses, loader.dataset, c, _renewal(store, train, c, model, losses[1]))
+    return FitSetup(model, losses, Prefetched(loader), objective, optimizer, before,
+                    min(len(train), c.batch_size*len(loader)))
 
 # %% ../../nbs/8_training/08_folds.ipynb #ba973b9b
 def _epoch_row(t: FitSetup, terms: dict, epoch: int) -> dict:
@@ -176,6 +192,14 @@ def fit_fold(store: Store, train: np.ndarray, validation: np.ndarray, c: TrainCo
     model = build_model(c, len(store.classes), rate=store.fs)
     losses = fold_losses(store, train, model.config['proj_dim'], c)
     if checkpoint is None or not checkpoint.exists(): _start(model, losses[0], store, train, c)
+    return fit_network(store, train, validation, c, model, losses, checkpoint, after_epoch)
+
+# %% ../../nbs/8_training/08_folds.ipynb #e730d916
+def fit_network(store: Store, train: np.ndarray, validation: np.ndarray, c: TrainConfig, model: nn.Module,
+                losses: tuple, checkpoint: Path | None = None,
+                after_epoch: Callable[[dict], None] = lambda row: None
+                ) -> tuple[nn.Module, nn.Module | None, list[dict]]:
+    "`fit_fold` for a `model` and `losses` (classification, and contrastive or None) that are there already."
     t = prepare_training(store, train, c, model, losses)
     history = _resumed(t, checkpoint, c)
     for row in history: after_epoch(row)

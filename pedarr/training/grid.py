@@ -31,15 +31,17 @@ from ..core.tables import FileContents, read_json, write_json
 from ..losses.registry import LOSSES
 from ..model.variants import NETWORK_VARIANTS
 from ..signals.store import open_store
-from .config import NETWORK_ONLY, RENAMED_PARAMETERS, make_config
+from .config import NETWORK_ONLY, current_names, make_config
 from .run_files import REMOVED_PARAMETERS
 from .runs import check_same_parameters, check_same_store
 
 # %% ../../nbs/8_training/14_grid.ipynb #8c3c2499
 def _loss_systems() -> dict[str, dict]:
-    "A system for each loss of the registry ('ce' is 'none'), and AGCACL with adjusted logits."
+    """A system for each loss of the registry ('ce' is 'none') but AGCACL's variants, and AGCACL with adjusted
+    logits."""
     place = lambda key: (key != 'none', LOSSES[key].kind != 'classification', key == 'agcacl')
-    names = {LOSSES[key].short: dict(loss=key) for key in sorted(LOSSES, key=place) if key != 'ce'}
+    names = {LOSSES[key].short: dict(loss=key) for key in sorted(LOSSES, key=place)
+             if key != 'ce' and not key.startswith('agcacl_')}
     return names | {'AGCACL + logit adjustment': dict(loss='logit+agcacl')}
 
 # %% ../../nbs/8_training/14_grid.ipynb #2cd9b197
@@ -257,6 +259,4 @@ def load_plan(out: str | Path) -> list[Job]:
     for j in jobs:
         _check_name(Path(out), j.run)
         for name in REMOVED_PARAMETERS: j.params.pop(name, None)
-        for old, new in RENAMED_PARAMETERS.items():
-            if old in j.params: j.params[new] = j.params.pop(old)
-    return [j.place(Path(out)) for j in jobs]
+    return [j.model_copy(update=dict(params=current_names(j.params))).place(Path(out)) for j in jobs]

@@ -20,7 +20,7 @@ from ..model.baselines import make_model
 from ..model.given import encoder_file, given_folder, load_given, read_given
 from ..model.measured import MeasuredHead
 from ..model.pretrained import Pretrained, load_pretrained
-from ..signals.batches import is_multi
+from ..signals.batches import is_multi, sampled_counts
 from ..signals.store import Store
 from .config import MODALITY_SETS, READ_AT_MOST, READ_RATES, TrainConfig
 
@@ -132,7 +132,7 @@ def fold_losses(store: Store, train: np.ndarray, dim: int, c: TrainConfig) -> tu
         if seen.all(): return make_multi_loss(c.loss, n, **c.loss_options), None
         return SeenLoss(make_multi_loss(c.loss, n[seen], **c.loss_options), seen), None
     counts = np.bincount(class_codes(store, train), minlength=len(store.classes))
-    return make_losses(c.loss, counts, dim, c.logit_adjust, **c.loss_options)
+    return make_losses(c.loss, sampled_counts(counts, c.sampling), dim, c.logit_adjust, **c.loss_options)
 
 # %% ../../nbs/8_training/06_network.ipynb #ff8e1894
 def run_words(store: Store, c: TrainConfig) -> torch.Tensor:

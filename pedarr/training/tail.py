@@ -25,7 +25,7 @@ from .runs import other_parameters
 
 # %% auto #0
 __all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs', 'finish_job', 'train_and_answer',
-           'run_tail_job', 'read_job', 'read_answers', 'read_tail_job']
+           'finish_tail_job', 'run_tail_job', 'read_job', 'read_answers', 'read_tail_job']
 
 # %% ../../nbs/8_training/21_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
@@ -147,24 +147,27 @@ def train_and_answer(store: Store, role: np.ndarray, c: TrainConfig,
     return out['index'], out['prob']
 
 # %% ../../nbs/8_training/21_tail.ipynb #a573be5f
-def _config(job: TailJob, common: dict[str, Any]) -> TrainConfig:
-    "The parameters of a job; the seed of weights and batches is its draw."
-    return make_config(**common | job.params | dict(seed=job.draw))
-
-def _answer(store: Store, job: TailJob, c: TrainConfig, checkpoint: Path) -> dict[str, np.ndarray]:
-    "Train, and answer for all recordings with a role but the training set."
+def finish_tail_job(store: Store, job: TailJob, c: TrainConfig, folder: Path, answer: Callable,
+                    **more: Any) -> bool:
+    """Write what `answer(role [N], checkpoint)` says (rows [M], probabilities [M, C]) of all that have a role
+    but the training set, as `job` of `folder`; `c` and `more` are its parameters. As `finish_job`."""
     role = tail_roles(store.segments, job.size, job.draw)
-    index, prob = train_and_answer(store, role, c, checkpoint)
-    return dict(row=index.astype(np.int32)) | _short_answers(prob, store.classes)
+    def work(checkpoint):
+        index, prob = answer(role, checkpoint)
+        return dict(row=index.astype(np.int32)) | _short_answers(prob, store.classes)
+
+    about = dict(job=job._asdict(), params=c.model_dump() | more, store=store.seal, classes=store.classes)
+    return finish_job(folder, job.name, work, about)
 
 # %% ../../nbs/8_training/21_tail.ipynb #8d181989
 def run_tail_job(store: Store, job: TailJob, common: dict[str, Any], folder: Path) -> bool:
     """Train and answer one job into `folder`; `common` are parameters of `TrainConfig` that all jobs share.
 
-    False if it was finished before. `PedarrError` while another process has it in work."""
-    c = _config(job, common)
-    return finish_job(folder, job.name, lambda checkpoint: _answer(store, job, c, checkpoint),
-                      dict(job=job._asdict(), params=c.model_dump(), store=store.seal, classes=store.classes))
+    The seed of weights and batches is the draw. False if it was finished before. `PedarrError` while another
+    process has it in work."""
+    c = make_config(**common | job.params | dict(seed=job.draw))
+    return finish_tail_job(store, job, c, folder,
+                           lambda role, checkpoint: train_and_answer(store, role, c, checkpoint))
 
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e05
 LOG_COLUMNS = [f'log_{name}' for name in (*RARE_RHYTHMS, 'other')]
