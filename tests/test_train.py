@@ -195,6 +195,7 @@ def test_a_full_disk_leaves_no_half_written_run_and_the_same_command_ends_it(run
 def test_every_loss_trains_and_is_finite(store, tmp_path, loss):
     c = make_config(store=store, run=tmp_path/'r',
                     **{**SMALL, 'fold': 0, 'loss': loss,
+                       'loss_options': {'start': 0.} if loss == 'agcacl_late' else {},
                        'logit_adjust': 1.0 if loss_terms(loss)[0] == 'ce' else 0.})
     m = json.loads((run_training(c, progress=False)/'metrics.json').read_text())
     h = pd.read_csv(tmp_path/'r'/'history.csv')

@@ -168,7 +168,8 @@ class AGCACL(nn.Module):
         return p, seen
 
     def separated(self, S: Tensor, log_psi: Tensor, z: Tensor, label: Tensor) -> Tensor:
-        "Step 6, scalar: similarities `S` and `log_psi` [A, A] of the classes seen; `z` [B, d], `label` [B]."
+        """Step 6, scalar: similarities `S` [A, A] (no unit) and `log_psi` [A, A] (no unit) of the classes
+        seen; unit vectors `z` [B, d] (no unit) with class numbers `label` [B]."""
         return separation_term(S, log_psi, self.tau)
 
     def forward(self, embedding: Tensor, label: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -162,7 +163,8 @@ class FreshAGCACL(AGCACL):
     """`AGCACL` whose prototypes are the class means of all training embeddings when an epoch begins: give
     them to `renew` then."""
     def renew(self, embedding: Tensor, label: Tensor) -> None:
-        "The prototypes of embeddings [N, dim] (normalised here) with labels [N]; absent classes keep theirs."
+        """The prototypes of `embedding` [N, dim] (any length) with class numbers `label` [N]; absent
+        classes keep theirs."""
         check_loss_inputs(embedding, label, len(self.seen), self.dim)
         z, _ = unit_vectors(at_least_float32(embedding))
         means, present = batch_means(z, label.long(), len(self.seen))
@@ -172,7 +174,8 @@ class FreshAGCACL(AGCACL):
 # %% ../../nbs/6_losses/03_contrastive.ipynb #3e839ba3
 class LateAGCACL(AGCACL, EpochLoss):
     "`AGCACL` with `options`, zero for a share `start` of the epochs; its prototypes move all the time."
-    def __init__(self, class_counts: Sequence[float] | Tensor, dim: int, start: float = .25, **options):
+    def __init__(self, class_counts: Sequence[float] | Tensor, dim: int, start: float = .25, **options: Any):
+        "`class_counts` [C] (windows) of training, `dim` of the embedding, `start` (share of the epochs)."
         super().__init__(class_counts, dim, **options)
         if not 0 <= start < 1:
             raise PedarrError(f'start must lie in [0, 1), not {start}: it is a share of the epochs')
@@ -188,7 +191,8 @@ class LateAGCACL(AGCACL, EpochLoss):
 class BatchSeparatedAGCACL(AGCACL):
     "`AGCACL` whose separation compares the means of the batch: of the classes that it holds, if two or more."
     def separated(self, S: Tensor, log_psi: Tensor, z: Tensor, label: Tensor) -> Tensor:
-        "Step 6, scalar, of unit `z` [B, d] with classes `label` [B]; psi of the similarities `S` [A, A]."
+        """Step 6, scalar, of unit vectors `z` [B, d] (no unit) with class numbers `label` [B]; psi is of the
+        similarities `S` [A, A] (no unit), instead of `log_psi` [A, A] (no unit)."""
         means, present = batch_means(z, label, len(self.seen))
         if present.sum() < 2: return z.sum()*0
         here = present[self.seen]
@@ -200,7 +204,8 @@ class BatchSeparatedAGCACL(AGCACL):
 class LearnedAGCACL(AGCACL):
     """`AGCACL` with `options` whose prototypes are parameters, of the classes that training has: give
     `loss.parameters()` to the optimiser."""
-    def __init__(self, class_counts: Sequence[float] | Tensor, dim: int, **options):
+    def __init__(self, class_counts: Sequence[float] | Tensor, dim: int, **options: Any):
+        "`class_counts` [C] (windows) of training, `dim` of the embedding."
         super().__init__(class_counts, dim, **options)
         del self.prototypes
         self.prototypes = nn.Parameter(F.normalize(torch.randn(len(self.seen), dim), dim=1))

@@ -186,7 +186,8 @@ _RENAMED_VALUES = {'balanced': {'false': 'natural', 'true': 'balanced'}}
 
 def current_value(name: str, value: Any) -> Any:
     "The `value` of a parameter that was called `name`, as it is said today."
-    return _RENAMED_VALUES.get(name, {}).get(str(value).lower(), value)
+    was = str(value).lower() if isinstance(value, (str, bool)) else ''
+    return _RENAMED_VALUES.get(name, {}).get(was, value)
 
 def current_names(params: Mapping[str, Any]) -> dict[str, Any]:
     "`params` under today's names; `PedarrError` where one is given under its old name too."

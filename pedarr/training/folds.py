@@ -199,7 +199,8 @@ def fit_network(store: Store, train: np.ndarray, validation: np.ndarray, c: Trai
                 losses: tuple, checkpoint: Path | None = None,
                 after_epoch: Callable[[dict], None] = lambda row: None
                 ) -> tuple[nn.Module, nn.Module | None, list[dict]]:
-    "`fit_fold` for a `model` and `losses` (classification, and contrastive or None) that are there already."
+    """`fit_fold` on row numbers `train` [N] and `validation` [M] for a `model` and `losses` (classification,
+    and contrastive or None) that are there already."""
     t = prepare_training(store, train, c, model, losses)
     history = _resumed(t, checkpoint, c)
     for row in history: after_epoch(row)
