@@ -174,3 +174,15 @@ def test_a_link_says_where_it_leads(path):
         leads_to = TITLES[(path.parent/target).resolve()]
         if leads_to == 'pedarr': continue
         assert stems(words) & stems(leads_to), f'[{" ".join(words.split())}] leads to {leads_to!r}'
+
+
+def doubled(text: str) -> list:
+    "Commands of formulas behind two backslashes, which a page shows as a break of line and a word."
+    return re.findall(r'\\\\[A-Za-z]{2,}', text)
+
+
+def test_commands_of_formulas_have_one_backslash():
+    assert doubled(r'$\\Phi^{-1}$') == [r'\\Phi'] and not doubled(r'$\Phi^{-1} \\ a$')
+    found = [(path.name, *doubled(''.join(c['source']))) for path in sorted((ROOT/'nbs').rglob('*.ipynb'))
+             for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown']
+    assert not [x for x in found if len(x) > 1]
