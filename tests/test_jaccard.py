@@ -224,7 +224,7 @@ def test_the_notebook_on_a_small_store(tmp_path):
     run_notebook(tmp_path, **given)
     read = lambda name: pd.read_csv(tmp_path/'results'/f'{name}.csv')
     scores = read('scores').set_index(['system', 'metric'])
-    kept = sorted(p.name for p in (tmp_path/'results'/'answers').glob('*.safetensors'))
+    kept = sorted(p.name for p in (tmp_path/'results'/'answers').glob('*.safetensors.xz'))
     both = [read_kept(tmp_path/'results'/'answers', f'bce-official-{seed}') for seed in (0, 1)]
     again = np.mean([kept_scores(a, 100).value.jaccard for a in both])
     assert scores.value['BCE', 'jaccard'] == pytest.approx(again, abs=1e-3) and len(kept) == 4

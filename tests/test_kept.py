@@ -17,7 +17,7 @@ from pedarr.training.tail_results import (
     TailAnswers, complete_draws, read_recordings, tail_bootstrap, tail_scores, tail_table)
 
 RESULTS = Path(__file__).parents[1]/'nbs'/'results'
-GRIDS = sorted(RESULTS.rglob('grid.json'))
+GRIDS = [f for f in sorted(RESULTS.rglob('grid.json')) if (f.parents[1]/'scores.csv').exists()]
 KEPT = [f for f in sorted(RESULTS.glob('*/answers/*.json'))
         if f.name != 'waves.json' and f.with_name('grid.json') not in GRIDS]
 TAIL = RESULTS/'tail'

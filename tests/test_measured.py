@@ -8,7 +8,8 @@ import torch
 from helpers import edit_json, refused
 
 from pedarr.core.errors import PedarrError
-from pedarr.data.channels import CHANNELS, IEGM_CHANNELS, N_ECG
+from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG
+from pedarr.exploration.waves import drawn_study
 from pedarr.model.measured import MEASURED, MeasuredHead, StoreMeasured, measured_file
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.batches import make_loader, take_signals
@@ -17,6 +18,7 @@ from pedarr.signals.store import open_store
 from pedarr.training.config import make_config
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.folds import fit_fold, predict
+from pedarr.training.loop import supervised_objective
 from pedarr.training.run_networks import open_folds
 from pedarr.training.saved_models import load_model
 from pedarr.training.train import run_training
@@ -133,7 +135,7 @@ def test_the_table_is_measured_once(run):
     store = open_store(open_finished(run).params.store)
     file = measured_file(store, ['ecg', 'iegm'])
     made = file.stat().st_mtime_ns
-    StoreMeasured(store)
+    assert len(StoreMeasured(store).table) == len(store)
     assert file.stat().st_mtime_ns == made
 
 
@@ -161,3 +163,36 @@ def test_a_model_of_other_numbers_is_not_asked(run, tmp_path):
     (tmp_path/'run'/'metrics.json').unlink()
     edit_json(tmp_path/'run'/'model.json', measured=[*MEASURED[1:], 'mood'])
     with pytest.raises(PedarrError, match='does not measure'): load_model(tmp_path/'run')
+
+
+def test_the_loss_of_the_head_reaches_nothing_of_the_network(run):
+    fold, _ = next(open_folds(run))
+    batch, losses = fold.data.__getitems__(range(8)), {}
+    batch = batch._replace(label=torch.zeros(8, dtype=torch.long))
+    objective = supervised_objective(torch.nn.CrossEntropyLoss(), None, 0.)
+    def gradients(*names):
+        fold.model.zero_grad()
+        said = objective(fold.model.eval().requires_grad_(True), batch, 0.)
+        losses.update(said)
+        sum(said[name] for name in names).backward()
+        return {name: p.grad.clone() for name, p in fold.model.named_parameters() if p.grad is not None}
+    both, alone = gradients('classification', 'measured'), gradients('classification')
+    assert set(losses) >= {'classification', 'measured'}
+    head = {name for name in both if name.startswith('measured.')}
+    assert head and both.keys() - head == alone.keys()
+    assert all(torch.equal(both[name], alone[name]) for name in alone)
+
+
+def test_measured_numbers_with_several_statements_a_window(tmp_path):
+    "SIMULATED: it trains, validates and answers; the head is among its weights."
+    x = np.stack([drawn_study(np.arange(.4, 4.8, .6 + .1*(i % 3)), pr=.12, seconds=5., fs=250, noise=.01,
+                              seed=i)[:12] for i in range(40)])
+    made = store_from_arrays(tmp_path/'s', x, 250., ECG_LEADS, ['']*40, [f's{i//2}' for i in range(40)],
+                             folds=[1 + i//2 % 10 for i in range(40)], simulated=True,
+                             statements=[['A', 'B'][:1 + i//20] for i in range(40)])
+    small = {k: v for k, v in SMALL.items() if k not in ('n_folds', 'single_subject_classes')}
+    c = make_config(store=made.path, run=tmp_path/'r', split='official', fold='last', task='multi',
+                    loss='bce', modalities='ecg', **small, measured=True)
+    done = open_finished(run_training(c, False))
+    assert done.predictions.filter(like='p_').to_numpy().min() >= 0
+    assert any(name.startswith('measured.') for name, _ in load_model(done.path, 9)[0].named_parameters())

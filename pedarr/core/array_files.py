@@ -52,6 +52,7 @@ def decompressed(raw: bytes, path: Path | str, remedy: str, most: int = MOST_BYT
     except lzma.LZMAError as e: raise file_error(path, f'damaged ({one_line(e)})', remedy) from e
     if len(found) > most: raise file_error(path, f'holds more than {most:,} bytes', remedy)
     if not tool.eof: raise file_error(path, 'damaged (it was cut off)', remedy)
+    if tool.unused_data: raise file_error(path, 'damaged (something follows its end)', remedy)
     return found
 
 

@@ -5,28 +5,29 @@
 # %% ../../nbs/5_model/15_measured.ipynb #587e4c65
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import joblib
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..core.array_files import hash_arrays, read_arrays, write_arrays
 from ..core.errors import PedarrError
 from ..core.tables import hash_value
 from ..data.channels import ECG_LEADS
 from .encoders import MODALITIES
-from .features import window_features
+from .features import segment_features, window_features
 from .pedarrnet import ModelOutput
-from ..signals.batches import Batch, take_signals
+from ..signals.batches import Batch
 from ..signals.store import Store
 
 # %% auto #0
-__all__ = ['MEASURED', 'measure_windows', 'measured_file', 'StoreMeasured', 'measure_for', 'normal_scores', 'MeasuredHead',
-           'join_logits', 'measured_answer', 'join_measured']
+__all__ = ['MEASURED', 'measure_windows', 'measured_file', 'measure_rows', 'StoreMeasured', 'measure_for', 'normal_scores',
+           'MeasuredHead', 'join_logits', 'measured_answer', 'join_measured']
 
 # %% ../../nbs/5_model/15_measured.ipynb #f7bfde6d
 def _measured_window(ecg, iegm, mask, fs, modalities) -> dict[str, float]:
@@ -35,6 +36,12 @@ def _measured_window(ecg, iegm, mask, fs, modalities) -> dict[str, float]:
 
 MEASURED = tuple(_measured_window(np.zeros((12, 250)), np.zeros((7, 250)), np.zeros(19, bool), 250., ()))
 
+def _seen_only(found: np.ndarray, mask: np.ndarray, modalities: Sequence[str]) -> np.ndarray:
+    "`found` [n, F], NaN in windows whose `mask` [n, 19] shows no channel of the `modalities`."
+    used = np.repeat([m in modalities for m in MODALITIES], list(MODALITIES.values()))
+    return np.where((np.asarray(mask) & used).any(1, keepdims=True), found, np.float32(np.nan))
+
+# %% ../../nbs/5_model/15_measured.ipynb #c7ab0f21
 def measure_windows(ecg: np.ndarray, iegm: np.ndarray, mask: np.ndarray, fs: float,
                     modalities: Sequence[str] = tuple(MODALITIES), jobs: int = 1) -> np.ndarray:
     """The numbers `MEASURED` f32 [n, F] of windows `ecg` [n, 12, T] and `iegm` [n, 7, T] (mV) with `mask`
@@ -43,26 +50,19 @@ def measure_windows(ecg: np.ndarray, iegm: np.ndarray, mask: np.ndarray, fs: flo
     one = joblib.delayed(_measured_window)
     made = joblib.Parallel(jobs)(one(*window, fs, modalities) for window in zip(ecg, iegm, mask))
     out = np.array([[numbers[name] for name in MEASURED] for numbers in made], np.float32)
-    out = out.reshape(len(made), len(MEASURED))
-    used = np.repeat([m in modalities for m in MODALITIES], list(MODALITIES.values()))
-    out[~(np.asarray(mask) & used).any(1)] = np.nan
-    return out
+    return _seen_only(out.reshape(len(made), len(MEASURED)), mask, modalities)
 
 # %% ../../nbs/5_model/15_measured.ipynb #7cd0f944
 def measured_file(store: Store, modalities: Sequence[str]) -> Path:
     "Where what was measured in the channels of `modalities` of `store` is kept: beside it."
     return store.path.with_name(f'{store.path.name}.measured-{"-".join(modalities)}.safetensors')
 
-def _rows_measured(store: Store, rows: np.ndarray, modalities: Sequence[str], jobs: int = 1) -> np.ndarray:
-    "`measure_windows` of some rows of a store."
-    mask = np.asarray(store.mask)[rows]
-    return measure_windows(*take_signals(store, rows), mask, store.fs, modalities, jobs)
-
-def _all_rows(store: Store, modalities: Sequence[str], jobs: int, some: int = 100) -> np.ndarray:
-    "`measure_windows` of all rows, `some` in memory at a time."
-    parts = np.array_split(np.arange(len(store.segments)), -(-len(store.segments)//some))
-    shown = tqdm(parts, desc='measuring', unit=f'{len(parts[0])} windows', disable=None)      # on a terminal
-    return np.concatenate([_rows_measured(store, part, modalities, jobs) for part in shown])
+def measure_rows(store: Store, rows: Sequence[int], modalities: Sequence[str], jobs: int = 1,
+                 progress: bool = False) -> np.ndarray:
+    """The numbers `MEASURED` f32 [n, F] of `rows` [n] (row numbers) of a store, measured now; `jobs`
+    processes."""
+    found = segment_features(store, None, modalities, jobs, rows, progress)[list(MEASURED)]
+    return _seen_only(found.to_numpy(np.float32), np.asarray(store.mask)[rows], modalities)
 
 # %% ../../nbs/5_model/15_measured.ipynb #8dc0141b
 def _kept(file: Path, store: Store, key: np.ndarray, modalities: Sequence[str]) -> np.ndarray | None:
@@ -72,39 +72,50 @@ def _kept(file: Path, store: Store, key: np.ndarray, modalities: Sequence[str]) 
     table, shape = found['table'], (len(store.segments), len(MEASURED))
     if not np.array_equal(found['key'], key) or table.shape != shape: return None
     rows = np.unique(np.linspace(0, len(table) - 1, 3).astype(int))
-    again = _rows_measured(store, rows, modalities)
+    again = measure_rows(store, rows, modalities)
     return table if np.allclose(table[rows], again, rtol=1e-5, equal_nan=True) else None
 
 # %% ../../nbs/5_model/15_measured.ipynb #08e4fab7
+_RULES = 1          # counted up when the same window is measured otherwise
+
 def _table(store: Store, modalities: Sequence[str], jobs: int) -> np.ndarray:
     "`MEASURED` of all rows of `store`, f32 [N, F]: read where they were kept, otherwise measured and kept."
-    if not getattr(store, 'seal', ''): return _all_rows(store, modalities, jobs)           # lies in no folder
+    everything = range(len(store.segments))
+    measure = lambda: measure_rows(store, everything, modalities, jobs, sys.stderr.isatty())
+    if not getattr(store, 'seal', ''): return measure()                                    # lies in no folder
     file = measured_file(store, modalities)
-    key = hash_value([store.seal, hash_arrays([np.asarray(store.mask)]), list(modalities), MEASURED])
+    key = hash_value([_RULES, store.seal, hash_arrays([np.asarray(store.mask)]), list(modalities), MEASURED])
     key = np.frombuffer(bytes.fromhex(key), np.uint8)
     table = _kept(file, store, key, modalities)
     if table is None:
-        table = _all_rows(store, modalities, jobs)
+        table = measure()
         write_arrays(file, dict(key=key, table=table))
     return table
+
+# %% ../../nbs/5_model/15_measured.ipynb #697fdef4
+def _check_leads(store: Store, modalities: Sequence[str]) -> None:
+    "`PedarrError` unless a surface lead is there to show the QRS."
+    if np.asarray(store.mask)[:, :len(ECG_LEADS)].any() and 'ecg' in modalities: return
+    raise PedarrError('measured: intervals are read from the QRS, and no surface lead is there to show it: '
+                      'leave measured out')
 
 # %% ../../nbs/5_model/15_measured.ipynb #8e9847be
 class StoreMeasured:
     """What is measured in the windows of a store: a function of it (its mask may have lost channels since)
     and rows [n], f32 [n, F], for `SegmentDataset`. `PedarrError` for a store without surface leads."""
     def __init__(self, store: Store, modalities: Sequence[str] = tuple(MODALITIES), jobs: int = 1):
-        if not np.asarray(store.mask)[:, :len(ECG_LEADS)].any() or 'ecg' not in modalities:
-            raise PedarrError('measured: intervals are read from the QRS, and no surface lead is there to '
-                              'show it: leave measured out')
-        self.modalities, self.mask = tuple(modalities), np.array(store.mask)
-        self.table = _table(store, self.modalities, jobs)
-
+        _check_leads(store, modalities)
+        self.store, self.modalities, self.jobs = store, tuple(modalities), jobs
+        self.mask = np.array(store.mask)
+    @cached_property
+    def table(self) -> np.ndarray:
+        "What is measured in all windows f32 [N, F], when it is first asked for."
+        return _table(self.store, self.modalities, self.jobs)
     def __call__(self, store: Store, rows: np.ndarray) -> np.ndarray:
         "What is measured in `rows` [n] (row numbers) of `store`, f32 [n, F]."
-        rows = np.asarray(rows)
-        out, now = self.table[rows], np.asarray(store.mask)[rows]
+        out, now = self.table[np.asarray(rows)], np.asarray(store.mask)[rows]
         other = (now != self.mask[rows]).any(1)
-        if other.any(): out[other] = _rows_measured(store, rows[other], self.modalities)
+        if other.any(): out[other] = measure_rows(store, np.asarray(rows)[other], self.modalities)
         return out
 
 # %% ../../nbs/5_model/15_measured.ipynb #6bf218a0

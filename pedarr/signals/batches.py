@@ -161,7 +161,7 @@ def _draw_classes(label: np.ndarray, sampling: str, rng: np.random.Generator) ->
     replacement."""
     by_class = np.argsort(label, kind='stable')
     _, first, count = np.unique(label[by_class], return_index=True, return_counts=True)
-    chance = None if sampling == 'balanced' else sampling_shares(count, sampling)
+    chance = None if sampling == 'balanced' else sampling_shares(count, sampling)   # None: older runs' draws
     drawn = rng.choice(len(count), len(label), p=chance)
     return by_class[first[drawn] + rng.integers(count[drawn])]
 

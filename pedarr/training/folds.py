@@ -167,8 +167,10 @@ def prepare_training(store: Store, train: np.ndarray, c: TrainConfig, model: nn.
     loader = _training_loader(store, train, c)
     objective = in_precision(supervised_objective(*losses, c.gamma, device), device, c.precision)
     optimizer = make_optimizer([model, losses[1]], c.lr, c.weight_decay)
-    weights = [p for m in (model, losses[1]) if m is not None for p in m.parameters()]
-    clip_gradients(optimizer, weights, c.clip)
+    beside = [*model.measured.parameters()] if hasattr(model, 'measured') else []
+    apart = {id(p) for p in beside}
+    weights = [p for m in (model, losses[1]) if m is not None for p in m.parameters() if id(p) not in apart]
+    for part in filter(None, (weights, beside)): clip_gradients(optimizer, part, c.clip)
     before = _before_epochs(losses, loader.dataset, c, _renewal(store, train, c, model, losses[1]))
     return FitSetup(model, losses, Prefetched(loader), objective, optimizer, before,
                     min(len(train), c.batch_size*len(loader)))

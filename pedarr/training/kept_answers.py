@@ -174,8 +174,8 @@ class _Grid(FileContents):
 def _kept_name(run: str, folder: Path, kept: dict[str, str]) -> str:
     "Keep the answers of `run`, unless `kept` (run -> name) has them; their name, '' if it isn't finished."
     if run in kept: return kept[run]
-    try: finished = open_finished(run)
-    except PedarrError: return kept.setdefault(run, '')
+    if not (Path(run)/'metrics.json').exists(): return kept.setdefault(run, '')
+    finished = open_finished(run)
     name = Path(run).name
     if name in kept.values(): raise PedarrError(f'{run}: two runs are called {name}: give them other names')
     keep_answers(finished, folder, name)
@@ -226,18 +226,24 @@ def _system_rows(kept: list[KeptAnswers], first: list[KeptAnswers] | None, n_res
     (truth, called, subject), n = _pooled(kept), len(kept[0].classes)
     table = bootstrap_scores(truth, called, subject, n, n_resamples)
     if first is not None:
-        if len(first) != len(kept) or not _same_rows(first[0], kept[0]):
-            raise PedarrError('two systems of a question tested other rows: keep their answers again')
         gain = paired_scores(truth, called, _pooled(first)[1], subject, n, n_resamples)
         table = table.join(gain.rename(columns=dict(value='gain', low='gain_low', high='gain_high')))
     seeds, subjects = len(kept), len(np.unique(subject))
     return table.assign(seeds=seeds, segments=len(truth)//seeds, subjects=subjects).reset_index()
 
 
+# %% ../../nbs/8_training/28_kept_answers.ipynb #4064b3dd
+def _to_compare(systems: dict, first: str, name: str) -> list[KeptAnswers] | None:
+    "The answers of the system `first`, if `name` is another one, of as many seeds and the same rows."
+    base, own = systems.get(first), systems[name]
+    same = name != first and base and len(base) == len(own) and _same_rows(base[0], own[0])
+    return base if same else None
+
 # %% ../../nbs/8_training/28_kept_answers.ipynb #51e2dd6e
 def kept_grid_scores(folder: Path | str, n_resamples: int = 10_000,
                      questions: Iterable[str] = ()) -> pd.DataFrame:
-    "scores.csv of a grid (of these `questions`, () is all) from the answers that `keep_grid` wrote."
+    """scores.csv of a grid (of these `questions`, () is all) from the answers that `keep_grid` wrote. A
+    system that tested other rows than the first one of its question has no gain."""
     grid, asked, parts = read_kept_grid(folder), set(questions), []
     heads = {}
     for e in read_json(Path(folder)/'grid.json', _Grid).runs:
@@ -246,7 +252,7 @@ def kept_grid_scores(folder: Path | str, n_resamples: int = 10_000,
         if asked and question not in asked: continue
         first = heads[question, split]
         for name, kept in systems.items():
-            rows = _system_rows(kept, None if name == first else systems.get(first), n_resamples)
+            rows = _system_rows(kept, _to_compare(systems, first, name), n_resamples)
             parts.append(rows.assign(question=question, split=split, system=name))
     if not parts: raise PedarrError(f'{folder}: no finished system: keep the answers of finished runs')
     table = pd.concat(parts, ignore_index=True)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..core.errors import PedarrError
-from ..model.measured import measure_for
+from ..model.measured import StoreMeasured, measure_rows
 from ..model.trees import TREES
 from ..signals.batches import Batch, SegmentDataset, is_multi
 from ..signals.store import Store
@@ -76,6 +76,14 @@ def _kept_bytes(model: nn.Module, losses: tuple, batch: Batch, c: TrainConfig) -
             sum(supervised_objective(*losses, gamma=1.)(model, batch, 0.).values())
     return sum(size for place, size in kept.items() if place not in own)
 
+# %% ../../nbs/8_training/09_machine.ipynb #9c35deb7
+def _batch_of(store: Store, rows: np.ndarray, c: TrainConfig) -> Batch:
+    "The batch of the segments `rows`; `PedarrError` if they cannot be measured, where a run asks for it."
+    batch = SegmentDataset(store, rows, normalise=c.normalise).__getitems__(range(len(rows)))
+    if not c.measured: return batch
+    measure = StoreMeasured(store, MODALITY_SETS[c.modalities])             # refuses a store without leads
+    return batch._replace(measured=torch.from_numpy(measure_rows(store, rows, measure.modalities)))
+
 # %% ../../nbs/8_training/09_machine.ipynb #9864f627
 def check_network(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig,
                   device: torch.device) -> None:
@@ -86,9 +94,7 @@ def check_network(store: Store, roles: np.ndarray, folds: list[int], c: TrainCon
     check_memory(weights, _size_of(c), device)
     for k in folds: losses = fold_losses(store, rows_of(roles, k, 'train'), shapes.config['proj_dim'], c)
     rows = rows_of(roles, folds[-1], 'train')
-    measure = measure_for(store, c.measured, MODALITY_SETS[c.modalities], max(1, c.workers))
-    data = SegmentDataset(store, rows[:2], normalise=c.normalise, measure=measure)
-    batch = data.__getitems__([0, 1])
+    batch = _batch_of(store, rows[:2], c)
     try: kept = _kept_bytes(build_model(c, len(store.classes), rate=store.fs).train(), losses, batch, c)
     except PedarrError: raise
     except (RuntimeError, ValueError, TypeError, IndexError) as e:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..core.errors import PedarrError
 from ..signals.store import Store
 from .config import TrainConfig
 from .folds import fit_network
@@ -47,7 +48,10 @@ def retrain_head(store: Store, train: np.ndarray, c: TrainConfig, model: nn.Modu
                  checkpoint: Path | None = None, after_epoch: Callable[[dict], None] = lambda row: None
                  ) -> nn.Module:
     """`model`, its last layer trained anew on the segments `train` [N] (row numbers) by the parameters `c`;
-    the other weights stay. Resumes from `checkpoint` where it exists; `after_epoch` as for `fit_fold`."""
+    the other weights stay. Resumes from `checkpoint` where it exists; `after_epoch` as for `fit_fold`.
+    `PedarrError` for a network with a head for measured numbers."""
+    if hasattr(model, 'measured'):
+        raise PedarrError('measured: the head for measured numbers would stay as it is: leave measured out')
     torch.manual_seed(c.seed)
     model.head.reset_parameters()
     losses = fold_losses(store, train, model.config['proj_dim'], c)[0], None
