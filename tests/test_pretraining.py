@@ -1,6 +1,7 @@
 "Learning before labels: objectives, views, features, the loop."
 import errno
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -466,21 +467,28 @@ def test_a_bigeminy_does_not_survive_its_shuffling(drawn_rhythms, tmp_path):
         run(rhythms='TRIGU')
 
 
-@pytest.mark.long
-def test_pretrainings_beside_each_other(tmp_path):
-    "Pretrained, probed and drawn; a second call with fine-tuning alone starts from the chosen encoders."
-    import papermill
+SMALL_PRETRAININGS = dict(epochs=2, keep_every=1, tasks='super', shares='0.5,1', draws=2, resamples=100,
+                          common=dict(dim=16, proj_dim=8, batch_size=16, clusters=3))
+
+
+@pytest.fixture
+def statement_store(tmp_path) -> Path:
+    "A store of drawn windows (SIMULATED) of fifty persons with one statement each, in ten folds."
     rng, said = np.random.default_rng(0), ['NORM', 'IMI', 'LVH', 'CLBBB', 'NDT']
     x = np.stack([drawn_study(np.arange(.4, 9.6, rng.uniform(.5, 1.)), pr=.12, seconds=10., fs=100, noise=.02,
                               qrs=.06 + .02*((i//2 + i//20) % 5), seed=i)[:12] for i in range(100)])
-    store = store_from_arrays(tmp_path/'store', x, 100., ECG_LEADS, ['']*100,
-                              [f's{i//2}' for i in range(100)],
-                              folds=[1 + i//2 % 10 for i in range(100)],
-                              statements=[[said[(i//2 + i//20) % 5]] for i in range(100)], simulated=True)
+    return store_from_arrays(tmp_path/'store', x, 100., ECG_LEADS, ['']*100, [f's{i//2}' for i in range(100)],
+                             folds=[1 + i//2 % 10 for i in range(100)],
+                             statements=[[said[(i//2 + i//20) % 5]] for i in range(100)], simulated=True).path
+
+
+@pytest.mark.long
+def test_pretrainings_beside_each_other(statement_store, tmp_path):
+    "Pretrained, probed and drawn; a second call with fine-tuning alone starts from the chosen encoders."
+    import papermill
     out = tmp_path/'out'
-    given = dict(store=str(store.path), out=str(out), methods='simclr,beatssl', epochs=2, keep_every=1,
-                 common=dict(dim=16, proj_dim=8, batch_size=16, clusters=3), tasks='super', shares='0.5,1',
-                 draws=2, tuned={'0.5': 1, '1': 1}, resamples=100)
+    given = SMALL_PRETRAININGS | dict(store=str(statement_store), out=str(out), methods='simclr,beatssl',
+                                      tuned={'0.5': 1, '1': 1})
     run = lambda steps: papermill.execute_notebook(
         str(find_notebook('pretrain').with_name('pretrainings.ipynb')), str(tmp_path/'done.ipynb'),
         given | dict(steps=steps), progress_bar=False, kernel_name='python3')
@@ -493,3 +501,41 @@ def test_pretrainings_beside_each_other(tmp_path):
     assert set(zip(t.system, t.share)) == {
         (name, share) for name in ('xresnet1d', 'from scratch', 'SimCLR', 'Beat-SSL, rhythms and beats')
         for share in (.5, 1.)}
+
+
+@pytest.mark.long
+def test_several_pretrainings_of_a_method_are_one_row(statement_store, tmp_path):
+    "SimCLR twice and 3KG once: the mean over seeds, their spread by hand, and what was there before stays."
+    import papermill
+    out = tmp_path/'out'
+    given = SMALL_PRETRAININGS | dict(store=str(statement_store), out=str(out), methods='simclr,3kg',
+                                      tuned={'1': 1})
+    run = lambda **more: papermill.execute_notebook(
+        str(find_notebook('pretrain').with_name('pretrainings.ipynb')), str(tmp_path/'done.ipynb'),
+        given | more, progress_bar=False, kernel_name='python3')
+    run(steps='pretrain,probe')
+    one = pd.read_csv(out/'probes.csv')
+    assert (one.seeds == 1).all() and one.seed_spread.isna().all()
+    before = {p: p.stat().st_mtime_ns for p in out.rglob('*.safetensors')}
+    run(pretrain_seeds=2, seeded='simclr')
+    assert sorted(p.name for p in (out/'encoders').iterdir()) == ['3kg-0', 'simclr-0', 'simclr-1']
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
+    key, each = ['task', 'share', 'encoder', 'metric'], pd.read_csv(out/'probe-seeds.csv')
+    pooled, by_seed = pd.read_csv(out/'probes.csv').set_index(key), each.groupby(key).value
+    assert pooled.groupby('encoder').seeds.first().to_dict() == {'SimCLR': 2, '3KG': 1, 'random encoder': 2}
+    assert np.allclose(pooled.value, by_seed.mean()[pooled.index], atol=2e-5)
+    assert np.allclose(pooled.seed_spread, by_seed.std()[pooled.index], atol=2e-5, equal_nan=True)
+    assert np.allclose(one.set_index(key).loc[lambda t: t.index.isin(['3KG'], level=2)].low,
+                       pooled.loc[lambda t: t.index.isin(['3KG'], level=2)].low)
+    pairs = pd.read_csv(out/'probe-pairs.csv')
+    assert pairs.groupby(['encoder', 'against']).seeds.first().to_dict() == {
+        ('SimCLR', 'random encoder'): 2, ('3KG', 'random encoder'): 1, ('3KG', 'SimCLR'): 1}
+    runs = pd.read_csv(out/'finetuned.csv').groupby('system').seed.unique().map(list).to_dict()
+    assert runs == {'from scratch': [0, 1], 'SimCLR': [0], 'SimCLR, pretraining 1': [1], '3KG': [0],
+                    'xresnet1d': [0]}
+    tuned = pd.read_csv(out/'finetuned-means.csv')
+    assert tuned.groupby('system').seeds.first().to_dict() == {
+        'from scratch': 2, 'SimCLR': 2, '3KG': 1, 'xresnet1d': 1}
+    means = pd.read_csv(out/'finetuned.csv').groupby(['system', 'metric']).value.mean()
+    own = tuned.set_index(['system', 'metric']).value
+    assert np.allclose(own['from scratch'], means['from scratch'][own['from scratch'].index], atol=2e-5)
