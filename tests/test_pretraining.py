@@ -26,9 +26,11 @@ from pedarr.losses.feature_targets import (
     beat_targets, physioclr, physiological_pairs, pool_beats, soft_targets)
 from pedarr.losses.unlabelled import cmsc, nt_xent, soft_contrast
 from pedarr.model.encoder_registry import ENCODERS
+from pedarr.model.given import check_sums
 from pedarr.model.pretrained import load_pretrained, save_pretrained
 from pedarr.signals import physiology
 from pedarr.signals.arrays import store_from_arrays
+from pedarr.signals.beat_classes import beat_classifier_file
 from pedarr.signals.physiology import measure_beats, physiology_file, physiology_of, reduce_features
 from pedarr.signals.shuffled_beats import cut_points, shuffled_index
 from pedarr.signals.vectorcardiogram import turn_ecg, turned_view
@@ -467,6 +469,38 @@ def test_a_bigeminy_does_not_survive_its_shuffling(drawn_rhythms, tmp_path):
         run(rhythms='TRIGU')
 
 
+def test_beats_have_the_classes_of_a_shipped_classifier(drawn_store, tmp_path):
+    "And a wrong name, a damaged file and a method without classes are one line each."
+    given = dict(store=str(drawn_store.path), dim=16, proj_dim=8, batch_size=8, epochs=1, device='cpu',
+                 method='beatssl')
+    c = PretrainConfig(**given, run=str(tmp_path/'run'), beat_classes='mitdb-beats')
+    rows = windows_to_learn(drawn_store, c)[0]
+    known, notes = what_is_known(drawn_store, rows, c)
+    assert set(known.kinds.unique().tolist()) <= {-1, 0, 1, 2, 3} and (known.kinds == 0).any()
+    assert any('by a classifier, learnt from DS1 of the MIT-BIH' in note for note in notes)
+    said, _ = read_pretraining(run_pretraining(c, progress=False))
+    assert any('MIT-BIH' in note for note in said.notes)
+    with pytest.raises(PedarrError, match="beat_classes='mitdb-beats', not ''"):
+        run_pretraining(c.replace(beat_classes=''), progress=False)
+    bad = tmp_path/'beats.json'
+    bad.write_text('{"version": "beats-1"}')
+    for name, why in (('mitdb-beat', 'no such classifier of beats'), (str(bad), 'beats.json: damaged')):
+        with pytest.raises(PedarrError, match=why) as e:
+            run_pretraining(c.replace(run=str(tmp_path/'other'), beat_classes=name), progress=False)
+        assert '\n' not in str(e.value) and not (tmp_path/'other').exists()
+    with pytest.raises(PedarrError, match='leave it out'): c.replace(method='simclr')
+
+
+def test_the_shipped_classifier_of_beats_is_what_was_tested():
+    folder = beat_classifier_file('mitdb-beats').parent
+    assert set(check_sums(folder)) == {'beats.json', 'README.md'}
+    card, table = (folder/'README.md').read_text(), pd.read_csv(RESULTS/'beats'/'classes.csv')
+    for t in table.itertuples():
+        assert f'| {t[1]} | {t.beats:,} | {t.sensitivity:.1%} | {t.predictivity:.1%} |' in card
+    assert 'ODC-By' in card
+
+
+RESULTS = Path(__file__).parents[1]/'nbs'/'results'
 SMALL_PRETRAININGS = dict(epochs=2, keep_every=1, tasks='super', shares='0.5,1', draws=2, resamples=100,
                           common=dict(dim=16, proj_dim=8, batch_size=16, clusters=3))
 
