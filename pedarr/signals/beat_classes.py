@@ -55,7 +55,8 @@ def _contrasts_of_window(x: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/4_signals/20_beat_classes.ipynb #3397d0ab
 def beat_contrasts(beats: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    "The `BEAT_CONTRASTS` f32 [M, K] of `beats` [M, F] (`BEAT_FEATURES`) of windows that end at `ends` [N]."
+    """The `BEAT_CONTRASTS` f32 [M, K] of `beats` [M, F] (s, mV, mV/s: `BEAT_FEATURES`), and
+    the numbers `ends` [N] before which those of each window end."""
     parts = [_contrasts_of_window(x) for x in np.split(beats, ends[:-1]) if len(x)]
     if not parts: return np.zeros((0, len(BEAT_CONTRASTS)), np.float32)
     return np.concatenate(parts).astype(np.float32)
