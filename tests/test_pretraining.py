@@ -1,6 +1,7 @@
 "Learning before labels: objectives, views, features, the loop."
 import errno
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,9 +26,11 @@ from pedarr.losses.feature_targets import (
     beat_targets, physioclr, physiological_pairs, pool_beats, soft_targets)
 from pedarr.losses.unlabelled import cmsc, nt_xent, soft_contrast
 from pedarr.model.encoder_registry import ENCODERS
+from pedarr.model.given import check_sums
 from pedarr.model.pretrained import load_pretrained, save_pretrained
 from pedarr.signals import physiology
 from pedarr.signals.arrays import store_from_arrays
+from pedarr.signals.beat_classes import beat_classifier_file
 from pedarr.signals.physiology import measure_beats, physiology_file, physiology_of, reduce_features
 from pedarr.signals.shuffled_beats import cut_points, shuffled_index
 from pedarr.signals.vectorcardiogram import turn_ecg, turned_view
@@ -466,21 +469,60 @@ def test_a_bigeminy_does_not_survive_its_shuffling(drawn_rhythms, tmp_path):
         run(rhythms='TRIGU')
 
 
-@pytest.mark.long
-def test_pretrainings_beside_each_other(tmp_path):
-    "Pretrained, probed and drawn; a second call with fine-tuning alone starts from the chosen encoders."
-    import papermill
+def test_beats_have_the_classes_of_a_shipped_classifier(drawn_store, tmp_path):
+    "And a wrong name, a damaged file and a method without classes are one line each."
+    given = dict(store=str(drawn_store.path), dim=16, proj_dim=8, batch_size=8, epochs=1, device='cpu',
+                 method='beatssl')
+    c = PretrainConfig(**given, run=str(tmp_path/'run'), beat_classes='mitdb-beats')
+    rows = windows_to_learn(drawn_store, c)[0]
+    known, notes = what_is_known(drawn_store, rows, c)
+    assert set(known.kinds.unique().tolist()) <= {-1, 0, 1, 2, 3} and (known.kinds == 0).any()
+    assert any('by a classifier, learnt from DS1 of the MIT-BIH' in note for note in notes)
+    said, _ = read_pretraining(run_pretraining(c, progress=False))
+    assert any('MIT-BIH' in note for note in said.notes)
+    with pytest.raises(PedarrError, match="beat_classes='mitdb-beats', not ''"):
+        run_pretraining(c.replace(beat_classes=''), progress=False)
+    bad = tmp_path/'beats.json'
+    bad.write_text('{"version": "beats-1"}')
+    for name, why in (('mitdb-beat', 'no such classifier of beats'), (str(bad), 'beats.json: damaged')):
+        with pytest.raises(PedarrError, match=why) as e:
+            run_pretraining(c.replace(run=str(tmp_path/'other'), beat_classes=name), progress=False)
+        assert '\n' not in str(e.value) and not (tmp_path/'other').exists()
+    with pytest.raises(PedarrError, match='leave it out'): c.replace(method='simclr')
+
+
+def test_the_shipped_classifier_of_beats_is_what_was_tested():
+    folder = beat_classifier_file('mitdb-beats').parent
+    assert set(check_sums(folder)) == {'beats.json', 'README.md'}
+    card, table = (folder/'README.md').read_text(), pd.read_csv(RESULTS/'beats'/'classes.csv')
+    for t in table.itertuples():
+        assert f'| {t[1]} | {t.beats:,} | {t.sensitivity:.1%} | {t.predictivity:.1%} |' in card
+    assert 'ODC-By' in card
+
+
+RESULTS = Path(__file__).parents[1]/'nbs'/'results'
+SMALL_PRETRAININGS = dict(epochs=2, keep_every=1, tasks='super', shares='0.5,1', draws=2, resamples=100,
+                          common=dict(dim=16, proj_dim=8, batch_size=16, clusters=3))
+
+
+@pytest.fixture
+def statement_store(tmp_path) -> Path:
+    "A store of drawn windows (SIMULATED) of fifty persons with one statement each, in ten folds."
     rng, said = np.random.default_rng(0), ['NORM', 'IMI', 'LVH', 'CLBBB', 'NDT']
     x = np.stack([drawn_study(np.arange(.4, 9.6, rng.uniform(.5, 1.)), pr=.12, seconds=10., fs=100, noise=.02,
                               qrs=.06 + .02*((i//2 + i//20) % 5), seed=i)[:12] for i in range(100)])
-    store = store_from_arrays(tmp_path/'store', x, 100., ECG_LEADS, ['']*100,
-                              [f's{i//2}' for i in range(100)],
-                              folds=[1 + i//2 % 10 for i in range(100)],
-                              statements=[[said[(i//2 + i//20) % 5]] for i in range(100)], simulated=True)
+    return store_from_arrays(tmp_path/'store', x, 100., ECG_LEADS, ['']*100, [f's{i//2}' for i in range(100)],
+                             folds=[1 + i//2 % 10 for i in range(100)],
+                             statements=[[said[(i//2 + i//20) % 5]] for i in range(100)], simulated=True).path
+
+
+@pytest.mark.long
+def test_pretrainings_beside_each_other(statement_store, tmp_path):
+    "Pretrained, probed and drawn; a second call with fine-tuning alone starts from the chosen encoders."
+    import papermill
     out = tmp_path/'out'
-    given = dict(store=str(store.path), out=str(out), methods='simclr,beatssl', epochs=2, keep_every=1,
-                 common=dict(dim=16, proj_dim=8, batch_size=16, clusters=3), tasks='super', shares='0.5,1',
-                 draws=2, tuned={'0.5': 1, '1': 1}, resamples=100)
+    given = SMALL_PRETRAININGS | dict(store=str(statement_store), out=str(out), methods='simclr,beatssl',
+                                      tuned={'0.5': 1, '1': 1})
     run = lambda steps: papermill.execute_notebook(
         str(find_notebook('pretrain').with_name('pretrainings.ipynb')), str(tmp_path/'done.ipynb'),
         given | dict(steps=steps), progress_bar=False, kernel_name='python3')
@@ -493,3 +535,41 @@ def test_pretrainings_beside_each_other(tmp_path):
     assert set(zip(t.system, t.share)) == {
         (name, share) for name in ('xresnet1d', 'from scratch', 'SimCLR', 'Beat-SSL, rhythms and beats')
         for share in (.5, 1.)}
+
+
+@pytest.mark.long
+def test_several_pretrainings_of_a_method_are_one_row(statement_store, tmp_path):
+    "SimCLR twice and 3KG once: the mean over seeds, their spread by hand, and what was there before stays."
+    import papermill
+    out = tmp_path/'out'
+    given = SMALL_PRETRAININGS | dict(store=str(statement_store), out=str(out), methods='simclr,3kg',
+                                      tuned={'1': 1})
+    run = lambda **more: papermill.execute_notebook(
+        str(find_notebook('pretrain').with_name('pretrainings.ipynb')), str(tmp_path/'done.ipynb'),
+        given | more, progress_bar=False, kernel_name='python3')
+    run(steps='pretrain,probe')
+    one = pd.read_csv(out/'probes.csv')
+    assert (one.seeds == 1).all() and one.seed_spread.isna().all()
+    before = {p: p.stat().st_mtime_ns for p in out.rglob('*.safetensors')}
+    run(pretrain_seeds=2, seeded='simclr')
+    assert sorted(p.name for p in (out/'encoders').iterdir()) == ['3kg-0', 'simclr-0', 'simclr-1']
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
+    key, each = ['task', 'share', 'encoder', 'metric'], pd.read_csv(out/'probe-seeds.csv')
+    pooled, by_seed = pd.read_csv(out/'probes.csv').set_index(key), each.groupby(key).value
+    assert pooled.groupby('encoder').seeds.first().to_dict() == {'SimCLR': 2, '3KG': 1, 'random encoder': 2}
+    assert np.allclose(pooled.value, by_seed.mean()[pooled.index], atol=2e-5)
+    assert np.allclose(pooled.seed_spread, by_seed.std()[pooled.index], atol=2e-5, equal_nan=True)
+    assert np.allclose(one.set_index(key).loc[lambda t: t.index.isin(['3KG'], level=2)].low,
+                       pooled.loc[lambda t: t.index.isin(['3KG'], level=2)].low)
+    pairs = pd.read_csv(out/'probe-pairs.csv')
+    assert pairs.groupby(['encoder', 'against']).seeds.first().to_dict() == {
+        ('SimCLR', 'random encoder'): 2, ('3KG', 'random encoder'): 1, ('3KG', 'SimCLR'): 1}
+    runs = pd.read_csv(out/'finetuned.csv').groupby('system').seed.unique().map(list).to_dict()
+    assert runs == {'from scratch': [0, 1], 'SimCLR': [0], 'SimCLR, pretraining 1': [1], '3KG': [0],
+                    'xresnet1d': [0]}
+    tuned = pd.read_csv(out/'finetuned-means.csv')
+    assert tuned.groupby('system').seeds.first().to_dict() == {
+        'from scratch': 2, 'SimCLR': 2, '3KG': 1, 'xresnet1d': 1}
+    means = pd.read_csv(out/'finetuned.csv').groupby(['system', 'metric']).value.mean()
+    own = tuned.set_index(['system', 'metric']).value
+    assert np.allclose(own['from scratch'], means['from scratch'][own['from scratch'].index], atol=2e-5)

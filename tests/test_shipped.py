@@ -26,6 +26,8 @@ from pedarr.data.checksums import CHECKSUMS
 from pedarr.data.known_databases import DATABASES
 from pedarr.exploration.waves import drawn_study
 from pedarr.model.given import check_sums, encoder_file
+from pedarr.model.pedarrnet import PedArrNet
+from pedarr.model.pretrained import save_pretrained
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.store import open_store
 from pedarr.training.config import TrainConfig, make_config
@@ -397,6 +399,26 @@ def test_fine_tuning_beside_from_scratch(ecgs, tmp_path):
     t = pd.read_csv(tmp_path/'finetune-classes.csv')
     assert set(t.system) == {'from scratch', 'from given weights'} and t.support.sum() == 48
     assert (tmp_path/'finetune-paired.csv').exists()
+
+
+@pytest.mark.long
+def test_fine_tuning_from_files_of_weights_beside_the_same_network_from_scratch(ecgs, tmp_path):
+    files = {}
+    for name, dim in (('narrow', 16), ('wide', 32)):
+        files[name] = str(tmp_path/f'{name}.safetensors')
+        save_pretrained(PedArrNet(2, dim=dim, heads=2, modalities=('ecg',)), files[name], 100., 'none')
+    executed('finetune', tmp_path, store=str(ecgs.place/'s'), starts=files, out=str(tmp_path/'out'),
+             n_folds=2, seeds=1, epochs=1, resamples=100, common=dict(modalities='ecg'))
+    t = pd.read_csv(tmp_path/'out'/'finetune-paired.csv').drop_duplicates('system')
+    assert dict(zip(t.system, t.rival)) == {name: f'from scratch like {name}' for name in files}
+    for name, dim in (('narrow', 16), ('wide', 32)):
+        own, rival = (open_finished(tmp_path/'out'/f'{x}{name}-patient-0').params.model_dump()
+                      for x in ('', 'from-scratch-like-'))
+        assert own['dim'] == dim and own['normalise'] == 'none' and own['model_options']['ecg_rate'] == 100
+        assert {k for k in own if own[k] != rival[k]} == {'pretrained', 'run'}
+    with pytest.raises(papermill.PapermillExecutionError, match='no such weights'):
+        executed('finetune', tmp_path, store=str(ecgs.place/'s'), starts={'a': 'no.safetensors'},
+                 out=str(tmp_path/'o'))
 
 
 @pytest.mark.parametrize('change, why', [

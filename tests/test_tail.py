@@ -14,6 +14,8 @@ from safetensors.numpy import save_file
 from pedarr.core.errors import PedarrError
 from pedarr.core.tables import read_json
 from pedarr.losses.registry import make_losses
+from pedarr.model.pedarrnet import PedArrNet
+from pedarr.model.pretrained import save_pretrained
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.training import folds as folds_
 from pedarr.training import tail as tail_
@@ -241,6 +243,28 @@ def test_the_experiment_asks_for_its_first_stage():
         exec(wanted[-1].replace('CHOSEN_2 =', 'NOT_YET ='), names | dict(tier=2, CHOSEN_2={}))
     with pytest.raises(PedarrError, match="unknown trial 'ce-lr9'"):
         exec(chosen.sub("CHOSEN = {'ce': 'lr9'}", wanted[-1]), names)
+
+
+def test_rows_that_start_from_weights_have_the_same_network_from_scratch(tmp_path):
+    "The encoder is 128 wide on millivolts at 100 Hz, whatever the recipe says: `scratch` is so, too."
+    path = Path(__file__).parents[1]/'nbs'/'experiments'/'tail.ipynb'
+    cells = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code']
+    known = next(i for i, c in enumerate(cells) if 'known = trials' in c)
+    names = {}
+    for cell in cells[:known]:
+        if 'check_parameters(In' not in cell: exec(cell.replace('%matplotlib inline', ''), names)
+    weights = tmp_path/'a.safetensors'
+    save_pretrained(PedArrNet(2, dim=128, modalities=('ecg',)), weights, 100., 'none')
+    found = names | dict(starts={'Sim CLR': str(weights)})
+    exec(cells[known], found)
+    rows = {job.loss: make_config(**found['settings'] | job.params) for job in found['jobs']}
+    assert [*rows] == ['scratch', 'sim-clr'] and {job.draw for job in found['jobs']} == {3, 4, 5, 6, 7}
+    scratch, own = (rows[name].model_dump() for name in rows)
+    assert {k for k in own if own[k] != scratch[k]} == {'pretrained'} and own['dim'] == 128
+    assert own['normalise'] == 'none' and own['model_options']['ecg_rate'] == 100 and own['lr'] == 4e-3
+    assert own['model_options']['pooling'] == 'mean-max'
+    with pytest.raises(PedarrError, match='no such weights'):
+        exec(cells[known], names | dict(starts={'a': 'no.safetensors'}))
 
 
 def test_the_chosen_trials_are_the_best_of_the_table():

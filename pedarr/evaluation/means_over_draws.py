@@ -19,7 +19,7 @@ from .multilabel import (
     MULTI_METRICS, MULTI_RESAMPLES, check_answers, macro_scores, statement_scores)
 
 # %% auto #0
-__all__ = ['MeanScores', 'mean_over_draws', 'mean_table', 'mean_difference']
+__all__ = ['MeanScores', 'mean_over_draws', 'mean_table', 'mean_difference', 'mean_of_seeds']
 
 # %% ../../nbs/7_evaluation/11_means_over_draws.ipynb #e46065ee
 class MeanScores(NamedTuple):
@@ -71,3 +71,14 @@ def mean_difference(a: MeanScores, b: MeanScores, level: float = .95) -> pd.Data
     p = np.minimum(1, 2*(fewer + 1)/(np.isfinite(draws).sum(0) + 1))
     columns = dict(value=a.value - b.value, low=low, high=high, p=p if a.patients > 1 else np.nan)
     return pd.DataFrame(columns, index=pd.Index(MULTI_METRICS, name='metric'))
+
+# %% ../../nbs/7_evaluation/11_means_over_draws.ipynb #d4e11585
+def mean_of_seeds(scores: Sequence[MeanScores]) -> MeanScores:
+    """The mean of the `scores` of several seeds, with the `spread` between these (NaN of one). `PedarrError`
+    for none, and where they were made of other resamples or patients."""
+    if not len(scores): raise PedarrError('scores: there is no seed to take a mean of')
+    if len({(s.resampled.shape, s.patients) for s in scores}) > 1:
+        raise PedarrError('these scores are of other patients or resamples: make all with the same')
+    values = np.stack([s.value for s in scores])
+    spread = values.std(0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
+    return MeanScores(values.mean(0), np.mean([s.resampled for s in scores], 0), spread, scores[0].patients)

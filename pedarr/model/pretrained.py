@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from math import isclose
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
@@ -21,7 +21,8 @@ from ..core.files import read_bytes, write_atomic
 from ..core.tables import FileContents, parse_json, validation_errors
 
 # %% auto #0
-__all__ = ['EncoderCard', 'encoders_of', 'save_pretrained', 'Pretrained', 'read_pretrained', 'load_pretrained']
+__all__ = ['EncoderCard', 'encoders_of', 'save_pretrained', 'Pretrained', 'read_pretrained', 'encoder_parameters',
+           'load_pretrained']
 
 # %% ../../nbs/5_model/08_pretrained.ipynb #82bf5efb
 class EncoderCard(FileContents):
@@ -85,6 +86,16 @@ def read_pretrained(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Enco
     strange = [key for key in tensors if key.split('.')[0] not in cards]
     if strange: raise _damaged(path, f'{strange[0]} belongs to no encoder')
     return tensors, cards
+
+# %% ../../nbs/5_model/08_pretrained.ipynb #b7b35359
+def encoder_parameters(path: Path | str) -> dict[str, Any]:
+    """What a network must be that takes the encoders in the file `path`: encoder, dim, normalise, and the
+    rate of each as an option (ecg_rate, iegm_rate). `PedarrError` as `read_pretrained`."""
+    tensors, cards = read_pretrained(path)
+    one, card = next(iter(cards.items()))
+    if f'{one}.out.weight' not in tensors: raise _damaged(path, f'{one} has no last layer')
+    rates = {f'{name}_rate'.replace('all_', 'ecg_'): c.rate for name, c in cards.items()}
+    return dict(encoder=card.kind, dim=len(tensors[f'{one}.out.weight']), normalise=card.normalise) | rates
 
 # %% ../../nbs/5_model/08_pretrained.ipynb #60db22f4
 def _misread(card: EncoderCard, kind: str, rate: float, normalise: str) -> str:

@@ -24,7 +24,7 @@ from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.baselines import MODEL_OPTIONS
 from ..model.given import architecture, encoder_file, given_folder, read_given
 from ..model.pedarrnet import ModelConfig
-from ..model.pretrained import read_pretrained
+from ..model.pretrained import encoder_parameters
 from ..model.trees import CLASSIFIERS, TREES, classifier_options, make_trees
 from ..signals.augmentation import NORMALISE, Augment
 from ..signals.batches import SAMPLINGS
@@ -216,11 +216,7 @@ def _agreed(c: TrainConfig, name: str, value: Any, folder: Path) -> Any:
 # %% ../../nbs/8_training/00_config.ipynb #0bc61889
 def _wanted(name: str) -> tuple[Path, dict]:
     "The model or encoder that `pretrained` names, and what it asks of the network; {} for a plain file."
-    if (file := encoder_file(name)) is not None:
-        tensors, cards = read_pretrained(file)
-        one, card = next(iter(cards.items()))
-        own = dict(encoder=card.kind, dim=len(tensors[f'{one}.out.weight']), normalise=card.normalise)
-        return file.parent, own | {f'{one}_rate': card.rate}
+    if (file := encoder_file(name)) is not None: return file.parent, encoder_parameters(file)
     folder = given_folder(name)
     if folder is None: return Path(name), {}
     given = read_given(folder)

@@ -22,7 +22,8 @@ from ..core.tables import FileContents, read_json, read_table, write_json, write
 from ..data.channels import N_ECG
 from ..model.pretrained import save_pretrained
 from ..signals.batches import SegmentDataset, make_loader
-from ..signals.physiology import Physiology, cluster_beats, physiology_of, reduce_features
+from ..signals.beat_classes import kinds_of_beats, read_beat_classifier
+from ..signals.physiology import Physiology, physiology_of, reduce_features
 from ..signals.store import Store, open_store
 from .checkpoints import Progress, load_checkpoint, save_checkpoint
 from .folds import on_terminal, say_on_stderr
@@ -81,7 +82,7 @@ def _measured(store: Store, rows: np.ndarray, c: PretrainConfig, progress: bool)
     features = reduce_features(found.windows, rows)
     window = np.repeat(np.arange(len(found.ends)), np.diff(found.ends, prepend=0))
     of_beats = reduce_features(found.beats, np.flatnonzero(np.isin(window, rows)), dim=10)
-    kinds = cluster_beats(found, rows, c.clusters, c.seed)
+    kinds, said = kinds_of_beats(found, rows, c.beat_classes, c.clusters, c.seed)
     arrays = dict(features=features, peaks=_padded(found, found.peaks.astype(np.int64), -1),
                   kinds=_padded(found, kinds, -1), of_beats=_padded(found, of_beats, np.nan))
     tensors = {name: torch.from_numpy(x) for name, x in arrays.items()}
@@ -89,7 +90,7 @@ def _measured(store: Store, rows: np.ndarray, c: PretrainConfig, progress: bool)
     tensors['cuts'] = [found.of_window(cut, i) for i in range(len(store))]
     n = int(np.isnan(features[rows]).any(1).sum())
     notes = [f'in {n} windows no beat was found: they count in no term of features or beats'] if n else []
-    return tensors, notes + [f'beats have no annotated kind: {c.clusters} clusters of features stand for it']
+    return tensors, [*notes, said]
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #a7b84094
 def what_is_known(store: Store, rows: np.ndarray, c: PretrainConfig,
@@ -106,7 +107,8 @@ _FREE = ('run', 'store', 'device', 'workers', 'jobs')       # change a result by
 def check_same_pretraining(run: Path, c: PretrainConfig) -> None:
     "`PedarrError` if the folder `run` holds a pretraining with other parameters than `c`, or another run."
     if not (run/'params.json').exists(): return
-    old = {'normalise': 'modality'} | read_entries(run/'params.json')       # as it was before it was typed
+    before = dict(normalise='modality', beat_classes='')              # as it was before these were typed
+    old = before | read_entries(run/'params.json')
     new = c.model_dump()
     differ = [k for k in new if k not in _FREE and old.get(k) != new[k]]
     if not differ: return
@@ -132,6 +134,7 @@ def prepare_pretraining(c: PretrainConfig) -> tuple[Store, np.ndarray, list[str]
     check_place(Path(c.run))
     check_same_pretraining(Path(c.run), c)
     pick_device(c.device)
+    if c.beat_classes: read_beat_classifier(c.beat_classes)
     store = open_store(c.store)
     check_same_store(Path(c.run), store)
     rows, notes = windows_to_learn(store, c)

@@ -88,7 +88,9 @@ class _OwnNumbers(Parameters):
     exponent: float = Field(50., gt=0, le=1e6, description='of the likeness of features')
     beats: Literal['none', 'hard', 'soft'] = Field('hard', description='targets of single beats')
     clusters: int = Field(8, ge=2, le=1000, description='of beats')
+    beat_classes: str = Field('', description="classifier that says the kind of a beat; '': clusters")
 
+# %% ../../nbs/8_training/24_pretrain_config.ipynb #eaa6c5c6
 class _Fit(Parameters):
     "How an encoder is fitted."
     epochs: int = with_default(FitParameters, 'epochs', 50)
@@ -125,4 +127,6 @@ class PretrainConfig(_Machine, _Network, _Fit, _OwnNumbers, _Views, _Data):
         if self.modality != 'ecg' and PRETRAININGS[self.method].ecg:
             others = [name for name, method in PRETRAININGS.items() if not method.ecg]
             raise PedarrError(f'method {self.method} is for ECGs: choose one of {", ".join(others)}')
+        if self.beat_classes and (self.method, self.beats) != ('beatssl', 'hard'):
+            raise PedarrError('beat_classes are for method beatssl with beats hard: leave it out')
         return self
