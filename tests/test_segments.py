@@ -522,7 +522,7 @@ def test_bad_augment(options):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 999), st.floats(0, 1), st.floats(0, .3), st.sampled_from([100., 250., 500.]))
-def test_another_band_and_tempo_respect_the_mask_and_the_clock_that_both_modalities_share(seed, band, tempo, fs):
+def test_another_band_and_tempo_respect_the_mask_and_the_common_clock(seed, band, tempo, fs):
     g = torch.Generator().manual_seed(seed)
     mask = torch.ones(6, 19, dtype=torch.bool)
     mask[0, 12:], mask[1] = False, False

@@ -92,7 +92,8 @@ def time_shift(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     return torch.where(inside[:, None], x.gather(2, source), 0.0)
 
 # %% ../../nbs/4_signals/11_augmentation.ipynb #0abd729a
-PASS_BANDS = {'ecg': ((.05, 5.), (15., 150.)), 'iegm': ((5., 40.), (50., 300.))}     # Hz: of lower, upper corner
+PASS_BANDS = {'ecg': ((.05, 5.), (15., 150.)),          # Hz: where the lower and the upper corner lie
+              'iegm': ((5., 40.), (50., 300.))}
 
 def _drawn_corners(modality: str, n: int, device, generator) -> list[torch.Tensor]:
     "Lower and upper corner (Hz) of the band of `n` windows, two tensors [n], even over octaves."
@@ -146,11 +147,7 @@ class Augment(Parameters):
     def __call__(self, ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor, fs: float,
                  generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         "`ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV) and their `mask` bool [B, 19] -> both varied."
-        most = round(self.shift*fs)                                # samples
-        shift = torch.randint(-most, most + 1, (len(mask),), device=mask.device, generator=generator)
-        ecg, iegm = _another_recording(self, ecg, iegm, mask, fs, generator)
-        return (_vary(self, ecg, mask[:, :N_ECG], shift, generator),
-                _vary(self, iegm, mask[:, N_ECG:], shift, generator))
+        return _both_varied(self, ecg, iegm, mask, fs, generator)
 
 # %% ../../nbs/4_signals/11_augmentation.ipynb #e1294d1b
 def _without_lost(how: Augment, mask: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
@@ -190,3 +187,12 @@ def _vary(how: Augment, x: torch.Tensor, mask: torch.Tensor, shift: torch.Tensor
     if how.shift: x = time_shift(x, shift)
     if how.noise: x = x + how.noise * torch.randn(x.shape, device=x.device, generator=generator)
     return torch.where(mask[..., None], x, 0.0)
+
+def _both_varied(how: Augment, ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor, fs: float,
+                 generator) -> tuple[torch.Tensor, torch.Tensor]:
+    "The second half of a variation, see `Augment`."
+    most = round(how.shift*fs)                                     # samples
+    shift = torch.randint(-most, most + 1, (len(mask),), device=mask.device, generator=generator)
+    ecg, iegm = _another_recording(how, ecg, iegm, mask, fs, generator)
+    return (_vary(how, ecg, mask[:, :N_ECG], shift, generator),
+            _vary(how, iegm, mask[:, N_ECG:], shift, generator))

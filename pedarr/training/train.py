@@ -48,6 +48,7 @@ def model_card(store: Store, folds: list[int], c: TrainConfig) -> dict:
                 grouping={r: k for r, k in mapping_of(store, c).items() if k in store.classes})
     if is_multi(store): card['task'] = 'multi'
     if head.kind == 'phrases': card['phrase_head'] = dict(embed=head.embed, words=head.words)
+    if c.channels: card['channels'] = c.channels.split()
     if c.pretrained: card['pretrained'] = sha256(weights_file(c.pretrained))
     return card
 
