@@ -178,7 +178,8 @@ def test_a_run_on_two_leads_never_sees_another_channel(made, tmp_path, monkeypat
     left = predict_without(whole, [c for c in CHANNELS if c not in ('II', 'V1')]).sort_values('segment')
     assert table.asked['top1'] == pytest.approx((left.label == left.predicted).mean())
     assert table.trained['top1'] == pytest.approx((asked.label == asked.predicted).mean())
-    with pytest.raises(PedarrError, match='II V1 alone: give a run on all channels'): subset_answers([run], [run])
+    with pytest.raises(PedarrError, match='II V1 alone: give a run on all channels'):
+        subset_answers([run], [run])
 
 
 def test_the_seven_channels_are_the_first_draw_of_twelve_missing():
