@@ -542,7 +542,9 @@ def test_notebook_parameters_are_those_of_the_configuration():
     assert tagged_cell(find_notebook()) == cell_text(TrainConfig)
 
 
-@pytest.mark.parametrize('name', ['ablations', 'bedside', 'crossval', 'losses', 'report', 'speed', 'why'])
+WITH_TRAININGS = 'ablations', 'bedside', 'crossval', 'losses', 'report', 'sim_to_real', 'speed', 'why'
+
+@pytest.mark.parametrize('name', WITH_TRAININGS)
 def test_parameters_of_an_experiment_are_values_of_a_training(name):
     "Where an experiment has a parameter of a training, its default is a value of it, and another one."
     from pedarr.training.config import TrainConfig

@@ -14,7 +14,7 @@ from pedarr.model.measured import MEASURED, MeasuredHead, StoreMeasured, measure
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.batches import make_loader, take_signals
 from pedarr.signals.roles import read_roles
-from pedarr.signals.store import open_store
+from pedarr.signals.store import mask_channels, open_store
 from pedarr.training.config import make_config
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.folds import fit_fold, predict
@@ -22,7 +22,7 @@ from pedarr.training.loop import supervised_objective
 from pedarr.training.run_networks import open_folds
 from pedarr.training.saved_models import load_model
 from pedarr.training.train import run_training
-from pedarr.use.missing import mask_channels, predict_without
+from pedarr.use.missing import predict_without
 from pedarr.use.model_folder import export_model
 from pedarr.use.predictor import load_predictor
 

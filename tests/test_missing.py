@@ -14,17 +14,20 @@ from pedarr.evaluation.metrics import METRICS, scores
 from pedarr.evaluation.bootstrap import bootstrap_scores
 from pedarr.evaluation.comparison import paired_bootstrap
 from pedarr.use.missing import (
-    _CHANNEL_KINDS, MISSING_CASES, MaskedPredictions, _ask, draw_subsets, format_missing, mask_channels,
-    missing_curve, missing_difference, plot_missing, predict_masked, predict_without)
+    _CHANNEL_KINDS, MISSING_CASES, MaskedPredictions, _ask, draw_subsets, format_missing, missing_curve,
+    missing_difference, plot_missing, predict_masked, predict_without)
 from pedarr.training.run_networks import open_folds
 from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.build import build_store
-from pedarr.signals.store import open_store
+from pedarr.signals.store import mask_channels, open_store
 from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG
 from pedarr.core.errors import PedarrError
 from pedarr.training.config import make_config
+from pedarr.training.grid import CHANNEL_SUBSETS
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.saved_models import load_model
+from pedarr.use.channel_subsets import subset_answers, subset_difference
+from pedarr.use.predictor import load_predictor
 from pedarr.training.train import run_training
 
 
@@ -146,6 +149,43 @@ def test_a_store_without_electrograms(made):
     assert (a.predicted[0] == a.predicted[a.rows.case.tolist().index('no IEGM at all')]).all()
     assert a.rows.set_index('case').unchanged['no IEGM at all'] == 1
     assert a.rows.set_index('case').blank['no ECG at all'] == 1
+
+
+def test_a_run_on_two_leads_never_sees_another_channel(made, tmp_path, monkeypatch):
+    """Garbage in the channels that are left out changes no byte of the run: not in training, not in
+    validation, not in the test. Its model says what it takes, and so does whoever asks it again."""
+    store, whole, _ = made
+    params = dict(open_finished(whole).params.model_dump(), channels='V1,II', epochs=1)
+    run = run_training(make_config(**params | dict(run=str(tmp_path/'a'))), progress=False)
+    from pedarr.signals import batches as batches_
+    rng, real, gone = np.random.default_rng(0), batches_.take_signals, ~np.isin(CHANNELS, ['II', 'V1'])
+    def garbage(store, rows):
+        signals = [np.array(x) for x in real(store, rows)]
+        for x, g in zip(signals, (gone[:N_ECG], gone[N_ECG:])):
+            x[:, g] = 50*rng.standard_normal((len(x), g.sum(), x.shape[-1]))
+        return signals
+    everywhere(monkeypatch, batches_, 'take_signals', garbage)
+    again = run_training(make_config(**params | dict(run=str(tmp_path/'b'))), progress=False)
+    for name in ('predictions.csv', 'model-0.safetensors', 'model-1.safetensors'):
+        assert (run/name).read_bytes() == (again/name).read_bytes()
+    opened = open_finished(run)
+    assert opened.params.channels == 'II V1' and opened.card.channels == ['II', 'V1']
+    assert load_predictor(run).model.prep.channels == ['II', 'V1']
+    asked = predict_without(run)
+    assert (asked.left <= 2).all() and asked.predicted.tolist() == opened.predictions.predicted.tolist()
+    a = subset_answers([whole], [run], store)
+    table = subset_difference(a, 100).set_index('metric')
+    left = predict_without(whole, [c for c in CHANNELS if c not in ('II', 'V1')]).sort_values('segment')
+    assert table.asked['top1'] == pytest.approx((left.label == left.predicted).mean())
+    assert table.trained['top1'] == pytest.approx((asked.label == asked.predicted).mean())
+    with pytest.raises(PedarrError, match='II V1 alone: give a run on all channels'):
+        subset_answers([run], [run])
+
+
+def test_the_seven_channels_are_the_first_draw_of_twelve_missing():
+    gone = draw_subsets('all', 12, draws=1)[0]
+    assert CHANNEL_SUBSETS['7 of 19'].split() == [c for c in CHANNELS if c not in gone]
+    for names in CHANNEL_SUBSETS.values(): assert make_config(channels=names).channels.split()
 
 
 def answers(predicted, truth, subject, case='no ECG at all', **key):

@@ -513,11 +513,52 @@ def test_what_a_window_loses_is_lost_before_it_is_normalised():
 
 @pytest.mark.parametrize('options', [
     dict(scale=-1), dict(shift=-1), dict(thin=2), dict(shift=601), dict(channel=1.1), dict(modality=-.1),
-    dict(noise=-1)])
+    dict(noise=-1), dict(band=2), dict(tempo=.4)])
 def test_bad_augment(options):
     name, = options
     with pytest.raises(PedarrError, match=f'parameter {name} is .*: it must be at [a-z]+ [0-9]'):
         Augment(**options)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999), st.floats(0, 1), st.floats(0, .3), st.sampled_from([100., 250., 500.]))
+def test_another_band_and_tempo_respect_the_mask_and_the_common_clock(seed, band, tempo, fs):
+    g = torch.Generator().manual_seed(seed)
+    mask = torch.ones(6, 19, dtype=torch.bool)
+    mask[0, 12:], mask[1] = False, False
+    x = torch.randn(6, 1, 300, generator=g).expand(-1, 19, -1)*mask[..., None]
+    vary = Augment(scale=0, band=band, tempo=tempo)
+    again = [vary(x[:, :12], x[:, 12:], mask, fs, torch.Generator().manual_seed(seed)) for _ in range(2)]
+    e, i = again[0]
+    assert same(*again) and e.isfinite().all() and i.isfinite().all()
+    assert (e[~mask[:, :12]] == 0).all() and (i[~mask[:, 12:]] == 0).all()
+    if not band: torch.testing.assert_close(e[2:, :7], i[2:])               # one signal, one clock
+
+
+def test_another_tempo_keeps_the_order_of_things_and_changes_intervals_by_no_more_than_it_says():
+    places = torch.tensor([200, 300, 380, 700])
+    x = torch.zeros(200, 19, 1000)
+    for k in range(-4, 5): x[..., places + k] = 1 - abs(k)/5                 # wide enough to be found again
+    mask = torch.ones(200, 19, dtype=torch.bool)
+    e, i = Augment(scale=0, tempo=.1)(x[:, :12], x[:, 12:], mask, 500., torch.Generator().manual_seed(0))
+    assert torch.allclose(e[:, :7], i)
+    found = [np.flatnonzero((w[1:-1] > .5) & (w[1:-1] >= w[:-2]) & (w[1:-1] > w[2:]))
+             for w in e[:, 0].numpy()]
+    found = np.array([f for f in found if len(f) == 4])
+    ratio = np.diff(found)/places.diff().numpy()
+    assert len(found) > 150 and .88 < ratio.min() < .95 and 1.05 < ratio.max() < 1.13
+
+
+def test_what_is_off_draws_no_number():
+    "A training without band and tempo sees the windows that it saw before there were any."
+    x, mask = torch.randn(5, 19, 200), torch.ones(5, 19, dtype=torch.bool)
+    g = torch.Generator().manual_seed(3)
+    e, i = Augment(scale=.2, shift=.1, noise=.1)(x[:, :12], x[:, 12:], mask, 250., g)
+    a = torch.Generator().manual_seed(3)
+    shift = torch.randint(-25, 26, (5,), generator=a)
+    for made, part in ((e, x[:, :12]), (i, x[:, 12:])):
+        want = time_shift(part*(1 + .2*(2*torch.rand(5, 1, 1, generator=a) - 1)), shift)
+        assert torch.equal(made, want + .1*torch.randn(part.shape, generator=a))
 
 
 def test_a_mistyped_variation_is_answered_with_the_one_that_was_meant():

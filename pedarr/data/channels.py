@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core.errors import file_error, one_line
-from ..core.names import first_few
+from ..core.names import check_choice, first_few
 
 # %% auto #0
 __all__ = ['ECG_LEADS', 'IEGM_CHANNELS', 'CHANNELS', 'N_ECG', 'signal_list', 'signal_label', 'ChannelMatch', 'match_channels',
-           'find_channels']
+           'find_channels', 'channel_subset']
 
 # %% ../../nbs/1_data/02_channels.ipynb #fab224cb
 ECG_LEADS = ['I', 'II', 'III', 'aVR', 'aVL', 'aVF', 'V1', 'V2', 'V3', 'V4', 'V5', 'V6']
@@ -144,3 +144,11 @@ def find_channels(names: Iterable[str | None], aliases: dict | None = None,
                   source: Path | str = 'header') -> np.ndarray:
     "For each of `CHANNELS` its index in `names`, int [19], or -1 where it is absent; see `match_channels`."
     return match_channels(names, aliases, source).rows
+
+# %% ../../nbs/1_data/02_channels.ipynb #d6760b8d
+def channel_subset(names: str | Iterable[str]) -> list[str]:
+    """The channels in `names`, a list or a text with blanks or commas between them, each once, in the order
+    of `CHANNELS`; `PedarrError` for a name that is none of them."""
+    given = re.split(r'[\s,]+', names.strip()) if isinstance(names, str) else list(names)
+    wanted = {check_choice(name, CHANNELS, 'channel') for name in given if name}
+    return [c for c in CHANNELS if c in wanted]

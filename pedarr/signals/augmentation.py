@@ -5,6 +5,7 @@
 # %% ../../nbs/4_signals/11_augmentation.ipynb #fdbbd3e1
 from __future__ import annotations
 
+import math
 
 import torch
 from pydantic import Field
@@ -14,8 +15,8 @@ from ..core.parameters import Parameters
 from ..data.channels import CHANNELS, IEGM_CHANNELS, N_ECG
 
 # %% auto #0
-__all__ = ['MIN_SCALE', 'NORMALISE', 'normalise_signals', 'drop_modality', 'drop_channels', 'thin_channels', 'time_shift',
-           'Augment']
+__all__ = ['MIN_SCALE', 'NORMALISE', 'PASS_BANDS', 'normalise_signals', 'drop_modality', 'drop_channels', 'thin_channels',
+           'time_shift', 'limit_band', 'read_at_clock', 'Augment']
 
 # %% ../../nbs/4_signals/11_augmentation.ipynb #a544e4ca
 MIN_SCALE = .01    # mV: what is smaller than this is noise, and is not blown up to unit size
@@ -90,6 +91,44 @@ def time_shift(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     source = source.clamp(0, x.shape[-1] - 1)[:, None].expand(-1, x.shape[1], -1)
     return torch.where(inside[:, None], x.gather(2, source), 0.0)
 
+# %% ../../nbs/4_signals/11_augmentation.ipynb #0abd729a
+PASS_BANDS = {'ecg': ((.05, 5.), (15., 150.)),          # Hz: where the lower and the upper corner lie
+              'iegm': ((5., 40.), (50., 300.))}
+
+def _drawn_corners(modality: str, n: int, device, generator) -> list[torch.Tensor]:
+    "Lower and upper corner (Hz) of the band of `n` windows, two tensors [n], even over octaves."
+    chance = torch.rand(2, n, device=device, generator=generator)
+    return [low*(high/low)**c for (low, high), c in zip(PASS_BANDS[modality], chance)]
+
+def limit_band(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, fs: float) -> torch.Tensor:
+    "`x` [B, C, T] at `fs` Hz without what is below `low` [B] or above `high` [B] (Hz); no delay."
+    mirrored = torch.cat([x, x.flip(-1)], dim=-1)
+    f = torch.fft.rfftfreq(mirrored.shape[-1], 1/fs, device=x.device).clamp(min=1e-9)
+    gain = 1/torch.sqrt((1 + (low[:, None]/f)**4)*(1 + (f/high[:, None])**4))
+    limited = torch.fft.irfft(torch.fft.rfft(mirrored)*gain[:, None], mirrored.shape[-1])
+    return limited[..., :x.shape[-1]]
+
+# %% ../../nbs/4_signals/11_augmentation.ipynb #62223560
+def _drawn_clock(tempo: float, n: int, length: int, fs: float, device, generator) -> torch.Tensor:
+    "Where (in samples) the `length` samples of `n` windows are read [n, length], the middle in its place."
+    by, drift, start, period = torch.rand(4, n, 1, device=device, generator=generator)
+    at = torch.arange(length, device=device)/fs
+    wave = torch.sin(2*math.pi*(at/(1 + 2*period) + start))
+    speed = 1 + tempo*((by - .5) + .5*drift*wave)                          # from 1 - tempo to 1 + tempo
+    clock = speed.cumsum(-1)
+    return clock - clock[:, length//2, None] + length//2
+
+def read_at_clock(x: torch.Tensor, clock: torch.Tensor) -> torch.Tensor:
+    "`x` [B, C, T] read at the places `clock` [B, T] (samples), zero outside."
+    length = x.shape[-1]
+    mirrored = torch.cat([x, x.flip(-1)], dim=-1)
+    fine = 4*torch.fft.irfft(torch.fft.rfft(mirrored), 8*length)           # four times as many samples
+    place = (4*clock).clamp(0, 4*(length - 1))
+    before, part = place.floor().long(), (place - place.floor())[:, None]
+    take = lambda i: fine.gather(2, i[:, None].expand(-1, x.shape[1], -1))
+    inside = (clock >= 0) & (clock <= length - 1)
+    return torch.where(inside[:, None], (1 - part)*take(before) + part*take(before + 1), 0.)
+
 # %% ../../nbs/4_signals/11_augmentation.ipynb #dc60f725
 class Augment(Parameters):
     "Random variations of a batch; `PedarrError` for values out of range."
@@ -99,6 +138,8 @@ class Augment(Parameters):
     channel: float = Field(0., ge=0, le=1, description='probability that a channel is lost')
     thin: float = Field(0., ge=0, le=1, description='probability to keep a random subset of the channels')
     modality: float = Field(0., ge=0, le=1, description='probability that a modality is lost')
+    band: float = Field(0., ge=0, le=1, description='probability of another band, drawn for each modality')
+    tempo: float = Field(0., ge=0, le=.3, description='the tempo changes by up to this share, with drift')
 
     def lose_channels(self, mask: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         "`mask` bool [B, 19] without what is lost: the first half of a variation, before normalisation."
@@ -106,10 +147,7 @@ class Augment(Parameters):
     def __call__(self, ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor, fs: float,
                  generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         "`ecg` [B, 12, T], `iegm` [B, 7, T] (normalised mV) and their `mask` bool [B, 19] -> both varied."
-        most = round(self.shift*fs)                                # samples
-        shift = torch.randint(-most, most + 1, (len(mask),), device=mask.device, generator=generator)
-        return (_vary(self, ecg, mask[:, :N_ECG], shift, generator),
-                _vary(self, iegm, mask[:, N_ECG:], shift, generator))
+        return _both_varied(self, ecg, iegm, mask, fs, generator)
 
 # %% ../../nbs/4_signals/11_augmentation.ipynb #e1294d1b
 def _without_lost(how: Augment, mask: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
@@ -117,6 +155,27 @@ def _without_lost(how: Augment, mask: torch.Tensor, generator: torch.Generator |
     if how.channel: mask = drop_channels(mask, how.channel, generator)
     if how.thin: mask = thin_channels(mask, how.thin, generator)
     return drop_modality(mask, how.modality, generator) if how.modality else mask
+
+# %% ../../nbs/4_signals/11_augmentation.ipynb #27635674
+def _in_other_bands(how: Augment, x: torch.Tensor, mask: torch.Tensor, fs: float, generator) -> torch.Tensor:
+    "`x` [B, 19, T] as another amplifier passes it, in some windows, no smaller than before."
+    some = torch.rand(len(x), 1, 1, device=x.device, generator=generator) < how.band
+    corners = [_drawn_corners(m, len(x), x.device, generator) for m in PASS_BANDS]
+    halves = zip((x[:, :N_ECG], x[:, N_ECG:]), corners)
+    limited = torch.cat([limit_band(half, *lost, fs) for half, lost in halves], dim=1)
+    back = _scale(x, mask)/_scale(limited, mask)
+    return torch.where(some, limited*back[..., None], x)
+
+def _another_recording(how: Augment, ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor, fs: float,
+                       generator) -> tuple[torch.Tensor, torch.Tensor]:
+    "Both modalities at another tempo and in other bands, where that is asked for."
+    if not (how.band or how.tempo): return ecg, iegm
+    x = torch.cat([ecg, iegm], dim=1)
+    if how.tempo:
+        clock = _drawn_clock(how.tempo, len(x), x.shape[-1], fs, x.device, generator)
+        x = read_at_clock(x, clock)
+    if how.band: x = _in_other_bands(how, x, mask, fs, generator)
+    return x[:, :N_ECG], x[:, N_ECG:]
 
 # %% ../../nbs/4_signals/11_augmentation.ipynb #0ccf2ad0
 def _vary(how: Augment, x: torch.Tensor, mask: torch.Tensor, shift: torch.Tensor, generator) -> torch.Tensor:
@@ -128,3 +187,12 @@ def _vary(how: Augment, x: torch.Tensor, mask: torch.Tensor, shift: torch.Tensor
     if how.shift: x = time_shift(x, shift)
     if how.noise: x = x + how.noise * torch.randn(x.shape, device=x.device, generator=generator)
     return torch.where(mask[..., None], x, 0.0)
+
+def _both_varied(how: Augment, ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor, fs: float,
+                 generator) -> tuple[torch.Tensor, torch.Tensor]:
+    "The second half of a variation, see `Augment`."
+    most = round(how.shift*fs)                                     # samples
+    shift = torch.randint(-most, most + 1, (len(mask),), device=mask.device, generator=generator)
+    ecg, iegm = _another_recording(how, ecg, iegm, mask, fs, generator)
+    return (_vary(how, ecg, mask[:, :N_ECG], shift, generator),
+            _vary(how, iegm, mask[:, N_ECG:], shift, generator))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
@@ -18,14 +18,14 @@ from pydantic import Field, ValidationError
 
 # %% auto #0
 __all__ = ['STORE_VERSION', 'SIGNALS', 'FILES', 'SEGMENT_COLUMNS', 'Sha256', 'StoreMeta', 'stored_rows', 'Store', 'open_store',
-           'read_at', 'read_meta']
+           'read_at', 'mask_channels', 'read_meta']
 
 # %% ../../nbs/4_signals/05_store.ipynb #3a85abc2
 from ..core.array_files import map_array
 from ..core.errors import PedarrError, file_error, one_line, system_error
 from ..core.files import MOST_BYTES, file_stamp, hash_bytes, read_bytes, sha256
 from ..core.tables import FileContents, parse_json, read_table, validation_errors
-from ..data.channels import CHANNELS, N_ECG
+from ..data.channels import CHANNELS, N_ECG, channel_subset
 from ..data.records import MOST_RATE
 from .settings import PreprocessConfig
 
@@ -222,6 +222,13 @@ def _targets(self: Store, rows: Any = slice(None)) -> np.ndarray:
     return out
 
 Store.targets = _targets
+
+# %% ../../nbs/4_signals/05_store.ipynb #4960957f
+def mask_channels(store: Store, drop: str | Iterable[str]) -> Store:
+    """The store with the channels `drop` (names) masked in every segment; signals are untouched, and what was
+    absent stays absent. `PedarrError` for an unknown channel."""
+    keep = ~np.isin(CHANNELS, channel_subset(drop))
+    return replace(store, mask=np.asarray(store.mask) & keep)
 
 # %% ../../nbs/4_signals/05_store.ipynb #1e69b87a
 _REMEDY = 'delete the store and preprocess again'

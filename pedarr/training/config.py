@@ -20,6 +20,7 @@ from ..core.errors import PedarrError, one_line, shown_value
 from ..core.names import check_choice
 from ..core.parameters import Parameters, Seed, check_cells, one_of, with_default
 from ..core.tables import json_ready, parse_json
+from ..data.channels import CHANNELS, channel_subset
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.baselines import MODEL_OPTIONS
 from ..model.given import architecture, encoder_file, given_folder, read_given
@@ -57,6 +58,11 @@ def _fold(value: Any) -> Any:
     if value in ('all', 'last') or (type(value) is int and 0 <= value < 10**6): return value
     raise PedarrError(f'parameter fold is {shown_value(value)}: it must be a whole number, all or last')
 
+def _channels(value: str) -> str:
+    "Names of channels in the order of `CHANNELS`, blanks between them; '' for all nineteen."
+    names = channel_subset(value)
+    return '' if names == CHANNELS else ' '.join(names)
+
 def _for_json(x: Any) -> Any:
     "Numbers and arrays of numpy, and paths, as JSON has them."
     if isinstance(x, (np.generic, np.ndarray, Path)): return json_ready(x)
@@ -73,6 +79,7 @@ def _options(value: dict) -> dict:
     return {k: float(v) if number(k, v) else v for k, v in value.items()}
 
 _Options = Annotated[dict, AfterValidator(_options)]
+_Channels = Annotated[str, AfterValidator(_channels)]
 _Fold = Annotated[int | Literal['all', 'last'], BeforeValidator(_fold)]
 
 # %% ../../nbs/8_training/00_config.ipynb #71b6b4ea
@@ -82,9 +89,11 @@ class DataParameters(Parameters):
     run: str = Field('', description='folder that the run is written to')
     grouping: str = Field('', description="label set; '' is the store's own")
     task: _Task = Field('', description="one class a window, or several; '': as the grouping says")
-    modalities: _ModalityName = Field('both', description='channels that are read')
+    modalities: _ModalityName = Field('both', description='modalities that are read')
+    channels: _Channels = Field('', description="only these, by name; '': all; the others are masked")
     cohort: str = Field('', description="only subjects of this cohort; '': all")
 
+# %% ../../nbs/8_training/00_config.ipynb #0bed3482
 class SplitParameters(Parameters):
     "Who is tested on whom."
     split: _SplitName = Field('patient', description='makes the folds')

@@ -257,6 +257,7 @@ def _agree(run: Path, c: TrainConfig, metrics: Metrics, card: ModelCard) -> None
     "`PedarrError` unless the JSON files of a run speak of one run."
     for files, said, true in (('metrics.json and params.json', metrics.split, c.split),
                               ('model.json and params.json', card.network, c.model),
+                              ('model.json and params.json', card.channels, c.channels.split()),
                               ('metrics.json and model.json', metrics.classes, card.classes),
                               ('metrics.json and model.json', getattr(metrics, 'task', 'single'), card.task)):
         if said != true:

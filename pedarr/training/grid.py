@@ -22,12 +22,13 @@ import pandas as pd
 from tqdm import tqdm
 
 # %% auto #0
-__all__ = ['QUESTIONS', 'TRAIN_PROGRAM', 'Job', 'folder_name', 'plan_jobs', 'train_from_stdin', 'run_job', 'run_grid',
-           'save_plan', 'load_plan']
+__all__ = ['CHANNEL_SUBSETS', 'QUESTIONS', 'TRAIN_PROGRAM', 'Job', 'folder_name', 'plan_jobs', 'train_from_stdin', 'run_job',
+           'run_grid', 'save_plan', 'load_plan']
 
 # %% ../../nbs/8_training/14_grid.ipynb #13f9413a
 from ..core.errors import PedarrError, error_line, one_line, system_error
 from ..core.tables import FileContents, read_json, write_json
+from ..data.channels import ECG_LEADS
 from ..losses.registry import LOSSES
 from ..model.variants import NETWORK_VARIANTS
 from ..signals.store import open_store
@@ -86,6 +87,17 @@ _AGCACL_PARTS = {
     'weight 0.1': _agcacl() | dict(gamma=.1),
     'weight 2': _agcacl() | dict(gamma=2.)}
 
+# %% ../../nbs/8_training/14_grid.ipynb #7bbf9b39
+CHANNEL_SUBSETS = {                                                # what is left -> its channels
+    'the 12 leads': ' '.join(ECG_LEADS),
+    'II and V1': 'II V1',
+    'three leads and CS': 'II aVF V1 CS12 CS34 CS56 CS78 CS90',    # as most of iafdb
+    'lead II alone': 'II',
+    '7 of 19': 'II V1 V3 V4 V6 RVA12 CS34'}
+
+_CHANNELS = {'all channels': {}, 'no channel dropout': dict(channel_dropout=0.)} | {
+    name: dict(channels=names) for name, names in CHANNEL_SUBSETS.items()}
+
 # %% ../../nbs/8_training/14_grid.ipynb #f2e8afe8
 _CENTRED = dict(model_options=dict(centre=True))
 
@@ -101,7 +113,8 @@ QUESTIONS = {
     'loss': _loss_systems(),
     'modality': _MODALITIES,
     'model': _NETWORKS,
-    'agcacl': _AGCACL_PARTS | _AGCACL_CENTRED}
+    'agcacl': _AGCACL_PARTS | _AGCACL_CENTRED,
+    'channels': _CHANNELS}
 
 # %% ../../nbs/8_training/14_grid.ipynb #a104f6f5
 class Job(FileContents):

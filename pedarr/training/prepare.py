@@ -14,7 +14,7 @@ import torch
 
 from ..core.errors import PedarrError
 from ..core.names import check_choice
-from ..data.channels import N_ECG
+from ..data.channels import CHANNELS, N_ECG
 from ..data.groupings import GROUPINGS, classes_of, get_grouping
 from ..losses.phrases import seen_statements
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
@@ -26,7 +26,7 @@ from ..signals.batches import is_multi
 from ..signals.roles import all_roles, cap_training, label_share, within_cohort
 from ..signals.splits import make_split, split_notes
 from ..signals.statements import statement_mapping, task_of, with_statements
-from ..signals.store import Store, open_store
+from ..signals.store import Store, mask_channels, open_store
 from .config import MODALITY_SETS, TrainConfig
 from .folds import rows_of
 from .loop import pick_device
@@ -78,7 +78,9 @@ def _of_cohort(store: Store, cohort: str) -> Store:
 
 # %% ../../nbs/8_training/10_prepare.ipynb #3a1f1457
 def labelled_store(store: Store, c: TrainConfig, mapping: dict | None = None) -> tuple[Store, list]:
-    "The store with the labels that a run asks for, one a window or several, and notes; as `relabel_store`."
+    """The store with the labels (one a window or several) and the channels that a run asks for, and notes; as
+    `relabel_store`."""
+    if c.channels: store = mask_channels(store, set(CHANNELS) - {*c.channels.split()})
     multi = task_of(store, c.grouping, c.task) != 'single'
     if multi and c.cohort: raise PedarrError('cohort is for one class a window: leave it out')
     if multi: return with_statements(store, c.grouping, mapping)
@@ -160,16 +162,18 @@ def _check_measurable(store: Store, c: TrainConfig) -> list:
 
 # %% ../../nbs/8_training/10_prepare.ipynb #05549b1a
 def _check_modalities_held(store: Store, c: TrainConfig) -> list:
-    """Notes on labelled segments without any channel of `c.modalities`; `PedarrError` where that is all
-    of them."""
+    """Notes on labelled segments without any channel of `c.modalities` (and `c.channels`); `PedarrError`
+    where that is all of them."""
+    asked = f'of modalities {c.modalities!r}' + (f' among {c.channels}' if c.channels else '')
     held = dict(ecg=store.mask[:, :N_ECG].any(1), iegm=store.mask[:, N_ECG:].any(1))
     has = np.any([held[m] for m in MODALITY_SETS[c.modalities]], axis=0)
     used = (store.segments.label != '').to_numpy()
     if not (has & used).any():
-        raise PedarrError(f'{store.path}: holds no channel of modalities {c.modalities!r}, nothing can be '
-                          'measured or learnt: choose other modalities')
+        other = 'channels' if c.channels else 'modalities'
+        raise PedarrError(f'{store.path}: holds no channel {asked}, nothing can be measured or learnt: '
+                          f'choose other {other}')
     lack = int((used & ~has).sum())
-    return [f'{lack} segments have no channel of modalities {c.modalities!r}'] if lack else []
+    return [f'{lack} segments have no channel {asked}'] if lack else []
 
 # %% ../../nbs/8_training/10_prepare.ipynb #861fd8cc
 def _check_folder(c: TrainConfig) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load
 from ..core.errors import PedarrError, one_line
 from ..core.files import read_bytes
 from ..core.tables import FileContents, parse_json, read_json
+from ..data.channels import CHANNELS
 from .config import TrainConfig, current_names, own_parameters
 
 # %% auto #0
@@ -129,6 +130,7 @@ class _PhraseHead(FileContents):
     embed: int = Field(ge=1, le=65_536)
     words: bool
 
+# %% ../../nbs/8_training/01_run_files.ipynb #4986b194
 class ModelCard(FileContents):
     "model.json: what rebuilds the networks of a run, or grows its trees again."
     network: str = 'pedarrnet'
@@ -142,6 +144,7 @@ class ModelCard(FileContents):
     normalise: str = 'modality'
     folds: _Folds
     grouping: dict[str, str] = {}
+    channels: list[Literal[tuple(CHANNELS)]] = []    # that the networks take; []: all
     preprocess: dict[str, Any] = {}
 
 # %% ../../nbs/8_training/01_run_files.ipynb #d780be78
@@ -164,7 +167,8 @@ class Environment(FileContents):
 # %% ../../nbs/8_training/01_run_files.ipynb #e702c372
 _BEFORE = {'model': 'pedarrnet', 'model_options': {}, 'encoder': 'plain', 'task': '', 'pretrained': '',
            'validation': 0., 'channel_dropout': 0., 'cohort': '', 'most_per_record': 0, 'label_share': 1.,
-           'measured': False, 'augment_options': {'noise': .03, 'shift': .1, 'channel': .05}}
+           'measured': False, 'channels': '',
+           'augment_options': {'noise': .03, 'shift': .1, 'channel': .05}}
 
 REMOVED_PARAMETERS = ('watch',)                  # parameters that older runs had
 

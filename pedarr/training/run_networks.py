@@ -18,6 +18,7 @@ __all__ = ['run_store', 'OpenFold', 'open_network_run', 'open_folds', 'embed_seg
 
 # %% ../../nbs/8_training/17_run_networks.ipynb #10dd9660
 from ..core.errors import PedarrError
+from ..data.channels import CHANNELS
 from ..evaluation.fewshot import few_shot, number_episodes
 from ..evaluation.prototypes import fit_prototypes
 from ..model.encoders import MODALITIES
@@ -35,8 +36,8 @@ from .saved_models import card_measure, load_model
 
 # %% ../../nbs/8_training/17_run_networks.ipynb #92b3da0e
 def run_store(run: str | Path | Run, store: Store | None = None) -> tuple[Store, np.ndarray]:
-    """The store of a finished run as its training saw it (classes, labels), and the checked role of each row
-    in each fold, text [N, K].
+    """The store of a finished run as its training saw it (classes, labels, channels), and the checked role of
+    each row in each fold, text [N, K].
 
     `store`: where it is now, if it was moved. `PedarrError` for another store or a changed grouping."""
     run = as_finished_run(run)
@@ -85,6 +86,7 @@ def open_folds(run: str | Path | Run, store: Store | None = None,
         model, meta = load_model(run.path, k, store.classes)
         rows, modalities = rows_of(roles, k, 'test'), model.config['modalities']
         used = np.repeat([m in modalities for m in MODALITIES], list(MODALITIES.values()))
+        if meta['channels']: used &= np.isin(CHANNELS, meta['channels'])
         data = SegmentDataset(store, rows, normalise=meta['normalise'], measure=card_measure(store, meta))
         yield OpenFold(k, model.to(pick_device(device)), rows, data, used), store
 

@@ -50,6 +50,7 @@ def model_card(store: Store, folds: list[int], c: TrainConfig) -> dict:
     if is_multi(store): card['task'] = 'multi'
     if head.kind == 'phrases': card['phrase_head'] = dict(embed=head.embed, words=head.words)
     if c.measured: card['measured'] = list(MEASURED)
+    if c.channels: card['channels'] = c.channels.split()
     if c.pretrained: card['pretrained'] = sha256(weights_file(c.pretrained))
     return card
 

@@ -5,7 +5,6 @@
 # %% ../../nbs/9_use/01_missing.ipynb #49e240a0
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -17,19 +16,19 @@ from pydantic import Field
 from ..core.errors import PedarrError
 from ..core.names import check_choice
 from ..core.parameters import Parameters
-from ..data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS
+from ..data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS, channel_subset
 from ..evaluation.bootstrap import bootstrap_scores
 from ..evaluation.comparison import paired_bootstrap
 from ..evaluation.metrics import METRICS, scores
 from ..model.trees import prediction_table
 
 # %% auto #0
-__all__ = ['MISSING_CASES', 'mask_channels', 'predict_without', 'MissingParameters', 'draw_subsets', 'MaskedPredictions',
-           'predict_masked', 'missing_curve', 'join_masked', 'format_missing', 'plot_missing', 'missing_difference']
+__all__ = ['MISSING_CASES', 'predict_without', 'MissingParameters', 'draw_subsets', 'MaskedPredictions', 'predict_masked',
+           'missing_curve', 'join_masked', 'format_missing', 'plot_missing', 'missing_difference']
 
 # %% ../../nbs/9_use/01_missing.ipynb #128cf7bf
 from ..signals.batches import make_loader
-from ..signals.store import Store
+from ..signals.store import Store, mask_channels
 from ..training.finished_runs import Run, prediction_codes
 from ..training.folds import predict
 from ..training.network import class_codes
@@ -38,19 +37,6 @@ from ..training.run_networks import OpenFold, open_folds, open_network_run, run_
 if TYPE_CHECKING:                     # matplotlib is slow to import, and only a drawing needs it
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# %% ../../nbs/9_use/01_missing.ipynb #cc476426
-def _channel_names(drop: str | Iterable[str]) -> list[str]:
-    "`drop` as a list of channel names; `PedarrError` for a name that is none of `CHANNELS`."
-    drop = [drop] if isinstance(drop, str) else list(drop)
-    for c in drop: check_choice(c, CHANNELS, 'channel')
-    return drop
-
-def mask_channels(store: Store, drop: str | Iterable[str]) -> Store:
-    """The store with the channels `drop` masked in every segment; signals are untouched, and a channel that
-    was absent stays absent. `PedarrError` for an unknown channel."""
-    keep = ~np.isin(CHANNELS, _channel_names(drop))
-    return dataclasses.replace(store, mask=np.asarray(store.mask) & keep)
 
 # %% ../../nbs/9_use/01_missing.ipynb #98b9c565
 def _ask(fold: OpenFold, store: Store, drop: Sequence[str] = (), batch_size: int = 256) -> dict:
@@ -76,7 +62,7 @@ def predict_without(run: str | Path | Run, drop: str | Sequence[str] = (), store
     lost and has.
 
     `store`: where it is now, if it was moved. Raises `PedarrError`."""
-    drop = _channel_names(drop)
+    drop = channel_subset(drop)
     parts = [_answer_rows(fold, full, drop) for fold, full in open_folds(run, store, device)]
     return pd.concat(parts, ignore_index=True)
 

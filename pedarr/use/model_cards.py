@@ -98,7 +98,8 @@ def _channels_of(card: ModelCard, meta: dict) -> list[str]:
     "The channels that the network has seen."
     modalities = card.model.get('modalities', list(MODALITIES))
     seen = dict(ecg=CHANNELS[:N_ECG], iegm=CHANNELS[N_ECG:])
-    return [c for m in MODALITIES if m in modalities for c in seen[m] if c in meta['stored']]
+    held = {*meta['stored']} & {*(card.channels or CHANNELS)}
+    return [c for m in MODALITIES if m in modalities for c in seen[m] if c in held]
 
 # %% ../../nbs/9_use/06_model_cards.ipynb #81bc8862
 def _aliases_of(run: Run, meta: dict) -> dict[str, str]:
