@@ -24,8 +24,8 @@ from .loop import pick_device
 from .runs import other_parameters
 
 # %% auto #0
-__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs', 'finish_job', 'train_and_answer',
-           'finish_tail_job', 'run_tail_job', 'read_job', 'read_answers', 'read_tail_job']
+__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_RECIPE', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs', 'finish_job',
+           'train_and_answer', 'finish_tail_job', 'run_tail_job', 'read_job', 'read_answers', 'read_tail_job']
 
 # %% ../../nbs/8_training/21_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
@@ -81,6 +81,11 @@ def tail_jobs(losses: dict[str, dict], sizes: Iterable[int], draws: Iterable[int
     "Jobs for all `losses` (name -> parameters), draw by draw, so that what is finished is paired."
     return [TailJob(loss, size, draw, losses[loss])
             for size, draw, loss in product(sizes, draws, losses)]
+
+# %% ../../nbs/8_training/21_tail.ipynb #0a6f9f1c
+TAIL_RECIPE = dict(encoder='residual', dim=64, depth=1, modalities='ecg', epochs=25, batch_size=64, lr=4e-3,
+                   warmup=.25, channel_dropout=0.,
+                   model_options=dict(pooling='mean-max', stochastic_depth=.1))
 
 # %% ../../nbs/8_training/21_tail.ipynb #06033c12
 def _short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]:
