@@ -186,11 +186,13 @@ def test_one_process_or_two_measure_the_same(drawn_store, monkeypatch):
 
 def test_what_was_measured_by_earlier_rules_is_measured_again(drawn_store, monkeypatch):
     physiology_of(drawn_store)
-    assert physiology._read(physiology_file(drawn_store), drawn_store) is not None
-    monkeypatch.setattr(physiology, '_RULES', physiology._RULES + 1)
-    assert physiology._read(physiology_file(drawn_store), drawn_store) is None
+    measured, measure = [], physiology.measure_physiology
+    monkeypatch.setattr(physiology, 'measure_physiology', lambda *a: measured.append(1) or measure(*a))
     physiology_of(drawn_store)
-    assert physiology._read(physiology_file(drawn_store), drawn_store) is not None
+    assert not measured
+    monkeypatch.setattr(physiology, '_RULES', physiology._RULES + 1)
+    for _ in range(2): physiology_of(drawn_store)
+    assert len(measured) == 1
     monkeypatch.undo()
     physiology_of(drawn_store)
 

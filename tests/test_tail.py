@@ -24,7 +24,7 @@ from pedarr.training.config import make_config
 from pedarr.training.natural_tail import decide_natural, natural_roles, natural_table, read_natural
 from pedarr.training.retraining import HeadOnly
 from pedarr.training.tail import (
-    LOG_COLUMNS, RARE_RHYTHMS, finish_job, read_tail_job, run_tail_job, tail_jobs, tail_roles)
+    LOG_COLUMNS, RARE_RHYTHMS, TAIL_RECIPE, finish_job, read_tail_job, run_tail_job, tail_jobs, tail_roles)
 from pedarr.training.tail_systems import TAIL_SYSTEMS, plain_network, run_tail_system
 
 CLASSES = ['SR', *RARE_RHYTHMS, 'PSVT', 'SVTAC']
@@ -276,6 +276,14 @@ def test_the_chosen_trials_are_the_best_of_the_table():
     one, two = (re.search(rf'{name} = (\{{.*?\}})', text, re.S)[1] for name in ('CHOSEN', 'CHOSEN_2'))
     chosen = ast.literal_eval(one) | ast.literal_eval(two)
     assert {f'{loss}-{trial}' for loss, trial in chosen.items()} == set(best)
+
+
+def test_the_kept_tail_was_trained_by_the_recipe():
+    cards = sorted((Path(__file__).parents[1]/'nbs'/'results'/'tail'/'test').glob('*.json'))
+    assert cards
+    for card in map(json.loads, (c.read_text() for c in cards)):
+        said = TAIL_RECIPE | card['job']['params']
+        assert {k: card['params'][k] for k in said} == said, card['job']
 
 
 @pytest.fixture(scope='module')

@@ -20,8 +20,16 @@ from .metrics import CLASS_METRICS, METRICS, class_scores_from_counts, scores_fr
 from .subgroups import class_notes
 
 # %% auto #0
-__all__ = ['paired_bootstrap', 'permutation_test', 'paired_scores', 'holm_correction', 'paired_classes', 'protocol_gap',
-           'format_protocols']
+__all__ = ['interval_p', 'paired_bootstrap', 'permutation_test', 'paired_scores', 'holm_correction', 'paired_classes',
+           'protocol_gap', 'format_protocols']
+
+# %% ../../nbs/7_evaluation/03_comparison.ipynb #980a221c
+def interval_p(draws: np.ndarray, n_subjects: int) -> np.ndarray:
+    """Two-sided p [...] of resampled differences `draws` [R, ...] (any unit), without NaN: 1 - p is the level
+    at which their percentile interval touches zero, +1 corrected. NaN if there is but one subject."""
+    fewer = np.minimum((draws <= 0).sum(0), (draws >= 0).sum(0))
+    p = np.minimum(1, 2*(fewer + 1)/(np.isfinite(draws).sum(0) + 1))
+    return p if n_subjects > 1 else p*np.nan
 
 # %% ../../nbs/7_evaluation/03_comparison.ipynb #90117985
 def _paired_counts(y_true, pred_a, pred_b, subject, n_classes: int) -> np.ndarray:
@@ -41,10 +49,7 @@ def _paired_draws(counts: np.ndarray, statistic: Callable, n_resamples: int, lev
 
     draws = np.concatenate([difference(block) for block in resample_subjects(counts, n_resamples, seed)])
     low, high = percentile_interval(draws, level, len(counts))
-    fewer = np.minimum((draws <= 0).sum(0), (draws >= 0).sum(0))
-    drawn = np.isfinite(draws).sum(0)
-    p = np.minimum(1, 2*(fewer + 1) / (drawn + 1)) if len(counts) > 1 else np.full(draws.shape[1], np.nan)
-    return difference(counts.sum(0)), low, high, p
+    return difference(counts.sum(0)), low, high, interval_p(draws, len(counts))
 
 # %% ../../nbs/7_evaluation/03_comparison.ipynb #57df5fb7
 def paired_bootstrap(y_true: ArrayLike, pred_a: ArrayLike, pred_b: ArrayLike, subject: ArrayLike,

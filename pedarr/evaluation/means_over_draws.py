@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from ..core.errors import PedarrError
 from .bootstrap import (
     check_bootstrap, draw_subjects, number_subjects, percentile_interval)
+from .comparison import interval_p
 from .multilabel import (
     MULTI_METRICS, MULTI_RESAMPLES, check_answers, macro_scores, statement_scores)
 
@@ -67,9 +68,7 @@ def mean_difference(a: MeanScores, b: MeanScores, level: float = .95) -> pd.Data
         raise PedarrError('these scores are of other patients or resamples: make both with the same')
     draws = (a.resampled - b.resampled).round(12)
     low, high = percentile_interval(draws, level, a.patients)
-    fewer = np.minimum((draws <= 0).sum(0), (draws >= 0).sum(0))
-    p = np.minimum(1, 2*(fewer + 1)/(np.isfinite(draws).sum(0) + 1))
-    columns = dict(value=a.value - b.value, low=low, high=high, p=p if a.patients > 1 else np.nan)
+    columns = dict(value=a.value - b.value, low=low, high=high, p=interval_p(draws, a.patients))
     return pd.DataFrame(columns, index=pd.Index(MULTI_METRICS, name='metric'))
 
 # %% ../../nbs/7_evaluation/11_means_over_draws.ipynb #d4e11585

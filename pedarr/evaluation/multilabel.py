@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from ..core.errors import PedarrError
 from ..core.names import check_choice
 from .bootstrap import check_bootstrap, draw_subjects, number_subjects, percentile_interval
+from .comparison import interval_p
 from .ranking import Ranking, auroc, average_precision
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
@@ -175,10 +176,7 @@ def paired_multilabel(truth: ArrayLike, a: tuple, b: tuple, subject: ArrayLike,
     value = difference([statement_scores(truth, *system) for system in systems])[0]
     draws = np.concatenate([difference(pair) for pair in _draws(truth, systems, subject, n_resamples, seed)])
     low, high = percentile_interval(draws, level, len(set(subject)))
-    fewer = np.minimum((draws <= 0).sum(0), (draws >= 0).sum(0))
-    p = np.minimum(1, 2*(fewer + 1)/(np.isfinite(draws).sum(0) + 1))
-    p = p if len(set(subject)) > 1 else np.full(len(p), np.nan)
-    columns = dict(value=value, low=low, high=high, p=p)
+    columns = dict(value=value, low=low, high=high, p=interval_p(draws, len(set(subject))))
     return pd.DataFrame(columns, index=pd.Index(MULTI_METRICS, name='metric'))
 
 # %% ../../nbs/7_evaluation/08_multilabel.ipynb #63a005aa

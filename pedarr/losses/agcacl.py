@@ -95,12 +95,14 @@ def log_hard_class_weights(S: Tensor, tau_s: float) -> Tensor:
     return (others.log_softmax(dim=1) + math.log(n-1)).masked_fill(own, 0)
 
 # %% ../../nbs/6_losses/00_agcacl.ipynb #a465b735
-def alignment_term(z: Tensor, label: Tensor, prototypes: Tensor, log_psi: Tensor, phi: Tensor,
-                   tau: float) -> Tensor:
+def alignment_term(z: Tensor, label: Tensor, prototypes: Tensor, log_psi: Tensor, phi: Tensor, tau: float,
+                   fixed: bool = True) -> Tensor:
     """Step 5: scalar loss of samples `z` [B, d] whose `label` [B] are rows of `prototypes` [A, d].
 
-    `log_psi` [A, A]: margins of pairs of classes; `phi` [B]: weights of the samples; `tau`: temperature."""
-    logits = z @ prototypes.detach().T / tau + log_psi[label]
+    `log_psi` [A, A]: margins of pairs of classes; `phi` [B]: weights of the samples; `tau`: temperature.
+    `fixed`: no gradient reaches the prototypes."""
+    if fixed: prototypes = prototypes.detach()
+    logits = z @ prototypes.T / tau + log_psi[label]
     loss = F.cross_entropy(logits, label, reduction='none')
     return (phi * loss).sum() / max(len(label), 1)
 
@@ -146,6 +148,8 @@ class AGCACL(nn.Module):
     `tau_s`: temperatures of the loss and of psi. `momentum` of the prototypes. `beta` of the effective number
     of samples. `separation`: weight of the class-class term. `phi`, `psi`: False switches the frequency
     weights, the hard-class weights off. Impossible values raise `PedarrError`."""
+    fixed = True                                            # no gradient of step 5 reaches the prototypes
+
     def __init__(self, class_counts: Sequence[float] | Tensor, dim: int, tau: float = 0.1, tau_s: float = 0.2,
                  momentum: float = 0.9, beta: float = 0.999, separation: float = 0.5, phi: bool = True,
                  psi: bool = True):
@@ -180,8 +184,9 @@ class AGCACL(nn.Module):
             z, _ = unit_vectors(at_least_float32(embedding))
             p, seen = self.current_prototypes(z, label)
             if seen.sum() < 2: return z.sum() * 0
-            P, S, row, known = p[seen], p[seen] @ p[seen].T, (seen.cumsum(0)-1)[label], seen[label]
+            P, row, known = p[seen], (seen.cumsum(0)-1)[label], seen[label]
+            S = P @ P.T
             log_psi = log_hard_class_weights(S, self.tau_s) if self.psi else torch.zeros_like(S)
             if not known.all(): z, row, label = z[known], row[known], label[known]      # rare: no copy
-            loss = alignment_term(z, row, P, log_psi, self.phi[label].to(z.dtype), self.tau)
+            loss = alignment_term(z, row, P, log_psi, self.phi[label].to(z.dtype), self.tau, self.fixed)
             return loss + self.separation * self.separated(S, log_psi, z, label)

@@ -204,27 +204,16 @@ class BatchSeparatedAGCACL(AGCACL):
 class LearnedAGCACL(AGCACL):
     """`AGCACL` with `options` whose prototypes are parameters, of the classes that training has: give
     `loss.parameters()` to the optimiser."""
+    fixed = False
+
     def __init__(self, class_counts: Sequence[float] | Tensor, dim: int, **options: Any):
         "`class_counts` [C] (windows) of training, `dim` of the embedding."
         super().__init__(class_counts, dim, **options)
         del self.prototypes
         self.prototypes = nn.Parameter(F.normalize(torch.randn(len(self.seen), dim), dim=1))
         self.seen |= torch.as_tensor(class_counts) > 0
-    def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
-        "Scalar loss of `embedding` [B, dim] with class numbers `label` [B]."
-        check_loss_inputs(embedding, label, len(self.seen), self.dim)
-        with torch.autocast(embedding.device.type, enabled=False):
-            z, _ = unit_vectors(at_least_float32(embedding))
-            return _with_learned(self, z, label.long())
 
-# %% ../../nbs/6_losses/03_contrastive.ipynb #656ee5c5
-def _with_learned(loss: LearnedAGCACL, z: Tensor, label: Tensor) -> Tensor:
-    "The loss of unit `z` [B, dim] and `label` [B]: nothing is under stop-gradient but psi."
-    P, row = unit_vectors(loss.prototypes.to(z.dtype))[0][loss.seen], (loss.seen.cumsum(0) - 1)[label]
-    known, S = loss.seen[label], P @ P.T
-    if len(P) < 2: return z.sum()*0
-    log_psi = log_hard_class_weights(S, loss.tau_s) if loss.psi else torch.zeros_like(S)
-    logits = (z @ P.T/loss.tau + log_psi[row])[known]
-    each = F.cross_entropy(logits, row[known], reduction='none')
-    aligned = (loss.phi[label[known]].to(z.dtype)*each).sum()/known.sum().clamp(min=1)
-    return aligned + loss.separation*separation_term(S, log_psi, loss.tau)
+    def current_prototypes(self, z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """The parameters as unit vectors [C, d], and the classes of training, bool [C]; the unit embeddings
+        `z` [B, d] of class numbers `label` [B] change nothing."""
+        return unit_vectors(self.prototypes.to(z.dtype))[0], self.seen

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.array_files import hash_arrays, read_arrays, write_arrays
+from ..core.array_files import hash_arrays, kept_arrays
 from ..core.errors import PedarrError
-from ..core.tables import hash_value
 from ..data.channels import ECG_LEADS
 from .encoders import MODALITIES
 from .features import segment_features, window_features
@@ -65,15 +64,12 @@ def measure_rows(store: Store, rows: Sequence[int], modalities: Sequence[str], j
     return _seen_only(found.to_numpy(np.float32), np.asarray(store.mask)[rows], modalities)
 
 # %% ../../nbs/5_model/15_measured.ipynb #8dc0141b
-def _kept(file: Path, store: Store, key: np.ndarray, modalities: Sequence[str]) -> np.ndarray | None:
-    "The table in `file`, None if it is of other windows, numbers or rules; `PedarrError` if it is damaged."
-    if not file.exists(): return None
-    found = read_arrays(file, 'delete it, it is measured again', names=['key', 'table'])
-    table, shape = found['table'], (len(store.segments), len(MEASURED))
-    if not np.array_equal(found['key'], key) or table.shape != shape: return None
+def _measures_alike(found: dict, store: Store, modalities: Sequence[str]) -> bool:
+    "Is the table in `found` as long as the store, and are three of its rows what is measured today?"
+    table = found['table']
+    if table.shape != (len(store.segments), len(MEASURED)): return False
     rows = np.unique(np.linspace(0, len(table) - 1, 3).astype(int))
-    again = measure_rows(store, rows, modalities)
-    return table if np.allclose(table[rows], again, rtol=1e-5, equal_nan=True) else None
+    return np.allclose(table[rows], measure_rows(store, rows, modalities), rtol=1e-5, equal_nan=True)
 
 # %% ../../nbs/5_model/15_measured.ipynb #08e4fab7
 _RULES = 1          # counted up when the same window is measured otherwise
@@ -83,14 +79,10 @@ def _table(store: Store, modalities: Sequence[str], jobs: int) -> np.ndarray:
     everything = range(len(store.segments))
     measure = lambda: measure_rows(store, everything, modalities, jobs, sys.stderr.isatty())
     if not getattr(store, 'seal', ''): return measure()                                    # lies in no folder
-    file = measured_file(store, modalities)
-    key = hash_value([_RULES, store.seal, hash_arrays([np.asarray(store.mask)]), list(modalities), MEASURED])
-    key = np.frombuffer(bytes.fromhex(key), np.uint8)
-    table = _kept(file, store, key, modalities)
-    if table is None:
-        table = measure()
-        write_arrays(file, dict(key=key, table=table))
-    return table
+    key = [_RULES, store.seal, hash_arrays([np.asarray(store.mask)]), list(modalities), MEASURED]
+    return kept_arrays(measured_file(store, modalities), key, ['table'], lambda: dict(table=measure()),
+                       'delete it, it is measured again',
+                       believed=lambda found: _measures_alike(found, store, modalities))['table']
 
 # %% ../../nbs/5_model/15_measured.ipynb #697fdef4
 def _check_leads(store: Store, modalities: Sequence[str]) -> None:

@@ -16,9 +16,8 @@ from numpy.typing import ArrayLike
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from ..core.array_files import read_arrays, write_arrays
+from ..core.array_files import kept_arrays
 from ..core.errors import PedarrError
-from ..core.tables import hash_value
 from ..data.channels import CHANNELS, ECG_LEADS, N_ECG
 from ..exploration.waves import butterworth_band, find_beats, p_onsets, qrs_edges, t_ends
 from .batches import take_signals
@@ -181,29 +180,13 @@ def physiology_file(store: Store) -> Path:
 
 _RULES = 2          # 2: cuts where T was not seen, or P begins on it
 
-def _key(store: Store) -> np.ndarray:
-    "What decides the measurements: the hash uint8 [32] of the store's own, the rules and the features."
-    key = hash_value([store.seal, _RULES, BEAT_FEATURES, WINDOW_FEATURES])
-    return np.frombuffer(bytes.fromhex(key), np.uint8)
-
-def _save(found: Physiology, store: Store) -> None:
-    "Write `found` beside `store`."
-    write_arrays(physiology_file(store), dict(key=_key(store), **found._asdict()))
-
 # %% ../../nbs/4_signals/17_physiology.ipynb #1fb30944
-def _read(file: Path, store: Store) -> Physiology | None:
-    "The measurements in `file`, None where they are of another store, features or rules; `PedarrError`."
-    found = read_arrays(file, 'delete it, it is measured again', 16 << 30, ['key', *Physiology._fields])
-    own = np.array_equal(found.pop('key'), _key(store))
-    return Physiology(**found) if own else None
-
 def physiology_of(store: Store, jobs: int = 0, progress: bool = False) -> Physiology:
     "What was measured in `store`: read where it was kept, otherwise measured and kept."
-    file = physiology_file(store)
-    if file.exists() and (found := _read(file, store)) is not None: return found
-    found = measure_physiology(store, jobs, progress)
-    _save(found, store)
-    return found
+    key = [store.seal, _RULES, BEAT_FEATURES, WINDOW_FEATURES]
+    make = lambda: measure_physiology(store, jobs, progress)._asdict()
+    return Physiology(**kept_arrays(physiology_file(store), key, Physiology._fields, make,
+                                    'delete it, it is measured again', 16 << 30))
 
 # %% ../../nbs/4_signals/17_physiology.ipynb #174a2644
 def _usable(x: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ from ..losses.registry import LOSSES
 from ..model.variants import NETWORK_VARIANTS
 from ..signals.store import open_store
 from .config import NETWORK_ONLY, current_names, make_config
-from .run_files import REMOVED_PARAMETERS
+from .run_files import REMOVED_PARAMETERS, is_finished
 from .runs import check_same_parameters, check_same_store
 
 # %% ../../nbs/8_training/14_grid.ipynb #8c3c2499
@@ -204,20 +204,20 @@ def _start(job: Job, threads: int, program: str, limit: float | None) -> tuple[s
     return 'failed', one_line(last) + ('' if p.returncode == 2 else f' (exit status {p.returncode})')
 
 # %% ../../nbs/8_training/14_grid.ipynb #091a28a6
-def _is_finished(job: Job) -> bool:
+def _is_done(job: Job) -> bool:
     "Is this very job finished? `PedarrError` if its folder holds another run."
     c, run = make_config(**job.params), Path(job.run)
     if not (run/'params.json').exists(): return False
     check_same_parameters(run, c)
     check_same_store(run, open_store(c.store, verify=False))
-    return (run/'metrics.json').exists()
+    return is_finished(run)
 
 def run_job(job: Job, threads: int = 1, program: str = TRAIN_PROGRAM, limit: float | None = None) -> dict:
     """Run one job in its own process (at most `limit` seconds): run, status (done, already or failed),
     seconds, and why it failed. `program`: the Python that the process runs, its parameters on standard
     input."""
     began = time.perf_counter()
-    try: status, why = ('already', '') if _is_finished(job) else _start(job, threads, program, limit)
+    try: status, why = ('already', '') if _is_done(job) else _start(job, threads, program, limit)
     except PedarrError as e: status, why = 'failed', str(e)
     return dict(run=job.run, status=status, seconds=round(time.perf_counter() - began, 1), why=why)
 

@@ -24,6 +24,7 @@ from ..exploration.figures import INK
 from ..signals.store import Store
 from .finished_runs import Run, as_finished_run, multi_answers, open_finished, prediction_codes
 from .grid import Job, folder_name
+from .run_files import is_finished
 
 # %% auto #0
 __all__ = ['SPLIT_NAMES', 'pool_predictions', 'paired_table', 'score_table', 'recall_table', 'question_table', 'plot_question',
@@ -91,7 +92,7 @@ def paired_table(runs_a: Iterable[str | Path | Run], runs_b: Iterable[str | Path
 def _open(job: Job, opened: dict[str, Run | None]) -> Run | None:
     "The finished run of a job, opened once (`opened`: folder -> `Run`); None if it isn't finished."
     if job.run not in opened:
-        opened[job.run] = open_finished(job.run) if (Path(job.run)/'metrics.json').exists() else None
+        opened[job.run] = open_finished(job.run) if is_finished(job.run) else None
     return opened[job.run]
 
 def _groups(jobs: list[Job]) -> tuple[dict, list[str]]:

@@ -23,6 +23,7 @@ from ..evaluation.subgroups import per_class
 from .finished_runs import (
     Run, as_finished_run, multi_answers, open_finished, prediction_codes)
 from .grid import Job
+from .run_files import is_finished
 
 # %% auto #0
 __all__ = ['KeptAnswers', 'run_answers', 'keep_answers', 'read_kept', 'kept_scores', 'keep_grid', 'read_kept_grid',
@@ -174,7 +175,7 @@ class _Grid(FileContents):
 def _kept_name(run: str, folder: Path, kept: dict[str, str]) -> str:
     "Keep the answers of `run`, unless `kept` (run -> name) has them; their name, '' if it isn't finished."
     if run in kept: return kept[run]
-    if not (Path(run)/'metrics.json').exists(): return kept.setdefault(run, '')
+    if not is_finished(run): return kept.setdefault(run, '')
     finished = open_finished(run)
     name = Path(run).name
     if name in kept.values(): raise PedarrError(f'{run}: two runs are called {name}: give them other names')

@@ -15,6 +15,7 @@ import pandas as pd
 from ..core.errors import PedarrError, file_error
 from ..evaluation.bootstrap import (
     check_bootstrap, draw_subjects, number_subjects, percentile_interval)
+from ..evaluation.comparison import interval_p
 from ..evaluation.ranking import Ranking, average_precision
 from ..signals.store import Store
 from .config import make_config
@@ -201,13 +202,12 @@ def _numbers(a: NaturalAnswers, patients: dict[str, int]) -> dict[str, dict[str,
 # %% ../../nbs/8_training/23_natural_tail.ipynb #9503896d
 def _score_rows(scores: np.ndarray, patients: int, paired: bool) -> Iterator[dict]:
     "score, value, low, high and p of the columns of `scores` [1 + R, 3]; p is that of a paired difference."
+    enough = patients if patients >= FEWEST_PATIENTS else 1
     for name, (value, *resampled) in zip(_SCORES, scores.T):
         x = np.array(resampled)
-        low, high = percentile_interval(x, .95, patients if patients >= FEWEST_PATIENTS else 1)
-        known = x[np.isfinite(x)].round(12)
-        p = min(1, 2*(min((known <= 0).sum(), (known >= 0).sum()) + 1)/(len(known) + 1))
-        asked = paired and patients >= FEWEST_PATIENTS
-        yield dict(score=name, value=value, low=low, high=high, p=p if asked else np.nan)
+        low, high = percentile_interval(x, .95, enough)
+        p = interval_p(x.round(12), enough) if paired else np.nan
+        yield dict(score=name, value=value, low=low, high=high, p=p)
 
 def _same_test(decided: Mapping[str, NaturalAnswers]) -> NaturalAnswers:
     "The first, if all were tested on the same recordings."

@@ -33,7 +33,7 @@ from pedarr.training.loop import (
 from .network import kernel_notes
 from .pretrain_config import PRETRAININGS, PretrainConfig, fold_numbers, needs_features
 from .pretrain_objectives import TERMS, Known, Pretrainer, pretrain_objective
-from .run_files import Count, read_entries
+from .run_files import Count, is_finished_pretraining, read_entries
 from .runs import (
     check_place, check_same_store, check_unchanged, describe_environment, write_environment)
 
@@ -274,7 +274,7 @@ def run_pretraining(c: PretrainConfig, progress: bool = True) -> Path:
     is left alone. `PedarrError` as `prepare_pretraining`, for a folder in use, and a store that changes."""
     store, rows, notes = prepare_pretraining(c)
     run = Path(c.run)
-    if (run/'pretraining.json').exists():
+    if is_finished_pretraining(run):
         if progress: say_on_stderr(f'already finished: {run}')
         return run
     run.mkdir(parents=True, exist_ok=True)

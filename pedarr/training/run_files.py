@@ -21,8 +21,18 @@ from ..data.channels import CHANNELS
 from .config import TrainConfig, current_names, own_parameters
 
 # %% auto #0
-__all__ = ['Share', 'Count', 'REMOVED_PARAMETERS', 'Metrics', 'MultiMetrics', 'ModelCard', 'Environment', 'damage_error',
-           'read_entries', 'given_parameters', 'read_params', 'read_tensors']
+__all__ = ['Share', 'Count', 'REMOVED_PARAMETERS', 'is_finished', 'is_finished_pretraining', 'Metrics', 'MultiMetrics',
+           'ModelCard', 'Environment', 'damage_error', 'read_entries', 'given_parameters', 'read_params',
+           'read_tensors']
+
+# %% ../../nbs/8_training/01_run_files.ipynb #e6e65492
+def is_finished(run: Path | str) -> bool:
+    "Is there a finished training in the folder `run`?"
+    return (Path(run)/'metrics.json').exists()
+
+def is_finished_pretraining(run: Path | str) -> bool:
+    "Is there a finished pretraining in the folder `run`?"
+    return (Path(run)/'pretraining.json').exists()
 
 # %% ../../nbs/8_training/01_run_files.ipynb #8c49ed6e
 Share = Annotated[float, Field(ge=0, le=1)]

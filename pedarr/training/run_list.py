@@ -18,6 +18,7 @@ from ..evaluation.bootstrap import format_score
 from ..model.trees import TREES
 from .config import TrainConfig
 from .finished_runs import Run, open_finished
+from .run_files import is_finished, is_finished_pretraining
 
 # %% auto #0
 __all__ = ['RUN_SCORES', 'run_row', 'find_runs', 'list_runs', 'format_runs']
@@ -49,8 +50,8 @@ def _finished_at(run: Path) -> str:
 def run_row(folder: Path | str) -> dict:
     "What a table says of the run in `folder`; of one that is not finished or damaged, why."
     folder = Path(folder)
-    if (folder/'pretraining.json').exists(): return dict(status='pretraining', note='')
-    if not (folder/'metrics.json').exists(): return dict(status='not finished', note='')
+    if is_finished_pretraining(folder): return dict(status='pretraining', note='')
+    if not is_finished(folder): return dict(status='not finished', note='')
     try: run = open_finished(folder)
     except PassingError: raise
     except PedarrError as e: return dict(status='damaged', note=one_line(e))

@@ -20,7 +20,7 @@ from ..signals.store import Store
 from .finished_runs import check_files
 from .machine import check_memory
 from .network import build_network
-from .run_files import Metrics, ModelCard, MultiMetrics, read_tensors
+from .run_files import Metrics, ModelCard, MultiMetrics, is_finished, read_tensors
 
 # %% auto #0
 __all__ = ['card_measure', 'read_network', 'load_model']
@@ -58,7 +58,7 @@ def read_network(weights: Path, card: ModelCard, source: Path) -> tuple[torch.nn
 
 def _run_network(run: Path, card: ModelCard, name: str) -> torch.nn.Module:
     "The network of a run with the weights in its file `name`, which must be what metrics.json vouches for."
-    if (run/'metrics.json').exists():
+    if is_finished(run):
         kind = MultiMetrics if card.task == 'multi' else Metrics
         check_files(run, read_json(run/'metrics.json', kind), ['model.json', name])
     return read_network(run/name, card, run/'model.json')[0]

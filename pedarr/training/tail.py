@@ -24,8 +24,9 @@ from .loop import pick_device
 from .runs import other_parameters
 
 # %% auto #0
-__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs', 'finish_job', 'train_and_answer',
-           'finish_tail_job', 'run_tail_job', 'read_job', 'read_answers', 'read_tail_job']
+__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_RECIPE', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs', 'is_finished_job',
+           'finish_job', 'train_and_answer', 'finish_tail_job', 'run_tail_job', 'read_job', 'read_answers',
+           'read_tail_job']
 
 # %% ../../nbs/8_training/21_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
@@ -82,6 +83,11 @@ def tail_jobs(losses: dict[str, dict], sizes: Iterable[int], draws: Iterable[int
     return [TailJob(loss, size, draw, losses[loss])
             for size, draw, loss in product(sizes, draws, losses)]
 
+# %% ../../nbs/8_training/21_tail.ipynb #0a6f9f1c
+TAIL_RECIPE = dict(encoder='residual', dim=64, depth=1, modalities='ecg', epochs=25, batch_size=64, lr=4e-3,
+                   warmup=.25, channel_dropout=0.,
+                   model_options=dict(pooling='mean-max', stochastic_depth=.1))
+
 # %% ../../nbs/8_training/21_tail.ipynb #06033c12
 def _short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]:
     """Of probabilities `prob` [N, C]: `log` [N, 4], log probabilities of the rare rhythms and of the best
@@ -110,9 +116,14 @@ def _check_about(card: Path, about: dict) -> None:
     if said:
         raise PedarrError(f'{card}: of a job with {said}: choose another folder, or give what it had')
 
+# %% ../../nbs/8_training/21_tail.ipynb #5148e286
+def is_finished_job(folder: Path | str, name: str) -> bool:
+    "Are the arrays of the job `name` in `folder`, compressed or not?"
+    return arrays_file(folder, name).exists()
+
 def _is_done(folder: Path, name: str, about: dict) -> bool:
     "Are the answers of the job `name` there, and of this job? `PedarrError` if they are of another."
-    if not arrays_file(folder, name).exists(): return False
+    if not is_finished_job(folder, name): return False
     _check_about(folder/f'{name}.json', about)
     return True
 

@@ -17,7 +17,7 @@ from ..core.files import read_bytes, write_atomic
 from ..core.tables import FileContents, parse_table, read_json, write_json
 from ..data.known_databases import data_source
 from ..evaluation.bootstrap import percentile_interval
-from ..evaluation.comparison import holm_correction
+from ..evaluation.comparison import holm_correction, interval_p
 from ..evaluation.ranking import RANKING_SCORES, Ranking
 from ..signals.store import Store
 from .tail import LOG_COLUMNS, RARE_RHYTHMS, TailJob, read_tail_job
@@ -130,8 +130,7 @@ def _intervals(loss: str, found: np.ndarray, paired: bool, level: float) -> pd.D
     "The rows of one loss, or of one pair, from its scores [1 + R, 4, 5]."
     value, resampled = found[0], found[1:]
     low, high = percentile_interval(resampled, level, 2)
-    fewer = np.minimum((resampled <= 0).sum(0), (resampled >= 0).sum(0))
-    p = np.minimum(1, 2*(fewer + 1)/(len(resampled) + 1)) if paired else np.full(value.shape, np.nan)
+    p = interval_p(resampled, 2) if paired else np.full(value.shape, np.nan)
     index = pd.MultiIndex.from_product([[loss], [*RARE_RHYTHMS, 'mean'], TAIL_SCORES],
                                        names=['loss', 'rhythm', 'score'])
     columns = dict(value=value, low=low, high=high, p=p)

@@ -27,6 +27,7 @@ from .finished_runs import compute_metrics, file_hashes, split_warning, summaris
 from .folds import ProgressDisplay, run_fold, say_on_stderr
 from .network import build_model, loss_head, weights_file
 from .prepare import folds_of, mapping_of, plan_roles, prepare_run
+from .run_files import is_finished
 from .run_tables import (
     read_history, read_multi_predictions, read_predictions, subjects_per_class, training_speed)
 from .runs import (
@@ -110,7 +111,7 @@ def check_same_split(run: Path, store: Store, fold: np.ndarray, roles: np.ndarra
 # %% ../../nbs/8_training/12_train.ipynb #46967fb9
 def _already(run: Path, c: TrainConfig, progress: bool) -> bool:
     "Is the run finished? Then it is said where it is, and what a killed process may have left is removed."
-    if not (run/'metrics.json').exists(): return False
+    if not is_finished(run): return False
     if unfinished_files(run):
         with contextlib.suppress(PedarrError):           # its own process is about to do so, or nobody may
             with lock_run_folder(run, c): remove_unfinished_files(run)
@@ -141,7 +142,7 @@ def run_training(c: TrainConfig, progress: bool = True) -> Path:
     if _already(run, c, progress): return run
     with lock_run_folder(run, c) as note:
         if note and progress: say_on_stderr(f'note: {note}')
-        if (run/'metrics.json').exists():                # by another process, while this one prepared
+        if is_finished(run):                             # by another process, while this one prepared
             remove_unfinished_files(run)
             if progress: say_on_stderr(f'already finished: {run}')
             return run

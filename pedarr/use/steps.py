@@ -57,11 +57,12 @@ def pretrain_run(**params: Any) -> Path:
     "Check `params`, then pretrain, by the notebook where there is one. Returns the run folder."
     from pedarr.training.pretrain import prepare_pretraining, run_pretraining
     from pedarr.training.pretrain_config import PretrainConfig
+    from pedarr.training.run_files import is_finished_pretraining
     from pedarr.use.notebook import execute_notebook, find_notebook, no_notebook
     c = PretrainConfig(**params)
     prepare_pretraining(c)
     run, page = Path(c.run), find_notebook('pretrain')
-    if (run/'pretraining.json').exists():
+    if is_finished_pretraining(run):
         say_line(f'{run}: already finished: nothing is learnt again', err=True)
     elif (reason := no_notebook()) or page is None:
         say_line(f'{reason or "no notebook"}: pretraining without it', err=True)
