@@ -9,6 +9,8 @@ import pytest
 
 from pedarr.core.array_files import compressed
 from pedarr.core.errors import PedarrError, error_line
+from pedarr.evaluation.multilabel import per_statement
+from pedarr.training.grid import folder_name
 from pedarr.training.kept_answers import kept_grid_classes, kept_grid_scores, kept_scores, read_kept
 from pedarr.training.kept_waves import read_kept_waves
 from pedarr.training.segmentation_jobs import segment_tables
@@ -18,8 +20,9 @@ from pedarr.training.tail_results import (
 
 RESULTS = Path(__file__).parents[1]/'nbs'/'results'
 GRIDS = [f for f in sorted(RESULTS.rglob('grid.json')) if (f.parents[1]/'scores.csv').exists()]
+MULTI = RESULTS/'multi_label'
 KEPT = [f for f in sorted(RESULTS.glob('*/answers/*.json'))
-        if f.name != 'waves.json' and f.with_name('grid.json') not in GRIDS]
+        if f.name != 'waves.json' and f.with_name('grid.json') not in GRIDS and MULTI not in f.parents]
 TAIL = RESULTS/'tail'
 
 
@@ -35,6 +38,24 @@ def test_the_answers_give_the_scores_that_are_said(file):
     assert set(own.index) == set(now.index)
     for column in ('value', 'low', 'high'):
         assert np.allclose(own.loc[now.index, column], was.loc[now.index, column], atol=1e-4)
+
+
+def test_kept_answers_give_the_tables_of_many_labels():
+    "Scores of each system, means over its seeds; the AUROC of statements that were left out of a training."
+    scores, each = pd.read_csv(MULTI/'scores.csv'), pd.read_csv(MULTI/'zero_shot_each.csv').set_index('class')
+    kept = {}
+    for file in sorted((MULTI/'answers').glob('*.json')):
+        kept.setdefault(file.stem.rpartition('-official-')[0], []).append(read_kept(file.parent, file.stem))
+    assert len(kept) == scores.system.nunique() + 2
+    for system, said in scores.groupby('system'):
+        found = [kept_scores(a, 100).value for a in kept[folder_name(system)]]
+        now, said = sum(found)/len(found), said.set_index('metric')
+        assert len(found) == said.seeds.iloc[0]
+        assert np.allclose(now.loc[said.index], said.value, atol=1e-3)
+    for system in each.columns[3:]:
+        a = kept[folder_name(system)][0]
+        now = per_statement(a.truth, a.prob, a.subject, a.classes, a.thresholds).set_index('class')
+        assert np.allclose(now.loc[each.index].auroc, each[system], atol=1e-3)
 
 
 def test_kept_waves_give_the_tables_of_segmentation():
