@@ -780,7 +780,7 @@ def test_estimator_has_the_defaults_of_a_run():
     from pedarr.training.config import TrainConfig
     from pedarr.training.estimator import RhythmClassifier
     given = RhythmClassifier().get_params()
-    assert given.pop('channels') == ('II',)            # of X; in a run they are those of the store that are read
+    assert given.pop('channels') == ('II',)     # names of X; in a run, those that are read
     assert {k: v for k, v in given.items() if k in TrainConfig.model_fields} == {
         k: TrainConfig.model_fields[k].default
         for k in ('model', 'loss', 'epochs', 'batch_size', 'lr', 'seed', 'device')}
