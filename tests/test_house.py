@@ -186,3 +186,36 @@ def test_commands_of_formulas_have_one_backslash():
     found = [(path.name, *doubled(''.join(c['source']))) for path in sorted((ROOT/'nbs').rglob('*.ipynb'))
              for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown']
     assert not [x for x in found if len(x) > 1]
+
+
+def top_level(node: ast.AST):
+    "The statements of a cell, those of blocks too, but not those of functions and classes."
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef | ast.Lambda): continue
+        if isinstance(child, ast.stmt): yield child
+        yield from top_level(child)
+
+
+def overwritten(parameters: str, cells: list) -> set:
+    "Names of a parameter cell to which a later one of the `cells` gives a value that is not made of them."
+    names = lambda node: {x.id for x in ast.walk(node) if isinstance(x, ast.Name)}
+    given, found = {name for s in ast.parse(parameters).body for t in s.targets for name in names(t)}, set()
+    for cell in cells:
+        for s in top_level(ast.parse(re.sub(r'^%.*', '', cell, flags=re.M))):
+            if isinstance(s, ast.Assign): found |= (set().union(*map(names, s.targets)) & given) - names(s.value)
+            elif isinstance(s, ast.For): found |= names(s.target) & given
+    return found
+
+
+@pytest.mark.parametrize('path', sorted((ROOT/'nbs'/'experiments').glob('*.ipynb')), ids=lambda p: p.stem)
+def test_no_parameter_of_an_experiment_is_overwritten(path):
+    "It would be another thing in the cells below, without a word."
+    cells = [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    at = [k for k, c in enumerate(cells) if 'parameters' in c['metadata'].get('tags', [])]
+    text = [''.join(c['source']) for c in cells]
+    for k in at: assert not overwritten(text[k], text[k + 1:])
+
+
+def test_an_overwritten_parameter_is_found():
+    assert overwritten("left = 'a'\nruns = 1", ['if runs:\n    fig, (left, right) = make()']) == {'left'}
+    assert not overwritten("left = 'a'", ['left = clean(left)', 'def f():\n    left = 3'])

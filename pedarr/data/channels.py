@@ -149,6 +149,6 @@ def find_channels(names: Iterable[str | None], aliases: dict | None = None,
 def channel_subset(names: str | Iterable[str]) -> list[str]:
     """The channels in `names`, a list or a text with blanks or commas between them, each once, in the order
     of `CHANNELS`; `PedarrError` for a name that is none of them."""
-    given = re.split(r'[\s,]+', names.strip()) if isinstance(names, str) else list(names)
-    wanted = {check_choice(name, CHANNELS, 'channel') for name in given if name}
+    given = re.findall(r'[^\s,]+', names) or names.split() if isinstance(names, str) else list(names)
+    wanted = {check_choice(name, CHANNELS, 'channel') for name in given}
     return [c for c in CHANNELS if c in wanted]

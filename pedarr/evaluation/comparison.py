@@ -25,8 +25,9 @@ __all__ = ['interval_p', 'paired_bootstrap', 'permutation_test', 'paired_scores'
 
 # %% ../../nbs/7_evaluation/03_comparison.ipynb #980a221c
 def interval_p(draws: np.ndarray, n_subjects: int) -> np.ndarray:
-    """Two-sided p [...] of resampled differences `draws` [R, ...] (any unit), without NaN: 1 - p is the level
-    at which their percentile interval touches zero, +1 corrected. NaN if there is but one subject."""
+    """Two-sided p [...] of resampled differences `draws` [R, ...] (any unit): 1 - p is the level at
+    which their percentile interval touches zero, +1 corrected. NaN is not
+    counted; NaN if there is but one subject."""
     fewer = np.minimum((draws <= 0).sum(0), (draws >= 0).sum(0))
     p = np.minimum(1, 2*(fewer + 1)/(np.isfinite(draws).sum(0) + 1))
     return p if n_subjects > 1 else p*np.nan

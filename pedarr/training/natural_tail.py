@@ -18,8 +18,7 @@ from ..evaluation.bootstrap import (
 from ..evaluation.comparison import interval_p
 from ..evaluation.ranking import Ranking, average_precision
 from ..signals.store import Store
-from .config import make_config
-from .tail import MOST_COMMON, finish_job, read_answers, train_and_answer
+from .tail import MOST_COMMON, finish_job, read_answers, tail_config, train_and_answer
 from .tail_results import best_offsets
 
 # %% auto #0
@@ -51,7 +50,7 @@ def natural_roles(table: pd.DataFrame, fold: int) -> np.ndarray:
 def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], folder: Path) -> bool:
     """Train the `loss` (its name; what it means stands in `params`, of `TrainConfig`) on all but `fold`, and
     write its answers to `folder`. False if it was finished before; `PedarrError` as `finish_job`."""
-    c, role = make_config(**params | dict(seed=fold)), natural_roles(store.segments, fold)
+    c, role = tail_config(**params | dict(seed=fold)), natural_roles(store.segments, fold)
     def work(checkpoint):
         row, prob = train_and_answer(store, role, c, checkpoint)
         log = np.log(np.maximum(prob.astype(float), 1e-12))

@@ -14,6 +14,7 @@ from ..core.errors import PedarrError, shown_value
 from ..core.project import project_path, shipped_models
 from ..model.pretrained import encoder_parameters
 from .config import make_config
+from .grid import folder_name
 
 # %% auto #0
 __all__ = ['network_for', 'Starts', 'starts_and_scratch']
@@ -34,7 +35,8 @@ def _weights(start: Any) -> str:
 # %% ../../nbs/8_training/35_starts.ipynb #f56786b8
 def network_for(start: str, **settings: Any) -> dict[str, Any]:
     """The parameters of the network that can start from the weights `start`, in a training with `settings`
-    (those of `make_config`). `PedarrError` for weights that are not there, and for a clash."""
+    (those of `make_config`; width, kind, scale and rate are those of the weights, whatever `settings` say).
+    `PedarrError` for weights that are not there."""
     weights, own = _weights(start), {k: v for k, v in settings.items() if k not in _ENCODER}
     if Path(weights).is_file():
         asked = encoder_parameters(weights)
@@ -44,16 +46,26 @@ def network_for(start: str, **settings: Any) -> dict[str, Any]:
     return {name: getattr(c, name) for name in _NETWORK} | dict(model_options=dict(c.model_options))
 
 # %% ../../nbs/8_training/35_starts.ipynb #57df9838
+def _check_folders(names: list[str]) -> None:
+    "`PedarrError` for two `names` that one folder would have."
+    first = {}
+    for name in names:
+        folder = folder_name(name)
+        if folder in first:
+            raise PedarrError(f'starts: {name} would have the folder of {first[folder]}: choose another name')
+        first[folder] = name
+
 class Starts(NamedTuple):
     "Parameters of `systems` by name, and the `rival` of each that starts from weights: the one from chance."
     systems: dict[str, dict]
     rival: dict[str, str]
 
+# %% ../../nbs/8_training/35_starts.ipynb #11948811
 def starts_and_scratch(starts: Mapping[str, str], scratch: str = 'from scratch', **settings: Any) -> Starts:
     """Systems that start from the weights `starts` (name -> file, folder or shipped model), and before them
     the same networks from chance: `scratch`, or several, with the name of the first that asks for each."""
     if not starts: raise PedarrError('starts: no weights are named')
-    if scratch in starts: raise PedarrError(f'starts: {scratch} is the row from chance: choose another name')
+    _check_folders([scratch, *starts])
     networks = {name: network_for(start, **settings) for name, start in starts.items()}
     first = {}                                          # network -> the first name that asks for it
     for name, network in networks.items(): first.setdefault(json.dumps(network, sort_keys=True), name)

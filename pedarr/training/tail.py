@@ -25,8 +25,8 @@ from .runs import other_parameters
 
 # %% auto #0
 __all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_RECIPE', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs', 'is_finished_job',
-           'finish_job', 'train_and_answer', 'finish_tail_job', 'run_tail_job', 'read_job', 'read_answers',
-           'read_tail_job']
+           'finish_job', 'train_and_answer', 'tail_config', 'finish_tail_job', 'run_tail_job', 'read_job',
+           'read_answers', 'read_tail_job']
 
 # %% ../../nbs/8_training/21_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
@@ -158,6 +158,17 @@ def train_and_answer(store: Store, role: np.ndarray, c: TrainConfig,
     return out['index'], out['prob']
 
 # %% ../../nbs/8_training/21_tail.ipynb #a573be5f
+_OF_THE_STORE = ('grouping', 'task', 'channels', 'cohort')
+
+def tail_config(**params: Any) -> TrainConfig:
+    "As `make_config`; `PedarrError` for what would change the store, which a tail's job takes as it is."
+    c = make_config(**params)
+    for name in _OF_THE_STORE:
+        if getattr(c, name):
+            raise PedarrError(f'{name}: the jobs of a tail take the store as it is: leave it out')
+    return c
+
+# %% ../../nbs/8_training/21_tail.ipynb #05823cc9
 def finish_tail_job(store: Store, job: TailJob, c: TrainConfig, folder: Path, answer: Callable,
                     **more: Any) -> bool:
     """Write what `answer(role [N], checkpoint)` says (rows [M], probabilities [M, C]) of all that have a role
@@ -176,7 +187,7 @@ def run_tail_job(store: Store, job: TailJob, common: dict[str, Any], folder: Pat
 
     The seed of weights and batches is the draw. False if it was finished before. `PedarrError` while another
     process has it in work."""
-    c = make_config(**common | job.params | dict(seed=job.draw))
+    c = tail_config(**common | job.params | dict(seed=job.draw))
     return finish_tail_job(store, job, c, folder,
                            lambda role, checkpoint: train_and_answer(store, role, c, checkpoint))
 

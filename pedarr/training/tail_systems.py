@@ -15,13 +15,13 @@ from ..core.names import check_choice
 from ..model.trees import TREES, grow_trees
 from ..signals.physiology import physiology_of
 from ..signals.store import Store
-from .config import NETWORK_ONLY, TrainConfig, make_config, tree_options
+from .config import NETWORK_ONLY, TrainConfig, tree_options
 from .folds import answering_loader, fit_fold, predict
 from .loop import pick_device
 from .network import build_model
 from .retraining import retrain_head
 from .tail import (
-    TailJob, finish_job, finish_tail_job, read_job, run_tail_job, tail_roles)
+    TailJob, finish_job, finish_tail_job, read_job, run_tail_job, tail_config, tail_roles)
 
 # %% auto #0
 __all__ = ['TAIL_SYSTEMS', 'plain_network', 'run_tail_system']
@@ -39,7 +39,7 @@ def plain_network(store: Store, size: int, draw: int, common: dict[str, Any],
                   folder: Path) -> torch.nn.Module:
     """The network of cross-entropy for a `size` and a `draw`, by the parameters `common`: read from `folder`,
     or trained and kept there. `PedarrError` while another process has it in work."""
-    c, name = make_config(**common | dict(seed=draw)), f'ce_{size}_{draw}'
+    c, name = tail_config(**common | dict(seed=draw)), f'ce_{size}_{draw}'
     train = np.flatnonzero(tail_roles(store.segments, size, draw) == 'train')
     def work(checkpoint):
         state = fit_fold(store, train, np.zeros(0, int), c, checkpoint)[0].state_dict()
@@ -53,8 +53,8 @@ def plain_network(store: Store, size: int, draw: int, common: dict[str, Any],
 # %% ../../nbs/8_training/34_tail_systems.ipynb #79264d77
 def _retrained(store: Store, job: TailJob, own: dict, common: dict, folder: Path) -> bool:
     "A job of the system crt: the last layer of the plain network, trained again by `own` parameters."
-    c = make_config(**common | dict(sampling='balanced') | own | dict(seed=job.draw))
-    first = make_config(**common | dict(seed=job.draw)).model_dump()
+    c = tail_config(**common | dict(sampling='balanced') | own | dict(seed=job.draw))
+    first = tail_config(**common | dict(seed=job.draw)).model_dump()
     first = {name: value for name, value in first.items() if value != getattr(c, name)}
     def answer(role, checkpoint):
         model = plain_network(store, job.size, job.draw, common, folder/'networks')
@@ -67,7 +67,7 @@ def _grown(store: Store, job: TailJob, own: dict, common: dict, folder: Path) ->
     "A job of the system trees: boosted trees on intervals of the ECG, with `own` parameters."
     of_networks = (*NETWORK_ONLY, 'model_options', 'sampling', 'modalities')
     shared = {name: value for name, value in common.items() if name not in of_networks}
-    c = make_config(**shared | own | dict(model=TREES, modalities='ecg', seed=job.draw))
+    c = tail_config(**shared | own | dict(model=TREES, modalities='ecg', seed=job.draw))
     def answer(role, checkpoint):
         windows = physiology_of(store, jobs=max(1, c.workers)).windows
         options = tree_options(c)
