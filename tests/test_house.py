@@ -202,7 +202,8 @@ def overwritten(parameters: str, cells: list) -> set:
     given, found = {name for s in ast.parse(parameters).body for t in s.targets for name in names(t)}, set()
     for cell in cells:
         for s in top_level(ast.parse(re.sub(r'^%.*', '', cell, flags=re.M))):
-            if isinstance(s, ast.Assign): found |= (set().union(*map(names, s.targets)) & given) - names(s.value)
+            if isinstance(s, ast.Assign):
+                found |= (set().union(*map(names, s.targets)) & given) - names(s.value)
             elif isinstance(s, ast.For): found |= names(s.target) & given
     return found
 
