@@ -120,6 +120,8 @@ class FitParameters(Parameters):
     normalise: _Normalisation = Field('modality', description='what is brought to one scale')
     precision: _Precision = Field('float32', description='of the forward pass')
     pretrained: str = Field('', description="model or file of weights to start from; '': chance")
+    mixup: float = Field(0., ge=0, le=100, description='alpha by which windows are mixed; 0: they are not')
+    average: float = Field(0., ge=0, lt=1, description='share of averaged weights that a step keeps')
 
 # %% ../../nbs/8_training/00_config.ipynb #c3a5ac92
 class LossParameters(Parameters):
@@ -173,6 +175,7 @@ class TrainConfig(MachineParameters, ModelParameters, NetworkParameters, LossPar
         for name in self.model_options: _check_option(name, self.model)
         training_augment(self)
         if self.model == TREES: _check_trees(self)
+        elif self.mixup: _check_mixed(self)
         return self
 
 # %% ../../nbs/8_training/00_config.ipynb #21666bae
@@ -248,6 +251,12 @@ def _check_option(name: str, model: str) -> None:
         raise PedarrError(f'model option {name!r} is a parameter of its own: '
                           f'set {name}, and take it out of model_options')
     if name == 'rate': raise PedarrError('model option rate is that of the store: leave it out')
+
+def _check_mixed(c: TrainConfig) -> None:
+    "`PedarrError` for a loss that needs windows with one label."
+    if c.task == 'multi' or c.loss in MULTI_LOSSES or loss_terms(c.loss)[1] == 'none': return
+    raise PedarrError(f'mixup: loss {c.loss!r} compares windows by their class, and a mixed window has two: '
+                      'leave mixup out')
 
 def _check_trees(c: TrainConfig) -> None:
     "Parameters that trees don't have, and values of options that they don't take."

@@ -134,6 +134,7 @@ class FitSetup(NamedTuple):
     optimizer: torch.optim.Optimizer
     before_epoch: Callable
     segments: int                       # in an epoch
+    averaged: AveragedModel | None      # that follows the model, where one is asked for
 
 def _before_epochs(losses: tuple, dataset: SegmentDataset, c: TrainConfig,
                    renew: Callable = lambda: None) -> Callable:
@@ -165,15 +166,17 @@ def prepare_training(store: Store, train: np.ndarray, c: TrainConfig, model: nn.
     model = model.to(device)
     losses = tuple(loss if loss is None else loss.to(device) for loss in losses)
     loader = _training_loader(store, train, c)
-    objective = in_precision(supervised_objective(*losses, c.gamma, device), device, c.precision)
+    objective = supervised_objective(*losses, c.gamma, device, c.mixup)
+    objective = in_precision(objective, device, c.precision)
     optimizer = make_optimizer([model, losses[1]], c.lr, c.weight_decay)
     beside = [*model.measured.parameters()] if hasattr(model, 'measured') else []
     apart = {id(p) for p in beside}
     weights = [p for m in (model, losses[1]) if m is not None for p in m.parameters() if id(p) not in apart]
     for part in filter(None, (weights, beside)): clip_gradients(optimizer, part, c.clip)
     before = _before_epochs(losses, loader.dataset, c, _renewal(store, train, c, model, losses[1]))
+    averaged = average_weights(model, optimizer, c.average) if c.average else None
     return FitSetup(model, losses, Prefetched(loader), objective, optimizer, before,
-                    min(len(train), c.batch_size*len(loader)))
+                    min(len(train), c.batch_size*len(loader)), averaged)
 
 # %% ../../nbs/8_training/08_folds.ipynb #ba973b9b
 def _epoch_row(t: FitSetup, terms: dict, epoch: int) -> dict:
@@ -209,6 +212,7 @@ def fit_network(store: Store, train: np.ndarray, validation: np.ndarray, c: Trai
     schedule_rate(t.optimizer, c.epochs*len(t.batches), c.lr, c.warmup, done=len(history)*len(t.batches))
     finish = _after_epochs(store, validation, c, t, checkpoint, after_epoch)
     history = fit(t.model, t.batches, t.objective, t.optimizer, c.epochs, finish, t.before_epoch, history)
+    if t.averaged is not None: t.model.load_state_dict(t.averaged.module.state_dict())
     return t.model, t.losses[1], history
 
 # %% ../../nbs/8_training/08_folds.ipynb #e2361216
@@ -219,10 +223,14 @@ def _start(model: nn.Module, loss: nn.Module, store: Store, train: np.ndarray, c
     if c.measured: model.measured.fit_scale(_measure(store, c).table[train])
 
 # %% ../../nbs/8_training/08_folds.ipynb #c21560fd
+def _kept_state(t: FitSetup) -> nn.Module:
+    "What a checkpoint keeps of the network: its weights and, where they are averaged, their averages."
+    return t.model if t.averaged is None else nn.ModuleDict({'last': t.model, 'averaged': t.averaged})
+
 def _resumed(t: FitSetup, checkpoint: Path | None, c: TrainConfig) -> list[dict]:
     "The history in the `checkpoint`, whose state is put back; [] where there is none."
     if checkpoint is None or not checkpoint.exists(): return []
-    return load_checkpoint(checkpoint, t.model, t.losses[1], t.optimizer, c.epochs)[1]
+    return load_checkpoint(checkpoint, _kept_state(t), t.losses[1], t.optimizer, c.epochs)[1]
 
 def _after_epochs(store, validation, c, t: FitSetup, checkpoint, after_epoch) -> Callable:
     "What is done after each epoch: look, validate, complete the row, keep the state, tell."
@@ -230,10 +238,11 @@ def _after_epochs(store, validation, c, t: FitSetup, checkpoint, after_epoch) ->
     def finish(model, history):
         epoch = len(history) - 1
         check_finite(model, history[-1], epoch, c.lr)
-        history[-1] = _epoch_row(t, history[-1], epoch) | score(model)
+        answering = model if t.averaged is None else t.averaged.module
+        history[-1] = _epoch_row(t, history[-1], epoch) | score(answering)
         check_unchanged(store)
         if checkpoint is not None:
-            save_checkpoint(checkpoint, model, t.losses[1], t.optimizer, epoch + 1, history)
+            save_checkpoint(checkpoint, _kept_state(t), t.losses[1], t.optimizer, epoch + 1, history)
         after_epoch(history[-1])
     return finish
 

@@ -20,6 +20,7 @@ from ..core.errors import PedarrError
 from ..core.names import check_choice
 from ..losses.cross_entropy import EpochLoss
 from ..model.measured import measured_answer
+from ..model.mixing import draw_mixture, mix_windows, mixed_loss
 
 # %% auto #0
 __all__ = ['Objective', 'fit', 'network_inputs', 'supervised_objective', 'start_epoch', 'make_optimizer', 'schedule_rate',
@@ -55,15 +56,21 @@ def network_inputs(batch: Any, device: torch.device | str) -> list[Tensor]:
     return [x.to(device, non_blocking=True) for x in (batch.ecg, batch.iegm, batch.mask)]
 
 # %% ../../nbs/8_training/05_loop.ipynb #61f01004
+def _classify(classify: Callable, logits: Tensor, label: Tensor, *mixture: Tensor) -> Tensor:
+    "The loss of `logits` [B, C] under `label` [B] or [B, C]; with the partner [B] and the share of a mixture."
+    return mixed_loss(classify, logits, label, *mixture) if mixture else classify(logits, label)
+
 def supervised_objective(classify: Callable, contrastive: Callable | None = None, gamma: float = 0.,
-               device: torch.device | str = 'cpu') -> Objective:
+               device: torch.device | str = 'cpu', mixup: float = 0.) -> Objective:
     """`classify(logits, label)` of labelled windows, and `gamma` times `contrastive(embedding, label)`. Where
     a batch has targets (several labels a window), they are compared instead of the label. A head for
-    measured numbers has the loss of the network, a second time and alone."""
+    measured numbers has the loss of the network, a second time and alone. `mixup`: of `draw_mixture`."""
     def objective(model, batch, progress):
         truth = batch.label if batch.target is None else batch.target
-        out, label = model(*network_inputs(batch, device)), truth.to(device, non_blocking=True)
-        losses = {'classification': classify(out.logits, label)}
+        inputs, label = network_inputs(batch, device), truth.to(device, non_blocking=True)
+        mixture = draw_mixture(len(label), mixup, device) if mixup else ()
+        out = model(*(mix_windows(inputs, *mixture) if mixup else inputs))
+        losses = {'classification': _classify(classify, out.logits, label, *mixture)}
         if (other := measured_answer(model, batch, device)) is not None:
             losses['measured'] = classify(other, label)
         if contrastive is not None: losses['contrastive'] = gamma*contrastive(out.embedding, label)

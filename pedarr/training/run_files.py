@@ -177,7 +177,7 @@ class Environment(FileContents):
 # %% ../../nbs/8_training/01_run_files.ipynb #e702c372
 _BEFORE = {'model': 'pedarrnet', 'model_options': {}, 'encoder': 'plain', 'task': '', 'pretrained': '',
            'validation': 0., 'channel_dropout': 0., 'cohort': '', 'most_per_record': 0, 'label_share': 1.,
-           'measured': False, 'channels': '',
+           'measured': False, 'channels': '', 'mixup': 0., 'average': 0.,
            'augment_options': {'noise': .03, 'shift': .1, 'channel': .05}}
 
 REMOVED_PARAMETERS = ('watch',)                  # parameters that older runs had
