@@ -258,6 +258,7 @@ def _check_mixed(c: TrainConfig) -> None:
     raise PedarrError(f'mixup: loss {c.loss!r} compares windows by their class, and a mixed window has two: '
                       'leave mixup out')
 
+# %% ../../nbs/8_training/00_config.ipynb #9180aa79
 def _check_trees(c: TrainConfig) -> None:
     "Parameters that trees don't have, and values of options that they don't take."
     for name in NETWORK_ONLY:

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -27,6 +28,7 @@ from ..core.tables import write_table
 from ..evaluation.multilabel import by_recording, macro_scores, statement_scores
 from ..losses.contrastive import FreshAGCACL
 from ..model.measured import StoreMeasured, join_measured, measure_for
+from ..model.mixing import average_weights
 from ..signals.batches import SegmentDataset, is_multi, make_loader
 from ..signals.store import Store
 from .checkpoints import load_checkpoint, save_checkpoint
@@ -136,6 +138,7 @@ class FitSetup(NamedTuple):
     segments: int                       # in an epoch
     averaged: AveragedModel | None      # that follows the model, where one is asked for
 
+# %% ../../nbs/8_training/08_folds.ipynb #3392b07a
 def _before_epochs(losses: tuple, dataset: SegmentDataset, c: TrainConfig,
                    renew: Callable = lambda: None) -> Callable:
     "A function of the epoch that sets whatever depends on its number, or is made anew for each."
@@ -232,6 +235,7 @@ def _resumed(t: FitSetup, checkpoint: Path | None, c: TrainConfig) -> list[dict]
     if checkpoint is None or not checkpoint.exists(): return []
     return load_checkpoint(checkpoint, _kept_state(t), t.losses[1], t.optimizer, c.epochs)[1]
 
+# %% ../../nbs/8_training/08_folds.ipynb #e38df793
 def _after_epochs(store, validation, c, t: FitSetup, checkpoint, after_epoch) -> Callable:
     "What is done after each epoch: look, validate, complete the row, keep the state, tell."
     score = _scorer(store, validation, c)

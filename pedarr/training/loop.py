@@ -55,11 +55,12 @@ def network_inputs(batch: Any, device: torch.device | str) -> list[Tensor]:
     "ECG [B,12,T], electrograms [B,7,T] (normalised mV) and mask [B,19] of a `Batch`, on the `device`."
     return [x.to(device, non_blocking=True) for x in (batch.ecg, batch.iegm, batch.mask)]
 
-# %% ../../nbs/8_training/05_loop.ipynb #61f01004
+# %% ../../nbs/8_training/05_loop.ipynb #b08faaad
 def _classify(classify: Callable, logits: Tensor, label: Tensor, *mixture: Tensor) -> Tensor:
-    "The loss of `logits` [B, C] under `label` [B] or [B, C]; with the partner [B] and the share of a mixture."
+    "The loss of `logits` [B, C] under `label` [B] or [B, C]; of a mixture, with its partner and share."
     return mixed_loss(classify, logits, label, *mixture) if mixture else classify(logits, label)
 
+# %% ../../nbs/8_training/05_loop.ipynb #61f01004
 def supervised_objective(classify: Callable, contrastive: Callable | None = None, gamma: float = 0.,
                device: torch.device | str = 'cpu', mixup: float = 0.) -> Objective:
     """`classify(logits, label)` of labelled windows, and `gamma` times `contrastive(embedding, label)`. Where
