@@ -17,9 +17,9 @@ __all__ = ['mix_windows', 'draw_mixture', 'mixed_loss', 'average_weights']
 
 # %% ../../nbs/5_model/16_mixing.ipynb #e9802bbd
 def mix_windows(inputs: Sequence[Tensor], partner: Tensor, share: Tensor | float) -> list[Tensor]:
-    """ECG [B, 12, T], electrograms [B, 7, T] (normalised mV) and mask bool [B, 19], each channel mixed with
-    the same channel of window number `partner` [B], of which it leaves `share` (0 to 1) to itself. What
-    either of the two lacks stays as it is."""
+    """Each channel of `inputs` [3] (ECG [B, 12, T] and electrograms [B, 7, T] in normalised mV, mask bool
+    [B, 19]) mixed with that channel of the windows with the numbers `partner` [B]; a window keeps the
+    share `share` [1] (0 to 1) of itself. What either of two lacks stays as it is."""
     *signals, mask = inputs
     both = (mask & mask[partner]).split([x.shape[1] for x in signals], dim=1)
     mixed = [torch.where(seen[..., None], share*x + (1 - share)*x[partner], x)
@@ -33,7 +33,8 @@ def draw_mixture(n: int, alpha: float, device: torch.device | str = 'cpu') -> tu
     return torch.randperm(n, device=device), torch.maximum(share, 1 - share).to(device)
 
 def mixed_loss(classify: Callable, logits: Tensor, label: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    "The loss of `logits` [B, C] under the label [B] (or labels [B, C]) of both windows, each by its share."
+    """Loss of `logits` [B, C] (log-odds) under `label` [B] or [B, C] (class numbers) of windows mixed with
+    the windows numbered `partner` [B], of which each keeps `share` [1] (0 to 1)."""
     return share*classify(logits, label) + (1 - share)*classify(logits, label[partner])
 
 # %% ../../nbs/5_model/16_mixing.ipynb #120e20ed
