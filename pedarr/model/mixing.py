@@ -18,8 +18,8 @@ __all__ = ['mix_windows', 'draw_mixture', 'mixed_loss', 'average_weights']
 # %% ../../nbs/5_model/16_mixing.ipynb #e9802bbd
 def mix_windows(inputs: Sequence[Tensor], partner: Tensor, share: Tensor | float) -> list[Tensor]:
     """Each channel of `inputs` [3] (ECG [B, 12, T] and electrograms [B, 7, T] in normalised mV, mask bool
-    [B, 19]) mixed with that channel of the windows with the numbers `partner` [B]; a window keeps the
-    share `share` [1] (0 to 1) of itself. What either of two lacks stays as it is."""
+    [B, 19]) mixed with that channel of the windows with the numbers `partner` [B]; a window keeps of
+    itself the share `share` [1] (no unit, 0 to 1). What either of two lacks stays as it is."""
     *signals, mask = inputs
     both = (mask & mask[partner]).split([x.shape[1] for x in signals], dim=1)
     mixed = [torch.where(seen[..., None], share*x + (1 - share)*x[partner], x)
