@@ -10,7 +10,7 @@ export JUPYTER_PATH = $(CURDIR)/.venv/share/jupyter
 # threads that wait should sleep, not spin: other processes share the cores
 export OMP_WAIT_POLICY = PASSIVE
 
-# `make ablations`: how many seeds (SEEDS=3 made the twin's tables in nbs/results), runs at a time, and where
+# `make ablations`: how many seeds, runs at a time, and where
 SEEDS ?= 1
 JOBS ?= 2
 ABLATIONS := runs/ablations
@@ -57,7 +57,7 @@ bench: install
 long: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long tests
 
-# a SIMULATED twin at a twentieth of its length, at 250 Hz, and a small network: a table for every question
+# a SIMULATED twin at a twentieth of its length, at 250 Hz: which network, and which modality?
 ablations: install
 	@mkdir -p $(ABLATIONS)
 	@test -f $(ABLATIONS)/twin/RECORDS || $(BIN)/pedarr simulate $(ABLATIONS)/twin --scale 0.05 --jobs $(JOBS)

@@ -81,9 +81,6 @@ def test_contributing_names_what_exists():
 
 
 RESULTS = sorted((ROOT/'nbs'/'results').glob('*.ipynb'))
-# pages whose tables are of later networks
-TODAY = ('fine_tuning', 'finetune', 'multi_label', 'pretraining', 'rare_rhythms', 'segmentation',
-         'simulated_to_real', 'statements', 'what_shuffling_does', 'which_choices')
 
 
 def cells(path, kind):
@@ -117,32 +114,15 @@ def test_pages_of_results_say_a_thing_once():
         for paragraph in re.split(r'\n\n+', '\n\n'.join(texts(path))):
             prose = ' '.join(paragraph.split())
             if len(paragraph) > 150 and '```' not in paragraph: seen[prose].add(path.name)
-    assert len(RESULTS) == 22 and not {p: names for p, names in seen.items() if len(names) > 1}
-
-
-@pytest.mark.parametrize('path', [p for p in RESULTS if p.stem not in TODAY], ids=lambda p: p.stem)
-def test_a_page_of_results_says_which_network_its_tables_are_of(path):
-    "The tables were made with the earlier network, at commits that the page prints."
-    text = '\n\n'.join(texts(path))
-    printed = ''.join(''.join(o.get('text', '')) for c in cells(path, 'code') for o in c['outputs'])
-    note = r'\*PedArrNet\* on this page, under every loss, is the \*\*earlier network\*\*'
-    assert re.search(r'\n> [^\n]*\s+' + note, text)
-    commits = re.search(r'the earlier network; commits? ((?:[0-9a-f]{7} ?)+)', printed)[1].split()
-    made = json.loads((path.parent/re.search(r'\]\((\S+/made\.json)\)', text)[1]).read_text(encoding='utf-8'))
-    assert commits == [c[:7] for c in made.get('commits', [made.get('commit')])]
-
-
-def test_the_readme_says_which_network_its_table_is_of():
-    rows = [line for line in README.splitlines() if re.match(r'\|.*PedArrNet.*\d\d\.\d', line)]
-    assert len(rows) == 2 and all(row.startswith('| earlier PedArrNet') for row in rows)
+    assert len(RESULTS) == 16 and not {p: names for p, names in seen.items() if len(names) > 1}
 
 
 def test_the_options_of_the_earlier_network_are_those_of_a_run():
-    "What the page of results names builds the plain encoder, two blocks and a CLS token."
+    "What the chapter of the earlier encoders names builds the plain encoder, two blocks and a CLS token."
     from pedarr.model.earlier_encoders import PlainEncoder
     from pedarr.training.config import make_config
     from pedarr.training.network import build_model
-    text = (ROOT/'nbs'/'results'/'README.md').read_text(encoding='utf-8')
+    text = '\n\n'.join(texts(ROOT/'nbs'/'5_model'/'01_earlier_encoders.ipynb'))
     given = re.search(r'-p encoder plain.*?(?=\n\n)', text, re.S)[0].replace('\\\n', ' ')
     words = shlex.split(given)
     pairs = {name: json.loads(value) if value[0] in '{0123456789' else value

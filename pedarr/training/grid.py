@@ -70,6 +70,17 @@ _NETWORKS = {
     'InceptionTime': dict(model='inceptiontime'),
     'boosted trees': dict(model='trees')}
 
+# %% ../../nbs/8_training/14_grid.ipynb #f0a9d762
+_ALL_SEEN = dict(channel_dropout=0.)
+
+_PEERS = {
+    'PedArrNet': {},
+    'PedArrNet + measured': dict(measured=True),
+    'PedArrNet + AGCACL': dict(loss='agcacl'),
+    'xresnet1d': dict(model='xresnet1d', model_options=dict(width=64)) | _ALL_SEEN,
+    'InceptionTime': dict(model='inceptiontime', model_options=dict(width=32)) | _ALL_SEEN,
+    'boosted trees': dict(model='trees')}
+
 # %% ../../nbs/8_training/14_grid.ipynb #ac88670f
 def _agcacl(**options) -> dict: return dict(loss='agcacl', loss_options=options)
 
@@ -110,6 +121,7 @@ _AGCACL_CENTRED = {
     'cross-entropy': dict(loss='none')}
 
 QUESTIONS = {
+    'peers': _PEERS,
     'loss': _loss_systems(),
     'modality': _MODALITIES,
     'model': _NETWORKS,
