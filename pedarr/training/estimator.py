@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..core.errors import PedarrError, one_line, shown_value
 from ..core.names import first_few
-from ..data.channels import N_ECG
+from ..data.channels import CHANNELS, N_ECG
 from ..signals.arrays import channel_rows, check_signals, prepare_segments, segment_settings
 from .config import DataParameters, SplitParameters, TrainConfig, make_config
 from .folds import answering_loader, fit_fold, predict as predict_batches
@@ -55,7 +55,8 @@ def memory_store(X: Any, label: Sequence[str], classes: list[str], channels: Seq
         i = int(mask.any(1).argmin())
         raise PedarrError(f'X: window {i} has no usable channel (missing or flat): leave such windows out')
     table = pd.DataFrame(dict(label=list(label), record='', subject='', evaluate=True))
-    return MemoryStore(y[:, :N_ECG], y[:, N_ECG:], mask, table, classes, config.rate)
+    meta = dict(stored=[name for name, row in zip(CHANNELS, rows) if row >= 0])
+    return MemoryStore(y[:, :N_ECG], y[:, N_ECG:], mask, table, classes, config.rate, meta=meta)
 
 # %% ../../nbs/8_training/20_estimator.ipynb #e1f34ebc
 _DEFAULT = {name: f.default for name, f in TrainConfig.model_fields.items()}
