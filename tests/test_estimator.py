@@ -1,5 +1,5 @@
-"""The estimator of scikit-learn with the parameters that change what a training reads or answers with: measured
-intervals, mixed windows, averaged weights."""
+"""The estimator of scikit-learn with the parameters that change what a training reads or answers with:
+measured intervals, mixed windows, averaged weights."""
 import pickle
 
 import numpy as np
@@ -26,12 +26,13 @@ def windows():
 
 
 def estimator(channels=CHANNELS, loss='none', rate=250, **params):
-    return RhythmClassifier([*channels], rate, loss=loss, epochs=3, batch_size=6, lr=5e-3, params=TINY | params)
+    return RhythmClassifier([*channels], rate, loss=loss, epochs=3, batch_size=6, lr=5e-3,
+                            params=TINY | params)
 
 
 @pytest.mark.parametrize('params', VIEWS, ids=lambda p: '+'.join(p))
 def test_it_is_fitted_copied_and_kept(windows, params):
-    """Right shapes, other answers than without, the same of a clone, in any order, and of what was pickled."""
+    "Right shapes, other answers than without, the same of a clone, in any order, of what was pickled."
     X, y = windows
     fitted = estimator(**params).fit(X, y)
     p = fitted.predict_proba(X)
@@ -54,7 +55,7 @@ def test_a_search_over_them(windows):
 
 
 def test_measured_reads_the_leads_that_are_there(windows):
-    "One lead shows the QRS; what other channels would have shown stays missing, and a lost one changes numbers."
+    "One lead shows the QRS, in all windows or in one that lost the others: what those show stays missing."
     X, y = windows
     lead = ECG_LEADS.index('II')
     one = estimator(['II'], measured=True).fit(X[:, [lead]], y)

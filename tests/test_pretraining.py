@@ -520,10 +520,11 @@ def statement_store(tmp_path) -> Path:
 
 
 def test_a_pair_is_made_of_the_seeds_of_both_sides():
-    "By hand: three seeds beside one are one gap, beside two the mean and spread of two; none shared is refused."
-    made = lambda v: MeanScores(np.full(5, v), v + np.linspace(-.1, .1, 200)[:, None]*np.ones(5), np.full(5, np.nan),
-                                40)
-    ours, one, two = {0: made(.7), 1: made(.8), 2: made(.3)}, {0: made(.6)}, {0: made(.6), 1: made(.5), 7: made(0.)}
+    "By hand: of three seeds beside one, one gap; beside two, mean and spread of two; none shared is refused."
+    drawn = np.linspace(-.1, .1, 200)[:, None]*np.ones(5)
+    made = lambda v: MeanScores(np.full(5, v), v + drawn, np.full(5, np.nan), 40)
+    ours, one = {0: made(.7), 1: made(.8), 2: made(.3)}, {0: made(.6)}
+    two = {0: made(.6), 1: made(.5), 7: made(0.)}
     t = paired_seeds(ours, one)
     assert np.allclose(t.value, .1) and (t.seeds == 1).all() and t.seed_spread.isna().all()
     t = paired_seeds(ours, two)
@@ -593,7 +594,7 @@ def test_several_pretrainings_of_a_method_are_one_row(statement_store, tmp_path)
     assert pairs.groupby(['encoder', 'against']).seeds.first().to_dict() == {
         ('SimCLR', 'random encoder'): 2, ('3KG', 'random encoder'): 1, ('3KG', 'SimCLR'): 1}
     first = each[each.seed == 0].set_index(key).value
-    for r in pairs[pairs.encoder == '3KG'].itertuples():           # 3KG has one seed: of both sides, the first
+    for r in pairs[pairs.encoder == '3KG'].itertuples():           # 3KG has one seed
         gap = first[r.task, r.share, '3KG', r.metric] - first[r.task, r.share, r.against, r.metric]
         assert r.value == pytest.approx(gap, abs=3e-5)
     runs = pd.read_csv(out/'finetuned.csv').groupby('system').seed.unique().map(list).to_dict()

@@ -171,7 +171,7 @@ def test_no_message_gets_into_a_file(small, tmp_path):
 
 @linux
 @pytest.mark.parametrize('command', [
-    'preprocess', pytest.param('train', marks=pytest.mark.long)])     # twelve seconds, through the same stream
+    'preprocess', pytest.param('train', marks=pytest.mark.long)])    # twelve seconds, by the same stream
 def test_progress_that_cannot_be_written_stops_nothing(small, tmp_path, command):
     options = {'preprocess': [small/'db', tmp_path/'s', '--rate', 125, '--ecg-band', .5, 40,
                               '--iegm-band', 20, 55],

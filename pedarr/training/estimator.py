@@ -157,7 +157,7 @@ def _check_measurable(c: TrainConfig, store: MemoryStore) -> None:
     "`PedarrError` for windows that are too short or too slow for the parameter `measured`."
     if not c.measured or store.fs >= 200 and store.ecg.shape[2] >= store.fs: return
     raise PedarrError(f'measured: intervals are read in windows of at least 1 s at 200 Hz, and these have '
-                      f'{store.ecg.shape[2]:,} samples at {store.fs:g} Hz: give others, or leave measured out')
+                      f'{store.ecg.shape[2]} samples at {store.fs:g} Hz: give others, or leave measured out')
 
 def _fit(e: RhythmClassifier, X: Any, y: Any) -> RhythmClassifier:
     "Train an estimator."
