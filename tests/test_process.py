@@ -233,8 +233,12 @@ import pedarr.use.command, pedarr.training.train
 threading.Thread.start = start'''
 
 
-def test_no_more_threads(small, tmp_path):
-    p = start('train', small/'store', '--run', tmp_path/'r', *TINY, inject=NO_THREADS)
+@pytest.mark.parametrize('args', [['train', '@store', '--run', '@/new', *TINY],
+                                  ['preprocess', '@db', '@/new', '--rate', 250, '--jobs', 2]])
+def test_no_more_threads(small, tmp_path, args):
+    "A pool that could not start its threads cannot join them either: the first error is said."
+    places = {'@store': small/'store', '@db': small/'db', '@/new': tmp_path/'new'}
+    p = start(*[places.get(a, a) for a in args], inject=NO_THREADS)
     fails(p, "can't start new thread: close other programs")
 
 
