@@ -139,7 +139,7 @@ def _known(e: BaseException) -> tuple[str, int] | None:
     return next(((sentence(e), 2) for holds, sentence in _SENTENCES if holds(e)), None)
 
 def _causes(error: BaseException) -> list[BaseException]:
-    "`error` and what it was raised from; of what it merely followed, only Ctrl-C and want of memory or threads."
+    "`error` and what it was raised from; of what it merely followed, only Ctrl-C, memory and threads."
     found = [error]
     while len(found) < 100:
         last, before = found[-1], found[-1].__context__
