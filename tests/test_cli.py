@@ -431,20 +431,16 @@ def test_the_help_of_preprocess_says_how_far_a_band_may_reach():
 
 # --- The notebook of a training -----------------------------------------------
 
-@pytest.mark.parametrize('name', ['fold{0}', '-width-{dim} { it\'s 100 % of "#1"\té心 $HOME %s'])
-def test_odd_names_of_runs(store, tmp_path, name):
-    "A name is a name: braces, blanks, quotes and whatever else stands in it."
-    few = dict(model='trees', model_options={'max_iter': 2}, n_folds=2, resamples=200)
-    p = pedarr('train', store, *pairs(**few), '--run', tmp_path/name, ok=True)
-    assert (tmp_path/name/'train.ipynb').exists() and 'top-1' in p.stdout
-    assert [x.name for x in tmp_path.iterdir()] == [name]
-
-
-def test_paths_are_those_of_the_working_folder(store, tmp_path, monkeypatch):
+def test_odd_names_of_runs(store, tmp_path, monkeypatch):
+    """A name is a name: braces, blanks, quotes and whatever else stands in it. A path is seen from the
+    working folder."""
     monkeypatch.chdir(store.parent)
-    run = os.path.relpath(tmp_path/'r', store.parent)
-    pedarr('train', store.name, '--run', run, *pairs(**SMALL), ok=True)
-    assert (tmp_path/'r'/'report.html').exists()
+    name = '-width-{dim} fold{0} { it\'s 100 % of "#1"\té心 $HOME %s'
+    few = dict(model='trees', model_options={'max_iter': 2}, n_folds=2, resamples=200)
+    run = os.path.relpath(tmp_path/name, store.parent)
+    p = pedarr('train', store.name, *pairs(**few), '--run', run, ok=True)
+    assert (tmp_path/name/'train.ipynb').exists() and 'top-1' in p.stdout
+    assert (tmp_path/name/'report.html').exists() and [x.name for x in tmp_path.iterdir()] == [name]
 
 
 def toy(tmp_path, *sources):

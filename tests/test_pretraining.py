@@ -20,6 +20,7 @@ from pedarr.core.files import sha256
 from pedarr.core.parameters import cell_text
 from pedarr.core.project import real_recordings
 from pedarr.data.channels import ECG_LEADS, IEGM_CHANNELS
+from pedarr.evaluation.means_over_draws import MeanScores, paired_seeds
 from pedarr.exploration.waves import drawn_study
 from pedarr.losses.contrastive import SupCon
 from pedarr.losses.feature_targets import (
@@ -518,6 +519,32 @@ def statement_store(tmp_path) -> Path:
                              statements=[[said[(i//2 + i//20) % 5]] for i in range(100)], simulated=True).path
 
 
+def test_a_pair_is_made_of_the_seeds_of_both_sides():
+    "By hand: of three seeds beside one, one gap; beside two, mean and spread of two; none shared is refused."
+    drawn = np.linspace(-.1, .1, 200)[:, None]*np.ones(5)
+    made = lambda v: MeanScores(np.full(5, v), v + drawn, np.full(5, np.nan), 40)
+    ours, one = {0: made(.7), 1: made(.8), 2: made(.3)}, {0: made(.6)}
+    two = {0: made(.6), 1: made(.5), 7: made(0.)}
+    t = paired_seeds(ours, one)
+    assert np.allclose(t.value, .1) and (t.seeds == 1).all() and t.seed_spread.isna().all()
+    t = paired_seeds(ours, two)
+    assert np.allclose(t.value, .2) and (t.seeds == 2).all()
+    assert np.allclose(t.seed_spread, np.std([.1, .3], ddof=1))
+    assert np.allclose(paired_seeds(two, ours).value, -.2)
+    with pytest.raises(PedarrError, match='none is in both'): paired_seeds(one, {1: made(.5)})
+
+
+def test_the_kept_pairs_of_fine_tuning_say_of_how_many_seeds_they_are():
+    "As the table of today's notebook: of one seed each, so no spread; values are those of finetuned.csv."
+    folder = RESULTS/'pretraining'
+    pairs, runs = (pd.read_csv(folder/f'finetuned{name}.csv') for name in ('-pairs', ''))
+    assert (pairs.seeds == 1).all() and pairs.seed_spread.isna().all()
+    value = runs.set_index(['share', 'system', 'metric']).value
+    for r in pairs.itertuples():
+        gap = value[r.share, r.system, r.metric] - value[r.share, 'from scratch', r.metric]
+        assert r.value == pytest.approx(gap, abs=2e-5)
+
+
 @pytest.mark.long
 def test_pretrainings_beside_each_other(statement_store, tmp_path):
     "Pretrained, probed and drawn; a second call with fine-tuning alone starts from the chosen encoders."
@@ -566,6 +593,10 @@ def test_several_pretrainings_of_a_method_are_one_row(statement_store, tmp_path)
     pairs = pd.read_csv(out/'probe-pairs.csv')
     assert pairs.groupby(['encoder', 'against']).seeds.first().to_dict() == {
         ('SimCLR', 'random encoder'): 2, ('3KG', 'random encoder'): 1, ('3KG', 'SimCLR'): 1}
+    first = each[each.seed == 0].set_index(key).value
+    for r in pairs[pairs.encoder == '3KG'].itertuples():           # 3KG has one seed
+        gap = first[r.task, r.share, '3KG', r.metric] - first[r.task, r.share, r.against, r.metric]
+        assert r.value == pytest.approx(gap, abs=3e-5)
     runs = pd.read_csv(out/'finetuned.csv').groupby('system').seed.unique().map(list).to_dict()
     assert runs == {'from scratch': [0, 1], 'SimCLR': [0], 'SimCLR, pretraining 1': [1], '3KG': [0],
                     'xresnet1d': [0]}

@@ -139,12 +139,13 @@ def _known(e: BaseException) -> tuple[str, int] | None:
     return next(((sentence(e), 2) for holds, sentence in _SENTENCES if holds(e)), None)
 
 def _causes(error: BaseException) -> list[BaseException]:
-    "`error` and what it was raised from; of what it merely followed, only Ctrl-C and memory."
+    "`error` and what it was raised from; of what it merely followed, only Ctrl-C, memory and threads."
     found = [error]
     while len(found) < 100:
-        last = found[-1]
-        ends = isinstance(last.__context__, (KeyboardInterrupt, Terminated, MemoryError))
-        under = last.__cause__ or (last.__context__ if ends else None)
+        last, before = found[-1], found[-1].__context__
+        ends = isinstance(before, (KeyboardInterrupt, Terminated, MemoryError)) or (
+            isinstance(before, RuntimeError) and _NO_ROOM.search(one_line(before)))
+        under = last.__cause__ or (before if ends else None)
         if under is None or under in found: break
         found.append(under)
     return found

@@ -5,7 +5,7 @@
 # %% ../../nbs/7_evaluation/11_means_over_draws.ipynb #eb9ddf08
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from .multilabel import (
     MULTI_METRICS, MULTI_RESAMPLES, check_answers, macro_scores, statement_scores)
 
 # %% auto #0
-__all__ = ['MeanScores', 'mean_over_draws', 'mean_table', 'mean_difference', 'mean_of_seeds']
+__all__ = ['MeanScores', 'mean_over_draws', 'mean_table', 'mean_difference', 'mean_of_seeds', 'paired_seeds']
 
 # %% ../../nbs/7_evaluation/11_means_over_draws.ipynb #e46065ee
 class MeanScores(NamedTuple):
@@ -81,3 +81,17 @@ def mean_of_seeds(scores: Sequence[MeanScores]) -> MeanScores:
     values = np.stack([s.value for s in scores])
     spread = values.std(0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
     return MeanScores(values.mean(0), np.mean([s.resampled for s in scores], 0), spread, scores[0].patients)
+
+# %% ../../nbs/7_evaluation/11_means_over_draws.ipynb #df5b3027
+def paired_seeds(a: Mapping[int, MeanScores], b: Mapping[int, MeanScores],
+                 level: float = .95) -> pd.DataFrame:
+    """`a` minus `b` (seed -> scores) over the seeds of both: index = `MULTI_METRICS`, columns `value low high
+    p`, how many `seeds`, and the `seed_spread` between their differences (NaN of one). `PedarrError` where no
+    seed is in both, and as `mean_difference`."""
+    shared = [seed for seed in a if seed in b]
+    if not shared:
+        raise PedarrError(f'seeds {[*a]} and {[*b]}: none is in both: compare systems that share seeds')
+    table = mean_difference(*(mean_of_seeds([x[seed] for seed in shared]) for x in (a, b)), level)
+    gaps = np.stack([a[seed].value - b[seed].value for seed in shared])
+    spread = gaps.std(0, ddof=1) if len(gaps) > 1 else np.nan
+    return table.assign(seeds=len(gaps), seed_spread=spread)

@@ -194,9 +194,10 @@ _AT_ITS_END = dict(pr=['p_on'], qt=['t_end'], hv=['his'], av=['a_before'], va=['
 def _without_gaps(t, signal, fs):
     "The table `t` of beats, NaN where a gap of `signal` [19, T] lies within an interval."
     if not np.isnan(signal).any(): return t
-    cut = _cut_by_gaps(t, signal, fs)
+    if not any(missing_samples(signal, rows).any() for rows in (slice(N_ECG), _HIS, _CS, _SEPTAL)): return t
+    cut = {name: where for name, where in _cut_by_gaps(t, signal, fs).items() if where.any()}
     for name, where in cut.items(): t.loc[where, [name, *_AT_ITS_END.get(name, [])]] = np.nan
-    t.loc[cut['atrium'], 'earliest'] = ''
+    if 'atrium' in cut: t.loc[cut['atrium'], 'earliest'] = ''
     return t
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #a7512a1f

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..core.errors import PedarrError, one_line, shown_value
 from ..core.names import first_few
-from ..data.channels import N_ECG
+from ..data.channels import CHANNELS, N_ECG
 from ..signals.arrays import channel_rows, check_signals, prepare_segments, segment_settings
 from .config import DataParameters, SplitParameters, TrainConfig, make_config
 from .folds import answering_loader, fit_fold, predict as predict_batches
@@ -55,7 +55,8 @@ def memory_store(X: Any, label: Sequence[str], classes: list[str], channels: Seq
         i = int(mask.any(1).argmin())
         raise PedarrError(f'X: window {i} has no usable channel (missing or flat): leave such windows out')
     table = pd.DataFrame(dict(label=list(label), record='', subject='', evaluate=True))
-    return MemoryStore(y[:, :N_ECG], y[:, N_ECG:], mask, table, classes, config.rate)
+    meta = dict(stored=[name for name, row in zip(CHANNELS, rows) if row >= 0])
+    return MemoryStore(y[:, :N_ECG], y[:, N_ECG:], mask, table, classes, config.rate, meta=meta)
 
 # %% ../../nbs/8_training/20_estimator.ipynb #e1f34ebc
 _DEFAULT = {name: f.default for name, f in TrainConfig.model_fields.items()}
@@ -152,12 +153,19 @@ def _check_length(e: RhythmClassifier, x: np.ndarray | list) -> None:
                       f'{fitted:,} ({fitted/float(e.rate):g} s): cut them so')
 
 # %% ../../nbs/8_training/20_estimator.ipynb #6d5ad933
+def _check_measurable(c: TrainConfig, store: MemoryStore) -> None:
+    "`PedarrError` for windows that are too short or too slow for the parameter `measured`."
+    if not c.measured or store.fs >= 200 and store.ecg.shape[2] >= store.fs: return
+    raise PedarrError(f'measured: intervals are read in windows of at least 1 s at 200 Hz, and these have '
+                      f'{store.ecg.shape[2]} samples at {store.fs:g} Hz: give others, or leave measured out')
+
 def _fit(e: RhythmClassifier, X: Any, y: Any) -> RhythmClassifier:
     "Train an estimator."
     c, x = _config_of(e), check_signals(X, e.channels)
     e.classes_, code = _classes_of(y, len(x))
     e.n_samples_in_ = _samples_of(x)
     store = _store_of(e, x, [str(i) for i in code])
+    _check_measurable(c, store)
     e.network_, _, e.history_ = fit_fold(store, np.arange(len(code)), np.zeros(0, int), c)
     e.network_.eval()
     return e
