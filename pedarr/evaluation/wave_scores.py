@@ -104,7 +104,7 @@ def _by_lead(waves: pd.DataFrame, edge: str) -> dict[tuple, np.ndarray]:
 def edge_errors(true: pd.DataFrame, found: pd.DataFrame, scored: np.ndarray, rate: float,
                 tolerance: float = .03) -> pd.DataFrame:
     """Every border that counts: columns row, lead, kind, edge, what (pair, missed, false), error (s, found
-    less true; NaN unless a pair).
+    minus true; NaN unless a pair).
 
     `true` and `found`: waves (row, lead, kind, onset, end; s); `scored` bool [N, C, T] at `rate` Hz."""
     rows = []
@@ -176,12 +176,13 @@ def plot_edge_errors(errors: pd.DataFrame, within: float = .06) -> Figure:
     for ax, (kind, edge) in zip(figure.subplots(2, 3, sharex=True).T.ravel(), WAVE_EDGES):
         e = 1000*errors.error[(errors.kind == kind) & (errors.edge == edge)].dropna()
         ax.hist(e.clip(-most, most), np.arange(-most - 2, most + 3, 4), color='#0173b2')
+        if e.empty: ax.set(ylim=(0, 1), yticks=[])
         limit = CSE_LIMITS.get((kind, edge))
         if limit: ax.axvspan(-limit, limit, color='.85', zorder=0)
         ax.axvline(0, color='k', lw=.7)
-        ax.set_title(f'{kind} {edge}', fontsize=9)
+        ax.set_title(f'{kind} {edge}' + ' (no pairs)'*e.empty, fontsize=9)
         ax.spines[['top', 'right']].set_visible(False)
-    figure.supxlabel('found less annotated (ms)', fontsize=9)
+    figure.supxlabel('found minus annotated (ms)', fontsize=9)
     return figure
 
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #49a60fbd

@@ -132,7 +132,7 @@ def _knots(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return known, knots
 
 def _two_layers(n: int, width: int, dropout: float, n_classes: int) -> nn.Sequential:
-    "Layers from `n` scores to logits."
+    "A perceptron with two hidden layers, from `n` scores to logits."
     return nn.Sequential(nn.Linear(n, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width),
                          nn.ReLU(), nn.Linear(width, n_classes))
 

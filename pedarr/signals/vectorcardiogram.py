@@ -25,7 +25,7 @@ _EIGHT = [ECG_LEADS.index(name) for name in ('I', 'II', 'V1', 'V2', 'V3', 'V4', 
 
 # %% ../../nbs/4_signals/15_vectorcardiogram.ipynb #eb025904
 def rotation_matrix(angles: Tensor) -> Tensor:
-    "One matrix each, [B, 3, 3], that turns by Euler `angles` [B, 3] (rad) about z, then y, then x."
+    "A matrix each, [B, 3, 3]: Rz Ry Rx of Euler `angles` [B, 3] (rad) about z, y and x."
     (cz, cy, cx), (sz, sy, sx) = angles.cos().T, angles.sin().T
     zero, one = torch.zeros_like(cz), torch.ones_like(cz)
     rows = lambda *values: torch.stack(values, 1).unflatten(1, (3, 3))

@@ -32,12 +32,12 @@ class PretrainMethod(NamedTuple):
 PRETRAININGS = {
     'simclr': PretrainMethod('two crops of a window, disturbed; NT-Xent (Chen et al. 2020)'),
     'cmsc': PretrainMethod('the two halves of a window (Kiyasseh et al. 2021)', halves=True),
-    '3kg': PretrainMethod('a heart that is turned, half of it hidden; NT-Xent (Gopal et al. 2021)', ecg=True),
+    '3kg': PretrainMethod('two turned views, half of each hidden; NT-Xent (Gopal et al. 2021)', ecg=True),
     'physioclr': PretrainMethod('features, shuffled beats, the other half, reconstruction (arXiv 2509.08116)',
                                 ecg=True, measured=True, halves=True),
-    'beatssl': PretrainMethod('views of 3KG, likeness of features as target, beats (arXiv 2601.16147)',
+    'beatssl': PretrainMethod('views of 3KG, similarity of features as target, beats (arXiv 2601.16147)',
                               ecg=True, measured=True),
-    'masked': PretrainMethod('what is hidden is to be reconstructed')}
+    'masked': PretrainMethod('half of each channel is hidden and reconstructed')}
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #81b024d8
 def needs_features(method: str) -> bool:
@@ -82,12 +82,12 @@ class _Views(Parameters):
 class _OwnNumbers(Parameters):
     "Numbers of PhysioCLR and Beat-SSL."
     delta: float = Field(.25, ge=-1, le=1, description='least cosine of the features of a positive')
-    bounded: bool = Field(True, description='positives stand in the sum above, too; false: official code')
+    bounded: bool = Field(True, description='positives stand in the denominator, too; false: official code')
     self_counts: bool = Field(False, description='an anchor is its own positive, as in the official code')
     at_r: bool = Field(False, description='beats are cut at R, as in the official code')
-    exponent: float = Field(50., gt=0, le=1e6, description='of the likeness of features')
+    exponent: float = Field(50., gt=0, le=1e6, description='of the similarity of features, as a soft target')
     beats: Literal['none', 'hard', 'soft'] = Field('hard', description='targets of single beats')
-    clusters: int = Field(8, ge=2, le=1000, description='of beats')
+    clusters: int = Field(8, ge=2, le=1000, description='number of clusters of beats')
     beat_classes: str = Field('', description="classifier that says the kind of a beat; '': clusters")
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #eaa6c5c6

@@ -83,7 +83,7 @@ def cached_features(run: Path | str, store: Store, weights: str = 'encoder.safet
 STRENGTHS = (.001, .01, .1, 1., 10.)
 
 class Probe(NamedTuple):
-    "Probabilities `prob` [N, C] of all windows, chosen `strength`, how many statements were `unseen`."
+    "Probabilities `prob` [N, C] of all windows, chosen `strength` (C), how many statements were `unseen`."
     prob: np.ndarray
     strength: float
     unseen: int
