@@ -114,8 +114,8 @@ def test_a_run_that_cannot_be_read_is_named_and_left_out(runs, tmp_path):
         assert len(answers_.recall_table(jobs))
 
 
-def test_kept_tables_of_older_code_can_be_read():
-    for folder in ('twin', 'twin-30', 'ludb'):
+def test_kept_tables_can_be_read():
+    for folder in ('twin', 'twin_intra', 'modality', 'ludb'):
         scores, classes, made = answers_.load_grid_results(ROOT/'nbs'/'results'/folder)
         assert scores.value.between(0, 1).all()
         assert scores.segments.dtype == scores.subjects.dtype == classes.support.dtype == 'int64'
