@@ -328,7 +328,7 @@ def test_the_cross_validation_notebook(store, tmp_path):
 def test_the_bedside_notebook_joins_seeds_and_asks_runs_by_patient_only(runs, tmp_path):
     out = Path(runs[0].run).parent
     text = _run('bedside', tmp_path/'b.ipynb', tmp_path, out=str(out), results=str(tmp_path/'kept'),
-                shots='1', lose='loss', systems='cross-entropy, focal', draws=1, resamples=100)
+                few='loss', shots='1', lose='loss', systems='cross-entropy, focal', draws=1, resamples=100)
     assert 'SIMULATED' in text
     shots, missing, paired = (pd.read_csv(tmp_path/'kept'/f'{n}.csv')
                               for n in ('shots', 'missing', 'missing_paired'))

@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from itertools import product
 
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -115,6 +117,22 @@ def test_pages_of_results_say_a_thing_once():
             prose = ' '.join(paragraph.split())
             if len(paragraph) > 150 and '```' not in paragraph: seen[prose].add(path.name)
     assert len(RESULTS) == 15 and not {p: names for p, names in seen.items() if len(names) > 1}
+
+
+def test_the_table_of_the_readme_is_that_of_the_results():
+    "Each cell, from the files that the pages read."
+    files = [ROOT/'nbs'/'results'/folder/'scores.csv' for folder in ('twin', 'twin_intra')]
+    scores = pd.concat(pd.read_csv(file) for file in files)
+    rows = re.findall(r'(?m)^\| ([^|]+) \|((?: \d\d\.\d \[[^|]*\] \|){4})$', README)
+    systems = list(dict.fromkeys(scores.system))
+    scores = scores.set_index(['system', 'metric', 'split'])
+    assert len(rows) == len(systems) == 6
+    for (name, shown), system in zip(rows, systems):
+        assert name.split(',')[0] == system.split(' +')[0]
+        cells = [c.strip() for c in shown.split('|')[:-1]]
+        for cell, (metric, split) in zip(cells, product(('top1', 'f1'), ('patient', 'segment'))):
+            r = scores.loc[system, metric, split]
+            assert cell == f'{100*r.value:.1f} [{100*r.low:.1f}, {100*r.high:.1f}]'
 
 
 def test_the_options_of_the_earlier_network_are_those_of_a_run():

@@ -27,7 +27,7 @@ from .run_files import is_finished
 
 # %% auto #0
 __all__ = ['KeptAnswers', 'run_answers', 'keep_answers', 'read_kept', 'kept_scores', 'keep_grid', 'read_kept_grid',
-           'kept_grid_scores', 'kept_grid_classes']
+           'kept_grid_scores', 'kept_grid_classes', 'kept_gain']
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #974b91e8
 class KeptAnswers(NamedTuple):
@@ -222,12 +222,17 @@ def _pooled(kept: list[KeptAnswers]) -> tuple[np.ndarray, np.ndarray, np.ndarray
     if kept[0].multi: raise PedarrError('the answers have several labels a row: use kept_scores')
     return tuple(np.concatenate([getattr(a, name) for a in kept]) for name in ('truth', 'called', 'subject'))
 
+def _gain(kept: list[KeptAnswers], other: list[KeptAnswers], n_resamples: int) -> pd.DataFrame:
+    "`paired_scores` of a system less those of the `other`."
+    truth, called, subject = _pooled(kept)
+    return paired_scores(truth, called, _pooled(other)[1], subject, len(kept[0].classes), n_resamples)
+
 def _system_rows(kept: list[KeptAnswers], first: list[KeptAnswers] | None, n_resamples: int) -> pd.DataFrame:
     "Scores of a system, and its gain over the `first` one (None: there is nothing to compare)."
-    (truth, called, subject), n = _pooled(kept), len(kept[0].classes)
-    table = bootstrap_scores(truth, called, subject, n, n_resamples)
+    truth, called, subject = _pooled(kept)
+    table = bootstrap_scores(truth, called, subject, len(kept[0].classes), n_resamples)
     if first is not None:
-        gain = paired_scores(truth, called, _pooled(first)[1], subject, n, n_resamples)
+        gain = _gain(kept, first, n_resamples)
         table = table.join(gain.rename(columns=dict(value='gain', low='gain_low', high='gain_high')))
     seeds, subjects = len(kept), len(np.unique(subject))
     return table.assign(seeds=seeds, segments=len(truth)//seeds, subjects=subjects).reset_index()
@@ -272,3 +277,13 @@ def kept_grid_classes(folder: Path | str) -> pd.DataFrame:
             parts.append(each.assign(question=question, split=split, system=name))
     return pd.concat(parts, ignore_index=True)
 
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #163de36a
+def kept_gain(folder: Path | str, system: str, other: str, n_resamples: int = 10_000) -> pd.DataFrame:
+    """Scores of `system` less those of the `other` from the answers that `keep_grid` wrote, seeds pooled, as
+    `paired_scores`: the first question and split that have both. `PedarrError` if none has, on the same rows."""
+    for systems in read_kept_grid(folder).values():
+        base = _to_compare(systems, other, system) if system in systems else None
+        if base: return _gain(systems[system], base, n_resamples)
+    raise PedarrError(f'{folder}: no question has {system!r} and {other!r}, finished, on the same rows: '
+                      'give two systems of grid.json')
