@@ -281,7 +281,7 @@ def kept_grid_classes(folder: Path | str) -> pd.DataFrame:
 # %% ../../nbs/8_training/28_kept_answers.ipynb #163de36a
 def kept_gain(folder: Path | str, system: str, other: str, n_resamples: int = 10_000) -> pd.DataFrame:
     """Scores of `system` less those of the `other` from the answers that `keep_grid` wrote, seeds pooled, as
-    `paired_scores`: the first question and split that have both. `PedarrError` if none has, on the same rows."""
+    `paired_scores`: of the first question and split that has both on the same rows; `PedarrError` if none."""
     for systems in read_kept_grid(folder).values():
         base = _to_compare(systems, other, system) if system in systems else None
         if base: return _gain(systems[system], base, n_resamples)
