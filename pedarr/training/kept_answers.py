@@ -227,6 +227,7 @@ def _gain(kept: list[KeptAnswers], other: list[KeptAnswers], n_resamples: int) -
     truth, called, subject = _pooled(kept)
     return paired_scores(truth, called, _pooled(other)[1], subject, len(kept[0].classes), n_resamples)
 
+# %% ../../nbs/8_training/28_kept_answers.ipynb #61be4039
 def _system_rows(kept: list[KeptAnswers], first: list[KeptAnswers] | None, n_resamples: int) -> pd.DataFrame:
     "Scores of a system, and its gain over the `first` one (None: there is nothing to compare)."
     truth, called, subject = _pooled(kept)
