@@ -17,6 +17,7 @@ from pedarr.losses.registry import make_losses
 from pedarr.model.pedarrnet import PedArrNet
 from pedarr.model.pretrained import save_pretrained
 from pedarr.signals.arrays import store_from_arrays
+from pedarr.signals.store import open_store
 from pedarr.training import folds as folds_
 from pedarr.training import tail as tail_
 from pedarr.training import tail_systems as systems_
@@ -329,6 +330,8 @@ def test_the_natural_tail_from_training_to_tables_and_from_kept_answers(natural_
     own = t[(t.loss == 'ce') & (t.rhythm != 'SVT')]
     np.testing.assert_allclose(said[['value', 'low', 'high']], own[['value', 'low', 'high']], atol=1e-5)
     assert (answers.role == 'test').sum() == 160
+    assert (open_store(natural_waves).segments.label.to_numpy()[answers.row] == answers.label).all()
+    assert not (first/'under18.csv').exists()                                          # no ages are known
 
 
 def test_the_natural_tail_takes_the_strengths_of_the_controlled_one():

@@ -13,7 +13,7 @@ import pandas as pd
 from ..core.errors import PedarrError
 
 # %% auto #0
-__all__ = ['wilson_interval', 'called_instead', 'rhythm_shares']
+__all__ = ['wilson_interval', 'called_instead', 'rhythm_shares', 'shares_of_young']
 
 # %% ../../nbs/7_evaluation/09_shares.ipynb #00b9ccef
 _Z = 1.959964                   # 95 %
@@ -54,3 +54,20 @@ def rhythm_shares(table: pd.DataFrame, classes: Iterable[str]) -> pd.DataFrame:
             precision=precise[0], precision_low=precise[1], precision_high=precise[2],
             taken_for=called_instead(said[own & ~right])))
     return pd.DataFrame(rows)
+
+# %% ../../nbs/7_evaluation/09_shares.ipynb #1702f49e
+def shares_of_young(table: pd.DataFrame, ages: Iterable[float] = (18, 13)) -> pd.DataFrame:
+    """The recall of each rhythm among the patients under each of `ages` (years), a group after the other, the
+    commonest rhythm first. `table`: columns truth, answer, patient, age; a row a recording; an age of NaN is
+    of no group. Columns group ('under 18'), rhythm, n, patients, right, recall with its interval,
+    taken_for; no row where nobody is so young."""
+    rows = []
+    for age in ages:
+        part = table[table.age < age]
+        if not len(part): continue
+        t = rhythm_shares(part, list(dict.fromkeys(part.truth)))
+        t = t.rename(columns={f'sensitivity{end}': f'recall{end}' for end in ('', '_low', '_high')})
+        keep = ['rhythm', 'n', 'patients', 'right', 'recall', 'recall_low', 'recall_high', 'taken_for']
+        rows.append(t[keep].sort_values('n', ascending=False, kind='stable').assign(group=f'under {age:g}'))
+    found = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=['rhythm', 'group'])
+    return found[['group', *(c for c in found if c != 'group')]]

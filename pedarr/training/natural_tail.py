@@ -90,19 +90,19 @@ def _read_fold(folder: Path, loss: str, table: pd.DataFrame | None, fold: int) -
     name = f'{loss}_natural_{fold}'
     told = _told_by_file(folder, name) if table is None else _told_by_table(folder, name, table, fold)
     found, classes, rows = told
-    rows = rows.assign(fold=fold)[['subject', 'label', 'fold', 'role']]
+    rows = rows.assign(fold=fold, row=found['row'].astype(int))[['row', 'subject', 'label', 'fold', 'role']]
     return rows.join(pd.DataFrame(found['log'].astype(float), columns=classes))
 
 def read_natural(folder: Path, loss: str, table: pd.DataFrame | None = None,
                  folds: Iterable[int] = range(NATURAL_FOLDS)) -> pd.DataFrame:
-    """The pooled answers of a `loss`: columns subject, label, fold, role (validation or test), and a column
-    of log probabilities for each class. With the `table` of recordings, subjects are its names, and the
-    answers are checked against it. `PedarrError` if a fold is missing, is damaged or doesn't fit."""
+    """The pooled answers of a `loss`: columns row (of the store), subject, label, fold, role (validation or
+    test), and a log probability for each class. With the `table` of recordings, subjects are its names, and
+    the answers are checked against it. `PedarrError` if a fold is missing, is damaged or doesn't fit."""
     return pd.concat([_read_fold(folder, loss, table, fold) for fold in folds], ignore_index=True)
 
 
 # %% ../../nbs/8_training/23_natural_tail.ipynb #5f227f1c
-_ABOUT = ('subject', 'label', 'fold', 'role')
+_ABOUT = ('row', 'subject', 'label', 'fold', 'role')
 
 def _merged(table: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
     "Labels [N] and log probabilities [N, M] with the classes of `MERGED` as one, and the M names."
