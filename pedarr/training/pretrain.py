@@ -47,6 +47,13 @@ def _left_out(store: Store, file: str) -> np.ndarray:
     table = read_table(file, {'subject': str})
     return store.segments.subject.isin(set(table.subject)).to_numpy()
 
+def _drawn(record: pd.Series, rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    "At most `most` of the `rows` [N] of each record, drawn, in their order; 0: all."
+    if not most: return rows
+    order = np.random.default_rng(seed).permutation(rows)
+    turn = record.iloc[order].groupby(record.iloc[order].to_numpy()).cumcount().to_numpy()
+    return np.sort(order[turn < most])
+
 # %% ../../nbs/8_training/26_pretrain.ipynb #f0a7652e
 def windows_to_learn(store: Store, c: PretrainConfig) -> tuple[np.ndarray, list[str]]:
     "Row numbers [N] of the windows that are learnt from, and notes; `PedarrError` for fewer than two."
@@ -60,7 +67,9 @@ def windows_to_learn(store: Store, c: PretrainConfig) -> tuple[np.ndarray, list[
     for words, which in reasons.items():
         if n := int((which & ~gone).sum()): notes.append(f'{n} windows {words}: left out')
         gone |= which
-    rows = np.flatnonzero(~gone)
+    left = np.flatnonzero(~gone)
+    rows = _drawn(store.segments.record, left, c.most_per_record, c.seed)
+    if n := len(left) - len(rows): notes.append(f'{n} windows beyond {c.most_per_record} of a record: left out')
     if len(rows) < 2:
         raise PedarrError(f'{store.path}: {len(rows)} windows are left to learn from ({"; ".join(notes)}): '
                           'two are needed')

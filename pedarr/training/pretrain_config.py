@@ -68,6 +68,7 @@ class _Data(Parameters):
     modality: _Modality = Field('ecg', description='whose channels are learnt from')
     folds: str = Field('', description="official folds that are learnt from, as in 1-8; '': all")
     left_out: str = Field('', description="table whose subjects are not learnt from; '': none")
+    most_per_record: int = Field(0, ge=0, le=10**9, description='windows of a record, drawn once; 0: all')
     normalise: str = with_default(FitParameters, 'normalise')
 
 class _Views(Parameters):
