@@ -69,7 +69,7 @@ def windows_to_learn(store: Store, c: PretrainConfig) -> tuple[np.ndarray, list[
         gone |= which
     left = np.flatnonzero(~gone)
     rows = _drawn(store.segments.record, left, c.most_per_record, c.seed)
-    if n := len(left) - len(rows): notes.append(f'{n} windows beyond {c.most_per_record} of a record: left out')
+    if n := len(left) - len(rows): notes.append(f'{n} windows beyond {c.most_per_record} a record: left out')
     if len(rows) < 2:
         raise PedarrError(f'{store.path}: {len(rows)} windows are left to learn from ({"; ".join(notes)}): '
                           'two are needed')
