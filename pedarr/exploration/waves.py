@@ -10,7 +10,7 @@ from typing import NamedTuple, Sequence
 
 import numpy as np
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
-from scipy.signal import butter, find_peaks, sosfiltfilt
+from scipy.signal import butter, find_peaks, sosfilt, sosfilt_zi, sosfiltfilt
 
 from ..core.errors import PedarrError
 from ..data.channels import CHANNELS, IEGM_CHANNELS, N_ECG
@@ -66,8 +66,10 @@ _HIGHEST = .475         # of the sampling rate: the highest edge of a filter, ju
 
 @lru_cache(maxsize=256)
 def _filter(order, edges, kind, fs):
-    "Second-order sections of a Butterworth filter."
-    return butter(order, edges, kind, fs=fs, output='sos')
+    "Sections of a Butterworth filter, its state after a step, and how many samples lead it in."
+    sos = butter(order, edges, kind, fs=fs, output='sos')
+    unused = min((sos[:, 2] == 0).sum(), (sos[:, 5] == 0).sum())
+    return sos, sosfilt_zi(sos)[:, None], 3 * (2 * len(sos) + 1 - int(unused))
 
 def _filled(x):
     "A copy of `x` as floats, with zeros for what is missing."
@@ -78,6 +80,18 @@ def _filled(x):
 def _odd(seconds, fs):
     "`seconds` as an odd number of samples, so that a running window has a middle."
     return max(1, int(seconds * fs) | 1)
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #3e2829ff
+def _both_ways(sos, state, lead, x):
+    "`sosfiltfilt` for the float signals `x` [..., T], with what `_filter` keeps of the filter `sos`."
+    if x.shape[-1] <= lead: raise PedarrError(f'{x.shape[-1]} samples: a filter needs {lead + 1} or more')
+    shape, x = x.shape, x.reshape(-1, x.shape[-1])
+    before = 2 * x[:, :1] - x[:, lead:0:-1]
+    after = 2 * x[:, -1:] - x[:, -2:-lead - 2:-1]
+    y = np.concatenate([before, x, after], axis=1)
+    for _ in range(2): y = sosfilt(sos, y, axis=1, zi=state * y[:, :1])[0][:, ::-1]
+    return y[:, lead:-lead].reshape(shape)
+
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #a400b245
 def butterworth_band(x: np.ndarray, fs: float, low: float | None = None, high: float | None = None,
@@ -93,7 +107,7 @@ def butterworth_band(x: np.ndarray, fs: float, low: float | None = None, high: f
     if low and high: edges, kind = (low, high), 'bandpass'
     elif low: edges, kind = low, 'highpass'
     else: edges, kind = high, 'lowpass'
-    return sosfiltfilt(_filter(order, edges, kind, fs), x, axis=-1)
+    return _both_ways(*_filter(order, edges, kind, fs), np.asarray(x, float))
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #b4a4fe2b
 class _Spikes(NamedTuple):
