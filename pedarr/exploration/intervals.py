@@ -159,7 +159,7 @@ def beat_intervals(signal: np.ndarray, fs: float, beats: Sequence | None = None)
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #e3b919ec
 def _with_intervals(t, atrium_at_his):
-    "A table of the times `t` (s; arrays [N] by name) of each beat, and the textbook's intervals between them."
+    "The table of the times `t` (s; arrays [N] by name) of each beat, and the textbook's intervals."
     return pd.DataFrame(t | dict(
         rr=np.diff(t['qrs_on'], append=np.nan),
         pr=t['qrs_on'] - t['p_on'],

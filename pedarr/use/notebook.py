@@ -45,6 +45,7 @@ def read_notebook(path: Path) -> dict:
     for cell in notebook['cells']: cell['source'] = ''.join(cell['source'])
     return notebook
 
+# %% ../../nbs/9_use/11_notebook.ipynb #fc02400a
 def _lines(value: Any) -> Any:
     "A text as the list of its lines; anything else as it is."
     return value.splitlines(keepends=True) if isinstance(value, str) else value
