@@ -5,11 +5,10 @@
 import sys
 from pathlib import Path
 
-import nbformat
-
 from pedarr.core.parameters import cell_text
 from pedarr.training.config import TrainConfig
 from pedarr.training.pretrain_config import PretrainConfig
+from pedarr.use.notebook import read_notebook, write_notebook
 
 FOLDER = Path(__file__).resolve().parents[1]/'nbs'/'experiments'
 MADE_OF = {'train': TrainConfig, 'pretrain': PretrainConfig}
@@ -18,14 +17,14 @@ MADE_OF = {'train': TrainConfig, 'pretrain': PretrainConfig}
 def fill(name: str) -> None:
     "Write, or with --check compare, the parameter cell of one notebook."
     file = FOLDER/f'{name}.ipynb'
-    notebook = nbformat.read(file, as_version=4)
-    cell = next(c for c in notebook.cells if 'parameters' in c.metadata.get('tags', []))
+    notebook = read_notebook(file)
+    cell = next(c for c in notebook['cells'] if 'parameters' in c['metadata'].get('tags', []))
     text = cell_text(MADE_OF[name])
-    if cell.source == text: return print(f'the parameter cell of {file.name} agrees with the parameters')
+    if cell['source'] == text: return print(f'the parameter cell of {file.name} agrees with the parameters')
     if '--check' in sys.argv:
         sys.exit(f'the parameter cell of {file.name} differs from the parameters: run `make export`')
-    cell.source = text
-    nbformat.write(notebook, file)
+    cell['source'] = text
+    write_notebook(notebook, file)
 
 
 if __name__ == '__main__':

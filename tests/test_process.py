@@ -185,7 +185,7 @@ def test_progress_that_cannot_be_written_stops_nothing(small, tmp_path, command)
 def test_a_reader_that_went_away(small):
     reader, writer = os.pipe()
     os.close(reader)
-    p = start('train', '--params', stdout=writer)
+    p = start('check', '-h', stdout=writer)
     os.close(writer)
     fails(p, 'nobody reads')
 

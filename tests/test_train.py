@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import given, settings, strategies as st
 from conftest import everywhere, real
 from helpers import AT_250_HZ
 from pedarr.core import files as files_
+from pedarr.exploration import figures as figures_
 from pedarr.signals import batches as batches_
 from pedarr.training import config as config_
 from pedarr.training import folds as folds_
@@ -55,7 +57,16 @@ def run(store, tmp_path_factory):
                         progress=False)
 
 
-def test_one_cohort_and_a_cap_reach_the_run_and_its_report(store, tmp_path):
+@pytest.fixture
+def words_alone(monkeypatch):
+    "The figures of a report are drawn, and not written: for tests that read its words."
+    def shown(figure):
+        plt.close(figure)
+        return '<svg></svg>'
+    everywhere(monkeypatch, figures_, 'figure_svg', shown)
+
+
+def test_one_cohort_and_a_cap_reach_the_run_and_its_report(store, tmp_path, words_alone):
     c = make_config(store=store, run=tmp_path/'r', cohort='children', most_per_record=3,
                     single_subject_classes='keep', **SMALL)
     run = open_finished(run_training(c, progress=False))
@@ -299,7 +310,7 @@ def unvouched(run: Path, folder: Path) -> Path:
     return copy
 
 
-def test_a_run_from_before_validation_is_still_known_and_reported(store, tmp_path):
+def test_a_run_from_before_validation_is_still_known_and_reported(store, tmp_path, words_alone):
     config = make_config(store=store, run=tmp_path/'new', **SMALL, validation=0, encoder='plain',
                          channel_dropout=0, model_options={'pooling': 'cls'})
     new = run_training(config, progress=False)
@@ -494,7 +505,7 @@ def test_a_diverged_network_is_one_line_not_a_traceback():
 
 
 @pytest.mark.parametrize('name', ['xresnet1d', 'inceptiontime'])
-def test_a_baseline_trains_reports_and_is_rebuilt(store, tmp_path, name):
+def test_a_baseline_trains_reports_and_is_rebuilt(store, tmp_path, name, words_alone):
     done = run_training(make_config(store=store, run=tmp_path/'r', **SMALL, model=name,
                                     model_options={'width': 8}), progress=False)
     meta = json.loads((done/'model.json').read_text())
@@ -853,7 +864,7 @@ def test_every_parameter_that_differs_is_named(run, store):
 
 # ---- the store under a run
 
-def test_an_edited_description_of_the_store_is_named_by_report_and_resume(simulated, tmp_path):
+def test_an_edited_description_of_the_store_is_named_by_report_and_resume(simulated, tmp_path, words_alone):
     "`simulated` flipped in store.json after the training: no report without its banner, no resuming."
     config = AT_250_HZ
     build_store(simulated, tmp_path/'s', 'leipzig', config=config, progress=False)
@@ -926,7 +937,8 @@ def test_classes_with_odd_names_are_trained_reported_and_compared(store, tmp_pat
     assert (paired_table([r], [r], 100).value == 0).all() and len(run_few_shot(r, shots=(1,), draws=2)[0])
 
 
-def test_a_grouping_that_nobody_registered_here_is_the_stores_own(simulated, tmp_path, monkeypatch):
+def test_a_grouping_that_nobody_registered_here_is_the_stores_own(simulated, tmp_path, monkeypatch,
+                                                                  words_alone):
     from pedarr.training.run_networks import run_few_shot, run_store
     from pedarr.data.groupings import GROUPINGS
     with monkeypatch.context() as m:
@@ -951,7 +963,7 @@ def test_a_grouping_that_nobody_registered_here_is_the_stores_own(simulated, tmp
         prepare_run(c.replace(run=str(tmp_path/'x'), grouping='mein'))
 
 
-def test_a_class_that_one_tested_subject_has_is_not_a_class_of_one_subject(store, tmp_path):
+def test_a_class_that_one_tested_subject_has_is_not_a_class_of_one_subject(store, tmp_path, words_alone):
     "A single fold: notes count over the whole store."
     r = open_finished(run_training(make_config(store=store, run=tmp_path/'r', **{**SMALL, 'n_folds': 4},
                                                fold=0, single_subject_classes='keep'), progress=False))

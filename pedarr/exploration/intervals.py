@@ -40,18 +40,19 @@ def _waves_of_beats(first, on):
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #67f62d2d
 def _atrial_columns(waves, on):
-    "What the table tells of the atrial `waves` (s) [M, 5], for the QRS onsets `on` (s) [N]."
+    "What the table tells of the atrial `waves` (s) [M, 5], for the QRS onsets `on` (s) [N]: its columns."
     first = np.nanmin(waves, 1)
     before, after, nearer = _waves_of_beats(first, on)
     time = np.append(first, np.nan)                         # index -1: no wave
     own = np.vstack([waves, np.full((1, len(CS_BIPOLES)), np.nan)])[nearer]
     until_next = np.diff(np.searchsorted(first, on - _MARGIN)).astype(float)
-    return pd.DataFrame(own, columns=CS_BIPOLES).assign(
+    return dict(zip(CS_BIPOLES, own.T)) | dict(
         atrium=time[nearer],
         earliest=[CS_BIPOLES[int(np.nanargmin(row))] if not np.isnan(row).all() else '' for row in own],
         a_before=time[before],
         a_after=time[after],
         n_atrial=np.append(until_next, np.nan)[:len(on)])
+
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #b3a75c01
 def _atrium_at_his(abl, fs, his):
@@ -124,16 +125,16 @@ class WindowReading(NamedTuple):
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #1ffd5a05
 def _times(x, fs, beats, edges, waves, stimuli):
-    "When each wave of the `beats` was seen (s), in the cleaned window `x` [19, T]."
+    "When each wave of the `beats` was seen (s; arrays [N] by name), in the cleaned window `x` [19, T]."
     ecg, abl, (on, off) = x[:N_ECG], x[CHANNELS.index('ABL12')], edges.T
-    t = pd.DataFrame(dict(beat=beats / fs, qrs_on=on, qrs_off=off, t_end=t_ends(ecg, fs, edges),
-                          p_on=p_onsets(ecg, fs, edges), his=his_times(abl, fs, on)))
-    t = t.join(_atrial_columns(waves, on))
-    t['stimulus'] = _last_before(stimuli / fs, on + .02, .08)
+    t = dict(beat=beats / fs, qrs_on=on, qrs_off=off, t_end=t_ends(ecg, fs, edges),
+             p_on=p_onsets(ecg, fs, edges), his=his_times(abl, fs, on))
+    t |= _atrial_columns(waves, on) | dict(stimulus=_last_before(stimuli / fs, on + .02, .08))
     # `p_onsets` takes any bump: a P wave is believed where the coronary sinus is activated at about that time
-    to_atrium = t.a_before - t.p_on
-    if len(waves): t.loc[~((to_atrium > -.02) & (to_atrium < .09)), 'p_on'] = np.nan
+    to_atrium = t['a_before'] - t['p_on']
+    if len(waves): t['p_on'] = np.where((to_atrium > -.02) & (to_atrium < .09), t['p_on'], np.nan)
     return t
+
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #17432aa4
 def beat_intervals(signal: np.ndarray, fs: float, beats: Sequence | None = None) -> WindowReading:
@@ -152,23 +153,24 @@ def beat_intervals(signal: np.ndarray, fs: float, beats: Sequence | None = None)
     edges = qrs_edges(x[:N_ECG], fs, beats)
     waves = atrial_waves(x[N_ECG + 2:], fs, qrs=edges)
     times = _times(x, fs, beats, edges, waves, stimuli)
-    atrium_at_his = _atrium_at_his(x[CHANNELS.index('ABL12')], fs, times.his)
+    atrium_at_his = _atrium_at_his(x[CHANNELS.index('ABL12')], fs, times['his'])
     t = _without_gaps(_without_odd_qrs(_with_intervals(times, atrium_at_his)), signal, fs)
     return WindowReading(t, waves, stimuli / fs)
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #e3b919ec
 def _with_intervals(t, atrium_at_his):
-    "The times `t` (s) of each beat, and the textbook's intervals between them (s)."
-    return t.assign(
-        rr=np.diff(t.qrs_on, append=np.nan),
-        pr=t.qrs_on - t.p_on,
-        ah=t.his - atrium_at_his,
-        hv=t.qrs_on - t.his,
-        qrs=t.qrs_off - t.qrs_on,
-        qt=t.t_end - t.qrs_on,
-        av=t.qrs_on - t.a_before,
-        va=t.a_after - t.qrs_on,
-        va_septal=t.CS90 - t.qrs_on)
+    "The table of the times `t` (s; arrays [N] by name) of each beat, and the textbook's intervals."
+    return pd.DataFrame(t | dict(
+        rr=np.diff(t['qrs_on'], append=np.nan),
+        pr=t['qrs_on'] - t['p_on'],
+        ah=t['his'] - atrium_at_his,
+        hv=t['qrs_on'] - t['his'],
+        qrs=t['qrs_off'] - t['qrs_on'],
+        qt=t['t_end'] - t['qrs_on'],
+        av=t['qrs_on'] - t['a_before'],
+        va=t['a_after'] - t['qrs_on'],
+        va_septal=t['CS90'] - t['qrs_on']))
+
 
 # %% ../../nbs/3_exploration/01_intervals.ipynb #b9f930cb
 _HIS, _CS, _SEPTAL = [N_ECG], slice(N_ECG + 2, None), [len(CHANNELS) - 1]     # rows of the electrograms

@@ -10,7 +10,7 @@ from typing import NamedTuple, Sequence
 
 import numpy as np
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
-from scipy.signal import butter, find_peaks, sosfiltfilt
+from scipy.signal import butter, find_peaks, sosfilt, sosfilt_zi
 
 from ..core.errors import PedarrError
 from ..data.channels import CHANNELS, IEGM_CHANNELS, N_ECG
@@ -64,11 +64,6 @@ CS_BIPOLES = [c for c in IEGM_CHANNELS if c.startswith('CS')]
 
 _HIGHEST = .475         # of the sampling rate: the highest edge of a filter, just below the Nyquist frequency
 
-@lru_cache(maxsize=256)
-def _filter(order, edges, kind, fs):
-    "Second-order sections of a Butterworth filter."
-    return butter(order, edges, kind, fs=fs, output='sos')
-
 def _filled(x):
     "A copy of `x` as floats, with zeros for what is missing."
     x = np.array(x, float)
@@ -78,6 +73,26 @@ def _filled(x):
 def _odd(seconds, fs):
     "`seconds` as an odd number of samples, so that a running window has a middle."
     return max(1, int(seconds * fs) | 1)
+
+# %% ../../nbs/3_exploration/00_waves.ipynb #3e2829ff
+@lru_cache(maxsize=256)
+def _filter(order, edges, kind, fs):
+    "Sections of a Butterworth filter, its state after a step, and how many samples lead it in."
+    sos = butter(order, edges, kind, fs=fs, output='sos')
+    unused = min((sos[:, 2] == 0).sum(), (sos[:, 5] == 0).sum())
+    return sos, sosfilt_zi(sos)[:, None], 3 * (2 * len(sos) + 1 - int(unused))
+
+def _both_ways(sos, state, lead, x):
+    """As scipy's `sosfiltfilt`, which works out the first `state` at every call: longer than it filters `x`
+    [..., T] (floats) if that is short. The ends are prolonged by their mirror image, `lead` samples."""
+    if x.shape[-1] <= lead: raise PedarrError(f'{x.shape[-1]} samples: a filter needs {lead + 1} or more')
+    shape, x = x.shape, x.reshape(-1, x.shape[-1])
+    before = 2 * x[:, :1] - x[:, lead:0:-1]
+    after = 2 * x[:, -1:] - x[:, -2:-lead - 2:-1]
+    y = np.concatenate([before, x, after], axis=1)
+    for _ in range(2): y = sosfilt(sos, y, axis=1, zi=state * y[:, :1])[0][:, ::-1]
+    return y[:, lead:-lead].reshape(shape)
+
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #a400b245
 def butterworth_band(x: np.ndarray, fs: float, low: float | None = None, high: float | None = None,
@@ -93,7 +108,7 @@ def butterworth_band(x: np.ndarray, fs: float, low: float | None = None, high: f
     if low and high: edges, kind = (low, high), 'bandpass'
     elif low: edges, kind = low, 'highpass'
     else: edges, kind = high, 'lowpass'
-    return sosfiltfilt(_filter(order, edges, kind, fs), x, axis=-1)
+    return _both_ways(*_filter(order, edges, kind, fs), np.asarray(x, float))
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #b4a4fe2b
 class _Spikes(NamedTuple):
@@ -265,11 +280,6 @@ def find_beats(signal: np.ndarray, fs: float, share: float = .45, faint: float =
         beats = more
     return peaks[beats]
 
-# %% ../../nbs/3_exploration/00_waves.ipynb #f5539951
-def _around(at, before, after, fs):
-    "The slice from `before` to `after` (s) around sample `at`, cut at the beginning."
-    return slice(max(0, at - int(before * fs)), at + int(after * fs))
-
 # %% ../../nbs/3_exploration/00_waves.ipynb #86de3e7d
 def qrs_edges(ecg: np.ndarray, fs: float, beats: np.ndarray, share: float = .05,
               quiet: float = .012) -> np.ndarray:
@@ -289,6 +299,10 @@ def qrs_edges(ecg: np.ndarray, fs: float, beats: np.ndarray, share: float = .05,
     return np.array(out, float).reshape(-1, 2) / fs
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #9d921f07
+def _around(at, before, after, fs):
+    "The slice from `before` to `after` (s) around sample `at`, cut at the beginning."
+    return slice(max(0, at - int(before * fs)), at + int(after * fs))
+
 def _outwards(b, calm, velocity, near, half):
     "Onset and end: the nearest of the `calm` samples on either side of beat `b`, else the least velocity."
     before, after = calm[calm < b], calm[calm >= b]

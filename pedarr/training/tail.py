@@ -56,7 +56,8 @@ def tail_roles(table: pd.DataFrame, size: int, draw: int) -> np.ndarray:
     if min(map(len, train[:-1])) < size:
         raise PedarrError(f'tail: fewer than {size} recordings of a rhythm in folds 1 to 8: lower size')
     train = np.concatenate([*train, rows[~np.isin(label[rows], [*sizes])]])
-    rest = rows[~np.isin(subject[rows], subject[train]) & np.isin(label[rows], [*sizes])]
+    apart = ~pd.Index(subject[rows]).isin(subject[train])
+    rest = rows[apart & np.isin(label[rows], [*sizes])]
     sinus = _drawn(label, rest, MOST_COMMON, _natural_share(label, rest, rows), draw)
     rest = np.concatenate([rest[label[rest] != MOST_COMMON], sinus])
     known = label != ''

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,10 +19,10 @@ from ..core.files import write_atomic
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
-    from nbformat import NotebookNode
 
 # %% auto #0
-__all__ = ['find_notebook', 'no_notebook', 'with_parameters', 'Outputs', 'notebook_shell', 'execute_notebook']
+__all__ = ['find_notebook', 'no_notebook', 'read_notebook', 'write_notebook', 'with_parameters', 'Outputs', 'notebook_shell',
+           'execute_notebook']
 
 # %% ../../nbs/9_use/11_notebook.ipynb #46666b8f
 def find_notebook(name: str = 'train') -> Path | None:
@@ -33,23 +34,46 @@ def find_notebook(name: str = 'train') -> Path | None:
 def no_notebook() -> str:
     "Why the notebook of a training can't be executed here; '' if it can."
     if find_notebook() is None: return 'the notebook is not here (pedarr was installed without its notebooks)'
-    try:
-        import nbformat
-        from IPython.core.interactiveshell import InteractiveShell
+    try: from IPython.core.interactiveshell import InteractiveShell
     except ImportError as e: return f'no notebook can be executed ({one_line(e)})'
     return 'a notebook is running already' if InteractiveShell.initialized() else ''
 
-# %% ../../nbs/9_use/11_notebook.ipynb #52b2de65
-def with_parameters(notebook: NotebookNode, params: dict) -> NotebookNode:
-    "The notebook with a cell that sets `params`, after the one with the tag 'parameters' (or first)."
-    import nbformat
-    has = lambda cell, tag: tag in cell.metadata.get('tags', [])
-    notebook.cells = [c for c in notebook.cells if not has(c, 'injected-parameters')]
-    at = next((i + 1 for i, c in enumerate(notebook.cells) if has(c, 'parameters')), 0)
-    lines = ['# Parameters', *(f'{name} = {value!r}' for name, value in params.items())]
-    cell = nbformat.v4.new_code_cell('\n'.join(lines), metadata={'tags': ['injected-parameters']})
-    notebook.cells.insert(at, cell)
+# %% ../../nbs/9_use/11_notebook.ipynb #773e65ad
+def read_notebook(path: Path) -> dict:
+    "The notebook at `path` (format 4), the source of each cell one text."
+    notebook = json.loads(path.read_text(encoding='utf-8'))
+    for cell in notebook['cells']: cell['source'] = ''.join(cell['source'])
     return notebook
+
+# %% ../../nbs/9_use/11_notebook.ipynb #fc02400a
+def _lines(value: Any) -> Any:
+    "A text as the list of its lines; anything else as it is."
+    return value.splitlines(keepends=True) if isinstance(value, str) else value
+
+def _output_lines(output: dict) -> dict:
+    "An output, its texts cut into lines."
+    cut = dict(output, text=_lines(output['text'])) if 'text' in output else dict(output)
+    if 'data' in output: cut['data'] = {kind: _lines(value) for kind, value in output['data'].items()}
+    return cut
+
+def write_notebook(notebook: dict, path: Path) -> None:
+    "Write a `notebook` as Jupyter does, whole or not at all."
+    cells = [dict(cell, source=_lines(cell['source'])) for cell in notebook['cells']]
+    for cell in cells:
+        if 'outputs' in cell: cell['outputs'] = [_output_lines(output) for output in cell['outputs']]
+    text = json.dumps(dict(notebook, cells=cells), indent=1, sort_keys=True, ensure_ascii=False)
+    write_atomic(path, f'{text}\n'.encode('utf-8', 'backslashreplace'))
+
+# %% ../../nbs/9_use/11_notebook.ipynb #52b2de65
+def with_parameters(notebook: dict, params: dict) -> dict:
+    "The notebook with a cell that sets `params`, after the one with the tag 'parameters' (or first)."
+    has = lambda cell, tag: tag in cell['metadata'].get('tags', [])
+    cells = [c for c in notebook['cells'] if not has(c, 'injected-parameters')]
+    at = next((i + 1 for i, c in enumerate(cells) if has(c, 'parameters')), 0)
+    lines = ['# Parameters', *(f'{name} = {value!r}' for name, value in params.items())]
+    cells.insert(at, dict(cell_type='code', id='injected', metadata={'tags': ['injected-parameters']},
+                          source='\n'.join(lines), execution_count=None, outputs=[]))
+    return dict(notebook, cells=cells)
 
 # %% ../../nbs/9_use/11_notebook.ipynb #0dde0565
 class Outputs(io.TextIOBase):
@@ -57,17 +81,16 @@ class Outputs(io.TextIOBase):
     def __init__(self) -> None: self.shown = []
     def add(self, kind: str, **content: Any) -> None:
         "Show an output of a `kind` that the format of notebooks knows."
-        from nbformat.v4 import new_output
-        self.shown.append(new_output(kind, **content))
+        self.shown.append(dict(output_type=kind, **content))
 
     def write(self, text: str) -> int:
         "Add printed `text` to what is shown; returns its number of characters."
         last = self.shown[-1] if self.shown else {}
-        if last.get('output_type') == 'stream': last.text += text
+        if last.get('output_type') == 'stream': last['text'] += text
         elif text: self.add('stream', name='stdout', text=text)
         return len(text)
 
-    def take_shown(self) -> list[NotebookNode]:
+    def take_shown(self) -> list[dict]:
         "What was shown since the last time."
         shown, self.shown = self.shown, []
         return shown
@@ -133,13 +156,12 @@ def notebook_shell(folder: Path, outputs: Outputs) -> Iterator[InteractiveShell]
 # %% ../../nbs/9_use/11_notebook.ipynb #44807847
 def execute_notebook(notebook: Path, out: Path, params: dict) -> None:
     "Run `notebook` with `params` in this process, and write it with its outputs to `out`, or not at all."
-    import nbformat
-    nb, outputs = with_parameters(nbformat.read(notebook, 4), params), Outputs()
+    nb, outputs = with_parameters(read_notebook(notebook), params), Outputs()
     out.parent.mkdir(parents=True, exist_ok=True)
     with notebook_shell(out.parent, outputs) as shell:
-        for count, cell in enumerate((c for c in nb.cells if c.cell_type == 'code'), 1):
+        for count, cell in enumerate((c for c in nb['cells'] if c['cell_type'] == 'code'), 1):
             shell.execution_count = count
-            shell.user_ns['In'].append(cell.source)
-            shell.run_cell(cell.source).raise_error()
-            cell.execution_count, cell.outputs = count, outputs.take_shown()
-    write_atomic(out, nbformat.writes(nb).encode('utf-8', 'backslashreplace'))
+            shell.user_ns['In'].append(cell['source'])
+            shell.run_cell(cell['source']).raise_error()
+            cell.update(execution_count=count, outputs=outputs.take_shown())
+    write_notebook(nb, out)

@@ -386,16 +386,19 @@ def _image(figure: ReportFigure) -> str:
     return html_figure(figure.path.read_text(), figure.alt, figure.caption, figure.kind)
 
 # %% ../../nbs/9_use/00_report.ipynb #023549aa
-def write_report(run: str | Path | Run, store: Store | None = None) -> Path:
+def write_report(run: str | Path | Run, store: Store | None = None,
+                 figures: dict[str, ReportFigure] | None = None) -> Path:
     """Write `run`/report.html, one self-contained page, and the figures that it shows.
 
-    `PedarrError` if `run` is not finished, or the store is another."""
+    `figures`: as `draw_figures` has just given them (None: they are drawn). `PedarrError` if `run` is not
+    finished, or the store is another."""
     from jinja2 import Environment
     from markupsafe import Markup
     run = as_finished_run(run)
     if store is None: store = open_store(find_store(run.path, run.params.store))
     check_same_store(run.path, store)
-    figures, name = draw_figures(run, store), run.path.resolve()
+    if figures is None: figures = draw_figures(run, store)
+    name = run.path.resolve()
     fill = Environment(autoescape=True).from_string
     shown = dict(_contents(run, store), figures=figures, image=lambda n: Markup(_image(figures[n])),
                  table=lambda t: Markup(html_table(t)))
