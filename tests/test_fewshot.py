@@ -373,7 +373,7 @@ def test_few_patients_of_a_pretraining_and_of_a_training(tmp_path):
     run = lambda networks: papermill.execute_notebook(
         str(source), str(tmp_path/'done.ipynb'), given | dict(networks=','.join(networks)),
         progress_bar=False, kernel_name='python3')
-    run([str(tmp_path/'net'), str(tmp_path/'run')])
+    run([str(tmp_path/'net'/'encoder.safetensors'), str(tmp_path/'run')])
     t = pd.read_csv(tmp_path/'out'/'few_patients.csv').set_index(['network', 'method', 'k'])
     assert {*t.index.get_level_values('network')} == {'net', 'run', 'random encoder'}
     assert t.value['net', 'linear', 4] > .6                                     # guessing gives a third

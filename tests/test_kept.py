@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pedarr.core.array_files import compressed
+from pedarr.core.array_files import compressed, read_arrays
 from pedarr.core.errors import PedarrError, error_line
+from pedarr.core.tables import read_json
+from pedarr.evaluation.few_patients import (
+    SHOT_METHODS, FewPatients, few_patients_difference, few_patients_table)
 from pedarr.evaluation.multilabel import per_statement
 from pedarr.training.grid import folder_name
 from pedarr.training.kept_answers import kept_grid_classes, kept_grid_scores, kept_scores, read_kept
@@ -132,6 +135,28 @@ def test_kept_answers_give_the_intervals_of_the_controlled_tail():
     assert set(now.index.unique('rhythm')) == {*RARE_RHYTHMS, 'mean'}
     for column in ('low', 'high', 'p'):
         assert np.allclose(now[column], said[column].loc[now.index], atol=1.1e-5, equal_nan=True)
+
+
+def test_kept_answers_give_the_tables_of_few_patients():
+    folder = RESULTS/'few_patients'
+    x = read_arrays(folder/'few_patients-answers.safetensors.xz', 'take it from the repository again')
+    said = read_json(folder/'few_patients.json')
+    shared = {name: x[name] for name in ('truth', 'subject', 'classes', 'support')}
+    def answers(network):
+        called = {(k, m): x[f'{network}/{k}/{m}'] for k in said['shots'] for m in SHOT_METHODS}
+        return FewPatients(called=called, strength={k: 0. for k in said['shots']}, **shared)
+    found = {network: answers(network) for network in said['strengths']}
+    table = pd.read_csv(folder/'few_patients.csv').set_index(['k', 'method'])
+    gains = pd.read_csv(folder/'few_patients-differences.csv').set_index(['k', 'method'])
+    for network, own in found.items():
+        was = table[table.network == network]
+        now = few_patients_table(own, 40).loc[was.index]
+        assert np.allclose(now.value, was.value, atol=1e-5)
+        assert ((now.low - was.low).abs() < .05).all() and ((now.high - was.high).abs() < .05).all()
+        was = gains[gains.network == network]
+        now = few_patients_difference(own, found['random encoder'], 2)
+        assert not len(was) or np.allclose(now.loc[was.index].value, was.value, atol=1e-5)
+    assert len(table) == 12*len(found) and len(gains) == 8*(len(found) - 1)
 
 
 def test_a_damaged_table_of_recordings_is_one_line(tmp_path):
