@@ -7,10 +7,13 @@ import pytest
 import torch
 from helpers import edit_json, refused
 
+import pedarr.model.measured as measured_module
+from pedarr.core.array_files import read_arrays, write_arrays
 from pedarr.core.errors import PedarrError
 from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG
 from pedarr.exploration.waves import drawn_study
-from pedarr.model.measured import MEASURED, MeasuredHead, StoreMeasured, measured_file
+from pedarr.model.measured import (
+    MEASURED, MeasuredHead, StoreMeasured, measure_windows, measured_file)
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.batches import make_loader, take_signals
 from pedarr.signals.roles import read_roles
@@ -137,6 +140,48 @@ def test_the_table_is_measured_once(run):
     made = file.stat().st_mtime_ns
     assert len(StoreMeasured(store).table) == len(store)
     assert file.stat().st_mtime_ns == made
+
+
+def _counted(monkeypatch) -> list[int]:
+    "How many windows were measured, a number a call."
+    asked, now = [], measured_module.measure_rows
+    def measure(store, rows, *other):
+        asked.append(len(rows))
+        return now(store, rows, *other)
+    monkeypatch.setattr(measured_module, 'measure_rows', measure)
+    return asked
+
+
+def test_what_is_asked_without_a_channel_is_measured_once(run, monkeypatch):
+    "As a network that measures every window anew would answer; a second seed measures nothing."
+    asked, lost = _counted(monkeypatch), ['aVR', 'CS12']
+    measured_file(open_store(open_finished(run).params.store), ['ecg', 'iegm']).unlink()
+    first = predict_without(run, lost)
+    assert sum(asked) == len(first)                            # not the windows with all channels, too
+    again = predict_without(run, lost)
+    assert sum(asked) == len(first)
+    anew = lambda self, store, rows: measure_windows(*take_signals(store, rows), store.mask[rows], store.fs)
+    monkeypatch.setattr(StoreMeasured, '__call__', anew)
+    monkeypatch.setattr(StoreMeasured, 'keep', lambda self, store, rows: None)
+    other = predict_without(run, lost)
+    assert first.equals(again) and first.equals(other)
+
+
+def test_windows_without_a_channel_are_not_measured(run, monkeypatch):
+    store, asked = open_store(open_finished(run).params.store), _counted(monkeypatch)
+    found = StoreMeasured(store).keep(mask_channels(store, CHANNELS), np.arange(5))
+    assert np.isnan(found).all() and not asked
+
+
+@pytest.mark.parametrize('spoil', [
+    lambda f: f | dict(pairs=f['pairs'] + (len(f['pairs'])*4 << 19)),      # of more windows than there are
+    lambda f: f | dict(numbers=f['numbers'] + 1),
+    lambda f: f | dict(key=f['key'][::-1].copy())])
+def test_a_file_that_is_not_believed_is_made_again(run, spoil):
+    store = open_store(open_finished(run).params.store)
+    table, file = StoreMeasured(store).table, measured_file(store, ['ecg', 'iegm'])
+    write_arrays(file, spoil(read_arrays(file, '')))
+    np.testing.assert_array_equal(StoreMeasured(store).table, table)
 
 
 def test_what_is_refused_in_one_line(run, store, tmp_path):

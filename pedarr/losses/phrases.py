@@ -118,7 +118,8 @@ def starting_bias(loss: nn.Module, target: Tensor, batch_size: int, most: int = 
     if isinstance(loss, SeenLoss): loss, target = loss.loss, target[:, loss.seen]
     if not isinstance(loss, PairLoss): return logit_of(target.float().mean())
     some = target[::-(-len(target)//most)]
-    wanted = loss.wanted(some)
-    own, n = wanted.diagonal().mean(), len(some)
-    others = (wanted.sum() - wanted.diagonal().sum())/max(n*n - n, 1)
-    return logit_of(own/batch_size + others*(1 - 1/batch_size))
+    wanted, texts = loss.wanted(some), some.any(1)
+    own = wanted.diagonal()[texts]
+    others = (wanted.sum(0)[texts] - own)/max(len(some) - 1, 1)
+    mean = (own/batch_size + others*(1 - 1/batch_size)).sum()/max(len(own), 1)
+    return logit_of(mean)

@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import joblib
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.array_files import hash_arrays, kept_arrays
+from ..core.array_files import read_arrays, write_arrays
 from ..core.errors import PedarrError
+from ..core.tables import hash_value
 from ..data.channels import ECG_LEADS
 from .encoders import MODALITIES
 from .features import segment_features, window_features
 from .pedarrnet import ModelOutput
-from ..signals.batches import Batch
+from ..signals.batches import Batch, take_signals
 from ..signals.store import Store
 
 # %% auto #0
-__all__ = ['MEASURED', 'measure_windows', 'measured_file', 'measure_rows', 'StoreMeasured', 'measure_for', 'normal_scores',
-           'MeasuredHead', 'join_logits', 'measured_answer', 'join_measured']
+__all__ = ['MEASURED', 'measure_windows', 'measured_file', 'measure_rows', 'Measurements', 'StoreMeasured', 'measure_for',
+           'normal_scores', 'MeasuredHead', 'join_logits', 'measured_answer', 'join_measured']
 
 # %% ../../nbs/5_model/15_measured.ipynb #f7bfde6d
 def _measured_window(ecg, iegm, mask, fs, modalities) -> dict[str, float]:
@@ -54,7 +55,7 @@ def measure_windows(ecg: np.ndarray, iegm: np.ndarray, mask: np.ndarray, fs: flo
 # %% ../../nbs/5_model/15_measured.ipynb #7cd0f944
 def measured_file(store: Store, modalities: Sequence[str]) -> Path:
     "Where what was measured in the channels of `modalities` of `store` is kept: beside it."
-    return store.path.with_name(f'{store.path.name}.measured-{"-".join(modalities)}.safetensors')
+    return store.path.with_name(f'{store.path.name}.numbers-{"-".join(modalities)}.safetensors')
 
 def measure_rows(store: Store, rows: Sequence[int], modalities: Sequence[str], jobs: int = 1,
                  progress: bool = False) -> np.ndarray:
@@ -64,25 +65,71 @@ def measure_rows(store: Store, rows: Sequence[int], modalities: Sequence[str], j
     return _seen_only(found.to_numpy(np.float32), np.asarray(store.mask)[rows], modalities)
 
 # %% ../../nbs/5_model/15_measured.ipynb #8dc0141b
-def _measures_alike(found: dict, store: Store, modalities: Sequence[str]) -> bool:
-    "Is the table in `found` as long as the store, and are three of its rows what is measured today?"
-    table = found['table']
-    if table.shape != (len(store.segments), len(MEASURED)): return False
-    rows = np.unique(np.linspace(0, len(table) - 1, 3).astype(int))
-    return np.allclose(table[rows], measure_rows(store, rows, modalities), rtol=1e-5, equal_nan=True)
+_BITS = 2**np.arange(sum(MODALITIES.values()))
+
+class Measurements(NamedTuple):
+    """What was measured: `pairs` int64 [M], ascending, a number for each window with the channels seen in it,
+    and the numbers `MEASURED` of each, f32 [M, F]."""
+    pairs: np.ndarray
+    numbers: np.ndarray
+
+def _pairs_of(store: Store, rows: np.ndarray, modalities: Sequence[str]) -> np.ndarray:
+    "The pairs int64 [n] of `rows` [n] and what they show of `modalities`; -1 where that is nothing."
+    used = np.repeat([m in modalities for m in MODALITIES], list(MODALITIES.values()))
+    seen = (np.asarray(store.mask)[rows] & used) @ _BITS
+    return np.where(seen > 0, np.asarray(rows, np.int64)*(2*_BITS[-1]) + seen, -1)
+
+def _lacking(found: Measurements, pairs: np.ndarray) -> np.ndarray:
+    "Which of `pairs` [n] (but -1) `found` has not, bool [n]."
+    return ~np.isin(pairs, found.pairs) & (pairs >= 0)
+
+# %% ../../nbs/5_model/15_measured.ipynb #6f794518
+_RULES = 1          # counted up when the same window is measured otherwise
+_MOST = 16 << 30    # bytes of a file
+_NOTHING = Measurements(np.zeros(0, np.int64), np.zeros((0, len(MEASURED)), np.float32))
+
+def _joined(a: Measurements, b: Measurements) -> Measurements:
+    "All pairs of `a` and `b`, each once."
+    pairs, first = np.unique(np.concatenate([a.pairs, b.pairs]), return_index=True)
+    return Measurements(pairs, np.concatenate([a.numbers, b.numbers])[first])
+
+def _key(store: Store, modalities: Sequence[str]) -> np.ndarray:
+    "What kept numbers depend on besides window and channels."
+    said = hash_value([_RULES, store.seal, list(modalities), MEASURED])
+    return np.frombuffer(bytes.fromhex(said), np.uint8)
 
 # %% ../../nbs/5_model/15_measured.ipynb #08e4fab7
-_RULES = 1          # counted up when the same window is measured otherwise
+def _measures_alike(found: Measurements, store: Store, modalities: Sequence[str]) -> bool:
+    "Do three of the pairs in `found` give the same numbers today?"
+    if not len(found.pairs): return True
+    at = np.unique(np.linspace(0, len(found.pairs) - 1, 3).astype(int))
+    rows, seen = np.divmod(found.pairs[at], 2*_BITS[-1])
+    if rows.max() >= len(store.segments): return False
+    now = measure_windows(*take_signals(store, rows), (seen[:, None] & _BITS) > 0, store.fs, modalities)
+    return np.allclose(found.numbers[at], now, rtol=1e-5, equal_nan=True)
 
-def _table(store: Store, modalities: Sequence[str], jobs: int) -> np.ndarray:
-    "`MEASURED` of all rows of `store`, f32 [N, F]: read where they were kept, otherwise measured and kept."
-    everything = range(len(store.segments))
-    measure = lambda: measure_rows(store, everything, modalities, jobs, sys.stderr.isatty())
-    if not getattr(store, 'seal', ''): return measure()                                    # lies in no folder
-    key = [_RULES, store.seal, hash_arrays([np.asarray(store.mask)]), list(modalities), MEASURED]
-    return kept_arrays(measured_file(store, modalities), key, ['table'], lambda: dict(table=measure()),
-                       'delete it, it is measured again',
-                       believed=lambda found: _measures_alike(found, store, modalities))['table']
+def _kept(store: Store, modalities: Sequence[str]) -> Measurements:
+    "What was measured in `store` before and is believed; nothing where there is no such file."
+    file, damaged = measured_file(store, modalities), 'delete it, it is measured again'
+    if not file.exists(): return _NOTHING
+    found = read_arrays(file, damaged, _MOST, ['key', *Measurements._fields])
+    if not np.array_equal(found.pop('key'), _key(store, modalities)): return _NOTHING
+    found = Measurements(**found)
+    return found if _measures_alike(found, store, modalities) else _NOTHING
+
+# %% ../../nbs/5_model/15_measured.ipynb #8953c3a2
+def _in_folder(store: Store) -> bool: return bool(getattr(store, 'seal', ''))
+
+def _read(m: StoreMeasured) -> Measurements:
+    "What was measured in the store of `m` before."
+    if _in_folder(m.store): return _kept(m.store, m.modalities)
+    return getattr(m.store, 'kept', {}).get(m.modalities, _NOTHING)
+
+def _write(m: StoreMeasured) -> None:
+    "Keep what `m` found, with what others kept meanwhile."
+    all_found = _joined(m.found, _kept(m.store, m.modalities))
+    write_arrays(measured_file(m.store, m.modalities),
+                 dict(key=_key(m.store, m.modalities), **all_found._asdict()))
 
 # %% ../../nbs/5_model/15_measured.ipynb #697fdef4
 def _check_leads(store: Store, modalities: Sequence[str]) -> None:
@@ -98,17 +145,40 @@ class StoreMeasured:
     def __init__(self, store: Store, modalities: Sequence[str] = tuple(MODALITIES), jobs: int = 1):
         _check_leads(store, modalities)
         self.store, self.modalities, self.jobs = store, tuple(modalities), jobs
-        self.mask = np.array(store.mask)
-    @cached_property
+        self.found: Measurements | None = None
+    @property
     def table(self) -> np.ndarray:
         "What is measured in all windows f32 [N, F], when it is first asked for."
-        return _table(self.store, self.modalities, self.jobs)
+        return self.keep(self.store, np.arange(len(self.store.segments)))
     def __call__(self, store: Store, rows: np.ndarray) -> np.ndarray:
         "What is measured in `rows` [n] (row numbers) of `store`, f32 [n, F]."
-        out, now = self.table[np.asarray(rows)], np.asarray(store.mask)[rows]
-        other = (now != self.mask[rows]).any(1)
-        if other.any(): out[other] = measure_rows(store, np.asarray(rows)[other], self.modalities)
+        if self.found is None: _ = self.table               # all windows together, and kept
+        pairs = _pairs_of(store, np.asarray(rows), self.modalities)
+        self._measure(store, np.asarray(rows), pairs)
+        out = np.full((len(pairs), len(MEASURED)), np.nan, np.float32)
+        out[pairs >= 0] = self.found.numbers[np.searchsorted(self.found.pairs, pairs[pairs >= 0])]
         return out
+
+# %% ../../nbs/5_model/15_measured.ipynb #d59aa6c2
+def _measure(self: StoreMeasured, store: Store, rows: np.ndarray, pairs: np.ndarray) -> bool:
+    "Measure what of the `pairs` [n] of `rows` [n] of `store` is not known; is anything new?"
+    if self.found is None: self.found = _read(self)
+    new = np.flatnonzero(_lacking(self.found, pairs))
+    own, first = np.unique(pairs[new], return_index=True)
+    if not len(own): return False
+    progress = len(own) > 500 and sys.stderr.isatty()
+    made = measure_rows(store, rows[new][first], self.modalities, self.jobs, progress)
+    self.found = _joined(self.found, Measurements(own, made))
+    if not _in_folder(store): getattr(store, 'kept', {})[self.modalities] = self.found
+    return True
+
+def _keep(self: StoreMeasured, store: Store, rows: np.ndarray) -> np.ndarray:
+    "As the object itself called; what is new is measured together, and kept beside the store."
+    if self._measure(store, np.asarray(rows), _pairs_of(store, np.asarray(rows), self.modalities)):
+        if _in_folder(store): _write(self)
+    return self(store, rows)
+
+StoreMeasured._measure, StoreMeasured.keep = _measure, _keep
 
 # %% ../../nbs/5_model/15_measured.ipynb #6bf218a0
 def measure_for(store: Store, wanted: bool, modalities: Sequence[str], jobs: int = 1) -> StoreMeasured | None:

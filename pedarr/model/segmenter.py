@@ -5,6 +5,9 @@
 # %% ../../nbs/5_model/14_segmenter.ipynb #f8404767
 from __future__ import annotations
 
+import copy
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +19,7 @@ from .input_rates import Resample
 from ..signals.wave_labels import WAVE_CLASSES
 
 # %% auto #0
-__all__ = ['UpBlock', 'lengthened', 'LongConv', 'MapDecoder', 'LeadHead', 'Segmenter', 'LeadUNet']
+__all__ = ['UpBlock', 'lengthened', 'LongConv', 'MapDecoder', 'LeadHead', 'Segmenter', 'LeadUNet', 'reach_of_network']
 
 # %% ../../nbs/5_model/14_segmenter.ipynb #9b765d36
 class UpBlock(nn.Module):
@@ -104,6 +107,12 @@ class Segmenter(nn.Module):
         "The encoder of the ECG, which a pretrained one may fill."
         return self.views.encoders['ecg']
 
+    @property
+    def period(self) -> int:
+        "A signal that comes so many samples later has the same answer, so many samples later."
+        stride = self.encoder.strides[-1]
+        return self.down.down*stride//math.gcd(stride, self.down.up)
+
     def forward(self, signal: Tensor, mask: Tensor) -> Tensor:
         "`signal` [B, 12, T], `mask` bool [B, 12] -> logits [B, 12, classes, T]."
         maps = self.encoder.maps(self.down(zero_masked(signal, mask)), mask)
@@ -139,3 +148,28 @@ class LeadUNet(nn.Module):
         out = x.new_zeros(*mask.shape, self.classes, signal.shape[-1])
         out[mask] = self.out(x)
         return out
+
+    @property
+    def period(self) -> int:
+        "A signal that comes so many samples later has the same answer, so many samples later."
+        return 2**(len(self.down) - 1)
+
+# %% ../../nbs/5_model/14_segmenter.ipynb #d14b5a1a
+@torch.no_grad()
+def _nan_spread(network: nn.Module, n: int) -> Tensor:
+    "Which of the answers to `n` samples change with the period of samples from `n`//2 on: bool [n]."
+    signal = torch.zeros(1, MODALITIES['ecg'], n, dtype=torch.float64)
+    signal[..., n//2:n//2 + network.period] = torch.nan
+    return network(signal, torch.ones(signal.shape[:2], dtype=torch.bool)).isnan().any(2).any(1)[0]
+
+def reach_of_network(network: nn.Module) -> int:
+    """On how many samples on each side an answer of a `Segmenter` or `LeadUNet` can depend, at most a period
+    more; a normalisation over the whole signal (the encoders plain and deep have one) aside."""
+    network = copy.deepcopy(network).cpu().double().eval()        # float64: each column is summed by itself
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.GroupNorm): network.set_submodule(name, nn.Identity())
+    n = 64*network.period
+    while (far := _nan_spread(network, n))[0] or far[-1]: n *= 2
+    first, last = far.nonzero().flatten()[[0, -1]].tolist()
+    return max(n//2 + network.period - 1 - first, last - n//2)
+

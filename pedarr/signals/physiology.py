@@ -103,8 +103,8 @@ def measure_beats(ecg: np.ndarray, mask: np.ndarray, fs: float) -> pd.DataFrame:
     x = np.zeros((len(CHANNELS), leads.shape[1]))
     x[:N_ECG] = butterworth_band(leads, fs, .5, 100.)
     t = _marks(x, fs, _detected(x, fs, mask))
-    rr, qt = np.diff(t.qrs_on, append=np.nan), t.t_end - t.qrs_on
-    t = t.assign(rr=rr, pr=t.qrs_on - t.p_on, qrs=t.qrs_off - t.qrs_on, qtc=qt/np.cbrt(rr),
+    qt, before = t.t_end - t.qrs_on, t.qrs_on.diff()
+    t = t.assign(rr=before.shift(-1), pr=t.qrs_on - t.p_on, qrs=t.qrs_off - t.qrs_on, qtc=qt/np.cbrt(before),
                  jt=t.t_end - t.qrs_off, slope=_slopes(x[:N_ECG][mask], fs, t))
     return t.join(pd.DataFrame(_all_heights(x, fs, mask, t), columns=list(_HEIGHTS)))[columns].astype(float)
 
@@ -178,7 +178,7 @@ def physiology_file(store: Store) -> Path:
     "Where the measurements of `store` are kept: beside it."
     return store.path.with_name(f'{store.path.name}.physiology.safetensors')
 
-_RULES = 2          # 2: cuts where T was not seen, or P begins on it
+_RULES = 3          # 2: cuts where T was not seen, or P begins on it; 3: QTc by the RR interval before
 
 # %% ../../nbs/4_signals/17_physiology.ipynb #1fb30944
 def physiology_of(store: Store, jobs: int = 0, progress: bool = False) -> Physiology:

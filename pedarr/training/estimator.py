@@ -38,6 +38,7 @@ class MemoryStore:
     fs: float
     target: np.ndarray | None = None
     meta: dict = field(default_factory=dict)
+    kept: dict = field(default_factory=dict)       # what was measured in the windows
 
 # %% ../../nbs/8_training/20_estimator.ipynb #5bd8ef56
 def memory_store(X: Any, label: Sequence[str], classes: list[str], channels: Sequence[str], rate: float,

@@ -29,7 +29,7 @@ from ..evaluation.subgroups import SINGLE_SUBJECT, per_class, per_subject
 from ..model.trees import TREES
 from .config import TREE_LOSS, TrainConfig
 from .run_files import (
-    Environment, Metrics, ModelCard, MultiMetrics, damage_error, read_entries, read_params)
+    Environment, Metrics, ModelCard, MultiMetrics, damage_error, is_finished, read_entries, read_params)
 from .run_tables import (
     check_tested, read_history, read_multi_predictions, read_predictions, read_run_split,
     subjects_per_class, training_speed)
@@ -271,7 +271,7 @@ def _agree(run: Path, c: TrainConfig, metrics: Metrics, card: ModelCard) -> None
 def _check_there(run: Path) -> None:
     "`PedarrError` unless `run` is the folder of a finished run."
     if not os.path.isdir(run): raise PedarrError(f'{run}: no such folder: give the folder of a finished run')
-    if os.path.exists(run/'metrics.json'): return
+    if is_finished(run): return
     raise PedarrError(f'{run}: is not a finished run (no metrics.json): run the training again to finish it')
 
 # %% ../../nbs/8_training/04_finished_runs.ipynb #54bfafa6

@@ -5,6 +5,7 @@
 # %% ../../nbs/9_use/15_delineate.ipynb #d6f05ba2
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from ..data.channels import ECG_LEADS, N_ECG
 from ..data.masks import signal_mask
 from ..data.wave_marks import encode_marks, wave_annotations
 from ..model.given import check_model_folder, check_sums, model_id, write_sums
+from ..model.segmenter import reach_of_network
+from ..signals.rates import resampling_ratio
 from ..signals.wave_labels import WAVE_BAND, WAVE_CLASSES, prepare_leads, waves_in
 from ..training.run_files import read_tensors
 from ..training.segmentation import SegmentConfig, build_segmenter, wave_probabilities
@@ -144,13 +147,15 @@ def open_wave_model(name: Path | str = DEFAULT_WAVES) -> WaveModel:
     return WaveModel(folder, model_id(folder), facts, network.eval())
 
 # %% ../../nbs/9_use/15_delineate.ipynb #49b8a02f
-_BLOCK, _MARGIN = 20., 4.             # s
-
 class RecordingWaves(NamedTuple):
     "At the network's rate: classes `label` uint8 and `signal` f16 [R, T], a row for each of `names` [R]."
     label: np.ndarray
     signal: np.ndarray
     names: list[str]
+
+# %% ../../nbs/9_use/15_delineate.ipynb #e1a2ed1b
+_BLOCK, _SETTLE = 20., 4.             # s: a block; what the filter needs
+_LONGEST_GRID = 20.                   # s: that of whole rates lasts 16 s at most
 
 def _block(record: AnyRecord, model: WaveModel, first: int, last: int) -> tuple[np.ndarray, ...]:
     "Signal [12, n], probabilities [12, 4, n] and where a lead is there [12, n], samples `first` to `last`."
@@ -171,6 +176,12 @@ def _joined(y: np.ndarray, prob: np.ndarray, there: np.ndarray) -> tuple[np.ndar
     size = np.sqrt((y**2*there).sum(0)/n)
     return size[None], (prob*there[:, None]).sum(0)[None]/n, there.any(0)[None]
 
+def _grid(record: AnyRecord, model: WaveModel) -> int:
+    "Where a block may begin: at multiples of so many samples at the network's rate."
+    period, (up, _) = model.network.period, resampling_ratio(record.fs, model.facts.rate)
+    common = math.lcm(period, up)                    # there, a sample of the recording stands, too
+    return common if common <= _LONGEST_GRID*model.facts.rate else period
+
 def _lead_names(record: AnyRecord) -> list[str]:
     "The leads of a recording; `PedarrError` if it has none of the twelve."
     names = [name for name, row in zip(ECG_LEADS, record.rows) if row >= 0]
@@ -183,11 +194,12 @@ def recording_waves(record: AnyRecord, model: WaveModel, together: bool = False)
 
     `PedarrError` for a recording without any of the twelve leads, and for less than half a second."""
     names, rate = _lead_names(record), model.facts.rate
-    rows, hop, margin = [ECG_LEADS.index(name) for name in names], round(_BLOCK*rate), round(_MARGIN*rate)
+    rows, hop = [ECG_LEADS.index(name) for name in names], round(_BLOCK*rate)
+    margin, grid = round(_SETTLE*rate) + reach_of_network(model.network), _grid(record, model)
     shape = (1 if together else len(rows), int(-(-record.sig_len*rate//record.fs)))
     label, signal = np.zeros(shape, np.uint8), np.zeros(shape, np.float16)
     for start in range(0, shape[1], hop):
-        first, stop = max(0, min(start, shape[1] - 1) - margin), min(start + hop, shape[1])
+        first, stop = max(0, start - margin)//grid*grid, min(start + hop, shape[1])
         part = [x[rows] for x in _block(record, model, first, min(stop + margin, shape[1]))]
         y, prob, there = _joined(*part) if together else part
         inner = slice(start - first, min(stop - first, y.shape[1]))

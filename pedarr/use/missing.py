@@ -43,6 +43,7 @@ def _ask(fold: OpenFold, store: Store, drop: Sequence[str] = (), batch_size: int
     """What the network of `fold` says of its test segments without the channels `drop`: as `predict`, in the
     order of `fold.rows`."""
     fold.data.store = mask_channels(store, drop)
+    if fold.data.measure is not None: fold.data.measure.keep(fold.data.store, fold.rows)
     loader = make_loader(fold.data, batch_size, shuffle=False)
     return predict(fold.model, loader, next(fold.model.parameters()).device)
 
