@@ -1,4 +1,4 @@
-"""The notebook on implanted defibrillators, on SIMULATED files with the names and the form of the contest's."""
+"""The notebook on implanted defibrillators, on SIMULATED files named and formed like the contest's."""
 from pathlib import Path
 
 import numpy as np
