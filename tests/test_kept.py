@@ -16,6 +16,7 @@ from pedarr.evaluation.multilabel import per_statement
 from pedarr.training.grid import folder_name
 from pedarr.training.kept_answers import kept_grid_classes, kept_grid_scores, kept_scores, read_kept
 from pedarr.training.kept_waves import read_kept_waves
+from pedarr.training.natural_tail import natural_table, read_natural
 from pedarr.training.segmentation_jobs import segment_tables
 from pedarr.training.tail import RARE_RHYTHMS, TailJob, read_tail_job
 from pedarr.training.tail_results import (
@@ -135,6 +136,23 @@ def test_kept_answers_give_the_intervals_of_the_controlled_tail():
     assert set(now.index.unique('rhythm')) == {*RARE_RHYTHMS, 'mean'}
     for column in ('low', 'high', 'p'):
         assert np.allclose(now[column], said[column].loc[now.index], atol=1.1e-5, equal_nan=True)
+
+
+def test_kept_answers_give_the_tables_of_the_natural_tail():
+    folder = RESULTS/'natural_tail'
+    made, was = read_json(folder/'made.json'), pd.read_csv(folder/'scores.csv')
+    answers = {loss: read_natural(folder, loss, folds=made['folds']) for loss in made['losses']}
+    pairs = [tuple(x.split(' - ')) for x in was.loss.unique() if ' - ' in x]
+    tables = [natural_table(answers, pairs, merged, n_resamples=2) for merged in (False, True)]
+    keys = ['loss', 'rhythm', 'score']
+    now = pd.concat(tables, ignore_index=True).set_index(keys)
+    was = was.set_index(keys)
+    assert len(now) == len(was) and not made['missing'] and not made['simulated']
+    same = now.loc[was.index]
+    assert np.allclose(same.value, was.value, atol=1e-5) and (same.recordings == was.recordings).all()
+    test = answers['ce'][answers['ce'].role == 'test']
+    assert len(test) == test.row.nunique() == was.recordings[~was.index.get_level_values(1).isin(
+        ['rarest', 'SVT'])].groupby(level=1).first().sum()                            # each recording once
 
 
 def test_kept_answers_give_the_tables_of_few_patients():
