@@ -23,6 +23,17 @@ def everywhere(monkeypatch, module, name: str, value) -> None:
         if vars(other).get(name, other) is old: monkeypatch.setattr(other, name, value)
 
 
+def count_measured(monkeypatch) -> list[int]:
+    "How many windows are measured from now on, a number a call."
+    from pedarr.model import measured
+    asked, now = [], measured.measure_rows
+    def measure(store, rows, *other):
+        asked.append(len(rows))
+        return now(store, rows, *other)
+    monkeypatch.setattr(measured, 'measure_rows', measure)
+    return asked
+
+
 def interrupt_move(monkeypatch, count: int) -> None:
     "Ctrl-C comes when `count` files have been moved to another name."
     real_replace, moved = os.replace, []

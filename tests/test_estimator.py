@@ -4,10 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
+from conftest import count_measured
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-import pedarr.model.measured as measured_module
 from pedarr.core.errors import PedarrError
 from pedarr.data.channels import CHANNELS, ECG_LEADS
 from pedarr.exploration.waves import drawn_study
@@ -87,11 +87,7 @@ def test_what_cannot_be_is_one_line(windows, given, why):
 
 def test_fit_measures_each_window_once(windows, monkeypatch):
     "For the scale, for the training and for what is renewed each epoch."
-    asked, now = [], measured_module.measure_rows
-    def measure(store, rows, *other):
-        asked.append(len(rows))
-        return now(store, rows, *other)
-    monkeypatch.setattr(measured_module, 'measure_rows', measure)
+    asked = count_measured(monkeypatch)
     fitted = estimator(measured=True).fit(*windows)
     assert asked == [12]
     fitted.predict_proba(windows[0][:5])

@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pedarr.core.array_files import compressed, read_arrays
+from pedarr.core.array_files import compressed
 from pedarr.core.errors import PedarrError, error_line
 from pedarr.core.tables import read_json
-from pedarr.evaluation.few_patients import (
-    SHOT_METHODS, FewPatients, few_patients_difference, few_patients_table)
+from pedarr.evaluation.few_patients import few_patients_difference, few_patients_table
 from pedarr.evaluation.multilabel import per_statement
 from pedarr.training.grid import folder_name
-from pedarr.training.kept_answers import kept_grid_classes, kept_grid_scores, kept_scores, read_kept
+from pedarr.training.kept_answers import (
+    kept_grid_classes, kept_grid_scores, kept_scores, read_few_patients, read_kept)
 from pedarr.training.kept_waves import read_kept_waves
 from pedarr.training.natural_tail import natural_table, read_natural
 from pedarr.training.segmentation_jobs import segment_tables
@@ -157,13 +157,9 @@ def test_kept_answers_give_the_tables_of_the_natural_tail():
 
 def test_kept_answers_give_the_tables_of_few_patients():
     folder = RESULTS/'few_patients'
-    x = read_arrays(folder/'few_patients-answers.safetensors.xz', 'take it from the repository again')
-    said = read_json(folder/'few_patients.json')
-    shared = {name: x[name] for name in ('truth', 'subject', 'classes', 'support')}
-    def answers(network):
-        called = {(k, m): x[f'{network}/{k}/{m}'] for k in said['shots'] for m in SHOT_METHODS}
-        return FewPatients(called=called, strength={k: 0. for k in said['shots']}, **shared)
-    found = {network: answers(network) for network in said['strengths']}
+    found = read_few_patients(folder/'few_patients-answers.safetensors.xz')
+    said = read_json(folder/'few_patients.json')['strengths']
+    assert said == {name: {str(k): x for k, x in own.strength.items()} for name, own in found.items()}
     table = pd.read_csv(folder/'few_patients.csv').set_index(['k', 'method'])
     gains = pd.read_csv(folder/'few_patients-differences.csv').set_index(['k', 'method'])
     for network, own in found.items():

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import count_measured
 from helpers import edit_json, refused
 
-import pedarr.model.measured as measured_module
 from pedarr.core.array_files import read_arrays, write_arrays
 from pedarr.core.errors import PedarrError
 from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG
@@ -142,19 +142,9 @@ def test_the_table_is_measured_once(run):
     assert file.stat().st_mtime_ns == made
 
 
-def _counted(monkeypatch) -> list[int]:
-    "How many windows were measured, a number a call."
-    asked, now = [], measured_module.measure_rows
-    def measure(store, rows, *other):
-        asked.append(len(rows))
-        return now(store, rows, *other)
-    monkeypatch.setattr(measured_module, 'measure_rows', measure)
-    return asked
-
-
 def test_what_is_asked_without_a_channel_is_measured_once(run, monkeypatch):
     "As a network that measures every window anew would answer; a second seed measures nothing."
-    asked, lost = _counted(monkeypatch), ['aVR', 'CS12']
+    asked, lost = count_measured(monkeypatch), ['aVR', 'CS12']
     measured_file(open_store(open_finished(run).params.store), ['ecg', 'iegm']).unlink()
     first = predict_without(run, lost)
     assert sum(asked) == len(first)                            # not the windows with all channels, too
@@ -168,7 +158,7 @@ def test_what_is_asked_without_a_channel_is_measured_once(run, monkeypatch):
 
 
 def test_windows_without_a_channel_are_not_measured(run, monkeypatch):
-    store, asked = open_store(open_finished(run).params.store), _counted(monkeypatch)
+    store, asked = open_store(open_finished(run).params.store), count_measured(monkeypatch)
     found = StoreMeasured(store).keep(mask_channels(store, CHANNELS), np.arange(5))
     assert np.isnan(found).all() and not asked
 

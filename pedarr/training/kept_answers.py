@@ -18,6 +18,7 @@ from ..core.tables import FileContents, json_ready, read_json, write_json
 from ..data.known_databases import data_source
 from ..evaluation.bootstrap import bootstrap_scores
 from ..evaluation.comparison import holm_correction, paired_scores
+from ..evaluation.few_patients import SHOT_METHODS, FewPatients
 from ..evaluation.multilabel import bootstrap_multilabel
 from ..evaluation.subgroups import per_class
 from .finished_runs import (
@@ -27,7 +28,7 @@ from .run_files import is_finished
 
 # %% auto #0
 __all__ = ['KeptAnswers', 'run_answers', 'keep_answers', 'read_kept', 'kept_scores', 'keep_grid', 'read_kept_grid',
-           'kept_grid_scores', 'kept_grid_classes', 'kept_gain']
+           'kept_grid_scores', 'kept_grid_classes', 'kept_gain', 'keep_few_patients', 'read_few_patients']
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #974b91e8
 class KeptAnswers(NamedTuple):
@@ -288,3 +289,30 @@ def kept_gain(folder: Path | str, system: str, other: str, n_resamples: int = 10
         if base: return _gain(systems[system], base, n_resamples)
     raise PedarrError(f'{folder}: no question has {system!r} and {other!r}, finished, on the same rows: '
                       'give two systems of grid.json')
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #f17de342
+_SHARED = dict(truth=np.int16, classes=np.int16, support=np.int32)
+
+def keep_few_patients(found: dict[str, FewPatients], path: Path | str) -> Path:
+    "Write the answers `found` of networks (by name), to the same support and test, to the file `path` (.xz)."
+    one = next(iter(found.values()))
+    arrays = {name: getattr(one, name).astype(kind) for name, kind in _SHARED.items()}
+    arrays['subject'] = pd.factorize(one.subject)[0].astype(np.int32)
+    for name, own in found.items():
+        arrays[f'{name}/strength'] = np.array([*own.strength.items()], float)
+        arrays |= {f'{name}/{k}/{m}': called.astype(np.int16) for (k, m), called in own.called.items()}
+    return write_arrays(path, arrays)
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #c450f070
+def read_few_patients(path: Path | str) -> dict[str, FewPatients]:
+    "What `keep_few_patients` wrote, patients by number; `PedarrError` for a file that is damaged or another."
+    remedy = 'take it from the repository again, or run few_patients.ipynb'
+    x = read_arrays(path, remedy, names=['subject', *_SHARED])
+    shared = {name: x[name] for name in ('subject', *_SHARED)}
+    found = {}
+    for name in (key.removesuffix('/strength') for key in x if key.endswith('/strength')):
+        strength = {int(k): float(s) for k, s in x[f'{name}/strength']}
+        try: called = {(k, m): x[f'{name}/{k}/{m}'] for k in strength for m in SHOT_METHODS}
+        except KeyError as e: raise file_error(path, f'damaged (it has no {e.args[0]})', remedy) from e
+        found[name] = FewPatients(called=called, strength=strength, **shared)
+    return found
