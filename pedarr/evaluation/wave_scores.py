@@ -5,7 +5,7 @@
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #ed9cc6ef
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,19 +59,29 @@ def _sample_sums(label: np.ndarray, answer: np.ndarray, scored: np.ndarray, subj
     sums = np.stack([np.bincount(number, w, len(names)) for w in weights], 1)
     return np.concatenate([counts.reshape(len(names), -1), sums], 1)
 
+# %% ../../nbs/7_evaluation/10_wave_scores.ipynb #08c63f5b
+def _drawn_scores(row: Callable[[np.ndarray], np.ndarray], sums: list[np.ndarray], n_resamples: int,
+                  level: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Value, low and high of the scores that `row` makes of summed counts [R, ...]: of `sums[0]` [S, ...] of
+    each subject, less those of `sums[1]` if there is one."""
+    check_bootstrap(n_resamples, level)
+    joined = np.stack(sums, 1)
+    made = lambda b: row(b[:, 0]) - (row(b[:, 1]) if len(sums) > 1 else 0)
+    draws = np.concatenate([made(b) for b in resample_subjects(joined, n_resamples, seed)])
+    return made(joined.sum(0)[None])[0], *percentile_interval(draws, level, len(joined))
+
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #1c6495a1
 def sample_scores(label: np.ndarray, answer: np.ndarray, scored: np.ndarray, subject: ArrayLike,
-                  n_resamples: int = 2000, level: float = .95, seed: int = 0) -> pd.DataFrame:
-    """`SAMPLE_SCORES` (0..1), a row each: columns value, low, high (bootstrap over subjects).
+                  n_resamples: int = 2000, level: float = .95, seed: int = 0,
+                  rival: np.ndarray | None = None) -> pd.DataFrame:
+    """`SAMPLE_SCORES` (0..1), a row each: columns value, low, high (bootstrap over subjects); with another
+    answer `rival`, those of `answer` less its own, of the same drawn subjects.
 
-    Classes `label` [N, C, T] and `answer` [N, C, T], bool `scored` [N, C, T]; names `subject` [N].
+    Classes `label`, `answer` and `rival` [N, C, T], bool `scored` [N, C, T]; names `subject` [N].
     `PedarrError` as the bootstrap.
     """
-    check_bootstrap(n_resamples, level)
-    joined = _sample_sums(label, answer, scored, subject)
-    draws = np.concatenate([_sample_row(b) for b in resample_subjects(joined, n_resamples, seed)])
-    low, high = percentile_interval(draws, level, len(joined))
-    value = _sample_row(joined.sum(0)[None])[0]
+    sums = [_sample_sums(label, a, scored, subject) for a in (answer, rival) if a is not None]
+    value, low, high = _drawn_scores(_sample_row, sums, n_resamples, level, seed)
     return pd.DataFrame(dict(value=value, low=low, high=high), index=pd.Index(SAMPLE_SCORES, name='score'))
 
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #aa806ea5
@@ -151,19 +161,19 @@ def _edge_row(sums: np.ndarray) -> np.ndarray:
 EDGE_SCORES = ('sensitivity', 'precision', 'f1', 'mean', 'sd')
 
 def edge_scores(errors: pd.DataFrame, subject: ArrayLike, n_resamples: int = 2000, level: float = .95,
-                seed: int = 0) -> pd.DataFrame:
+                seed: int = 0, rival: pd.DataFrame | None = None) -> pd.DataFrame:
     """A row for each kind of border: `EDGE_SCORES` (the last two in ms) with their intervals (`f1_low`, ...),
-    `true` (how many), and `cse`, the limit of two standard deviations (ms; NaN for T onset).
+    `true` (how many), and `cse`, the limit of two standard deviations (ms; NaN for T onset). With the errors
+    `rival` of another answer, the scores less its own, of the same drawn subjects.
 
-    `errors`: as `edge_errors` makes them; `subject` [N] of each recording. `PedarrError` as the bootstrap."""
-    check_bootstrap(n_resamples, level)
-    sums = _edge_sums(errors, subject)
-    draws = np.concatenate([_edge_row(b) for b in resample_subjects(sums, n_resamples, seed)])
-    low, high = percentile_interval(draws, level, len(sums))
-    total = sums.sum(0)
+    `errors`, `rival`: as `edge_errors` makes them; `subject` [N] of each recording. `PedarrError` as the
+    bootstrap."""
+    sums = [_edge_sums(e, subject) for e in (errors, rival) if e is not None]
+    value, low, high = _drawn_scores(_edge_row, sums, n_resamples, level, seed)
+    total = sums[0].sum(0)
     columns = dict(true=total[:, 0] + total[:, 1])
     for i, name in enumerate(EDGE_SCORES):
-        columns |= {name: _edge_row(total)[:, i], f'{name}_low': low[:, i], f'{name}_high': high[:, i]}
+        columns |= {name: value[:, i], f'{name}_low': low[:, i], f'{name}_high': high[:, i]}
     index = pd.MultiIndex.from_tuples(WAVE_EDGES, names=['wave', 'edge'])
     return pd.DataFrame(columns, index=index).assign(cse=[CSE_LIMITS.get(key, np.nan) for key in WAVE_EDGES])
 

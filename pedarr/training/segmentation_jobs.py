@@ -24,7 +24,8 @@ from .tail import finish_job, read_job
 
 # %% auto #0
 __all__ = ['SEGMENT_ROWS', 'LEADS_GIVEN', 'segment_rows', 'pack_answers', 'unpack_answers', 'run_segment_job',
-           'read_segment_answers', 'answered_waves', 'painted_waves', 'segment_tables', 'library_waves']
+           'read_segment_answers', 'answered_waves', 'painted_waves', 'segment_tables', 'segment_gains',
+           'library_waves']
 
 # %% ../../nbs/8_training/30_segmentation_jobs.ipynb #e494ae1a
 SEGMENT_ROWS = {'scratch': {}, 'scratch-100': dict(ecg_rate=100.),
@@ -144,6 +145,23 @@ def segment_tables(data: WaveSet, answers: Mapping[str, np.ndarray],
         tables[f'{1000*tolerance:g} ms'] = {name: edge_scores(e, data.subject, n_resamples)
                                             for name, e in errors.items()}
     return {name: pd.concat(parts, names=['row']) for name, parts in tables.items()}
+
+# %% ../../nbs/8_training/30_segmentation_jobs.ipynb #8897009a
+def segment_gains(data: WaveSet, answers: Mapping[str, np.ndarray], rivals: Mapping[str, str],
+                  tolerance: float = .03, n_resamples: int = 2000) -> pd.DataFrame:
+    """Scores of the rows of `answers` less those of their `rivals` (row -> row): value, low, high (0..1), by
+    row, rival and score: `SAMPLE_SCORES`, and F1 of each border within `tolerance` s, such as `F1 T end`."""
+    gains = {}
+    for name, rival in rivals.items():
+        a, b = answers[name], answers[rival]
+        samples = sample_scores(data.label, a, data.scored, data.subject, n_resamples, rival=b)
+        errors = [edge_errors(data.waves, answered_waves(x, data.rate), data.scored, data.rate, tolerance)
+                  for x in (a, b)]
+        edges = edge_scores(errors[0], data.subject, n_resamples, rival=errors[1])
+        edges.index = pd.Index([f'F1 {wave} {edge}' for wave, edge in edges.index], name='score')
+        columns = dict(value=edges.f1, low=edges.f1_low, high=edges.f1_high)
+        gains[name, rival] = pd.concat([samples, pd.DataFrame(columns)])
+    return pd.concat(gains, names=['row', 'rival'])
 
 # %% ../../nbs/8_training/30_segmentation_jobs.ipynb #58697d9a
 _LIBRARY_NAMES = {'P': ('ECG_P_Onsets', 'ECG_P_Offsets'), 'QRS': ('ECG_R_Onsets', 'ECG_R_Offsets'),
