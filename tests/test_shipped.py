@@ -78,7 +78,7 @@ def test_nobody_has_to_say_how_the_model_was_built(store, given, tmp_path):
     finished = open_finished(run)
     assert finished.params == c and finished.classes == ['SR', 'AVNRT', 'AVRT', 'OTHER']
     note, = (n for n in finished.metrics.notes if 'starts from model mine' in n)
-    assert 'SIMULATED MODEL' in note and 'ecg at 100 Hz' in note and 'iegm start from chance' in note
+    assert 'SIMULATED MODEL' in note and 'ecg at 100 Hz' in note and 'iegm start from scratch' in note
     assert 'starts from model mine' in (export_model(run, tmp_path/'m')/'README.md').read_text()
 
 

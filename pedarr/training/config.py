@@ -119,7 +119,7 @@ class FitParameters(Parameters):
     channel_dropout: float = Field(.5, ge=0, le=1, description='chance of a window to lose channels')
     normalise: _Normalisation = Field('modality', description='what is brought to one scale')
     precision: _Precision = Field('float32', description='of the forward pass')
-    pretrained: str = Field('', description="model or file of weights to start from; '': chance")
+    pretrained: str = Field('', description="model or file of weights to start from; '': none")
     mixup: float = Field(0., ge=0, le=100, description='alpha by which windows are mixed; 0: they are not')
     average: float = Field(0., ge=0, lt=1, description='share of averaged weights that a step keeps')
 

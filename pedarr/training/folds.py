@@ -220,7 +220,7 @@ def fit_network(store: Store, train: np.ndarray, validation: np.ndarray, c: Trai
 
 # %% ../../nbs/8_training/08_folds.ipynb #e2361216
 def _start(model: nn.Module, loss: nn.Module, store: Store, train: np.ndarray, c: TrainConfig) -> None:
-    "Whatever a network starts from besides chance."
+    "Whatever a network starts from besides random weights."
     start_pretrained(model, c, store.fs)
     start_phrases(model, loss, store, train, c)
     if c.measured: model.measured.fit_scale(_measure(store, c).table[train])

@@ -230,7 +230,7 @@ def _check_weights(store: Store, roles: np.ndarray, folds: list[int], c: TrainCo
     check_network(store, roles, folds, c, device)
     if not c.pretrained: return []
     found = start_pretrained(build_model(c, len(store.classes), rate=store.fs), c, store.fs)
-    fresh = f'; {", ".join(found.fresh)} start from chance' if found.fresh else ''
+    fresh = f'; {", ".join(found.fresh)} start from scratch' if found.fresh else ''
     if (folder := given_folder(c.pretrained)) is not None: return _given_notes(store, folder, fresh)
     return [f'encoders for {", ".join(found.loaded)} start from {c.pretrained}{fresh}']
 

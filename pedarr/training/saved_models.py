@@ -27,7 +27,7 @@ __all__ = ['card_measure', 'read_network', 'load_model']
 
 # %% ../../nbs/8_training/13_saved_models.ipynb #78f433b9
 def _card_network(source: Path, card: ModelCard, device: str | None = None) -> torch.nn.Module:
-    "The network that `card`, read from the file `source`, describes, with weights of chance."
+    "The network that `card`, read from the file `source`, describes, with random weights."
     options = (EARLIER_OPTIONS if card.network == 'pedarrnet' else {}) | card.model
     n = options.pop('n_classes', len(card.classes))
     if n != len(card.classes):

@@ -149,8 +149,9 @@ def segment_tables(data: WaveSet, answers: Mapping[str, np.ndarray],
 # %% ../../nbs/8_training/30_segmentation_jobs.ipynb #8897009a
 def segment_gains(data: WaveSet, answers: Mapping[str, np.ndarray], rivals: Mapping[str, str],
                   tolerance: float = .03, n_resamples: int = 2000) -> pd.DataFrame:
-    """Scores of the rows of `answers` less those of their `rivals` (row -> row): value, low, high (0..1), by
-    row, rival and score: `SAMPLE_SCORES`, and F1 of each border within `tolerance` s, such as `F1 T end`."""
+    """Scores of the rows of `answers` (name, classes uint8 [N, 12, T]) less those of their `rivals` (row ->
+    row): value, low, high (0..1), by row, rival and score: `SAMPLE_SCORES`, and F1 of each border within
+    `tolerance` s, such as `F1 T end`."""
     gains = {}
     for name, rival in rivals.items():
         a, b = answers[name], answers[rival]

@@ -76,7 +76,7 @@ It answers none, P, QRS or T at each sample of each ECG lead, at {rate:g} Hz. `p
 """
 
 # %% ../../nbs/9_use/15_delineate.ipynb #070a21b7
-_LIMITS = ('adults at rest, ten seconds each, one annotator; rhythms that are rare there (pacing, '
+_LIMITS = ('nearly all adults, at rest, ten seconds each, one group of annotators; rare rhythms (pacing, '
            "tachycardias, children's rates) are hardly learnt. Look at the tracing.")
 _ATTRIBUTION = """- **Attribution**: contains information from the Lobachevsky University Electrocardiography
   Database (LUDB) 1.0.1, Kalyakulina A, et al., PhysioNet 2021, doi 10.13026/eegm-h675, which is made

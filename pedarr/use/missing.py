@@ -141,7 +141,7 @@ def _conditions(kind: str, numbers: Iterable[int] | None, there: Sequence[str], 
     return drawn + [_Condition(name, np.nan, [channels]) for name, channels in gone.items()]
 
 def _condition_table(kind: str, conditions: list[_Condition], counts: np.ndarray) -> pd.DataFrame:
-    "`Answers.rows` from the mean `counts` [conditions, 3]."
+    "`MaskedPredictions.rows` from the mean `counts` [conditions, 3]."
     rows = [dict(kind=kind, case=c, number=n, draws=len(sets)) for c, n, sets in conditions]
     removed, unchanged, blank = counts.T
     return pd.DataFrame(rows).assign(removed=removed, unchanged=unchanged, blank=blank)
@@ -231,7 +231,7 @@ def _curve_row(a: MaskedPredictions, i: int, **bootstrap) -> pd.DataFrame:
 def missing_curve(run: str | Path | Run | MaskedPredictions, n_resamples: int = 10_000, level: float = .95,
                   **options: Any) -> pd.DataFrame:
     """Scores with missing channels, tidy: a row for each condition and metric, with the columns of
-    `Answers.rows` and `metric value low high change change_low change_high worst`.
+    `MaskedPredictions.rows` and `metric value low high change change_low change_high worst`.
 
     `run`: a run folder (then `options` are those of `predict_masked`), or `MaskedPredictions`. `change`:
     against nothing missing, paired; intervals clustered by subject; `worst`: the worst draw."""
