@@ -27,7 +27,8 @@ def copy(to: Path) -> None:
 
 def joined(value):
     "A value of a notebook, the texts in it that stand there in lines as one text each."
-    if isinstance(value, dict): return {name: joined(x) for name, x in value.items()}
+    if isinstance(value, dict):
+        return {name: x if name == 'application/json' else joined(x) for name, x in value.items()}
     if isinstance(value, list) and all(isinstance(x, str) for x in value): return ''.join(value)
     return [joined(x) for x in value] if isinstance(value, list) else value
 

@@ -1,4 +1,5 @@
 """Few shots: properties, a plain loop, faults. What is a lesson stands in the chapter."""
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -373,13 +374,15 @@ def test_few_patients_of_a_pretraining_and_of_a_training(tmp_path):
     run = lambda networks: papermill.execute_notebook(
         str(source), str(tmp_path/'done.ipynb'), given | dict(networks=','.join(networks)),
         progress_bar=False, kernel_name='python3')
-    run([str(tmp_path/'net'/'encoder.safetensors'), str(tmp_path/'run')])
+    shutil.copytree(tmp_path/'net', tmp_path/'file')
+    run([str(tmp_path/'net'), str(tmp_path/'file'/'encoder.safetensors'), str(tmp_path/'run')])
     t = pd.read_csv(tmp_path/'out'/'few_patients.csv').set_index(['network', 'method', 'k'])
-    assert {*t.index.get_level_values('network')} == {'net', 'run', 'random encoder'}
+    assert {*t.index.get_level_values('network')} == {'net', 'file', 'run', 'random encoder'}
+    assert t.loc['net'].equals(t.loc['file'])                                   # a folder, or its weights
     assert t.value['net', 'linear', 4] > .6                                     # guessing gives a third
     said = read_json(tmp_path/'out'/'few_patients.json')
     assert said['simulated'] is True and {*said['rhythms']} == {'SR', 'AFIB', 'BIGU'}
     gains = pd.read_csv(tmp_path/'out'/'few_patients-differences.csv')
-    assert {*gains.network} == {'net', 'run'} and {*gains.minus} == {'random encoder'}
+    assert {*gains.network} == {'net', 'file', 'run'} and {*gains.minus} == {'random encoder'}
     with pytest.raises(papermill.PapermillExecutionError, match='sees: learnt from folds'):
         run([str(tmp_path/'sees')])

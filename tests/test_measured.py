@@ -1,5 +1,8 @@
 """A head for measured numbers: the same probabilities from raw, training rows alone, no leak, refusals."""
 import shutil
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,10 @@ from helpers import edit_json, refused
 
 from pedarr.core.array_files import read_arrays, write_arrays
 from pedarr.core.errors import PedarrError
+from pedarr.core.locks import hold_lock
 from pedarr.data.channels import CHANNELS, ECG_LEADS, IEGM_CHANNELS, N_ECG
 from pedarr.exploration.waves import drawn_study
+from pedarr.model import measured
 from pedarr.model.measured import (
     MEASURED, MeasuredHead, StoreMeasured, measure_windows, measured_file)
 from pedarr.signals.arrays import store_from_arrays
@@ -19,6 +24,7 @@ from pedarr.signals.batches import make_loader, take_signals
 from pedarr.signals.roles import read_roles
 from pedarr.signals.store import mask_channels, open_store
 from pedarr.training.config import make_config
+from pedarr.training.estimator import memory_store
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.folds import fit_fold, predict
 from pedarr.training.loop import supervised_objective
@@ -42,6 +48,15 @@ def run(store, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def folder(run) -> Path: return export_model(run, run.parent/'model')
+
+
+@pytest.fixture
+def windows_in_memory():
+    "Eight SIMULATED windows of two leads in memory."
+    beats = .5 + np.cumsum(np.linspace(.5, .9, 36))
+    mv = drawn_study(beats, seconds=26., fs=250)[[1, 6]]
+    x = np.stack([mv[:, 750*k:750*k + 750] for k in range(8)])
+    return memory_store(x, ['A', 'B']*4, ['A', 'B'], ['II', 'V1'], 250.)
 
 
 @pytest.mark.parametrize('what', ['run', 'model'])
@@ -163,15 +178,86 @@ def test_windows_without_a_channel_are_not_measured(run, monkeypatch):
     assert np.isnan(found).all() and not asked
 
 
+def all_but_probed(numbers):
+    "`numbers` [M, F], all but those of the three pairs by which a file is believed counted up by one."
+    probed = np.unique(np.linspace(0, len(numbers) - 1, 3).astype(int))
+    other = numbers + 1
+    other[probed] = numbers[probed]
+    return other
+
+
 @pytest.mark.parametrize('spoil', [
     lambda f: f | dict(pairs=f['pairs'] + (len(f['pairs'])*4 << 19)),      # of more windows than there are
     lambda f: f | dict(numbers=f['numbers'] + 1),
-    lambda f: f | dict(key=f['key'][::-1].copy())])
+    lambda f: f | dict(key=f['key'][::-1].copy(), numbers=all_but_probed(f['numbers']))])
 def test_a_file_that_is_not_believed_is_made_again(run, spoil):
     store = open_store(open_finished(run).params.store)
     table, file = StoreMeasured(store).table, measured_file(store, ['ecg', 'iegm'])
-    write_arrays(file, spoil(read_arrays(file, '')))
+    file.unlink()
+    StoreMeasured(store).table                               # of all channels alone
+    right = read_arrays(file, '')
+    write_arrays(file, spoil(right))
     np.testing.assert_array_equal(StoreMeasured(store).table, table)
+    again = read_arrays(file, '')
+    for name in ('key', 'pairs', 'numbers'): np.testing.assert_array_equal(again[name], right[name])
+
+
+@pytest.mark.parametrize('spoil', [
+    lambda f: f | dict(numbers=f['numbers'][:-5]), lambda f: f | dict(numbers=f['numbers'][:, 0].copy()),
+    lambda f: f | dict(pairs=f['pairs'].astype(float)), lambda f: f | dict(pairs=f['pairs'][::-1].copy())])
+def test_a_file_of_another_form_is_one_line(run, spoil):
+    store = open_store(open_finished(run).params.store)
+    StoreMeasured(store).table
+    file = measured_file(store, ['ecg', 'iegm'])
+    right = read_arrays(file, '')
+    write_arrays(file, spoil(right))
+    with pytest.raises(PedarrError, match='do not fit each other.*delete it') as e: StoreMeasured(store).table
+    assert '\n' not in str(e.value) and file.name in str(e.value)
+    write_arrays(file, right)
+
+
+def test_what_another_training_keeps_meanwhile_stays(run):
+    "One that wants to keep waits for the lock, and adds to what is there by then."
+    store = open_store(open_finished(run).params.store)
+    file, rows = measured_file(store, ['ecg', 'iegm']), np.arange(4)
+    StoreMeasured(store).table
+    one, other = (mask_channels(store, [name]) for name in ('aVR', 'aVF'))
+    def pairs(): return read_arrays(file, '')['pairs']
+    before = len(pairs())
+    waiting = StoreMeasured(store)
+    thread = threading.Thread(target=waiting.keep, args=(one, rows))
+    with hold_lock(file.with_suffix('.lock'), 'keeping'):
+        thread.start()
+        time.sleep(.5)
+        assert len(pairs()) == before
+        found = measure_windows(*take_signals(store, rows), other.mask[rows], store.fs)
+        kept = read_arrays(file, '')
+        new = rows.astype(np.int64)*2**19 + other.mask[rows] @ 2**np.arange(19)
+        order = np.argsort(np.append(kept['pairs'], new))
+        write_arrays(file, kept | dict(pairs=np.append(kept['pairs'], new)[order],
+                                       numbers=np.concatenate([kept['numbers'], found])[order]))
+    thread.join()
+    assert len(pairs()) == before + 2*len(rows) and not file.with_suffix('.lock').exists()
+
+
+def test_where_nothing_can_be_written_the_numbers_are_there(run, monkeypatch):
+    store = open_store(open_finished(run).params.store)
+    less, rows = mask_channels(store, ['V6', 'V5']), np.arange(5)
+    def full(*_): raise PedarrError('the disk is full: make room')
+    monkeypatch.setattr(measured, 'write_arrays', full)
+    with pytest.warns(UserWarning, match='not kept: the disk is full'):
+        found = StoreMeasured(store).keep(less, rows)
+    right = measure_windows(*take_signals(store, rows), less.mask[rows], store.fs)
+    np.testing.assert_array_equal(found, right)
+
+
+def test_other_windows_in_memory_are_measured_anew(windows_in_memory):
+    store = windows_in_memory
+    table = StoreMeasured(store, ['ecg']).table
+    parts = {name: getattr(store, name)[3:] for name in ('ecg', 'iegm', 'mask')}
+    part = replace(store, **parts, segments=store.segments.iloc[3:].reset_index(drop=True))
+    np.testing.assert_array_equal(StoreMeasured(part, ['ecg']).table, table[3:])
+    assert not np.array_equal(table[:-3], table[3:])
 
 
 def test_what_is_refused_in_one_line(run, store, tmp_path):

@@ -38,9 +38,11 @@ from pedarr.signals.vectorcardiogram import turn_ecg, turned_view
 from pedarr.training import pretrain, pretrain_objectives
 from pedarr.training.config import make_config
 from pedarr.training.network import build_model
-from pedarr.training.pretrain import read_pretraining, run_pretraining, what_is_known, windows_to_learn
+from pedarr.training.pretrain import (
+    check_same_pretraining, read_pretraining, run_pretraining, what_is_known, windows_to_learn)
 from pedarr.training.pretrain_config import PRETRAININGS, PretrainConfig
 from pedarr.training.probes import cached_features, linear_probe, probe_answer
+from pedarr.training.run_files import read_entries
 from pedarr.training.run_list import run_row
 from pedarr.use.command import pedarr_command
 from pedarr.use.notebook import find_notebook
@@ -296,6 +298,17 @@ def test_what_is_known_comes_from_the_windows_that_are_learnt(drawn_store, tmp_p
     at_r = what_is_known(drawn_store, np.arange(8), c.replace(at_r=True))[0]
     peaks = [row[row >= 0].tolist() for row in all_.peaks]
     assert [x.tolist() for x in at_r.cuts] == peaks and all_.cuts[0].tolist() != peaks[0]
+
+
+SHIPPED = Path(__file__).parents[1]/'nbs'/'results'/'pretraining'/'encoders'
+
+@pytest.mark.parametrize('run', sorted(SHIPPED.iterdir()), ids=lambda p: p.name)
+def test_a_pretraining_of_before_is_the_same_today(run):
+    "Its parameters lack those that were typed later, which had no effect then."
+    given = read_entries(run/'params.json')
+    check_same_pretraining(run, PretrainConfig(**given))
+    with pytest.raises(PedarrError, match='epochs=20, not 21'):
+        check_same_pretraining(run, PretrainConfig(**given | dict(epochs=21)))
 
 
 @pytest.mark.parametrize('method', PRETRAININGS)

@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,11 +30,20 @@ def _holder(path: Path) -> str:
     except PedarrError: return 'another process'
 
 # %% ../../nbs/0_core/04_locks.ipynb #44ae8739
-def _take(path: Path, number: int, doing: str) -> str:
+def _flock(number: int, until: float) -> None:
+    "Lock the open file; `BlockingIOError` if another process has it at the time `until` (s, monotonic)."
+    import fcntl
+    while True:
+        try: return fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until: raise
+            time.sleep(.02)
+
+# %% ../../nbs/0_core/04_locks.ipynb #a9e72aa6
+def _take(path: Path, number: int, doing: str, until: float) -> str:
     "Lock the open file: '', or a note where the disk has no locks; `PedarrError` if another process has it."
-    try: import fcntl
+    try: _flock(number, until)
     except ImportError: return NO_LOCKS                              # Windows
-    try: fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
         who = f'{path.parent}: {_holder(path)} is {doing}'
         raise PedarrError(f'{who}: wait for it, or choose another name') from e
@@ -68,15 +78,16 @@ def _write_holder(number: int) -> None:
 
 # %% ../../nbs/0_core/04_locks.ipynb #29a5982a
 @contextmanager
-def hold_lock(path: Path | str, doing: str) -> Iterator[str]:
+def hold_lock(path: Path | str, doing: str, wait: float = 0.) -> Iterator[str]:
     """Hold the lock file `path` while `doing` something ('training into this folder'); yields '' or a note.
 
-    `PedarrError` if another process holds it: it says which. The file is removed at the end."""
-    path = Path(path)
+    `PedarrError` if another process still holds it after `wait` seconds: it says which. The file is removed
+    at the end."""
+    path, until = Path(path), time.monotonic() + wait
     while True:
         number = _open(path)
         try:
-            note = _take(path, number, doing)
+            note = _take(path, number, doing, until)
             if not _is_this(path, number): continue
             _check_own(path, number)
             _write_holder(number)

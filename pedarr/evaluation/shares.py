@@ -67,7 +67,7 @@ def shares_of_young(table: pd.DataFrame, ages: Iterable[float] = (18, 13)) -> pd
         if not len(part): continue
         t = rhythm_shares(part, list(dict.fromkeys(part.truth)))
         t = t.rename(columns={f'sensitivity{end}': f'recall{end}' for end in ('', '_low', '_high')})
-        keep = ['rhythm', 'n', 'patients', 'right', 'recall', 'recall_low', 'recall_high', 'taken_for']
-        rows.append(t[keep].sort_values('n', ascending=False, kind='stable').assign(group=f'under {age:g}'))
-    found = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=['rhythm', 'group'])
-    return found[['group', *(c for c in found if c != 'group')]]
+        rows.append(t.sort_values('n', ascending=False, kind='stable').assign(group=f'under {age:g}'))
+    columns = ['group', 'rhythm', 'n', 'patients', 'right', 'recall', 'recall_low', 'recall_high',
+               'taken_for']
+    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)

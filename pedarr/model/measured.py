@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.array_files import read_arrays, write_arrays
-from ..core.errors import PedarrError
+from ..core.errors import PedarrError, file_error, one_line
+from ..core.locks import hold_lock
 from ..core.tables import hash_value
 from ..data.channels import ECG_LEADS
 from .encoders import MODALITIES
@@ -81,7 +83,9 @@ def _pairs_of(store: Store, rows: np.ndarray, modalities: Sequence[str]) -> np.n
 
 def _lacking(found: Measurements, pairs: np.ndarray) -> np.ndarray:
     "Which of `pairs` [n] (but -1) `found` has not, bool [n]."
-    return ~np.isin(pairs, found.pairs) & (pairs >= 0)
+    if not len(found.pairs): return pairs >= 0
+    at = np.searchsorted(found.pairs, pairs).clip(max=len(found.pairs) - 1)     # np.isin would sort them all
+    return (found.pairs[at] != pairs) & (pairs >= 0)
 
 # %% ../../nbs/5_model/15_measured.ipynb #6f794518
 _RULES = 1          # counted up when the same window is measured otherwise
@@ -108,6 +112,7 @@ def _measures_alike(found: Measurements, store: Store, modalities: Sequence[str]
     now = measure_windows(*take_signals(store, rows), (seen[:, None] & _BITS) > 0, store.fs, modalities)
     return np.allclose(found.numbers[at], now, rtol=1e-5, equal_nan=True)
 
+# %% ../../nbs/5_model/15_measured.ipynb #5fda7013
 def _kept(store: Store, modalities: Sequence[str]) -> Measurements:
     "What was measured in `store` before and is believed; nothing where there is no such file."
     file, damaged = measured_file(store, modalities), 'delete it, it is measured again'
@@ -115,21 +120,34 @@ def _kept(store: Store, modalities: Sequence[str]) -> Measurements:
     found = read_arrays(file, damaged, _MOST, ['key', *Measurements._fields])
     if not np.array_equal(found.pop('key'), _key(store, modalities)): return _NOTHING
     found = Measurements(**found)
+    shape = len(found.pairs), len(MEASURED)
+    if found.pairs.dtype != np.int64 or found.numbers.shape != shape or (np.diff(found.pairs) <= 0).any():
+        raise file_error(file, 'damaged (its pairs and numbers do not fit each other)', damaged)
     return found if _measures_alike(found, store, modalities) else _NOTHING
 
 # %% ../../nbs/5_model/15_measured.ipynb #8953c3a2
 def _in_folder(store: Store) -> bool: return bool(getattr(store, 'seal', ''))
 
 def _read(m: StoreMeasured) -> Measurements:
-    "What was measured in the store of `m` before."
+    "What was measured in the store of `m` before; of windows in memory, in the same arrays of signals."
     if _in_folder(m.store): return _kept(m.store, m.modalities)
-    return getattr(m.store, 'kept', {}).get(m.modalities, _NOTHING)
+    *signals, found = getattr(m.store, 'kept', {}).get(m.modalities, (None, None, _NOTHING))
+    same = signals[0] is m.store.ecg and signals[1] is m.store.iegm
+    return found if same else _NOTHING
 
+def _keep_in_memory(m: StoreMeasured) -> None:
+    "What `m` found, beside the signals that it was found in."
+    getattr(m.store, 'kept', {})[m.modalities] = m.store.ecg, m.store.iegm, m.found
+
+# %% ../../nbs/5_model/15_measured.ipynb #2e6a5cd5
 def _write(m: StoreMeasured) -> None:
-    "Keep what `m` found, with what others kept meanwhile."
-    all_found = _joined(m.found, _kept(m.store, m.modalities))
-    write_arrays(measured_file(m.store, m.modalities),
-                 dict(key=_key(m.store, m.modalities), **all_found._asdict()))
+    "Keep what `m` found, with what others kept meanwhile; a warning where nothing can be written."
+    file = measured_file(m.store, m.modalities)
+    try:
+        with hold_lock(file.with_suffix('.lock'), 'keeping what it measured', wait=60.):
+            found = _joined(m.found, _kept(m.store, m.modalities))
+            write_arrays(file, dict(key=_key(m.store, m.modalities), **found._asdict()))
+    except PedarrError as e: warnings.warn(f'what was measured is not kept: {one_line(e)}', stacklevel=2)
 
 # %% ../../nbs/5_model/15_measured.ipynb #697fdef4
 def _check_leads(store: Store, modalities: Sequence[str]) -> None:
@@ -169,13 +187,13 @@ def _measure(self: StoreMeasured, store: Store, rows: np.ndarray, pairs: np.ndar
     progress = len(own) > 500 and sys.stderr.isatty()
     made = measure_rows(store, rows[new][first], self.modalities, self.jobs, progress)
     self.found = _joined(self.found, Measurements(own, made))
-    if not _in_folder(store): getattr(store, 'kept', {})[self.modalities] = self.found
+    if not _in_folder(self.store): _keep_in_memory(self)
     return True
 
 def _keep(self: StoreMeasured, store: Store, rows: np.ndarray) -> np.ndarray:
     "As the object itself called; what is new is measured together, and kept beside the store."
     if self._measure(store, np.asarray(rows), _pairs_of(store, np.asarray(rows), self.modalities)):
-        if _in_folder(store): _write(self)
+        if _in_folder(self.store): _write(self)
     return self(store, rows)
 
 StoreMeasured._measure, StoreMeasured.keep = _measure, _keep

@@ -162,13 +162,21 @@ def _nan_spread(network: nn.Module, n: int) -> Tensor:
     signal[..., n//2:n//2 + network.period] = torch.nan
     return network(signal, torch.ones(signal.shape[:2], dtype=torch.bool)).isnan().any(2).any(1)[0]
 
+# %% ../../nbs/5_model/14_segmenter.ipynb #a203d8dd
 def reach_of_network(network: nn.Module) -> int:
-    """On how many samples on each side an answer of a `Segmenter` or `LeadUNet` can depend, at most a period
-    more; a normalisation over the whole signal (the encoders plain and deep have one) aside."""
+    """On how many samples on each side an answer of a `Segmenter` or `LeadUNet` can depend: rather some too
+    many (a period, and what a resampling only touches) than too few. A normalisation over the whole signal
+    (the encoders plain and deep have one) is left out of account."""
+    if (known := getattr(network, '_reach', None)) is not None: return known
+    network._reach = _measured_reach(network)                     # of the layers, whatever their weights
+    return network._reach
+
+def _measured_reach(network: nn.Module) -> int:
+    "`reach_of_network`, by asking."
     network = copy.deepcopy(network).cpu().double().eval()        # float64: each column is summed by itself
     for name, layer in list(network.named_modules()):
         if isinstance(layer, nn.GroupNorm): network.set_submodule(name, nn.Identity())
-    n = 64*network.period
+    n = network.period*max(4, 2*math.ceil(1024/network.period))
     while (far := _nan_spread(network, n))[0] or far[-1]: n *= 2
     first, last = far.nonzero().flatten()[[0, -1]].tolist()
     return max(n//2 + network.period - 1 - first, last - n//2)

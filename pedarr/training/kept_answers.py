@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.array_files import arrays_file, read_arrays, write_arrays
-from ..core.errors import PedarrError, file_error
+from ..core.errors import PedarrError, file_error, one_line
 from ..core.tables import FileContents, json_ready, read_json, write_json
 from ..data.known_databases import data_source
 from ..evaluation.bootstrap import bootstrap_scores
@@ -293,11 +293,22 @@ def kept_gain(folder: Path | str, system: str, other: str, n_resamples: int = 10
 # %% ../../nbs/8_training/28_kept_answers.ipynb #f17de342
 _SHARED = dict(truth=np.int16, classes=np.int16, support=np.int32)
 
+def _asked_alike(found: dict[str, FewPatients]) -> FewPatients:
+    "The first of `found`; `PedarrError` if there is none, or if another has other support or another test."
+    if not found: raise PedarrError('answers to keep: there is none: give at least one network')
+    first, *others = found
+    for name, part in ((n, p) for n in others for p in ('subject', *_SHARED)):
+        if not np.array_equal(getattr(found[first], part), getattr(found[name], part)):
+            raise PedarrError(f'{name}: its {part} is not that of {first}: ask both with the same seed')
+    return found[first]
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #0fc5180e
 def keep_few_patients(found: dict[str, FewPatients], path: Path | str) -> Path:
-    "Write the answers `found` of networks (by name), to the same support and test, to the file `path` (.xz)."
-    one = next(iter(found.values()))
+    """Write the answers `found` of networks (by name) to the file `path` (.xz). `PedarrError` unless all were
+    given to the same support and test."""
+    one = _asked_alike(found)
     arrays = {name: getattr(one, name).astype(kind) for name, kind in _SHARED.items()}
-    arrays['subject'] = pd.factorize(one.subject)[0].astype(np.int32)
+    arrays['subject'] = _number(one.subject).astype(np.int32)       # in the order of their names: same draws
     for name, own in found.items():
         arrays[f'{name}/strength'] = np.array([*own.strength.items()], float)
         arrays |= {f'{name}/{k}/{m}': called.astype(np.int16) for (k, m), called in own.called.items()}
@@ -309,10 +320,20 @@ def read_few_patients(path: Path | str) -> dict[str, FewPatients]:
     remedy = 'take it from the repository again, or run few_patients.ipynb'
     x = read_arrays(path, remedy, names=['subject', *_SHARED])
     shared = {name: x[name] for name in ('subject', *_SHARED)}
-    found = {}
-    for name in (key.removesuffix('/strength') for key in x if key.endswith('/strength')):
-        strength = {int(k): float(s) for k, s in x[f'{name}/strength']}
-        try: called = {(k, m): x[f'{name}/{k}/{m}'] for k in strength for m in SHOT_METHODS}
-        except KeyError as e: raise file_error(path, f'damaged (it has no {e.args[0]})', remedy) from e
-        found[name] = FewPatients(called=called, strength=strength, **shared)
-    return found
+    names = sorted(key.removesuffix('/strength') for key in x if key.endswith('/strength'))
+    try:
+        if not names: raise ValueError('it has no network')
+        return {name: _few_patients_of(x, name, shared) for name in names}
+    except KeyError as e: raise file_error(path, f'damaged (it has no {e.args[0]})', remedy) from e
+    except (TypeError, ValueError) as e: raise file_error(path, f'damaged ({one_line(e)})', remedy) from e
+
+# %% ../../nbs/8_training/28_kept_answers.ipynb #0c3a32c5
+def _few_patients_of(x: dict[str, np.ndarray], name: str, shared: dict[str, np.ndarray]) -> FewPatients:
+    "The answers of the network `name` in the arrays `x`; `ValueError` where sizes do not fit each other."
+    strength = {int(k): float(s) for k, s in x[f'{name}/strength']}
+    called = {(k, m): x[f'{name}/{k}/{m}'] for k in strength for m in SHOT_METHODS}
+    support, tested = shared['support'], (len(shared['support']), len(shared['truth']))
+    fits = [shared['subject'].shape == tested[1:], shared['classes'].shape == support.shape[1:2]]
+    if not all(fits + [answer.shape == tested for answer in called.values()]):
+        raise ValueError('its arrays are of different sizes')
+    return FewPatients(called=called, strength=strength, **shared)

@@ -155,7 +155,7 @@ class RecordingWaves(NamedTuple):
 
 # %% ../../nbs/9_use/15_delineate.ipynb #e1a2ed1b
 _BLOCK, _SETTLE = 20., 4.             # s: a block; what the filter needs
-_LONGEST_GRID = 20.                   # s: that of whole rates lasts 16 s at most
+_LONGEST_GRID = 20.                   # s: that of whole rates is 16 s at most at 250 Hz
 
 def _block(record: AnyRecord, model: WaveModel, first: int, last: int) -> tuple[np.ndarray, ...]:
     "Signal [12, n], probabilities [12, 4, n] and where a lead is there [12, n], samples `first` to `last`."
