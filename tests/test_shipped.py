@@ -32,6 +32,7 @@ from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.store import open_store
 from pedarr.training.config import TrainConfig, make_config
 from pedarr.training.finished_runs import open_finished
+from pedarr.training.grid_results import load_grid_results
 from pedarr.training.network import build_model, start_pretrained
 from pedarr.training.prepare import prepare_run
 from pedarr.training.train import run_training
@@ -399,6 +400,9 @@ def test_fine_tuning_beside_from_scratch(ecgs, tmp_path):
     t = pd.read_csv(tmp_path/'finetune-classes.csv')
     assert set(t.system) == {'from scratch', 'from given weights'} and t.support.sum() == 48
     assert (tmp_path/'finetune-paired.csv').exists()
+    scores, classes, made = load_grid_results(tmp_path)
+    assert scores[scores.system == 'from given weights'].gain.notna().all() and made['shared']['epochs'] == 1
+    assert set(classes.system) == set(t.system) and (tmp_path/'answers'/'grid.json').exists()
 
 
 @pytest.mark.long
