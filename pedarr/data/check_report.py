@@ -249,7 +249,7 @@ def _html_list(lines: list[str], most: int = 20) -> str:
 
 # %% ../../nbs/1_data/32_check_report.ipynb #34023e1c
 def _write_html(check: CheckReport, path: Path | str) -> Path:
-    "Write the whole report as one check-contained page; returns its path."
+    "Write the whole report as one self-contained page; returns its path."
     shares = {'subjects': check.tables['shares']}
     section = {n: _html_section(n, check.tables[n], shares.get(n)) for n in TITLES}
     small = ''.join(section.pop(n) for n in ('agreement', 'totals', 'classes'))

@@ -40,7 +40,7 @@ class Subject:
     poor: bool = False            # does an electrode come loose?
     rails: bool = False           # does it drive the amplifier to its rails?
     age_text: str = ''            # the age as the subject table writes it, where that is odd
-    known: tuple = ()             # cycles that were measured (`Pace`)
+    known: tuple = ()             # cycles that were measured (`RhythmPace`)
     offsets: tuple = ()           # (channel, mV) of electrograms whose offset is known
 
 # %% ../../nbs/2_synthetic/07_recording.ipynb #09e92fe9
