@@ -184,7 +184,7 @@ def segment_features(store: Store, beats: list[np.ndarray] | None = None,
     its `rows`.
 
     `beats`: times [beats] (s) as from `annotated_beats`, or None to find them in the window; `modalities`:
-    what may be looked at. A few hundredths of a second a segment; `jobs` processes. Raises `PedarrError`
+    what may be looked at. Some tenths of a second a segment; `jobs` processes. Raises `PedarrError`
     for windows too short to measure in (1 s at 200 Hz)."""
     check_modalities(modalities)
     if beats is not None and len(beats) != len(store):

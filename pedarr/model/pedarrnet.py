@@ -87,7 +87,7 @@ class ModelConfig(NetworkOptions):
     semantic: bool = Field(True, description='weights by semantic attention; false: equal shares')
     centre: bool = Field(False, description='embeddings are centred over the batch')
     encoder: _Encoder = Field('residual', description='of each modality')
-    stochastic_depth: float = Field(.1, ge=0, lt=1, description='chance of a block to be skipped')
+    stochastic_depth: float = Field(.1, ge=0, lt=1, description='chance of the last block to be skipped')
     token_norm: bool = Field(False, description='layer normalisation of tokens and of what the heads read')
     pooling: Literal[tuple(POOLINGS)] = Field('mean-max', description='what the heads read')
     crop: float = Field(0., ge=0, le=3600, description='seconds learnt from at once; 0: the whole window')
