@@ -22,7 +22,9 @@ PORT ?= 8977
 
 .PHONY: demo test lab install check readme export clean bench long ablations rehearsal
 
+# papermill asks that the folder of its output is there: runs/ is, from here on
 install: .venv/installed
+	@mkdir -p runs stores
 
 .venv/installed: setup.py settings.ini constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "pedarr needs Python 3.10 or newer: make PYTHON=/path/to/python3.12" >&2; exit 2; }
