@@ -17,7 +17,7 @@ from .bootstrap import (
 from ..signals.wave_labels import WAVE_CLASSES, WAVE_COLOURS
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
 # %% auto #0
 __all__ = ['SAMPLE_SCORES', 'WAVE_EDGES', 'CSE_LIMITS', 'EDGE_SCORES', 'sample_counts', 'class_f1', 'sample_scores',
@@ -178,10 +178,12 @@ def edge_scores(errors: pd.DataFrame, subject: ArrayLike, n_resamples: int = 200
     return pd.DataFrame(columns, index=index).assign(cse=[CSE_LIMITS.get(key, np.nan) for key in WAVE_EDGES])
 
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #ccc93cf3
-def plot_edge_errors(errors: pd.DataFrame, within: float = .06) -> Figure:
-    "A histogram of the errors (ms) of each kind of border, those beyond `within` s in the outermost bars."
+def plot_edge_errors(errors: pd.DataFrame, within: float = .06,
+                     figure: FigureBase | None = None) -> FigureBase:
+    """A histogram of the errors (ms) of each kind of border, those beyond `within` s in the outermost bars;
+    in the `figure` or part of one that is given."""
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(9, 3.6), layout='constrained')
+    figure = figure or Figure(figsize=(9, 3.6), layout='constrained')
     most = 1000*within
     for ax, (kind, edge) in zip(figure.subplots(2, 3, sharex=True).T.ravel(), WAVE_EDGES):
         e = 1000*errors.error[(errors.kind == kind) & (errors.edge == edge)].dropna()
