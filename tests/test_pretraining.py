@@ -1,6 +1,7 @@
 "Learning before labels: objectives, views, features, the loop."
 import errno
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from pedarr.core.errors import PassingError, PedarrError
 from pedarr.core.files import sha256
 from pedarr.core.parameters import cell_text
 from pedarr.core.project import real_recordings
+from pedarr.core.tables import write_json
 from pedarr.data.channels import ECG_LEADS, IEGM_CHANNELS
 from pedarr.evaluation.means_over_draws import MeanScores, paired_seeds
 from pedarr.exploration.waves import drawn_study
@@ -178,6 +180,9 @@ def test_constant_and_unseen_features_take_no_place():
     np.testing.assert_allclose(abs(a), abs(b), atol=1e-4)
     with pytest.raises(PedarrError, match='objective without features'):
         reduce_features(wide[:, 5:], np.arange(30))
+    with pytest.raises(PedarrError, match='^a/store: in 30 training windows .* without features$') as e:
+        reduce_features(wide[:, 5:7], np.arange(30), source=Path('a/store'))
+    assert '\n' not in str(e.value)
 
 
 def test_one_process_or_two_measure_the_same(drawn_store, monkeypatch):
@@ -338,6 +343,28 @@ def test_impossible_pretrainings_are_refused(drawn_store, tmp_path, options, why
     places = dict(store=str(drawn_store.path), run=str(tmp_path/'r'))
     with pytest.raises(PedarrError, match=why): run_pretraining(PretrainConfig(**SMALL | places | options))
     assert not (tmp_path/'r').exists()
+
+
+@pytest.mark.parametrize('method', ['physioclr', 'beatssl'])
+def test_a_store_without_a_beat_is_answered_in_one_line(tmp_path, method):
+    x = np.random.default_rng(0).normal(0, .02, (8, 12, 600))
+    store = store_from_arrays(tmp_path/'silent', x, 100., ECG_LEADS, ['']*8, [f's{i}' for i in range(8)])
+    with pytest.raises(PedarrError, match='silent: in 0 training windows .* objective without features') as e:
+        run_pretraining(config(store, tmp_path/'r', method=method), progress=False)
+    assert '\n' not in str(e.value) and not (tmp_path/'r'/'pretraining.json').exists()
+
+
+@pytest.mark.parametrize('method', PRETRAININGS)
+@pytest.mark.parametrize('leads', [['II'], ECG_LEADS])
+def test_windows_that_cannot_be_turned_are_counted(tmp_path, method, leads):
+    x = np.stack([drawn_study(np.arange(.4, 5.8, .6 + .05*i), pr=.12, seconds=6., fs=100, noise=.02, seed=i)
+                  for i in range(8)])[:, [ECG_LEADS.index(name) for name in leads]]
+    store = store_from_arrays(tmp_path/'store', x, 100., leads, ['']*8, [f's{i}' for i in range(8)])
+    said, _ = read_pretraining(run_pretraining(config(store, tmp_path/'r', method=method, epochs=1),
+                                               progress=False))
+    notes = [note for note in said.notes if 'not turned' in note]
+    note = '8 windows lack one of the eight leads that a turn needs: they are not turned'
+    assert notes == ([note] if leads == ['II'] and method in ('3kg', 'beatssl') else [])
 
 
 def test_another_run_is_not_written_over_and_damage_is_said(drawn_store, tmp_path):
@@ -556,6 +583,86 @@ def test_the_kept_pairs_of_fine_tuning_say_of_how_many_seeds_they_are():
     for r in pairs.itertuples():
         gap = value[r.share, r.system, r.metric] - value[r.share, 'from scratch', r.metric]
         assert r.value == pytest.approx(gap, abs=2e-5)
+
+
+def run_cells(name, until, **given):
+    "Run the code of the experiment `name` here, to the cell with the text `until`; returns its names."
+    cells = json.loads(find_notebook('pretrain').with_name(f'{name}.ipynb').read_text())['cells']
+    found = {'In': []}
+    for cell in (c for c in cells if c['cell_type'] == 'code'):
+        source = ''.join(cell['source'])
+        exec(compile(source, name, 'exec'), found)
+        if 'parameters' in cell['metadata'].get('tags', []): found |= given
+        if until in source: return found
+    raise AssertionError(f'{name}: no cell has {until!r}')
+
+
+def test_kept_encoders_are_taken_with_their_parameters_alone(statement_store, tmp_path, monkeypatch):
+    "Those of the results, copied as their page says: others are refused before anything is pretrained."
+    shutil.copytree(SHIPPED, tmp_path/'out'/'encoders')
+    learnt = []
+    monkeypatch.setattr(pretrain, 'run_pretraining', lambda c: learnt.append(c.run))
+    again = lambda **more: run_cells('pretrainings', 'not finished', **dict(
+        store=str(statement_store), out=str(tmp_path/'out'), epochs=20, common={}) | more)
+    found = again()
+    assert len(found['ready']) == 5 and not learnt
+    official = dict(methods='physioclr', common='{"bounded": false}')
+    wrong = {'physioclr-0: .* bounded=True, not False': official,
+             'simclr-0: .* epochs=20, not 50': dict(epochs=50),
+             'simclr-0: .* tau=0.1, not 0.2': dict(common={'tau': .2}, steps='probe')}
+    for why, more in wrong.items():
+        with pytest.raises(PedarrError, match=f'encoders/{why}.*another run folder') as e: again(**more)
+        assert '\n' not in str(e.value) and not learnt
+    with pytest.raises(PedarrError, match='beats is set by method beatssl-rhythm'):
+        again(common={'beats': 'soft'})
+
+
+def test_electrograms_are_not_probed_with_encoders_of_other_parameters(tmp_path, monkeypatch):
+    "Nor with those that left out the patients of other folds, whom a probe would be asked about."
+    rng, out = np.random.default_rng(0), tmp_path/'out'
+    store_from_arrays(tmp_path/'s', rng.normal(0, .1, (48, 1, 1250)), 250., ['RVA12'], ['SR', 'VT', 'AF']*16,
+                      [f's{i//4}' for i in range(48)], simulated=True)
+    learnt = []
+    def learn(c):
+        learnt.append(c.run)
+        write_json(Path(c.run)/'params.json', c.model_dump())
+        raise Stopped
+    class Stopped(Exception): pass
+    monkeypatch.setattr(pretrain, 'run_pretraining', learn)
+    again = lambda **more: run_cells('pretrained_electrograms', 'run_pretraining(c)', **dict(
+        store=str(tmp_path/'s'), out=str(out), n_folds=2, epochs=2) | more)
+    (out/'encoders'/'simclr-0').mkdir(parents=True)
+    with pytest.raises(Stopped): again()
+    (out/'encoders'/'simclr-0'/'pretraining.json').write_text('{}')
+    (out/'encoders'/'masked-0').mkdir()
+    with pytest.raises(Stopped): again()                       # the first is finished, the second begins
+    assert [Path(run).name for run in learnt] == ['simclr-0', 'masked-0']
+    for why, more in {'simclr-0: .* epochs=2, not 3': dict(epochs=3),
+                      'left-out-0.csv: fold 0 had other patients': dict(n_folds=3)}.items():
+        with pytest.raises(PedarrError, match=why) as e: again(**more)
+        assert '\n' not in str(e.value) and len(learnt) == 2
+
+
+@pytest.mark.long
+def test_other_parameters_are_refused_where_pretrainings_lie(statement_store, tmp_path):
+    "Pretrained for two epochs; the same folder asked for three, then for another objective."
+    import papermill
+    given = SMALL_PRETRAININGS | dict(store=str(statement_store), out=str(tmp_path/'out'),
+                                      methods='physioclr', steps='pretrain')
+    run = lambda **more: papermill.execute_notebook(
+        str(find_notebook('pretrain').with_name('pretrainings.ipynb')), str(tmp_path/'done.ipynb'),
+        given | more, progress_bar=False, kernel_name='python3')
+    run()
+    before = sha256(tmp_path/'out'/'encoders'/'physioclr-0'/'encoder.safetensors')
+    run()                                                      # the same parameters: nothing to do
+    official = given['common'] | dict(bounded=False, self_counts=True, at_r=True)
+    wrong = {'epochs=2, not 3': dict(epochs=3), 'bounded=True, not False': dict(common=official)}
+    for why, more in wrong.items():
+        with pytest.raises(papermill.PapermillExecutionError, match=f'physioclr-0: holds a run with .*{why}'):
+            run(**more)
+    assert sha256(tmp_path/'out'/'encoders'/'physioclr-0'/'encoder.safetensors') == before
+    run(out=str(tmp_path/'own'), common=official)              # in a folder of its own
+    assert read_entries(tmp_path/'own'/'encoders'/'physioclr-0'/'params.json')['bounded'] is False
 
 
 @pytest.mark.long

@@ -203,18 +203,22 @@ def _filled(x: np.ndarray, rows: np.ndarray, limit: float) -> np.ndarray:
     return np.clip((filled - filled[rows].mean(0))/np.where(scale > 0, scale, 1), -limit, limit)
 
 # %% ../../nbs/4_signals/17_physiology.ipynb #527ce240
-def reduce_features(x: np.ndarray, train: ArrayLike, dim: int = 50, limit: float = 5.) -> np.ndarray:
+def reduce_features(x: np.ndarray, train: ArrayLike, dim: int = 50, limit: float = 5.,
+                    source: Path | str = '') -> np.ndarray:
     """Rows of `x` [N, W] (any unit, NaN: not seen) in at most `dim` principal components of the row numbers
     `train` [M], standardised, cut at `limit` standard deviations: f32 [N, D]; NaN where nothing was seen.
 
-    `PedarrError` where the training rows can't span a space: fewer than two with a feature, or all alike."""
+    `PedarrError`, which names the `source` of `x`, where the training rows can't span a space: fewer than two
+    with a feature, or all alike."""
     from sklearn.decomposition import PCA
     seen = np.isfinite(x).any(1)
     rows = np.asarray(train, int)[seen[np.asarray(train, int)]]
     use = _usable(x[rows]) if len(rows) > 1 else np.zeros(x.shape[1], bool)
     if not use.any():
-        raise PedarrError(f'in {len(rows)} training windows something could be measured, and nothing differs '
-                          'among them: use a store with more recordings, or an objective without features')
+        where = f'{source}: ' if source else ''
+        raise PedarrError(f'{where}in {len(rows)} training windows something could be measured, and nothing '
+                          'differs among them: use a store with more recordings, or an objective without '
+                          'features')
     scaled = _filled(x[:, use], rows, limit)
     space = PCA(min(dim, len(rows), int(use.sum())), svd_solver='full').fit(scaled[rows])
     return np.where(seen[:, None], space.transform(scaled), np.nan).astype(np.float32)

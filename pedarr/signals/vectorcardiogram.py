@@ -15,7 +15,7 @@ from ..data.channels import ECG_LEADS
 from ..synthetic.ecg import DOWER, twelve_leads
 
 # %% auto #0
-__all__ = ['Hidden', 'rotation_matrix', 'turn_ecg', 'hide_spans', 'hide_leads', 'turned_view']
+__all__ = ['Hidden', 'rotation_matrix', 'turn_ecg', 'hide_spans', 'hide_leads', 'can_be_turned', 'turned_view']
 
 # %% ../../nbs/4_signals/15_vectorcardiogram.ipynb #c41cb02d
 _D = torch.from_numpy(DOWER)                                   # [8, 3]
@@ -59,6 +59,11 @@ def hide_leads(mask: Tensor, share: float = 0.5, generator: torch.Generator | No
     kept = (mask.sum(1, keepdim=True)*(1 - share)).round().clamp(min=1)
     return mask & (rank < kept)
 
+# %% ../../nbs/4_signals/15_vectorcardiogram.ipynb #4e6c28e0
+def can_be_turned(mask: Tensor) -> Tensor:
+    "Which rows of `mask` bool [B, 12] hold the eight independent leads: bool [B]."
+    return mask[:, _EIGHT].all(1)
+
 # %% ../../nbs/4_signals/15_vectorcardiogram.ipynb #fbf61058
 Hidden = Literal['spans', 'leads', 'none']        # what a view loses
 
@@ -73,8 +78,7 @@ def turned_view(ecg: Tensor, mask: Tensor, degrees: float = 45., stretch: float 
     chance = torch.rand(2, len(ecg), 3, device=ecg.device, generator=generator)
     angles = (2*chance[0] - 1)*degrees*torch.pi/180
     turned = turn_ecg(ecg, angles, 1 + (stretch - 1)*chance[1], residual)
-    whole = mask[:, _EIGHT].all(1)
-    view = torch.where(whole[:, None, None], turned, ecg)
+    view = torch.where(can_be_turned(mask)[:, None, None], turned, ecg)
     if hidden == 'leads': mask = hide_leads(mask, generator=generator)
     if hidden == 'spans': view = hide_spans(view, generator=generator)
     return torch.where(mask[..., None], view, 0.), mask

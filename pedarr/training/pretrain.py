@@ -25,6 +25,7 @@ from ..signals.batches import SegmentDataset, make_loader
 from ..signals.beat_classes import kinds_of_beats, read_beat_classifier
 from ..signals.physiology import Physiology, physiology_of, reduce_features
 from ..signals.store import Store, open_store
+from ..signals.vectorcardiogram import can_be_turned
 from .checkpoints import Progress, load_checkpoint, save_checkpoint
 from .folds import on_terminal, say_on_stderr
 from pedarr.training.loop import (
@@ -88,9 +89,9 @@ def _padded(found: Physiology, values: np.ndarray, fill: float) -> np.ndarray:
 def _measured(store: Store, rows: np.ndarray, c: PretrainConfig, progress: bool) -> tuple[dict, list[str]]:
     "The measured parts of `Known`, and notes on windows in which nothing was found."
     found = physiology_of(store, c.jobs, progress)
-    features = reduce_features(found.windows, rows)
+    features = reduce_features(found.windows, rows, source=store.path)
     window = np.repeat(np.arange(len(found.ends)), np.diff(found.ends, prepend=0))
-    of_beats = reduce_features(found.beats, np.flatnonzero(np.isin(window, rows)), dim=10)
+    of_beats = reduce_features(found.beats, np.flatnonzero(np.isin(window, rows)), dim=10, source=store.path)
     kinds, said = kinds_of_beats(found, rows, c.beat_classes, c.clusters, c.seed)
     arrays = dict(features=features, peaks=_padded(found, found.peaks.astype(np.int64), -1),
                   kinds=_padded(found, kinds, -1), of_beats=_padded(found, of_beats, np.nan))
@@ -136,6 +137,13 @@ def _check_view(store: Store, c: PretrainConfig, least: int) -> None:
     raise PedarrError(f'{store.path}: a view of {view/store.fs:.2g} s is too short for encoder {c.encoder}: '
                       f'set crop to {least/store.fs:.2g} or more, or use longer windows')
 
+def _turn_notes(store: Store, rows: np.ndarray, c: PretrainConfig) -> list[str]:
+    "A note on the windows of `store` among the row numbers `rows` [N] that a method which turns can't turn."
+    if not PRETRAININGS[c.method].turned: return []
+    n = int((~can_be_turned(torch.from_numpy(store.mask[rows][:, :N_ECG]))).sum())
+    words = f'{n} windows lack one of the eight leads that a turn needs: they are not turned'
+    return [words] if n else []
+
 # %% ../../nbs/8_training/26_pretrain.ipynb #059e256e
 def prepare_pretraining(c: PretrainConfig) -> tuple[Store, np.ndarray, list[str]]:
     "(store, rows [N], notes) of a pretraining, or `PedarrError` for what can be known; writes nothing."
@@ -149,7 +157,7 @@ def prepare_pretraining(c: PretrainConfig) -> tuple[Store, np.ndarray, list[str]
     rows, notes = windows_to_learn(store, c)
     network = Pretrainer(c, store.fs)
     _check_view(store, c, network.net.views.shortest)
-    return store, rows, notes + kernel_notes([network.rate])
+    return store, rows, notes + _turn_notes(store, rows, c) + kernel_notes([network.rate])
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #6941b6bb
 class _Counted(FileContents):

@@ -23,20 +23,22 @@ __all__ = ['PRETRAININGS', 'PretrainMethod', 'needs_features', 'fold_numbers', '
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #9c78adb5
 class PretrainMethod(NamedTuple):
     """A row of the table: the method in `words`; does it need an `ecg`; must beats be `measured`; are its
-    views the two `halves` of a window?"""
+    views the two `halves` of a window; are they `turned`?"""
     words: str
     ecg: bool = False
     measured: bool = False
     halves: bool = False
+    turned: bool = False
 
 PRETRAININGS = {
     'simclr': PretrainMethod('two crops of a window, disturbed; NT-Xent (Chen et al. 2020)'),
     'cmsc': PretrainMethod('the two halves of a window (Kiyasseh et al. 2021)', halves=True),
-    '3kg': PretrainMethod('two turned views, half of each hidden; NT-Xent (Gopal et al. 2021)', ecg=True),
+    '3kg': PretrainMethod('two turned views, half of each hidden; NT-Xent (Gopal et al. 2021)', ecg=True,
+                          turned=True),
     'physioclr': PretrainMethod('features, shuffled beats, the other half, reconstruction (arXiv 2509.08116)',
                                 ecg=True, measured=True, halves=True),
     'beatssl': PretrainMethod('views of 3KG, similarity of features as target, beats (arXiv 2601.16147)',
-                              ecg=True, measured=True),
+                              ecg=True, measured=True, turned=True),
     'masked': PretrainMethod('half of each channel is hidden and reconstructed')}
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #81b024d8
