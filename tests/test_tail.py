@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from pedarr.core.errors import PedarrError
 from pedarr.core.tables import read_json
+from pedarr.data.known_databases import data_source
 from pedarr.losses.registry import make_losses
 from pedarr.model.pedarrnet import PedArrNet
 from pedarr.model.pretrained import save_pretrained
@@ -325,6 +326,7 @@ def test_the_natural_tail_from_training_to_tables_and_from_kept_answers(natural_
     assert few.any() and t.low[few].isna().all() and t.low[~few].notna().all()
     made = read_json(first/'made.json')
     assert made['simulated'] is True and made['losses']['agcacl'] == dict(loss='agcacl', gamma=.5)
+    assert {read_json(f)['source'] for f in first.glob('*.json')} == {data_source('arrays', True)}
     run(out=str(first), results=str(again), losses='ce,la,agcacl', folds='0,3', pairs='agcacl - ce, la - ce')
     assert (again/'scores.csv').read_bytes() == (first/'scores.csv').read_bytes()      # without the store
     answers = read_natural(first, 'ce', folds=[0, 3])
@@ -357,6 +359,30 @@ def test_frozen_losses_have_the_strengths_that_the_controlled_tail_chose(where):
     own = {words.get(name, name): params for name, params in found.items()}
     assert set(chosen) & set(own) == (set(chosen) if where != 'losses' else {'ce', 'la', 'agcacl'})
     for name in set(chosen) & set(own): assert make_config(**own[name]) == make_config(**chosen[name]), name
+
+
+@pytest.mark.long
+def test_the_report_of_the_controlled_tail_from_kept_answers(tmp_path):
+    "Two losses of the folder that is kept: the values of its own tables."
+    import papermill
+    run = lambda **given: papermill.execute_notebook(
+        str(NBS/'experiments'/'tail_report.ipynb'), str(tmp_path/'page.ipynb'), dict(
+            out=str(NBS/'results'/'tail'), results=str(tmp_path/'tables'), resamples=2) | given,
+        progress_bar=False, kernel_name='python3')
+    run(losses='ce,agcacl', pairs='agcacl - ce')
+    keys = ['size', 'test', 'loss', 'rhythm', 'score']
+    now, was = (pd.read_csv(folder/'scores.csv').set_index(keys)
+                for folder in (tmp_path/'tables', NBS/'results'/'tail'))
+    assert {*now.index.unique('loss')} == {'ce', 'agcacl', 'agcacl - ce'}
+    assert np.allclose(now.value, was.value.loc[now.index], atol=1.1e-5)
+    made = read_json(tmp_path/'tables'/'made.json')
+    assert made['losses'] == {'ce': {}, 'agcacl': FROZEN_LOSSES['agcacl']} and not made['missing']
+    assert made['draws'] == {'20': [3, 4, 5, 6, 7]} and (tmp_path/'tables'/'draws.svg').exists()
+    run(losses='ce,agcacl', against='ce')
+    again = pd.read_csv(tmp_path/'tables'/'scores.csv').set_index(keys)
+    assert again.value.equals(now.value)
+    with pytest.raises(papermill.PapermillExecutionError, match='give two losses'): run(pairs='ce')
+    with pytest.raises(papermill.PapermillExecutionError, match='no finished job'): run(losses='none')
 
 
 def trials(tier=0) -> dict:
