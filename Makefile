@@ -76,7 +76,7 @@ rehearsal: install
 	  -p address http://127.0.0.1:$(PORT) -p folder $(REHEARSAL)/data -p out $(REHEARSAL) -p jobs $(JOBS) \
 	  -y '{preprocess: {rate: 250, iegm_band: [30, 110]}, seeds: 1, n_folds: 3, epochs: 2, cap: 10}' \
 	  -y '{common: {dim: 16, depth: 1, heads: 2, resamples: 500}}' \
-	  -y '{own: {xresnet1d: {model: xresnet1d, model_options: {width: 16}}}}'
+	  -y '{own: {xresnet1d: {model: xresnet1d, model_options: {width: 16}, channel_dropout: 0}, InceptionTime: {model: inceptiontime, model_options: {width: 8}, channel_dropout: 0}}}'
 
 export: install
 	$(BIN)/nbdev_clean

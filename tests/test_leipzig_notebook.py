@@ -101,13 +101,13 @@ def test_the_rehearsal_from_a_server_to_all_tables(tmp_path):
         assert not (tmp_path/'runs'/'runs').exists()
         assert 'already right' in execute(tmp_path, 'b.ipynb', address=address, **given)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob('runs/runs/*/metrics.json')}
-    assert len(before) == 20
+    assert len(before) == 24
     execute(tmp_path, 'c.ipynb', fetch=False, **given)
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.glob('runs/runs/*/metrics.json')}
     protocols = table(tmp_path, 'protocols')
     assert set(protocols.protocol[protocols.data == 'SIMULATED']) == {'inter-patient', 'intra-patient',
                                                                     'leave one subject out'}
-    assert protocols.system.nunique() == 6                     # four, and the paper's two
+    assert protocols.system.nunique() == 8                     # six, and the paper's two
     for name in ('windows', 'longest', 'scores', 'classes', 'gaps', 'subjects', 'cohorts', 'long', 'speeds'):
         assert len(table(tmp_path, name)) > 1
     long = table(tmp_path, 'long')

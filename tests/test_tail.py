@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from pedarr.core.errors import PedarrError
 from pedarr.core.tables import read_json
+from pedarr.data.known_databases import data_source
 from pedarr.losses.registry import make_losses
 from pedarr.model.pedarrnet import PedArrNet
 from pedarr.model.pretrained import save_pretrained
@@ -22,12 +23,14 @@ from pedarr.training import folds as folds_
 from pedarr.training import tail as tail_
 from pedarr.training import tail_systems as systems_
 from pedarr.training.config import make_config
+from pedarr.training.grid import FROZEN_LOSSES, QUESTIONS
 from pedarr.training.natural_tail import decide_natural, natural_roles, natural_table, read_natural
 from pedarr.training.retraining import HeadOnly
 from pedarr.training.tail import (
     LOG_COLUMNS, RARE_RHYTHMS, TAIL_RECIPE, finish_job, read_tail_job, run_tail_job, tail_jobs, tail_roles)
 from pedarr.training.tail_systems import TAIL_SYSTEMS, plain_network, run_tail_system
 
+NBS = Path(__file__).parents[1]/'nbs'
 CLASSES = ['SR', *RARE_RHYTHMS, 'PSVT', 'SVTAC']
 ABOUT = dict(job=dict(loss='ce'), params=dict(model='pedarrnet', lr=.1, epochs=3), store='seal',
              classes=CLASSES)
@@ -323,6 +326,7 @@ def test_the_natural_tail_from_training_to_tables_and_from_kept_answers(natural_
     assert few.any() and t.low[few].isna().all() and t.low[~few].notna().all()
     made = read_json(first/'made.json')
     assert made['simulated'] is True and made['losses']['agcacl'] == dict(loss='agcacl', gamma=.5)
+    assert {read_json(f)['source'] for f in first.glob('*.json')} == {data_source('arrays', True)}
     run(out=str(first), results=str(again), losses='ce,la,agcacl', folds='0,3', pairs='agcacl - ce, la - ce')
     assert (again/'scores.csv').read_bytes() == (first/'scores.csv').read_bytes()      # without the store
     answers = read_natural(first, 'ce', folds=[0, 3])
@@ -334,15 +338,51 @@ def test_the_natural_tail_from_training_to_tables_and_from_kept_answers(natural_
     assert not (first/'under18.csv').exists()                                          # no ages are known
 
 
-def test_the_natural_tail_takes_the_strengths_of_the_controlled_one():
-    root = Path(__file__).parents[1]/'nbs'
-    cells = json.loads((root/'experiments'/'natural_tail.ipynb').read_text())['cells']
-    cell = next(''.join(c['source']) for c in cells if 'LOSSES = {' in ''.join(c['source']))
-    names = dict(more={})
-    exec(cell[:cell.index('names =')], names)
-    chosen = read_json(root/'results'/'tail'/'made.json')['losses']
-    assert names['LOSSES'].keys() <= chosen.keys()
-    assert names['LOSSES'] == {loss: chosen[loss] for loss in names['LOSSES']}
+def systems_of(notebook: str, name: str) -> dict:
+    "The table `name` of an experiment: the cell that makes it, up to what checks the parameters."
+    cells = json.loads((NBS/'experiments'/f'{notebook}.ipynb').read_text())['cells']
+    cell = next(''.join(c['source']) for c in cells if re.search(rf'(?m)^{name} = ', ''.join(c['source'])))
+    text = re.search(rf'(?ms)^{name} = (.*?)(?=^\S)', cell)[1]
+    return eval(text, dict(FROZEN_LOSSES=FROZEN_LOSSES, more={}))
+
+
+@pytest.mark.parametrize('where', ['constant', 'grid', 'natural_tail', 'defibrillators', 'losses'])
+def test_frozen_losses_have_the_strengths_that_the_controlled_tail_chose(where):
+    "In all places that compare them again, under whatever names."
+    chosen = read_json(NBS/'results'/'tail'/'made.json')['losses']
+    words = {'cross-entropy': 'ce', 'logit adjustment': 'la', 'BCL': 'bcl', 'AGCACL': 'agcacl',
+             'AGCACL (reconstruction)': 'agcacl', 'AGCACL + logit adjustment': 'agcacl+la'}
+    found = {'constant': lambda: FROZEN_LOSSES, 'grid': lambda: QUESTIONS['loss'],
+             'natural_tail': lambda: systems_of('natural_tail', 'LOSSES'),
+             'defibrillators': lambda: systems_of('defibrillators', 'SYSTEMS'),
+             'losses': lambda: systems_of('losses', 'systems')}[where]()
+    own = {words.get(name, name): params for name, params in found.items()}
+    assert set(chosen) & set(own) == (set(chosen) if where != 'losses' else {'ce', 'la', 'agcacl'})
+    for name in set(chosen) & set(own): assert make_config(**own[name]) == make_config(**chosen[name]), name
+
+
+@pytest.mark.long
+def test_the_report_of_the_controlled_tail_from_kept_answers(tmp_path):
+    "Two losses of the folder that is kept: the values of its own tables."
+    import papermill
+    run = lambda **given: papermill.execute_notebook(
+        str(NBS/'experiments'/'tail_report.ipynb'), str(tmp_path/'page.ipynb'), dict(
+            out=str(NBS/'results'/'tail'), results=str(tmp_path/'tables'), resamples=2) | given,
+        progress_bar=False, kernel_name='python3')
+    run(losses='ce,agcacl', pairs='agcacl - ce')
+    keys = ['size', 'test', 'loss', 'rhythm', 'score']
+    now, was = (pd.read_csv(folder/'scores.csv').set_index(keys)
+                for folder in (tmp_path/'tables', NBS/'results'/'tail'))
+    assert {*now.index.unique('loss')} == {'ce', 'agcacl', 'agcacl - ce'}
+    assert np.allclose(now.value, was.value.loc[now.index], atol=1.1e-5)
+    made = read_json(tmp_path/'tables'/'made.json')
+    assert made['losses'] == {'ce': {}, 'agcacl': FROZEN_LOSSES['agcacl']} and not made['missing']
+    assert made['draws'] == {'20': [3, 4, 5, 6, 7]} and (tmp_path/'tables'/'draws.svg').exists()
+    run(losses='ce,agcacl', against='ce')
+    again = pd.read_csv(tmp_path/'tables'/'scores.csv').set_index(keys)
+    assert again.value.equals(now.value)
+    with pytest.raises(papermill.PapermillExecutionError, match='give two losses'): run(pairs='ce')
+    with pytest.raises(papermill.PapermillExecutionError, match='no finished job'): run(losses='none')
 
 
 def trials(tier=0) -> dict:

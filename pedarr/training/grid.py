@@ -22,8 +22,8 @@ import pandas as pd
 from tqdm import tqdm
 
 # %% auto #0
-__all__ = ['CHANNEL_SUBSETS', 'QUESTIONS', 'TRAIN_PROGRAM', 'Job', 'folder_name', 'plan_jobs', 'train_from_stdin', 'run_job',
-           'run_grid', 'save_plan', 'load_plan']
+__all__ = ['FROZEN_LOSSES', 'CHANNEL_SUBSETS', 'QUESTIONS', 'TRAIN_PROGRAM', 'Job', 'folder_name', 'plan_jobs',
+           'train_from_stdin', 'run_job', 'run_grid', 'save_plan', 'load_plan']
 
 # %% ../../nbs/8_training/14_grid.ipynb #13f9413a
 from ..core.errors import PedarrError, error_line, one_line, system_error
@@ -36,14 +36,27 @@ from .config import NETWORK_ONLY, current_names, make_config
 from .run_files import REMOVED_PARAMETERS, is_finished
 from .runs import check_same_parameters, check_same_store
 
+# %% ../../nbs/8_training/14_grid.ipynb #abf1b5c0
+_ADJUSTED = dict(logit_adjust=1.)
+
+FROZEN_LOSSES = {
+    'ce': {},
+    'la': _ADJUSTED,
+    'bcl': dict(loss='bcl', gamma=.1) | _ADJUSTED,
+    'agcacl': dict(loss='agcacl', gamma=.5),
+    'agcacl+la': dict(loss='agcacl', gamma=1.) | _ADJUSTED}
+
 # %% ../../nbs/8_training/14_grid.ipynb #8c3c2499
+_FROZEN_SYSTEMS = {'logit adjustment': 'la', 'BCL': 'bcl', 'AGCACL': 'agcacl',
+                   'AGCACL + logit adjustment': 'agcacl+la'}
+
 def _loss_systems() -> dict[str, dict]:
     """A system for each loss of the registry ('ce' is 'none') but AGCACL's variants, and AGCACL with adjusted
-    logits."""
+    logits; those of `FROZEN_LOSSES` with their strengths."""
     place = lambda key: (key != 'none', LOSSES[key].kind != 'classification', key == 'agcacl')
     names = {LOSSES[key].short: dict(loss=key) for key in sorted(LOSSES, key=place)
              if key != 'ce' and not key.startswith('agcacl_')}
-    return names | {'AGCACL + logit adjustment': dict(loss='logit+agcacl')}
+    return names | {name: FROZEN_LOSSES[key] for name, key in _FROZEN_SYSTEMS.items()}
 
 # %% ../../nbs/8_training/14_grid.ipynb #2cd9b197
 _MODALITIES = {

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import PedarrError, file_error
+from ..data.known_databases import data_source
 from ..evaluation.bootstrap import (
     check_bootstrap, draw_subjects, number_subjects, percentile_interval)
 from ..evaluation.comparison import interval_p
@@ -60,8 +61,9 @@ def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], 
                     truth=truth.astype(np.uint8), subject=subject.astype(np.int32),
                     tested=(role[row] == 'test').astype(np.uint8))
 
+    simulated = bool(store.meta.get('simulated'))
     about = dict(loss=loss, fold=fold, params=c.model_dump(), store=store.seal, classes=store.classes,
-                 simulated=bool(store.meta.get('simulated')))
+                 simulated=simulated, source=data_source(store.meta['database'], simulated))
     return finish_job(folder, f'{loss}_natural_{fold}', work, about)
 
 
