@@ -13,7 +13,11 @@ import pandas as pd
 import pytest
 import yaml
 
+from pedarr.core.errors import PedarrError
+from pedarr.core.names import check_choice
 from pedarr.synthetic.twin import simulate_twin
+from pedarr.training.config import make_config
+from pedarr.training.grid import QUESTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT/'nbs/experiments/leipzig.ipynb'
@@ -88,6 +92,25 @@ def test_the_rehearsal_gives_parameters_that_the_notebook_has():
     cell = next(c.source for c in cells if 'parameters' in c.metadata.get('tags', []))
     known = set(re.findall(r'(?m)^(\w+) = ', cell))
     assert {'common', 'own', 'preprocess', 'cap'} <= set(as_make_has_it()) <= known
+
+
+@pytest.mark.parametrize('systems, others', [
+    (None, None), ('default network, network with AGCACL, xresnet1d, boosted trees', 'default network')])
+def test_the_notebook_knows_its_systems(systems, others):
+    "By default they are the peers; earlier names mean the same networks, and rivals lose no channel."
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    at = next(i for i, c in enumerate(cells) if 'parameters' in c.metadata.get('tags', []))
+    space = dict(In=[], check_parameters=lambda *a, **k: None, as_table=lambda x, _: x,
+                 check_choice=check_choice, PedarrError=PedarrError, QUESTIONS=QUESTIONS)
+    exec(cells[at].source, space)
+    space |= dict(folder='a', out='b') | ({} if systems is None else dict(systems=systems, others=others))
+    exec(cells[at + 1].source, space)
+    found, peers = space['SYSTEMS'], QUESTIONS['peers']
+    assert systems is not None or space['chosen'] == list(peers) and len(space['further']) == 2
+    assert found['default network'] == peers['PedArrNet']
+    assert found['network with AGCACL'] == peers['PedArrNet + AGCACL'] == {'loss': 'agcacl'}
+    rivals = [make_config(**found[name]) for name in ('xresnet1d', 'InceptionTime')]
+    assert [c.channel_dropout for c in rivals] == [0, 0]
 
 
 @pytest.mark.long
