@@ -109,6 +109,27 @@ def test_a_page_of_results_is_whole(path):
     assert f']({path.name})' in (path.parent/'README.md').read_text(encoding='utf-8')
 
 
+def run_together(text: str) -> list[str]:
+    "Lines of commands in Markdown `text` that stand in no block, or that a reflow has joined."
+    bare = re.sub(r'(?ms)^```.*?^```', '', text)
+    command = re.compile(r'(papermill|pedarr [a-z]+|make [a-z]+) .*\S+/')
+    lost = [line for line in bare.split('\n') if command.match(line)]
+    return lost + [line for line in text.split('\n') if re.search(r'\\ +-[py]\b', line)]
+
+
+@pytest.mark.parametrize('text, lost', [
+    ('x:\n\n    papermill a/b.ipynb runs/b.ipynb \\\n      -p x 1', 0), ('```bash\npapermill a/b c\n```', 0),
+    ('x:\n\npapermill a/b.ipynb runs/b.ipynb', 1), ('    papermill a/b c \\ -p\n  x 1', 1),
+    ('the name is\npedarr, and `pedarr train STORE`', 0)])
+def test_commands_that_a_reflow_joined_are_found(text, lost): assert len(run_together(text)) == lost
+
+
+def test_every_command_of_a_notebook_stands_in_a_block():
+    found = [f'{path.relative_to(ROOT)}: {line}' for path in sorted((ROOT/'nbs').rglob('*.ipynb'))
+             if 'runs' not in path.parts for text in texts(path) for line in run_together(text)]
+    assert not found, '\n'.join(found)
+
+
 def test_pages_of_results_say_a_thing_once():
     "No paragraph of prose longer than a line stands on two pages: what holds for all stands in their README."
     seen = defaultdict(set)
