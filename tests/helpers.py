@@ -14,6 +14,13 @@ from pedarr.use.command import pedarr_command
 AT_250_HZ = PreprocessConfig(rate=250., iegm_band=(30., 110.))
 
 
+def experiment_cells(name: str) -> list[dict]:
+    "The code cells of the notebook `name` in nbs/experiments, each `source` as one text."
+    path = Path(__file__).parents[1]/'nbs'/'experiments'/f'{name}.ipynb'
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    return [c | dict(source=''.join(c['source'])) for c in cells if c['cell_type'] == 'code']
+
+
 def edit(path: Path, *changes: tuple, times: int = -1) -> Path:
     "Replace text in a file: `changes` are pairs (old, new), each of which must occur."
     text = path.read_text(encoding='utf-8')

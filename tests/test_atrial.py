@@ -7,6 +7,8 @@ import pandas as pd
 import papermill
 import pytest
 
+from helpers import experiment_cells
+
 EXPERIMENTS = Path(__file__).parents[1]/'nbs'/'experiments'
 CHANNELS = ['II', 'V1', 'aVF', 'CS12', 'CS34', 'CS56', 'CS78', 'CS90']
 SAID = {'iaf1': 'Atrial Fibrillation', 'iaf2': 'Atrial Fibrillation', 'iaf3': 'Atrial Flutter',
@@ -62,8 +64,7 @@ def test_fibrillation_against_flutter_from_recordings_to_tables(tmp_path):
 
 def test_the_twin_tells_fibrillation_from_flutter_by_patient_and_by_record():
     "The table of sim_to_real.ipynb, by hand: five windows of two patients, three records."
-    cells = json.loads((EXPERIMENTS/'sim_to_real.ipynb').read_text())['cells']
-    cell = next(''.join(c['source']) for c in cells if 'def told_apart(' in ''.join(c['source']))
+    cell = next(c['source'] for c in experiment_cells('sim_to_real') if 'def told_apart(' in c['source'])
     names = dict(pd=pd, np=np)
     exec(cell, names)
     prob = pd.DataFrame(dict(AFIB=[.6, .2, .3, .1, .2], AFL=[.2, .6, .1, .3, .2], SR=[.2, .2, .6, .6, .6]))

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings, strategies as st
 from scipy.signal import resample_poly
 
-from helpers import edit_json
+from helpers import edit_json, experiment_cells
 from pedarr.core import files
 from pedarr.core.errors import PassingError, PedarrError
 from pedarr.core.files import sha256
@@ -587,13 +587,11 @@ def test_the_kept_pairs_of_fine_tuning_say_of_how_many_seeds_they_are():
 
 def run_cells(name, until, **given):
     "Run the code of the experiment `name` here, to the cell with the text `until`; returns its names."
-    cells = json.loads(find_notebook('pretrain').with_name(f'{name}.ipynb').read_text())['cells']
     found = {'In': []}
-    for cell in (c for c in cells if c['cell_type'] == 'code'):
-        source = ''.join(cell['source'])
-        exec(compile(source, name, 'exec'), found)
+    for cell in experiment_cells(name):
+        exec(compile(cell['source'], name, 'exec'), found)
         if 'parameters' in cell['metadata'].get('tags', []): found |= given
-        if until in source: return found
+        if until in cell['source']: return found
     raise AssertionError(f'{name}: no cell has {until!r}')
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from helpers import experiment_cells
 from pedarr.core.errors import PedarrError
 from pedarr.core.tables import read_json
 from pedarr.data.known_databases import data_source
@@ -230,8 +231,7 @@ def test_kept_answers_need_no_table(tmp_path, table):
 
 
 def test_the_experiment_asks_for_its_first_stage():
-    path = Path(__file__).parents[1]/'nbs'/'experiments'/'tail.ipynb'
-    cells = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code']
+    cells = [c['source'] for c in experiment_cells('tail')]
     last = next(i for i, c in enumerate(cells) if 'CHOSEN =' in c)
     wanted = [c for c in cells[:last + 1] if 'check_parameters(In' not in c]
     names = {}
@@ -251,8 +251,7 @@ def test_the_experiment_asks_for_its_first_stage():
 
 def test_rows_that_start_from_weights_have_the_same_network_from_scratch(tmp_path):
     "The encoder is 128 wide on millivolts at 100 Hz, whatever the recipe says: `scratch` is so, too."
-    path = Path(__file__).parents[1]/'nbs'/'experiments'/'tail.ipynb'
-    cells = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code']
+    cells = [c['source'] for c in experiment_cells('tail')]
     known = next(i for i, c in enumerate(cells) if 'known = trials' in c)
     names = {}
     for cell in cells[:known]:
@@ -275,8 +274,7 @@ def test_the_chosen_trials_are_the_best_of_the_table():
     results = Path(__file__).parents[1]/'nbs'/'results'/'tail'
     tuning = pd.read_csv(results/'tuning.csv').set_index('trial').AP
     best = tuning.groupby(tuning.index.str.rpartition('-').get_level_values(0)).idxmax()
-    path = Path(__file__).parents[1]/'nbs'/'experiments'/'tail.ipynb'
-    text = ''.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'])
+    text = ''.join(c['source'] for c in experiment_cells('tail'))
     one, two = (re.search(rf'{name} = (\{{.*?\}})', text, re.S)[1] for name in ('CHOSEN', 'CHOSEN_2'))
     chosen = ast.literal_eval(one) | ast.literal_eval(two)
     assert {f'{loss}-{trial}' for loss, trial in chosen.items()} == set(best)
@@ -340,8 +338,8 @@ def test_the_natural_tail_from_training_to_tables_and_from_kept_answers(natural_
 
 def systems_of(notebook: str, name: str) -> dict:
     "The table `name` of an experiment: the cell that makes it, up to what checks the parameters."
-    cells = json.loads((NBS/'experiments'/f'{notebook}.ipynb').read_text())['cells']
-    cell = next(''.join(c['source']) for c in cells if re.search(rf'(?m)^{name} = ', ''.join(c['source'])))
+    made = re.compile(rf'(?m)^{name} = ')
+    cell = next(c['source'] for c in experiment_cells(notebook) if made.search(c['source']))
     text = re.search(rf'(?ms)^{name} = (.*?)(?=^\S)', cell)[1]
     return eval(text, dict(FROZEN_LOSSES=FROZEN_LOSSES, more={}))
 
@@ -387,8 +385,7 @@ def test_the_report_of_the_controlled_tail_from_kept_answers(tmp_path):
 
 def trials(tier=0) -> dict:
     "Loss -> trial -> parameters, as the experiment has them."
-    path = Path(__file__).parents[1]/'nbs'/'experiments'/'tail.ipynb'
-    cells = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code']
+    cells = [c['source'] for c in experiment_cells('tail')]
     names = {}
     for cell in cells:
         if 'check_parameters(In' in cell: continue

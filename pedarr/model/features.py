@@ -184,8 +184,8 @@ def segment_features(store: Store, beats: list[np.ndarray] | None = None,
     its `rows`.
 
     `beats`: times [beats] (s) as from `annotated_beats`, or None to find them in the window; `modalities`:
-    what may be looked at. Some tenths of a second a segment; `jobs` processes. Raises `PedarrError`
-    for windows too short to measure in (1 s at 200 Hz)."""
+    what may be looked at. Some hundredths of a second a segment on a free core; `jobs` processes. Raises
+    `PedarrError` for windows too short to measure in (1 s at 200 Hz)."""
     check_modalities(modalities)
     if beats is not None and len(beats) != len(store):
         raise PedarrError(f'beats of {len(beats)} segments were given, the store has {len(store)}: '

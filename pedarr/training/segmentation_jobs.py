@@ -152,13 +152,13 @@ def segment_gains(data: WaveSet, answers: Mapping[str, np.ndarray], rivals: Mapp
     """Scores of the rows of `answers` (name, classes uint8 [N, 12, T]) less those of their `rivals` (row ->
     row): value, low, high (0..1), by row, rival and score: `SAMPLE_SCORES`, and F1 of each border within
     `tolerance` s, such as `F1 T end`."""
+    errors = {name: edge_errors(data.waves, answered_waves(answers[name], data.rate), data.scored, data.rate,
+                                tolerance) for name in {*rivals, *rivals.values()}}
     gains = {}
     for name, rival in rivals.items():
-        a, b = answers[name], answers[rival]
-        samples = sample_scores(data.label, a, data.scored, data.subject, n_resamples, rival=b)
-        errors = [edge_errors(data.waves, answered_waves(x, data.rate), data.scored, data.rate, tolerance)
-                  for x in (a, b)]
-        edges = edge_scores(errors[0], data.subject, n_resamples, rival=errors[1])
+        samples = sample_scores(data.label, answers[name], data.scored, data.subject, n_resamples,
+                                rival=answers[rival])
+        edges = edge_scores(errors[name], data.subject, n_resamples, rival=errors[rival])
         edges.index = pd.Index([f'F1 {wave} {edge}' for wave, edge in edges.index], name='score')
         columns = dict(value=edges.f1, low=edges.f1_low, high=edges.f1_high)
         gains[name, rival] = pd.concat([samples, pd.DataFrame(columns)])
