@@ -50,13 +50,23 @@ def run(store, tmp_path_factory) -> Path:
 def folder(run) -> Path: return export_model(run, run.parent/'model')
 
 
-@pytest.fixture
-def windows_in_memory():
-    "Eight SIMULATED windows of two leads in memory."
+def eight_windows() -> np.ndarray:
+    "SIMULATED windows of two leads, 3 s at 250 Hz, each with another rate."
     beats = .5 + np.cumsum(np.linspace(.5, .9, 36))
     mv = drawn_study(beats, seconds=26., fs=250)[[1, 6]]
-    x = np.stack([mv[:, 750*k:750*k + 750] for k in range(8)])
-    return memory_store(x, ['A', 'B']*4, ['A', 'B'], ['II', 'V1'], 250.)
+    return np.stack([mv[:, 750*k:750*k + 750] for k in range(8)])
+
+
+@pytest.fixture
+def windows_in_memory(): return memory_store(eight_windows(), ['A', 'B']*4, ['A', 'B'], ['II', 'V1'], 250.)
+
+
+@pytest.fixture
+def kept_windows(tmp_path):
+    "The same in a folder, measured with all channels alone."
+    store = store_from_arrays(tmp_path/'s', eight_windows(), 250., ['II', 'V1'], ['A', 'B']*4, [*'aabbccdd'])
+    StoreMeasured(store).table
+    return store
 
 
 @pytest.mark.parametrize('what', ['run', 'model'])
@@ -190,12 +200,9 @@ def all_but_probed(numbers):
     lambda f: f | dict(pairs=f['pairs'] + (len(f['pairs'])*4 << 19)),      # of more windows than there are
     lambda f: f | dict(numbers=f['numbers'] + 1),
     lambda f: f | dict(key=f['key'][::-1].copy(), numbers=all_but_probed(f['numbers']))])
-def test_a_file_that_is_not_believed_is_made_again(run, spoil):
-    store = open_store(open_finished(run).params.store)
-    table, file = StoreMeasured(store).table, measured_file(store, ['ecg', 'iegm'])
-    file.unlink()
-    StoreMeasured(store).table                               # of all channels alone
-    right = read_arrays(file, '')
+def test_a_file_that_is_not_believed_is_made_again(kept_windows, spoil):
+    store, file = kept_windows, measured_file(kept_windows, ['ecg', 'iegm'])
+    table, right = StoreMeasured(store).table, read_arrays(file, '')
     write_arrays(file, spoil(right))
     np.testing.assert_array_equal(StoreMeasured(store).table, table)
     again = read_arrays(file, '')
@@ -205,15 +212,12 @@ def test_a_file_that_is_not_believed_is_made_again(run, spoil):
 @pytest.mark.parametrize('spoil', [
     lambda f: f | dict(numbers=f['numbers'][:-5]), lambda f: f | dict(numbers=f['numbers'][:, 0].copy()),
     lambda f: f | dict(pairs=f['pairs'].astype(float)), lambda f: f | dict(pairs=f['pairs'][::-1].copy())])
-def test_a_file_of_another_form_is_one_line(run, spoil):
-    store = open_store(open_finished(run).params.store)
-    StoreMeasured(store).table
-    file = measured_file(store, ['ecg', 'iegm'])
-    right = read_arrays(file, '')
-    write_arrays(file, spoil(right))
-    with pytest.raises(PedarrError, match='do not fit each other.*delete it') as e: StoreMeasured(store).table
+def test_a_file_of_another_form_is_one_line(kept_windows, spoil):
+    file = measured_file(kept_windows, ['ecg', 'iegm'])
+    write_arrays(file, spoil(read_arrays(file, '')))
+    with pytest.raises(PedarrError, match='do not fit each other.*delete it') as e:
+        StoreMeasured(kept_windows).table
     assert '\n' not in str(e.value) and file.name in str(e.value)
-    write_arrays(file, right)
 
 
 def test_what_another_training_keeps_meanwhile_stays(run):
