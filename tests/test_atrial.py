@@ -80,3 +80,6 @@ def test_the_twin_tells_fibrillation_from_flutter_by_patient_and_by_record():
     assert found.confidence['a', 'all'] == pytest.approx(.75)
     assert found.confidence['b', 'b1'] == pytest.approx((.75 + .5)/2)
     assert found.p['a', 'all'] == pytest.approx((.8 + .8 + .4)/3)
+    for header in ('AFIB', 'AFL'):                          # nor of these
+        tie = names['told_apart'](prob[-1:], where[-1:], pd.Series([header], [4]))
+        assert (tie.right == 0).all()

@@ -18,9 +18,9 @@ from pedarr.evaluation.multilabel import per_statement
 from pedarr.training.grid import folder_name
 from pedarr.training.kept_answers import (
     kept_grid_classes, kept_grid_scores, kept_scores, read_few_patients, read_kept)
-from pedarr.training.kept_waves import read_kept_waves
+from pedarr.training.kept_waves import kept_rivals, read_kept_waves
 from pedarr.training.natural_tail import natural_table, read_natural
-from pedarr.training.segmentation_jobs import segment_tables
+from pedarr.training.segmentation_jobs import segment_gains, segment_tables
 from pedarr.training.tail import RARE_RHYTHMS, TailJob, read_tail_job
 from pedarr.training.tail_results import (
     TailAnswers, complete_draws, read_recordings, tail_bootstrap, tail_scores, tail_table)
@@ -143,6 +143,10 @@ def test_kept_waves_give_the_borders_of_all_rows():
         assert set(said.index) == set(now[name].index) and len(said) == 6*len(answers)
         for column in ('true', 'sensitivity', 'precision', 'f1', 'mean', 'sd', 'cse'):
             assert np.allclose(now[name][column].loc[said.index], said[column], atol=1e-4, equal_nan=True)
+    said = pd.read_csv(folder/'gains.csv').set_index(['row', 'rival', 'score'])
+    gains = segment_gains(truth, answers, kept_rivals(folder/'answers'), .03, 2)
+    assert set(gains.index) == set(said.index) and len(said) == 140
+    assert np.allclose(gains.value.loc[said.index], said.value, atol=1e-4)
 
 
 @pytest.mark.parametrize('file', GRIDS, ids=lambda f: f.parents[1].name)

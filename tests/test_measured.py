@@ -1,4 +1,6 @@
 """A head for measured numbers: the same probabilities from raw, training rows alone, no leak, refusals."""
+import errno
+import os
 import shutil
 import threading
 import time
@@ -253,6 +255,19 @@ def test_where_nothing_can_be_written_the_numbers_are_there(run, monkeypatch):
         found = StoreMeasured(store).keep(less, rows)
     right = measure_windows(*take_signals(store, rows), less.mask[rows], store.fs)
     np.testing.assert_array_equal(found, right)
+
+
+def test_where_the_lock_file_cannot_be_written_the_numbers_are_there(run, monkeypatch):
+    store = open_store(open_finished(run).params.store)
+    less, rows = mask_channels(store, ['V6', 'V4']), np.arange(3)
+    def full(*_): raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(os, 'write', full)
+    with pytest.warns(UserWarning, match='not kept: .*[Nn]o space left'):
+        found = StoreMeasured(store).keep(less, rows)
+    monkeypatch.undo()
+    right = measure_windows(*take_signals(store, rows), less.mask[rows], store.fs)
+    np.testing.assert_array_equal(found, right)
+    assert not list(store.path.parent.glob('*.lock'))
 
 
 def test_other_windows_in_memory_are_measured_anew(windows_in_memory):

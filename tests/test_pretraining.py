@@ -20,7 +20,6 @@ from pedarr.core.errors import PassingError, PedarrError
 from pedarr.core.files import sha256
 from pedarr.core.parameters import cell_text
 from pedarr.core.project import real_recordings
-from pedarr.core.tables import write_json
 from pedarr.data.channels import ECG_LEADS, IEGM_CHANNELS
 from pedarr.evaluation.means_over_draws import MeanScores, paired_seeds
 from pedarr.exploration.waves import drawn_study
@@ -623,7 +622,7 @@ def test_electrograms_are_not_probed_with_encoders_of_other_parameters(tmp_path,
     learnt = []
     def learn(c):
         learnt.append(c.run)
-        write_json(Path(c.run)/'params.json', c.model_dump())
+        pretrain._write_asked(Path(c.run), c)
         raise Stopped
     class Stopped(Exception): pass
     monkeypatch.setattr(pretrain, 'run_pretraining', learn)
@@ -636,7 +635,7 @@ def test_electrograms_are_not_probed_with_encoders_of_other_parameters(tmp_path,
     with pytest.raises(Stopped): again()                       # the first is finished, the second begins
     assert [Path(run).name for run in learnt] == ['simclr-0', 'masked-0']
     for why, more in {'simclr-0: .* epochs=2, not 3': dict(epochs=3),
-                      'left-out-0.csv: fold 0 had other patients': dict(n_folds=3)}.items():
+                      'simclr-0: was learnt without other subjects than those of': dict(n_folds=3)}.items():
         with pytest.raises(PedarrError, match=why) as e: again(**more)
         assert '\n' not in str(e.value) and len(learnt) == 2
 

@@ -112,7 +112,7 @@ def test_a_page_of_results_is_whole(path):
 def run_together(text: str) -> list[str]:
     "Lines of commands in Markdown `text` that stand in no block, or that a reflow has joined."
     bare = re.sub(r'(?ms)^```.*?^```', '', text)
-    command = re.compile(r'(papermill|pedarr [a-z]+|make [a-z]+) .*\S+/')
+    command = re.compile(r'(papermill|pedarr [a-z]+|make [a-z]+|mkdir -p) .*\S+/|(\S[^`]*)?papermill \S+\.ipynb')
     lost = [line for line in bare.split('\n') if command.match(line)]
     return lost + [line for line in text.split('\n') if re.search(r'\\ +-[py]\b', line)]
 
@@ -120,6 +120,7 @@ def run_together(text: str) -> list[str]:
 @pytest.mark.parametrize('text, lost', [
     ('x:\n\n    papermill a/b.ipynb runs/b.ipynb \\\n      -p x 1', 0), ('```bash\npapermill a/b c\n```', 0),
     ('x:\n\npapermill a/b.ipynb runs/b.ipynb', 1), ('    papermill a/b c \\ -p\n  x 1', 1),
+    ('x:\n\nmkdir -p runs/a papermill nbs/a.ipynb runs/a/a.ipynb -p store\n  b', 1),
     ('the name is\npedarr, and `pedarr train STORE`', 0)])
 def test_commands_that_a_reflow_joined_are_found(text, lost): assert len(run_together(text)) == lost
 

@@ -420,6 +420,11 @@ def test_fine_tuning_from_files_of_weights_beside_the_same_network_from_scratch(
                       for x in ('', 'from-scratch-like-'))
         assert own['dim'] == dim and own['normalise'] == 'none' and own['model_options']['ecg_rate'] == 100
         assert {k for k in own if own[k] != rival[k]} == {'pretrained', 'run'}
+    scores = load_grid_results(tmp_path/'out')[0].set_index(['system', 'metric'])
+    for name in files:                                     # each over its own, not over the first
+        own, rival = scores.loc[name], scores.loc[f'from scratch like {name}']
+        assert np.allclose(own.gain, own.value - rival.value, atol=1e-5)
+        assert rival.gain.isna().all()
     with pytest.raises(papermill.PapermillExecutionError, match='no such weights'):
         executed('finetune', tmp_path, store=str(ecgs.place/'s'), starts={'a': 'no.safetensors'},
                  out=str(tmp_path/'o'))

@@ -71,10 +71,12 @@ def _open(path: Path) -> int:
     try: return os.open(path, flags, 0o644)
     except OSError as e: raise system_error(e, path, 'cannot be made') from e
 
-def _write_holder(number: int) -> None:
+def _write_holder(path: Path, number: int) -> None:
     "Write into the open lock file who holds it."
-    os.truncate(number, 0)
-    os.write(number, f'process {os.getpid()} on {socket.gethostname()}'.encode())
+    try:
+        os.truncate(number, 0)
+        os.write(number, f'process {os.getpid()} on {socket.gethostname()}'.encode())
+    except OSError as e: raise system_error(e, path, 'cannot be written') from e
 
 # %% ../../nbs/0_core/04_locks.ipynb #29a5982a
 @contextmanager
@@ -90,8 +92,9 @@ def hold_lock(path: Path | str, doing: str, wait: float = 0.) -> Iterator[str]:
             note = _take(path, number, doing, until)
             if not _is_this(path, number): continue
             _check_own(path, number)
-            _write_holder(number)
-            try: yield note
+            try:
+                _write_holder(path, number)
+                yield note
             finally: remove_file(path)
             return
         finally: os.close(number)

@@ -37,14 +37,12 @@ from .run_files import REMOVED_PARAMETERS, is_finished
 from .runs import check_same_parameters, check_same_store
 
 # %% ../../nbs/8_training/14_grid.ipynb #abf1b5c0
-_ADJUSTED = dict(logit_adjust=1.)
-
 FROZEN_LOSSES = {
-    'ce': {},
-    'la': _ADJUSTED,
-    'bcl': dict(loss='bcl', gamma=.1) | _ADJUSTED,
-    'agcacl': dict(loss='agcacl', gamma=.5),
-    'agcacl+la': dict(loss='agcacl', gamma=1.) | _ADJUSTED}
+    'ce': dict(loss='none', logit_adjust=0.),
+    'la': dict(loss='none', logit_adjust=1.),
+    'bcl': dict(loss='bcl', gamma=.1, logit_adjust=1.),
+    'agcacl': dict(loss='agcacl', gamma=.5, logit_adjust=0.),
+    'agcacl+la': dict(loss='agcacl', gamma=1., logit_adjust=1.)}
 
 # %% ../../nbs/8_training/14_grid.ipynb #8c3c2499
 _FROZEN_SYSTEMS = {'logit adjustment': 'la', 'BCL': 'bcl', 'AGCACL': 'agcacl',

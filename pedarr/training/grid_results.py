@@ -5,7 +5,7 @@
 # %% ../../nbs/8_training/15_grid_results.ipynb #4cc61cf1
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,17 +124,17 @@ def _score_rows(runs: list[Run], first: list[Run] | None, n_resamples: int) -> p
     return table.assign(seeds=n, segments=len(t)//n, subjects=t.subject.nunique()).reset_index()
 
 # %% ../../nbs/8_training/15_grid_results.ipynb #f7c13df1
-def score_table(jobs: list[Job], n_resamples: int = 10_000) -> tuple[pd.DataFrame, list[str]]:
+def score_table(jobs: list[Job], n_resamples: int = 10_000,
+                rivals: Mapping[str, str] | None = None) -> tuple[pd.DataFrame, list[str]]:
     """(scores, notes) of the finished runs of `jobs`: a row for each question, split, system and metric, with
-    interval (`low`, `high`), and the `gain` over the first system of its question with interval, `p`
-    (permutation over subjects) and its Holm correction over the systems of the question."""
-    groups, notes = _groups(jobs)
-    parts = []
+    interval (`low`, `high`), and the `gain` over the first system of its question, or over that which
+    `rivals` names, with interval, `p` (permutation over subjects) and its Holm correction."""
+    (groups, notes), parts = _groups(jobs), []
     for (question, split), systems in groups.items():
         first = next(j.system for j in jobs if (j.question, j.split) == (question, split))
         for name, runs in systems.items():
-            base = systems[first] if name != first and first in systems else None
-            rows = _score_rows(runs, base, n_resamples)
+            base = first if rivals is None else rivals.get(name)
+            rows = _score_rows(runs, systems.get(base) if base != name else None, n_resamples)
             parts.append(rows.assign(question=question, split=split, system=name))
     if not parts:
         raise PedarrError('; '.join(['no system of the grid can be scored: run it first', *notes[:3]]))

@@ -325,15 +325,17 @@ def read_few_patients(path: Path | str) -> dict[str, FewPatients]:
         if not names: raise ValueError('it has no network')
         return {name: _few_patients_of(x, name, shared) for name in names}
     except KeyError as e: raise file_error(path, f'damaged (it has no {e.args[0]})', remedy) from e
-    except (TypeError, ValueError) as e: raise file_error(path, f'damaged ({one_line(e)})', remedy) from e
+    except (OverflowError, TypeError, ValueError) as e:
+        raise file_error(path, f'damaged ({one_line(e)})', remedy) from e
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #0c3a32c5
 def _few_patients_of(x: dict[str, np.ndarray], name: str, shared: dict[str, np.ndarray]) -> FewPatients:
-    "The answers of the network `name` in the arrays `x`; `ValueError` where sizes do not fit each other."
+    "The answers of the network `name` in the arrays `x`; `ValueError` where they do not fit each other."
     strength = {int(k): float(s) for k, s in x[f'{name}/strength']}
     called = {(k, m): x[f'{name}/{k}/{m}'] for k in strength for m in SHOT_METHODS}
     support, tested = shared['support'], (len(shared['support']), len(shared['truth']))
-    fits = [shared['subject'].shape == tested[1:], shared['classes'].shape == support.shape[1:2]]
+    fits = [shared['subject'].shape == tested[1:], shared['classes'].shape == support.shape[1:2],
+            np.isin(shared['truth'], shared['classes']).all()]
     if not all(fits + [answer.shape == tested for answer in called.values()]):
-        raise ValueError('its arrays are of different sizes')
+        raise ValueError('its arrays do not fit each other')
     return FewPatients(called=called, strength=strength, **shared)

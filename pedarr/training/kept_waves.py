@@ -20,7 +20,7 @@ from .grid import folder_name
 from .segmentation_jobs import pack_answers, unpack_answers
 
 # %% auto #0
-__all__ = ['keep_waves', 'read_kept_waves']
+__all__ = ['keep_waves', 'read_kept_waves', 'kept_rivals']
 
 # %% ../../nbs/8_training/31_kept_waves.ipynb #33bd1198
 _COLUMNS = ('at', 'kind', 'onset', 'end')
@@ -47,10 +47,14 @@ class _Index(FileContents):
     shape: list[int]
     rows: dict[str, str]
     about: str
+    rivals: dict[str, str] = {}
 
-def keep_waves(data: WaveSet, answers: Mapping[str, np.ndarray], folder: Path | str, about: str = '') -> Path:
+# %% ../../nbs/8_training/31_kept_waves.ipynb #59fda84b
+def keep_waves(data: WaveSet, answers: Mapping[str, np.ndarray], folder: Path | str, about: str = '',
+               rivals: Mapping[str, str] | None = None) -> Path:
     """Write the true waves of `data` and the `answers` (row -> classes uint8 [N, 12, T]) into `folder`;
-    returns waves.json, which lists them. `about`: whose recordings they are."""
+    returns waves.json, which lists them. `about`: whose recordings they are; `rivals`: the row that a row is
+    compared with."""
     folder, files = Path(folder), {name: f'{folder_name(name)}{_SUFFIX}' for name in answers}
     if len({*files.values(), _TRUTH}) <= len(files):
         raise PedarrError(f'rows {", ".join(files)}: two would share a file: give them other names')
@@ -58,8 +62,8 @@ def keep_waves(data: WaveSet, answers: Mapping[str, np.ndarray], folder: Path | 
     contents = {_TRUTH: _truth(data)} | {files[name]: _short(a) for name, a in answers.items()}
     for name, arrays in contents.items():
         write_arrays(folder/name, arrays)
-    index = _Index(rate=data.rate, shape=list(data.label.shape), rows=files, about=about)
-    return write_json(folder/'waves.json', index.model_dump())
+    said = dict(rate=data.rate, shape=list(data.label.shape), rows=files, about=about, rivals=rivals or {})
+    return write_json(folder/'waves.json', _Index(**said).model_dump())
 
 # %% ../../nbs/8_training/31_kept_waves.ipynb #da40f320
 def _read(file: Path) -> dict[str, np.ndarray]:
@@ -94,3 +98,8 @@ def read_kept_waves(folder: Path | str) -> tuple[WaveSet, dict[str, np.ndarray]]
     except (KeyError, IndexError, ValueError) as e:
         why = f'its files do not fit each other ({one_line(e)}): keep them again'
         raise PedarrError(f'{folder}: {why}') from e
+
+# %% ../../nbs/8_training/31_kept_waves.ipynb #76d48186
+def kept_rivals(folder: Path | str) -> dict[str, str]:
+    "Row -> the row that it is compared with, of the answers in `folder`; `PedarrError` as `read_kept_waves`."
+    return read_json(Path(folder)/'waves.json', _Index).rivals

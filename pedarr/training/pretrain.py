@@ -43,11 +43,23 @@ __all__ = ['PretrainRow', 'windows_to_learn', 'what_is_known', 'check_same_pretr
            'read_pretraining', 'run_pretraining']
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #f558c255
+_LEFT_OUT = 'left-out.csv'           # in a run: who was not learnt from
+
+def _subjects(file: Path | str) -> set[str]:
+    "The subjects in the table `file`."
+    return set(read_table(file, {'subject': str}).subject)
+
 def _left_out(store: Store, file: str) -> np.ndarray:
     "Which windows are of a subject in the table `file`: bool [N]."
-    table = read_table(file, {'subject': str})
-    return store.segments.subject.isin(set(table.subject)).to_numpy()
+    return store.segments.subject.isin(_subjects(file)).to_numpy()
 
+def _write_asked(run: Path, c: PretrainConfig) -> None:
+    "Write the parameters `c` into the folder `run`, and who is left out, unless they are there."
+    if (run/'params.json').exists(): return
+    if c.left_out: write_table(run/_LEFT_OUT, pd.DataFrame({'subject': sorted(_subjects(c.left_out))}))
+    write_json(run/'params.json', c.model_dump())
+
+# %% ../../nbs/8_training/26_pretrain.ipynb #72a35996
 def _drawn(record: pd.Series, rows: np.ndarray, most: int, seed: int) -> np.ndarray:
     "At most `most` of the `rows` [N] of each record, drawn, in their order; 0: all."
     if not most: return rows
@@ -121,6 +133,11 @@ def check_same_pretraining(run: Path, c: PretrainConfig) -> None:
     old = before | read_entries(run/'params.json')
     new = c.model_dump()
     differ = [k for k in new if k not in _FREE and old.get(k) != new[k]]
+    if (run/_LEFT_OUT).exists() and c.left_out:              # who, not where the table lies
+        differ = [k for k in differ if k != 'left_out']
+        if _subjects(run/_LEFT_OUT) != _subjects(c.left_out):
+            raise PedarrError(f'{run}: was learnt without other subjects than those of {c.left_out}: choose '
+                              'another run folder')
     if not differ: return
     said = '; '.join(f'{k}={shown_value(old.get(k))}, not {shown_value(new[k])}' for k in differ[:4])
     raise PedarrError(f'{run}: holds a run with {said}: choose another run folder, or give its parameters')
@@ -297,7 +314,7 @@ def run_pretraining(c: PretrainConfig, progress: bool = True) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     with hold_lock(run/'lock', 'pretraining into this folder'):
         check_same_pretraining(run, c)
-        if not (run/'params.json').exists(): write_json(run/'params.json', c.model_dump())
+        _write_asked(run, c)
         write_environment(run, describe_environment(store, pick_device(c.device)))
         known, said = what_is_known(store, rows, c, progress)
         model, history = _fit(store, rows, known, c, run, progress)
