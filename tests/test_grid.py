@@ -316,6 +316,19 @@ def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_
 
 
 @pytest.mark.long
+def test_the_search_notebook_asks_one_change_at_a_time(store, tmp_path):
+    text = _run('search', tmp_path/'s.ipynb', tmp_path, choices=str(store), out=str(tmp_path/'runs'),
+                epochs=1)
+    t = pd.read_csv(tmp_path/'runs'/'choices.csv').set_index(['system', 'metric'])
+    default = t.loc['the default']
+    assert default.gain.isna().all() and default.options.eq('{}').all() and 'encoder plain' in text
+    changed = t.drop('the default')
+    base = default.value.reindex(changed.index.get_level_values('metric')).to_numpy()
+    assert len(changed) > 50 and np.allclose(changed.gain, changed.value - base, atol=1e-4)
+    assert (changed.minutes > 0).all() and not (tmp_path/'runs'/'runs.csv').exists()
+
+
+@pytest.mark.long
 def test_the_cross_validation_notebook(store, tmp_path):
     text = _run('crossval', tmp_path/'c.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seeds=1,
                 common=dict(n_folds=2, epochs=1) | {k: SMALL[k] for k in ('dim', 'depth', 'heads')})

@@ -112,7 +112,8 @@ def test_a_page_of_results_is_whole(path):
 def run_together(text: str) -> list[str]:
     "Lines of commands in Markdown `text` that stand in no block, or that a reflow has joined."
     bare = re.sub(r'(?ms)^```.*?^```', '', text)
-    command = re.compile(r'(papermill|pedarr [a-z]+|make [a-z]+|mkdir -p) .*\S+/|(\S[^`]*)?papermill \S+\.ipynb')
+    command = re.compile(r'(papermill|pedarr [a-z]+|make [a-z]+|mkdir -p) .*\S+/|'
+                         r'(\S[^`]*)?papermill \S+\.ipynb')
     lost = [line for line in bare.split('\n') if command.match(line)]
     return lost + [line for line in text.split('\n') if re.search(r'\\ +-[py]\b', line)]
 
