@@ -141,21 +141,27 @@ _COLUMNS = dict(record=str, subject=str, label=str, official=int)
 _MEND = 'restore it, or run nbs/experiments/tail.ipynb again'
 
 class Recordings(FileContents):
-    "recordings.json: whose data, from which `store` (its seal), how many `rows`."
+    """recordings.json: whose data, from which `store` (its seal), how many `rows`; `same`: seals of stores
+    whose signals, masks, beats and segments have the same SHA-256."""
     source: str
     simulated: bool
     store: str
     rows: int
+    same: list[str] = []
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #34f7eebf
 def keep_recordings(store: Store, folder: Path | str) -> Path:
-    "Write record, patient, label and fold of every recording of `store` as `folder`/recordings.csv.xz."
+    """Write record, patient, label and fold of every recording of `store` as `folder`/recordings.csv.xz. What
+    recordings.json says of stores that are the same stays."""
     folder, table = Path(folder), store.segments[[*_COLUMNS]]
     folder.mkdir(parents=True, exist_ok=True)
     simulated = bool(store.meta.get('simulated'))
     about = Recordings(source=data_source(store.meta['database'], simulated), simulated=simulated,
                        store=store.seal, rows=len(table))
-    write_json(folder/'recordings.json', about.model_dump())
+    file = folder/'recordings.json'
+    before = read_json(file, Recordings) if file.exists() else about
+    if before.store == store.seal: about.same = before.same
+    write_json(file, about.model_dump())
     text = table.to_csv(index=False, lineterminator='\n')
     return write_atomic(folder/'recordings.csv.xz', compressed(text.encode()))
 
