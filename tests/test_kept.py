@@ -17,7 +17,7 @@ from pedarr.evaluation.means_over_draws import mean_difference, mean_over_draws,
 from pedarr.evaluation.multilabel import per_statement
 from pedarr.training.grid import folder_name
 from pedarr.training.kept_answers import (
-    kept_grid_classes, kept_grid_scores, kept_scores, read_few_patients, read_kept)
+    kept_grid_classes, kept_grid_scores, kept_scores, read_few_patients, read_kept, read_kept_grid)
 from pedarr.training.kept_waves import kept_rivals, read_kept_waves
 from pedarr.training.natural_tail import natural_table, read_natural
 from pedarr.training.segmentation_jobs import segment_gains, segment_tables
@@ -27,9 +27,10 @@ from pedarr.training.tail_results import (
 
 RESULTS = Path(__file__).parents[1]/'nbs'/'results'
 GRIDS = [f for f in sorted(RESULTS.rglob('grid.json')) if (f.parents[1]/'scores.csv').exists()]
-MULTI = RESULTS/'multi_label'
+MULTI, ATRIAL = RESULTS/'multi_label', RESULTS/'atrial'
 KEPT = [f for f in sorted(RESULTS.glob('*/answers/*.json'))
-        if f.name != 'waves.json' and f.with_name('grid.json') not in GRIDS and MULTI not in f.parents]
+        if f.name != 'waves.json' and f.with_name('grid.json') not in GRIDS
+        and not {MULTI, ATRIAL} & {*f.parents}]
 TAIL = RESULTS/'tail'
 LICENCE = re.compile('CC BY|ODC-By|^SIMULATED')
 
@@ -162,6 +163,24 @@ def test_kept_grids_give_their_tables(file):
     now, said = kept_grid_classes(folder).set_index(keys), classes.set_index(keys)
     for column in ('support', 'precision', 'recall', 'f1'):
         assert np.allclose(now[column].loc[said.index], said[column], atol=1e-5, equal_nan=True)
+
+
+def test_kept_answers_give_the_table_of_fibrillation_and_flutter():
+    "Share of each patient's windows that is called as the header says, all seeds."
+    said = pd.read_csv(ATRIAL/'patients.csv').set_index(['header', 'patient'])
+    who = sorted(said.index.unique('patient'))
+    (systems,) = read_kept_grid(ATRIAL/'answers').values()
+    assert set(systems) == set(said.columns) and len(who) == 7
+    for system, seeds in systems.items():
+        each = pd.concat([pd.DataFrame(dict(header=np.array(a.classes)[a.truth], right=a.called == a.truth,
+                                            patient=np.array(who)[a.subject])) for a in seeds])
+        now = each.groupby(['header', 'patient']).right.mean()
+        assert set(now.index) == set(said.index)
+        assert np.allclose(now.loc[said.index], said[system], atol=1e-4)
+    views = pd.read_csv(ATRIAL/'views.csv').set_index('system')
+    mean = said.groupby('header').mean().T
+    assert np.allclose(views[['AFIB', 'AFL']], mean.loc[views.index, ['AFIB', 'AFL']], atol=1e-4)
+    assert np.allclose(views['both alike'], mean.loc[views.index].mean(axis=1), atol=1e-4)
 
 
 def tail_complete():
