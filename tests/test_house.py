@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,14 +43,15 @@ def imports(tree: ast.AST, module: str):
 def source(module: str) -> str: return (ROOT/(module.replace('.', '/') + '.py')).read_text(encoding='utf-8')
 
 
-def public(module: str) -> set:
+@cache
+def public(module: str) -> frozenset:
     "Names that a chapter defines (not imports) and does not hide."
     names = set()
     for node in ast.parse(source(module)).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)): names.add(node.name)
         elif isinstance(node, ast.Assign): names |= {t.id for t in node.targets if isinstance(t, ast.Name)}
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name): names.add(node.target.id)
-    return {n for n in names if not n.startswith('_')}
+    return frozenset(n for n in names if not n.startswith('_'))
 
 
 def test_there_is_a_notebook_for_every_module():

@@ -696,7 +696,7 @@ def test_no_file_is_left_open(folder, tmp_path):
             '    try: run.main(line)\n'
             '    except SystemExit as e: assert e.code == 0, line\n'
             'gc.collect()')
-    watch = '-X', 'dev', '-W', 'ignore', '-W', 'error::ResourceWarning'
+    watch = '-W', 'ignore', '-W', 'error::ResourceWarning'
     given = json.dumps([[str(part) for part in line] for line in lines])
     r = subprocess.run([sys.executable, *watch, '-c', code, given], capture_output=True, text=True)
     assert r.returncode == 0, r.stderr

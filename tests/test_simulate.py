@@ -294,30 +294,31 @@ RUN = """
 import sys
 from pedarr.synthetic.studies import simulate_database
 print('begins', flush=True)
-simulate_database(sys.argv[1], 8, 2., seed=5, jobs=int(sys.argv[2]))
+simulate_database(sys.argv[1], 8, float(sys.argv[3]), seed=5, jobs=int(sys.argv[2]))
 """
 
 
-def begun(folder, jobs):
+def begun(folder, jobs, minutes=2.):
     "A process that simulates into `folder`, from the moment at which its hidden folder is there."
-    process = subprocess.Popen([sys.executable, '-c', RUN, str(folder), str(jobs)], stdout=subprocess.PIPE)
+    given = str(folder), str(jobs), str(minutes)
+    process = subprocess.Popen([sys.executable, '-c', RUN, *given], stdout=subprocess.PIPE)
     while process.poll() is None and not list(folder.parent.glob('.db.part-*')): time.sleep(.01)
     return process
 
 
 def test_kills_end_in_the_same_bytes_with_nothing_left_behind(tmp_path):
     "Two kills at moments drawn by lot; PEDARR_KILLS=20 for more."
-    simulate_database(tmp_path/'whole', 8, 2., seed=5)
+    simulate_database(tmp_path/'whole', 8, 1., seed=5)
     luck = random.Random(1)
     for i in range(int(os.environ.get('PEDARR_KILLS', 2))):
         place = tmp_path/str(i)
         place.mkdir()
-        process = begun(place/'db', 1)
-        time.sleep(2*luck.random())
+        process = begun(place/'db', 1, 1.)
+        time.sleep(luck.random())
         process.kill()
         process.wait()
         assert not (place/'db').exists() or tree(place/'db') == tree(tmp_path/'whole')
-        if not (place/'db').exists(): simulate_database(place/'db', 8, 2., seed=5)
+        if not (place/'db').exists(): simulate_database(place/'db', 8, 1., seed=5)
         assert tree(place/'db') == tree(tmp_path/'whole') and [p.name for p in place.iterdir()] == ['db']
 
 

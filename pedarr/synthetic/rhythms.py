@@ -5,6 +5,7 @@
 # %% ../../nbs/2_synthetic/03_rhythms.ipynb #84ce4ae0
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -115,10 +116,11 @@ TIMES = ('atrium', 'his', 'ventricle', 'stimulus')    # columns in seconds
 
 def _add_beat(L: Ladder, symbol: str, aux: str) -> None:
     "Add one annotated beat."
-    if (symbol, aux) not in MECHANISMS:
+    known = MECHANISMS.get((symbol, aux))
+    if not known:
         known = ' '.join('/'.join(label).rstrip('/') for label in MECHANISMS)
         raise PedarrError(f'no mechanism for a beat {symbol!r} with text {aux!r}; known: {known}')
-    mechanism, options = MECHANISMS[symbol, aux]
+    mechanism, options = known
     mechanism(L, symbol, aux, **options)
 
 def _annotate(L: Ladder, symbol: str, text: str = '') -> None:
@@ -166,12 +168,8 @@ def _rest(L: Ladder) -> None:
     while L.ventricle < until: sinus_beat(L, '', '')
 
 # %% ../../nbs/2_synthetic/03_rhythms.ipynb #dbc91f0b
-def play_score(score: Score, heart: Heart, seed: int | list[int], stretch: float = 1.,
-               opening: float = 0.) -> tuple[pd.DataFrame, Changes]:
-    """Play a `score`: beats and changes of rhythm, as `play_script`.
-
-    Slow cycles are multiplied by `stretch`; in the first `opening` seconds those measured hold. Raises
-    `PedarrError` for a beat without a mechanism."""
+def _play(score: Score, heart: Heart, seed: int | list[int], stretch: float, opening: float) -> Ladder:
+    "The ladder of a `score` that was played, as `play_score` says."
     L, poor = Ladder(heart, np.random.default_rng(seed), stretch, opening), False
     for i, (symbol, text) in enumerate(score):
         if symbol == '+':
@@ -183,6 +181,16 @@ def play_score(score: Score, heart: Heart, seed: int | list[int], stretch: float
             poor = not poor
         else:
             _add_beat(L, symbol, text)
+    return L
+
+# %% ../../nbs/2_synthetic/03_rhythms.ipynb #324efcdb
+def play_score(score: Score, heart: Heart, seed: int | list[int], stretch: float = 1.,
+               opening: float = 0.) -> tuple[pd.DataFrame, Changes]:
+    """Play a `score`: beats and changes of rhythm, as `play_script`.
+
+    Slow cycles are multiplied by `stretch`; in the first `opening` seconds those measured hold. Raises
+    `PedarrError` for a beat without a mechanism."""
+    L = _play(score, heart, seed, stretch, opening)
     return _table(L), L.changes
 
 # %% ../../nbs/2_synthetic/03_rhythms.ipynb #9e7187d9
@@ -199,16 +207,17 @@ def _scale_after(beats: pd.DataFrame, opening: float, goal: float) -> None:
 def play_score_in(score: Score, heart: Heart, seed: int | list[int], seconds: float,
                   end: float = .4) -> tuple[pd.DataFrame, Changes, float]:
     "As `play_score`, with the last beat `end` s before `seconds` are over; also returns the stretch."
-    goal, low, high, tried = seconds - end, .25, 5., {}
+    goal, low, high, best = seconds - end, .25, 5., ()
     stretch, opening = 1., min(_OPENING, seconds / 3) if heart.known else 0.
     for _ in range(10):
-        beats, changes = play_score(score, heart, seed, stretch, opening)
-        ratio = tried[stretch] = beats.ventricle.max() / goal
+        L = _play(score, heart, seed, stretch, opening)
+        last = max((row.ventricle for row in L.rows if row.ventricle == row.ventricle), default=math.nan)
+        ratio = last / goal
+        if not best or abs(ratio - 1) < best[0]: best = abs(ratio - 1), stretch, L
         if abs(ratio - 1) < _TOLERANCE: break
         low, high = (stretch, high) if ratio < 1 else (low, stretch)
         stretch = min(max(stretch / ratio, low * (high / low) ** .1), low * (high / low) ** .9)
-    else:
-        stretch = min(tried, key=lambda s: abs(tried[s] - 1))
-        beats, changes = play_score(score, heart, seed, stretch, opening)
+    _, stretch, L = best
+    beats = _table(L)
     _scale_after(beats, opening, goal)
-    return beats, changes, stretch
+    return beats, L.changes, stretch
