@@ -264,7 +264,8 @@ def kept_grid_scores(folder: Path | str, n_resamples: int = 10_000,
             parts.append(rows.assign(question=question, split=split, system=name))
     if not parts: raise PedarrError(f'{folder}: no finished system: keep the answers of finished runs')
     table = pd.concat(parts, ignore_index=True)
-    if 'p' not in table: return table
+    if 'p' not in table:                                       # one system a question: nothing to compare
+        return table.assign(gain=np.nan, gain_low=np.nan, gain_high=np.nan, p=np.nan, holm=np.nan)
     return table.assign(holm=table.groupby(['question', 'split', 'metric']).p.transform(holm_correction))
 
 
