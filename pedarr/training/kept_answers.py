@@ -241,6 +241,8 @@ def _system_rows(kept: list[KeptAnswers], first: list[KeptAnswers] | None, n_res
 
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #4064b3dd
+_COMPARED = ('gain', 'gain_low', 'gain_high', 'p', 'holm')
+
 def _to_compare(systems: dict, first: str, name: str) -> list[KeptAnswers] | None:
     "The answers of the system `first`, if `name` is another one, of as many seeds and the same rows."
     base, own = systems.get(first), systems[name]
@@ -264,8 +266,7 @@ def kept_grid_scores(folder: Path | str, n_resamples: int = 10_000,
             parts.append(rows.assign(question=question, split=split, system=name))
     if not parts: raise PedarrError(f'{folder}: no finished system: keep the answers of finished runs')
     table = pd.concat(parts, ignore_index=True)
-    if 'p' not in table:                                       # one system a question: nothing to compare
-        return table.assign(gain=np.nan, gain_low=np.nan, gain_high=np.nan, p=np.nan, holm=np.nan)
+    if 'p' not in table: return table.assign(**dict.fromkeys(_COMPARED, np.nan))     # one system a question
     return table.assign(holm=table.groupby(['question', 'split', 'metric']).p.transform(holm_correction))
 
 
