@@ -30,7 +30,7 @@ def _conduct(L: Ladder, atrium: float, symbol: str, aux: str, kind: str = '', at
     "An activation of the atria at `atrium` (s) goes down: the sooner after the last beat, the slower."
     h = L.heart
     tired = 1 + .5 * math.exp(-(atrium - L.ventricle - .1) / .15)
-    ah = h.ah * slower * (tired if tired < 2 else 2.) * math.exp(.03 * L.rng.standard_normal())
+    ah = h.ah * slower * min(tired, 2.) * math.exp(.03 * L.rng.standard_normal())
     his = max(atrium + _TO_NODE + ah, L.ventricle + _REFRACTORY - h.hv)
     ventricle = his + h.hv
     if kind == 'preexcited':

@@ -42,11 +42,11 @@ class _Diagram:
         "Add an `Activation`, and remember it."
         row = Activation(symbol=symbol, aux=aux, rhythm=self.rhythm, **columns)
         self.rows.append(row)
-        atrium, his, ventricle, stimulus = row[:4]
-        if atrium == atrium: self.atrium, self.driven = atrium, stimulus == stimulus       # no NaN; paced?
-        if ventricle == ventricle:
-            self.ventricle, self.fresh = ventricle, False         # not the episode's first beat any more
-            self.recovery = .24 if his == his else .42
+        if not math.isnan(row.atrium):
+            self.atrium, self.driven = row.atrium, not math.isnan(row.stimulus)    # was it paced?
+        if not math.isnan(row.ventricle):
+            self.ventricle, self.fresh = row.ventricle, False     # not the episode's first beat any more
+            self.recovery = .42 if math.isnan(row.his) else .24
 
 # %% ../../nbs/2_synthetic/01_ladder.ipynb #9bd0468a
 class Ladder(_Diagram):
@@ -66,8 +66,8 @@ class Ladder(_Diagram):
     @property
     def stretch(self) -> float:
         "By how much slow cycles are stretched now."
-        beyond = self.ventricle / self.opening - 1 if self.opening else 1.
-        return self.full if beyond >= 1 else self.full ** beyond if beyond > 0 else 1.
+        if not self.opening: return self.full
+        return self.full ** min(max(self.ventricle / self.opening - 1, 0.), 1.)
 
 # %% ../../nbs/2_synthetic/01_ladder.ipynb #a762c269
 TRAINS = (.4, .5, .5, .55, .6)         # s: cycles of pacing trains in the first minutes, the commonest twice
@@ -162,9 +162,9 @@ def next_cycle(L: Ladder, name: str, jitter: float = .01) -> float:
     stretch = L.stretch
     if name not in _SLOW: stretch = min(stretch / .8, 1.) if stretch < 1 else max(stretch / 1.3, 1.)
     planned = L.plan and name in ('apace', 'vpace')
-    cycle = (L.plan.pop(0) if planned else L.cycle[name]) * stretch
+    cycle = L.plan.pop(0) if planned else L.cycle[name]
     least = .18 if name == 'flutter' else .24
-    return (cycle if cycle > least else least) * (1 + jitter * L.rng.standard_normal())
+    return max(least, cycle * stretch) * (1 + jitter * L.rng.standard_normal())
 
 # %% ../../nbs/2_synthetic/01_ladder.ipynb #748de8bc
 def sinus_cycle(L: Ladder) -> float:

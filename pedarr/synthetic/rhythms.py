@@ -116,11 +116,10 @@ TIMES = ('atrium', 'his', 'ventricle', 'stimulus')    # columns in seconds
 
 def _add_beat(L: Ladder, symbol: str, aux: str) -> None:
     "Add one annotated beat."
-    known = MECHANISMS.get((symbol, aux))
-    if not known:
+    if (symbol, aux) not in MECHANISMS:
         known = ' '.join('/'.join(label).rstrip('/') for label in MECHANISMS)
         raise PedarrError(f'no mechanism for a beat {symbol!r} with text {aux!r}; known: {known}')
-    mechanism, options = known
+    mechanism, options = MECHANISMS[symbol, aux]
     mechanism(L, symbol, aux, **options)
 
 def _annotate(L: Ladder, symbol: str, text: str = '') -> None:
@@ -211,7 +210,7 @@ def play_score_in(score: Score, heart: Heart, seed: int | list[int], seconds: fl
     stretch, opening = 1., min(_OPENING, seconds / 3) if heart.known else 0.
     for _ in range(10):
         L = _play(score, heart, seed, stretch, opening)
-        last = max((row.ventricle for row in L.rows if row.ventricle == row.ventricle), default=math.nan)
+        last = max((row.ventricle for row in L.rows if not math.isnan(row.ventricle)), default=math.nan)
         ratio = last / goal
         if not best or abs(ratio - 1) < best[0]: best = abs(ratio - 1), stretch, L
         if abs(ratio - 1) < _TOLERANCE: break

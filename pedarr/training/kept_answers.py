@@ -241,7 +241,7 @@ def _system_rows(kept: list[KeptAnswers], first: list[KeptAnswers] | None, n_res
 
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #4064b3dd
-_COMPARED = ('gain', 'gain_low', 'gain_high', 'p', 'holm')
+_COMPARED = ('gain', 'gain_low', 'gain_high', 'p', 'smallest', 'holm')
 
 def _to_compare(systems: dict, first: str, name: str) -> list[KeptAnswers] | None:
     "The answers of the system `first`, if `name` is another one, of as many seeds and the same rows."
