@@ -199,7 +199,7 @@ def test_odd_encodings(tmp_path):
 # --- Limits -------------------------------------------------------------------
 
 @posix
-@pytest.mark.parametrize('megabytes', [450, 900])
+@pytest.mark.parametrize('megabytes', [450, pytest.param(900, marks=pytest.mark.long)])
 def test_little_memory(small, tmp_path, megabytes):
     "Of the address space, so that an allocation fails: wherever it does, it is one line, or it worked."
     import resource
@@ -233,8 +233,9 @@ import pedarr.use.command, pedarr.training.train
 threading.Thread.start = start'''
 
 
-@pytest.mark.parametrize('args', [['train', '@store', '--run', '@/new', *TINY],
-                                  ['preprocess', '@db', '@/new', '--rate', 250, '--jobs', 2]])
+@pytest.mark.parametrize('args', [
+    pytest.param(['train', '@store', '--run', '@/new', *TINY], marks=pytest.mark.long),
+    ['preprocess', '@db', '@/new', '--rate', 250, '--jobs', 2]])
 def test_no_more_threads(small, tmp_path, args):
     "A pool that could not start its threads cannot join them either: the first error is said."
     places = {'@store': small/'store', '@db': small/'db', '@/new': tmp_path/'new'}
@@ -277,9 +278,9 @@ def stop(signals, until_there, *args, pause=1.):
 
 @linux
 @pytest.mark.parametrize('signals, status', [
-    (['SIGINT']*3, 130), (['SIGKILL'], -9),
+    (['SIGINT']*3, 130),
     *(pytest.param(s, n, marks=pytest.mark.long) for s, n in (
-        (['SIGINT'], 130), (['SIGTERM'], 143), (['SIGHUP'], 129), (['SIGTERM']*2, 143)))])
+        (['SIGKILL'], -9), (['SIGINT'], 130), (['SIGTERM'], 143), (['SIGHUP'], 129), (['SIGTERM']*2, 143)))])
 def test_a_training_that_is_stopped(small, tmp_path, signals, status):
     "One line, no half-written file, no process left, and the same command goes on."
     run = tmp_path/'r'

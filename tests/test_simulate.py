@@ -306,6 +306,7 @@ def begun(folder, jobs, minutes=2.):
     return process
 
 
+@pytest.mark.long
 def test_kills_end_in_the_same_bytes_with_nothing_left_behind(tmp_path):
     "Two kills at moments drawn by lot; PEDARR_KILLS=20 for more."
     simulate_database(tmp_path/'whole', 8, 1., seed=5)

@@ -581,6 +581,7 @@ def test_trees_of_a_run_are_those_of_chapter_07a(grown, store):
     assert np.array_equal(got.filter(like='p_'), want.filter(like='p_'))
 
 
+@pytest.mark.long
 def test_trees_killed_between_folds_end_the_same(grown, store, tmp_path, monkeypatch):
     """SIGKILL when the second fold begins; the resumed run reads the features and the first fold, and ends
     byte for byte as the undisturbed one."""
