@@ -28,6 +28,14 @@ def zero_masked(signal: Tensor, mask: Tensor) -> Tensor:
     "`signal` [B, C, T] with zeros in every channel whose `mask` bool [B, C] is False, whatever stood there."
     return torch.where(mask[..., None], signal, 0.0)
 
+# %% ../../nbs/5_model/00_encoders.ipynb #f97bfab5
+def _make_up(x: Tensor, mask: Tensor, exponent: float) -> Tensor:
+    """`x` [B, width, T], a sum over the channels that `mask` bool [B, C] has, times (C/present)**`exponent`:
+    as it is where all are present, or with exponent 0."""
+    if not exponent: return x
+    share = mask.to(x.dtype).mean(dim=1).clamp(min=1/mask.shape[1])
+    return x*share[:, None, None]**-exponent
+
 # %% ../../nbs/5_model/00_encoders.ipynb #5f6eae5b
 def by_column(x: Tensor) -> Tensor:
     "`x` [B, C, T] (no unit) as it is; on a CPU with the channels of a column side by side in memory."
@@ -73,19 +81,18 @@ class ColumnMean(nn.AvgPool1d):
 class ModalityEncoder(nn.Module):
     "`signal` [B, C, T] (normalised mV) and `mask` bool [B, C] -> tokens [B, ceil(T/strides[-1]), dim]."
     strides: tuple[int, ...]          # samples from column to column, of each of its maps
+    rescale = 0.                      # how far absent channels are made up for
     def __init__(self, channels: int, width: int, kernel: int, stride: int, norm: nn.Module):
         super().__init__()
         self.stem = ColumnConv(channels, width, kernel, stride, kernel // 2, bias=False)
         self.presence, self.norm = nn.Linear(channels, width, bias=False), norm
     def first_map(self, signal: Tensor, mask: Tensor) -> Tensor:
         "Stem, and a vector for each absent channel: masked `signal` [B, C, T] -> [B, width, ceil(T/stride)]."
-        absent = self.presence((~mask).to(signal.dtype))
-        return F.relu(self.norm(self.stem(signal) + absent[..., None]))
-
+        heard = _make_up(self.stem(signal), mask, self.rescale)
+        return F.relu(self.norm(heard + self.presence((~mask).to(signal.dtype))[..., None]))
     def tokens(self, last_map: Tensor) -> Tensor:
         "The map `last_map` [B, dim, N] as normalised tokens [B, N, dim]."
         return self.out(last_map.transpose(1, 2))
-
     def forward(self, signal: Tensor, mask: Tensor) -> Tensor:
         "`signal` [B, C, T] (normalised mV), `mask` bool [B, C] -> tokens [B, N, dim]."
         return self.tokens(self.maps(signal, mask)[-1])

@@ -88,11 +88,11 @@ class ModelConfig(NetworkOptions):
     centre: bool = Field(False, description='embeddings are centred over the batch')
     encoder: _Encoder = Field('residual', description='of each modality')
     stochastic_depth: float = Field(.1, ge=0, lt=1, description='chance of the last block to be skipped')
+    rescale: float = Field(0., ge=0, le=1, description='makes up for absent channels: (all/present)**rescale')
     token_norm: bool = Field(False, description='layer normalisation of tokens and of what the heads read')
     pooling: Literal[tuple(POOLINGS)] = Field('mean-max', description='what the heads read')
     crop: float = Field(0., ge=0, le=3600, description='seconds learnt from at once; 0: the whole window')
-    as_one = property(lambda self: self.fusion == 'early' and super().as_one,
-                      doc='Does one encoder read both modalities as one signal?')
+    as_one = property(lambda self: self.fusion == 'early' and super().as_one, doc='Are both one signal?')
     @model_validator(mode='before')
     def _filled(cls, given: Any) -> Any: return _with_own_depth(given)
     @model_validator(mode='after')
@@ -121,7 +121,9 @@ def _normalisation(c: ModelConfig, width: int) -> nn.Module:
 def make_encoder(c: ModelConfig, channels: int) -> nn.Module:
     "The encoder of a network for so many channels."
     more = dict(skip=c.stochastic_depth) if c.stochastic_depth else {}
-    return ENCODERS[c.encoder](channels, c.dim, **more)
+    encoder = ENCODERS[c.encoder](channels, c.dim, **more)
+    encoder.rescale = c.rescale
+    return encoder
 
 def _encoded(encoder: nn.Module, signal: Tensor, mask: Tensor) -> Tensor:
     "Tokens [B, N, dim]; in training of the samples alone that have a channel, and zeros for the others."

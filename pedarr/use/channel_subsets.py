@@ -40,29 +40,35 @@ def _coded(t: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     return t.assign(label=t.label.map(codes), predicted=t.predicted.map(codes))
 
 # %% ../../nbs/9_use/18_channel_subsets.ipynb #8baa4238
-def _pair(whole: Run, alone: Run, store: Store | None, device: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    "The answers of both on the channels of `alone`; `PedarrError` if they can't be compared."
-    if whole.params.channels:
-        raise PedarrError(f'{whole.path}: was trained on {whole.params.channels} alone: give a run on all '
-                          'channels')
-    left = alone.params.channels.split() or CHANNELS
-    said = predict_without(whole, [c for c in CHANNELS if c not in left], store, device)
-    asked, trained = _coded(said, whole.classes), _coded(alone.predictions, whole.classes)
+def _said(run: Run, left: set[str], store: Store | None, device: str) -> pd.DataFrame:
+    "What the network of a run says of the channels `left`; its own predictions if it was trained on these."
+    if left == {*(run.params.channels.split() or CHANNELS)}: return run.predictions
+    return predict_without(run, [c for c in CHANNELS if c not in left], store, device)
+
+def _pair(whole: Run, alone: Run, left: set[str], store: Store | None, device: str) -> list[pd.DataFrame]:
+    "The answers of both on the channels `left`; `PedarrError` if they can't be compared."
+    for run in (whole, alone):
+        if run.params.channels and (run is whole or left != {*run.params.channels.split()}):
+            raise PedarrError(f'{run.path}: was trained on {run.params.channels} alone: give a run on all '
+                              'channels')
+    asked, trained = (_coded(_said(run, left, store, device), whole.classes) for run in (whole, alone))
     same = ['fold', 'label', 'subject']
-    if alone.classes == whole.classes and asked[same].equals(trained[same]): return asked, trained
+    if alone.classes == whole.classes and asked[same].equals(trained[same]): return [asked, trained]
     raise PedarrError(f'{whole.path} and {alone.path}: tested other segments, classes or folds: train both '
                       'with the same store, grouping, split and split_seed')
 
 # %% ../../nbs/9_use/18_channel_subsets.ipynb #4167535f
 def subset_answers(whole: Sequence[str | Path | Run], alone: Sequence[str | Path | Run],
-                   store: Store | None = None, device: str = 'auto') -> SubsetAnswers:
+                   store: Store | None = None, device: str = 'auto', channels: str = '') -> SubsetAnswers:
     """The networks of the runs `whole`, trained on all channels, asked with those that the runs `alone` were
-    trained on, and what these say; one of each a seed. `PedarrError` for runs that don't belong together."""
+    trained on, and what these say; one of each a seed. With `channels`, names joined by blanks, `alone` are
+    trained on all channels, too, and both are asked with these. `PedarrError` for runs that don't match."""
     whole, alone = ([as_finished_run(r) for r in runs] for runs in (whole, alone))
     if not whole or len(whole) != len(alone) or len({r.params.channels for r in alone}) > 1:
         raise PedarrError('runs on all channels and on one subset: give as many of each, all on the same '
                           'subset')
-    pairs = [_pair(a, b, store, device) for a, b in zip(whole, alone)]
+    left = {*(channels.split() or alone[0].params.channels.split() or CHANNELS)}
+    pairs = [_pair(a, b, left, store, device) for a, b in zip(whole, alone)]
     first = pairs[0][0]
     if not all(asked.index.equals(first.index) for asked, _ in pairs):
         raise PedarrError(f'{whole[0].path}: the seeds tested other segments: train all folds of each')
