@@ -42,10 +42,10 @@ def test_channels_agree_with_records():
 @pytest.mark.parametrize('rubbish', ['noise', 'nan', 'inf', 'minus inf', 'huge'])
 @settings(max_examples=5, deadline=None)
 @given(has=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=4),
-       channels=st.integers(0, 2**19 - 1))
-def test_absent_changes_nothing_to_the_bit(fusion, rubbish, has, channels):
+       channels=st.integers(0, 2**19 - 1), rescale=st.sampled_from([0., 1.]))
+def test_absent_changes_nothing_to_the_bit(fusion, rubbish, has, channels, rescale):
     "Any pattern of absent modalities and channels, mixed within a batch; outputs and gradients."
-    model = net(fusion=fusion).double()
+    model = net(fusion=fusion, rescale=rescale).double()
     ecg, iegm, _ = batch(len(has))
     ecg, iegm = ecg.double(), iegm.double()
     some = torch.tensor([bool(channels >> i & 1) for i in range(19)])
@@ -60,6 +60,22 @@ def test_absent_changes_nothing_to_the_bit(fusion, rubbish, has, channels):
     torch.testing.assert_close(spoilt.modality_weights.sum(1), present.any(1).double())
     spoilt.logits.square().sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize('fusion', ['cross', 'early'])
+def test_absent_channels_are_made_up_for_in_the_first_sum_alone(fusion):
+    "Where all are there nothing changes, to the bit; else the stem's sum grows by all/present."
+    plain, made_up, (ecg, iegm, mask) = net(fusion=fusion), net(fusion=fusion, rescale=1.), batch()
+    assert same(plain(ecg, iegm, mask), made_up(ecg, iegm, mask))
+    mask[:, 3:12], mask[1, :12], mask[:, 13:] = False, False, False
+    heard = []
+    for model in (plain, made_up):
+        encoder = model.views.encoder if fusion == 'early' else model.views.encoders['ecg']
+        encoder.presence.weight.data.zero_()
+        encoder.norm.register_forward_pre_hook(lambda _, x: heard.append(x[0].detach()))
+        model(ecg, iegm, mask)
+    times = {'cross': [4., 12., 4., 4.], 'early': [19/4, 19., 19/4, 19/4]}[fusion]
+    torch.testing.assert_close(heard[1], heard[0]*torch.tensor(times)[:, None, None])
 
 
 def test_an_absent_modality_would_matter_if_it_were_present():
@@ -225,8 +241,8 @@ def test_bfloat16_autocast_returns_float32(fusion):
         assert same(model(b[0], b[1], mask), model(b[0], b[1] * float('nan'), mask))
 
 
-@pytest.mark.parametrize('options', [{}, *(pytest.param(x, marks=pytest.mark.long, id=str(x)) for x in (
-    dict(fusion='late'), dict(fusion='early'), dict(semantic=False, depth=0), dict(centre=True),
+@pytest.mark.parametrize('options', [dict(rescale=1.), *(pytest.param(x, marks=pytest.mark.long, id=str(x)) for x in (
+    {}, dict(fusion='late'), dict(fusion='early'), dict(semantic=False, depth=0), dict(centre=True),
     dict(encoder='deep')))], ids=str)
 @pytest.mark.parametrize('mode', ['eval', 'train'])
 def test_one_graph_without_breaks(mode, options):
