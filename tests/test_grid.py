@@ -341,7 +341,8 @@ def test_the_cross_validation_notebook(store, tmp_path):
 def test_the_bedside_notebook_joins_seeds_and_asks_runs_by_patient_only(runs, tmp_path):
     out = Path(runs[0].run).parent
     text = _run('bedside', tmp_path/'b.ipynb', tmp_path, out=str(out), results=str(tmp_path/'kept'),
-                few='loss', shots='1', lose='loss', systems='cross-entropy, focal', draws=1, resamples=100)
+                few='loss', shots='1', lose='loss', systems='cross-entropy, focal', draws=1, resamples=100,
+                left='loss')
     assert 'SIMULATED' in text
     shots, missing, paired = (pd.read_csv(tmp_path/'kept'/f'{n}.csv')
                               for n in ('shots', 'missing', 'missing_paired'))
@@ -353,6 +354,9 @@ def test_the_bedside_notebook_joins_seeds_and_asks_runs_by_patient_only(runs, tm
     # two seeds
     assert whole.value == pytest.approx((predictions.label == predictions.predicted).mean(), abs=1e-5)
     assert whole.draws == 2
+    asked = pd.read_csv(tmp_path/'kept'/'asked.csv').query('subset == "all 19" and metric == "top1"').iloc[0]
+    assert (asked.system, asked.seeds) == ('focal', 2) and asked.asked == pytest.approx(whole.value, abs=1e-5)
+    assert asked.value == pytest.approx(asked.asked - asked.rival, abs=2e-5)
     assert (shots[shots.system == 'cross-entropy'].against_value.fillna(0) == 0).all()
     assert json.loads((tmp_path/'kept'/'bedside.json').read_text())['simulated']
     with pytest.raises(papermill.PapermillExecutionError, match='by patient'):

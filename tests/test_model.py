@@ -241,9 +241,10 @@ def test_bfloat16_autocast_returns_float32(fusion):
         assert same(model(b[0], b[1], mask), model(b[0], b[1] * float('nan'), mask))
 
 
-@pytest.mark.parametrize('options', [dict(rescale=1.), *(pytest.param(x, marks=pytest.mark.long, id=str(x)) for x in (
-    {}, dict(fusion='late'), dict(fusion='early'), dict(semantic=False, depth=0), dict(centre=True),
-    dict(encoder='deep')))], ids=str)
+@pytest.mark.parametrize('options', [
+    dict(rescale=1.), *(pytest.param(x, marks=pytest.mark.long, id=str(x)) for x in (
+        {}, dict(fusion='late'), dict(fusion='early'), dict(semantic=False, depth=0), dict(centre=True),
+        dict(encoder='deep')))], ids=str)
 @pytest.mark.parametrize('mode', ['eval', 'train'])
 def test_one_graph_without_breaks(mode, options):
     "Stochastic depth draws, and in training statistics are of the samples read: under a compiler of all."
