@@ -356,6 +356,24 @@ def test_recordings_of_others(ecgs, tmp_path):
 
 
 @pytest.mark.long
+def test_fewer_leads_than_twelve(ecgs, official, tmp_path):
+    "The tested fold alone; with all leads what the run said; what cannot be asked is one line."
+    given = dict(model=str(official.model), store=str(official.store), out=str(tmp_path), fold=3)
+    text = executed('few_leads', tmp_path, **given, leads={'II': 'II', 'two': 'I aVF'})
+    t = pd.read_csv(tmp_path/'few_leads.csv').set_index('record')
+    said = pd.read_csv(official.run/'predictions.csv').set_index('record')
+    about = json.loads((tmp_path/'few_leads.json').read_text())
+    assert '8 windows of 4 patients' in text and list(t) == ['subject', 'truth', '12 leads', 'II', 'two']
+    assert [about['classes'][k] for k in t['12 leads']] == said.predicted[t.index].tolist()
+    assert about['leads']['two'] == 'I aVF' and [about['classes'][k] for k in t.truth] == said.label[
+        t.index].tolist()
+    for wrong, why in ((dict(leads={'x': 'V9'}), 'V9: no such lead'), (dict(fold=7), 'official fold 7'),
+                       (dict(store=str(ecgs.place/'s')), 'no official folds')):
+        with pytest.raises(papermill.PapermillExecutionError, match=why):
+            executed('few_leads', tmp_path, **given | wrong)
+
+
+@pytest.mark.long
 def test_patients_under_18(ecgs, official, tmp_path):
     "Ages 8 to 17 of 12 patients: all but two; each tested once."
     text = executed('under18', tmp_path, runs=str(ecgs.run), out=str(tmp_path))
