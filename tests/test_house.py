@@ -219,6 +219,19 @@ def test_no_parameter_of_an_experiment_is_overwritten(path):
     for k in at: assert not overwritten(text[k], text[k + 1:])
 
 
+MAKES_FOLDER = r'(for (\w+) in \([^)]*kept\): \2|kept|folder|results)\.mkdir\(|save_grid_results\(|keep_waves\('
+
+
+def test_an_experiment_that_takes_a_folder_for_its_tables_makes_it():
+    "A training of hours must not end at a folder that is not there."
+    taken = {}
+    for path in (ROOT/'nbs'/'experiments').glob('*.ipynb'):
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        text = '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'code')
+        if re.search(r"(?m)^results = ''", text): taken[path.stem] = bool(re.search(MAKES_FOLDER, text))
+    assert len(taken) > 8 and all(taken.values()), [name for name, made in taken.items() if not made]
+
+
 def test_an_overwritten_parameter_is_found():
     assert overwritten("left = 'a'\nruns = 1", ['if runs:\n    fig, (left, right) = make()']) == {'left'}
     assert not overwritten("left = 'a'", ['left = clean(left)', 'def f():\n    left = 3'])

@@ -461,10 +461,11 @@ def test_electrograms_are_pretrained_probed_and_trained_from_scratch(tmp_path):
     store_from_arrays(tmp_path/'s', rng.normal(0, .1, (48, 1, 1250)), 250., ['RVA12'], ['SR', 'VT', 'AF']*16,
                       [f's{i//4}' for i in range(48)], simulated=True)
     given = dict(store=str(tmp_path/'s'), out=str(tmp_path/'out'), n_folds=2, epochs=1, shares='0.5,1',
-                 draws=2, tuned={'0.5': 1, '1': 1}, resamples=100, common={'batch_size': 8})
+                 draws=2, tuned={'0.5': 1, '1': 1}, resamples=100, common={'batch_size': 8},
+                 results=str(tmp_path/'new'/'kept'))
     source = ROOT/'nbs'/'experiments'/'pretrained_electrograms.ipynb'
     papermill.execute_notebook(str(source), str(tmp_path/'done.ipynb'), given, progress_bar=False)
-    t = pd.read_csv(tmp_path/'out'/'electrograms.csv')
+    t = pd.read_csv(tmp_path/'new'/'kept'/'electrograms.csv')
     rows = set(zip(t.encoder, t.share))
     assert rows >= {(name, share) for name in ('random encoder', 'simclr', 'masked') for share in (.5, 1.)}
     assert rows >= {('from scratch', .5), ('from scratch', 1.)}
