@@ -219,7 +219,8 @@ def test_no_parameter_of_an_experiment_is_overwritten(path):
     for k in at: assert not overwritten(text[k], text[k + 1:])
 
 
-MAKES_FOLDER = r'(for (\w+) in \([^)]*kept\): \2|kept|folder|results)\.mkdir\(|save_grid_results\(|keep_waves\('
+MAKES_FOLDER = (r'(for (\w+) in \([^)]*(kept|tables)\): \2|kept|folder|results)\.mkdir\(|'
+                r'save_grid_results\(|keep_waves\(')
 
 
 def test_an_experiment_that_takes_a_folder_for_its_tables_makes_it():
