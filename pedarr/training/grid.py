@@ -120,8 +120,8 @@ CHANNEL_SUBSETS = {                                                # what is lef
 _MADE_UP = dict(model_options=dict(rescale=1.))
 
 _CHANNELS = {'all channels': {}, 'no channel dropout': dict(channel_dropout=0.),
-             'all channels, made up for': _MADE_UP,
-             'made up for, always fewer': _MADE_UP | dict(channel_dropout=1.)} | {
+             'all channels made up for': _MADE_UP,
+             'made up for and always fewer': _MADE_UP | dict(channel_dropout=1.)} | {
     name: dict(channels=names) for name, names in CHANNEL_SUBSETS.items()}
 
 # %% ../../nbs/8_training/14_grid.ipynb #f2e8afe8
