@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import PedarrError, one_line
@@ -21,7 +22,7 @@ from .files import MOST_BYTES, hash_bytes, read_bytes, write_atomic
 
 # %% auto #0
 __all__ = ['FileContents', 'validation_errors', 'parse_json', 'read_json', 'json_ready', 'write_json', 'hash_value', 'csv_rows',
-           'parse_table', 'read_table', 'write_table']
+           'parse_table', 'read_table', 'write_table', 'significant']
 
 # %% ../../nbs/0_core/03_tables.ipynb #d0abf830
 class FileContents(BaseModel):
@@ -157,3 +158,11 @@ def read_table(path: Path | str, columns: dict[str, type], other: type = str,
 def write_table(path: Path | str, table: pd.DataFrame) -> Path:
     "Write `table` as CSV without its index, whole or not at all."
     return write_atomic(path, table.to_csv(index=False, lineterminator='\n'))
+
+# %% ../../nbs/0_core/03_tables.ipynb #53811e03
+def significant(x: ArrayLike, digits: int = 12) -> np.ndarray:
+    "`x` to its first `digits` significant digits, which a table writes; 0 stays 0."
+    x = np.asarray(x, float)
+    place = digits - 1 - np.floor(np.log10(np.abs(x), where=x != 0, out=np.zeros_like(x)))
+    unit = 10.**np.clip(place, -300, 300)
+    return np.round(x*unit)/unit

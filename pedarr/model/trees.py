@@ -15,6 +15,7 @@ import torch
 
 from ..core.errors import PedarrError
 from ..core.names import check_choice
+from ..core.tables import significant
 from .attention import equal_shares
 from .baselines import MODEL_OPTIONS, MODELS
 from .encoders import split_mask
@@ -39,7 +40,7 @@ def prediction_table(store: Store, rows: np.ndarray, prob: np.ndarray, fold: int
     t = store.segments.iloc[rows][columns].reset_index(drop=True)
     t.insert(0, 'fold', fold)
     t['predicted'] = np.array(store.classes)[prob.argmax(1)]
-    for i, name in enumerate(store.classes): t[f'p_{name}'] = prob[:, i].round(6)
+    for i, name in enumerate(store.classes): t[f'p_{name}'] = significant(prob[:, i])
     has = split_mask(torch.from_numpy(np.array(store.mask[rows])))
     used = torch.stack([m.any(dim=1) & (name in modalities) for name, m in has.items()], dim=1)
     weights = equal_shares(used).numpy()

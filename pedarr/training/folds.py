@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ..core.errors import PedarrError, one_line
 from ..core.files import write_atomic
-from ..core.tables import write_table
+from ..core.tables import significant, write_table
 from ..evaluation.multilabel import by_recording, macro_scores, statement_scores
 from ..losses.contrastive import FreshAGCACL
 from ..model.measured import StoreMeasured, join_measured, measure_for
@@ -83,7 +83,7 @@ def predict(model: nn.Module, loader: Iterable, device: torch.device | str) -> d
     with _read_by_head(model) as read:
         for batch in loader:
             out = join_measured(model, model(*network_inputs(batch, device)), batch, device)
-            logits, embedding = out.logits.float(), out.embedding.float()
+            logits, embedding = out.logits.cpu().double(), out.embedding.float()
             prob = logits.softmax(1) if batch.target is None else logits.sigmoid()
             said = prob, out.modality_weights.float(), embedding, read.pop() if read else embedding
             parts.append((batch.index.numpy(), *(x.cpu().numpy() for x in said)))
@@ -302,7 +302,7 @@ def _prediction_rows(store: Store, out: dict, fold: int) -> pd.DataFrame:
     t = store.segments.iloc[out['index']][columns].reset_index(drop=True)
     if not is_multi(store): t['predicted'] = np.array(store.classes)[out['prob'].argmax(1)]
     t.insert(0, 'fold', fold)
-    said = pd.DataFrame(out['prob'].round(6), columns=[f'p_{name}' for name in store.classes])
+    said = pd.DataFrame(significant(out['prob']), columns=[f'p_{name}' for name in store.classes])
     if is_multi(store):
         true = store.target[out['index']].astype(int)
         said = said.join(pd.DataFrame(true, columns=[f't_{name}' for name in store.classes]))

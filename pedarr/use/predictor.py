@@ -17,6 +17,7 @@ import torch
 
 from ..core.errors import PedarrError, one_line
 from ..core.names import first_few
+from ..core.tables import significant
 from ..data.channels import CHANNELS, N_ECG
 from ..data.records import Record
 from ..data.streams import RecordStream
@@ -292,7 +293,7 @@ def _window_table(model: OpenModel, record: AnyRecord, start: np.ndarray,
                   said: WindowAnswers) -> pd.DataFrame:
     "A row a window."
     width = round(float(model.prep.settings['window'])*record.fs)
-    shares = {f'p_{c}': said.prob[:, i].round(6) for i, c in enumerate(model.facts.classes)}
+    shares = {f'p_{c}': significant(said.prob[:, i], 6) for i, c in enumerate(model.facts.classes)}
     return pd.DataFrame(dict(start=start/record.fs, stop=(start + width)/record.fs,
                              answer=_named(model, said.prob), **shares, unlike=said.unlike.round(3)))
 
