@@ -117,12 +117,12 @@ CHANNEL_SUBSETS = {                                                # what is lef
     'lead II alone': 'II',
     '7 of 19': 'II V1 V3 V4 V6 RVA12 CS34'}
 
-_MADE_UP = dict(model_options=dict(rescale=1.))
+_PLAIN, _MADE_UP = (dict(model_options=dict(rescale=r)) for r in (0., 1.))
 
-_CHANNELS = {'all channels': {}, 'no channel dropout': dict(channel_dropout=0.),
+_CHANNELS = {'all channels': _PLAIN, 'no channel dropout': _PLAIN | dict(channel_dropout=0.),
              'all channels made up for': _MADE_UP,
              'made up for and always fewer': _MADE_UP | dict(channel_dropout=1.)} | {
-    name: dict(channels=names) for name, names in CHANNEL_SUBSETS.items()}
+    name: _PLAIN | dict(channels=names) for name, names in CHANNEL_SUBSETS.items()}
 
 # %% ../../nbs/8_training/14_grid.ipynb #f2e8afe8
 _CENTRED = dict(model_options=dict(centre=True))
