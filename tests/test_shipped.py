@@ -368,6 +368,7 @@ def test_fewer_leads_than_twelve(ecgs, official, tmp_path):
     assert about['leads']['two'] == 'I aVF' and [about['classes'][k] for k in t.truth] == said.label[
         t.index].tolist()
     for wrong, why in ((dict(leads={'x': 'V9'}), 'V9: no such lead'), (dict(fold=7), 'official fold 7'),
+                       (dict(fold=1), 'may have learnt from fold 1'),
                        (dict(store=str(ecgs.place/'s')), 'no official folds')):
         with pytest.raises(papermill.PapermillExecutionError, match=why):
             executed('few_leads', tmp_path, **given | wrong)

@@ -161,7 +161,7 @@ def write_table(path: Path | str, table: pd.DataFrame) -> Path:
 
 # %% ../../nbs/0_core/03_tables.ipynb #53811e03
 def significant(x: ArrayLike, digits: int = 12) -> np.ndarray:
-    "`x` to its first `digits` significant digits, which a table writes; 0 stays 0."
+    "`x` [...] (any unit) to its first `digits` significant digits, which a table writes; 0 stays 0."
     x = np.asarray(x, float)
     place = digits - 1 - np.floor(np.log10(np.abs(x), where=x != 0, out=np.zeros_like(x)))
     unit = 10.**np.clip(place, -300, 300)

@@ -32,7 +32,7 @@ from ..data.channels import ECG_LEADS
 from ..losses.registry import LOSSES
 from ..model.variants import NETWORK_VARIANTS
 from ..signals.store import open_store
-from .config import NETWORK_ONLY, current_names, make_config
+from .config import NETWORK_ONLY, TrainConfig, current_names, make_config
 from .run_files import REMOVED_PARAMETERS, is_finished
 from .runs import check_same_parameters, check_same_store
 
@@ -163,11 +163,18 @@ def folder_name(name: str) -> str:
     return re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')
 
 # %% ../../nbs/8_training/14_grid.ipynb #a12a91d1
+def _model(params: dict) -> str: return params.get('model', TrainConfig.model_fields['model'].default)
+
 def _parameters(own: dict, common: dict) -> dict:
     "The parameters of a system: `common`, as far as its model has them, and its `own` over them."
-    grown = own.get('model') == 'trees'
-    return {k: v for k, v in common.items() if not grown or k not in NETWORK_ONLY} | own
+    every, grown = common | own, own.get('model') == 'trees'
+    shared = {k: v for k, v in common.items() if not grown or k not in NETWORK_ONLY}
+    if _model(every) != _model(common): shared.pop('model_options', None)
+    options = [p['model_options'] for p in (shared, own) if 'model_options' in p]
+    if len(options) < 2 or not all(isinstance(o, dict) for o in options): return shared | own
+    return shared | own | dict(model_options=options[0] | options[1])
 
+# %% ../../nbs/8_training/14_grid.ipynb #5ef97317
 def _key(params: dict) -> str:
     "What a run does, as text: all its parameters but its folder."
     c = {k: v for k, v in make_config(**params).__dict__.items() if k != 'run'}
@@ -186,8 +193,9 @@ def plan_jobs(questions: dict, out: str | Path, splits: Sequence[str] = ('patien
     """The jobs of `questions` (question -> system -> parameters) in folders under `out`: every system, split
     and seed, seeds first.
 
-    `common`: parameters of all runs (trees take those that they have). A run that two questions need has one
-    folder. Raises `PedarrError` for names and values that training doesn't know."""
+    `common`: parameters of all runs (trees take those that they have; `model_options` are for systems of that
+    model, whose own come on top). A run that two questions need has one folder. Raises `PedarrError` for
+    names and values that training doesn't know."""
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise PedarrError(f'seeds={seeds!r}: say how many, at least 1')
     jobs, folders = [], {}
