@@ -483,6 +483,26 @@ def encoder(tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(folder=place/'enc', store=place/'store', run=place/'run')
 
 
+@pytest.mark.long
+def test_frozen_encoders_and_other_networks_beside_those_that_are_trained(encoder, tmp_path):
+    "Each recording is answered once a seed by the probes, which learn nothing from noise; a taken name is refused."
+    start = {'ours': str(encoder.run/'encoder.safetensors')}
+    given = dict(store=str(encoder.store), starts=start, out=str(tmp_path), n_folds=2, seeds=2, epochs=1,
+                 resamples=100, common=dict(modalities='ecg', validation=.3))
+    other = dict(model='xresnet1d', model_options=dict(width=8), channel_dropout=0.)
+    executed('finetune', tmp_path, **given, beside={'xresnet1d': other}, probes=True)
+    t = pd.read_csv(tmp_path/'finetune-probes.csv')
+    assert list(t) == ['record', 'subject', 'seed', 'truth', 'random encoder', 'ours']
+    assert t.groupby('seed').size().tolist() == [16, 16] and t.subject.nunique() == 8
+    assert set(t.ours) | set(t['random encoder']) <= {'SR', 'AFIB'}
+    scores = load_grid_results(tmp_path)[0]
+    assert set(scores.system) == {'from scratch', 'ours', 'xresnet1d'}
+    for wrong, why in ((dict(beside={'ours': {}}), 'ours is the name'),
+                       (dict(probes=True, starts={'x': str(encoder.folder)}), 'only an encoder alone')):
+        with pytest.raises(papermill.PapermillExecutionError, match=why):
+            executed('finetune', tmp_path, **given | wrong)
+
+
 def test_a_training_starts_from_an_encoder_folder(encoder, tmp_path):
     "Kind, width, rate and scale follow from it; the weights are the pretraining's own."
     from safetensors.torch import load_file

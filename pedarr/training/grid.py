@@ -30,11 +30,13 @@ from ..core.errors import PedarrError, error_line, one_line, system_error
 from ..core.tables import FileContents, read_json, write_json
 from ..data.channels import ECG_LEADS
 from ..losses.registry import LOSSES
+from ..model.trees import TREES
 from ..model.variants import NETWORK_VARIANTS
 from ..signals.store import open_store
 from .config import NETWORK_ONLY, TrainConfig, current_names, make_config
-from .run_files import REMOVED_PARAMETERS, is_finished
-from .runs import check_same_parameters, check_same_store
+from .network import build_model
+from .run_files import REMOVED_PARAMETERS, is_finished, read_entries
+from .runs import check_same_network, check_same_parameters, check_same_store
 
 # %% ../../nbs/8_training/14_grid.ipynb #abf1b5c0
 FROZEN_LOSSES = {
@@ -167,7 +169,7 @@ def _model(params: dict) -> str: return params.get('model', TrainConfig.model_fi
 
 def _parameters(own: dict, common: dict) -> dict:
     "The parameters of a system: `common`, as far as its model has them, and its `own` over them."
-    every, grown = common | own, own.get('model') == 'trees'
+    every, grown = common | own, own.get('model') == TREES
     shared = {k: v for k, v in common.items() if not grown or k not in NETWORK_ONLY}
     if _model(every) != _model(common): shared.pop('model_options', None)
     options = [p['model_options'] for p in (shared, own) if 'model_options' in p]
@@ -239,14 +241,25 @@ def _start(job: Job, threads: int, program: str, limit: float | None) -> tuple[s
     return 'failed', one_line(last) + ('' if p.returncode == 2 else f' (exit status {p.returncode})')
 
 # %% ../../nbs/8_training/14_grid.ipynb #091a28a6
+def _check_network(run: Path, c: TrainConfig, rate: float) -> None:
+    "`PedarrError` unless the network of a run is the one that its parameters give today."
+    was = read_entries(run/'model.json')
+    if c.model == TREES or 'classes' not in was: return
+    now = build_model(c, len(was['classes']), 'meta', rate)
+    check_same_network(run, was | dict(model=now.config))
+
 def _is_done(job: Job) -> bool:
     "Is this very job finished? `PedarrError` if its folder holds another run."
     c, run = make_config(**job.params), Path(job.run)
     if not (run/'params.json').exists(): return False
     check_same_parameters(run, c)
-    check_same_store(run, open_store(c.store, verify=False))
-    return is_finished(run)
+    store = open_store(c.store, verify=False)
+    check_same_store(run, store)
+    if not is_finished(run): return False
+    _check_network(run, c, store.fs)
+    return True
 
+# %% ../../nbs/8_training/14_grid.ipynb #4da43fb4
 def run_job(job: Job, threads: int = 1, program: str = TRAIN_PROGRAM, limit: float | None = None) -> dict:
     """Run one job in its own process (at most `limit` seconds): run, status (done, already or failed),
     seconds, and why it failed. `program`: the Python that the process runs, its parameters on standard

@@ -21,6 +21,7 @@ from ..core.errors import PassingError, PedarrError, shown_value, system_error
 from ..core.files import hash_bytes, sha256
 from ..core.locks import hold_lock
 from ..core.tables import json_ready, read_json, read_table, write_json
+from ..model.earlier_encoders import EARLIER_OPTIONS
 from ..signals.store import SIGNALS, Store, read_meta
 from .config import TrainConfig, own_parameters
 from .run_files import (
@@ -208,7 +209,8 @@ def check_same_network(run: Path, card: dict) -> None:
     file, now = run/'model.json', json_ready(card)
     if file.exists():
         was = read_entries(file)
-        was, now = (x | x.pop('model', {}) for x in (was, now))
+        earlier = EARLIER_OPTIONS if card.get('network') == 'pedarrnet' else {}
+        was, now = (earlier | x | x.pop('model', {}) for x in (was, now))
         other = [k for k in {**was, **now} if k != 'preprocess' and was.get(k) != now.get(k)]
         said = [f'{k} was {shown_value(was.get(k))}, is {shown_value(now.get(k))}' for k in other]
     else:
