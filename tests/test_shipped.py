@@ -485,7 +485,7 @@ def encoder(tmp_path_factory) -> SimpleNamespace:
 
 @pytest.mark.long
 def test_frozen_encoders_and_other_networks_beside_those_that_are_trained(encoder, tmp_path):
-    "Each recording is answered once a seed by the probes, which learn nothing from noise; a taken name is refused."
+    "Each recording is answered once a seed by the probes; a name that is taken is refused."
     start = {'ours': str(encoder.run/'encoder.safetensors')}
     given = dict(store=str(encoder.store), starts=start, out=str(tmp_path), n_folds=2, seeds=2, epochs=1,
                  resamples=100, common=dict(modalities='ecg', validation=.3))
