@@ -183,31 +183,35 @@ def test_kept_answers_give_the_table_of_fibrillation_and_flutter():
     assert np.allclose(views['both alike'], mean.loc[views.index].mean(axis=1), atol=1e-4)
 
 
-def tail_complete():
-    "What is complete in the folder of the controlled tail."
-    jobs = [json.loads(f.read_text())['job'] for f in sorted((TAIL/'test').glob('*.json'))]
+def tail_complete(folder=TAIL):
+    "What is complete in the folder of a controlled tail."
+    jobs = [json.loads(f.read_text())['job'] for f in sorted((folder/'test').glob('*.json'))]
     complete = complete_draws(pd.DataFrame(jobs)[['loss', 'size', 'draw']])
-    said = {int(size): draws for size, draws in json.loads((TAIL/'made.json').read_text())['draws'].items()}
+    said = {int(size): draws for size, draws in json.loads((folder/'made.json').read_text())['draws'].items()}
     assert {size: draws for size, (_, draws) in complete.items() if draws} == said
     return {size: own for size, own in complete.items() if own[1]}
 
 
-@pytest.mark.parametrize('whole', [False, pytest.param(True, marks=pytest.mark.long)])
-def test_kept_answers_give_the_tables_of_the_controlled_tail(whole):
+@pytest.mark.parametrize('folder, pair, whole', [
+    (TAIL, ('agcacl', 'ce'), False), (TAIL.with_name('tail_starts'), ('simclr', 'scratch'), False),
+    pytest.param(TAIL, (), True, marks=pytest.mark.long),
+    pytest.param(TAIL.with_name('tail_starts'), (), True, marks=pytest.mark.long)])
+def test_kept_answers_give_the_tables_of_the_controlled_tail(folder, pair, whole):
     """Values of scores.csv, pairs included, and draws.csv, from the answers and the table of recordings:
-    those of a primary pair, and all."""
+    those of one pair, and all; of the losses, and of the starts without labels."""
     keys, at = ['size', 'test', 'loss', 'rhythm', 'score'], ['size', 'test', 'loss', 'draw']
-    said, draws = pd.read_csv(TAIL/'scores.csv').set_index(keys), pd.read_csv(TAIL/'draws.csv').set_index(at)
+    said = pd.read_csv(folder/'scores.csv').set_index(keys)
+    draws = pd.read_csv(folder/'draws.csv').set_index(at)
     pairs = [tuple(x.split(' - ')) for x in said.index.unique('loss') if ' - ' in x]
-    complete = tail_complete()
+    complete = tail_complete(folder)
     tests = ['left out', 'fold 10'] if whole else ['left out']
-    if not whole: complete = {20: (['ce', 'agcacl'], complete[20][1])}
-    recordings, about = read_recordings(TAIL)
+    if not whole: complete = {20: ([*pair], complete[20][1])}
+    recordings, about = read_recordings(folder)
     assert about.source.endswith('CC BY 4.0') and not about.simulated
-    now, by_draw = tail_scores(TAIL/'test', recordings, complete, pairs, 1, tests)
+    now, by_draw = tail_scores(folder/'test', recordings, complete, pairs, 1, tests)
     now, by_draw = now.set_index(keys), by_draw.set_index(at)
     if whole: assert set(now.index) == set(said.index) and set(by_draw.index) == set(draws.index)
-    assert len(now) >= 60 and 'agcacl - ce' in now.index.unique('loss')
+    assert len(now) >= 60 and (whole or ' - '.join(pair) in now.index.unique('loss'))
     assert np.allclose(now.value, said.value.loc[now.index], atol=1.1e-5)
     assert (now.family == said.family.loc[now.index].fillna('')).all()
     assert np.allclose(by_draw, draws.loc[by_draw.index, by_draw.columns], atol=1.1e-5)
