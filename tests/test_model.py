@@ -268,7 +268,7 @@ def test_stochastic_depth_breaks_no_graph(fusion):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-EARLIER = dict(encoder='plain', pooling='cls', token_norm=True)       # the network of the first tables
+EARLIER = dict(encoder='plain', pooling='cls', token_norm=True, rescale=0.)       # of the first tables
 
 def test_counts_by_hand():
     model = net(modalities=['ecg'], depth=2, dim=16, heads=2, **EARLIER)
