@@ -210,7 +210,7 @@ def check_same_network(run: Path, card: dict) -> None:
     if file.exists():
         was = read_entries(file)
         earlier = EARLIER_OPTIONS if card.get('network') == 'pedarrnet' else {}
-        was, now = (earlier | x | x.pop('model', {}) for x in (was, now))
+        was, now = (earlier | (x | x.pop('model', {})) for x in (was, now))
         other = [k for k in {**was, **now} if k != 'preprocess' and was.get(k) != now.get(k)]
         said = [f'{k} was {shown_value(was.get(k))}, is {shown_value(now.get(k))}' for k in other]
     else:
