@@ -75,8 +75,8 @@ def is_simulated(record: Record) -> bool:
     "Does the header of `record` say that it was simulated?"
     return any('simulated' in c.lower() for c in record.comments)
 
-def stamp_simulated(fig: Figure, table: pd.DataFrame) -> Figure:
-    "Write SIMULATED on `fig` if its `table` has rows of simulated recordings -> the same figure."
+def stamp_simulated(fig: Figure, table: pd.DataFrame | dict) -> Figure:
+    "Write SIMULATED on `fig` if `table` (or a store's `meta`) has simulated recordings -> the same figure."
     if 'simulated' in table and np.any(table['simulated']):
         fig.suptitle('SIMULATED: no patient', x=.995, ha='right', fontsize=8, weight='bold', color=INK)
     return fig
