@@ -1,4 +1,5 @@
 """The tables of nbs/results, made again from the answers that lie beside them."""
+import io
 import json
 import re
 import shutil
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pedarr.core.array_files import compressed
+from pedarr.core.array_files import compressed, decompressed
 from pedarr.core.errors import PedarrError, error_line
 from pedarr.core.tables import read_json
 from pedarr.data.known_databases import data_source
@@ -24,6 +25,9 @@ from pedarr.training.segmentation_jobs import segment_gains, segment_tables
 from pedarr.training.tail import RARE_RHYTHMS, TailJob, read_tail_job
 from pedarr.training.tail_results import (
     TailAnswers, complete_draws, read_recordings, tail_bootstrap, tail_scores, tail_table)
+from pedarr.use.channel_subsets import subset_difference
+from pedarr.use.kept_asked import read_masked, read_subsets
+from pedarr.use.missing import missing_curve
 
 RESULTS = Path(__file__).parents[1]/'nbs'/'results'
 GRIDS = [f for f in sorted(RESULTS.rglob('grid.json')) if (f.parents[1]/'scores.csv').exists()]
@@ -357,3 +361,58 @@ def test_answers_of_the_contest_are_never_kept():
     "Its recordings of defibrillators have no licence."
     text = (RESULTS.parent/'experiments'/'defibrillators.ipynb').read_text()
     assert 'tinyml-' in text and 'keep_' not in text
+
+
+ASKED = {'twin/asked/missing': 'twin/missing.csv', 'channels/asked/subsets': 'channels/subsets.csv',
+         'channels/made_up/asked/subsets': 'channels/made_up/subsets.csv',
+         'channels/made_up/asked/fewer': 'channels/made_up/asked.csv'}
+
+
+def test_what_was_asked_with_channels_missing_gives_its_table():
+    "Every score of every condition, from the answers; intervals are not drawn again."
+    keys = ['system', 'case', 'number', 'metric']
+    said = pd.read_csv(RESULTS/'twin'/'missing.csv', keep_default_na=False)
+    said = said.assign(number=pd.to_numeric(said.number)).fillna(-1).set_index(keys)
+    found = read_masked(RESULTS/'twin'/'asked', 'missing')
+    now = pd.concat([missing_curve(a, 2).assign(system=name) for name, a in found.items()])
+    now = now.fillna(dict(number=-1)).set_index(keys)
+    assert set(now.index) == set(said.index) and len(found) == 3
+    for column in ('value', 'change', 'worst', 'removed', 'unchanged', 'blank'):
+        assert np.allclose(now[column].loc[said.index], said[column].astype(float), atol=1.1e-5)
+
+
+@pytest.mark.parametrize('file', [k for k in ASKED if not k.endswith('missing')])
+def test_what_was_asked_of_subsets_gives_its_table(file):
+    "Each pair on each subset: both scores and the difference."
+    said, (folder, name) = pd.read_csv(RESULTS/ASKED[file]), file.rsplit('/', 1)
+    key = said.subset if name == 'subsets' else said.system + ', ' + said.subset
+    found = read_subsets(RESULTS/folder, name)
+    assert set(found) == set(key)
+    for own, t in said.groupby(key):
+        now = subset_difference(found[own], 2).set_index('metric').loc[t.metric]
+        now = now.rename(columns=dict(trained='rival')) if name == 'fewer' else now
+        for column in ('value', 'asked', 'rival' if name == 'fewer' else 'trained'):
+            assert np.allclose(now[column], t[column], atol=1.1e-5), (own, column)
+
+
+def test_kept_windows_give_the_tables_from_twin_to_real():
+    "Share called AT by patient and by record, and of fibrillation and flutter which has the larger part."
+    folder = RESULTS/'sim_to_real'
+    raw = decompressed((folder/'windows.csv.xz').read_bytes(), 'windows', 'restore it')
+    each = pd.read_csv(io.BytesIO(raw))
+    each['patient'] = each.record.str.split('_').str[0]
+    now = 100*each.groupby(['system', 'patient']).called.mean().unstack()
+    said = pd.read_csv(folder/'patients.csv').set_index('system')
+    assert set(now.index) == set(said.index)
+    assert np.allclose(now.loc[said.index, said.columns], said, atol=1e-3)
+    today = pd.read_csv(folder/'today.csv').set_index('record')
+    own = each[each.system == 'today, rhythm8'].groupby('record')
+    assert np.allclose(100*own.called.mean()[today.index], today.called, atol=.06)
+    assert np.allclose(own.confidence.mean()[today.index], today.confidence, atol=.006)
+    rhythms = pd.read_csv(folder/'rhythms.csv').query('record != "all"').set_index(['system', 'record'])
+    told = each.dropna(subset=['AFIB']).set_index(['system', 'record'])
+    header = rhythms.header.reindex(told.index)
+    right = np.where(header == 'AFIB', told.AFIB > told.AFL, told.AFIB < told.AFL)
+    now = (100*pd.Series(right, told.index)).groupby(level=[0, 1]).mean()
+    assert set(now.index) == set(rhythms.index)
+    assert np.allclose(now.loc[rhythms.index], rhythms.right, atol=1e-3)
