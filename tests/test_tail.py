@@ -266,8 +266,18 @@ def test_rows_that_start_from_weights_have_the_same_network_from_scratch(tmp_pat
     assert {k for k in own if own[k] != scratch[k]} == {'pretrained'} and own['dim'] == 128
     assert own['normalise'] == 'none' and own['model_options']['ecg_rate'] == 100 and own['lr'] == 4e-3
     assert own['model_options']['pooling'] == 'mean-max'
+    found = names | dict(starts={'Sim CLR': str(weights)}, start_losses='agcacl, la')
+    exec(cells[known], found)
+    rows = {job.loss: make_config(**found['settings'] | job.params) for job in found['jobs']}
+    assert [*rows] == ['scratch', 'sim-clr', *(f'{name}+{loss}' for loss in ('agcacl', 'la')
+                                               for name in ('scratch', 'sim-clr'))]
+    own = rows['sim-clr+agcacl']
+    assert (own.pretrained, own.loss, own.gamma, own.logit_adjust) == (str(weights), 'agcacl', .5, 0.)
+    assert rows['scratch+la'].logit_adjust == 1. and not rows['scratch+la'].pretrained
     with pytest.raises(PedarrError, match='no such weights'):
         exec(cells[known], names | dict(starts={'a': 'no.safetensors'}))
+    with pytest.raises(PedarrError, match='unknown loss'):
+        exec(cells[known], names | dict(starts={'a': str(weights)}, start_losses='agcal'))
 
 
 def test_the_chosen_trials_are_the_best_of_the_table():
