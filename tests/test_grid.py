@@ -329,6 +329,19 @@ def test_the_search_notebook_asks_one_change_at_a_time(store, tmp_path):
 
 
 @pytest.mark.long
+def test_the_search_notebook_asks_rivals_and_windows(store, tmp_path):
+    "Known networks and trees at other sizes, each against the default; windows by themselves."
+    _run('search', tmp_path/'s.ipynb', tmp_path, rivals=str(store), windows={3: str(store)},
+         out=str(tmp_path/'runs'), epochs=2)
+    t = pd.read_csv(tmp_path/'runs'/'rivals.csv').set_index(['system', 'metric'])
+    assert {'xresnet1d 128', 'InceptionTime 64', 'boosted trees, small'} < set(t.index.unique('system'))
+    assert t.loc['the default'].gain.isna().all() and t.drop('the default').gain.notna().all()
+    other = pd.read_csv(tmp_path/'runs'/'windows.csv')
+    assert other.change.tolist() == ['windows of 3 s'] and other.f1.notna().all()
+    assert not (tmp_path/'runs'/'runs.csv').exists() and not (tmp_path/'runs'/'choices.csv').exists()
+
+
+@pytest.mark.long
 def test_the_cross_validation_notebook(store, tmp_path):
     text = _run('crossval', tmp_path/'c.ipynb', tmp_path, store=str(store), out=str(tmp_path/'runs'), seeds=1,
                 common=dict(n_folds=2, epochs=1) | {k: SMALL[k] for k in ('dim', 'depth', 'heads')})

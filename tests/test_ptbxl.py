@@ -297,7 +297,7 @@ EXPERIMENTS = Path(__file__).parents[1]/'nbs'/'experiments'
 @pytest.mark.long
 @pytest.mark.parametrize('name, place, given, made', [
     ('statements', 'store', dict(tasks='super', epochs=1, resamples=100), 'paired.csv'),
-    ('search', 'ptbxl', dict(epochs=2), 'runs.csv'),
+    ('search', 'ptbxl', dict(epochs=2), 'runs.csv'), ('search', 'network', dict(epochs=2), 'network.csv'),
     ('pretrainings', 'store', dict(methods='simclr', epochs=2, keep_every=1, common={'dim': 32}, draws=2,
                                    tasks='super', shares='0.2,1', tuned={'1': 1}, resamples=100),
      'probes.csv')])
