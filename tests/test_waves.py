@@ -1,6 +1,9 @@
 """Waves: annotations, classes of samples, scores, networks, and what `pedarr delineate` writes."""
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 import torch
 import wfdb
@@ -14,11 +17,13 @@ from pedarr.evaluation.wave_scores import edge_errors, edge_scores, sample_score
 from pedarr.model.segmenter import LeadUNet, Segmenter
 from pedarr.signals.wave_labels import (
     drawn_wave_set, lead_labels, prepare_leads, read_wave_set, wave_folds, waves_in)
+from pedarr.training.kept_waves import keep_waves, kept_rivals, read_kept_waves
 from pedarr.training.segmentation import (
-    SegmentConfig, WaveBatches, answer_samples, fit_segmenter, wave_objective)
-from pedarr.training.segmentation_jobs import answered_waves, segment_rows
+    SegmentConfig, WaveBatches, answer_samples, build_segmenter, fit_segmenter, wave_objective)
+from pedarr.training.segmentation_jobs import SEGMENT_ROWS, answered_waves, segment_rows
 from pedarr.use.delineate import open_wave_model, write_wave_model
 
+NOTEBOOK = Path(__file__).parents[1]/'nbs'/'experiments'/'segmentation.ipynb'
 SMALL = dict(dim=16, batch_size=2, lr=.01, crop=3., device='cpu')
 
 
@@ -160,7 +165,7 @@ def test_intervals_draw_subjects_not_leads():
 # --- Networks -----------------------------------------------------------------
 
 @pytest.mark.parametrize('make', [small_segmenter, lambda: small_segmenter(100.),
-                                  lambda: LeadUNet(4, 250., 4)])
+                                  lambda: LeadUNet(4, 250., 4), lambda: LeadUNet(4, 250., 4, ecg_rate=100.)])
 def test_every_parameter_learns_and_absent_leads_are_nothing(make):
     torch.manual_seed(0)
     model, data = make(), drawn_wave_set(3, 5.)
@@ -201,6 +206,106 @@ def test_rows_of_pretrained_encoders_have_a_bare_twin(tmp_path):
     rows = segment_rows({'mine': file})
     assert rows['mine'].pop('pretrained') == str(file) and rows['mine'] == rows['scratch-residual-32-100']
     with pytest.raises(PedarrError, match='choose another name'): segment_rows({'unet': file})
+
+
+def weights(net): return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize('samples', [250, 1003])
+@pytest.mark.parametrize('row, at', [('unet', 250), ('unet-100', 100), ('unet-wide-100', 100)])
+def test_a_unet_reads_at_its_rate_and_answers_at_each_sample(row, at, samples):
+    net, seen = build_segmenter(SegmentConfig(**SEGMENT_ROWS[row]), 250.).eval(), []
+    net.down[0].register_forward_hook(lambda module, given, out: seen.append(given[0].shape))
+    mask = torch.zeros(2, 12, dtype=torch.bool)
+    mask[0, :3] = mask[1, 7] = True
+    with torch.no_grad(): answer = net(torch.randn(2, 12, samples), mask)
+    assert seen == [(4, 1, -(-samples*at//250))] and answer.shape == (2, 12, 4, samples)
+    assert not answer[~mask].any() and answer[mask].any(1).all()
+    assert net.config['ecg_rate'] == at and net.period == {250: 32, 100: 80}[at]
+
+
+def test_rows_that_are_compared_are_of_one_size():
+    net = {name: build_segmenter(SegmentConfig(**given), 250.) for name, given in SEGMENT_ROWS.items()}
+    assert weights(net['unet-100']) == weights(net['unet'])
+    for name in ('scratch', 'scratch-100', 'unet', 'unet-100'):
+        assert abs(weights(net[name])/245_000 - 1) < .05, name
+    pretrained = Segmenter('residual', 128, 250., 100.)
+    assert abs(weights(net['unet-wide-100'])/weights(pretrained) - 1) < .05
+
+
+def test_rows_of_before_are_the_same_jobs():
+    "A job is known by all its parameters: a new one, or another default, would refuse those that are kept."
+    same = dict(normalise='modality', pretrained='', epochs=60, batch_size=16, lr=4e-3, weight_decay=.05,
+                warmup=.15, clip=1., crop=6., stretch=.1, scale=.2, noise=.02, few=.5, seed=0, device='auto')
+    own = {'scratch': dict(network='residual', dim=80, ecg_rate=0., leads=12),
+           'scratch-100': dict(network='residual', dim=80, ecg_rate=100., leads=12),
+           'unet': dict(network='unet', dim=12, ecg_rate=0., leads=4)}
+    for name, given in own.items(): assert SegmentConfig(**SEGMENT_ROWS[name]).model_dump() == same | given
+
+
+def test_a_unet_of_before_has_its_weights_and_answers():
+    "The shipped network says that it reads at 250 Hz; its weights fit a U-Net of no rate of its own, too."
+    shipped, bare = open_wave_model().network, LeadUNet(12, 250.).eval()
+    bare.load_state_dict(shipped.state_dict())
+    x, mask = torch.randn(1, 12, 700), torch.ones(1, 12, dtype=torch.bool)
+    with torch.no_grad(): assert torch.equal(shipped(x, mask), bare(x, mask))
+    assert shipped.period == bare.period == 32
+
+
+def test_a_unet_at_100_hz_is_written_and_opened(tmp_path):
+    c = SegmentConfig(network='unet', dim=8, ecg_rate=100.)
+    net = build_segmenter(c, 250.).eval()
+    opened = open_wave_model(write_wave_model(net, c, tmp_path/'m', 'drawn beats', 1, 250., simulated=True))
+    x, mask = torch.randn(1, 12, 700), torch.ones(1, 12, dtype=torch.bool)
+    with torch.no_grad(): assert torch.equal(net(x, mask), opened.network(x, mask))
+
+
+# --- The experiment -----------------------------------------------------------
+
+def drawn_ludb(folder, n=5):
+    "A folder as LUDB's: `n` records of drawn beats in two leads, and an annotation file for each lead."
+    folder.mkdir()
+    data = drawn_wave_set(n, 6., 250.)
+    for k in range(n):
+        path = write(folder, data.x[k, :2], 250, ('ii', 'v1'), str(k + 1))
+        for lead, name in enumerate(('ii', 'v1')):
+            waves = data.waves[(data.waves.row == k) & (data.waves.lead == lead)].copy()
+            waves[['onset', 'end']] = (waves[['onset', 'end']]*250).round().astype(int)
+            marks = wave_annotations(waves.assign(peak=(waves.onset + waves.end)//2))
+            path.with_suffix(f'.{name}').write_bytes(encode_marks(*marks, 250))
+    return read_wave_set(folder)
+
+
+def test_new_rows_are_trained_beside_those_that_are_kept(tmp_path):
+    data = drawn_ludb(tmp_path/'ludb')
+    old = ['unet, all', 'unet, alone', 'mine, all', 'mine, alone']
+    told = {row: np.roll(data.label, 1, 2) for row in old[::-1]}
+    kept = keep_waves(data, told, tmp_path/'kept'/'answers', 'drawn beats', {'mine, all': 'unet, all'}).parent
+    before, out = folder_bytes(kept), tmp_path/'jobs'
+    given = dict(data=str(tmp_path/'ludb'), out=str(out), results=str(tmp_path/'kept'), earlier=str(kept),
+                 rows='unet-100', common=dict(epochs=1, dim=8, crop=2., device='cpu'))
+    papermill.execute_notebook(str(NOTEBOOK), str(tmp_path/'done.ipynb'), given, kernel_name='python3',
+                               progress_bar=False)
+    assert {p.name.partition('_')[0] for p in out.iterdir()} == {'unet-100'}     # nothing else is trained
+    after, new = folder_bytes(kept), {'unet-100-all.safetensors.xz', 'unet-100-alone.safetensors.xz'}
+    assert {*after} == {*before} | new
+    assert all(after[name] == before[name] for name in before if name != 'waves.json')
+    rows = list(dict.fromkeys(pd.read_csv(tmp_path/'kept'/'30-ms.csv').row))
+    assert [row for row in rows if not row.startswith('NeuroKit2')] == [
+        'unet, all', 'unet, alone', 'unet-100, all', 'unet-100, alone', 'mine, alone', 'mine, all']
+    assert kept_rivals(kept) == {'mine, all': 'unet, all', 'unet-100, all': 'unet, all',
+                                 'unet-100, alone': 'unet, alone'}
+    assert {*pd.read_csv(tmp_path/'kept'/'gains.csv').row} == {*kept_rivals(kept)}
+
+
+def test_what_was_left_out_is_kept_with_the_truth():
+    "In the answers of LUDB, as its annotation files say it."
+    truth, _ = read_kept_waves(NOTEBOOK.parents[1]/'results'/'segmentation'/'answers')
+    assert sum(truth.left_out.values()) == 134 and len(truth.waves) == 58_289
+    folder = real('ludb')/'data'
+    found = [read_waves(folder/str(k), lead.lower()) for k in range(1, 201) for lead in ECG_LEADS]
+    assert truth.left_out == {kind: sum(x.left_out[kind] for x in found) for kind in ('P', 'QRS', 'T')}
+    assert len(truth.waves) == sum(len(x.waves) for x in found)
 
 
 # --- pedarr delineate ---------------------------------------------------------

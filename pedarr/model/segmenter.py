@@ -55,7 +55,7 @@ class MapDecoder(nn.Module):
     "The maps of an encoder with these `widths` and `strides` -> one map [B, widths[1], T] at its own rate."
     def __init__(self, widths: list[int], strides: tuple[int, ...]):
         super().__init__()
-        self.first, steps = strides[1]//strides[0], []
+        self.first, self.width, steps = strides[1]//strides[0], widths[1], []
         for i in range(len(strides) - 2, 0, -1):
             below = widths[i + 1]
             steps.append(UpBlock(below, widths[i], widths[i], strides[i + 1]//strides[i]))
@@ -86,32 +86,40 @@ class LeadHead(nn.Module):
         return self.out(self.convs(x)).reshape(B, C, -1, T)
 
 # %% ../../nbs/5_model/14_segmenter.ipynb #76312b21
-class Segmenter(nn.Module):
-    """Encoder, decoder and a head for each lead: `signal` [B, 12, T] (normalised mV at `rate` Hz) and `mask`
-    bool [B, 12] -> logits [B, 12, classes, T]. The encoder reads at `ecg_rate` Hz (0: at `rate`)."""
-    def __init__(self, encoder: str, dim: int, rate: float, ecg_rate: float,
-                 classes: int = len(WAVE_CLASSES)):
+class _SharedMap(nn.Module):
+    "An `encoder` that reads at `read_at` Hz and its decoder, for signals at `rate` Hz."
+    def __init__(self, encoder: str, dim: int, rate: float, read_at: float):
         super().__init__()
-        read_at = ecg_rate or rate
-        self.config = dict(encoder=encoder, dim=dim, rate=rate, ecg_rate=read_at, classes=classes)
         kind, channels = ENCODERS[check_choice(encoder, ENCODERS, 'encoder')], MODALITIES['ecg']
         self.views = nn.Module()
         self.views.encoders = nn.ModuleDict({'ecg': kind(channels, dim)})
-        widths = _widths(self.encoder, channels)
         self.down, self.up = Resample(rate, read_at), Resample(read_at, rate)
-        self.decoder = MapDecoder(widths, self.encoder.strides)
-        self.head = LeadHead(widths[1], channels, classes)
+        self.decoder = MapDecoder(_widths(self.encoder, channels), self.encoder.strides)
 
     @property
     def encoder(self) -> nn.Module:
         "The encoder of the ECG, which a pretrained one may fill."
         return self.views.encoders['ecg']
 
+def _widths(encoder: nn.Module, channels: int) -> list[int]:
+    "The channels of each map of an encoder."
+    seen = torch.zeros(2, channels, 64*encoder.strides[-1]), torch.ones(2, channels, dtype=torch.bool)
+    with torch.no_grad(): return [m.shape[1] for m in encoder.eval().maps(*seen)]
+
+# %% ../../nbs/5_model/14_segmenter.ipynb #59fdc2f1
+class Segmenter(_SharedMap):
+    """Encoder, decoder and a head for each lead: `signal` [B, 12, T] (normalised mV at `rate` Hz) and `mask`
+    bool [B, 12] -> logits [B, 12, classes, T]. The encoder reads at `ecg_rate` Hz (0: at `rate`)."""
+    def __init__(self, encoder: str, dim: int, rate: float, ecg_rate: float,
+                 classes: int = len(WAVE_CLASSES)):
+        super().__init__(encoder, dim, rate, ecg_rate or rate)
+        self.config = dict(encoder=encoder, dim=dim, rate=rate, ecg_rate=ecg_rate or rate, classes=classes)
+        self.head = LeadHead(self.decoder.width, MODALITIES['ecg'], classes)
+
     @property
     def period(self) -> int:
         "A signal that comes so many samples later has the same answer, so many samples later."
-        stride = self.encoder.strides[-1]
-        return self.down.down*stride//math.gcd(stride, self.down.up)
+        return _period(self.encoder.strides[-1], self.down)
 
     def forward(self, signal: Tensor, mask: Tensor) -> Tensor:
         "`signal` [B, 12, T], `mask` bool [B, 12] -> logits [B, 12, classes, T]."
@@ -119,40 +127,52 @@ class Segmenter(nn.Module):
         shared, read = (self.up(x)[..., :signal.shape[-1]] for x in (self.decoder(maps), maps[0]))
         return self.head(shared, read)
 
-def _widths(encoder: nn.Module, channels: int) -> list[int]:
-    "The channels of each map of an encoder."
-    seen = torch.zeros(2, channels, 64*encoder.strides[-1]), torch.ones(2, channels, dtype=torch.bool)
-    with torch.no_grad(): return [m.shape[1] for m in encoder.eval().maps(*seen)]
+# %% ../../nbs/5_model/14_segmenter.ipynb #36af955c
+def _period(stride: int, reading: Resample) -> int:
+    "The samples of a signal after which a network of this `stride` behind `reading` is where it was."
+    return reading.down*stride//math.gcd(stride, reading.up)
 
 # %% ../../nbs/5_model/14_segmenter.ipynb #7fa54a55
-class LeadUNet(nn.Module):
-    "A U-Net for one lead at a time: `signal` [B, C, T], `mask` bool [B, C] -> logits [B, C, classes, T]."
-    def __init__(self, width: int, rate: float, levels: int = 6, classes: int = len(WAVE_CLASSES),
-                 kernel: int = 5):
+class _LeadMap(nn.Module):
+    "The U-Net but for its last layer. It reads at `read_at` Hz; leads and maps are at `rate` Hz."
+    def __init__(self, width: int, rate: float, read_at: float, levels: int, kernel: int):
         super().__init__()
-        self.config = dict(width=width, levels=levels, rate=rate, classes=classes)
         widths = [width*(i + 1) for i in range(levels)]
         twice = lambda a, b: nn.Sequential(conv_norm(a, b, kernel), conv_norm(b, b, kernel))
         self.down = nn.ModuleList(twice(a, b) for a, b in zip([1, *widths], widths))
         pairs = [*zip(widths[1:], widths)][::-1]
         self.up = nn.ModuleList(UpBlock(below, own, own, 2, kernel) for below, own in pairs)
-        self.out, self.classes = nn.Conv1d(width, classes, 1), classes
+        self.reading, self.answering = Resample(rate, read_at), Resample(read_at, rate)
 
-    def forward(self, signal: Tensor, mask: Tensor) -> Tensor:
-        "`signal` [B, C, T] (normalised mV), `mask` bool [B, C] -> logits [B, C, classes, T]; absent: 0."
-        maps, x = [], signal[mask][:, None]
+    def lead_map(self, leads: Tensor) -> Tensor:
+        "`leads` [M, 1, T] (normalised mV) -> their maps [M, width, T]."
+        maps, x = [], self.reading(leads)
         for i, level in enumerate(self.down):
             x = level(F.max_pool1d(x, 2, ceil_mode=True) if i else x)
             maps.append(x)
         for step, beside in zip(self.up, reversed(maps[:-1])): x = step(x, beside)
-        out = x.new_zeros(*mask.shape, self.classes, signal.shape[-1])
-        out[mask] = self.out(x)
+        return self.answering(x)[..., :leads.shape[-1]]
+
+# %% ../../nbs/5_model/14_segmenter.ipynb #a19208f8
+class LeadUNet(_LeadMap):
+    """A U-Net for one lead at a time: `signal` [B, C, T] (normalised mV at `rate` Hz), `mask` bool [B, C] ->
+    logits [B, C, classes, T]. It reads at `ecg_rate` Hz (0: at `rate`)."""
+    def __init__(self, width: int, rate: float, levels: int = 6, classes: int = len(WAVE_CLASSES),
+                 kernel: int = 5, ecg_rate: float = 0.):
+        super().__init__(width, rate, ecg_rate or rate, levels, kernel)
+        self.config = dict(width=width, levels=levels, rate=rate, ecg_rate=ecg_rate or rate, classes=classes)
+        self.out, self.classes = nn.Conv1d(width, classes, 1), classes
+
+    def forward(self, signal: Tensor, mask: Tensor) -> Tensor:
+        "`signal` [B, C, T] (normalised mV), `mask` bool [B, C] -> logits [B, C, classes, T]; absent: 0."
+        out = signal.new_zeros(*mask.shape, self.classes, signal.shape[-1])
+        out[mask] = self.out(self.lead_map(signal[mask][:, None]))
         return out
 
     @property
     def period(self) -> int:
         "A signal that comes so many samples later has the same answer, so many samples later."
-        return 2**(len(self.down) - 1)
+        return _period(2**(len(self.down) - 1), self.reading)
 
 # %% ../../nbs/5_model/14_segmenter.ipynb #d14b5a1a
 @torch.no_grad()

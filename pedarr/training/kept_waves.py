@@ -48,6 +48,7 @@ class _Index(FileContents):
     rows: dict[str, str]
     about: str
     rivals: dict[str, str] = {}
+    left_out: dict[str, int] = {}
 
 # %% ../../nbs/8_training/31_kept_waves.ipynb #59fda84b
 def keep_waves(data: WaveSet, answers: Mapping[str, np.ndarray], folder: Path | str, about: str = '',
@@ -63,7 +64,7 @@ def keep_waves(data: WaveSet, answers: Mapping[str, np.ndarray], folder: Path | 
     for name, arrays in contents.items():
         write_arrays(folder/name, arrays)
     said = dict(rate=data.rate, shape=list(data.label.shape), rows=files, about=about, rivals=rivals or {})
-    return write_json(folder/'waves.json', _Index(**said).model_dump())
+    return write_json(folder/'waves.json', _Index(**said, left_out=data.left_out).model_dump())
 
 # %% ../../nbs/8_training/31_kept_waves.ipynb #da40f320
 def _read(file: Path) -> dict[str, np.ndarray]:
@@ -93,7 +94,7 @@ def read_kept_waves(folder: Path | str) -> tuple[WaveSet, dict[str, np.ndarray]]
         label, scored = (_part(x, name, shape) for name in ('label', 'scored'))
         names = x['subject'].astype(str)
         none = np.zeros((len(names), N_ECG, 0), np.float32)
-        rest = names, names, _waves(x), {}, index.rate
+        rest = names, names, _waves(x), index.left_out, index.rate
         return WaveSet(none, x['mask'], label, scored.astype(bool), *rest), answers
     except (KeyError, IndexError, ValueError) as e:
         why = f'its files do not fit each other ({one_line(e)}): keep them again'

@@ -45,7 +45,7 @@ class _SegmentNetwork(Parameters):
     "The network."
     network: _Network = Field('residual', description='the encoder that a decoder stands on, or unet')
     dim: int = with_default(ModelConfig, 'dim', 80, "the encoder's width; of a unet, that of its first level")
-    ecg_rate: float = with_default(ModelConfig, 'ecg_rate', help='that the encoder reads at, Hz; 0: as given')
+    ecg_rate: float = with_default(ModelConfig, 'ecg_rate', help='that the network reads at, Hz; 0: as given')
     normalise: str = with_default(FitParameters, 'normalise')
     pretrained: str = Field('', description="file of encoder weights to start from; '': none")
 
@@ -92,7 +92,7 @@ def pretrained_network(file: Path | str) -> dict:
 def build_segmenter(c: SegmentConfig, rate: float) -> nn.Module:
     "The network of `c` for signals at `rate` Hz, its weights drawn with its seed, or from a file."
     torch.manual_seed(c.seed)
-    if c.network == UNET: return LeadUNet(c.dim, rate)
+    if c.network == UNET: return LeadUNet(c.dim, rate, ecg_rate=c.ecg_rate)
     net = Segmenter(c.network, c.dim, rate, c.ecg_rate)
     if c.pretrained: load_pretrained(net, c.pretrained, rate, c.normalise)
     return net
@@ -136,11 +136,20 @@ def _varied(x: Tensor, mask: Tensor, c: SegmentConfig, generator: torch.Generato
     x = x*size + c.noise*torch.randn(x.shape, generator=generator)
     return torch.where(mask[..., None], x, 0.)
 
+# %% ../../nbs/8_training/29_segmentation.ipynb #9e82b22b
+def _wave_batch(x: Tensor, mask: Tensor, label: Tensor, scored: Tensor, samples: int, c: SegmentConfig,
+                generator: torch.Generator) -> WaveBatch:
+    "Pieces of so many `samples` of recordings `x` [B, 12, T] and of what is known of them, varied."
+    places = _places(len(x), x.shape[-1], samples, c, generator)[:, None].expand(-1, x.shape[1], -1)
+    mask = pick_leads(mask, c.few, c.leads, generator)
+    x = _varied(normalise_leads(x.gather(2, places), mask, c.normalise), mask, c, generator)
+    return WaveBatch(x, mask, label.gather(2, places).long(), scored.gather(2, places) & mask[..., None])
+
 # %% ../../nbs/8_training/29_segmentation.ipynb #c07cc550
 class WaveBatches:
     "Batches of the recordings `rows` [N] of `data`, varied as `c` says; `epoch` decides what is drawn."
     def __init__(self, data: WaveSet, rows: np.ndarray, c: SegmentConfig):
-        self.rows, self.c, self.epoch, self.rate = torch.as_tensor(np.asarray(rows)), c, 0, data.rate
+        self.rows, self.c, self.epoch = torch.as_tensor(np.asarray(rows)), c, 0
         self.parts = [torch.from_numpy(a) for a in (data.x, data.mask, data.label, data.scored)]
         self.samples = min(round(c.crop*data.rate), data.x.shape[-1])
 
@@ -149,17 +158,8 @@ class WaveBatches:
     def __iter__(self) -> Iterator[WaveBatch]:
         generator = torch.Generator().manual_seed((self.c.seed*10_007 + self.epoch)*101)
         order = self.rows[torch.randperm(len(self.rows), generator=generator)]
-        for rows in order.tensor_split(len(self)): yield self.batch(rows, generator)
-
-    def batch(self, rows: Tensor, generator: torch.Generator) -> WaveBatch:
-        "The recordings `rows` [B], varied."
-        x, mask, label, scored = (part[rows] for part in self.parts)
-        places = _places(len(rows), x.shape[-1], self.samples, self.c, generator)
-        places = places[:, None].expand(-1, x.shape[1], -1)
-        mask = pick_leads(mask, self.c.few, self.c.leads, generator)
-        x = normalise_leads(x.gather(2, places), mask, self.c.normalise)
-        x = _varied(x, mask, self.c, generator)
-        return WaveBatch(x, mask, label.gather(2, places).long(), scored.gather(2, places) & mask[..., None])
+        for rows in order.tensor_split(len(self)):
+            yield _wave_batch(*(part[rows] for part in self.parts), self.samples, self.c, generator)
 
 # %% ../../nbs/8_training/29_segmentation.ipynb #eb99c83f
 def wave_objective(device: torch.device | str = 'cpu') -> Objective:

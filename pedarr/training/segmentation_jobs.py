@@ -29,7 +29,9 @@ __all__ = ['SEGMENT_ROWS', 'LEADS_GIVEN', 'segment_rows', 'pack_answers', 'unpac
 
 # %% ../../nbs/8_training/30_segmentation_jobs.ipynb #e494ae1a
 SEGMENT_ROWS = {'scratch': {}, 'scratch-100': dict(ecg_rate=100.),
-                'unet': dict(network=UNET, dim=12, leads=4)}
+                'unet': dict(network=UNET, dim=12, leads=4),
+                'unet-100': dict(network=UNET, dim=12, leads=4, ecg_rate=100.),
+                'unet-wide-100': dict(network=UNET, dim=19, leads=4, ecg_rate=100.)}
 
 def segment_rows(pretrained: Mapping[str, Path | str]) -> dict[str, dict[str, Any]]:
     """The parameters of each row by its name: `SEGMENT_ROWS`, and for each file of weights (by name) two: it,
