@@ -16,11 +16,12 @@ from pedarr.data.known_databases import data_source
 from pedarr.evaluation.few_patients import few_patients_classes, few_patients_difference, few_patients_table
 from pedarr.evaluation.means_over_draws import mean_difference, mean_over_draws, mean_table
 from pedarr.evaluation.multilabel import per_statement
+from pedarr.evaluation.shares import shares_of_young
 from pedarr.training.grid import folder_name
 from pedarr.training.kept_answers import (
     kept_grid_classes, kept_grid_scores, kept_scores, read_few_patients, read_kept, read_kept_grid)
 from pedarr.training.kept_waves import kept_rivals, read_kept_waves
-from pedarr.training.natural_tail import natural_table, read_natural
+from pedarr.training.natural_tail import decide_natural, natural_table, read_natural
 from pedarr.training.segmentation_jobs import segment_gains, segment_tables
 from pedarr.training.tail import RARE_RHYTHMS, TailJob, read_tail_job
 from pedarr.training.tail_results import (
@@ -258,6 +259,17 @@ def test_kept_answers_give_the_tables_of_the_natural_tail():
     test = answers['ce'][answers['ce'].role == 'test']
     assert len(test) == test.row.nunique() == was.recordings[~was.index.get_level_values(1).isin(
         ['rarest', 'SVT'])].groupby(level=1).first().sum()                            # each recording once
+    young, age = pd.read_csv(folder/'under18.csv'), pd.read_csv(folder/'young.csv').set_index('row').age
+    for loss, said in young.groupby('loss'):
+        a, t = decide_natural(answers[loss]), answers[loss]
+        names, rows = np.array(a.names), t.row[t.role == 'test']
+        table = pd.DataFrame(dict(truth=names[a.truth], answer=names[a.called], patient=a.subject,
+                                  age=age.reindex(rows).to_numpy()))
+        now = shares_of_young(table).set_index(['group', 'rhythm'])
+        said = said.set_index(['group', 'rhythm'])
+        assert set(now.index) == set(said.index)
+        for column in ('n', 'patients', 'right', 'recall', 'recall_low', 'recall_high'):
+            assert np.allclose(now[column].loc[said.index], said[column], atol=1.1e-5), (loss, column)
 
 
 def test_kept_answers_give_the_tables_of_few_patients():
@@ -297,7 +309,7 @@ def test_kept_labels_say_whose_they_are():
     ptbxl = data_source('ptbxl', False)
     assert ptbxl.endswith('CC BY 4.0') and of('few_patients/few_patients.json') == ptbxl
     natural = sorted((RESULTS/'natural_tail').glob('*.json'))
-    assert len(natural) == 11 and {of(f) for f in natural} == {ptbxl}
+    assert len(natural) == 26 and {of(f) for f in natural} == {ptbxl}
     assert of('tail/recordings.json') == ptbxl
     for file in (f for f in RESULTS.glob('*/answers/*.json') if f.name not in ('grid.json', 'waves.json')):
         said = read_json(file)['said']
