@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import torch
 import wfdb
 
 import pedarr
-from conftest import ROOT
+from conftest import ROOT, everywhere
 from helpers import command, edit_json, refused
 from pedarr.core.errors import PedarrError
 from pedarr.core.files import sha256
@@ -28,13 +29,14 @@ from pedarr.exploration.waves import drawn_study
 from pedarr.model.given import check_sums, encoder_file
 from pedarr.model.pedarrnet import PedArrNet
 from pedarr.model.pretrained import save_pretrained
+from pedarr.signals import store as store_
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.store import open_store
 from pedarr.training.config import TrainConfig, make_config
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.grid_results import load_grid_results
 from pedarr.training.network import build_model, start_pretrained
-from pedarr.training.prepare import prepare_run
+from pedarr.training.prepare import plan_split, prepare_run
 from pedarr.training.train import run_training
 from pedarr.use.delineate import delineate_file, open_wave_model
 from pedarr.use.model_cards import read_tested, retested_card
@@ -564,3 +566,51 @@ def test_the_card_of_a_fine_tuned_model_names_the_data_of_its_origin(encoder, tm
     file = SimpleNamespace(params=SimpleNamespace(pretrained='/elsewhere/weights.safetensors'))
     assert 'name their source' in ' '.join(_origin_lines(file))
     assert _origin_lines(SimpleNamespace(params=SimpleNamespace(pretrained=''))) == []
+
+
+# --- a store without any label
+
+@pytest.fixture(scope='module')
+def bare(tmp_path_factory) -> Path:
+    "A store of SIMULATED noise without any label, of eight persons in four official folds."
+    place, x = tmp_path_factory.mktemp('bare'), np.random.default_rng(0).normal(0, .1, (16, 12, 1000))
+    store_from_arrays(place/'store', x, 100., LEADS, ['']*16, [f'p{i//2}' for i in range(16)],
+                      folds=[1 + i//4 for i in range(16)], simulated=True)
+    return place/'store'
+
+
+def test_nothing_is_trained_on_a_store_without_labels(bare, tmp_path):
+    "One line names it and what to do; a network and trees are told the same."
+    for model in ('pedarrnet', 'trees'):
+        line = refused('train', bare, '--run', tmp_path/'r', '-p', 'model', model)
+        assert f'{bare}: no segment has a label' in line and 'pedarr pretrain' in line
+    assert not (tmp_path/'r').exists()
+    with pytest.raises(PedarrError, match='store: no segment has a label'):
+        plan_split(open_store(bare), make_config())
+    with pytest.raises(PedarrError, match='store: its recordings carry no statements'):
+        prepare_run(make_config(store=bare, run=tmp_path/'r', task='multi'))
+
+
+@pytest.mark.parametrize('options, why', [
+    (dict(single_subject_classes='drop'), 'each class stands in 1 subject, and single_subject_classes drop'),
+    (dict(cohort='b'), 'nobody of cohort b has a label: choose another cohort')])
+def test_labels_that_are_all_left_out_are_one_line(encoder, tmp_path, monkeypatch, options, why):
+    whole = open_store(encoder.store)
+    one = whole.segments.subject.isin(['p0']) & (whole.segments.label == 'SR')
+    two = whole.segments.subject.isin(['p1']) & (whole.segments.label == 'AFIB')
+    t = whole.segments.assign(label=whole.segments.label.where(one | two, ''),
+                              cohort=np.where(whole.segments.subject.isin(['p0', 'p1']), 'a', 'b'))
+    everywhere(monkeypatch, store_, 'open_store', lambda *a, **k: replace(whole, segments=t))
+    with pytest.raises(PedarrError, match=f'^{encoder.store}: {why}') as e:
+        prepare_run(make_config(store=encoder.store, run=tmp_path/'r', **options))
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name, given', [
+    ('crossval', dict(seeds=1)), ('finetune', dict(seeds=1)), ('ablations', dict(seeds=1)), ('losses', {}),
+    ('tail', {}), ('natural_tail', {}), ('few_patients', dict(networks='x')), ('few_leads', {}), ('why', {}),
+    ('pretrained_electrograms', {})])
+def test_an_experiment_names_a_store_without_labels(bare, tmp_path, name, given):
+    with pytest.raises(papermill.PapermillExecutionError, match=f'{bare}: no segment has a label'):
+        executed(name, tmp_path, store=str(bare), out=str(tmp_path/'out'), **given)
