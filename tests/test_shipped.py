@@ -32,11 +32,12 @@ from pedarr.model.pretrained import save_pretrained
 from pedarr.signals import store as store_
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.store import open_store
-from pedarr.training.config import TrainConfig, make_config
+from pedarr.training.config import TrainConfig, check_parameters, make_config
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.grid_results import load_grid_results
 from pedarr.training.network import build_model, start_pretrained
 from pedarr.training.prepare import plan_split, prepare_run
+from pedarr.training.runs import check_same_parameters, lock_run_folder
 from pedarr.training.train import run_training
 from pedarr.use.delineate import delineate_file, open_wave_model
 from pedarr.use.model_cards import read_tested, retested_card
@@ -518,6 +519,84 @@ def test_a_training_starts_from_an_encoder_folder(encoder, tmp_path):
     assert all(torch.equal(state[f'views.encoders.{name}'], t) for name, t in learnt.items())
     run_training(c, False)
     assert any('start from' in note for note in open_finished(tmp_path/'r').metrics.notes)
+
+
+@pytest.fixture
+def weights(encoder, tmp_path) -> str:
+    "A file of weights alone: an ECG's encoder of 16 that learnt millivolts at 100 Hz."
+    return str(shutil.copy(encoder.run/'encoder.safetensors', tmp_path/'mine.safetensors'))
+
+
+def test_a_file_of_weights_says_as_much_as_its_folder(encoder, store, weights, tmp_path):
+    "Kind, width, rate and scale are taken, windows are resampled, and the run opens without the file."
+    options = dict(store=str(store), run=str(tmp_path/'r'), modalities='ecg', fold=0, **SMALL)
+    c, other = (make_config(pretrained=x, **options) for x in (weights, str(encoder.folder)))
+    assert c.replace(pretrained='') == other.replace(pretrained='')
+    assert (c.dim, c.normalise, c.model_options) == (16, 'none', {'ecg_rate': 100.})
+    run = run_training(c, False)
+    assert any('encoders for ecg start from' in note for note in open_finished(run).metrics.notes)
+    Path(weights).unlink()
+    assert open_finished(run).params == c == TrainConfig(**json.loads((run/'params.json').read_text()))
+    assert export_model(run, tmp_path/'m').exists()
+
+
+def test_what_is_said_of_a_file_of_weights_is_kept_as_it_was_said(weights):
+    said = dict(pretrained=weights, modalities='ecg', dim=16, normalise='none')
+    for rate in (100, 0):                                              # 0: that of the windows
+        c = make_config(**said, model_options={'ecg_rate': rate, 'proj_dim': 8})
+        assert json.dumps(c.model_options) == f'{{"ecg_rate": {rate}, "proj_dim": 8}}'
+    assert make_config(**TrainConfig(pretrained=weights).model_dump()).dim == 16        # a notebook's cell
+    assert make_config(pretrained=weights, modalities='iegm').model_options == {}
+    for own in (dict(model='xresnet1d'), dict(modalities='ecg', pretrained=weights + '.gone')):
+        assert make_config(**dict(pretrained=weights) | own).model_options == {}
+
+
+@pytest.mark.parametrize('own, why', [
+    (dict(dim=64), 'dim is 64, but .*mine.safetensors, .* has 16: leave dim out'),       # even if it is usual
+    (dict(dim=32), 'leave dim out'), (dict(encoder='deep'), 'leave encoder out'),
+    (dict(normalise='modality'), 'leave normalise out'),
+    (dict(model_options=dict(ecg_rate=250)), 'ecg_rate is 250, .* has 100.0: leave ecg_rate out of '
+                                             'model_options, or set it to 100.0 there')])
+def test_what_contradicts_a_file_of_weights_is_refused(weights, own, why):
+    with pytest.raises(PedarrError, match=why) as e: make_config(pretrained=weights, modalities='ecg', **own)
+    assert '\n' not in str(e.value)
+
+
+def test_an_option_of_the_network_is_no_parameter(encoder, weights, tmp_path):
+    "It is said where it belongs, on the command line, in Python and in a notebook's cell."
+    why = 'parameter ecg_rate is an option of the network: give it in model_options'
+    told = 'train', encoder.store, '--run', tmp_path/'r', '-p', 'pretrained', weights, '-p', 'ecg_rate', 100
+    line = refused(*told)
+    assert why in line and """-p model_options '{"ecg_rate": VALUE}'""" in line
+    for say in (lambda: make_config(pretrained=weights, ecg_rate=100),
+                lambda: check_parameters(['# Parameters\necg_rate = 100'])):
+        with pytest.raises(PedarrError, match=why): say()
+
+
+def test_a_run_of_before_left_the_rate_to_the_file(encoder, weights, tmp_path):
+    "It goes on as the same run, from the same file alone, and only where the file says the rate."
+    c = make_config(store=str(encoder.store), run=str(tmp_path/'r'), pretrained=weights, modalities='ecg')
+    with lock_run_folder(tmp_path/'r', c): pass
+    edit_json(tmp_path/'r'/'params.json', model_options={})
+    check_same_parameters(tmp_path/'r', c)
+    both = c.replace(model_options=c.model_options | {'iegm_rate': 100.})
+    with pytest.raises(PedarrError, match='holds a run with model_options='):
+        check_same_parameters(tmp_path/'r', both)
+    with pytest.raises(PedarrError, match='holds a run with pretrained='):
+        check_same_parameters(tmp_path/'r', c.replace(pretrained='another'))
+
+
+@pytest.mark.parametrize('fusion', ['early', 'late'])
+def test_one_encoder_for_all_channels_has_one_rate(tmp_path, fusion):
+    made = PedArrNet(2, dim=16, heads=2, fusion=fusion)
+    file = str(save_pretrained(made, tmp_path/'w.safetensors', 100.))
+    c = make_config(pretrained=file, model_options={'fusion': fusion})
+    assert c.model_options == {'fusion': fusion, 'ecg_rate': 100., 'iegm_rate': 100.}
+    assert start_pretrained(build_model(c, 2, rate=250.), c, 250.).fresh == []
+    alone = str(save_pretrained(PedArrNet(2, dim=16, heads=2, modalities=['ecg']), tmp_path/'ecg', 100.))
+    c = make_config(pretrained=alone, model_options={'fusion': 'early'})
+    with pytest.raises(PedarrError, match='holds encoders for ecg, this network has all'):
+        start_pretrained(build_model(c, 2, rate=250.), c, 250.)
 
 
 def test_an_encoder_answers_nothing_and_says_what_it_is_for(encoder, tmp_path):
