@@ -435,17 +435,22 @@ def test_the_hash_of_the_weights_is_kept(spoken, weights, tmp_path):
 
 
 @pytest.mark.parametrize('options, why', [
-    (dict(encoder='deep'), 'is of kind residual, this one is deep'),
-    (dict(dim=64), 'set dim'), (dict(model_options=dict(ecg_rate=50)), 'this one reads 50 Hz'),
+    (dict(encoder='deep'), "encoder is 'deep', but .* has 'residual': leave encoder out"),
+    (dict(dim=64), 'dim is 64, but .* has 32: leave dim out'),
+    (dict(model_options=dict(ecg_rate=50)), 'ecg_rate is 50, but .* has 100.0: leave .* out of model_opt'),
     (dict(pretrained='/nowhere/w'), '/nowhere/w')])
 def test_weights_that_do_not_fit_are_one_line(spoken, weights, tmp_path, options, why):
     refused(spoken, tmp_path/'r', why, **dict(pretrained=str(weights)) | options)
 
 
 def test_weights_of_another_rate(store, weights, tmp_path):
+    "Windows are brought to it; where it is said otherwise, also past `make_config`, that is refused."
     given = dict(dim=32, depth=1, heads=2, n_folds=2, pretrained=str(weights))
     c = make_config(store=store, run=tmp_path/'r', **given)
-    with pytest.raises(PedarrError, match='learned at 100 Hz, this one reads 250 Hz'): prepare_run(c)
+    assert c.model_options == {'ecg_rate': 100., 'iegm_rate': 100.}
+    assert 'encoders for ecg, iegm start from' in ' '.join(prepare_run(c)[2])
+    why = 'learned at 100 Hz, this one reads 250 Hz: .*{"ecg_rate": 100} .model_options'
+    with pytest.raises(PedarrError, match=why): prepare_run(c.replace(model_options={}))
 
 
 def test_older_runs_have_the_default_and_trees_have_none(run, tmp_path):

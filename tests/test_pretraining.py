@@ -304,6 +304,21 @@ def test_what_is_known_comes_from_the_windows_that_are_learnt(drawn_store, tmp_p
     assert [x.tolist() for x in at_r.cuts] == peaks and all_.cuts[0].tolist() != peaks[0]
 
 
+@pytest.mark.parametrize('options, sought', [
+    (dict(method='physioclr'), []), (dict(method='beatssl', beats='none'), []),
+    (dict(method='beatssl', beats='soft'), ['of_beats']), (dict(method='beatssl', beats='hard'), ['kinds'])])
+def test_kinds_of_beats_are_sought_only_where_they_are_compared(drawn_store, tmp_path, monkeypatch, options,
+                                                                sought):
+    asked, real = [], pretrain.kinds_of_beats
+    monkeypatch.setattr(pretrain, 'kinds_of_beats', lambda *a: asked.append(a) or real(*a))
+    c = config(drawn_store, tmp_path/'r', epochs=1, **options)
+    said = read_pretraining(run_pretraining(c, progress=False))[0].notes
+    assert len(asked) == any('clusters of features' in note for note in said) == ('kinds' in sought)
+    known, notes = what_is_known(drawn_store, np.arange(16), c)
+    assert [name for name in ('kinds', 'of_beats') if getattr(known, name) is not None] == sought
+    assert all(note in said for note in notes) and known.features is not None
+
+
 SHIPPED = Path(__file__).parents[1]/'nbs'/'results'/'pretraining'/'encoders'
 
 @pytest.mark.parametrize('run', sorted(SHIPPED.iterdir()), ids=lambda p: p.name)

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import torch
 import wfdb
 
 import pedarr
-from conftest import ROOT
+from conftest import ROOT, everywhere
 from helpers import command, edit_json, refused
 from pedarr.core.errors import PedarrError
 from pedarr.core.files import sha256
@@ -28,13 +29,15 @@ from pedarr.exploration.waves import drawn_study
 from pedarr.model.given import check_sums, encoder_file
 from pedarr.model.pedarrnet import PedArrNet
 from pedarr.model.pretrained import save_pretrained
+from pedarr.signals import store as store_
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.store import open_store
-from pedarr.training.config import TrainConfig, make_config
+from pedarr.training.config import TrainConfig, check_parameters, make_config
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.grid_results import load_grid_results
 from pedarr.training.network import build_model, start_pretrained
-from pedarr.training.prepare import prepare_run
+from pedarr.training.prepare import plan_split, prepare_run
+from pedarr.training.runs import check_same_parameters, lock_run_folder
 from pedarr.training.train import run_training
 from pedarr.use.delineate import delineate_file, open_wave_model
 from pedarr.use.model_cards import read_tested, retested_card
@@ -518,6 +521,84 @@ def test_a_training_starts_from_an_encoder_folder(encoder, tmp_path):
     assert any('start from' in note for note in open_finished(tmp_path/'r').metrics.notes)
 
 
+@pytest.fixture
+def weights(encoder, tmp_path) -> str:
+    "A file of weights alone: an ECG's encoder of 16 that learnt millivolts at 100 Hz."
+    return str(shutil.copy(encoder.run/'encoder.safetensors', tmp_path/'mine.safetensors'))
+
+
+def test_a_file_of_weights_says_as_much_as_its_folder(encoder, store, weights, tmp_path):
+    "Kind, width, rate and scale are taken, windows are resampled, and the run opens without the file."
+    options = dict(store=str(store), run=str(tmp_path/'r'), modalities='ecg', fold=0, **SMALL)
+    c, other = (make_config(pretrained=x, **options) for x in (weights, str(encoder.folder)))
+    assert c.replace(pretrained='') == other.replace(pretrained='')
+    assert (c.dim, c.normalise, c.model_options) == (16, 'none', {'ecg_rate': 100.})
+    run = run_training(c, False)
+    assert any('encoders for ecg start from' in note for note in open_finished(run).metrics.notes)
+    Path(weights).unlink()
+    assert open_finished(run).params == c == TrainConfig(**json.loads((run/'params.json').read_text()))
+    assert export_model(run, tmp_path/'m').exists()
+
+
+def test_what_is_said_of_a_file_of_weights_is_kept_as_it_was_said(weights):
+    said = dict(pretrained=weights, modalities='ecg', dim=16, normalise='none')
+    for rate in (100, 0):                                              # 0: that of the windows
+        c = make_config(**said, model_options={'ecg_rate': rate, 'proj_dim': 8})
+        assert json.dumps(c.model_options) == f'{{"ecg_rate": {rate}, "proj_dim": 8}}'
+    assert make_config(**TrainConfig(pretrained=weights).model_dump()).dim == 16        # a notebook's cell
+    assert make_config(pretrained=weights, modalities='iegm').model_options == {}
+    for own in (dict(model='xresnet1d'), dict(modalities='ecg', pretrained=weights + '.gone')):
+        assert make_config(**dict(pretrained=weights) | own).model_options == {}
+
+
+@pytest.mark.parametrize('own, why', [
+    (dict(dim=64), 'dim is 64, but .*mine.safetensors, .* has 16: leave dim out'),       # even if it is usual
+    (dict(dim=32), 'leave dim out'), (dict(encoder='deep'), 'leave encoder out'),
+    (dict(normalise='modality'), 'leave normalise out'),
+    (dict(model_options=dict(ecg_rate=250)), 'ecg_rate is 250, .* has 100.0: leave ecg_rate out of '
+                                             'model_options, or set it to 100.0 there')])
+def test_what_contradicts_a_file_of_weights_is_refused(weights, own, why):
+    with pytest.raises(PedarrError, match=why) as e: make_config(pretrained=weights, modalities='ecg', **own)
+    assert '\n' not in str(e.value)
+
+
+def test_an_option_of_the_network_is_no_parameter(encoder, weights, tmp_path):
+    "It is said where it belongs, on the command line, in Python and in a notebook's cell."
+    why = 'parameter ecg_rate is an option of the network: give it in model_options'
+    told = 'train', encoder.store, '--run', tmp_path/'r', '-p', 'pretrained', weights, '-p', 'ecg_rate', 100
+    line = refused(*told)
+    assert why in line and """-p model_options '{"ecg_rate": VALUE}'""" in line
+    for say in (lambda: make_config(pretrained=weights, ecg_rate=100),
+                lambda: check_parameters(['# Parameters\necg_rate = 100'])):
+        with pytest.raises(PedarrError, match=why): say()
+
+
+def test_a_run_of_before_left_the_rate_to_the_file(encoder, weights, tmp_path):
+    "It goes on as the same run, from the same file alone, and only where the file says the rate."
+    c = make_config(store=str(encoder.store), run=str(tmp_path/'r'), pretrained=weights, modalities='ecg')
+    with lock_run_folder(tmp_path/'r', c): pass
+    edit_json(tmp_path/'r'/'params.json', model_options={})
+    check_same_parameters(tmp_path/'r', c)
+    both = c.replace(model_options=c.model_options | {'iegm_rate': 100.})
+    with pytest.raises(PedarrError, match='holds a run with model_options='):
+        check_same_parameters(tmp_path/'r', both)
+    with pytest.raises(PedarrError, match='holds a run with pretrained='):
+        check_same_parameters(tmp_path/'r', c.replace(pretrained='another'))
+
+
+@pytest.mark.parametrize('fusion', ['early', 'late'])
+def test_one_encoder_for_all_channels_has_one_rate(tmp_path, fusion):
+    made = PedArrNet(2, dim=16, heads=2, fusion=fusion)
+    file = str(save_pretrained(made, tmp_path/'w.safetensors', 100.))
+    c = make_config(pretrained=file, model_options={'fusion': fusion})
+    assert c.model_options == {'fusion': fusion, 'ecg_rate': 100., 'iegm_rate': 100.}
+    assert start_pretrained(build_model(c, 2, rate=250.), c, 250.).fresh == []
+    alone = str(save_pretrained(PedArrNet(2, dim=16, heads=2, modalities=['ecg']), tmp_path/'ecg', 100.))
+    c = make_config(pretrained=alone, model_options={'fusion': 'early'})
+    with pytest.raises(PedarrError, match='holds encoders for ecg, this network has all'):
+        start_pretrained(build_model(c, 2, rate=250.), c, 250.)
+
+
 def test_an_encoder_answers_nothing_and_says_what_it_is_for(encoder, tmp_path):
     np.save(tmp_path/'x.npy', np.zeros((12, 1000)))
     said = refused('predict', encoder.folder, tmp_path/'x.npy', '--rate', 100)
@@ -564,3 +645,51 @@ def test_the_card_of_a_fine_tuned_model_names_the_data_of_its_origin(encoder, tm
     file = SimpleNamespace(params=SimpleNamespace(pretrained='/elsewhere/weights.safetensors'))
     assert 'name their source' in ' '.join(_origin_lines(file))
     assert _origin_lines(SimpleNamespace(params=SimpleNamespace(pretrained=''))) == []
+
+
+# --- a store without any label
+
+@pytest.fixture(scope='module')
+def bare(tmp_path_factory) -> Path:
+    "A store of SIMULATED noise without any label, of eight persons in four official folds."
+    place, x = tmp_path_factory.mktemp('bare'), np.random.default_rng(0).normal(0, .1, (16, 12, 1000))
+    store_from_arrays(place/'store', x, 100., LEADS, ['']*16, [f'p{i//2}' for i in range(16)],
+                      folds=[1 + i//4 for i in range(16)], simulated=True)
+    return place/'store'
+
+
+def test_nothing_is_trained_on_a_store_without_labels(bare, tmp_path):
+    "One line names it and what to do; a network and trees are told the same."
+    for model in ('pedarrnet', 'trees'):
+        line = refused('train', bare, '--run', tmp_path/'r', '-p', 'model', model)
+        assert f'{bare}: no segment has a label' in line and 'pedarr pretrain' in line
+    assert not (tmp_path/'r').exists()
+    with pytest.raises(PedarrError, match='store: no segment has a label'):
+        plan_split(open_store(bare), make_config())
+    with pytest.raises(PedarrError, match='store: its recordings carry no statements'):
+        prepare_run(make_config(store=bare, run=tmp_path/'r', task='multi'))
+
+
+@pytest.mark.parametrize('options, why', [
+    (dict(single_subject_classes='drop'), 'each class stands in 1 subject, and single_subject_classes drop'),
+    (dict(cohort='b'), 'nobody of cohort b has a label: choose another cohort')])
+def test_labels_that_are_all_left_out_are_one_line(encoder, tmp_path, monkeypatch, options, why):
+    whole = open_store(encoder.store)
+    one = whole.segments.subject.isin(['p0']) & (whole.segments.label == 'SR')
+    two = whole.segments.subject.isin(['p1']) & (whole.segments.label == 'AFIB')
+    t = whole.segments.assign(label=whole.segments.label.where(one | two, ''),
+                              cohort=np.where(whole.segments.subject.isin(['p0', 'p1']), 'a', 'b'))
+    everywhere(monkeypatch, store_, 'open_store', lambda *a, **k: replace(whole, segments=t))
+    with pytest.raises(PedarrError, match=f'^{encoder.store}: {why}') as e:
+        prepare_run(make_config(store=encoder.store, run=tmp_path/'r', **options))
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name, given', [
+    ('crossval', dict(seeds=1)), ('finetune', dict(seeds=1)), ('ablations', dict(seeds=1)), ('losses', {}),
+    ('tail', {}), ('natural_tail', {}), ('few_patients', dict(networks='x')), ('few_leads', {}), ('why', {}),
+    ('pretrained_electrograms', {})])
+def test_an_experiment_names_a_store_without_labels(bare, tmp_path, name, given):
+    with pytest.raises(papermill.PapermillExecutionError, match=f'{bare}: no segment has a label'):
+        executed(name, tmp_path, store=str(bare), out=str(tmp_path/'out'), **given)

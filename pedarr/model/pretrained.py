@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..core.errors import PedarrError, one_line
 from ..core.files import read_bytes, write_atomic
 from ..core.tables import FileContents, parse_json, validation_errors
+from .encoders import MODALITIES
 
 # %% auto #0
 __all__ = ['EncoderCard', 'encoders_of', 'save_pretrained', 'Pretrained', 'read_pretrained', 'encoder_parameters',
@@ -39,10 +40,14 @@ def encoders_of(model: nn.Module) -> dict[str, nn.Module]:
     raise PedarrError(f'{type(model).__name__} has no encoders: use pedarrnet')
 
 # %% ../../nbs/5_model/08_pretrained.ipynb #57e92524
+def _rate_options(encoder: str) -> list[str]:
+    "The options of a network that say at which rate its `encoder` (ecg, iegm or all) reads."
+    return [f'{m}_rate' for m in (MODALITIES if encoder == 'all' else [encoder])]
+
 def _rates(model: nn.Module, rate: float | Mapping[str, float]) -> dict[str, float]:
     "The rate (Hz) that each encoder reads: its own, or that of the windows, one for all or by name."
     names = list(encoders_of(model))
-    keys = {name: 'ecg_rate' if name == 'all' else f'{name}_rate' for name in names}
+    keys = {name: _rate_options(name)[0] for name in names}
     own = {name: model.config[key] for name, key in keys.items() if model.config.get(key)}
     given = rate if isinstance(rate, Mapping) else dict.fromkeys(names, rate)
     missing = [name for name in names if not given.get(name, 0) > 0]
@@ -90,22 +95,24 @@ def read_pretrained(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Enco
 # %% ../../nbs/5_model/08_pretrained.ipynb #b7b35359
 def encoder_parameters(path: Path | str) -> dict[str, Any]:
     """What a network must be that takes the encoders in the file `path`: encoder, dim, normalise, and the
-    rate of each as an option (ecg_rate, iegm_rate). `PedarrError` as `read_pretrained`."""
+    rate of each as an option (ecg_rate, iegm_rate; both of one that reads all channels). `PedarrError` as
+    `read_pretrained`."""
     tensors, cards = read_pretrained(path)
     one, card = next(iter(cards.items()))
     if f'{one}.out.weight' not in tensors: raise _damaged(path, f'{one} has no last layer')
-    rates = {f'{name}_rate'.replace('all_', 'ecg_'): c.rate for name, c in cards.items()}
+    rates = {option: c.rate for name, c in cards.items() for option in _rate_options(name)}
     return dict(encoder=card.kind, dim=len(tensors[f'{one}.out.weight']), normalise=card.normalise) | rates
 
 # %% ../../nbs/5_model/08_pretrained.ipynb #60db22f4
-def _misread(card: EncoderCard, kind: str, rate: float, normalise: str) -> str:
-    "Why an encoder that reads `kind`, `rate` and scale can't take one of `card`; '' if it can."
+def _misread(name: str, card: EncoderCard, kind: str, rate: float, normalise: str) -> str:
+    "Why the encoder `name` that reads `kind`, `rate` and scale can't take one of `card`; '' if it can."
     if card.kind != kind: return f'is of kind {one_line(card.kind)}, this one is {kind}: set encoder'
     if normalise and card.normalise != normalise:
         return f'learned with normalise {one_line(card.normalise)}, not {normalise}: set normalise'
     if not isclose(card.rate, rate, rel_tol=1e-6):
-        return (f'learned at {card.rate:g} Hz, this one reads {rate:g} Hz: set its rate (ecg_rate, '
-                'iegm_rate), preprocess at that rate')
+        own = ', '.join(f'"{option}": {card.rate:g}' for option in _rate_options(name))
+        return (f'learned at {card.rate:g} Hz, this one reads {rate:g} Hz: give its network the options '
+                f'{{{own}}} (model_options of a training), preprocess at that rate')
     return ''
 
 # %% ../../nbs/5_model/08_pretrained.ipynb #c3be8e4c
@@ -139,7 +146,7 @@ def load_pretrained(model: nn.Module, path: Path | str, rate: float | Mapping[st
                           'choose other weights')
     parts = {name: _part(tensors, name) for name in shared}
     for name, part in parts.items():
-        why = _misread(cards[name], model.config['encoder'], rates[name], normalise)
+        why = _misread(name, cards[name], model.config['encoder'], rates[name], normalise)
         why = why or _misfit(part, encoders[name].state_dict())
         if why: raise PedarrError(f'{path}: encoder {name} {why}, or choose other weights')
     for name, part in parts.items(): encoders[name].load_state_dict(part)

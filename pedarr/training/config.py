@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import copy
+from math import isclose
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,8 +36,8 @@ from ..signals.splits import SPLITS
 __all__ = ['MODALITY_SETS', 'PRECISIONS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'RENAMED_PARAMETERS',
            'READ_AT_MOST', 'READ_RATES', 'DataParameters', 'SplitParameters', 'FitParameters', 'LossParameters',
            'ModelParameters', 'MachineParameters', 'TrainConfig', 'training_augment', 'current_value', 'current_names',
-           'make_config', 'as_given', 'network_fields', 'augment_fields', 'tree_options', 'own_parameters',
-           'check_parameters', 'as_table']
+           'make_config', 'refuse_options', 'as_given', 'network_fields', 'augment_fields', 'tree_options',
+           'own_parameters', 'with_rates_of_weights', 'check_parameters', 'as_table']
 
 # %% ../../nbs/8_training/00_config.ipynb #3e6f785b
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
@@ -213,33 +214,61 @@ def make_config(**params: Any) -> TrainConfig:
     """A `TrainConfig` from named parameters; those of the network are the model's that `pretrained` names.
 
     A mistake is a `PedarrError` of one line."""
-    return as_given(TrainConfig(**current_names(params)))
+    given = current_names(params)
+    refuse_options(given)
+    return as_given(TrainConfig(**given), given)
+
+def refuse_options(names: Iterable[str]) -> None:
+    "`PedarrError` if one of the `names` of parameters is that of an option of a network."
+    for name in set(names) - set(TrainConfig.model_fields):
+        if not any(name in network_fields(model) for model in MODEL_OPTIONS): continue
+        raise PedarrError(f'parameter {name} is an option of the network: give it in model_options, as in '
+                          f"-p model_options '{{\"{name}\": VALUE}}'")
 
 # %% ../../nbs/8_training/00_config.ipynb #52db0a3e
-def _agreed(c: TrainConfig, name: str, value: Any, folder: Path) -> Any:
-    "`value`, the model's of a parameter or option; `PedarrError` if `c` asks for another."
+def _is_same(a: Any, b: Any) -> bool:
+    "Are two values equal, or two numbers but for rounding?"
+    return a == b or type(a) in (int, float) and type(b) is float and isclose(a, b, rel_tol=1e-6)
+
+def _agreed(c: TrainConfig, name: str, value: Any, source: Path, typed: bool) -> Any:
+    """What a parameter or option is whose `value` is the model's: as `c` has it, if that means the same.
+    `PedarrError` if `c` asks for another; a default that nobody `typed` asks for none."""
     is_own = name in TrainConfig.model_fields
     now = getattr(c, name) if is_own else c.model_options.get(name, value)
-    usual = TrainConfig.model_fields[name].default if is_own else value
-    if now in (usual, value): return value
-    raise PedarrError(f'parameter {name} is {shown_value(now)}, but {folder}, which the training starts '
-                      f'from, has {shown_value(value)}: leave {name} out')
+    if _is_same(now, value): return now
+    if is_own and not typed and now == TrainConfig.model_fields[name].default: return value
+    place = '' if is_own else f' of model_options, or set it to {shown_value(value)} there'
+    raise PedarrError(f'parameter {name} is {shown_value(now)}, but {source}, which the training starts '
+                      f'from, has {shown_value(value)}: leave {name} out{place}')
 
 # %% ../../nbs/8_training/00_config.ipynb #0bc61889
-def _wanted(name: str) -> tuple[Path, dict]:
-    "The model or encoder that `pretrained` names, and what it asks of the network; {} for a plain file."
-    if (file := encoder_file(name)) is not None: return file.parent, encoder_parameters(file)
-    folder = given_folder(name)
-    if folder is None: return Path(name), {}
+def _of_file(file: Path, c: TrainConfig) -> dict:
+    """What a `file` of weights asks of the network of `c`; {} where there is none, and for another model. A
+    rate of 0 in `c` is that of the windows, and compared when these are known."""
+    if c.model != 'pedarrnet' or not file.is_file(): return {}
+    asked, read = encoder_parameters(file), [f'{m}_rate' for m in MODALITY_SETS[c.modalities]]
+    if c.model_options.get('fusion') == 'early' and not {*read} <= {*asked}: read = []    # none for all
+    left = [name for name in READ_RATES if name not in read or c.model_options.get(name) == 0]
+    return {name: value for name, value in asked.items() if name not in left}
+
+def _wanted(c: TrainConfig) -> tuple[Path, dict]:
+    "The model, encoder or file that `c` starts from, and what it asks of the network; {}: nothing."
+    if (file := encoder_file(c.pretrained)) is not None: return file.parent, encoder_parameters(file)
+    folder = given_folder(c.pretrained)
+    if folder is None: return Path(c.pretrained), _of_file(Path(c.pretrained), c)
     given = read_given(folder)
     return folder, dict(model=given.network, normalise=given.normalise) | architecture(given)
 
 # %% ../../nbs/8_training/00_config.ipynb #88c528e5
-def as_given(c: TrainConfig) -> TrainConfig:
-    "`c` with the network of the model that it starts from; as it is without one. `PedarrError` for a clash."
-    folder, wanted = _wanted(c.pretrained) if c.pretrained else (None, {})
+def as_given(c: TrainConfig, typed: Collection[str] = ()) -> TrainConfig:
+    """`c` with the network of the model or the weights that it starts from; as it is without any.
+
+    `typed`: the parameters that were given; all of them, as in a notebook, say nothing. `PedarrError` for a
+    clash."""
+    source, wanted = _wanted(c) if c.pretrained else (None, {})
     if not wanted: return c
-    agreed = {name: _agreed(c, name, value, folder) for name, value in wanted.items()}
+    strict = {*typed} if source.is_file() and len(typed) < len(TrainConfig.model_fields) else set()
+    agreed = {name: _agreed(c, name, value, source, name in strict) for name, value in wanted.items()}
     own = {name: value for name, value in agreed.items() if name in TrainConfig.model_fields}
     options = {name: value for name, value in agreed.items() if name not in own}
     return c.replace(**own, model_options=c.model_options | options)
@@ -297,14 +326,27 @@ def own_parameters(params: dict) -> dict:
     "The parameters of a run (as in params.json) that its model has: for trees, all but `NETWORK_ONLY`."
     return {k: v for k, v in params.items() if params.get('model') != TREES or k not in NETWORK_ONLY}
 
+# %% ../../nbs/8_training/00_config.ipynb #24521a10
+def with_rates_of_weights(was: dict, now: dict) -> dict:
+    """The parameters `was` of a run with the input rates that it left to its file of weights and that `now`,
+    parameters with the same file, says; as they are where there are none."""
+    file, options = was.get('pretrained'), was.get('model_options')
+    if not file or file != now.get('pretrained') or not isinstance(options, dict): return was
+    said = encoder_parameters(file) if Path(file).is_file() else {}
+    rates = {k: v for k, v in now['model_options'].items() if k in READ_RATES and k in said}
+    return was | {'model_options': rates | options}
+
 # %% ../../nbs/8_training/00_config.ipynb #2f41ae83
 def check_parameters(cells: list[str], known: list[str] | None = None) -> None:
     """`PedarrError` if a parameter cell among `cells` (source texts, such as IPython's `In`) sets a name that
     isn't `known` (default: the fields of `TrainConfig`)."""
     known = known or list(TrainConfig.model_fields)
-    for old, new in RENAMED_PARAMETERS.items():
-        is_set = any(re.search(rf'^{old} *=', c, re.M) for c in cells if c.lower().startswith('# parameters'))
-        if is_set and old not in known: raise PedarrError(f'parameter {old} is called {new} now: set that')
+    own = '\n'.join(c for c in cells if c.lower().startswith('# parameters'))
+    names = [name for name in re.findall(r'^(\w+) *=', own, re.M) if name not in known]
+    for name in names:
+        if name not in RENAMED_PARAMETERS: continue
+        raise PedarrError(f'parameter {name} is called {RENAMED_PARAMETERS[name]} now: set that')
+    if 'model_options' in known: refuse_options(names)
     check_cells(known, cells)
 
 # %% ../../nbs/8_training/00_config.ipynb #25b53776

@@ -36,8 +36,8 @@ from .network import (
 from .runs import check_place, check_same_parameters, check_same_store
 
 # %% auto #0
-__all__ = ['grouping_of', 'relabel_store', 'labelled_store', 'mapping_of', 'apply_single_subject_classes', 'plan_split',
-           'plan_roles', 'tree_beats', 'folds_of', 'prepare_run']
+__all__ = ['grouping_of', 'relabel_store', 'check_labelled', 'labelled_store', 'mapping_of', 'apply_single_subject_classes',
+           'plan_split', 'plan_roles', 'tree_beats', 'folds_of', 'prepare_run']
 
 # %% ../../nbs/8_training/10_prepare.ipynb #4817fc9e
 def grouping_of(store: Store, name: str = '') -> dict:
@@ -68,6 +68,12 @@ def relabel_store(store: Store, grouping: str, mapping: dict | None = None) -> t
     return dataclasses.replace(store, segments=store.segments.assign(label=label), classes=classes), notes
 
 # %% ../../nbs/8_training/10_prepare.ipynb #037072ed
+def check_labelled(store: Store) -> Store:
+    "The `store`; `PedarrError` if no segment has a label."
+    if (store.segments.label != '').any(): return store
+    raise PedarrError(f'{store.path}: no segment has a label, and nothing can be told apart: pretrain on it '
+                      '(pedarr pretrain), or make a store with labels')
+
 def _of_cohort(store: Store, cohort: str) -> Store:
     "The store with labels of the subjects of `cohort` alone, and of their classes; '': as it is."
     if not cohort: return store
@@ -85,7 +91,7 @@ def labelled_store(store: Store, c: TrainConfig, mapping: dict | None = None) ->
     if multi and c.cohort: raise PedarrError('cohort is for one class a window: leave it out')
     if multi: return with_statements(store, c.grouping, mapping)
     labelled, notes = relabel_store(store, c.grouping, mapping)
-    return _of_cohort(labelled, c.cohort), notes
+    return _of_cohort(check_labelled(labelled), c.cohort), notes
 
 def mapping_of(store: Store, c: TrainConfig) -> dict[str, str]:
     "rhythm -> class, or statement -> class where a window may carry several, of the grouping of a run."
@@ -116,7 +122,7 @@ def apply_single_subject_classes(store: Store, c: TrainConfig) -> tuple[Store, l
 def plan_split(store: Store, c: TrainConfig) -> tuple[np.ndarray, list]:
     """Fold of each segment [N] (-1: of none) and the notes of the split. Segments without a label belong to
     no fold."""
-    labelled = (store.segments.label != '').to_numpy()
+    labelled = (check_labelled(store).segments.label != '').to_numpy()
     table = store.segments[labelled].reset_index(drop=True)
     fold = np.full(len(store.segments), -1)
     fold[labelled] = make_split(table, c.split, n_folds=c.n_folds, seed=c.split_seed)
@@ -184,11 +190,17 @@ def _check_folder(c: TrainConfig) -> None:
     check_same_parameters(Path(c.run), c)
 
 # %% ../../nbs/8_training/10_prepare.ipynb #2ca03901
+def _too_few(store: Store, c: TrainConfig) -> str:
+    "Why fewer than two classes are left of a `store` with labels, and the remedy."
+    if store.classes: return (f'holds one class only ({store.classes[0]}), there is nothing to tell apart: '
+                              'use a store with more rhythms')
+    if c.cohort: return f'nobody of cohort {c.cohort} has a label: choose another cohort'
+    return ('each class stands in 1 subject, and single_subject_classes drop leaves none: set it to keep, or '
+            'use a store with more subjects')
+
 def _check_store(store: Store, c: TrainConfig) -> None:
     "`PedarrError` for a store that nothing can be learnt from, or whose names can't stand in a table."
-    if len(store.classes) < 2:
-        raise PedarrError(f'{store.path}: holds one class only ({store.classes[0]}), there is nothing to '
-                          'tell apart: use a store with more rhythms')
+    if len(store.classes) < 2: raise PedarrError(f'{store.path}: {_too_few(store, c)}')
     odd = [name for name in store.classes if not name.isprintable()]
     if odd:
         raise PedarrError(f'{store.path}: a class is called {odd[0]!r}: choose a name without line breaks '

@@ -97,22 +97,30 @@ def _padded(found: Physiology, values: np.ndarray, fill: float) -> np.ndarray:
     out[window, np.arange(len(values)) - np.repeat(found.ends - sizes, sizes)] = values
     return out
 
-# %% ../../nbs/8_training/26_pretrain.ipynb #bf583f55
+def _of_beats(found: Physiology, rows: np.ndarray, c: PretrainConfig, source: Path) -> tuple[dict, list[str]]:
+    """What M single beats are compared by (name -> values [M, ...] and what fills a row), learnt from the
+    windows `rows` [N] of `source`; a note on their kinds."""
+    if c.beats_by == 'none': return {}, []
+    if c.beats_by == 'hard':
+        kinds, said = kinds_of_beats(found, rows, c.beat_classes, c.clusters, c.seed)
+        return {'kinds': (kinds, -1)}, [said]
+    window = np.repeat(np.arange(len(found.ends)), np.diff(found.ends, prepend=0))
+    learn = np.flatnonzero(np.isin(window, rows))
+    return {'of_beats': (reduce_features(found.beats, learn, dim=10, source=source), np.nan)}, []
+
+# %% ../../nbs/8_training/26_pretrain.ipynb #99426fdc
 def _measured(store: Store, rows: np.ndarray, c: PretrainConfig, progress: bool) -> tuple[dict, list[str]]:
-    "The measured parts of `Known`, and notes on windows in which nothing was found."
+    "The measured parts of `Known`, and notes on windows in which nothing was found, and on kinds of beats."
     found = physiology_of(store, c.jobs, progress)
     features = reduce_features(found.windows, rows, source=store.path)
-    window = np.repeat(np.arange(len(found.ends)), np.diff(found.ends, prepend=0))
-    of_beats = reduce_features(found.beats, np.flatnonzero(np.isin(window, rows)), dim=10, source=store.path)
-    kinds, said = kinds_of_beats(found, rows, c.beat_classes, c.clusters, c.seed)
-    arrays = dict(features=features, peaks=_padded(found, found.peaks.astype(np.int64), -1),
-                  kinds=_padded(found, kinds, -1), of_beats=_padded(found, of_beats, np.nan))
-    tensors = {name: torch.from_numpy(x) for name, x in arrays.items()}
-    cut = 'peaks' if c.at_r else 'cuts'
-    tensors['cuts'] = [found.of_window(cut, i) for i in range(len(store))]
+    beats, said = _of_beats(found, rows, c, store.path)
+    beats['peaks'] = found.peaks.astype(np.int64), -1
+    tensors = {name: torch.from_numpy(_padded(found, *values)) for name, values in beats.items()}
+    tensors['features'] = torch.from_numpy(features)
+    tensors['cuts'] = [found.of_window('peaks' if c.at_r else 'cuts', i) for i in range(len(store))]
     n = int(np.isnan(features[rows]).any(1).sum())
     notes = [f'in {n} windows no beat was found: they count in no term of features or beats'] if n else []
-    return tensors, [*notes, said]
+    return tensors, [*notes, *said]
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #a7b84094
 def what_is_known(store: Store, rows: np.ndarray, c: PretrainConfig,

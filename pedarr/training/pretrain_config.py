@@ -23,13 +23,15 @@ __all__ = ['PRETRAININGS', 'PretrainMethod', 'needs_features', 'fold_numbers', '
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #9c78adb5
 class PretrainMethod(NamedTuple):
     """A row of the table: the method in `words`; does it need an `ecg`; must beats be `measured`; are its
-    views the two `halves` of a window; are they `turned`?"""
+    views the two `halves` of a window; are they `turned`; are single `beats` compared?"""
     words: str
     ecg: bool = False
     measured: bool = False
     halves: bool = False
     turned: bool = False
+    beats: bool = False
 
+# %% ../../nbs/8_training/24_pretrain_config.ipynb #236ffb9f
 PRETRAININGS = {
     'simclr': PretrainMethod('two crops of a window, disturbed; NT-Xent (Chen et al. 2020)'),
     'cmsc': PretrainMethod('the two halves of a window (Kiyasseh et al. 2021)', halves=True),
@@ -38,7 +40,7 @@ PRETRAININGS = {
     'physioclr': PretrainMethod('features, shuffled beats, the other half, reconstruction (arXiv 2509.08116)',
                                 ecg=True, measured=True, halves=True),
     'beatssl': PretrainMethod('views of 3KG, similarity of features as target, beats (arXiv 2601.16147)',
-                              ecg=True, measured=True, turned=True),
+                              ecg=True, measured=True, turned=True, beats=True),
     'masked': PretrainMethod('half of each channel is hidden and reconstructed')}
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #81b024d8
@@ -123,6 +125,11 @@ class _Machine(Parameters):
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #57427f97
 class PretrainConfig(_Machine, _Network, _Fit, _OwnNumbers, _Views, _Data):
     "What decides a pretraining; `PedarrError` for wrong names, types and ranges."
+    @property
+    def beats_by(self) -> str:
+        "What single beats are compared by: none (they are not), hard (their kinds), soft (their features)."
+        return self.beats if PRETRAININGS[self.method].beats else 'none'
+
     @model_validator(mode='after')
     def _fits(self):
         fold_numbers(self.folds)
@@ -130,6 +137,6 @@ class PretrainConfig(_Machine, _Network, _Fit, _OwnNumbers, _Views, _Data):
         if self.modality != 'ecg' and PRETRAININGS[self.method].ecg:
             others = [name for name, method in PRETRAININGS.items() if not method.ecg]
             raise PedarrError(f'method {self.method} is for ECGs: choose one of {", ".join(others)}')
-        if self.beat_classes and (self.method, self.beats) != ('beatssl', 'hard'):
+        if self.beat_classes and self.beats_by != 'hard':
             raise PedarrError('beat_classes are for method beatssl with beats hard: leave it out')
         return self

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core.errors import PedarrError, shown_value
 from ..evaluation.comparison import paired_classes, protocol_gap
-from .config import own_parameters
+from .config import own_parameters, with_rates_of_weights
 from .finished_runs import Run, as_finished_run, prediction_codes
 
 # %% auto #0
@@ -32,6 +32,7 @@ def _same_training(a: Run, b: Run) -> None:
         raise PedarrError(f'{a.path} and {b.path} were trained on different stores: '
                           'compare runs of one store')
     p, q = (own_parameters(r.params.model_dump()) for r in (a, b))
+    p, q = with_rates_of_weights(p, q), with_rates_of_weights(q, p)
     differ = [k for k in dict.fromkeys([*p, *q]) if k not in _MAY_DIFFER and p.get(k) != q.get(k)]
     if differ:
         said = ', '.join(f'{k} ({shown_value(p.get(k))}, {shown_value(q.get(k))})' for k in differ)

@@ -23,7 +23,7 @@ from ..core.locks import hold_lock
 from ..core.tables import json_ready, read_json, read_table, write_json
 from ..model.earlier_encoders import EARLIER_OPTIONS
 from ..signals.store import SIGNALS, Store, read_meta
-from .config import TrainConfig, own_parameters
+from .config import TrainConfig, own_parameters, with_rates_of_weights
 from .run_files import (
     Environment, ModelCard, damage_error, given_parameters, read_entries)
 
@@ -37,6 +37,7 @@ _FREE = ('run', 'store', 'device', 'workers')   # change a result by rounding al
 
 def other_parameters(was: dict, now: dict) -> str:
     "The parameters of a run that `was` and differ `now`, in words: 'lr=0.1, not 0.2'; '' if none does."
+    was = with_rates_of_weights(was, now)
     differ = [k for k in own_parameters(now) if k not in _FREE and was.get(k) != now[k]]
     return '; '.join(f'{k}={shown_value(was.get(k))}, not {shown_value(now[k])}' for k in differ)
 

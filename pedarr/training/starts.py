@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ..core.errors import PedarrError, shown_value
 from ..core.project import project_path, shipped_models
 from ..model.pretrained import encoder_parameters
-from .config import make_config
+from .config import TrainConfig, as_given, current_names
 from .grid import folder_name
 
 # %% auto #0
@@ -42,7 +42,7 @@ def network_for(start: str, **settings: Any) -> dict[str, Any]:
         asked = encoder_parameters(weights)
         rates = {name: asked.pop(name) for name in [*asked] if name not in _ENCODER}
         own |= asked | dict(model_options=own.get('model_options', {}) | rates)
-    c = make_config(**own | dict(pretrained=weights))
+    c = as_given(TrainConfig(**current_names(own | dict(pretrained=weights))))
     return {name: getattr(c, name) for name in _NETWORK} | dict(model_options=dict(c.model_options))
 
 # %% ../../nbs/8_training/35_starts.ipynb #57df9838

@@ -133,12 +133,13 @@ class TypedCommand(click.Command):
 def parse_params(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Named parameters with their types; a number that is given for a text (a run called 7, say) stays a
     text. `PedarrError` for an unknown name, and for one that is given twice."""
-    from pedarr.training.config import RENAMED_PARAMETERS, TrainConfig, current_value
+    from pedarr.training.config import RENAMED_PARAMETERS, TrainConfig, current_value, refuse_options
     params, renamed = {}, []
     for name, text in pairs:
         if name in RENAMED_PARAMETERS: renamed.append(name)
         name, text = RENAMED_PARAMETERS.get(name, name), current_value(name, text)
         if name in params: raise PedarrError(f'parameter {name} is given twice: leave one out')
+        refuse_options([name])
         params[name] = parse_parameter(TrainConfig, name, text)
     for name in renamed: say_line(f'parameter {name} is called {RENAMED_PARAMETERS[name]} now', err=True)
     return params
