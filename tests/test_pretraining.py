@@ -33,6 +33,7 @@ from pedarr.model.pretrained import load_pretrained, save_pretrained
 from pedarr.signals import physiology
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.beat_classes import beat_classifier_file
+from pedarr.signals.beat_order import first_part
 from pedarr.signals.physiology import measure_beats, physiology_file, physiology_of, reduce_features
 from pedarr.signals.shuffled_beats import cut_points, shuffled_index
 from pedarr.signals.vectorcardiogram import turn_ecg, turned_view
@@ -42,7 +43,8 @@ from pedarr.training.network import build_model
 from pedarr.training.pretrain import (
     check_same_pretraining, read_pretraining, run_pretraining, what_is_known, windows_to_learn)
 from pedarr.training.pretrain_config import PRETRAININGS, PretrainConfig
-from pedarr.training.probes import cached_features, linear_probe, probe_answer
+from pedarr.training.probes import (
+    cached_features, frozen_encoder, linear_probe, moved_by, probe_answer, probe_of_views, windows_as)
 from pedarr.training.run_files import read_entries
 from pedarr.training.run_list import run_row
 from pedarr.use.command import pedarr_command
@@ -525,6 +527,82 @@ def test_a_bigeminy_does_not_survive_its_shuffling(drawn_rhythms, tmp_path):
     assert set(paired.view) == set(cuts) and (tmp_path/'shuffled.png').exists()
     with pytest.raises(papermill.PapermillExecutionError, match="unknown rhythm 'TRIGU'"):
         run(rhythms='TRIGU')
+
+
+@pytest.fixture(scope='module')
+def saved_start(drawn_rhythms, tmp_path_factory):
+    "A folder as of a pretraining whose encoder is the random one that it starts from."
+    run = tmp_path_factory.mktemp('saved')
+    c = PretrainConfig(dim=16, proj_dim=8, store=str(drawn_rhythms.path), run=str(run), normalise='none')
+    (run/'params.json').write_text(json.dumps(c.model_dump()))
+    save_pretrained(frozen_encoder(run, 100., '')[0], run/'encoder.safetensors', 100., normalise='none')
+    return run
+
+
+@pytest.mark.long
+def test_encoders_are_asked_about_shuffled_halves(drawn_rhythms, saved_start, tmp_path):
+    "Two encoders of the same weights have the same rows, and nothing between them."
+    import papermill
+    source = find_notebook('pretrain').with_name('shuffled.ipynb')
+    run = lambda file: papermill.execute_notebook(
+        str(source), str(tmp_path/'done.ipynb'), dict(
+            store=str(drawn_rhythms.path), out=str(tmp_path), rhythms='BIGU,AFIB', draws=2, trees=20,
+            resamples=100, encoders={'toy': str(file)}), progress_bar=False, kernel_name='python3')
+    run(saved_start/'encoder.safetensors')
+    table = pd.read_csv(tmp_path/'encoders.csv')
+    assert table.groupby(['encoder', 'folds']).size().to_dict() == {
+        (name, folds): 18 for name in ('trees', 'random encoder', 'toy') for folds in ('1-10', '9-10')}
+    of = {name: t.drop(columns='encoder').reset_index(drop=True) for name, t in table.groupby('encoder')}
+    pd.testing.assert_frame_equal(of['toy'], of['random encoder'])
+    gaps = pd.read_csv(tmp_path/'encoders-differences.csv')
+    between = gaps[(gaps.encoder == 'toy') & (gaps.minus == 'random encoder')]
+    assert len(between) == 18 and (between[['value', 'low', 'high']] == 0).all(None)
+    own = gaps[(gaps.encoder == 'trees') & (gaps.minus == 'as it is') & (gaps.metric == 'auroc')]
+    assert (own[own.rhythm == 'BIGU'].value < 0).all() and len(own) == 8
+    moved = pd.read_csv(tmp_path/'encoders-moved.csv')
+    assert set(moved.encoder) == {'toy', 'random encoder'} and (moved.moved > 0).all()
+    assert (moved.other > .5).all()
+    assert len(list((tmp_path/'features').glob('*.safetensors'))) == 10        # of two encoders, five views
+    with pytest.raises(papermill.PapermillExecutionError, match='toy: no file .*: give one of weights'):
+        run(tmp_path/'nothing')
+
+
+def test_the_view_of_a_probe_is_that_of_the_pretraining(drawn_rhythms):
+    "The first half, in the order that the same chance draws, at the cuts that lie in it."
+    found = physiology_of(drawn_rhythms)
+    half = first_part(found, 500)
+    x, rows = torch.from_numpy(drawn_rhythms.take([4])[0]).float(), torch.tensor([4])
+    cuts = [found.of_window('cuts', i) for i in range(len(drawn_rhythms))]
+    known = pretrain_objectives.Known(rows, cuts=cuts)
+    torch.manual_seed(3)
+    chance = np.random.default_rng(int(torch.randint(2**31, ())))
+    order = shuffled_index(500, half.of_window('cuts', 4), chance)
+    torch.manual_seed(3)
+    v = pretrain_objectives._Views(x, torch.ones(1, 12, dtype=torch.bool), rows, 500)
+    shuffled = pretrain_objectives._shuffled_half(v, x[..., :500], known)
+    seen = windows_as(drawn_rhythms, np.array([4]), order[None])
+    assert (order != np.arange(500)).any() and np.array_equal(seen.take([0])[0], shuffled.numpy())
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_a_probe_learns_from_its_first_view_alone(seed):
+    rng = np.random.default_rng(seed)
+    x, other = rng.normal(size=(2, 60, 3)).astype(np.float32)
+    y = (x[:, :1] + rng.normal(size=(60, 1)) > 0).astype(int)
+    y[:2] = [[0], [1]]
+    first = lambda *views: probe_of_views([x, *views], y, np.arange(30), np.arange(30, 60)).prob[0]
+    assert np.array_equal(first(other), first(1e3*other)) and np.array_equal(first(other), first(x, other))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.floats(.01, 100))
+def test_how_far_features_move_has_no_unit(seed, factor):
+    rng = np.random.default_rng(seed)
+    x, view = rng.normal(size=(2, 9, 4))
+    scale = factor**np.arange(4)
+    np.testing.assert_allclose(moved_by(x, view), moved_by(x*scale + 3, view*scale + 3), rtol=1e-6)
+    assert (moved_by(x, x) == 0).all()
 
 
 def test_beats_have_the_classes_of_a_shipped_classifier(drawn_store, tmp_path):

@@ -12,7 +12,7 @@ from .physiology import BEAT_FEATURES, WINDOW_FEATURES, Physiology
 from .shuffled_beats import shuffled_index
 
 # %% auto #0
-__all__ = ['ORDER_NUMBERS', 'CUTS', 'shuffled_peaks', 'order_numbers', 'order_features']
+__all__ = ['ORDER_NUMBERS', 'CUTS', 'shuffled_peaks', 'order_numbers', 'order_features', 'first_part']
 
 # %% ../../nbs/4_signals/19_beat_order.ipynb #a7901583
 def shuffled_peaks(peaks: np.ndarray, cuts: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
@@ -59,3 +59,14 @@ def order_features(found: Physiology, rows: np.ndarray, fs: float, length: int, 
         return order_numbers(moved, fs)
     order = np.stack([of_window(i) for i in rows])
     return np.concatenate([order, found.windows[rows][:, _SHAPES]], 1)
+
+# %% ../../nbs/4_signals/19_beat_order.ipynb #45f53655
+def first_part(found: Physiology, size: int) -> Physiology:
+    "What was `found` in the first `size` samples of each window; its numbers `windows` are of whole windows."
+    def part(at, ends):
+        inside = at < size
+        return inside, np.r_[0, np.cumsum(inside)][ends]
+    peaks, ends = part(found.peaks, found.ends)
+    cuts, cut_ends = part(found.cuts, found.cut_ends)
+    return found._replace(beats=found.beats[peaks], peaks=found.peaks[peaks], ends=ends,
+                          cuts=found.cuts[cuts], cut_ends=cut_ends)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from ..evaluation.multilabel import (
     MULTI_METRICS, choose_thresholds, macro_scores, statement_scores)
 from ..model.encoders import split_mask
 from ..model.pretrained import load_pretrained
-from ..signals.batches import SegmentDataset, make_loader
+from ..signals.batches import SegmentDataset, make_loader, take_signals
 from ..signals.roles import share_of_patients
 from ..signals.store import Store
 from .loop import network_inputs, pick_device
@@ -33,7 +34,7 @@ from .run_files import read_entries
 
 # %% auto #0
 __all__ = ['STRENGTHS', 'frozen_encoder', 'encoder_features', 'cached_features', 'Probe', 'linear_probe', 'ProbeAnswer',
-           'probe_answer', 'probe_table']
+           'probe_answer', 'probe_table', 'windows_as', 'probe_of_views', 'moved_by']
 
 # %% ../../nbs/8_training/27_probes.ipynb #3675830f
 def frozen_encoder(run: Path | str, rate: float,
@@ -159,3 +160,34 @@ def probe_table(x: np.ndarray, target: np.ndarray, subject: ArrayLike, rows: dic
     subject = np.asarray(subject)
     cases = [(share, draw) for share in shares for draw in range(draws if share < 1 else 1)]
     return pd.DataFrame([_scored(x, target, subject, rows, *case, jobs) for case in cases])
+
+# %% ../../nbs/8_training/27_probes.ipynb #93a57128
+def windows_as(store: Store, rows: np.ndarray, index: np.ndarray) -> Store:
+    """The windows `rows` [N] (row numbers) of `store`, in this order, as views of themselves: of each its
+    samples `index` [N, size]. `config` stays that of whole windows."""
+    rows = np.asarray(rows)
+    ecg, iegm = (np.take_along_axis(x, index[:, None], 2) for x in take_signals(store, rows))
+    target = None if store.target is None else store.target[rows]
+    return replace(store, segments=store.segments.iloc[rows].reset_index(drop=True), ecg=ecg, iegm=iegm,
+                   mask=np.asarray(store.mask)[rows], target=target, files={}, beats=[])
+
+# %% ../../nbs/8_training/27_probes.ipynb #71d3dc03
+def probe_of_views(views: Sequence[np.ndarray], target: np.ndarray, train: np.ndarray, validation: np.ndarray,
+                   strengths: Sequence[float] = STRENGTHS, jobs: int = 1) -> Probe:
+    """A `linear_probe` that learns from the first of `views` alone and is asked about all, each features
+    [N, D] of the same windows with statements `target` [N, C] (0 and 1); `prob` is [V, N, C].
+    `train` and `validation`: row numbers [M]."""
+    everything, said = np.concatenate(views), np.tile(np.asarray(target), (len(views), 1))
+    probe = linear_probe(everything, said, train, validation, strengths, jobs)
+    return probe._replace(prob=probe.prob.reshape(len(views), len(views[0]), -1))
+
+# %% ../../nbs/8_training/27_probes.ipynb #5800fbb3
+def moved_by(x: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """How far the features `view` [N, D] of a view of N windows lie from those of the windows `x` [N, D]:
+    shares [N] of the median distance between two windows; NaN where features are."""
+    seen = np.isfinite(x).all(1)
+    mean, sd = x[seen].mean(0), x[seen].std(0)
+    scaled = lambda v: (v - mean)/np.where(sd > 1e-9, sd, 1)
+    apart = lambda a, b: np.sqrt(((a - b)**2).sum(1))
+    own = scaled(x)
+    return apart(own, scaled(view))/np.median(apart(own[seen], np.roll(own[seen], -(seen.sum()//2), 0)))
