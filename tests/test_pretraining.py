@@ -42,7 +42,7 @@ from pedarr.training.config import make_config
 from pedarr.training.network import build_model
 from pedarr.training.pretrain import (
     check_same_pretraining, read_pretraining, run_pretraining, what_is_known, windows_to_learn)
-from pedarr.training.pretrain_config import PRETRAININGS, PretrainConfig
+from pedarr.training.pretrain_config import BEATSSL_ABLATION, PRETRAININGS, PretrainConfig
 from pedarr.training.probes import (
     cached_features, frozen_encoder, linear_probe, moved_by, probe_answer, probe_of_views, windows_as)
 from pedarr.training.run_files import read_entries
@@ -259,6 +259,8 @@ def cached_random(c) -> list:
 @pytest.mark.parametrize('options', [
     dict(method='masked', modality='iegm'), dict(method='simclr', modality='iegm', encoder='plain'),
     dict(method='beatssl', beats='soft', hidden='leads', residual=True),
+    dict(method='beatssl', rhythms='none'),
+    dict(method='beatssl', rhythms='none', beats='soft', exponent=1.),
     dict(method='physioclr', bounded=False, self_counts=True, at_r=True),
     dict(method='beatssl', rate=50.), dict(method='simclr', precision='bf16', keep_every=1)])
 def test_options_run(drawn_store, tmp_path, options):
@@ -267,6 +269,35 @@ def test_options_run(drawn_store, tmp_path, options):
     assert said.rate == (options.get('rate') or 100) and said.modality == c.modality
     if c.modality == 'iegm': assert said.windows == 4 and '12 windows have no channel' in said.notes[0]
     if c.keep_every: assert (tmp_path/'r'/'encoder-1.safetensors').exists()
+
+
+@pytest.mark.parametrize('row', BEATSSL_ABLATION, ids=lambda row: '-'.join(map(str, row[:3])))
+def test_each_row_of_the_ablation_is_a_choice(drawn_store, tmp_path, row):
+    "Ten rows, each its own; a term that is left out is zero in the history."
+    assert len({r[:3] for r in BEATSSL_ABLATION}) == len(BEATSSL_ABLATION) == 10
+    c = config(drawn_store, tmp_path/'r', method='beatssl', **dict(zip(row._fields[:3], row)))
+    history = read_pretraining(run_pretraining(c, progress=False))[1]
+    terms = {name for name in pretrain_objectives.TERMS if history[name].any()}
+    assert terms == {'contrast'} | ({'beats'} if row.beats != 'none' else set())
+
+
+def test_without_rhythms_the_loss_is_that_of_beats(drawn_store, tmp_path):
+    "The projection of windows keeps its weights, but for decay; with rhythms it learns."
+    c = config(drawn_store, tmp_path/'r', method='beatssl', weight_decay=0.)
+    rows = np.arange(16)
+    start = pretrain._set_up(drawn_store, rows, c).model.net.project.state_dict()
+    start = {name: value.clone() for name, value in start.items()}
+    moved = {}
+    for rhythms in ('none', 'hard', 'soft'):
+        own = c.replace(rhythms=rhythms)
+        folder = tmp_path/rhythms
+        folder.mkdir()
+        known = what_is_known(drawn_store, rows, own)[0]
+        model, history = pretrain._fit(drawn_store, rows, known, own, folder, show=False)
+        weights = dict(model.net.project.named_parameters())
+        moved[rhythms] = any(not torch.equal(weights[name], start[name]) for name in weights)
+        assert all((row['contrast'] == 0) == (rhythms == 'none') and row['beats'] > 0 for row in history)
+    assert moved == dict(none=False, hard=True, soft=True)
 
 
 @pytest.mark.parametrize('name', ENCODERS)
@@ -353,6 +384,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(drawn_store, tmp_path, method,
     (dict(method='3kg', modality='iegm'), 'method 3kg is for ECGs'), (dict(run=''), 'parameter run is empty'),
     (dict(crop=.1), 'set crop to'), (dict(method='cmsc', crop=4.), 'leave crop at 0'),
     (dict(method='physioclr', crop=6.), 'leave crop at 0'),
+    (dict(method='beatssl', rhythms='none', beats='none'), 'nothing to learn, make one of them hard or soft'),
     (dict(folds='one'), 'as in 1-8'), (dict(folds='7'), '0 windows are left'),
     (dict(left_out='nowhere.csv'), 'nowhere.csv'), (dict(encoder='unet'), 'unknown encoder')])
 def test_impossible_pretrainings_are_refused(drawn_store, tmp_path, options, why):
