@@ -42,7 +42,7 @@ from pedarr.training.config import make_config
 from pedarr.training.network import build_model
 from pedarr.training.pretrain import (
     check_same_pretraining, read_pretraining, run_pretraining, what_is_known, windows_to_learn)
-from pedarr.training.pretrain_config import BEATSSL_ABLATION, PRETRAININGS, PretrainConfig
+from pedarr.training.pretrain_config import BEATSSL_ABLATION, PRETRAININGS, PretrainConfig, needs_features
 from pedarr.training.probes import (
     cached_features, frozen_encoder, linear_probe, moved_by, probe_answer, probe_of_views, windows_as)
 from pedarr.training.run_files import read_entries
@@ -361,6 +361,17 @@ def test_a_pretraining_of_before_is_the_same_today(run):
     check_same_pretraining(run, PretrainConfig(**given))
     with pytest.raises(PedarrError, match='epochs=20, not 21'):
         check_same_pretraining(run, PretrainConfig(**given | dict(epochs=21)))
+
+
+@pytest.mark.parametrize('run', sorted(SHIPPED.iterdir()), ids=lambda p: p.name)
+def test_a_note_on_kinds_of_beats_holds_or_is_corrected(run):
+    "Kinds were sought where nothing compared them: the run says so, and so does costs.csv."
+    said, c = read_pretraining(run)[0], PretrainConfig(**read_entries(run/'params.json'))
+    noted = any('clusters of features' in note for note in said.notes)
+    assert noted == needs_features(c.method)
+    assert len(said.corrections) == (noted and c.beats_by != 'hard')
+    notes = pd.read_csv(SHIPPED.parent/'costs.csv').notes
+    assert (notes == '; '.join([*said.notes, *said.corrections])).any()
 
 
 @pytest.mark.parametrize('method', PRETRAININGS)

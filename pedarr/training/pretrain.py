@@ -284,6 +284,7 @@ class PretrainSummary(FileContents):
     subjects: Count
     simulated: bool
     notes: list[str]
+    corrections: list[str] = Field([], description='what a note says that does not hold, found later')
     files: dict[str, str]
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #92bea60f
