@@ -1,6 +1,7 @@
 "Learning before labels: objectives, views, features, the loop."
 import errno
 import json
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -447,6 +448,44 @@ def test_the_command_runs_its_notebook(drawn_store, tmp_path):
     assert any('image/png' in o.get('data', {}) for cell in page['cells'] for o in cell.get('outputs', []))
     again = CliRunner().invoke(pedarr_command, args)
     assert again.exit_code == 0 and 'already finished' in again.output
+
+
+def printed_commands() -> dict[str, list[str]]:
+    "The words of the commands that the chapter of parameters prints, by the name of their run."
+    chapter = json.loads((RESULTS.parent/'8_training'/'24_pretrain_config.ipynb').read_text())
+    text = ''.join(''.join(o.get('text', '')) for cell in chapter['cells'] for o in cell.get('outputs', []))
+    lines = text.replace('\\\n', ' ').splitlines()
+    found = [shlex.split(line, comments=True) for line in lines if line.startswith('pedarr pretrain ')]
+    return {Path(words[words.index('--run') + 1]).name: words[1:] for words in found}
+
+
+def test_the_chapter_prints_the_command_of_each_form():
+    "All rows of Beat-SSL's ablation, beats without rhythms, and PhysioCLR's official form."
+    known = printed_commands()
+    rows = {f'beatssl-{r}-{b}-{e:g}': dict(rhythms=r, beats=b, exponent=e)
+            for r, b, e, *_ in BEATSSL_ABLATION}
+    rows['beatssl-none-hard-50'] = dict(rhythms='none', beats='hard', exponent=50.)
+    rows['physioclr-official'] = dict(bounded='false', self_counts='true', at_r='true')
+    assert known.keys() == rows.keys()
+    for name, words in known.items():
+        pairs = zip(words, words[1:])
+        options = {word[2:].replace('-', '_'): value for word, value in pairs if word[:2] == '--'}
+        assert {key: type(value)(options[key]) for key, value in rows[name].items()} == rows[name]
+        assert options['method'] == name.split('-')[0]
+
+
+@pytest.mark.parametrize('name', ['physioclr-official', 'beatssl-none-hard-50'])
+def test_a_printed_command_runs(drawn_store, tmp_path, name):
+    "On a toy store, and small; its terms are those of its form."
+    words = printed_commands()[name]
+    words[1], words[words.index('--run') + 1] = str(drawn_store.path), str(tmp_path/'r')
+    for option, value in SMALL.items(): words += [f"--{option.replace('_', '-')}", str(value)]
+    words[words.index('--folds') + 1] = '1-4'
+    out = CliRunner().invoke(pedarr_command, words)
+    assert out.exit_code == 0, out.output
+    c, history = read_entries(tmp_path/'r'/'params.json'), read_pretraining(tmp_path/'r')[1]
+    if name == 'physioclr-official': assert (c['bounded'], c['self_counts'], c['at_r']) == (False, True, True)
+    else: assert (history.contrast == 0).all() and (history.beats > 0).all()
 
 
 def test_the_cell_of_the_notebook_is_that_of_the_parameters():
