@@ -304,6 +304,16 @@ def test_a_parameter_that_is_given_twice(store, tmp_path):
                                               '-p', 'epochs', '2')
 
 
+def test_segmentation_is_no_task_of_train(store, tmp_path):
+    "One line that names what there is for it: a command that exists and an experiment that is there."
+    for task in ('dense', 'segmentation'):
+        line = refused('train', store, '--run', tmp_path/'r', '-p', 'task', task)
+        assert line.startswith(f"pedarr: task '{task}': ")
+        command, notebook = re.search(r'by pedarr (\w+) and learnt by (\S+)$', line).groups()
+        assert command in pedarr_command.commands and (ROOT/notebook).is_file()
+        assert not (tmp_path/'r').exists()
+
+
 def test_help_of_train_lists_every_parameter():
     from pedarr.training.config import TrainConfig
     text = CliRunner().invoke(pedarr_command, ['train', '--help']).output

@@ -128,8 +128,9 @@ def test_no_text_stays_when_all_are_shuffled(n, seed):
     assert sorted(again) == sorted(texts) and all(a != b for a, b in zip(again, texts))
 
 
-def test_a_run_that_leaves_statements_out(described, tmp_path):
-    options = dict(loss='jaccard', loss_options=dict(embed=16, words=True, unseen='BOTH'), epochs=2)
+@pytest.mark.parametrize('loss', ['jaccard', 'towers'])
+def test_a_run_that_leaves_statements_out(described, tmp_path, loss):
+    options = dict(loss=loss, loss_options=dict(embed=16, words=True, unseen='BOTH'), epochs=2)
     c = make_config(store=described, run=tmp_path/'r', **SMALL | options)
     found = open_finished(run_training(c, progress=False))
     assert 'left out of training: BOTH' in found.metrics.notes

@@ -1,6 +1,7 @@
 "Learning before labels: objectives, views, features, the loop."
 import errno
 import json
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,7 +43,7 @@ from pedarr.training.config import make_config
 from pedarr.training.network import build_model
 from pedarr.training.pretrain import (
     check_same_pretraining, read_pretraining, run_pretraining, what_is_known, windows_to_learn)
-from pedarr.training.pretrain_config import PRETRAININGS, PretrainConfig
+from pedarr.training.pretrain_config import BEATSSL_ABLATION, PRETRAININGS, PretrainConfig, needs_features
 from pedarr.training.probes import (
     cached_features, frozen_encoder, linear_probe, moved_by, probe_answer, probe_of_views, windows_as)
 from pedarr.training.run_files import read_entries
@@ -259,6 +260,8 @@ def cached_random(c) -> list:
 @pytest.mark.parametrize('options', [
     dict(method='masked', modality='iegm'), dict(method='simclr', modality='iegm', encoder='plain'),
     dict(method='beatssl', beats='soft', hidden='leads', residual=True),
+    dict(method='beatssl', rhythms='none'),
+    dict(method='beatssl', rhythms='none', beats='soft', exponent=1.),
     dict(method='physioclr', bounded=False, self_counts=True, at_r=True),
     dict(method='beatssl', rate=50.), dict(method='simclr', precision='bf16', keep_every=1)])
 def test_options_run(drawn_store, tmp_path, options):
@@ -267,6 +270,35 @@ def test_options_run(drawn_store, tmp_path, options):
     assert said.rate == (options.get('rate') or 100) and said.modality == c.modality
     if c.modality == 'iegm': assert said.windows == 4 and '12 windows have no channel' in said.notes[0]
     if c.keep_every: assert (tmp_path/'r'/'encoder-1.safetensors').exists()
+
+
+@pytest.mark.parametrize('row', BEATSSL_ABLATION, ids=lambda row: '-'.join(map(str, row[:3])))
+def test_each_row_of_the_ablation_is_a_choice(drawn_store, tmp_path, row):
+    "Ten rows, each its own; a term that is left out is zero in the history."
+    assert len({r[:3] for r in BEATSSL_ABLATION}) == len(BEATSSL_ABLATION) == 10
+    c = config(drawn_store, tmp_path/'r', method='beatssl', **dict(zip(row._fields[:3], row)))
+    history = read_pretraining(run_pretraining(c, progress=False))[1]
+    terms = {name for name in pretrain_objectives.TERMS if history[name].any()}
+    assert terms == {'contrast'} | ({'beats'} if row.beats != 'none' else set())
+
+
+def test_without_rhythms_the_loss_is_that_of_beats(drawn_store, tmp_path):
+    "The projection of windows keeps its weights, but for decay; with rhythms it learns."
+    c = config(drawn_store, tmp_path/'r', method='beatssl', weight_decay=0.)
+    rows = np.arange(16)
+    start = pretrain._set_up(drawn_store, rows, c).model.net.project.state_dict()
+    start = {name: value.clone() for name, value in start.items()}
+    moved = {}
+    for rhythms in ('none', 'hard', 'soft'):
+        own = c.replace(rhythms=rhythms)
+        folder = tmp_path/rhythms
+        folder.mkdir()
+        known = what_is_known(drawn_store, rows, own)[0]
+        model, history = pretrain._fit(drawn_store, rows, known, own, folder, show=False)
+        weights = dict(model.net.project.named_parameters())
+        moved[rhythms] = any(not torch.equal(weights[name], start[name]) for name in weights)
+        assert all((row['contrast'] == 0) == (rhythms == 'none') and row['beats'] > 0 for row in history)
+    assert moved == dict(none=False, hard=True, soft=True)
 
 
 @pytest.mark.parametrize('name', ENCODERS)
@@ -332,6 +364,17 @@ def test_a_pretraining_of_before_is_the_same_today(run):
         check_same_pretraining(run, PretrainConfig(**given | dict(epochs=21)))
 
 
+@pytest.mark.parametrize('run', sorted(SHIPPED.iterdir()), ids=lambda p: p.name)
+def test_a_note_on_kinds_of_beats_holds_or_is_corrected(run):
+    "Kinds were sought where nothing compared them: the run says so, and so does costs.csv."
+    said, c = read_pretraining(run)[0], PretrainConfig(**read_entries(run/'params.json'))
+    noted = any('clusters of features' in note for note in said.notes)
+    assert noted == needs_features(c.method)
+    assert len(said.corrections) == (noted and c.beats_by != 'hard')
+    notes = pd.read_csv(SHIPPED.parent/'costs.csv').notes
+    assert (notes == '; '.join([*said.notes, *said.corrections])).any()
+
+
 @pytest.mark.parametrize('method', PRETRAININGS)
 def test_a_killed_run_goes_on_to_the_same_weights(drawn_store, tmp_path, method, monkeypatch):
     whole = run_pretraining(config(drawn_store, tmp_path/'whole', method=method, epochs=3), progress=False)
@@ -353,6 +396,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(drawn_store, tmp_path, method,
     (dict(method='3kg', modality='iegm'), 'method 3kg is for ECGs'), (dict(run=''), 'parameter run is empty'),
     (dict(crop=.1), 'set crop to'), (dict(method='cmsc', crop=4.), 'leave crop at 0'),
     (dict(method='physioclr', crop=6.), 'leave crop at 0'),
+    (dict(method='beatssl', rhythms='none', beats='none'), 'nothing to learn, make one of them hard or soft'),
     (dict(folds='one'), 'as in 1-8'), (dict(folds='7'), '0 windows are left'),
     (dict(left_out='nowhere.csv'), 'nowhere.csv'), (dict(encoder='unet'), 'unknown encoder')])
 def test_impossible_pretrainings_are_refused(drawn_store, tmp_path, options, why):
@@ -404,6 +448,44 @@ def test_the_command_runs_its_notebook(drawn_store, tmp_path):
     assert any('image/png' in o.get('data', {}) for cell in page['cells'] for o in cell.get('outputs', []))
     again = CliRunner().invoke(pedarr_command, args)
     assert again.exit_code == 0 and 'already finished' in again.output
+
+
+def printed_commands() -> dict[str, list[str]]:
+    "The words of the commands that the chapter of parameters prints, by the name of their run."
+    chapter = json.loads((RESULTS.parent/'8_training'/'24_pretrain_config.ipynb').read_text())
+    text = ''.join(''.join(o.get('text', '')) for cell in chapter['cells'] for o in cell.get('outputs', []))
+    lines = text.replace('\\\n', ' ').splitlines()
+    found = [shlex.split(line, comments=True) for line in lines if line.startswith('pedarr pretrain ')]
+    return {Path(words[words.index('--run') + 1]).name: words[1:] for words in found}
+
+
+def test_the_chapter_prints_the_command_of_each_form():
+    "All rows of Beat-SSL's ablation, beats without rhythms, and PhysioCLR's official form."
+    known = printed_commands()
+    rows = {f'beatssl-{r}-{b}-{e:g}': dict(rhythms=r, beats=b, exponent=e)
+            for r, b, e, *_ in BEATSSL_ABLATION}
+    rows['beatssl-none-hard-50'] = dict(rhythms='none', beats='hard', exponent=50.)
+    rows['physioclr-official'] = dict(bounded='false', self_counts='true', at_r='true')
+    assert known.keys() == rows.keys()
+    for name, words in known.items():
+        pairs = zip(words, words[1:])
+        options = {word[2:].replace('-', '_'): value for word, value in pairs if word[:2] == '--'}
+        assert {key: type(value)(options[key]) for key, value in rows[name].items()} == rows[name]
+        assert options['method'] == name.split('-')[0]
+
+
+@pytest.mark.parametrize('name', ['physioclr-official', 'beatssl-none-hard-50'])
+def test_a_printed_command_runs(drawn_store, tmp_path, name):
+    "On a toy store, and small; its terms are those of its form."
+    words = printed_commands()[name]
+    words[1], words[words.index('--run') + 1] = str(drawn_store.path), str(tmp_path/'r')
+    for option, value in SMALL.items(): words += [f"--{option.replace('_', '-')}", str(value)]
+    words[words.index('--folds') + 1] = '1-4'
+    out = CliRunner().invoke(pedarr_command, words)
+    assert out.exit_code == 0, out.output
+    c, history = read_entries(tmp_path/'r'/'params.json'), read_pretraining(tmp_path/'r')[1]
+    if name == 'physioclr-official': assert (c['bounded'], c['self_counts'], c['at_r']) == (False, True, True)
+    else: assert (history.contrast == 0).all() and (history.beats > 0).all()
 
 
 def test_the_cell_of_the_notebook_is_that_of_the_parameters():

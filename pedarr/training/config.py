@@ -47,7 +47,7 @@ TASKS = ('', 'single', 'multi')         # '': what the grouping is for
 
 _SplitName, _ModelName = one_of(SPLITS, 'split'), one_of(CLASSIFIERS, 'model')
 _ModalityName, _Precision = one_of(MODALITY_SETS, 'modalities'), one_of(PRECISIONS, 'precision')
-_Normalisation, _Task = one_of(NORMALISE, 'normalisation'), one_of(TASKS, 'task')
+_Normalisation = one_of(NORMALISE, 'normalisation')
 _SingleSubject = one_of(_SINGLE_SUBJECT, 'single_subject_classes')
 _Sampling = one_of(SAMPLINGS, 'sampling')
 
@@ -69,6 +69,13 @@ def _for_json(x: Any) -> Any:
     if isinstance(x, (np.generic, np.ndarray, Path)): return json_ready(x)
     raise TypeError(f'{type(x).__name__} has no form in JSON')
 
+# %% ../../nbs/8_training/00_config.ipynb #730c6fd5
+def _label_task(value: Any) -> Any:
+    "The `value` of task; a class for each sample is refused with where that is done."
+    if value not in ('dense', 'segmentation'): return value
+    raise PedarrError(f'task {value!r}: pedarr train learns labels of windows; the waves, a class a sample, '
+                      'are drawn by pedarr delineate and learnt by nbs/experiments/segmentation.ipynb')
+
 # %% ../../nbs/8_training/00_config.ipynb #9d80c6ca
 def _options(value: dict) -> dict:
     "A dictionary as JSON would give it back; texts such as 1e-3 as numbers."
@@ -81,6 +88,7 @@ def _options(value: dict) -> dict:
 
 _Options = Annotated[dict, AfterValidator(_options)]
 _Channels = Annotated[str, AfterValidator(_channels)]
+_Task = Annotated[one_of(TASKS, 'task'), BeforeValidator(_label_task)]
 _Fold = Annotated[int | Literal['all', 'last'], BeforeValidator(_fold)]
 
 # %% ../../nbs/8_training/00_config.ipynb #71b6b4ea

@@ -137,7 +137,7 @@ _FREE = ('run', 'store', 'device', 'workers', 'jobs')       # change a result by
 def check_same_pretraining(run: Path, c: PretrainConfig) -> None:
     "`PedarrError` if the folder `run` holds a pretraining with other parameters than `c`, or another run."
     if not (run/'params.json').exists(): return
-    before = dict(normalise='modality', beat_classes='', most_per_record=0)    # before these were typed
+    before = dict(normalise='modality', beat_classes='', most_per_record=0, rhythms='soft')  # before typed
     old = before | read_entries(run/'params.json')
     new = c.model_dump()
     differ = [k for k in new if k not in _FREE and old.get(k) != new[k]]
@@ -284,6 +284,7 @@ class PretrainSummary(FileContents):
     subjects: Count
     simulated: bool
     notes: list[str]
+    corrections: list[str] = Field([], description='what a note says that does not hold, found later')
     files: dict[str, str]
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #92bea60f

@@ -18,7 +18,8 @@ from ..signals.vectorcardiogram import Hidden
 from .config import FitParameters, MachineParameters
 
 # %% auto #0
-__all__ = ['PRETRAININGS', 'PretrainMethod', 'needs_features', 'fold_numbers', 'PretrainConfig']
+__all__ = ['PRETRAININGS', 'BEATSSL_ABLATION', 'PretrainMethod', 'needs_features', 'fold_numbers', 'PretrainConfig',
+           'AblationRow']
 
 # %% ../../nbs/8_training/24_pretrain_config.ipynb #9c78adb5
 class PretrainMethod(NamedTuple):
@@ -90,6 +91,7 @@ class _OwnNumbers(Parameters):
     bounded: bool = Field(True, description='positives stand in the denominator, too; false: official code')
     self_counts: bool = Field(False, description='an anchor is its own positive, as in the official code')
     at_r: bool = Field(False, description='beats are cut at R, as in the official code')
+    rhythms: Literal['none', 'hard', 'soft'] = Field('soft', description='targets of whole windows')
     exponent: float = Field(50., gt=0, le=1e6, description='of the similarity of features, as a soft target')
     beats: Literal['none', 'hard', 'soft'] = Field('hard', description='targets of single beats')
     clusters: int = Field(8, ge=2, le=1000, description='number of clusters of beats')
@@ -139,4 +141,23 @@ class PretrainConfig(_Machine, _Network, _Fit, _OwnNumbers, _Views, _Data):
             raise PedarrError(f'method {self.method} is for ECGs: choose one of {", ".join(others)}')
         if self.beat_classes and self.beats_by != 'hard':
             raise PedarrError('beat_classes are for method beatssl with beats hard: leave it out')
+        if self.method == 'beatssl' and self.rhythms == self.beats == 'none':
+            raise PedarrError('rhythms none and beats none: nothing to learn, make one of them hard or soft')
         return self
+
+# %% ../../nbs/8_training/24_pretrain_config.ipynb #3645e731
+class AblationRow(NamedTuple):
+    "A row of Beat-SSL's ablation: parameters; published AUROC and F1 of superclasses, and F1 of waves."
+    rhythms: str
+    beats: str
+    exponent: float
+    auroc: float
+    f1: float
+    waves_f1: float
+
+BEATSSL_ABLATION = [AblationRow(*row) for row in (
+    ('hard', 'none', 1., .811, .595, .802), ('hard', 'hard', 1., .797, .551, .827),
+    ('hard', 'soft', 1., .789, .552, .785), ('hard', 'soft', 50., .794, .540, .805),
+    ('soft', 'none', 1., .834, .593, .869), ('soft', 'none', 50., .814, .572, .895),
+    ('soft', 'hard', 1., .681, .247, .784), ('soft', 'hard', 50., .843, .622, .911),
+    ('soft', 'soft', 1., .704, .389, .807), ('soft', 'soft', 50., .833, .598, .881))]

@@ -219,11 +219,18 @@ def _beat_term(model: Pretrainer, v: _Views, known: Known, c: PretrainConfig, pa
     return soft_contrast(z, target, c.tau)
 
 # %% ../../nbs/8_training/25_pretrain_objectives.ipynb #88a73d6b
+def _rhythm_term(v: _Views, known: Known, c: PretrainConfig, pair: list[Encoded]) -> Tensor:
+    "The contrast of whole windows in two views."
+    a, b = (e.z for e in pair)
+    if c.rhythms == 'hard': return nt_xent(a, b, c.tau)
+    target = soft_targets(known.features[v.rows].to(a.device), c.exponent)
+    return soft_contrast(torch.cat([a, b]), target, c.tau)
+
 def _beatssl(model: Pretrainer, v: _Views, known: Known, c: PretrainConfig) -> dict[str, Tensor]:
     start = _drawn_start(v)
     pair = _encoded_views(model, _turned_twice(v, _crop_from(v.x, start, v.size), c))
-    target = soft_targets(known.features[v.rows].to(start.device), c.exponent)
-    losses = {'contrast': soft_contrast(torch.cat([e.z for e in pair]), target, c.tau)}
+    losses = {}
+    if c.rhythms != 'none': losses['contrast'] = _rhythm_term(v, known, c, pair)
     if c.beats != 'none': losses['beats'] = _beat_term(model, v, known, c, pair, start)
     return losses
 
