@@ -15,6 +15,9 @@ SEEDS ?= 1
 JOBS ?= 2
 ABLATIONS := runs/ablations
 
+# `make bench`: a folder for the numbers that are kept; none without
+BENCH ?=
+
 # `make rehearsal`: where, how much of the twin, and on which port its server listens
 REHEARSAL := runs/rehearsal
 SCALE ?= 0.02
@@ -52,8 +55,9 @@ test: check
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
+# BENCH=nbs/results/speed keeps the numbers of trainings, steps and PTB-XL's store there, with the machine and its load
 bench: install
-	$(BIN)/python -m pytest -q -s -m bench tests
+	PEDARR_BENCH=$(BENCH) $(BIN)/python -m pytest -q -s -m bench tests
 
 # what takes too long for every change: some thousand mutated inputs, and many kills
 long: install
