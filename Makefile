@@ -22,6 +22,8 @@ BENCH ?=
 REHEARSAL := runs/rehearsal
 SCALE ?= 0.02
 PORT ?= 8977
+# the tables of the rehearsal, all SIMULATED
+RESULTS ?= $(REHEARSAL)/results
 
 .PHONY: demo test lab install check readme export clean bench long ablations rehearsal
 
@@ -77,7 +79,7 @@ rehearsal: install
 	@test -f $(REHEARSAL)/release/RECORDS || $(BIN)/pedarr simulate $(REHEARSAL)/release --scale $(SCALE) --jobs $(JOBS)
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(REHEARSAL)/release $(PORT) >/dev/null 2>&1 & \
 	trap "kill $$!" EXIT; $(BIN)/papermill nbs/experiments/leipzig.ipynb $(REHEARSAL)/leipzig.ipynb \
-	  -p address http://127.0.0.1:$(PORT) -p folder $(REHEARSAL)/data -p out $(REHEARSAL) -p jobs $(JOBS) \
+	  -p address http://127.0.0.1:$(PORT) -p folder $(REHEARSAL)/data -p out $(REHEARSAL) -p results $(RESULTS) -p jobs $(JOBS) \
 	  -y '{preprocess: {rate: 250, iegm_band: [30, 110]}, seeds: 1, n_folds: 3, epochs: 2, cap: 10}' \
 	  -y '{common: {dim: 16, depth: 1, heads: 2, resamples: 500}}' \
 	  -y '{own: {xresnet1d: {model: xresnet1d, model_options: {width: 16}, channel_dropout: 0}, InceptionTime: {model: inceptiontime, model_options: {width: 8}, channel_dropout: 0}}}'
