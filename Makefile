@@ -15,10 +15,15 @@ SEEDS ?= 1
 JOBS ?= 2
 ABLATIONS := runs/ablations
 
+# `make bench`: a folder for the numbers that are kept; none without
+BENCH ?=
+
 # `make rehearsal`: where, how much of the twin, and on which port its server listens
 REHEARSAL := runs/rehearsal
 SCALE ?= 0.02
 PORT ?= 8977
+# the tables of the rehearsal, all SIMULATED
+RESULTS ?= $(REHEARSAL)/results
 
 .PHONY: demo test lab install check readme export clean bench long ablations rehearsal
 
@@ -52,8 +57,9 @@ test: check
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
+# BENCH=nbs/results/speed keeps the numbers of trainings, steps and PTB-XL's store there, with the machine and its load
 bench: install
-	$(BIN)/python -m pytest -q -s -m bench tests
+	PEDARR_BENCH=$(BENCH) $(BIN)/python -m pytest -q -s -m bench tests
 
 # what takes too long for every change: some thousand mutated inputs, and many kills
 long: install
@@ -73,7 +79,7 @@ rehearsal: install
 	@test -f $(REHEARSAL)/release/RECORDS || $(BIN)/pedarr simulate $(REHEARSAL)/release --scale $(SCALE) --jobs $(JOBS)
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(REHEARSAL)/release $(PORT) >/dev/null 2>&1 & \
 	trap "kill $$!" EXIT; $(BIN)/papermill nbs/experiments/leipzig.ipynb $(REHEARSAL)/leipzig.ipynb \
-	  -p address http://127.0.0.1:$(PORT) -p folder $(REHEARSAL)/data -p out $(REHEARSAL) -p jobs $(JOBS) \
+	  -p address http://127.0.0.1:$(PORT) -p folder $(REHEARSAL)/data -p out $(REHEARSAL) -p results $(RESULTS) -p jobs $(JOBS) \
 	  -y '{preprocess: {rate: 250, iegm_band: [30, 110]}, seeds: 1, n_folds: 3, epochs: 2, cap: 10}' \
 	  -y '{common: {dim: 16, depth: 1, heads: 2, resamples: 500}}' \
 	  -y '{own: {xresnet1d: {model: xresnet1d, model_options: {width: 16}, channel_dropout: 0}, InceptionTime: {model: inceptiontime, model_options: {width: 8}, channel_dropout: 0}}}'

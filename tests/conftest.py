@@ -1,5 +1,6 @@
 """Shared by all tests: where the real recordings are, a small simulated database, and the benchmark mark."""
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,6 +68,18 @@ def real(name: str) -> Path:
     "The folder of real recordings `name`, or skip the test, saying why."
     folder = REAL/name
     if not folder.exists(): pytest.skip(f'real recordings are not here: {folder} (set PEDARR_REAL_DATA)')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def first500(request) -> Path:
+    "The first 500 of PTB-XL's recordings, unpacked once into pytest's cache; skipped without the shards."
+    real('ptbxl')
+    tool = REAL.parent/'tools'/'unpack-ptbxl'
+    if not tool.exists(): pytest.skip(f'the tool that unpacks PTB-XL is not here: {tool}')
+    folder = request.config.cache.mkdir('ptbxl')/'first500'
+    run = [sys.executable, str(tool), str(folder), '--records', '500']
+    subprocess.run(run, check=True, capture_output=True, timeout=300)
     return folder
 
 

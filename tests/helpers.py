@@ -2,12 +2,16 @@
 command."""
 import json
 import os
+import re
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 
 from click.testing import CliRunner
 
+from pedarr.core.tables import write_json
 from pedarr.signals.settings import PreprocessConfig
+from pedarr.training.runs import describe_environment
 from pedarr.use.command import pedarr_command
 
 # quick, and enough for what a network can learn here
@@ -66,6 +70,23 @@ def refused(*args) -> str:
     lines = r.err.strip().splitlines()
     assert r.status == 2 and len(lines) == 1 and 'a defect' not in lines[0], (r.status, r.err)
     return lines[0]
+
+
+def keep_bench(name: str, store, device, **found) -> Path | None:
+    """Write what a benchmark `found`, and on which machine, into the folder PEDARR_BENCH; None without it.
+
+    `store`: the store that it ran on. A machine that does something else is told by its `load`."""
+    folder = os.environ.get('PEDARR_BENCH')
+    if not folder: return None
+    info = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
+    flags = set(re.findall(r'[\w]+', (re.findall(r'(?m)^flags\s*:(.*)', info) or [''])[0]))
+    here = dict(cpu=(re.findall(r'(?m)^model name\s*: (.*)', info) or ['unknown'])[0], cpus=os.cpu_count(),
+                units=sorted(flags & {'avx2', 'avx512f', 'avx512_bf16', 'amx_bf16'}), load=os.getloadavg()[0],
+                date=date.today().isoformat())
+    path = Path(folder)/(re.sub(r'\W+', '-', name.lower()) + '.json')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, dict(name=name, found=found, machine=describe_environment(store, device) | here))
+    return path
 
 
 LABELS = ['I', 'II', 'CS 1-2', 'HIS d', 'RV 1-2', 'A1-A2']        # of a laboratory

@@ -3,6 +3,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -322,6 +324,32 @@ def test_kept_labels_say_whose_they_are():
         cards = [read_json(f) for f in folder.glob('*.json')]
         said = [c.get('source') or c.get('about') or c.get('said', {}).get('source') for c in cards]
         assert any(LICENCE.search(s) for s in said if isinstance(s, str)), folder
+
+
+def test_the_list_of_fold_10_is_whole():
+    "Each page and experiment that speaks of fold 10 is in the list, or is known not to ask it."
+    said = pd.read_csv(RESULTS/'fold10.csv', keep_default_na=False)
+    words = lambda f: '\n'.join(''.join(c['source']) for c in read_json(f)['cells'])
+    speaks = lambda folder: {f.stem for f in (RESULTS.parent/folder).glob('*.ipynb')
+                             if re.search('fold 10|official fold', words(f), re.I)}
+    assert {*said.page} - {''} <= speaks('results') <= {*said.page, 'aims'}
+    assert speaks('experiments') - {'pretrain'} <= {*said.by}          # which learns from folds 1 to 8
+    assert all((RESULTS/f).exists() for f in said.kept if f) and len(said) > 20
+    assert all(glob(str(RESULTS/f)) for s in said['set'] if '/' in s for f in s.split())
+
+
+def test_what_asked_fold_10_was_set_before_it_was_opened():
+    "In the history: the commit that opened it has the answers, and follows the one that set what was asked."
+    git = lambda *args: subprocess.run(['git', *args], cwd=RESULTS, capture_output=True, text=True)
+    said = pd.read_csv(RESULTS/'fold10.csv', keep_default_na=False).query('opened != ""')
+    if git('cat-file', '-e', said.opened.iloc[0]).returncode: pytest.skip('no history is at hand')
+    for row in said.itertuples():
+        files = [] if '/' not in row.set else [f for p in row.set.split() for f in glob(str(RESULTS/p))]
+        commits = [re.search(r'commit\W+([0-9a-f]{7})', Path(f).read_text())[1] for f in files] or [row.set]
+        for commit in commits:
+            assert not git('merge-base', '--is-ancestor', commit, row.opened).returncode, row
+        last = git('log', '--format=%H', '-1', row.opened, '--', row.kept).stdout
+        assert last.startswith(row.opened), row
 
 
 def test_a_damaged_table_of_recordings_is_one_line(tmp_path):

@@ -1,14 +1,12 @@
 """PTB-XL: its table, a release by hand at both rates, 500 real recordings; and MIT-BIH's published split."""
 import csv
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conftest import REAL, real
+from conftest import real
 from helpers import edit
 from pedarr.core.errors import PedarrError
 from pedarr.data.groupings import PTBXL_RHYTHMS, classes_of, get_grouping, statement_targets
@@ -207,18 +205,6 @@ def test_targets_of_the_published_table(rows):
 
 
 # ---- recordings of the release
-
-@pytest.fixture(scope='module')
-def first500(request):
-    "The first 500 recordings, unpacked once into pytest's cache; skipped where the shards are absent."
-    real('ptbxl')
-    tool = REAL.parent/'tools'/'unpack-ptbxl'
-    if not tool.exists(): pytest.skip(f'the tool that unpacks PTB-XL is not here: {tool}')
-    folder = request.config.cache.mkdir('ptbxl')/'first500'
-    run = [sys.executable, str(tool), str(folder), '--records', '500']
-    subprocess.run(run, check=True, capture_output=True, timeout=300)
-    return folder
-
 
 @pytest.fixture(scope='module')
 def store500(first500, tmp_path_factory):
