@@ -23,7 +23,7 @@ from .files import MOST_BYTES, open_regular, read_bytes, write_atomic
 from .tables import hash_value
 
 # %% auto #0
-__all__ = ['pack_arrays', 'unpack_arrays', 'compressed', 'decompressed', 'write_arrays', 'read_arrays', 'arrays_file',
+__all__ = ['pack_arrays', 'unpack_arrays', 'compressed', 'decompressed', 'write_arrays', 'read_arrays', 'arrays_file', 'few_bits',
            'kept_arrays', 'array_header', 'map_array', 'hash_arrays']
 
 # %% ../../nbs/0_core/09_array_files.ipynb #57fca692
@@ -81,6 +81,15 @@ def arrays_file(folder: Path | str, name: str) -> Path:
     pressed = plain.with_name(f'{plain.name}{_XZ}')
     return plain if plain.exists() and not pressed.exists() else pressed
 
+
+# %% ../../nbs/0_core/09_array_files.ipynb #8b7b01b7
+def few_bits(x: np.ndarray, bits: int = 8) -> np.ndarray:
+    "Numbers `x` (any shape and unit) in half precision, rounded to so many significant `bits`, 1 to 11."
+    if not 1 <= bits <= 11: raise PedarrError(f'bits={bits}: half precision has 1 to 11')
+    raw, away = np.ascontiguousarray(x, np.float16).view(np.uint16), 11 - bits
+    if not away: return raw.view(np.float16)
+    shift = np.where(raw & 0x7c00 == 0x7c00, 0, 1 << (away - 1)).astype(np.uint16)     # inf and NaN stay
+    return ((raw + shift) >> away << away).view(np.float16)
 
 # %% ../../nbs/0_core/09_array_files.ipynb #b9486008
 def kept_arrays(path: Path | str, key: Any, names: Collection[str], make: Callable[[], dict], remedy: str,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.array_files import arrays_file, read_arrays, write_arrays
+from ..core.array_files import arrays_file, few_bits, read_arrays, write_arrays
 from ..core.errors import PedarrError, file_error
 from ..core.locks import hold_lock
 from ..core.tables import FileContents, json_ready, read_json, write_json
@@ -99,8 +99,7 @@ def _short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray
     best = others[log[:, others].argmax(1)]
     best_log = np.take_along_axis(log, best[:, None], 1)
     kept = np.concatenate([log[:, own], best_log], 1)
-    log = np.ascontiguousarray(kept, np.float16)             # safetensors writes the bytes as they lie
-    return dict(log=log, other=best.astype(np.uint8))
+    return dict(log=few_bits(kept), other=best.astype(np.uint8))
 
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e03
 class _Card(FileContents):
