@@ -2,6 +2,7 @@
 import ast
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,8 @@ from pedarr.training import tail_systems as systems_
 from pedarr.training.config import make_config
 from pedarr.training.grid import FROZEN_LOSSES, QUESTIONS
 from pedarr.training.natural_tail import decide_natural, natural_roles, natural_table, read_natural
+from pedarr.training.new_rhythms import (
+    NEW_RHYTHMS, ask_new_rhythms, new_rhythm_roles, read_new_rhythms, run_new_rhythms_job)
 from pedarr.training.retraining import HeadOnly
 from pedarr.training.tail import (
     LOG_COLUMNS, RARE_RHYTHMS, TAIL_RECIPE, finish_job, read_tail_job, run_tail_job, tail_jobs, tail_roles)
@@ -344,6 +347,89 @@ def test_the_natural_tail_from_training_to_tables_and_from_kept_answers(natural_
     assert (answers.role == 'test').sum() == 160
     assert (open_store(natural_waves).segments.label.to_numpy()[answers.row] == answers.label).all()
     assert not (first/'under18.csv').exists()                                          # no ages are known
+
+
+@pytest.fixture(scope='module')
+def new_waves(tmp_path_factory):
+    "A SIMULATED store: noise with a wave whose frequency tells one of six rhythms, one in four of none."
+    rng, i = np.random.default_rng(1), np.arange(480)
+    names = np.array(['SR', 'AFIB', 'BIGU', 'PSVT', 'AFLT', 'TRIGU', '', ''])
+    label = names[i//2 % 8]
+    hertz = 2 + 4*pd.Index(names[:7]).get_indexer(label)
+    x = rng.normal(0, .3, (480, 2, 500)) + np.sin(2*np.pi*hertz[:, None]*np.arange(500)/100)[:, None]
+    return store_from_arrays(tmp_path_factory.mktemp('new')/'store', x, 100., ['I', 'II'], label,
+                             [f'p{k//3:03}' for k in i], folds=1 + i//3 % 10, simulated=True)
+
+
+TINY = dict(epochs=1, dim=16, batch_size=16, device='cpu', modalities='ecg')
+
+
+def test_no_patient_of_a_new_rhythm_trains(new_waves):
+    t, role = new_waves.segments, new_rhythm_roles(new_waves.segments)
+    trains, asked = (set(t.subject[role == name]) for name in ('train', 'asked'))
+    both = t.groupby('subject').label.agg(set).map(lambda own: bool(own & {*NEW_RHYTHMS}))
+    assert trains and asked and not trains & asked
+    mixed = t[t.label.isin(['SR', 'AFIB']) & t.subject.map(both) & (t.official <= 8)]
+    assert len(mixed) and (role[mixed.index] == '').all()
+    assert set(t.label[role == 'train']) == {'SR', 'AFIB'} and t.official[role == 'train'].max() == 8
+    assert set(role[t.label == '']) == {''}
+
+
+def test_a_job_of_new_rhythms_holds_what_its_network_says(new_waves, tmp_path):
+    "Its answers are those of the network alone: the labels of new rhythms change nothing in it."
+    assert run_new_rhythms_job(new_waves, 'ce', 0, TINY | FROZEN_LOSSES['ce'], tmp_path/'a')
+    t = new_waves.segments
+    other = t.assign(label=t.label.replace({'BIGU': 'PSVT', 'PSVT': 'BIGU'}))
+    turned = replace(new_waves, segments=other)
+    assert run_new_rhythms_job(turned, 'ce', 0, TINY | FROZEN_LOSSES['ce'], tmp_path/'b')
+    a, b = (read_new_rhythms(tmp_path/k, 'ce', 0) for k in 'ab')
+    for name, x in a.features.items(): assert np.array_equal(x, b.features[name])
+    assert (a.label != b.label).any() and sorted(set(a.pair)) == [0, 1, 2, 3, 4]
+    found = ask_new_rhythms(a, shots=(1, 3), draws=2)
+    assert sorted(found.truth) == sorted({0: 0, 1: 1, 2: 2, 4: 0, 5: 3}[c] for c in a.label)
+    with pytest.raises(PedarrError, match='logit_adjust=0.0, not 1.0'):
+        run_new_rhythms_job(new_waves, 'ce', 0, TINY | FROZEN_LOSSES['la'], tmp_path/'a')
+
+
+@pytest.mark.parametrize('how', ['row is missing', 'too short', 'not finite', 'no such rhythm', 'cut'])
+def test_damaged_jobs_of_new_rhythms_are_one_line(tmp_path, how):
+    n = 6
+    x = dict(row=np.arange(n, dtype=np.int32), label=np.zeros(n, np.uint8), subject=np.arange(n, dtype=np.int32),
+             pair=np.zeros(n, np.uint8), state=np.ones((n, 4), np.float16), embedding=np.ones((n, 2), np.float16))
+    if how == 'row is missing': x.pop('row')
+    if how == 'too short': x['pair'] = x['pair'][1:]
+    if how == 'not finite': x['state'][2, 1] = np.nan
+    if how == 'no such rhythm': x['label'][0] = len(NEW_RHYTHMS)
+    file = tmp_path/'ce_new_0.safetensors'
+    save_file(x, file)
+    if how == 'cut': file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(PedarrError, match=f'{file}: damaged') as e: read_new_rhythms(tmp_path, 'ce', 0)
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.long
+def test_new_rhythms_from_training_to_tables(new_waves, tmp_path):
+    "And from the jobs alone, without the store: the same tables."
+    import papermill
+    run = lambda **given: papermill.execute_notebook(
+        str(NBS/'experiments'/'new_rhythms.ipynb'), str(tmp_path/'done.ipynb'), dict(
+            out=str(tmp_path/'jobs'), seeds='0,1', draws=3, resamples=50) | given,
+        progress_bar=False, kernel_name='python3')
+    given = dict(store=str(new_waves.path), results=str(tmp_path/'first'), common=TINY)
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown loss 'cee'"): run(losses='cee', **given)
+    with pytest.raises(papermill.PapermillExecutionError, match='no loss is finished'): run()
+    run(losses='random,ce,agcacl', **given | dict(common=TINY | dict(epochs=3)))
+    t = pd.read_csv(tmp_path/'first'/'new_rhythms.csv').set_index(['asked', 'loss', 'method', 'k'])
+    assert {*t.index.unique('loss')} == {'random', 'ce', 'agcacl'}
+    assert {*t.loc['state, six rhythms'].index.unique('k')} == {1, 2, 5}
+    assert t.value['state', 'ce', 'linear', 10] > .5            # guessing gives a quarter
+    gains = pd.read_csv(tmp_path/'first'/'differences.csv')
+    assert {*gains.loss} == {'agcacl - ce', 'ce - random'}
+    made = read_json(tmp_path/'first'/'made.json')
+    assert made['simulated'] is True and {*made['classes']} == {'AFIB', 'SR'} and not made['missing']
+    run(losses='random,ce,agcacl', results=str(tmp_path/'again'))
+    for name in ('new_rhythms.csv', 'differences.csv', 'seeds.csv', 'rhythms.csv', 'state.safetensors.xz'):
+        assert (tmp_path/'first'/name).read_bytes() == (tmp_path/'again'/name).read_bytes()
 
 
 def systems_of(notebook: str, name: str) -> dict:
