@@ -688,8 +688,8 @@ def test_labels_that_are_all_left_out_are_one_line(encoder, tmp_path, monkeypatc
 @pytest.mark.long
 @pytest.mark.parametrize('name, given', [
     ('crossval', dict(seeds=1)), ('finetune', dict(seeds=1)), ('ablations', dict(seeds=1)), ('losses', {}),
-    ('tail', {}), ('natural_tail', {}), ('new_rhythms', {}), ('few_patients', dict(networks='x')), ('few_leads', {}), ('why', {}),
-    ('pretrained_electrograms', {})])
+    ('tail', {}), ('natural_tail', {}), ('new_rhythms', {}), ('few_patients', dict(networks='x')),
+    ('few_leads', {}), ('why', {}), ('pretrained_electrograms', {})])
 def test_an_experiment_names_a_store_without_labels(bare, tmp_path, name, given):
     with pytest.raises(papermill.PapermillExecutionError, match=f'{bare}: no segment has a label'):
         executed(name, tmp_path, store=str(bare), out=str(tmp_path/'out'), **given)

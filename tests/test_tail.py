@@ -394,8 +394,9 @@ def test_a_job_of_new_rhythms_holds_what_its_network_says(new_waves, tmp_path):
 @pytest.mark.parametrize('how', ['row is missing', 'too short', 'not finite', 'no such rhythm', 'cut'])
 def test_damaged_jobs_of_new_rhythms_are_one_line(tmp_path, how):
     n = 6
-    x = dict(row=np.arange(n, dtype=np.int32), label=np.zeros(n, np.uint8), subject=np.arange(n, dtype=np.int32),
-             pair=np.zeros(n, np.uint8), state=np.ones((n, 4), np.float16), embedding=np.ones((n, 2), np.float16))
+    numbers, zeros = np.arange(n, dtype=np.int32), np.zeros(n, np.uint8)
+    x = dict(row=numbers, label=zeros.copy(), subject=numbers.copy(), pair=zeros.copy(),
+             state=np.ones((n, 4), np.float16), embedding=np.ones((n, 2), np.float16))
     if how == 'row is missing': x.pop('row')
     if how == 'too short': x['pair'] = x['pair'][1:]
     if how == 'not finite': x['state'][2, 1] = np.nan
@@ -416,7 +417,8 @@ def test_new_rhythms_from_training_to_tables(new_waves, tmp_path):
             out=str(tmp_path/'jobs'), seeds='0,1', draws=3, resamples=50) | given,
         progress_bar=False, kernel_name='python3')
     given = dict(store=str(new_waves.path), results=str(tmp_path/'first'), common=TINY)
-    with pytest.raises(papermill.PapermillExecutionError, match="unknown loss 'cee'"): run(losses='cee', **given)
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown loss 'cee'"):
+        run(losses='cee', **given)
     with pytest.raises(papermill.PapermillExecutionError, match='no loss is finished'): run()
     run(losses='random,ce,agcacl', **given | dict(common=TINY | dict(epochs=3)))
     t = pd.read_csv(tmp_path/'first'/'new_rhythms.csv').set_index(['asked', 'loss', 'method', 'k'])
@@ -473,7 +475,8 @@ def test_the_report_of_the_controlled_tail_from_kept_answers(tmp_path):
     assert set(made['losses']) == {'ce', 'agcacl'} and not made['missing']
     for loss, own in made['losses'].items():                # as those jobs spelt it: the same training
         assert make_config(**own) == make_config(**FROZEN_LOSSES[loss])
-    assert made['draws'] == dict.fromkeys(['20', '80'], [3, 4, 5, 6, 7]) and (tmp_path/'tables'/'draws.svg').exists()
+    assert made['draws'] == dict.fromkeys(['20', '80'], [3, 4, 5, 6, 7])
+    assert (tmp_path/'tables'/'draws.svg').exists()
     run(losses='ce,agcacl', against='ce')
     again = pd.read_csv(tmp_path/'tables'/'scores.csv').set_index(keys)
     assert again.value.equals(now.value)
