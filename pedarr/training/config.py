@@ -255,7 +255,8 @@ def _of_file(file: Path, c: TrainConfig) -> dict:
     rate of 0 in `c` is that of the windows, and compared when these are known."""
     if c.model != 'pedarrnet' or not file.is_file(): return {}
     asked, read = encoder_parameters(file), [f'{m}_rate' for m in MODALITY_SETS[c.modalities]]
-    if c.model_options.get('fusion') == 'early' and not {*read} <= {*asked}: read = []    # none for all
+    is_early = c.model_options.get('fusion') == 'early'          # one encoder of all channels
+    if is_early and not {*read} <= {*asked}: read = []          # there is none in the file
     left = [name for name in READ_RATES if name not in read or c.model_options.get(name) == 0]
     return {name: value for name, value in asked.items() if name not in left}
 
