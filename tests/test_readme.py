@@ -139,7 +139,9 @@ def test_pages_of_results_say_a_thing_once():
         for paragraph in re.split(r'\n\n+', '\n\n'.join(texts(path))):
             prose = ' '.join(paragraph.split())
             if len(paragraph) > 150 and '```' not in paragraph: seen[prose].add(path.name)
-    assert len(RESULTS) == 26 and not {p: names for p, names in seen.items() if len(names) > 1}
+    listed = re.findall(r'\]\((\w+)\.ipynb\)', (RESULTS[0].parent/'README.md').read_text(encoding='utf-8'))
+    assert {path.stem for path in RESULTS} == {*listed}
+    assert not {p: names for p, names in seen.items() if len(names) > 1}
 
 
 def test_the_table_of_the_readme_is_that_of_the_results():

@@ -51,13 +51,10 @@ def _macro(f1: np.ndarray) -> list[np.ndarray]:
 
 def _sample_sums(label: np.ndarray, answer: np.ndarray, scored: np.ndarray, subject: ArrayLike) -> np.ndarray:
     "By subject [S, 19]: counts, sums of both Dices of its recordings, and the number of recordings."
-    counts, names = sample_counts(label, answer, scored, subject)
-    by_record = np.concatenate([sample_counts(label[i:i + 1], answer[i:i + 1], scored[i:i + 1], ['one'])[0]
-                                for i in range(len(label))])
-    number, _ = number_subjects(subject, len(label))
-    weights = *_macro(class_f1(by_record)), np.ones(len(label))
-    sums = np.stack([np.bincount(number, w, len(names)) for w in weights], 1)
-    return np.concatenate([counts.reshape(len(names), -1), sums], 1)
+    number, names = number_subjects(subject, len(label))
+    by_record, _ = sample_counts(label, answer, scored, np.arange(len(label)))
+    columns = *by_record.reshape(len(label), -1).T, *_macro(class_f1(by_record)), np.ones(len(label))
+    return np.stack([np.bincount(number, x, len(names)) for x in columns], 1)
 
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #08c63f5b
 def _drawn_scores(row: Callable[[np.ndarray], np.ndarray], sums: list[np.ndarray], n_resamples: int,

@@ -272,12 +272,12 @@ def _wanted(c: TrainConfig) -> tuple[Path, dict]:
 def as_given(c: TrainConfig, typed: Collection[str] = ()) -> TrainConfig:
     """`c` with the network of the model or the weights that it starts from; as it is without any.
 
-    `typed`: the parameters that were given; all of them, as in a notebook, say nothing. `PedarrError` for a
-    clash."""
+    `typed`: the parameters that were given; where every one is, as by a notebook's cell, nobody typed the
+    defaults. `PedarrError` for a clash."""
     source, wanted = _wanted(c) if c.pretrained else (None, {})
     if not wanted: return c
-    strict = {*typed} if source.is_file() and len(typed) < len(TrainConfig.model_fields) else set()
-    agreed = {name: _agreed(c, name, value, source, name in strict) for name, value in wanted.items()}
+    is_strict = source.is_file() and not TrainConfig.model_fields.keys() <= {*typed}
+    agreed = {k: _agreed(c, k, value, source, is_strict and k in typed) for k, value in wanted.items()}
     own = {name: value for name, value in agreed.items() if name in TrainConfig.model_fields}
     options = {name: value for name, value in agreed.items() if name not in own}
     return c.replace(**own, model_options=c.model_options | options)

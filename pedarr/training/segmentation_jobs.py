@@ -140,7 +140,8 @@ def segment_tables(data: WaveSet, answers: Mapping[str, np.ndarray],
     classes uint8 [N, 12, T]) and score or border; scores in 0..1, errors in ms, intervals over subjects."""
     tables = {'samples': {name: sample_scores(data.label, answer, data.scored, data.subject, n_resamples)
                           for name, answer in answers.items()}}
-    waves = {name: answered_waves(answer, data.rate) for name, answer in answers.items()}
+    tolerances = [*tolerances]
+    waves = {name: answered_waves(answer, data.rate) for name, answer in answers.items() if tolerances}
     for tolerance in tolerances:
         errors = {name: edge_errors(data.waves, found, data.scored, data.rate, tolerance)
                   for name, found in waves.items()}

@@ -46,11 +46,13 @@ def best_offsets(log: np.ndarray, truth: np.ndarray) -> np.ndarray:
     `log` [N, n + 1] and class numbers `truth` [N]."""
     n, weight = log.shape[1] - 1, np.ones(len(log))
     offsets = np.zeros(n + 1)
-    def f1(i, value):
-        offsets[i] = value
-        return _rare_decisions(truth, (log + offsets).argmax(1), weight, n)[0].mean()
     for i in [*range(n)]*2:
-        scores = [f1(i, value) for value in OFFSETS]
+        others = log + offsets
+        others[:, i] = -np.inf
+        rival, best = others.argmax(1), others.max(1)
+        least = np.where(i < rival, best, np.nextafter(best, np.inf))       # of two equal the first is called
+        calls = (np.where(log[:, i] + value >= least, i, rival) for value in OFFSETS)
+        scores = [_rare_decisions(truth, called, weight, n)[0].mean() for called in calls]
         offsets[i] = OFFSETS[int(np.argmax(scores))]
     return offsets[:n]
 
