@@ -373,6 +373,8 @@ def test_no_patient_of_a_new_rhythm_trains(new_waves):
     assert len(mixed) and (role[mixed.index] == '').all()
     assert set(t.label[role == 'train']) == {'SR', 'AFIB'} and t.official[role == 'train'].max() == 8
     assert set(role[t.label == '']) == {''}
+    outside = t.assign(official=t.official.where(t.label != 'PSVT', -1))
+    assert set(new_rhythm_roles(outside)[t.label == 'PSVT']) == {''}                   # no fold asks them
 
 
 def test_a_job_of_new_rhythms_holds_what_its_network_says(new_waves, tmp_path):
@@ -391,7 +393,8 @@ def test_a_job_of_new_rhythms_holds_what_its_network_says(new_waves, tmp_path):
         run_new_rhythms_job(new_waves, 'ce', 0, TINY | FROZEN_LOSSES['la'], tmp_path/'a')
 
 
-@pytest.mark.parametrize('how', ['row is missing', 'too short', 'not finite', 'no such rhythm', 'cut'])
+@pytest.mark.parametrize('how', ['row is missing', 'too short', 'not finite', 'no such rhythm',
+                                 'no such pair', 'one row', 'below 0', 'labels in a table', 'features in a row', 'cut'])
 def test_damaged_jobs_of_new_rhythms_are_one_line(tmp_path, how):
     n = 6
     numbers, zeros = np.arange(n, dtype=np.int32), np.zeros(n, np.uint8)
@@ -401,6 +404,11 @@ def test_damaged_jobs_of_new_rhythms_are_one_line(tmp_path, how):
     if how == 'too short': x['pair'] = x['pair'][1:]
     if how == 'not finite': x['state'][2, 1] = np.nan
     if how == 'no such rhythm': x['label'][0] = len(NEW_RHYTHMS)
+    if how == 'no such pair': x['pair'][0] = 255
+    if how == 'one row': x['row'] = np.array(3)
+    if how == 'below 0': x['label'] = x['label'].astype(np.int8) - 1
+    if how == 'labels in a table': x['label'] = x['label'][:, None]
+    if how == 'features in a row': x['state'] = x['state'][:, 0].copy()
     file = tmp_path/'ce_new_0.safetensors'
     save_file(x, file)
     if how == 'cut': file.write_bytes(file.read_bytes()[:-3])

@@ -37,13 +37,13 @@ def new_rhythm_roles(table: pd.DataFrame) -> np.ndarray:
     `PedarrError` if fewer than two of `NEW_RHYTHMS` or of the others are there."""
     label, subject, fold = (table[name].to_numpy() for name in ('label', 'subject', 'official'))
     new = np.isin(label, NEW_RHYTHMS)
-    role = np.where(new, 'asked', '').astype(object)
+    role = np.where(new & (fold >= 1) & (fold <= 10), 'asked', '').astype(object)
     known = (label != '') & (fold >= 1) & (fold <= 8) & ~np.isin(subject, subject[new])
     sinus = np.flatnonzero(known & (label == MOST_COMMON))
     known[np.random.default_rng(0).permutation(sinus)[NATURAL_SR:]] = False
     role[known] = 'train'
-    for rows, what in ((new, 'of ' + ', '.join(NEW_RHYTHMS)), (known, 'of other rhythms, to train on')):
-        if len(set(label[rows])) < 2:
+    for name, what in (('asked', 'of ' + ', '.join(NEW_RHYTHMS)), ('train', 'of other rhythms, to train on')):
+        if len(set(label[role == name])) < 2:
             raise PedarrError(f'new rhythms: fewer than 2 {what}: give a store of PTB-XL\'s rhythms')
     return role
 
@@ -99,18 +99,24 @@ class NewRhythms(NamedTuple):
 _FEATURES = ('state', 'embedding')
 
 # %% ../../nbs/8_training/36_new_rhythms.ipynb #854274ca
+_BELOW = dict(row=0, label=len(NEW_RHYTHMS), subject=0, pair=NATURAL_FOLDS)      # 0: any number
+
+def _is_whole(x: dict[str, np.ndarray]) -> bool:
+    "Are `x` the arrays of a job: numbers [M] in their ranges, finite features [M, d]?"
+    size, features = x.get('row', np.zeros(0)).size, [x.get(name, np.zeros(0)) for name in _FEATURES]
+    numbers = [(x.get(name, np.zeros(0)), most) for name, most in _BELOW.items()]
+    return (size > 0 and all(v.ndim == 2 and len(v) == size and np.isfinite(v).all() for v in features)
+            and all(v.shape == (size,) and v.dtype.kind in 'iu' and v.min() >= 0 for v, _ in numbers)
+            and all(v.max() < most for v, most in numbers if most))
+
 def read_new_rhythms(folder: Path | str, loss: str, seed: int) -> NewRhythms:
     "The answers of a finished job, by number of recording; `PedarrError` if it isn't finished or is damaged."
     path = arrays_file(Path(folder), f'{loss}_new_{seed}')
     x = read_job(path)
-    size = len(x.get('row', ()))
-    names = ('label', 'subject', 'pair', *_FEATURES)
-    fits = size and all(len(x.get(name, ())) == size for name in names)
-    fits = fits and x['label'].max() < len(NEW_RHYTHMS)
-    if not fits or not all(np.isfinite(x[name]).all() for name in _FEATURES):
+    if not _is_whole(x):
         raise file_error(path, 'damaged (its arrays are not those of a job)', 'delete it, and run it again')
     order = np.argsort(x['row'])
-    label, subject, pair = (x[name][order].astype(int) for name in names[:3])
+    label, subject, pair = (x[name][order].astype(int) for name in ('label', 'subject', 'pair'))
     return NewRhythms({name: x[name][order].astype(np.float32) for name in _FEATURES}, label, subject, pair)
 
 # %% ../../nbs/8_training/36_new_rhythms.ipynb #3030569a
