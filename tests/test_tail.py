@@ -394,7 +394,8 @@ def test_a_job_of_new_rhythms_holds_what_its_network_says(new_waves, tmp_path):
 
 
 @pytest.mark.parametrize('how', ['row is missing', 'too short', 'not finite', 'no such rhythm',
-                                 'no such pair', 'one row', 'below 0', 'labels in a table', 'features in a row', 'cut'])
+                                 'no such pair', 'one row', 'below 0', 'labels in a table',
+                                 'features in a row', 'cut'])
 def test_damaged_jobs_of_new_rhythms_are_one_line(tmp_path, how):
     n = 6
     numbers, zeros = np.arange(n, dtype=np.int32), np.zeros(n, np.uint8)
