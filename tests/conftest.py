@@ -1,4 +1,5 @@
 """Shared by all tests: where the real recordings are, a small simulated database, and the benchmark mark."""
+import gc
 import os
 import shutil
 import subprocess
@@ -50,6 +51,17 @@ def interrupt_move(monkeypatch, count: int) -> None:
 def folder_bytes(folder: Path) -> dict[str, bytes]:
     "Name -> bytes of each file in a folder; none where there is no folder."
     return {p.name: p.read_bytes() for p in folder.iterdir()} if folder.exists() else {}
+
+
+gc.disable()                     # until all tests are collected: what is imported and collected stays
+
+
+def pytest_collection_finish(session):
+    "Modules and tests are not searched for garbage again and again: that is a tenth of the time."
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(2000, 10, 30)
+    gc.enable()
 
 
 def pytest_configure(config):
