@@ -310,6 +310,28 @@ def test_kept_answers_give_the_rhythms_of_few_patients():
     assert (now.low.isna() == said.low.isna()).all()
 
 
+def test_kept_answers_give_the_tables_of_new_rhythms():
+    folder, keys = RESULTS/'new_rhythms', ['asked', 'loss', 'k', 'method']
+    table = pd.read_csv(folder/'new_rhythms.csv').set_index(keys).sort_index()
+    gains = pd.read_csv(folder/'differences.csv').set_index(keys).sort_index()
+    asked = [*table.index.unique('asked')]
+    found = {how: read_few_patients(folder/f"{how.replace(', ', '-').replace(' ', '-')}.safetensors.xz")
+             for how in asked}
+    for how, own in found.items():
+        for loss, answers in own.items():
+            was = table.loc[how, loss]
+            whole = (how, loss) == ('state', 'ce')             # its intervals, too: of all they take long
+            now = few_patients_table(answers, 1000 if whole else 1).loc[was.index]
+            for column in ('value', 'low', 'high')[:3 if whole else 1]:
+                assert np.allclose(now[column], was[column], atol=1e-5)
+        for pair in gains.loc[how].index.unique('loss'):
+            a, b = pair.split(' - ')
+            was = gains.loc[how, pair]
+            now = few_patients_difference(own[a], own[b], 1).loc[was.index]
+            assert np.allclose(now.value, was.value, atol=1e-5)
+    assert len(asked) == 3 and len(found['state']) == 6
+
+
 def test_kept_labels_say_whose_they_are():
     "Every file of answers has a card beside it with the source and the licence of its labels."
     of = lambda file: read_json(RESULTS/file)['source']

@@ -778,7 +778,7 @@ def test_kept_encoders_are_taken_with_their_parameters_alone(statement_store, tm
     again = lambda **more: run_cells('pretrainings', 'not finished', **dict(
         store=str(statement_store), out=str(tmp_path/'out'), epochs=20, common={}) | more)
     found = again()
-    assert len(found['ready']) == 5 and not learnt
+    assert len(found['ready']) == 6 and not learnt
     official = dict(methods='physioclr', common='{"bounded": false}')
     wrong = {'physioclr-0: .* bounded=True, not False': official,
              'simclr-0: .* epochs=20, not 50': dict(epochs=50),

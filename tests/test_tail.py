@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from helpers import experiment_cells
 from pedarr.core.errors import PedarrError
+from pedarr.core.locks import BusyError
 from pedarr.core.tables import read_json
 from pedarr.data.known_databases import data_source
 from pedarr.losses.registry import make_losses
@@ -566,7 +567,7 @@ def test_a_network_in_work_elsewhere_is_waited_for(waves, tmp_path):
     job = tail_jobs({'crt': dict(system='crt', epochs=2)}, [3], [3])[0]
     (tmp_path/'networks').mkdir()
     with tail_.hold_lock(tmp_path/'networks'/'ce_3_3.lock', 'training'):
-        with pytest.raises(PedarrError, match='is training'): run_tail_system(waves, job, SMALL, tmp_path)
+        with pytest.raises(BusyError, match='is training'): run_tail_system(waves, job, SMALL, tmp_path)
     assert run_tail_system(waves, job, SMALL, tmp_path)
 
 
