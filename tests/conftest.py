@@ -1,7 +1,10 @@
 """Shared by all tests: where the real recordings are, a small simulated database, and the benchmark mark."""
+import gc
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,17 @@ def folder_bytes(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()} if folder.exists() else {}
 
 
+gc.disable()                     # until all tests are collected: what is imported and collected stays
+
+
+def pytest_collection_finish(session):
+    "Modules and tests are not searched for garbage again and again: that is a tenth of the time."
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(2000, 10, 30)
+    gc.enable()
+
+
 def pytest_configure(config):
     config.addinivalue_line('markers',
                             'bench: a benchmark that prints ratios; run by `make bench` (pytest -m bench)')
@@ -92,15 +106,30 @@ def simulated(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope='module')
-def store(simulated, tmp_path_factory) -> Path:
-    "A store of that database at 250 Hz, one for each file of tests that has none of its own."
+@pytest.fixture(scope='session')
+def built_store(simulated, tmp_path_factory) -> Path:
+    "A store of that database at 250 Hz: to be copied, not to be used."
     from pedarr.signals.settings import PreprocessConfig
     from pedarr.signals.build import build_store
-    path = tmp_path_factory.mktemp('store')/'s'
+    path = tmp_path_factory.mktemp('built')/'s'
     build_store(simulated, path, 'leipzig', config=PreprocessConfig(rate=250., iegm_band=(30., 110.)),
                 progress=False)
     return path
+
+
+@pytest.fixture(scope='module')
+def store(built_store, tmp_path_factory) -> Path:
+    "That store, a copy for each file of tests that has none of its own."
+    return Path(shutil.copytree(built_store, tmp_path_factory.mktemp('store')/'s'))
+
+
+@pytest.fixture(scope='module')
+def two_cases():
+    "Reports draw one right and one wrong case, not six: drawing them all takes longer than a training does."
+    from pedarr.use import report
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(report, 'choose_cases', partial(report.choose_cases, right=1, wrong=1))
+        yield
 
 
 def assert_learns(model, ecg, iegm, mask, classes=3, steps=25):

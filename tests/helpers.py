@@ -13,6 +13,7 @@ from pedarr.core.tables import write_json
 from pedarr.signals.settings import PreprocessConfig
 from pedarr.training.runs import describe_environment
 from pedarr.use.command import pedarr_command
+from pedarr.use.notebook import execute_notebook
 
 # quick, and enough for what a network can learn here
 AT_250_HZ = PreprocessConfig(rate=250., iegm_band=(30., 110.))
@@ -23,6 +24,15 @@ def experiment_cells(name: str) -> list[dict]:
     path = Path(__file__).parents[1]/'nbs'/'experiments'/f'{name}.ipynb'
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     return [c | dict(source=''.join(c['source'])) for c in cells if c['cell_type'] == 'code']
+
+
+def run_experiment(name: str, page: Path, /, **given) -> None:
+    "Execute an experiment into the file `page`, in this process: a kernel takes seconds to start."
+    source = Path(__file__).parents[1]/'nbs'/'experiments'/f'{name}.ipynb'
+    plain = page.with_name(f'{name}-plain.ipynb')
+    text = source.read_text(encoding='utf-8').replace('%matplotlib inline', 'pass')
+    plain.write_text(text, encoding='utf-8')
+    execute_notebook(plain, page, given)
 
 
 def edit(path: Path, *changes: tuple, times: int = -1) -> Path:

@@ -165,7 +165,7 @@ def test_a_config_without_bands():
     assert settling_seconds(PreprocessConfig(iegm_band=None)) == settling_seconds(PreprocessConfig())
     assert settling_seconds(PreprocessConfig(ecg_band=None, iegm_band=None, rate=100)) > 0
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(x=hnp.arrays(np.float32, st.tuples(st.integers(2, 9), st.just(2), st.integers(20, 60)),
                     elements=st.floats(-20, 20, width=32) | st.just(np.nan)), order=st.permutations([0, 1]),
        as_list=st.booleans())
@@ -189,6 +189,8 @@ def test_same_arrays_same_bytes_in_any_layout(x, order, as_list):
         want = np.where(store.mask[:, rows][..., None], np.nan_to_num(x[kept]), 0)
         assert np.allclose(got, want, rtol=1e-3, atol=1e-3)
 
+
+@pytest.mark.usefixtures('two_cases')
 def test_it_can_be_trained_reported_and_compared(tmp_path):
     from pedarr.training.grid_results import paired_table
     from pedarr.training.config import make_config

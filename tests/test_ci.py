@@ -107,11 +107,12 @@ def test_long_tests_are_set_apart(tmp_path):
     shutil.copy(ROOT/'tests'/'conftest.py', tmp_path/'conftest.py')
     (tmp_path/'test_x.py').write_text('import pytest\ndef test_a(): pass\n@pytest.mark.long\n'
                                       'def test_b(): pass\n@pytest.mark.bench\ndef test_c(): pass\n')
-    def ran(*more):
-        command = [sys.executable, '-m', 'pytest', '-v', '-p', 'no:cacheprovider', *more, tmp_path]
-        out = subprocess.run(command, capture_output=True, text=True).stdout
-        return re.findall(r'test_x.py::(test_\w) PASSED', out)
-    assert ran() == ['test_a'] and ran('-m', 'long') == ['test_b'] and ran('-m', 'bench') == ['test_c']
+    asked = [], ['-m', 'long'], ['-m', 'bench']
+    code = 'import pytest\n' + ''.join(
+        f"pytest.main(['-v', '-p', 'no:cacheprovider', *{more}, {str(tmp_path)!r}])\n" for more in asked)
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout
+    ran = [re.findall(r'test_x.py::(test_\w) PASSED', one) for one in out.split('test session starts')[1:]]
+    assert ran == [['test_a'], ['test_b'], ['test_c']]
     makefile = (ROOT/'Makefile').read_text()
     assert re.search(r'(?m)^long: install\n\t.*pytest -q -m long tests$', makefile)
 

@@ -18,6 +18,7 @@ import wfdb
 from click.testing import CliRunner
 
 from conftest import ROOT, everywhere, real
+from pedarr.core.errors import PedarrError
 from pedarr.core.parameters import allowed_values
 from pedarr.model.encoder_registry import ENCODERS
 from pedarr.signals import build as build_
@@ -27,6 +28,7 @@ from pedarr.use.notebook import (
     execute_notebook, find_notebook, no_notebook, read_notebook, with_parameters)
 from pedarr.use.options import parse_params
 
+pytestmark = pytest.mark.usefixtures('two_cases')
 SMALL = dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200)
 BARS = re.compile(r'(annotations|segments|verify|check|simulate|compare|training|fold \d)\b')
 
@@ -227,17 +229,22 @@ DB = Database('mine', 'Mine', 'rhythm8', rhythms, subjects, rate=125., ecg_band=
     assert "no 'DC' in it" in refused('check', tmp_path/'db', '--database', f'{tmp_path}/mine.py:DC')
 
 
-def test_ludb_end_to_end(tmp_path):
-    "Real recordings through the command: 12 leads, no electrograms, whose band need not fit the rate."
-    from pedarr.training.config import make_config
-    from pedarr.training.train import run_training
+def some_of_ludb(db):
+    "A folder of twenty real recordings of LUDB."
     folder = real('ludb')
-    db = tmp_path/'ludb'
     (db/'data').mkdir(parents=True)
     names = [f'data/{i}' for i in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 34, 38, 42, 45, 51, 54, 56, 67)]
     for n in names:
         for suffix in ('.hea', '.dat'): shutil.copy(folder/f'{n}{suffix}', db/f'{n}{suffix}')
     (db/'RECORDS').write_text('\n'.join(names) + '\n')
+    return db
+
+
+def test_ludb_end_to_end(tmp_path):
+    "Real recordings through the command: 12 leads, no electrograms, whose band need not fit the rate."
+    from pedarr.training.config import make_config
+    from pedarr.training.train import run_training
+    db = some_of_ludb(tmp_path/'ludb')
     out = pedarr('preprocess', db, tmp_path/'store', '--database', 'ludb', '--rate', 250, ok=True).stdout
     assert 'SR' in out
     c = make_config(store=tmp_path/'store', run=tmp_path/'run', single_subject_classes='keep', **SMALL)
@@ -253,7 +260,7 @@ def test_check_speaks_of_the_database_that_was_asked_for(simulated, tmp_path):
     bad = shutil.copytree(simulated, tmp_path/'bad')
     harm_dat(bad)
     assert pedarr('check', bad).returncode == 1, 'finished, and the answer is no'
-    ludb = pedarr('check', real('ludb'), '--database', 'ludb')
+    ludb = pedarr('check', some_of_ludb(tmp_path/'ludb'), '--database', 'ludb')
     assert 'Leipzig' not in ludb.stdout and 'download' not in ludb.stdout, ludb.stdout
 
 
@@ -521,6 +528,12 @@ def test_training_without_a_notebook(store, tmp_path, monkeypatch):
     assert (tmp_path/'r'/'report.html').exists() and not (tmp_path/'r'/'train.ipynb').exists()
 
 
+def test_a_wrong_name_is_refused_by_the_notebook_itself(tmp_path):
+    with pytest.raises(PedarrError, match="unknown parameter 'epohcs'"):
+        execute_notebook(find_notebook(), tmp_path/'out.ipynb', dict(epohcs=3))
+    assert not list(tmp_path.iterdir())
+
+
 def test_papermill_itself_refuses_a_wrong_name(store, tmp_path):
     import papermill
     with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'epohcs'"):
@@ -529,6 +542,7 @@ def test_papermill_itself_refuses_a_wrong_name(store, tmp_path):
     assert not (tmp_path/'run').exists()
 
 
+@pytest.mark.long
 def test_papermill_as_the_readme_has_it(store, tmp_path):
     "The notebook may be written into the run folder itself."
     import papermill
@@ -685,7 +699,7 @@ def test_defaults_of_simulations_are_those_of_their_parameters(tmp_path):
 # --- Simulation and demonstration ---------------------------------------------
 
 def test_simulate_a_twin_and_a_small_cohort(tmp_path):
-    said = pedarr('simulate', tmp_path/'twin', '--scale', .003, '--seed', 2, '--jobs', 2, ok=True).stdout
+    said = pedarr('simulate', tmp_path/'twin', '--scale', .001, '--seed', 2, '--jobs', 1, ok=True).stdout
     assert '39 simulated recordings' in said and len((tmp_path/'twin'/'RECORDS').read_text().split()) == 39
     pedarr('simulate', tmp_path/'small', '--subjects', 4, '--minutes', .5, ok=True)
     assert len((tmp_path/'small'/'RECORDS').read_text().split()) == 4
@@ -710,7 +724,10 @@ def test_a_stopped_command_says_what_is_left_of_it(tmp_path, monkeypatch, args, 
 
 def test_a_demonstration_is_resumed_and_not_mixed(tmp_path, monkeypatch):
     "Stopped after each of its parts, it goes on where it was; other numbers are refused before any work."
+    from pedarr.core import parallel as parallel_
     from pedarr.use import command as command_
+    real_map = parallel_.parallel_map                        # in this process: two more take seconds to start
+    everywhere(monkeypatch, parallel_, 'parallel_map', lambda work, items, jobs=1: real_map(work, items))
     few = ['demo', tmp_path/'d', '--subjects', 6, '--minutes', 1, '--epochs', 1]
     def stop(*args, **kwargs): raise KeyboardInterrupt
     with monkeypatch.context() as m:

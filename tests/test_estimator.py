@@ -26,20 +26,24 @@ def windows():
     return X, np.where(slow, 'slow', 'fast')
 
 
+@pytest.fixture(scope='module')
+def plain(windows): return estimator().fit(*windows).predict_proba(windows[0])
+
+
 def estimator(channels=CHANNELS, loss='none', rate=250, **params):
     return RhythmClassifier([*channels], rate, loss=loss, epochs=3, batch_size=6, lr=5e-3,
                             params=TINY | params)
 
 
 @pytest.mark.parametrize('params', VIEWS, ids=lambda p: '+'.join(p))
-def test_it_is_fitted_copied_and_kept(windows, params):
+def test_it_is_fitted_copied_and_kept(windows, plain, params):
     "Right shapes, other answers than without, the same of a clone, in any order, of what was pickled."
     X, y = windows
     fitted = estimator(**params).fit(X, y)
     p = fitted.predict_proba(X)
     assert p.shape == (12, 2) and np.allclose(p.sum(1), 1, atol=1e-5)
     assert hasattr(fitted.network_, 'measured') == ('measured' in params)
-    assert not np.allclose(p, estimator().fit(X, y).predict_proba(X), atol=1e-4)
+    assert not np.allclose(p, plain, atol=1e-4)
     assert np.array_equal(p, clone(fitted).fit(X, y).predict_proba(X))
     assert np.allclose(p[::-1], fitted.predict_proba(X[::-1]), atol=1e-6)
     again = pickle.loads(pickle.dumps(fitted))
@@ -49,10 +53,10 @@ def test_it_is_fitted_copied_and_kept(windows, params):
 def test_a_search_over_them(windows):
     "With values as numpy has them; nothing is refused in a fold."
     X, y = windows
-    grid = dict(params=[TINY, *(TINY | {k: np.array([v])[0] for k, v in p.items()} for p in VIEWS)])
+    grid = dict(params=[TINY, *(TINY | {k: np.array([v])[0] for k, v in p.items()} for p in VIEWS[3:])])
     search = GridSearchCV(estimator(), grid, cv=2, error_score='raise').fit(X, y)
     scores = search.cv_results_['mean_test_score']
-    assert len(scores) == 5 and np.isfinite(scores).all() and search.predict(X).shape == (12,)
+    assert len(scores) == 2 and np.isfinite(scores).all() and search.predict(X).shape == (12,)
 
 
 def test_measured_reads_the_leads_that_are_there(windows):

@@ -862,7 +862,7 @@ def marks_of(folder, name):
             if m[:2] != [0, 22]]
 
 
-@fuzz(15, .05)
+@fuzz(8, .05)
 @given(data=st.data())
 def test_damaged_folders(tiny, tmp_path_factory, data):
     base = tmp_path_factory.mktemp('damaged')

@@ -1,7 +1,7 @@
 """Mutated folders and killed commands: a right answer or one line, nothing lost without a word, nothing left
 behind.
 
-`make test` runs some hundred mutations; `make long` 3,000 with other seeds, and 20 kills of each command.
+`make test` runs some eighty mutations; `make long` 3,000 with other seeds, and 20 kills of each command.
 Every case is a number: `mutate` draws the same damage from the same number, so a failure names
 what to try again."""
 import hashlib
@@ -230,7 +230,8 @@ def hunt(kind: str, numbers, home: Path, work: Path) -> None:
     assert not failed, f'{len(failed)} of {len(numbers)}:\n' + '\n'.join(failed)
 
 
-@pytest.mark.parametrize('kind, n', [('database', 20), ('store', 90), ('run', 8)])
+@pytest.mark.usefixtures('two_cases')
+@pytest.mark.parametrize('kind, n', [('database', 14), ('store', 60), ('run', 6)])
 def test_mutations(home, tmp_path, kind, n): hunt(kind, range(n), home, tmp_path)
 
 

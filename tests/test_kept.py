@@ -124,13 +124,14 @@ def test_kept_answers_give_the_differences_of_many_labels(many_labels):
 
 
 def test_kept_waves_give_the_tables_of_segmentation():
-    "Scores of samples of all rows; borders of the row that is shipped, the row with one lead."
+    "Scores of samples of every fifth row; borders of the row that is shipped, the row with one lead."
     folder = RESULTS/'segmentation'
     truth, answers = read_kept_waves(folder/'answers')
     said = {name: pd.read_csv(folder/f'{name}.csv').set_index('row') for name in ('samples', '30-ms')}
     for table in said.values(): assert list(answers) == list(dict.fromkeys(table.index))
-    now = segment_tables(truth, answers, (), 2)['samples']
-    assert np.allclose(now.value, said['samples'].value, atol=1e-4)
+    some = {name: answer for i, (name, answer) in enumerate(answers.items()) if i % 5 == 0}
+    now = segment_tables(truth, some, (), 2)['samples']
+    assert len(some) > 3 and np.allclose(now.value, said['samples'].value.loc[[*some]], atol=1e-4)
     row = 'unet, alone'
     edges, was = segment_tables(truth, {row: answers[row]}, (.03,), 2)['30 ms'], said['30-ms'].loc[row]
     for column in ('sensitivity', 'precision', 'f1', 'mean', 'sd'):
@@ -139,10 +140,13 @@ def test_kept_waves_give_the_tables_of_segmentation():
 
 @pytest.mark.long
 def test_kept_waves_give_the_borders_of_all_rows():
-    "At both tolerances; intervals are not drawn again."
+    "At both tolerances, and scores of samples; intervals are not drawn again."
     folder = RESULTS/'segmentation'
     truth, answers = read_kept_waves(folder/'answers')
     now = segment_tables(truth, answers, (.03, .15), 2)
+    was = pd.read_csv(folder/'samples.csv')
+    assert list(now['samples'].index.get_level_values(0)) == list(was.row)
+    assert np.allclose(now['samples'].value, was.value, atol=1e-4)
     keys = ['row', 'wave', 'edge']
     for name in ('30 ms', '150 ms'):
         said = pd.read_csv(folder/f"{name.replace(' ', '-')}.csv").set_index(keys)
@@ -301,6 +305,28 @@ def test_kept_answers_give_the_rhythms_of_few_patients():
     now = now.loc[said.index]
     assert np.allclose(now.value, said.value, atol=1e-5) and (now.patients == said.patients).all()
     assert (now.low.isna() == said.low.isna()).all()
+
+
+def test_kept_answers_give_the_tables_of_new_rhythms():
+    folder, keys = RESULTS/'new_rhythms', ['asked', 'loss', 'k', 'method']
+    table = pd.read_csv(folder/'new_rhythms.csv').set_index(keys).sort_index()
+    gains = pd.read_csv(folder/'differences.csv').set_index(keys).sort_index()
+    asked = [*table.index.unique('asked')]
+    found = {how: read_few_patients(folder/f"{how.replace(', ', '-').replace(' ', '-')}.safetensors.xz")
+             for how in asked}
+    for how, own in found.items():
+        for loss, answers in own.items():
+            was = table.loc[how, loss]
+            whole = (how, loss) == ('state', 'ce')             # its intervals, too: of all they take long
+            now = few_patients_table(answers, 1000 if whole else 1).loc[was.index]
+            for column in ('value', 'low', 'high')[:3 if whole else 1]:
+                assert np.allclose(now[column], was[column], atol=1e-5)
+        for pair in gains.loc[how].index.unique('loss'):
+            a, b = pair.split(' - ')
+            was = gains.loc[how, pair]
+            now = few_patients_difference(own[a], own[b], 1).loc[was.index]
+            assert np.allclose(now.value, was.value, atol=1e-5)
+    assert len(asked) == 3 and len(found['state']) == 6
 
 
 def test_kept_labels_say_whose_they_are():

@@ -526,7 +526,7 @@ def packed(d, fmt):
     return np.stack([a & 255, a >> 8 | b >> 8 << 4, b & 255], 1).astype('u1').tobytes()[:(3*len(d) + 1)//2]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(recordings(), st.integers(1, 9))
 def test_one_pass_sees_what_three_would(tmp_path_factory, recording, seconds):
     """Hashes, sums and quality of the streaming pass against the whole array, for one file or two, each
@@ -614,7 +614,7 @@ def tiny(tmp_path_factory):
     return folder
 
 
-@settings(max_examples=50, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.data())
 def test_any_damage_to_small_files_is_a_sentence(tiny, data):
     """Bytes of one header, annotation file or table changed, cut or doubled: `check_folder` ends with a

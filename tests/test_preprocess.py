@@ -195,7 +195,7 @@ def test_resampling_equals_scipy_for_any_ratio(up, down, n, seed):
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.floats(.02, 200), st.floats(1.2, 50), st.none() | st.floats(40, 70),
        st.sampled_from([250., 500., 1000.]), st.integers(0, 99))
 def test_blocks_equal_the_product_of_spectra_for_any_filter(order, low, width, notch, rate, seed):
@@ -333,7 +333,7 @@ def annotated(draw):
     return episodes, poor, sig_len, config
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(annotated(), st.booleans())
 def test_windows_lie_where_they_may_and_none_is_missed(case, rare):
     episodes, poor, sig_len, config = case

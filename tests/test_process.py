@@ -131,7 +131,8 @@ def test_the_traceback_is_shown_to_those_who_ask(small, monkeypatch):
 # --- Outputs ------------------------------------------------------------------
 
 @linux
-@pytest.mark.parametrize('args', [['--version'], ['-h'], ['train', '--params']])
+@pytest.mark.parametrize('args', [
+    ['--version'], ['-h'], pytest.param(['train', '--params'], marks=pytest.mark.long)])
 def test_a_full_output(args):
     with open('/dev/full', 'w') as full: p = start(*args, stdout=full)
     fails(p, 'standard output: could not be written')
@@ -209,10 +210,14 @@ def test_little_memory(small, tmp_path, megabytes):
 
 
 @posix
-def test_few_open_files(small, tmp_path):
+@pytest.mark.parametrize('args', [
+    ['preprocess', '@db', '@/new'], pytest.param(['train', '@store', '--run', '@/new', *TINY],
+                                                 marks=pytest.mark.long)], ids=lambda args: args[0])
+def test_few_open_files(small, tmp_path, args):
     import resource
     limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))
-    code, _, said = ended(start('train', small/'store', '--run', tmp_path/'r', *TINY, preexec_fn=limit))
+    places = {'@store': small/'store', '@db': small/'db', '@/new': tmp_path/'new'}
+    code, _, said = ended(start(*[places.get(a, a) for a in args], preexec_fn=limit))
     assert code == 0 or code == 2 and len(said) == 1, (code, said)
 
 
@@ -300,7 +305,7 @@ def test_a_training_that_is_stopped(small, tmp_path, signals, status):
     *(pytest.param(s, n, marks=pytest.mark.long) for s, n in ((['SIGINT'], 130), (['SIGKILL'], -9)))])
 def test_a_build_by_two_processes_that_is_stopped(small, tmp_path, signals, status):
     from pedarr.synthetic.studies import simulate_database
-    if not (small/'more').exists(): simulate_database(small/'more', subjects=10, minutes=4, seed=1)
+    if not (small/'more').exists(): simulate_database(small/'more', subjects=6, minutes=1.5, seed=1)
     p, left = stop([getattr(signal, s) for s in signals], tmp_path/'new.part',
                    'preprocess', small/'more', tmp_path/'new', '--jobs', 2, pause=.5)
     code, _, said = ended(p)

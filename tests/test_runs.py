@@ -175,7 +175,8 @@ def spoil(runs: Path, folder: Path, seed: int, cases: int) -> int:
     return refused
 
 
-def test_spoilt_runs(runs, tmp_path): assert spoil(runs, tmp_path, 1, 12) > 12
+@pytest.mark.usefixtures('two_cases')
+def test_spoilt_runs(runs, tmp_path): assert spoil(runs, tmp_path, 1, 8) > 8
 
 
 @pytest.mark.long

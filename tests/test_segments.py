@@ -50,7 +50,7 @@ subjects = st.lists(st.lists(st.tuples(st.sampled_from('ABCD'), st.integers(1, 3
                     min_size=5, max_size=14)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(subjects, st.integers(2, 5), st.integers(0, 99))
 def test_patient_split_properties(subjects, n_folds, seed):
     t = table(subjects)
@@ -81,7 +81,7 @@ def uneven(draw):
     return t, draw(st.integers(2, max(2, tested))), tested
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(uneven(), st.integers(0, 99))
 def test_every_fold_has_a_test_segment_wherever_that_is_possible(case, seed):
     """Folds up to the number of subjects that can be tested: none is empty (scikit-learn's own leave some
@@ -99,7 +99,7 @@ def test_every_fold_has_a_test_segment_wherever_that_is_possible(case, seed):
         assert np.array_equal(fold, make_split(t, kind, n_folds, seed))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(uneven(), st.data())
 def test_an_empty_fold_gets_the_smallest_subject_that_can_be_spared(case, data):
     """Whatever was dealt: each fold is tested afterwards, no more subjects moved than folds were empty, none
@@ -139,7 +139,7 @@ def test_a_split_without_empty_folds_is_left_as_it_is():
 
 # ---- roles
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(subjects, st.integers(2, 5), st.integers(0, 99), st.sampled_from([0., .1, .2, .5, .8]),
        st.sampled_from(['patient', 'loso']))
 def test_roles_keep_subjects_apart_and_every_class_in_training(subjects, n_folds, seed, share, kind):
@@ -741,7 +741,7 @@ def test_a_cohort_is_tested_by_whoever_learnt_from_the_other(subjects, cohorts, 
     assert (alone.label[alone.label != ''] == t.label[alone.label != '']).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(subjects, st.integers(1, 12), st.integers(0, 9))
 def test_a_cap_takes_training_windows_alone_and_leaves_every_class(subjects, most, seed):
     t = table(subjects)

@@ -119,7 +119,7 @@ LABELS = [(m.symbol, m.aux) for m in FACTS['marks'].drop_duplicates(['symbol', '
 
 @given(st.lists(st.sampled_from(LABELS), min_size=3, max_size=80),
        st.integers(0, 10**6), st.floats(.3, 1.2), st.floats(4, 70))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_sequence_of_beats_can_be_played(score, seed, rr, age):
     heart = make_heart(age, np.random.default_rng(seed), 'left lateral', fallot=age > 30)
     beats, _, _ = play_score_in(score, heart, seed, rr*len(score) + 1)
@@ -153,11 +153,12 @@ def planned(subject, seed):
     return Twin(seed)(subject)
 
 
-def test_the_first_minute_has_the_measured_rates_and_rhythms():
+@pytest.mark.parametrize('step, least', [(3, 8), pytest.param(1, 24, marks=pytest.mark.long)])
+def test_the_first_minute_has_the_measured_rates_and_rhythms(step, least):
     "Where a cycle is known and the peaks could be followed: within a tenth of the real rate in most."
     rates, opening = rate_facts()
     rows = []
-    for s in twin_subjects()[::2]:
+    for s in twin_subjects()[::step]:
         study, runs = planned(s, 4), opening[opening.record == s.record]
         marks = [a[1:] for symbol, a in zip(study.symbol, study.aux) if symbol == '+']
         order = [r for r in runs.rhythm if r]
@@ -167,7 +168,8 @@ def test_the_first_minute_has_the_measured_rates_and_rhythms():
         made = np.median(np.diff(beats[beats < 60]))
         if s.known and not lost: rows.append((rates.set_index('record').rr[s.record], made))
     truth, made = np.array(rows).T
-    assert len(rows) >= 12 and np.corrcoef(truth, made)[0, 1] > .9 and (abs(made/truth - 1) < .1).mean() > .75
+    assert len(rows) >= least and np.corrcoef(truth, made)[0, 1] > .9
+    assert (abs(made/truth - 1) < .1).mean() > .75
 
 
 def test_x0010_begins_as_the_real_one(small):

@@ -3,13 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import papermill
 import pytest
 import torch
 import wfdb
 
 from conftest import folder_bytes, interrupt_move, real
-from helpers import command, edit_json, refused
+from helpers import command, edit_json, refused, run_experiment
 from pedarr.core.errors import PedarrError
 from pedarr.data.channels import ECG_LEADS
 from pedarr.data.wave_marks import bracketed_waves, encode_marks, read_waves, wave_annotations
@@ -284,8 +283,7 @@ def test_new_rows_are_trained_beside_those_that_are_kept(tmp_path):
     before, out = folder_bytes(kept), tmp_path/'jobs'
     given = dict(data=str(tmp_path/'ludb'), out=str(out), results=str(tmp_path/'kept'), earlier=str(kept),
                  rows='unet-100', common=dict(epochs=1, dim=8, crop=2., device='cpu'))
-    papermill.execute_notebook(str(NOTEBOOK), str(tmp_path/'done.ipynb'), given, kernel_name='python3',
-                               progress_bar=False)
+    run_experiment('segmentation', tmp_path/'done.ipynb', **given)
     assert {p.name.partition('_')[0] for p in out.iterdir()} == {'unet-100'}     # nothing else is trained
     after, new = folder_bytes(kept), {'unet-100-all.safetensors.xz', 'unet-100-alone.safetensors.xz'}
     assert {*after} == {*before} | new

@@ -18,11 +18,14 @@ from .errors import PedarrError, one_line, system_error
 from .files import read_text, remove_file
 
 # %% auto #0
-__all__ = ['NO_LOCKS', 'hold_lock']
+__all__ = ['NO_LOCKS', 'BusyError', 'hold_lock']
 
 # %% ../../nbs/0_core/04_locks.ipynb #76700775
 NO_LOCKS = 'this disk has no locks: nothing keeps a second process from writing here at the same time'
 _WITHOUT = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+
+class BusyError(PedarrError):
+    "Another process is at this work. Who has other work to do may go on with that."
 
 def _holder(path: Path) -> str:
     "Who holds a lock, as its file says."
@@ -41,12 +44,12 @@ def _flock(number: int, until: float) -> None:
 
 # %% ../../nbs/0_core/04_locks.ipynb #a9e72aa6
 def _take(path: Path, number: int, doing: str, until: float) -> str:
-    "Lock the open file: '', or a note where the disk has no locks; `PedarrError` if another process has it."
+    "Lock the open file: '', or a note where the disk has no locks; `BusyError` if another process has it."
     try: _flock(number, until)
     except ImportError: return NO_LOCKS                              # Windows
     except BlockingIOError as e:
         who = f'{path.parent}: {_holder(path)} is {doing}'
-        raise PedarrError(f'{who}: wait for it, or choose another name') from e
+        raise BusyError(f'{who}: wait for it, or choose another name') from e
     except OSError as e:
         if e.errno in _WITHOUT: return NO_LOCKS
         raise
@@ -83,7 +86,7 @@ def _write_holder(path: Path, number: int) -> None:
 def hold_lock(path: Path | str, doing: str, wait: float = 0.) -> Iterator[str]:
     """Hold the lock file `path` while `doing` something ('training into this folder'); yields '' or a note.
 
-    `PedarrError` if another process still holds it after `wait` seconds: it says which. The file is removed
+    `BusyError` if another process still holds it after `wait` seconds: it says which. The file is removed
     at the end."""
     path, until = Path(path), time.monotonic() + wait
     while True:

@@ -23,15 +23,26 @@ from .segmentation_jobs import pack_answers, unpack_answers
 __all__ = ['keep_waves', 'read_kept_waves', 'kept_rivals']
 
 # %% ../../nbs/8_training/31_kept_waves.ipynb #33bd1198
-_COLUMNS = ('at', 'kind', 'onset', 'end')
+_COLUMNS = ('at', 'kind', 'gap', 'length')
 _SUFFIX = '.safetensors.xz'
 _TRUTH = f'truth{_SUFFIX}'
 
 def _short(found: np.ndarray) -> dict[str, np.ndarray]:
-    "Classes uint8 [N, 12, T] as runs, in as few bytes as they fit in."
-    return {name: a.astype(np.min_scalar_type(int(a.max(initial=0))))
-            for name, a in pack_answers(found).items()}
+    "Classes uint8 [N, 12, T] as runs, in as few bytes as they fit in: `_COLUMNS` [R]; a gap may be negative."
+    runs = pack_answers(found)
+    onset, end = (runs[name] for name in ('onset', 'end'))
+    gap, length = onset - np.concatenate([[0], end[:-1]])[:len(end)], end - onset
+    small = lambda a, least=0: a.astype(np.min_scalar_type(least or int(a.max(initial=0))))
+    return dict(at=small(runs['at']), kind=runs['kind'], gap=small(gap, -found.shape[-1]),
+                length=small(length))
 
+def _long(runs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    "The runs that `_short` made short, as `unpack_answers` takes them."
+    gap, length = (runs[name].astype(np.int64) for name in ('gap', 'length'))
+    end = np.cumsum(gap + length)
+    return dict(at=runs['at'], kind=runs['kind'], onset=end - length, end=end)
+
+# %% ../../nbs/8_training/31_kept_waves.ipynb #16d11679
 def _truth(data: WaveSet) -> dict[str, np.ndarray]:
     "What the scores need of `data`, as arrays; borders unrounded, since some lie just within a tolerance."
     parts = {'label': _short(data.label), 'scored': _short(data.scored.astype(np.uint8))}
@@ -73,7 +84,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
 
 def _part(x: dict[str, np.ndarray], name: str, shape: tuple) -> np.ndarray:
     "The classes, uint8 of this `shape`, that the arrays `x` hold under `name`."
-    return unpack_answers({k: x[f'{name}.{k}'] for k in _COLUMNS}, shape)
+    return unpack_answers(_long({k: x[f'{name}.{k}'] for k in _COLUMNS}), shape)
 
 def _waves(x: dict[str, np.ndarray]) -> pd.DataFrame:
     "The table of true waves."
@@ -90,7 +101,8 @@ def read_kept_waves(folder: Path | str) -> tuple[WaveSet, dict[str, np.ndarray]]
     index = read_json(folder/'waves.json', _Index)
     shape, x = tuple(index.shape), _read(folder/_TRUTH)
     try:
-        answers = {name: unpack_answers(_read(folder/file), shape) for name, file in index.rows.items()}
+        answers = {name: unpack_answers(_long(_read(folder/file)), shape)
+                   for name, file in index.rows.items()}
         label, scored = (_part(x, name, shape) for name in ('label', 'scored'))
         names = x['subject'].astype(str)
         none = np.zeros((len(names), N_ECG, 0), np.float32)
