@@ -228,16 +228,24 @@ def test_the_notebook_on_a_small_store(tmp_path):
     kept = sorted(p.name for p in (tmp_path/'results'/'answers').glob('*.safetensors.xz'))
     both = [read_kept(tmp_path/'results'/'answers', f'bce-official-{seed}') for seed in (0, 1)]
     again = np.mean([kept_scores(a, 100).value.jaccard for a in both])
-    assert scores.value['BCE', 'jaccard'] == pytest.approx(again, abs=1e-3) and len(kept) == 4
+    assert scores.value['BCE', 'jaccard'] == pytest.approx(again, abs=1e-5) and len(kept) == 4
     zero, each = read('zero_shot'), read('zero_shot_each')
     assert len(zero) == 2 and zero.statements.eq(2).all() and set(each['class']) == {'STACH', 'SVARR'}
     with pytest.raises(papermill.PapermillExecutionError, match='shares all its words'):
         run_notebook(tmp_path, **given | dict(least=1000))
+    alone = given | dict(store='', out=given['results'], results=str(tmp_path/'again'), common={})
+    run_notebook(tmp_path, **alone)                                         # of the kept answers
+    tables = {f.name for f in (tmp_path/'results').glob('*.csv')}
+    assert tables == {f.name for f in (tmp_path/'again').glob('*.csv')} and len(tables) == 6
+    for name in tables: assert (tmp_path/'again'/name).read_bytes() == (tmp_path/'results'/name).read_bytes()
+    (tmp_path/'results'/'statements.csv').unlink()
+    with pytest.raises(papermill.PapermillExecutionError, match='statements.csv: is not there: give'):
+        run_notebook(tmp_path, **alone)
 
 
 @pytest.mark.long
 def test_the_notebook_refuses_names_that_it_does_not_know(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="unknown system 'siglop'"):
         run_notebook(tmp_path, systems='siglop', store='s', out='o')
-    with pytest.raises(papermill.PapermillExecutionError, match='give the store of PTB-XL'):
+    with pytest.raises(papermill.PapermillExecutionError, match='out: give a folder for the runs'):
         run_notebook(tmp_path)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pedarr.core.array_files import compressed, decompressed, few_bits
+from pedarr.core.array_files import arrays_file, compressed, decompressed, few_bits, read_arrays
 from pedarr.core.errors import PedarrError, error_line
 from pedarr.core.tables import read_json
 from pedarr.data.known_databases import data_source
@@ -74,7 +74,7 @@ def test_kept_answers_give_the_scores_of_many_labels(many_labels):
         found = [kept_scores(a, 2).value for a in many_labels[folder_name(system)]]
         now, said = sum(found)/len(found), said.set_index('metric')
         assert len(found) == said.seeds.iloc[0]
-        assert np.allclose(now.loc[said.index], said.value, atol=1e-3)
+        assert np.allclose(now.loc[said.index], said.value, atol=1.1e-5)
 
 
 def test_kept_answers_give_the_tables_of_statements(many_labels):
@@ -85,17 +85,14 @@ def test_kept_answers_give_the_tables_of_statements(many_labels):
     for system, said in table.groupby('system'):
         own, said = [of(a) for a in many_labels[folder_name(system)]], said.set_index('class')
         assert (own[0].loc[said.index, ['support', 'subjects']] == said[['support', 'subjects']]).all(None)
-        # half precision makes ties: one of them moves the average precision of 18 recordings by .03
-        for column, off in (('auroc', 1e-3), ('average_precision', .03), ('f1', .01)):
+        for column in ('auroc', 'average_precision', 'f1'):
             now = sum(t[column] for t in own).loc[said.index]/len(own)
-            gap = (now - said[column]).abs()
-            assert (now.isna() == said[column].isna()).all()
-            assert gap.max() < off and gap.median() < 1e-4 and gap.mean() < 1e-3, (system, column)
+            assert np.allclose(now, said[column], atol=1.1e-5, equal_nan=True), (system, column)
     assert set(zero.index) == set(each.columns[3:])
     for system in zero.index:
         now = of(many_labels[folder_name(system)][0]).auroc.loc[each.index]
-        assert np.allclose(now, each[system], atol=1e-3)
-        assert now.mean() == pytest.approx(zero.value[system], abs=1e-3)
+        assert np.allclose(now, each[system], atol=1.1e-5)
+        assert now.mean() == pytest.approx(zero.value[system], abs=1.1e-5)
         assert len(now) == zero.statements[system]
 
 
@@ -114,16 +111,16 @@ def test_kept_answers_give_the_differences_of_many_labels(many_labels):
         return mean_difference(found, means('BCE', columns, n)[0]).value
     for system, said in pd.read_csv(MULTI/'paired.csv').groupby('system'):
         said = said.set_index('metric').value
-        assert np.allclose(minus_bce(system).loc[said.index], said, atol=1e-3), system
+        assert np.allclose(minus_bce(system).loc[said.index], said, atol=1.1e-5), system
     edges = {'under 100': (0, 100), '100 to 999': (100, 1000), '1,000 and more': (1000, np.inf)}
     for (system, by, part), said in pd.read_csv(MULTI/'groups.csv').groupby(['system', 'by', 'part']):
         own = about.kind == part if by == 'kind' else about.training.between(*edges[part], inclusive='left')
         columns, said = can & own.to_numpy(), said.set_index('metric')
         assert (said.statements == columns.sum()).all()
         now = mean_table(means(system, columns)[0]).value.loc[said.index]
-        assert np.allclose(now, said.value, atol=2e-3), (system, part)
+        assert np.allclose(now, said.value, atol=1.1e-5), (system, part)
         gain = minus_bce(system, columns).loc[said.index]
-        assert np.allclose(gain, said.minus_bce_value, atol=2e-3), (system, part)
+        assert np.allclose(gain, said.minus_bce_value, atol=1.1e-5), (system, part)
 
 
 def test_kept_waves_give_the_tables_of_segmentation():
@@ -424,6 +421,28 @@ def test_eight_bits_of_a_logarithm_are_enough():
             was, now = (score(Ranking(truth, x), one) for x in (log, few_bits(log).astype(float)))
             moved[name] = max(moved[name], abs(was - now))
     assert 0 < moved['average precision'] <= 8e-4 and 0 < moved['AUROC'] <= 2e-4
+
+
+def test_eight_bits_are_enough_for_many_labels():
+    "In answers that were kept with eleven: scores of 71 statements in the mean, as they were."
+    a = read_kept(RESULTS/'statements'/'answers', 'all-pedarrnet-0')
+    log = few_bits(np.log(a.prob))
+    assert (log != np.log(a.prob).astype(np.float16)).mean() > .5
+    was, now = (kept_scores(x, 2).value for x in (a, a._replace(prob=np.exp(log.astype(float)))))
+    moved = (now - was).abs()
+    assert 0 < moved.auroc <= 2e-4 and 0 < moved.max() <= 1.5e-3
+
+
+def test_kept_logarithms_have_the_bits_that_are_said():
+    "In every file whose card says how many; of the natural tail and of many labels, in all."
+    cards = {f: read_json(f) for f in RESULTS.rglob('*.json')}
+    said = {f: card['log_bits'] for f, card in cards.items() if 'log_bits' in card}
+    for folder in (RESULTS/'natural_tail', MULTI/'answers'):
+        assert {f.with_suffix('') for f in said if f.parent == folder} == {
+            f.with_suffix('').with_suffix('') for f in folder.glob('*.safetensors.xz')}
+    for card, bits in said.items():
+        log = read_arrays(arrays_file(card.parent, card.stem), 'restore it', names=['log'])['log']
+        assert np.array_equal(few_bits(log, bits), log) and (few_bits(log, bits - 1) != log).any(), card
 
 
 def test_answers_lie_beside_their_tables():

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..core.array_files import few_bits
 from ..core.errors import PedarrError, file_error
 from ..data.known_databases import data_source
 from ..evaluation.bootstrap import (
@@ -47,6 +48,9 @@ def natural_roles(table: pd.DataFrame, fold: int) -> np.ndarray:
     role[sinus[NATURAL_SR:]] = ''
     return role
 
+# %% ../../nbs/8_training/23_natural_tail.ipynb #624138ad
+_LOG_BITS = 8              # of a kept logarithm
+
 # %% ../../nbs/8_training/23_natural_tail.ipynb #1b2b757a
 def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], folder: Path) -> bool:
     """Train the `loss` (its name; what it means stands in `params`, of `TrainConfig`) on all but `fold`, and
@@ -54,16 +58,16 @@ def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], 
     c, role = tail_config(**params | dict(seed=fold)), natural_roles(store.segments, fold)
     def work(checkpoint):
         row, prob = train_and_answer(store, role, c, checkpoint)
-        log = np.log(np.maximum(prob.astype(float), 1e-12))
+        log = few_bits(np.log(np.maximum(prob.astype(float), 1e-12)), _LOG_BITS)
         truth = pd.Index(store.classes).get_indexer(store.segments.label.iloc[row])
         subject = pd.factorize(store.segments.subject, sort=True)[0][row]
-        return dict(row=row.astype(np.int32), log=np.ascontiguousarray(log, np.float16),
-                    truth=truth.astype(np.uint8), subject=subject.astype(np.int32),
-                    tested=(role[row] == 'test').astype(np.uint8))
+        return dict(row=row.astype(np.int32), log=log, truth=truth.astype(np.uint8),
+                    subject=subject.astype(np.int32), tested=(role[row] == 'test').astype(np.uint8))
 
     simulated = bool(store.meta.get('simulated'))
     about = dict(loss=loss, fold=fold, params=c.model_dump(), store=store.seal, classes=store.classes,
-                 simulated=simulated, source=data_source(store.meta['database'], simulated))
+                 simulated=simulated, log_bits=_LOG_BITS,
+                 source=data_source(store.meta['database'], simulated))
     return finish_job(folder, f'{loss}_natural_{fold}', work, about)
 
 
