@@ -53,7 +53,7 @@ def folder_bytes(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()} if folder.exists() else {}
 
 
-gc.disable()                     # until all tests are collected: what is imported and collected stays
+def pytest_collection(session): gc.disable()       # what is imported and collected stays
 
 
 def pytest_collection_finish(session):
@@ -123,13 +123,16 @@ def store(built_store, tmp_path_factory) -> Path:
     return Path(shutil.copytree(built_store, tmp_path_factory.mktemp('store')/'s'))
 
 
-@pytest.fixture(scope='module')
-def two_cases():
+def draw_two_cases():
     "Reports draw one right and one wrong case, not six: drawing them all takes longer than a training does."
     from pedarr.use import report
     with pytest.MonkeyPatch.context() as m:
         m.setattr(report, 'choose_cases', partial(report.choose_cases, right=1, wrong=1))
         yield
+
+
+two_cases = pytest.fixture(draw_two_cases)                                # in one test
+two_cases_here = pytest.fixture(scope='module')(draw_two_cases)           # in a file, with what it shares
 
 
 def assert_learns(model, ecg, iegm, mask, classes=3, steps=25):

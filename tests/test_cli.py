@@ -28,7 +28,7 @@ from pedarr.use.notebook import (
     execute_notebook, find_notebook, no_notebook, read_notebook, with_parameters)
 from pedarr.use.options import parse_params
 
-pytestmark = pytest.mark.usefixtures('two_cases')
+pytestmark = pytest.mark.usefixtures('two_cases_here')
 SMALL = dict(epochs=1, n_folds=2, dim=32, depth=1, heads=2, batch_size=32, resamples=200)
 BARS = re.compile(r'(annotations|segments|verify|check|simulate|compare|training|fold \d)\b')
 
@@ -261,6 +261,7 @@ def test_check_speaks_of_the_database_that_was_asked_for(simulated, tmp_path):
     harm_dat(bad)
     assert pedarr('check', bad).returncode == 1, 'finished, and the answer is no'
     ludb = pedarr('check', some_of_ludb(tmp_path/'ludb'), '--database', 'ludb')
+    assert '20 ' in ludb.stdout, ludb.stdout
     assert 'Leipzig' not in ludb.stdout and 'download' not in ludb.stdout, ludb.stdout
 
 

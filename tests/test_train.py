@@ -5,7 +5,6 @@ import errno
 import io
 import json
 import math
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -49,7 +48,7 @@ from pedarr.training.saved_models import load_model
 from pedarr.training.train import run_training
 from pedarr.training.prepare import plan_roles, plan_split, prepare_run, relabel_store
 
-pytestmark = pytest.mark.usefixtures('two_cases')
+pytestmark = pytest.mark.usefixtures('two_cases_here')
 SMALL = dict(epochs=1, batch_size=32, dim=32, depth=1, heads=2, n_folds=2, resamples=200)
 
 
@@ -809,28 +808,14 @@ train_.run_training(config_.make_config(**{params!r}), progress=False)
 """
 
 
-def hold_training(params, pipe):
-    "What `HOLD` does, in a copy of this process, which has nothing to import."
-    real = folds_.fit
-    def slow(*a):
-        pipe.send('training')
-        pipe.recv()
-        return real(*a)
-    folds_.fit = slow
-    run_training(make_config(**params), progress=False)
-
-
-@pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are copied')
 def test_a_second_training_is_told_who_trains_and_touches_nothing(store, tmp_path):
     """While another process trains: the same run, and another seed, are refused in one line; afterwards the
     same run is 'already finished'."""
     params = dict(store=str(store), run=str(tmp_path/'r'), **SMALL)
-    ours, theirs = multiprocessing.Pipe()
-    first = multiprocessing.get_context('fork').Process(target=hold_training, args=(params, theirs))
-    first.start()
-    theirs.close()
+    first = subprocess.Popen([sys.executable, '-c', HOLD.format(params=params)], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True)
     try:
-        assert ours.recv() == 'training'
+        assert first.stdout.readline() == 'training\n'
         before = {p.name: p.stat().st_mtime_ns for p in (tmp_path/'r').iterdir()}
         with pytest.raises(PedarrError,
                            match=f'process {first.pid} on .* is training into this folder: wait for it') as e:
@@ -839,10 +824,8 @@ def test_a_second_training_is_told_who_trains_and_touches_nothing(store, tmp_pat
         with pytest.raises(PedarrError, match='holds a run with seed=0, not 1: choose another'):
             run_training(make_config(**{**params, 'seed': 1}), progress=False)
         assert {p.name: p.stat().st_mtime_ns for p in (tmp_path/'r').iterdir()} == before
-    finally:
-        for _ in range(SMALL['n_folds']): ours.send('go on')
-        first.join()
-    assert first.exitcode == 0 and not (tmp_path/'r'/'lock').exists()
+    finally: first.communicate('\n\n\n')
+    assert first.returncode == 0 and not (tmp_path/'r'/'lock').exists()
     with contextlib.redirect_stderr(io.StringIO()) as said: run_training(make_config(**params))
     assert said.getvalue() == f'already finished: {tmp_path/"r"}\n'
 

@@ -39,11 +39,11 @@ def unpack_arrays(raw: bytes, path: Path | str, remedy: str) -> dict[str, np.nda
 
 # %% ../../nbs/0_core/09_array_files.ipynb #49fd8093
 _XZ = '.xz'
-_WIDTHS = dict(lc=1, lp=3, pb=3), dict(lc=0, lp=1, pb=1)      # numbers of up to eight bytes, of two
+_PACKINGS = dict(lc=1, lp=3, pb=3), dict(lc=0, lp=1, pb=1)      # numbers of up to eight bytes, of two
 
 def compressed(raw: bytes) -> bytes:
-    "`raw` as an xz file, the shorter of two."
-    packed = [lzma.compress(raw, filters=[dict(id=lzma.FILTER_LZMA2, preset=9, **how)]) for how in _WIDTHS]
+    "`raw` as an xz file, the shorter of two that `_PACKINGS` give."
+    packed = [lzma.compress(raw, filters=[dict(id=lzma.FILTER_LZMA2, preset=9, **how)]) for how in _PACKINGS]
     return min(packed, key=len)
 
 def decompressed(raw: bytes, path: Path | str, remedy: str, most: int = MOST_BYTES) -> bytes:

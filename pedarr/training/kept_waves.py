@@ -28,19 +28,27 @@ _SUFFIX = '.safetensors.xz'
 _TRUTH = f'truth{_SUFFIX}'
 
 def _short(found: np.ndarray) -> dict[str, np.ndarray]:
-    "Classes uint8 [N, 12, T] as runs, in as few bytes as they fit in: `_COLUMNS` [R]; a gap may be negative."
+    "Classes uint8 [N, 12, T] as runs, in as few bytes as they fit in: arrays [R] by the names of `_COLUMNS`."
     runs = pack_answers(found)
-    onset, end = (runs[name] for name in ('onset', 'end'))
-    gap, length = onset - np.concatenate([[0], end[:-1]])[:len(end)], end - onset
-    small = lambda a, least=0: a.astype(np.min_scalar_type(least or int(a.max(initial=0))))
-    return dict(at=small(runs['at']), kind=runs['kind'], gap=small(gap, -found.shape[-1]),
-                length=small(length))
+    onset, end, least = runs['onset'], runs['end'], lambda a: np.min_scalar_type(int(a.max(initial=0)))
+    gap, length = onset - np.roll(end, 1), end - onset
+    gap[:1] = onset[:1]
+    signed = np.min_scalar_type(-found.shape[-1])           # no gap, up or back to another lead, is longer
+    return dict(at=runs['at'].astype(least(runs['at'])), kind=runs['kind'], gap=gap.astype(signed),
+                length=length.astype(least(length)))
 
-def _long(runs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    "The runs that `_short` made short, as `unpack_answers` takes them."
-    gap, length = (runs[name].astype(np.int64) for name in ('gap', 'length'))
+# %% ../../nbs/8_training/31_kept_waves.ipynb #82031f18
+def _long(runs: Mapping[str, np.ndarray], shape: tuple) -> np.ndarray:
+    "The classes, uint8 of this `shape` [N, 12, T], that `_short` made short; `ValueError` for what is none."
+    x = {name: runs[name] for name in _COLUMNS}
+    if any(a.ndim != 1 or a.dtype.kind not in 'iu' or len(a) != len(x['at']) for a in x.values()):
+        raise ValueError('its columns are no runs')
+    gap, length = (x[name].astype(np.int64) for name in ('gap', 'length'))
     end = np.cumsum(gap + length)
-    return dict(at=runs['at'], kind=runs['kind'], onset=end - length, end=end)
+    onset, at, kind = end - length, x['at'], x['kind']
+    inside = (0 <= onset) & (onset <= end) & (end < shape[-1]) & (0 <= at) & (at < np.prod(shape[:-1]))
+    if not (inside & (0 < kind) & (kind < len(WAVE_CLASSES))).all(): raise ValueError('a run lies outside')
+    return unpack_answers(dict(at=at, kind=kind, onset=onset, end=end), shape)
 
 # %% ../../nbs/8_training/31_kept_waves.ipynb #16d11679
 def _truth(data: WaveSet) -> dict[str, np.ndarray]:
@@ -84,7 +92,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
 
 def _part(x: dict[str, np.ndarray], name: str, shape: tuple) -> np.ndarray:
     "The classes, uint8 of this `shape`, that the arrays `x` hold under `name`."
-    return unpack_answers(_long({k: x[f'{name}.{k}'] for k in _COLUMNS}), shape)
+    return _long({k: x[f'{name}.{k}'] for k in _COLUMNS}, shape)
 
 def _waves(x: dict[str, np.ndarray]) -> pd.DataFrame:
     "The table of true waves."
@@ -101,14 +109,15 @@ def read_kept_waves(folder: Path | str) -> tuple[WaveSet, dict[str, np.ndarray]]
     index = read_json(folder/'waves.json', _Index)
     shape, x = tuple(index.shape), _read(folder/_TRUTH)
     try:
-        answers = {name: unpack_answers(_long(_read(folder/file)), shape)
-                   for name, file in index.rows.items()}
+        answers = {name: _long(_read(folder/file), shape) for name, file in index.rows.items()}
         label, scored = (_part(x, name, shape) for name in ('label', 'scored'))
         names = x['subject'].astype(str)
+        if (len(names), N_ECG) != x['mask'].shape or shape[:2] != x['mask'].shape:
+            raise ValueError('as many subjects as recordings are needed')
         none = np.zeros((len(names), N_ECG, 0), np.float32)
         rest = names, names, _waves(x), index.left_out, index.rate
         return WaveSet(none, x['mask'], label, scored.astype(bool), *rest), answers
-    except (KeyError, IndexError, ValueError) as e:
+    except (KeyError, IndexError, TypeError, ValueError) as e:
         why = f'its files do not fit each other ({one_line(e)}): keep them again'
         raise PedarrError(f'{folder}: {why}') from e
 

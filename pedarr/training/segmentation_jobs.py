@@ -84,7 +84,7 @@ def run_segment_job(data: WaveSet, name: str, params: Mapping[str, Any], fold: i
     """Train the row `name` with these `params` (of `SegmentConfig`) on all but the subjects of `fold`, answer
     for these, and keep both in `folder`. False if that was done before.
 
-    `PedarrError` while another process has it in work, and as `fit_segmenter`."""
+    `BusyError` while another process has it in work, and as `fit_segmenter`."""
     c, folds = SegmentConfig(**params), wave_folds(data.subject, n_folds)
     if not 0 <= fold < n_folds: raise PedarrError(f'fold {fold}: choose one from 0 to {n_folds - 1}')
     train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)

@@ -132,8 +132,8 @@ def finish_job(folder: Path, name: str, work: Callable[[Path], dict], about: dic
     """Write the arrays that `work(checkpoint)` makes (by name, any shape), and what they are `about` (for
     JSON: params, store, classes and more), as the job `name` of `folder`.
 
-    False if it was finished before. `PedarrError` while another process has it in work, and if a job of this
-    name was begun about something else."""
+    False if it was finished before. `BusyError` while another process has it in work, `PedarrError` if a job
+    of this name was begun about something else."""
     checkpoint, card = (folder/f'{name}.{x}' for x in ('checkpoint', 'json'))
     folder.mkdir(parents=True, exist_ok=True)
     if _is_done(folder, name, about): return False

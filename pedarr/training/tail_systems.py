@@ -38,7 +38,7 @@ def _answers(store: Store, role: np.ndarray, c: TrainConfig, model: torch.nn.Mod
 def plain_network(store: Store, size: int, draw: int, common: dict[str, Any],
                   folder: Path) -> torch.nn.Module:
     """The network of cross-entropy for a `size` and a `draw`, by the parameters `common`: read from `folder`,
-    or trained and kept there. `PedarrError` while another process has it in work."""
+    or trained and kept there. `BusyError` while another process has it in work."""
     c, name = tail_config(**common | dict(seed=draw)), f'ce_{size}_{draw}'
     train = np.flatnonzero(tail_roles(store.segments, size, draw) == 'train')
     def work(checkpoint):
