@@ -305,9 +305,9 @@ def test_a_training_that_is_stopped(small, tmp_path, signals, status):
     *(pytest.param(s, n, marks=pytest.mark.long) for s, n in ((['SIGINT'], 130), (['SIGKILL'], -9)))])
 def test_a_build_by_two_processes_that_is_stopped(small, tmp_path, signals, status):
     from pedarr.synthetic.studies import simulate_database
-    if not (small/'more').exists(): simulate_database(small/'more', subjects=6, minutes=1.5, seed=1)
+    if not (small/'more').exists(): simulate_database(small/'more', subjects=10, minutes=4, seed=1)
     p, left = stop([getattr(signal, s) for s in signals], tmp_path/'new.part',
-                   'preprocess', small/'more', tmp_path/'new', '--jobs', 2, pause=.5)
+                   'preprocess', small/'more', tmp_path/'new', '--jobs', 2, pause=.3)
     code, _, said = ended(p)
     assert code == status and not left and len(said) == (status > 0) and not (tmp_path/'new').exists()
 
