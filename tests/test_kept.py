@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
 
 from pedarr.core.array_files import arrays_file, compressed, decompressed, few_bits, read_arrays
 from pedarr.core.errors import PedarrError, error_line
@@ -249,7 +250,9 @@ def test_kept_answers_give_the_tables_of_the_natural_tail():
     made, was = read_json(folder/'made.json'), pd.read_csv(folder/'scores.csv')
     answers = {loss: read_natural(folder, loss, folds=made['folds']) for loss in made['losses']}
     pairs = [tuple(x.split(' - ')) for x in was.loss.unique() if ' - ' in x]
-    tables = [natural_table(answers, pairs, merged, n_resamples=2) for merged in (False, True)]
+    points = dict(list(pd.read_csv(folder/'points.csv').groupby('loss')))       # tuned before the rounding
+    assert {*points} == {*made['points']} == {*made['losses']}
+    tables = [natural_table(answers, pairs, merged, n_resamples=2, points=points) for merged in (False, True)]
     keys = ['loss', 'rhythm', 'score']
     now = pd.concat(tables, ignore_index=True).set_index(keys)
     was = was.set_index(keys)
@@ -265,7 +268,7 @@ def test_kept_answers_give_the_tables_of_the_natural_tail():
         ['rarest', 'SVT'])].groupby(level=1).first().sum()                            # each recording once
     young, age = pd.read_csv(folder/'under18.csv'), pd.read_csv(folder/'young.csv').set_index('row').age
     for loss, said in young.groupby('loss'):
-        a, t = decide_natural(answers[loss]), answers[loss]
+        a, t = decide_natural(answers[loss], points=points[loss]), answers[loss]
         names, rows = np.array(a.names), t.row[t.role == 'test']
         table = pd.DataFrame(dict(truth=names[a.truth], answer=names[a.called], patient=a.subject,
                                   age=age.reindex(rows).to_numpy()))
@@ -274,6 +277,24 @@ def test_kept_answers_give_the_tables_of_the_natural_tail():
         assert set(now.index) == set(said.index)
         for column in ('n', 'patients', 'right', 'recall', 'recall_low', 'recall_high'):
             assert np.allclose(now[column].loc[said.index], said[column], atol=1.1e-5), (loss, column)
+
+
+def test_kept_points_of_the_natural_tail_are_those_that_validation_asks_for():
+    "The mean F1 of the rounded validation at the kept points, and at points that are tuned on it again."
+    folder, gaps = RESULTS/'natural_tail', []
+    for loss, points in pd.read_csv(folder/'points.csv').groupby('loss'):
+        t = read_natural(folder, loss)
+        t = t[t.role == 'validation']
+        asked = pd.concat([t, t.assign(role='test')])                   # tuned on it, and asked about it
+        both = decide_natural(asked, points=points), decide_natural(asked)
+        for fold in t.fold.unique():
+            own = (t.fold == fold).to_numpy()
+            kept, again = (f1_score(a.truth[own], a.called[own], labels=range(len(a.names) - 1),
+                                    average='macro', zero_division=0) for a in both)
+            gaps.append(again - kept)
+    gaps = np.array(gaps)
+    assert len(gaps) == 25 and (gaps == 0).sum() >= 12 and gaps.mean() < .003
+    assert 0 < abs(gaps).max() < .025
 
 
 def test_kept_answers_give_the_tables_of_few_patients():

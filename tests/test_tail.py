@@ -314,6 +314,20 @@ def natural_waves(tmp_path_factory):
                              [f'p{k//2:03}' for k in i], folds=1 + i//2 % 10, simulated=True).path
 
 
+def check_given_points(run, jobs, out):
+    "Of the tables in `jobs`, a loss with points of 0 is decided by the largest probability, another tuned."
+    points = pd.MultiIndex.from_product([['ce'], [False, True], [0, 3]], names=['loss', 'merged', 'fold'])
+    points = points.to_frame(index=False).assign(AFIB=0., BIGU=0., PSVT=0., SVTAC=0., SVT=0.)
+    points.to_csv(jobs/'points.csv', index=False)
+    run(out=str(jobs), results=str(out), losses='ce,la', folds='0,3', pairs='la - ce')
+    read = lambda file: pd.read_csv(file).set_index(['loss', 'rhythm', 'score']).value
+    given, tuned, plain = (read(f) for f in (out/'scores.csv', jobs/'scores.csv', out/'scores-largest.csv'))
+    for loss, like, other in (('ce', plain, tuned), ('la', tuned, plain)):
+        own = [k for k in plain.index if k[0] == loss]
+        assert np.allclose(given[own], like[own]) and not np.allclose(given[own], other[own])
+    assert read_json(out/'made.json')['points'] == ['ce'] and (out/'points.csv').exists()
+
+
 @pytest.mark.long
 def test_the_natural_tail_from_training_to_tables_and_from_kept_answers(natural_waves, tmp_path):
     import papermill
@@ -341,6 +355,7 @@ def test_the_natural_tail_from_training_to_tables_and_from_kept_answers(natural_
     assert {read_json(f)['source'] for f in first.glob('*.json')} == {data_source('arrays', True)}
     run(out=str(first), results=str(again), losses='ce,la,agcacl', folds='0,3', pairs='agcacl - ce, la - ce')
     assert (again/'scores.csv').read_bytes() == (first/'scores.csv').read_bytes()      # without the store
+    check_given_points(run, first, tmp_path/'given')
     answers = read_natural(first, 'ce', folds=[0, 3])
     said = natural_table({'ce': answers}, n_resamples=50)
     own = t[(t.loss == 'ce') & (t.rhythm != 'SVT')]

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.array_files import few_bits
-from ..core.errors import PedarrError, file_error
+from ..core.errors import PedarrError, file_error, one_line
 from ..data.known_databases import data_source
 from ..evaluation.bootstrap import (
     check_bootstrap, draw_subjects, number_subjects, percentile_interval)
@@ -138,22 +138,39 @@ class NaturalAnswers(NamedTuple):
     offsets: np.ndarray
 
 # %% ../../nbs/8_training/23_natural_tail.ipynb #38d3a9f4
-def decide_natural(answers: pd.DataFrame, merged: bool = False, tuned: bool = True) -> NaturalAnswers:
-    """The test rows of `read_natural`, decided with offsets that the validation of their fold has tuned; not
-    `tuned`: by the largest probability. `PedarrError` where a fold has nothing to tune on."""
-    label, log, names = _with_names(answers, merged)
-    truth, called, offsets = pd.Index(names).get_indexer(label), np.zeros(len(log), int), []
-    role, fold = answers.role.to_numpy(), answers.fold.to_numpy()
+def _tuned_points(log: np.ndarray, truth: np.ndarray, fold: np.ndarray, role: np.ndarray) -> np.ndarray:
+    "Offsets [F, C - 1] that the validation of each fold has tuned, from log probabilities `log` [N, C]."
+    points = []
     for k in np.unique(fold):
         own = (fold == k) & (role == 'validation')
-        if tuned and not own.any():
+        if not own.any():
             raise PedarrError(f'natural tail: fold {k} has no validation to tune on: read both roles')
-        offsets.append(best_offsets(log[own], truth[own]) if tuned else np.zeros(len(names) - 1))
-        called[fold == k] = (log[fold == k] + np.append(offsets[-1], 0)).argmax(1)
-    test = role == 'test'
-    return NaturalAnswers(names, truth[test], called[test], log[test], answers.subject.to_numpy()[test],
-                          np.stack(offsets))
+        points.append(best_offsets(log[own], truth[own]))
+    return np.stack(points)
 
+def _given_points(points: pd.DataFrame, merged: bool, folds: np.ndarray, names: list[str]) -> np.ndarray:
+    "Offsets [F, C - 1] of the `folds` for `names` [C - 1] in a table of points."
+    try: found = points[points['merged'] == merged].set_index('fold').loc[folds, names].to_numpy(float)
+    except (KeyError, ValueError) as e:
+        raise PedarrError(f'points: {one_line(e)}: give those of these answers') from e
+    if found.shape == (len(folds), len(names)) and np.isfinite(found).all(): return found
+    raise PedarrError('points: a fold stands there twice, or without a number: give those of these answers')
+
+# %% ../../nbs/8_training/23_natural_tail.ipynb #857290c1
+def decide_natural(answers: pd.DataFrame, merged: bool = False, tuned: bool = True,
+                   points: pd.DataFrame | None = None) -> NaturalAnswers:
+    """The test rows of `read_natural`, decided with offsets that the validation of their fold has tuned, or
+    with `points` (columns merged, fold and a rhythm each); not `tuned`: by the largest probability.
+    `PedarrError` where a fold has nothing to tune on, or no point."""
+    label, log, names = _with_names(answers, merged)
+    truth, role, fold = pd.Index(names).get_indexer(label), answers.role.to_numpy(), answers.fold.to_numpy()
+    folds, at = np.unique(fold, return_inverse=True)
+    if not tuned: offsets = np.zeros((len(folds), len(names) - 1))
+    elif points is None: offsets = _tuned_points(log, truth, fold, role)
+    else: offsets = _given_points(points, merged, folds, names[:-1])
+    called, test = (log + np.pad(offsets, ((0, 0), (0, 1)))[at]).argmax(1), role == 'test'
+    subject = answers.subject.to_numpy()[test]
+    return NaturalAnswers(names, truth[test], called[test], log[test], subject, offsets)
 
 # %% ../../nbs/8_training/23_natural_tail.ipynb #4a3f5bea
 FEWEST_PATIENTS = 10      # of a rhythm, below which it is described, not tested
@@ -227,10 +244,13 @@ def _same_test(decided: Mapping[str, NaturalAnswers]) -> NaturalAnswers:
 # %% ../../nbs/8_training/23_natural_tail.ipynb #58731802
 def natural_table(systems: Mapping[str, pd.DataFrame], pairs: Iterable[tuple[str, str]] = (),
                   merged: bool = False, tuned: bool = True, n_resamples: int = 1000,
-                  seed: int = 0) -> pd.DataFrame:
+                  seed: int = 0, points: Mapping[str, pd.DataFrame] | None = None) -> pd.DataFrame:
     """Rows loss, rhythm, score, value, low, high, p, patients, recordings, from the answers of each loss
-    (name -> `read_natural`), and of the `pairs`, first minus second. `merged`: merged classes alone."""
-    decided = {loss: decide_natural(answers, merged, tuned) for loss, answers in systems.items()}
+    (name -> `read_natural`), and of the `pairs`, first minus second. `merged`: merged classes alone.
+    `points` of each loss: as of `decide_natural`; a loss that has none is tuned."""
+    points = points or {}
+    decided = {loss: decide_natural(answers, merged, tuned, points.get(loss))
+               for loss, answers in systems.items()}
     first = _same_test(decided)
     patients, only = _patients(first), sorted(set(MERGED.values())) if merged else None
     found = {loss: _resampled_scores(a, only, n_resamples, seed) for loss, a in decided.items()}
