@@ -21,7 +21,8 @@ from .files import read_text, remove_file
 __all__ = ['NO_LOCKS', 'BusyError', 'hold_lock']
 
 # %% ../../nbs/0_core/04_locks.ipynb #76700775
-NO_LOCKS = 'this disk has no locks: nothing keeps a second process from writing here at the same time'
+NO_LOCKS = ('no locks here (Windows, or this disk): nothing keeps a second process from writing here at the '
+            'same time')
 _WITHOUT = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 class BusyError(PedarrError):
