@@ -261,7 +261,7 @@ def test_check_speaks_of_the_database_that_was_asked_for(simulated, tmp_path):
     harm_dat(bad)
     assert pedarr('check', bad).returncode == 1, 'finished, and the answer is no'
     ludb = pedarr('check', some_of_ludb(tmp_path/'ludb'), '--database', 'ludb')
-    assert '20 ' in ludb.stdout, ludb.stdout
+    assert re.search(r'(?<![\d-])20 ', ludb.stdout), ludb.stdout
     assert 'Leipzig' not in ludb.stdout and 'download' not in ludb.stdout, ludb.stdout
 
 

@@ -316,9 +316,14 @@ def natural_waves(tmp_path_factory):
 
 def check_given_points(run, jobs, out):
     "Of the tables in `jobs`, a loss with points of 0 is decided by the largest probability, another tuned."
+    import papermill
     points = pd.MultiIndex.from_product([['ce'], [False, True], [0, 3]], names=['loss', 'merged', 'fold'])
     points = points.to_frame(index=False).assign(AFIB=0., BIGU=0., PSVT=0., SVTAC=0., SVT=0.)
-    points.to_csv(jobs/'points.csv', index=False)
+    (jobs/'points.csv').write_text('')
+    with pytest.raises(papermill.PapermillExecutionError, match='points.csv'):
+        run(out=str(jobs), results=str(out), losses='ce', folds='0,3')
+    more = pd.concat([points, points.assign(loss='bcl')])                   # of a loss that is not asked
+    more.to_csv(jobs/'points.csv', index=False)
     run(out=str(jobs), results=str(out), losses='ce,la', folds='0,3', pairs='la - ce')
     read = lambda file: pd.read_csv(file).set_index(['loss', 'rhythm', 'score']).value
     given, tuned, plain = (read(f) for f in (out/'scores.csv', jobs/'scores.csv', out/'scores-largest.csv'))

@@ -24,7 +24,7 @@ __all__ = ['build_store']
 from ..core.array_files import array_header, map_array
 from ..core.errors import PassingError, PedarrError, one_line, system_error
 from ..core.files import place_folder, sha256, sync_file, write_atomic
-from ..core.locks import hold_lock
+from ..core.locks import BusyError, hold_lock
 from ..core.names import first_few, natural_key
 from ..core.tables import json_ready, write_json, write_table
 from ..data.channels import CHANNELS, N_ECG
@@ -89,7 +89,7 @@ def _sweep(part: Path) -> None:
     if not part.is_dir(): return
     try:
         with _growing(part): pass
-    except PedarrError: pass      # another process holds it
+    except BusyError: pass        # another process holds it
 
 # %% ../../nbs/4_signals/08_build.ipynb #7de400d6
 _BY_RECORD = dict(records='records:', channels='channels of record', signals='channels of record',

@@ -30,9 +30,9 @@ _TRUTH = f'truth{_SUFFIX}'
 def _short(found: np.ndarray) -> dict[str, np.ndarray]:
     "Classes uint8 [N, 12, T] as runs, in as few bytes as they fit in: arrays [R] by the names of `_COLUMNS`."
     runs = pack_answers(found)
-    onset, end, least = runs['onset'], runs['end'], lambda a: np.min_scalar_type(int(a.max(initial=0)))
-    gap, length = onset - np.roll(end, 1), end - onset
-    gap[:1] = onset[:1]
+    length = runs['end'] - runs['onset']
+    gap = np.diff(runs['end'], prepend=0) - length
+    least = lambda a: np.min_scalar_type(int(a.max(initial=0)))
     signed = np.min_scalar_type(-found.shape[-1])           # no gap, up or back to another lead, is longer
     return dict(at=runs['at'].astype(least(runs['at'])), kind=runs['kind'], gap=gap.astype(signed),
                 length=length.astype(least(length)))
@@ -40,15 +40,12 @@ def _short(found: np.ndarray) -> dict[str, np.ndarray]:
 # %% ../../nbs/8_training/31_kept_waves.ipynb #82031f18
 def _long(runs: Mapping[str, np.ndarray], shape: tuple) -> np.ndarray:
     "The classes, uint8 of this `shape` [N, 12, T], that `_short` made short; `ValueError` for what is none."
-    x = {name: runs[name] for name in _COLUMNS}
-    if any(a.ndim != 1 or a.dtype.kind not in 'iu' or len(a) != len(x['at']) for a in x.values()):
+    gap, length = (runs[name] for name in ('gap', 'length'))
+    if any(a.ndim != 1 or a.dtype.kind not in 'iu' or len(a) != len(gap) for a in (gap, length)):
         raise ValueError('its columns are no runs')
-    gap, length = (x[name].astype(np.int64) for name in ('gap', 'length'))
-    end = np.cumsum(gap + length)
-    onset, at, kind = end - length, x['at'], x['kind']
-    inside = (0 <= onset) & (onset <= end) & (end < shape[-1]) & (0 <= at) & (at < np.prod(shape[:-1]))
-    if not (inside & (0 < kind) & (kind < len(WAVE_CLASSES))).all(): raise ValueError('a run lies outside')
-    return unpack_answers(dict(at=at, kind=kind, onset=onset, end=end), shape)
+    end = np.cumsum(gap.astype(np.int64) + length.astype(np.int64))
+    onset = end - length.astype(np.int64)
+    return unpack_answers(dict(at=runs['at'], kind=runs['kind'], onset=onset, end=end), shape)
 
 # %% ../../nbs/8_training/31_kept_waves.ipynb #16d11679
 def _truth(data: WaveSet) -> dict[str, np.ndarray]:
@@ -105,8 +102,7 @@ def read_kept_waves(folder: Path | str) -> tuple[WaveSet, dict[str, np.ndarray]]
     """(true waves, row -> classes uint8 [N, 12, T]) that `keep_waves` wrote; the signals are empty.
 
     `PedarrError` for files that are not there or damaged."""
-    folder = Path(folder)
-    index = read_json(folder/'waves.json', _Index)
+    folder, index = Path(folder), read_json(Path(folder)/'waves.json', _Index)
     shape, x = tuple(index.shape), _read(folder/_TRUTH)
     try:
         answers = {name: _long(_read(folder/file), shape) for name, file in index.rows.items()}
@@ -117,6 +113,7 @@ def read_kept_waves(folder: Path | str) -> tuple[WaveSet, dict[str, np.ndarray]]
         none = np.zeros((len(names), N_ECG, 0), np.float32)
         rest = names, names, _waves(x), index.left_out, index.rate
         return WaveSet(none, x['mask'], label, scored.astype(bool), *rest), answers
+    except PedarrError: raise
     except (KeyError, IndexError, TypeError, ValueError) as e:
         why = f'its files do not fit each other ({one_line(e)}): keep them again'
         raise PedarrError(f'{folder}: {why}') from e

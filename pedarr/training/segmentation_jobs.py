@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.array_files import arrays_file, hash_arrays
-from ..core.errors import PedarrError
+from ..core.errors import PedarrError, file_error
 from ..core.files import sha256
 from ..data.channels import N_ECG
 from ..evaluation.wave_scores import edge_errors, edge_scores, sample_scores
@@ -55,11 +55,17 @@ def pack_answers(answer: np.ndarray) -> dict[str, np.ndarray]:
     return dict(at=runs['at'].to_numpy(np.int32), kind=kind, onset=runs.onset.to_numpy(np.int32),
                 end=runs.end.to_numpy(np.int32))
 
+# %% ../../nbs/8_training/30_segmentation_jobs.ipynb #cd22a22d
 def unpack_answers(runs: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    "The classes, uint8 of this `shape`, that `runs` [R] (samples, as `pack_answers` has them) stand for."
+    """The classes, uint8 of this `shape`, that `runs` [R] (samples, as `pack_answers` has them) stand for.
+    `ValueError` for columns that are no runs, and for runs outside of their lead or of no known kind."""
+    at, kind, onset, end = x = [runs.get(k, np.zeros(())) for k in ('at', 'kind', 'onset', 'end')]
+    if any(a.ndim != 1 or a.dtype.kind not in 'iu' or len(a) != len(at) for a in x):
+        raise ValueError('its columns are no runs')
+    inside = (0 <= onset) & (onset <= end) & (end < shape[-1]) & (0 <= at) & (at < np.prod(shape[:-1]))
+    if not (inside & (0 < kind) & (kind < len(WAVE_CLASSES))).all(): raise ValueError('a run lies outside')
     flat = np.zeros((int(np.prod(shape[:-1])), shape[-1]), np.uint8)
-    for at, kind, onset, end in zip(*(runs[k] for k in ('at', 'kind', 'onset', 'end'))):
-        flat[at, onset:end + 1] = kind
+    for lead, k, first, last in zip(at, kind, onset, end): flat[lead, first:last + 1] = k
     return flat.reshape(shape)
 
 # %% ../../nbs/8_training/30_segmentation_jobs.ipynb #33fe7a98
@@ -111,10 +117,13 @@ def read_segment_answers(folder: Path | str, name: str, data: WaveSet,
     folds = wave_folds(data.subject, n_folds)
     for k in range(n_folds):
         rows = np.flatnonzero(folds == k)
-        arrays = _read_job(arrays_file(folder, f'{name}_{k}'), rows)
+        path = arrays_file(folder, f'{name}_{k}')
+        arrays = _read_job(path, rows)
         for how, answer in found.items():
             runs = {x.removeprefix(f'{how}.'): a for x, a in arrays.items() if x.startswith(f'{how}.')}
-            answer[rows] = unpack_answers(runs, (len(rows), *answer.shape[1:]))
+            try: answer[rows] = unpack_answers(runs, (len(rows), *answer.shape[1:]))
+            except ValueError as e:
+                raise file_error(path, f'damaged ({e})', 'delete it, and run it again') from e
     return found
 
 # %% ../../nbs/8_training/30_segmentation_jobs.ipynb #a47a6ab0
