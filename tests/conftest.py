@@ -2,6 +2,7 @@
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -15,6 +16,9 @@ from hypothesis import settings
 settings.register_profile('same', derandomize=True, deadline=None)
 settings.register_profile('new', derandomize=False, deadline=None)
 settings.load_profile('new' if os.environ.get('PEDARR_FUZZ') else 'same')
+
+# What a script starts in the background ignores Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get('PEDARR_REAL_DATA') or ROOT/'../shared/data')

@@ -250,6 +250,14 @@ def test_no_more_threads(small, tmp_path, args):
 
 # --- Signals ------------------------------------------------------------------
 
+@pytest.fixture(autouse=True, scope='module')
+def hang_ups_are_heard():
+    "What is started here hears SIGHUP also where `nohup` started the tests."
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL) if hasattr(signal, 'SIGHUP') else None
+    yield
+    if before is not None: signal.signal(signal.SIGHUP, before)
+
+
 def until(condition, p, seconds=90):
     "Wait until `condition` holds."
     end = time.monotonic() + seconds

@@ -23,8 +23,8 @@ from .files import MOST_BYTES, open_regular, read_bytes, write_atomic
 from .tables import hash_value
 
 # %% auto #0
-__all__ = ['pack_arrays', 'unpack_arrays', 'compressed', 'decompressed', 'write_arrays', 'read_arrays', 'arrays_file', 'few_bits',
-           'kept_arrays', 'array_header', 'map_array', 'hash_arrays']
+__all__ = ['LOG_BITS', 'pack_arrays', 'unpack_arrays', 'compressed', 'decompressed', 'write_arrays', 'read_arrays', 'arrays_file',
+           'few_bits', 'kept_arrays', 'array_header', 'map_array', 'hash_arrays']
 
 # %% ../../nbs/0_core/09_array_files.ipynb #57fca692
 def pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -84,7 +84,9 @@ def arrays_file(folder: Path | str, name: str) -> Path:
 
 
 # %% ../../nbs/0_core/09_array_files.ipynb #8b7b01b7
-def few_bits(x: np.ndarray, bits: int = 8) -> np.ndarray:
+LOG_BITS = 8                    # significant bits of a kept logarithm
+
+def few_bits(x: np.ndarray, bits: int = LOG_BITS) -> np.ndarray:
     "Numbers `x` (any shape and unit) in half precision, rounded to so many significant `bits`, 1 to 11."
     if not 1 <= bits <= 11: raise PedarrError(f'bits={bits}: half precision has 1 to 11')
     raw, away = np.ascontiguousarray(x, np.float16).view(np.uint16), 11 - bits

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.array_files import few_bits
+from ..core.array_files import LOG_BITS, few_bits
 from ..core.errors import PedarrError, file_error, one_line
 from ..data.known_databases import data_source
 from ..evaluation.bootstrap import (
@@ -48,9 +48,6 @@ def natural_roles(table: pd.DataFrame, fold: int) -> np.ndarray:
     role[sinus[NATURAL_SR:]] = ''
     return role
 
-# %% ../../nbs/8_training/23_natural_tail.ipynb #624138ad
-_LOG_BITS = 8              # of a kept logarithm
-
 # %% ../../nbs/8_training/23_natural_tail.ipynb #1b2b757a
 def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], folder: Path) -> bool:
     """Train the `loss` (its name; what it means stands in `params`, of `TrainConfig`) on all but `fold`, and
@@ -58,7 +55,7 @@ def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], 
     c, role = tail_config(**params | dict(seed=fold)), natural_roles(store.segments, fold)
     def work(checkpoint):
         row, prob = train_and_answer(store, role, c, checkpoint)
-        log = few_bits(np.log(np.maximum(prob.astype(float), 1e-12)), _LOG_BITS)
+        log = few_bits(np.log(np.maximum(prob.astype(float), 1e-12)))
         truth = pd.Index(store.classes).get_indexer(store.segments.label.iloc[row])
         subject = pd.factorize(store.segments.subject, sort=True)[0][row]
         return dict(row=row.astype(np.int32), log=log, truth=truth.astype(np.uint8),
@@ -66,7 +63,7 @@ def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], 
 
     simulated = bool(store.meta.get('simulated'))
     about = dict(loss=loss, fold=fold, params=c.model_dump(), store=store.seal, classes=store.classes,
-                 simulated=simulated, log_bits=_LOG_BITS,
+                 simulated=simulated, log_bits=LOG_BITS,
                  source=data_source(store.meta['database'], simulated))
     return finish_job(folder, f'{loss}_natural_{fold}', work, about)
 
