@@ -23,15 +23,15 @@ from .files import MOST_BYTES, open_regular, read_bytes, write_atomic
 from .tables import hash_value
 
 # %% auto #0
-__all__ = ['LOG_BITS', 'pack_arrays', 'unpack_arrays', 'compressed', 'decompressed', 'write_arrays', 'read_arrays', 'arrays_file',
-           'few_bits', 'kept_arrays', 'array_header', 'map_array', 'hash_arrays']
+__all__ = ['LOG_BITS', 'compressed', 'decompressed', 'write_arrays', 'read_arrays', 'arrays_file', 'few_bits', 'kept_arrays',
+           'array_header', 'map_array', 'hash_arrays']
 
 # %% ../../nbs/0_core/09_array_files.ipynb #57fca692
-def pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+def _pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
     "`arrays` (any shape, no unit) as the bytes of a safetensors file."
     return save({name: np.ascontiguousarray(x) for name, x in arrays.items()})
 
-def unpack_arrays(raw: bytes, path: Path | str, remedy: str) -> dict[str, np.ndarray]:
+def _unpack_arrays(raw: bytes, path: Path | str, remedy: str) -> dict[str, np.ndarray]:
     "The arrays in the bytes of a safetensors file; `PedarrError`, which names `path` and `remedy`, if none."
     try: return load(raw)
     except (SafetensorError, ValueError, KeyError, TypeError) as e:
@@ -61,7 +61,7 @@ def decompressed(raw: bytes, path: Path | str, remedy: str, most: int = MOST_BYT
 # %% ../../nbs/0_core/09_array_files.ipynb #e01b164e
 def write_arrays(path: Path | str, arrays: Mapping[str, np.ndarray]) -> Path:
     "Write `arrays` (any shape, no unit) to the file `path`, whole or not at all. `.xz` is compressed."
-    raw = pack_arrays(arrays)
+    raw = _pack_arrays(arrays)
     return write_atomic(path, compressed(raw) if Path(path).suffix == _XZ else raw)
 
 def read_arrays(path: Path | str, remedy: str, most: int = MOST_BYTES,
@@ -70,7 +70,7 @@ def read_arrays(path: Path | str, remedy: str, most: int = MOST_BYTES,
     lacks one of the `names`."""
     raw = read_bytes(path, most)
     if Path(path).suffix == _XZ: raw = decompressed(raw, path, remedy, most)
-    found = unpack_arrays(raw, path, remedy)
+    found = _unpack_arrays(raw, path, remedy)
     gone = [name for name in names if name not in found]
     if gone: raise file_error(path, f'damaged (it has no {gone[0]})', remedy)
     return found
