@@ -857,6 +857,10 @@ def test_pretrainings_beside_each_other(statement_store, tmp_path):
     assert set(zip(t.system, t.share)) == {
         (name, share) for name in ('xresnet1d', 'from scratch', 'SimCLR', 'Beat-SSL, rhythms and beats')
         for share in (.5, 1.)}
+    run('train')                                               # superclasses, with all weights
+    t = pd.read_csv(out/'trained.csv')
+    assert set(zip(t.task, t.system, t.share)) == {
+        ('super', name, share) for name in ('from scratch', 'xresnet1d') for share in (.5, 1.)}
 
 
 @pytest.mark.long

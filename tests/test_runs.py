@@ -4,7 +4,6 @@ trainings that are killed.
 Mutations are drawn from a seed that stands in the test's name. `make long` tries a thousand, and twenty
 kills."""
 import contextlib
-import dataclasses
 import json
 import random
 import resource

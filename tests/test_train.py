@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import io
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -39,14 +38,13 @@ from pedarr.losses.registry import LOSSES, loss_terms
 from pedarr.training.config import TrainConfig, check_parameters, make_config
 from pedarr.training.finished_runs import open_finished, read_scores
 from pedarr.training.run_files import read_params
-from pedarr.training.runs import lock_run_folder
 from pedarr.signals.roles import all_roles, read_roles, split_table
 from pedarr.training.folds import fit_fold, rows_of
 from pedarr.training.loop import _learning_rate
 from pedarr.training.folds import predict
 from pedarr.training.saved_models import load_model
 from pedarr.training.train import run_training
-from pedarr.training.prepare import plan_roles, plan_split, prepare_run, relabel_store
+from pedarr.training.prepare import plan_roles, plan_split, prepare_run
 
 pytestmark = pytest.mark.usefixtures('two_cases_here')
 SMALL = dict(epochs=1, batch_size=32, dim=32, depth=1, heads=2, n_folds=2, resamples=200)
