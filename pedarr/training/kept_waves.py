@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from ..core.array_files import read_arrays, write_arrays
 from ..core.errors import PedarrError, one_line
@@ -59,8 +61,8 @@ def _truth(data: WaveSet) -> dict[str, np.ndarray]:
 
 # %% ../../nbs/8_training/31_kept_waves.ipynb #398462d8
 class _Index(FileContents):
-    rate: float
-    shape: list[int]
+    rate: float = Field(gt=0, le=1e5, allow_inf_nan=False)                   # Hz
+    shape: list[Annotated[int, Field(gt=0, lt=2**31)]] = Field(min_length=3, max_length=3)
     rows: dict[str, str]
     about: str
     rivals: dict[str, str] = {}
@@ -91,11 +93,13 @@ def _part(x: dict[str, np.ndarray], name: str, shape: tuple) -> np.ndarray:
     "The classes, uint8 of this `shape`, that the arrays `x` hold under `name`."
     return _long({k: x[f'{name}.{k}'] for k in _COLUMNS}, shape)
 
-def _waves(x: dict[str, np.ndarray]) -> pd.DataFrame:
-    "The table of true waves."
-    whole = {name: x[f'waves.{name}'].astype(int) for name in ('row', 'lead')}
-    kind = [WAVE_CLASSES[k] for k in x['waves.kind']]
-    return pd.DataFrame(whole | dict(kind=kind, onset=x['waves.onset'], end=x['waves.end']))
+def _waves(x: dict[str, np.ndarray], shape: tuple, rate: float) -> pd.DataFrame:
+    "The table of true waves, which lie within recordings of this `shape` [N, 12, T] at `rate` Hz."
+    t = pd.DataFrame({name: x[f'waves.{name}'] for name in ('row', 'lead', 'kind', 'onset', 'end')})
+    inside = (t.row < shape[0]) & (t.lead < shape[1]) & t.kind.between(1, len(WAVE_CLASSES) - 1)
+    inside &= (0 <= t.onset) & (t.onset < t.end) & (t.end <= shape[2]/rate)
+    if not inside.all(): raise ValueError(f'wave {inside.argmin()} lies in no recording')
+    return t.astype(dict(row=int, lead=int)).assign(kind=[WAVE_CLASSES[k] for k in t.kind])
 
 # %% ../../nbs/8_training/31_kept_waves.ipynb #e7487433
 def read_kept_waves(folder: Path | str) -> tuple[WaveSet, dict[str, np.ndarray]]:
@@ -111,7 +115,7 @@ def read_kept_waves(folder: Path | str) -> tuple[WaveSet, dict[str, np.ndarray]]
         if (len(names), N_ECG) != x['mask'].shape or shape[:2] != x['mask'].shape:
             raise ValueError('as many subjects as recordings are needed')
         none = np.zeros((len(names), N_ECG, 0), np.float32)
-        rest = names, names, _waves(x), index.left_out, index.rate
+        rest = names, names, _waves(x, shape, index.rate), index.left_out, index.rate
         return WaveSet(none, x['mask'], label, scored.astype(bool), *rest), answers
     except PedarrError: raise
     except (KeyError, IndexError, TypeError, ValueError) as e:
