@@ -16,7 +16,7 @@ from ..data.channels import CHANNELS, N_ECG
 from ..data.masks import signal_mask
 from .waves import (
     CS_BIPOLES, atrial_waves, blank_stimuli, butterworth_band, find_beats, find_stimuli, his_times,
-    near_field, p_onsets, qrs_edges, t_ends)
+    near_field, p_edges, qrs_edges, t_edges)
 
 # %% auto #0
 __all__ = ['NARROWEST_QRS', 'WIDEST_QRS', 'missing_samples', 'crosses_gap', 'bridged', 'WindowReading', 'beat_intervals',
@@ -127,10 +127,10 @@ class WindowReading(NamedTuple):
 def _times(x, fs, beats, edges, waves, stimuli):
     "When each wave of the `beats` was seen (s; arrays [N] by name), in the cleaned window `x` [19, T]."
     ecg, abl, (on, off) = x[:N_ECG], x[CHANNELS.index('ABL12')], edges.T
-    t = dict(beat=beats / fs, qrs_on=on, qrs_off=off, t_end=t_ends(ecg, fs, edges),
-             p_on=p_onsets(ecg, fs, edges), his=his_times(abl, fs, on))
+    t = dict(beat=beats / fs, qrs_on=on, qrs_off=off, t_end=t_edges(ecg, fs, edges)[:, 1],
+             p_on=p_edges(ecg, fs, edges)[:, 0], his=his_times(abl, fs, on))
     t |= _atrial_columns(waves, on) | dict(stimulus=_last_before(stimuli / fs, on + .02, .08))
-    # `p_onsets` takes any bump: a P wave is believed where the coronary sinus is activated at about that time
+    # `p_edges` takes any bump: a P wave is believed where the coronary sinus is activated at about that time
     to_atrium = t['a_before'] - t['p_on']
     if len(waves): t['p_on'] = np.where((to_atrium > -.02) & (to_atrium < .09), t['p_on'], np.nan)
     return t

@@ -18,7 +18,7 @@ from ..data.masks import signal_mask
 
 # %% auto #0
 __all__ = ['CS_BIPOLES', 'drawn_study', 'butterworth_band', 'find_stimuli', 'blank_stimuli', 'near_field', 'find_beats',
-           'qrs_edges', 't_ends', 'p_onsets', 'atrial_waves', 'his_times']
+           'qrs_edges', 't_edges', 'p_edges', 'atrial_waves', 'his_times']
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #2deb2933
 def _add_waves(row, times, width, size, fs, cycles=0.):
@@ -313,62 +313,70 @@ def _outwards(b, calm, velocity, near, half):
     return min(on, b), max(off, b)
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #44052f8a
-def t_ends(ecg: np.ndarray, fs: float, edges: np.ndarray, share: float = .25, big: float = .65) -> np.ndarray:
-    """End of the T wave (s) [N] of `ecg` [C, T] (mV, `fs` Hz) after each QRS in `edges` [N, 2] (s), or NaN.
+def t_edges(ecg: np.ndarray, fs: float, edges: np.ndarray, share: tuple = (.2, .25),
+            big: tuple = (.3, .65)) -> np.ndarray:
+    """Onset and end of the T wave (s) [N, 2] of `ecg` [C, T] (mV, `fs` Hz) after each QRS in `edges` [N, 2]
+    (s), or NaN.
 
-    Where the velocity falls below `share` of its peak after the last slope of `big` of the steepest."""
+    Where the velocity is below `share` of its peak, before the first slope of `big` of the steepest and after
+    the last one: of both, the first number for the onset."""
     velocity = uniform_filter1d(_spatial_velocity(ecg, fs, .5, 15.), _odd(.024, fs))
     cycles = np.diff(edges[:, 0], append=np.nan)
     if len(edges) > 1: cycles[-1] = np.median(cycles[:-1])
-    out = np.full(len(edges), np.nan)
+    out = np.full((len(edges), 2), np.nan)
     for k, ((on, off), cycle) in enumerate(zip(edges, np.nan_to_num(cycles, nan=1.))):
         by_rate, before_p = off + .1 + .4 * cycle ** .5, on + cycle - .2 * min(cycle, 1)
         latest = min(fs * by_rate, fs * before_p, len(velocity))
-        out[k] = _t_end(velocity, fs, int(fs * (off + .08)), int(latest), share, big) / fs
+        out[k] = np.array(_t_wave(velocity, fs, int(fs * (off + .08)), int(latest), share, big)) / fs
     return out
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #9fb2b061
-def _t_end(velocity, fs, a, z, share, big):
-    "Sample at which the T wave between the samples `a` and `z` ends, or NaN."
-    if z - a < .1 * fs: return np.nan
+def _t_wave(velocity, fs, a, z, share, big):
+    "Samples at which the T wave between the samples `a` and `z` begins and ends, or NaN."
+    if z - a < .1 * fs: return np.nan, np.nan
     w = velocity[a:z]
     peaks, _ = find_peaks(w)
-    if not len(peaks): return np.nan
+    if not len(peaks): return np.nan, np.nan
     top, floor = w[peaks].max(), np.percentile(w, 5)
-    last = a + peaks[w[peaks] > big * top][-1]
-    below = np.flatnonzero(velocity[last:z + int(.1 * fs)] < floor + share * (top - floor))
-    return last + below[0] if len(below) else np.nan
+    low = [floor + part * (top - floor) for part in share]
+    first, last = peaks[w[peaks] > big[0] * top][0], a + peaks[w[peaks] > big[1] * top][-1]
+    calm = np.flatnonzero(w[:first] < low[0])
+    below = np.flatnonzero(velocity[last:z + int(.1 * fs)] < low[1])
+    onset = a + (calm[-1] if len(calm) else int(np.argmin(w[:first + 1])))
+    return onset, last + below[0] if len(below) else np.nan
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #89e13424
-def p_onsets(ecg: np.ndarray, fs: float, edges: np.ndarray, share: float = .2) -> np.ndarray:
-    """Onset of the P wave (s) [N] in `ecg` [C, T] (mV, `fs` Hz) before each QRS in `edges` [N, 2] (s); NaN
-    where no wave stands out.
+def p_edges(ecg: np.ndarray, fs: float, edges: np.ndarray, share: tuple = (.2, .5)) -> np.ndarray:
+    """Onset and end of the P wave (s) [N, 2] in `ecg` [C, T] (mV, `fs` Hz) before each QRS in `edges` [N, 2]
+    (s); NaN where no wave stands out. `share` of the largest velocity, for the onset and the end.
 
     It takes fibrillation waves for P waves."""
     velocity = uniform_filter1d(_spatial_velocity(ecg, fs, .7, 25.), _odd(.016, fs))
-    out = np.full(len(edges), np.nan)
+    out = np.full((len(edges), 2), np.nan)
     for k, on in enumerate(edges[:, 0]):
         off = edges[k - 1, 1] if k else 0.
         rest = (.5 if on - off < .45 else .3) * (on - off)      # of the beat before: its T wave
         a = int(fs * max(on - .3, off + rest, 0))
-        out[k] = _p_onset(velocity, fs, a, int(fs * (on - .006)), share) / fs
+        out[k] = np.array(_p_wave(velocity, fs, a, int(fs * (on - .006)), share)) / fs
     return out
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #664fd408
-def _p_onset(velocity, fs, a, z, share):
-    "Sample at which the P wave between the samples `a` and `z` begins, or NaN."
-    if z - a < .06 * fs: return np.nan
+def _p_wave(velocity, fs, a, z, share):
+    "Samples at which the P wave between the samples `a` and `z` begins and ends, or NaN."
+    if z - a < .06 * fs: return np.nan, np.nan
     w = velocity[a:z]
     peaks, _ = find_peaks(w)
     top = w[peaks].max() if len(peaks) else 0
     floor = np.percentile(w, 5)
-    if top < 2.2 * floor or not top: return np.nan
+    if top < 2.2 * floor or not top: return np.nan, np.nan
     large = peaks[w[peaks] > .5 * top]
-    first = large[-1]
+    first = last = large[-1]
     for flank in large[::-1]:                                   # the two flanks of one wave
         if first - flank < .09 * fs: first = flank
-    calm = np.flatnonzero(w[:first] < floor + share * (top - floor))
-    return a + (calm[-1] if len(calm) else int(np.argmin(w[:first + 1])))
+    low = [floor + part * (top - floor) for part in share]
+    before, after = np.flatnonzero(w[:first] < low[0]), np.flatnonzero(w[last:] < low[1])
+    onset = before[-1] if len(before) else int(np.argmin(w[:first + 1]))
+    return a + onset, a + last + (after[0] if len(after) else int(np.argmin(w[last:])))
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #9cf43aba
 def atrial_waves(cs: np.ndarray, fs: float, refractory: float = .1, share: float = .35, reach: float = .035,

@@ -112,6 +112,7 @@ def _of_beats(found: Physiology, rows: np.ndarray, c: PretrainConfig, source: Pa
 def _measured(store: Store, rows: np.ndarray, c: PretrainConfig, progress: bool) -> tuple[dict, list[str]]:
     "The measured parts of `Known`, and notes on windows in which nothing was found, and on kinds of beats."
     found = physiology_of(store, c.jobs, progress)
+    if not c.durations: found = found.without_durations()
     features = reduce_features(found.windows, rows, source=store.path)
     beats, said = _of_beats(found, rows, c, store.path)
     beats['peaks'] = found.peaks.astype(np.int64), -1
@@ -134,11 +135,13 @@ def what_is_known(store: Store, rows: np.ndarray, c: PretrainConfig,
 # %% ../../nbs/8_training/26_pretrain.ipynb #a4ffb325
 _FREE = ('run', 'store', 'device', 'workers', 'jobs')       # change a result by rounding alone
 
+_BEFORE = dict(normalise='modality', beat_classes='', most_per_record=0, rhythms='soft',
+               durations=False)                                      # what could not be said otherwise once
+
 def check_same_pretraining(run: Path, c: PretrainConfig) -> None:
     "`PedarrError` if the folder `run` holds a pretraining with other parameters than `c`, or another run."
     if not (run/'params.json').exists(): return
-    before = dict(normalise='modality', beat_classes='', most_per_record=0, rhythms='soft')  # before typed
-    old = before | read_entries(run/'params.json')
+    old = _BEFORE | read_entries(run/'params.json')
     new = c.model_dump()
     differ = [k for k in new if k not in _FREE and old.get(k) != new[k]]
     if (run/_LEFT_OUT).exists() and c.left_out:              # who, not where the table lies

@@ -94,6 +94,7 @@ class _OwnNumbers(Parameters):
     rhythms: Literal['none', 'hard', 'soft'] = Field('soft', description='targets of whole windows')
     exponent: float = Field(50., gt=0, le=1e6, description='of the similarity of features, as a soft target')
     beats: Literal['none', 'hard', 'soft'] = Field('hard', description='targets of single beats')
+    durations: bool = Field(False, description='durations of P and T are features, too')
     clusters: int = Field(8, ge=2, le=1000, description='number of clusters of beats')
     beat_classes: str = Field('', description="classifier that says the kind of a beat; '': clusters")
 
