@@ -334,7 +334,12 @@ def test_what_is_known_comes_from_the_windows_that_are_learnt(drawn_store, tmp_p
     assert (some.peaks[2] == -1).all() and torch.equal(some.peaks, all_.peaks)
     assert physiology_file(drawn_store).exists() and len(physiology_of(drawn_store).ends) == 16
     more = what_is_known(drawn_store, np.arange(16), c.replace(durations=True))[0]      # of P and of T
-    assert not torch.allclose(more.features[:, 0], all_.features[:, 0])
+    for known, durations in ((all_, False), (more, True)):
+        found = physiology_of(drawn_store, durations=durations).windows
+        want = torch.from_numpy(reduce_features(found, np.arange(16)))
+        assert found.shape[1] == 94 + 8*durations and torch.allclose(known.features, want, equal_nan=True)
+    seen = all_.features.isfinite().all(1)
+    assert seen.sum() > 10 and not torch.allclose(more.features[seen, :2], all_.features[seen, :2])
     at_r = what_is_known(drawn_store, np.arange(8), c.replace(at_r=True))[0]
     peaks = [row[row >= 0].tolist() for row in all_.peaks]
     assert [x.tolist() for x in at_r.cuts] == peaks and all_.cuts[0].tolist() != peaks[0]

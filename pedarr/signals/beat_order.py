@@ -42,7 +42,7 @@ def order_numbers(peaks: np.ndarray, fs: float) -> np.ndarray:
 
 # %% ../../nbs/4_signals/19_beat_order.ipynb #1f36c735
 _SHAPES = [WINDOW_FEATURES.index(f'{name}_{how}') for how in ('mean', 'sd') for name in BEAT_FEATURES
-           if name not in ('rr', 'qtc', 'p_dur', 't_dur')] + [WINDOW_FEATURES.index('no_p')]
+           if name not in ('rr', 'qtc')] + [WINDOW_FEATURES.index('no_p')]
 CUTS = ('', 'between T and P', 'at R')                            # '': as it is
 
 def order_features(found: Physiology, rows: np.ndarray, fs: float, length: int, cut: str = '',

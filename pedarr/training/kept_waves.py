@@ -96,7 +96,8 @@ def _part(x: dict[str, np.ndarray], name: str, shape: tuple) -> np.ndarray:
 def _waves(x: dict[str, np.ndarray], shape: tuple, rate: float) -> pd.DataFrame:
     "The table of true waves, which lie within recordings of this `shape` [N, 12, T] at `rate` Hz."
     t = pd.DataFrame({name: x[f'waves.{name}'] for name in ('row', 'lead', 'kind', 'onset', 'end')})
-    inside = (t.row < shape[0]) & (t.lead < shape[1]) & t.kind.between(1, len(WAVE_CLASSES) - 1)
+    inside = t.kind.between(1, len(WAVE_CLASSES) - 1)
+    inside &= t.row.between(0, shape[0] - 1) & t.lead.between(0, shape[1] - 1)
     inside &= (0 <= t.onset) & (t.onset < t.end) & (t.end <= shape[2]/rate)
     if not inside.all(): raise ValueError(f'wave {inside.argmin()} lies in no recording')
     return t.astype(dict(row=int, lead=int)).assign(kind=[WAVE_CLASSES[k] for k in t.kind])

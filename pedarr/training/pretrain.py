@@ -111,8 +111,7 @@ def _of_beats(found: Physiology, rows: np.ndarray, c: PretrainConfig, source: Pa
 # %% ../../nbs/8_training/26_pretrain.ipynb #99426fdc
 def _measured(store: Store, rows: np.ndarray, c: PretrainConfig, progress: bool) -> tuple[dict, list[str]]:
     "The measured parts of `Known`, and notes on windows in which nothing was found, and on kinds of beats."
-    found = physiology_of(store, c.jobs, progress)
-    if not c.durations: found = found.without_durations()
+    found = physiology_of(store, c.jobs, progress, c.durations)
     features = reduce_features(found.windows, rows, source=store.path)
     beats, said = _of_beats(found, rows, c, store.path)
     beats['peaks'] = found.peaks.astype(np.int64), -1
