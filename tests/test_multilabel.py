@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score, ro
 
 from conftest import everywhere
 from helpers import drop_key, edit_json
+from pedarr.core.array_files import few_bits
 from pedarr.core.errors import PedarrError
 from pedarr.data.databases import Database
 from pedarr.data.common_readers import whole_record_episode
@@ -33,7 +34,7 @@ from pedarr.training.finished_runs import open_finished, read_scores
 from pedarr.training.folds import fit_fold, rows_of
 from pedarr.training.network import build_model
 from pedarr.signals.statements import with_statements
-from pedarr.training.kept_answers import keep_answers, kept_scores, read_kept
+from pedarr.training.kept_answers import keep_answers, kept_scores, read_kept, run_answers
 from pedarr.training.prepare import labelled_store, plan_roles, plan_split, prepare_run
 from pedarr.training.run_files import read_params
 from pedarr.training.saved_models import load_model
@@ -474,8 +475,13 @@ def test_kept_answers_give_the_scores_of_the_run(run, tmp_path):
     keep_answers(run, tmp_path/'answers', 'mine')
     kept, whole = read_kept(tmp_path/'answers', 'mine'), open_finished(run)
     assert kept.multi and kept.classes == whole.classes and kept.said['params']['seed'] == 0
-    now, was = kept_scores(kept, 200), pd.DataFrame(whole.metrics.model_dump()['overall']).T
+    exact, was = run_answers(whole), pd.DataFrame(whole.metrics.model_dump()['overall']).T
+    now = kept_scores(exact, 200)
     assert np.allclose(now.value, was.loc[now.index, 'value'], atol=2e-3)
+    log = few_bits(np.log(np.maximum(exact.prob, 1e-7)))       # of a few recordings, rounding may make a tie
+    assert np.allclose(kept.prob, np.exp(log.astype(float)))
+    assert np.allclose(kept.thresholds, exact.thresholds, rtol=2**-6)
+    assert (kept.truth == exact.truth).all() and (kept.subject == exact.subject).all()
     text = (tmp_path/'answers'/'mine.json').read_text()
     assert str(tmp_path) not in text and str(run) not in text          # no place on a machine
 
