@@ -767,6 +767,20 @@ def test_the_kept_pairs_of_fine_tuning_say_of_how_many_seeds_they_are():
         assert r.value == pytest.approx(gap, abs=2e-5)
 
 
+def test_the_kept_pairs_of_probes_are_differences_of_their_seeds():
+    "Value, number and spread of each pair of probe-pairs.csv, from the seeds that both sides have."
+    folder, key = RESULTS/'pretraining', ['task', 'share', 'metric']
+    pairs, each = (pd.read_csv(folder/f'probe-{name}.csv') for name in ('pairs', 'seeds'))
+    value = each.pivot(index=key, columns=['encoder', 'seed'], values='value')
+    assert len(pairs) > 900
+    for (name, other), own in pairs.groupby(['encoder', 'against']):
+        own = own.set_index(key)
+        gap = (value[name] - value[other]).dropna(axis=1, how='all').loc[own.index]
+        assert (own.seeds == gap.shape[1]).all() and np.allclose(own.value, gap.mean(1), atol=3e-5)
+        if gap.shape[1] > 1: assert np.allclose(own.seed_spread, gap.std(1), atol=3e-5)
+        else: assert own.seed_spread.isna().all()
+
+
 def run_cells(name, until, **given):
     "Run the code of the experiment `name` here, to the cell with the text `until`; returns its names."
     found = {'In': []}

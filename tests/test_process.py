@@ -37,11 +37,17 @@ def small(tmp_path_factory):
     return folder
 
 
+def hear_signals():
+    "What a process does first, to hear what `nohup` or a script's & would have it ignore."
+    for name in ('SIGINT', 'SIGTERM', 'SIGHUP'): signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 def start(*args, inject='', **options):
     "The command, started as a process; `inject` is code that runs first in it."
     code = f'{inject}\nfrom pedarr.use.command import pedarr_command\npedarr_command()'
     begin = ['-c', code] if inject else ['-m', 'pedarr']
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace', env=ENVIRONMENT)
+    if os.name == 'posix': pipes['preexec_fn'] = hear_signals
     return subprocess.Popen([sys.executable, *begin, *map(str, args)], **{**pipes, **options})
 
 
@@ -249,13 +255,6 @@ def test_no_more_threads(small, tmp_path, args):
 
 
 # --- Signals ------------------------------------------------------------------
-
-@pytest.fixture(autouse=True, scope='module')
-def hang_ups_are_heard():
-    "What is started here hears SIGHUP also where `nohup` started the tests."
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL) if hasattr(signal, 'SIGHUP') else None
-    yield
-    if before is not None: signal.signal(signal.SIGHUP, before)
 
 
 def until(condition, p, seconds=90):

@@ -134,8 +134,8 @@ def what_is_known(store: Store, rows: np.ndarray, c: PretrainConfig,
 # %% ../../nbs/8_training/26_pretrain.ipynb #a4ffb325
 _FREE = ('run', 'store', 'device', 'workers', 'jobs')       # change a result by rounding alone
 
-_BEFORE = dict(normalise='modality', beat_classes='', most_per_record=0, rhythms='soft',
-               durations=False)                                      # what could not be said otherwise once
+# defaults of runs before these were parameters
+_BEFORE = dict(normalise='modality', beat_classes='', most_per_record=0, rhythms='soft', durations=False)
 
 def check_same_pretraining(run: Path, c: PretrainConfig) -> None:
     "`PedarrError` if the folder `run` holds a pretraining with other parameters than `c`, or another run."
