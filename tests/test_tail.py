@@ -278,6 +278,13 @@ def test_rows_that_start_from_weights_have_the_same_network_from_scratch(tmp_pat
     own = rows['sim-clr+agcacl']
     assert (own.pretrained, own.loss, own.gamma, own.logit_adjust) == (str(weights), 'agcacl', .5, 0.)
     assert rows['scratch+la'].logit_adjust == 1. and not rows['scratch+la'].pretrained
+    more = {'Random encoder': dict(system='probe', pretrained=str(weights), random=True),
+            'xresnet1d': dict(model='xresnet1d', normalise='none', model_options=dict(width=64))}
+    found = names | dict(starts={'Sim CLR': str(weights)}, beside=more, losses='random-encoder,xresnet1d')
+    exec(cells[known], found)
+    rows = {job.loss: job.params for job in found['jobs']}
+    assert rows == {'random-encoder': more['Random encoder'], 'xresnet1d': more['xresnet1d']}
+    assert make_config(**found['settings'] | rows['xresnet1d']).model_options == dict(width=64)
     with pytest.raises(PedarrError, match='no such weights'):
         exec(cells[known], names | dict(starts={'a': 'no.safetensors'}))
     with pytest.raises(PedarrError, match='unknown loss'):
