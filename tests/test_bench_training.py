@@ -9,15 +9,18 @@ Without more, on a small SIMULATED store. PEDARR_BENCH_STORE=FOLDER takes any ot
 window."""
 import json
 import os
+import re
 import time
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import everywhere
-from helpers import AT_250_HZ, keep_bench
+from helpers import AT_250_HZ, experiment_cells, keep_bench
+from torch.profiler import ProfilerActivity, profile
 
 from pedarr.signals.batches import take_signals
 from pedarr.signals.build import build_store
@@ -188,6 +191,36 @@ def test_half_precision_and_compiling(store, one_thread, name):
         f'{kind} {t["ms"]:.1f} ms ({t["ms"]/plain:.2f} times)' for kind, t in found.items())
         + '; the first of each took ' + ', '.join(f'{t["first"]:.1f} s' for t in found.values()), flush=True)
     assert all(t['ms'] > 0 for t in found.values())
+
+
+def profile_of_a_step(store, batch, options, steps=10) -> dict:
+    """What a step of AGCACL's training is made of: milliseconds of the operations by kind (as the notebook
+    `speed` sorts them; each in its quickest step), the quickest `step` by the clock, the share of it that is
+    in no operation."""
+    sorted_by = next(c['source'] for c in experiment_cells('speed') if 'def kind_of' in c['source'])
+    c = make_config(store=str(store.path), run='not_made', loss='agcacl', batch_size=batch, **options)
+    rows = np.flatnonzero((store.segments.label != '').to_numpy())[:batch]
+    device, known = pick_device('cpu'), dict(re=re, pd=pd, profile=profile, ProfilerActivity=ProfilerActivity,
+                                             gpu=None, step=None)
+    bare = BareLoop(store, rows, c, device)
+    known['step'] = bare
+    bare.batches = bare.batches[:1]
+    for _ in range(steps): bare()
+    exec(sorted_by, known)
+    parts = known['table'].ms.to_dict()
+    clock = 1000*min(took[0] for took in bare.took[1:steps])
+    return dict(parts, step=clock, between=max(0., 1 - sum(parts.values())/clock))
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize('name', NETWORKS)
+def test_what_a_step_is_made_of(store, one_thread, name):
+    "Operations by kind on the processor; the remainder is Python, above all."
+    found = profile_of_a_step(store, *NETWORKS[name])
+    keep_bench(f'profile, {name}', store, pick_device('cpu'), **found)
+    print(f'\n{name}: {found.pop("step"):.1f} ms a step, {100*found.pop("between"):.0f} % between operations;',
+          ', '.join(f'{kind} {ms:.1f}' for kind, ms in found.items()), flush=True)
+    assert min(found.values()) >= 0 < found['convolution']
 
 
 TOY = dict(dim=16, heads=2, depth=1)

@@ -18,7 +18,7 @@ from pedarr.core.tables import read_json
 from pedarr.data.known_databases import data_source
 from pedarr.evaluation.few_patients import few_patients_classes, few_patients_difference, few_patients_table
 from pedarr.evaluation.means_over_draws import mean_difference, mean_over_draws, mean_table
-from pedarr.evaluation.multilabel import per_statement
+from pedarr.evaluation.multilabel import paired_multilabel, per_statement
 from pedarr.evaluation.ranking import Ranking, auroc, average_precision
 from pedarr.evaluation.shares import shares_of_young
 from pedarr.training.grid import folder_name
@@ -36,10 +36,10 @@ from pedarr.use.missing import missing_curve
 
 RESULTS = Path(__file__).parents[1]/'nbs'/'results'
 GRIDS = [f for f in sorted(RESULTS.rglob('grid.json')) if (f.parents[1]/'scores.csv').exists()]
-MULTI, ATRIAL = RESULTS/'multi_label', RESULTS/'atrial'
+MULTI, ATRIAL, WHOLE = RESULTS/'multi_label', RESULTS/'atrial', RESULTS/'pretraining'
 KEPT = [f for f in sorted(RESULTS.glob('*/answers/*.json'))
         if f.name != 'waves.json' and f.with_name('grid.json') not in GRIDS
-        and not {MULTI, ATRIAL} & {*f.parents}]
+        and not {MULTI, ATRIAL, WHOLE} & {*f.parents}]
 TAIL = RESULTS/'tail'
 LICENCE = re.compile('CC BY|ODC-By|^SIMULATED')
 
@@ -56,6 +56,23 @@ def test_the_answers_give_the_scores_that_are_said(file):
     assert set(own.index) == set(now.index)
     for column in ('value', 'low', 'high'):
         assert np.allclose(own.loc[now.index, column], was.loc[now.index, column], atol=1e-4)
+
+
+@pytest.mark.parametrize('task', ['super', 'rhythm'])
+def test_kept_answers_give_the_networks_beside_the_probes(task):
+    "With all labels: the network from scratch, xresnet1d, and their difference."
+    kept = {name: read_kept(WHOLE/'answers', f'{task}-{folder_name(name)}')
+            for name in ('from scratch', 'xresnet1d')}
+    table = pd.read_csv(WHOLE/'trained.csv').query('share == 1 and task == @task').set_index(['system', 'metric'])
+    for name, a in kept.items():
+        assert np.allclose(kept_scores(a, 2).value.loc[table.value[name].index], table.value[name], atol=2e-3)
+    one, other = kept.values()
+    assert (one.truth == other.truth).all() and (one.subject == other.subject).all()
+    answers = [(a.prob, a.thresholds) for a in (one, other)]
+    said = pd.read_csv(WHOLE/'trained-pairs.csv').query('task == @task').set_index('metric')
+    now = paired_multilabel(one.truth, *answers, one.subject, 500).loc[said.index]
+    assert np.allclose(now.value, said.value, atol=2e-3)
+    assert np.allclose(now[['low', 'high']], said[['low', 'high']], atol=.012)
 
 
 @pytest.fixture(scope='module')
