@@ -218,8 +218,8 @@ def test_what_a_step_is_made_of(store, one_thread, name):
     "Operations by kind on the processor; the remainder is Python, above all."
     found = profile_of_a_step(store, *NETWORKS[name])
     keep_bench(f'profile, {name}', store, pick_device('cpu'), **found)
-    print(f'\n{name}: {found.pop("step"):.1f} ms a step, {100*found.pop("between"):.0f} % between operations;',
-          ', '.join(f'{kind} {ms:.1f}' for kind, ms in found.items()), flush=True)
+    print(f'\n{name}: {found.pop("step"):.1f} ms a step, {100*found.pop("between"):.0f} % of it between '
+          'operations;', ', '.join(f'{kind} {ms:.1f}' for kind, ms in found.items()), flush=True)
     assert min(found.values()) >= 0 < found['convolution']
 
 

@@ -63,7 +63,8 @@ def test_kept_answers_give_the_networks_beside_the_probes(task):
     "With all labels: the network from scratch, xresnet1d, and their difference."
     kept = {name: read_kept(WHOLE/'answers', f'{task}-{folder_name(name)}')
             for name in ('from scratch', 'xresnet1d')}
-    table = pd.read_csv(WHOLE/'trained.csv').query('share == 1 and task == @task').set_index(['system', 'metric'])
+    table = pd.read_csv(WHOLE/'trained.csv').query('share == 1 and task == @task')
+    table = table.set_index(['system', 'metric'])
     for name, a in kept.items():
         assert np.allclose(kept_scores(a, 2).value.loc[table.value[name].index], table.value[name], atol=2e-3)
     one, other = kept.values()

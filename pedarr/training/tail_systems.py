@@ -81,8 +81,9 @@ def _grown(store: Store, job: TailJob, own: dict, common: dict, folder: Path) ->
 # %% ../../nbs/8_training/34_tail_systems.ipynb #a3a36d19
 def _probed(store: Store, job: TailJob, own: dict, common: dict, folder: Path) -> bool:
     "A job of the system probe: the encoder `pretrained`, frozen, or, if `random`, as it was at first."
-    random = bool(own.get('random'))
-    c = tail_config(**common | {k: v for k, v in own.items() if k != 'random'} | dict(seed=job.draw))
+    random, shape = bool(own.get('random')), ('encoder', 'dim', 'normalise', 'model_options')
+    shared = {k: v for k, v in (common | own).items() if k not in (*shape, 'random')}   # the file has its own
+    c = tail_config(**shared | dict(seed=job.draw))
     file = Path(c.pretrained)
     def answer(role, checkpoint):
         x = cached_features(file.parent, store, '' if random else file.name, c.device)
