@@ -693,3 +693,18 @@ def test_labels_that_are_all_left_out_are_one_line(encoder, tmp_path, monkeypatc
 def test_an_experiment_names_a_store_without_labels(bare, tmp_path, name, given):
     with pytest.raises(papermill.PapermillExecutionError, match=f'{bare}: no segment has a label'):
         executed(name, tmp_path, store=str(bare), out=str(tmp_path/'out'), **given)
+
+
+def test_the_shipped_encoder_is_the_one_that_fold_9_prefers():
+    "Of all pretrainings of the page; its weights are those that this one wrote, its card has its probes."
+    folder = ROOT/'nbs'/'results'/'pretraining'
+    name, seed = pd.read_csv(folder/'epochs.csv').set_index(['encoder', 'seed']).auroc.idxmax()
+    at, run = shipped_models()['ptbxl-encoder'], folder/'further'/f'{name.lower()}-{seed}'
+    said = json.loads((run/'pretraining.json').read_text())
+    assert sha256(encoder_file(at)) == said['files']['encoder.safetensors']
+    facts = json.loads((at/'config.json').read_text())
+    assert (facts['method'], facts['seed']) == (name.lower(), seed)
+    probes = pd.read_csv(folder/'probe-seeds.csv').query('metric == "auroc" and seed == @seed')
+    card = (at/'README.md').read_text()
+    for row in probes[probes.encoder == name].itertuples():
+        assert f'{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]' in card
