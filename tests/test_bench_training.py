@@ -209,7 +209,7 @@ def profile_of_a_step(store, batch, options, steps=10) -> dict:
     exec(sorted_by, known)
     parts = known['table'].ms.to_dict()
     clock = 1000*min(took[0] for took in bare.took[1:steps])
-    return dict(parts, step=clock, between=max(0., 1 - sum(parts.values())/clock))
+    return dict(parts, step=clock, between=1 - sum(parts.values())/clock)
 
 
 @pytest.mark.bench
@@ -220,7 +220,7 @@ def test_what_a_step_is_made_of(store, one_thread, name):
     keep_bench(f'profile, {name}', store, pick_device('cpu'), **found)
     print(f'\n{name}: {found.pop("step"):.1f} ms a step, {100*found.pop("between"):.0f} % of it between '
           'operations;', ', '.join(f'{kind} {ms:.1f}' for kind, ms in found.items()), flush=True)
-    assert min(found.values()) >= 0 < found['convolution']
+    assert found['convolution'] > 0 and found['the rest'] > 0
 
 
 TOY = dict(dim=16, heads=2, depth=1)

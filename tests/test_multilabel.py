@@ -251,7 +251,7 @@ def test_the_scores_of_a_run_are_those_of_scikit_learn(run):
     auroc = {r['class']: r['auroc'] for r in m['per_class']}
     truth, prob = truth_and_probabilities(open_finished(run).predictions, seen)
     assert [auroc[c] for c in seen] == pytest.approx(roc_auc_score(truth, prob, average=None).tolist())
-    assert auroc['FAST'] > .6                                   # it learned; guessing gives .5
+    assert auroc['FAST'] > .8                                   # it learned; guessing gives .5
     assert set(m['overall']) == set(MULTI_METRICS)
     scored = [x for x in auroc.values() if x is not None]
     assert np.allclose(m['overall']['auroc']['value'], np.mean(scored))

@@ -697,14 +697,18 @@ def test_an_experiment_names_a_store_without_labels(bare, tmp_path, name, given)
 
 def test_the_shipped_encoder_is_the_one_that_fold_9_prefers():
     "Of all pretrainings of the page; its weights are those that this one wrote, its card has its probes."
-    folder = ROOT/'nbs'/'results'/'pretraining'
-    name, seed = pd.read_csv(folder/'epochs.csv').set_index(['encoder', 'seed']).auroc.idxmax()
-    at, run = shipped_models()['ptbxl-encoder'], folder/'further'/f'{name.lower()}-{seed}'
+    folder, at = ROOT/'nbs'/'results'/'pretraining', shipped_models()['ptbxl-encoder']
+    best = pd.read_csv(folder/'epochs.csv').set_index('auroc').sort_index().iloc[-1]
+    facts = json.loads((at/'config.json').read_text())
+    runs = [*folder.glob('further/*/params.json'), *folder.glob('encoders/*/params.json')]
+    asked = {f.parent: json.loads(f.read_text()) for f in runs}
+    (run,) = [run for run, p in asked.items() if (p['method'], p['seed']) == (facts['method'], facts['seed'])]
+    assert facts['method'].startswith(best.encoder.partition(',')[0].lower().replace('-', ''))
+    assert (facts['seed'], facts['epochs']) == (best.seed, best.epoch)
     said = json.loads((run/'pretraining.json').read_text())
     assert sha256(encoder_file(at)) == said['files']['encoder.safetensors']
-    facts = json.loads((at/'config.json').read_text())
-    assert (facts['method'], facts['seed']) == (name.lower(), seed)
-    probes = pd.read_csv(folder/'probe-seeds.csv').query('metric == "auroc" and seed == @seed')
+    probes = pd.read_csv(folder/'probe-seeds.csv').query('metric == "auroc" and seed == @best.seed')
     card = (at/'README.md').read_text()
-    for row in probes[probes.encoder == name].itertuples():
-        assert f'{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]' in card
+    for row in probes[probes.encoder.isin([best.encoder, 'random encoder'])].itertuples():
+        cells = [f'{x:.3f}' for x in (row.value, row.low, row.high)]
+        assert '{} [{}, {}]'.format(*cells) in card

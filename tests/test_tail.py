@@ -253,10 +253,27 @@ def test_the_experiment_asks_for_its_first_stage():
         exec(chosen.sub("CHOSEN = {'ce': 'lr9'}", wanted[-1]), names)
 
 
+def test_a_loss_names_its_four_trials():
+    cells = [c['source'] for c in experiment_cells('tail')]
+    known = next(i for i, c in enumerate(cells) if 'known = trials' in c)
+    cells[known] += '\n' + cells[known + 1]
+    names = {}
+    for cell in cells[:known]:
+        if 'check_parameters(In' not in cell: exec(cell.replace('%matplotlib inline', ''), names)
+    found = names | dict(stage='tune', losses='no-phi, ce-lr1')
+    exec(cells[known], found)
+    expected = ['no-phi-0.1', 'no-phi-0.25', 'no-phi-0.5', 'no-phi-1', 'ce-lr1']
+    assert [job.loss for job in found['jobs']] == expected
+    assert {job.draw for job in found['jobs']} == {0}
+    with pytest.raises(PedarrError, match="unknown loss or trial 'cee'"):
+        exec(cells[known], names | dict(stage='tune', losses='cee'))
+
+
 def test_rows_that_start_from_weights_have_the_same_network_from_scratch(tmp_path):
     "The encoder is 128 wide on millivolts at 100 Hz, whatever the recipe says: `scratch` is so, too."
     cells = [c['source'] for c in experiment_cells('tail')]
     known = next(i for i, c in enumerate(cells) if 'known = trials' in c)
+    cells[known] += '\n' + cells[known + 1]
     names = {}
     for cell in cells[:known]:
         if 'check_parameters(In' not in cell: exec(cell.replace('%matplotlib inline', ''), names)
@@ -285,6 +302,9 @@ def test_rows_that_start_from_weights_have_the_same_network_from_scratch(tmp_pat
     rows = {job.loss: job.params for job in found['jobs']}
     assert rows == {'random-encoder': more['Random encoder'], 'xresnet1d': more['xresnet1d']}
     assert make_config(**found['settings'] | rows['xresnet1d']).model_options == dict(width=64)
+    with pytest.raises(PedarrError, match='give starts, too'): exec(cells[known], names | dict(beside=more))
+    with pytest.raises(PedarrError, match='beside: scratch is the name of another row'):
+        exec(cells[known], names | dict(starts={'a': str(weights)}, beside={'Scratch': more['xresnet1d']}))
     with pytest.raises(PedarrError, match='no such weights'):
         exec(cells[known], names | dict(starts={'a': 'no.safetensors'}))
     with pytest.raises(PedarrError, match='unknown loss'):
