@@ -450,17 +450,18 @@ def test_damaged_answers_are_one_line(tmp_path):
 
 
 def test_eight_bits_of_a_logarithm_are_enough():
-    "In jobs that were kept with eleven: average precision and AUROC of each rare rhythm, as they were."
+    "Average precision and AUROC of each rare rhythm are those of any logarithms that round to what is kept."
     recordings, _ = read_recordings(TAIL)
-    moved = {'average precision': 0., 'AUROC': 0.}
+    moved, rng = {'average precision': 0., 'AUROC': 0.}, np.random.default_rng(0)
     t = read_tail_job(TAIL/'test', TailJob('agcacl+la', 20, 3, {}), recordings).query('role == "left out"')
     for rhythm in RARE_RHYTHMS:
         truth, log, one = (t.label == rhythm).to_numpy(), t[f'log_{rhythm}'].to_numpy(), np.ones(len(t))
-        assert (few_bits(log) != log).mean() > .5
+        finer = log*(1 + rng.uniform(-2**-9, 2**-9, len(t)))
+        assert (finer != log).mean() > .5 and (few_bits(finer) == log).mean() > .7
         for name, score in (('average precision', average_precision), ('AUROC', auroc)):
-            was, now = (score(Ranking(truth, x), one) for x in (log, few_bits(log).astype(float)))
+            was, now = (score(Ranking(truth, x), one) for x in (finer, log))
             moved[name] = max(moved[name], abs(was - now))
-    assert 0 < moved['average precision'] <= 8e-4 and 0 < moved['AUROC'] <= 2e-4
+    assert 0 < moved['average precision'] <= 1.5e-3 and 0 < moved['AUROC'] <= 3e-4
 
 
 def test_eight_bits_are_enough_for_many_labels():

@@ -87,8 +87,8 @@ def _probed(store: Store, job: TailJob, own: dict, common: dict, folder: Path) -
     c = tail_config(**shared | dict(seed=job.draw))
     file = Path(c.pretrained)
     if not file.is_file():
-        raise PedarrError(f'pretrained={c.pretrained!r}: a probe takes the file of weights that a pretraining '
-                          'wrote, in its folder')
+        raise PedarrError(f'pretrained={c.pretrained!r}: a probe takes the file of weights that a '
+                          'pretraining wrote, in its folder')
     def answer(role, checkpoint):
         x = cached_features(file.parent, store, '' if random else file.name, c.device)
         truth = store.segments.label.to_numpy(str)[:, None] == np.array(store.classes)
