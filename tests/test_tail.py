@@ -253,34 +253,34 @@ def test_the_experiment_asks_for_its_first_stage():
         exec(chosen.sub("CHOSEN = {'ce': 'lr9'}", wanted[-1]), names)
 
 
-def test_a_loss_names_its_four_trials():
+def names_before_the_jobs() -> tuple[dict, str]:
+    "What stands in `tail` before its jobs are chosen, and the two cells that choose them, as one text."
     cells = [c['source'] for c in experiment_cells('tail')]
     known = next(i for i, c in enumerate(cells) if 'known = trials' in c)
-    cells[known] += '\n' + cells[known + 1]
     names = {}
     for cell in cells[:known]:
         if 'check_parameters(In' not in cell: exec(cell.replace('%matplotlib inline', ''), names)
+    return names, '\n'.join(cells[known:known + 2])
+
+
+def test_a_loss_names_its_four_trials():
+    names, choose_jobs = names_before_the_jobs()
     found = names | dict(stage='tune', losses='no-phi, ce-lr1')
-    exec(cells[known], found)
+    exec(choose_jobs, found)
     expected = ['no-phi-0.1', 'no-phi-0.25', 'no-phi-0.5', 'no-phi-1', 'ce-lr1']
     assert [job.loss for job in found['jobs']] == expected
     assert {job.draw for job in found['jobs']} == {0}
     with pytest.raises(PedarrError, match="unknown loss or trial 'cee'"):
-        exec(cells[known], names | dict(stage='tune', losses='cee'))
+        exec(choose_jobs, names | dict(stage='tune', losses='cee'))
 
 
 def test_rows_that_start_from_weights_have_the_same_network_from_scratch(tmp_path):
     "The encoder is 128 wide on millivolts at 100 Hz, whatever the recipe says: `scratch` is so, too."
-    cells = [c['source'] for c in experiment_cells('tail')]
-    known = next(i for i, c in enumerate(cells) if 'known = trials' in c)
-    cells[known] += '\n' + cells[known + 1]
-    names = {}
-    for cell in cells[:known]:
-        if 'check_parameters(In' not in cell: exec(cell.replace('%matplotlib inline', ''), names)
+    names, choose_jobs = names_before_the_jobs()
     weights = tmp_path/'a.safetensors'
     save_pretrained(PedArrNet(2, dim=128, modalities=('ecg',)), weights, 100., 'none')
     found = names | dict(starts={'Sim CLR': str(weights)})
-    exec(cells[known], found)
+    exec(choose_jobs, found)
     rows = {job.loss: make_config(**found['settings'] | job.params) for job in found['jobs']}
     assert [*rows] == ['scratch', 'sim-clr'] and {job.draw for job in found['jobs']} == {3, 4, 5, 6, 7}
     scratch, own = (rows[name].model_dump() for name in rows)
@@ -288,7 +288,7 @@ def test_rows_that_start_from_weights_have_the_same_network_from_scratch(tmp_pat
     assert own['normalise'] == 'none' and own['model_options']['ecg_rate'] == 100 and own['lr'] == 4e-3
     assert own['model_options']['pooling'] == 'mean-max'
     found = names | dict(starts={'Sim CLR': str(weights)}, start_losses='agcacl, la')
-    exec(cells[known], found)
+    exec(choose_jobs, found)
     rows = {job.loss: make_config(**found['settings'] | job.params) for job in found['jobs']}
     assert [*rows] == ['scratch', 'sim-clr', *(f'{name}+{loss}' for loss in ('agcacl', 'la')
                                                for name in ('scratch', 'sim-clr'))]
@@ -298,17 +298,17 @@ def test_rows_that_start_from_weights_have_the_same_network_from_scratch(tmp_pat
     more = {'Random encoder': dict(system='probe', pretrained=str(weights), random=True),
             'xresnet1d': dict(model='xresnet1d', normalise='none', model_options=dict(width=64))}
     found = names | dict(starts={'Sim CLR': str(weights)}, beside=more, losses='random-encoder,xresnet1d')
-    exec(cells[known], found)
+    exec(choose_jobs, found)
     rows = {job.loss: job.params for job in found['jobs']}
     assert rows == {'random-encoder': more['Random encoder'], 'xresnet1d': more['xresnet1d']}
     assert make_config(**found['settings'] | rows['xresnet1d']).model_options == dict(width=64)
-    with pytest.raises(PedarrError, match='give starts, too'): exec(cells[known], names | dict(beside=more))
+    with pytest.raises(PedarrError, match='give starts, too'): exec(choose_jobs, names | dict(beside=more))
     with pytest.raises(PedarrError, match='beside: scratch is the name of another row'):
-        exec(cells[known], names | dict(starts={'a': str(weights)}, beside={'Scratch': more['xresnet1d']}))
+        exec(choose_jobs, names | dict(starts={'a': str(weights)}, beside={'Scratch': more['xresnet1d']}))
     with pytest.raises(PedarrError, match='no such weights'):
-        exec(cells[known], names | dict(starts={'a': 'no.safetensors'}))
+        exec(choose_jobs, names | dict(starts={'a': 'no.safetensors'}))
     with pytest.raises(PedarrError, match='unknown loss'):
-        exec(cells[known], names | dict(starts={'a': str(weights)}, start_losses='agcal'))
+        exec(choose_jobs, names | dict(starts={'a': str(weights)}, start_losses='agcal'))
 
 
 def test_the_chosen_trials_are_the_best_of_the_table():
