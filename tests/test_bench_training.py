@@ -195,8 +195,8 @@ def test_half_precision_and_compiling(store, one_thread, name):
 
 def profile_of_a_step(store, batch, options, steps=10) -> dict:
     """What a step of AGCACL's training is made of: milliseconds of the operations by kind (as the notebook
-    `speed` sorts them; each in its quickest step), the quickest `step` by the clock, the share of it that is
-    in no operation."""
+    `speed` sorts them; each operation in its quickest step), the quickest `step` by the clock, and the share
+    of it that is in no operation: of two minima, so a bound."""
     sorted_by = next(c['source'] for c in experiment_cells('speed') if 'def kind_of' in c['source'])
     c = make_config(store=str(store.path), run='not_made', loss='agcacl', batch_size=batch, **options)
     rows = np.flatnonzero((store.segments.label != '').to_numpy())[:batch]
@@ -215,12 +215,13 @@ def profile_of_a_step(store, batch, options, steps=10) -> dict:
 @pytest.mark.bench
 @pytest.mark.parametrize('name', NETWORKS)
 def test_what_a_step_is_made_of(store, one_thread, name):
-    "Operations by kind on the processor; the remainder is Python, above all."
+    "Operations by kind on the processor, and the share of a step that is in none."
     found = profile_of_a_step(store, *NETWORKS[name])
     keep_bench(f'profile, {name}', store, pick_device('cpu'), **found)
-    print(f'\n{name}: {found.pop("step"):.1f} ms a step, {100*found.pop("between"):.0f} % of it between '
+    share = found.pop('between')
+    print(f'\n{name}: {found.pop("step"):.1f} ms a step, {100*share:.0f} % of it between '
           'operations;', ', '.join(f'{kind} {ms:.1f}' for kind, ms in found.items()), flush=True)
-    assert found['convolution'] > 0 and found['the rest'] > 0
+    assert found['convolution'] > 0 and -.3 < share < 1
 
 
 TOY = dict(dim=16, heads=2, depth=1)

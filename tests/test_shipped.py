@@ -708,7 +708,9 @@ def test_the_shipped_encoder_is_the_one_that_fold_9_prefers():
     said = json.loads((run/'pretraining.json').read_text())
     assert sha256(encoder_file(at)) == said['files']['encoder.safetensors']
     probes = pd.read_csv(folder/'probe-seeds.csv').query('metric == "auroc" and seed == @best.seed')
-    card = (at/'README.md').read_text()
-    for row in probes[probes.encoder.isin([best.encoder, 'random encoder'])].itertuples():
-        cells = [f'{x:.3f}' for x in (row.value, row.low, row.high)]
-        assert '{} [{}, {}]'.format(*cells) in card
+    lines = (at/'README.md').read_text().splitlines()
+    for task in ('super', 'all', 'rhythm'):
+        for encoder, word in {'random encoder': 'random encoder', best.encoder: 'this'}.items():
+            own = probes[(probes.task == task) & (probes.encoder == encoder)].sort_values('share')
+            cells = [f'{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]' for r in own.itertuples()]
+            assert len(cells) == 3 and f'| {task} | {word} | {" | ".join(cells)} |' in lines

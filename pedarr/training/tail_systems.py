@@ -13,6 +13,7 @@ import torch
 
 from ..core.errors import PedarrError
 from ..core.names import check_choice
+from ..core.project import project_path
 from ..model.trees import TREES, grow_trees
 from ..signals.physiology import physiology_of
 from ..signals.store import Store
@@ -85,7 +86,7 @@ def _probed(store: Store, job: TailJob, own: dict, common: dict, folder: Path) -
     random, shape = bool(own.get('random')), ('encoder', 'dim', 'normalise', 'model_options')
     shared = {k: v for k, v in (common | own).items() if k not in (*shape, 'random')}   # the file has its own
     c = tail_config(**shared | dict(seed=job.draw))
-    file = Path(c.pretrained)
+    file = Path(project_path(c.pretrained))
     if not file.is_file():
         raise PedarrError(f'pretrained={c.pretrained!r}: a probe takes the file of weights that a '
                           'pretraining wrote, in its folder')
