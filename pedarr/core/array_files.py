@@ -59,18 +59,34 @@ def decompressed(raw: bytes, path: Path | str, remedy: str, most: int = MOST_BYT
 
 
 # %% ../../nbs/0_core/09_array_files.ipynb #e01b164e
+_COLUMNS = 'columns of '
+
+def _by_column(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    "`arrays` with every table [N, C] of more rows than columns turned, [C, N], and called `_COLUMNS`."
+    turned = {name for name, x in arrays.items() if np.ndim(x) == 2 and len(x) > x.shape[1]}
+    return {f'{_COLUMNS}{name}' if name in turned else name: x.T if name in turned else x
+            for name, x in arrays.items()}
+
+def _by_row(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    "What `_by_column` was given."
+    own = lambda name: name.removeprefix(_COLUMNS)
+    return {own(name): x if own(name) == name else np.ascontiguousarray(x.T) for name, x in arrays.items()}
+
 def write_arrays(path: Path | str, arrays: Mapping[str, np.ndarray]) -> Path:
     "Write `arrays` (any shape, no unit) to the file `path`, whole or not at all. `.xz` is compressed."
-    raw = _pack_arrays(arrays)
-    return write_atomic(path, compressed(raw) if Path(path).suffix == _XZ else raw)
+    if Path(path).suffix != _XZ: return write_atomic(path, _pack_arrays(arrays))
+    packed = [compressed(_pack_arrays(x)) for x in (arrays, _by_column(arrays))]
+    return write_atomic(path, min(packed, key=len))
 
+
+# %% ../../nbs/0_core/09_array_files.ipynb #75afc0c4
 def read_arrays(path: Path | str, remedy: str, most: int = MOST_BYTES,
                 names: Collection[str] = ()) -> dict[str, np.ndarray]:
     """What `write_arrays` wrote; `PedarrError` if it is not there, longer than `most` bytes, damaged, or
     lacks one of the `names`."""
     raw = read_bytes(path, most)
     if Path(path).suffix == _XZ: raw = decompressed(raw, path, remedy, most)
-    found = _unpack_arrays(raw, path, remedy)
+    found = _by_row(_unpack_arrays(raw, path, remedy))
     gone = [name for name in names if name not in found]
     if gone: raise file_error(path, f'damaged (it has no {gone[0]})', remedy)
     return found

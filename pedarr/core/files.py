@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,10 +107,11 @@ def remove_file(path: Path) -> None:
 def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any]) -> Path:
     """Write a file so that it is whole or absent, whatever happens; returns its path.
 
-    `content`: bytes, a text (UTF-8), or a function that writes the file at the path that it is given.
-    Raises `PassingError` (a full disk, say) or `PedarrError` with what stood there unharmed."""
+    `content`: bytes, a text (UTF-8), or a function that writes the file at the path that it is given. Of two
+    that write at once the later stays. Raises `PassingError` (a full disk, say) or `PedarrError` with what
+    stood there unharmed."""
     path = Path(path)
-    part = path.with_name(path.name + '.part')
+    part = path.with_name(f'{path.name}.{threading.get_native_id()}.part')      # nobody else's
     try:
         _write_part(part, content)
         os.replace(part, path)

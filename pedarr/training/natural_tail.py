@@ -20,7 +20,8 @@ from ..evaluation.bootstrap import (
 from ..evaluation.comparison import interval_p
 from ..evaluation.ranking import Ranking, average_precision
 from ..signals.store import Store
-from .tail import MOST_COMMON, finish_job, read_answers, tail_config, train_and_answer
+from .tail import (
+    MOST_COMMON, finish_job, job_card, read_answers, tail_config, train_and_answer)
 from .tail_results import best_offsets
 
 # %% auto #0
@@ -62,9 +63,8 @@ def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], 
                     subject=subject.astype(np.int32), tested=(role[row] == 'test').astype(np.uint8))
 
     simulated = bool(store.meta.get('simulated'))
-    about = dict(loss=loss, fold=fold, params=c.model_dump(), store=store.seal, classes=store.classes,
-                 simulated=simulated, log_bits=LOG_BITS,
-                 source=data_source(store.meta['database'], simulated))
+    about = job_card(store, c, loss=loss, fold=fold, simulated=simulated, log_bits=LOG_BITS,
+                     source=data_source(store.meta['database'], simulated))
     return finish_job(folder, f'{loss}_natural_{fold}', work, about)
 
 

@@ -23,7 +23,7 @@ from .folds import answering_loader, fit_fold, predict
 from .loop import pick_device
 from .natural_tail import MERGED, NATURAL_FOLDS, NATURAL_SR, RAREST
 from .network import build_model
-from .tail import MOST_COMMON, finish_job, read_job, tail_config
+from .tail import MOST_COMMON, finish_job, job_card, read_job, tail_config
 
 # %% auto #0
 __all__ = ['NEW_RHYTHMS', 'UNTRAINED', 'MERGED_RHYTHMS', 'new_rhythm_roles', 'run_new_rhythms_job', 'NewRhythms',
@@ -83,8 +83,8 @@ def run_new_rhythms_job(store: Store, loss: str, seed: int, params: dict[str, An
         return _answers(store, predict(model, answering_loader(common, asked, c), pick_device(c.device)))
 
     simulated = bool(store.meta.get('simulated'))
-    about = dict(loss=loss, seed=seed, params=c.model_dump(), store=store.seal, classes=common.classes,
-                 simulated=simulated, source=data_source(store.meta['database'], simulated))
+    about = job_card(store, c, loss=loss, seed=seed, simulated=simulated,
+                     source=data_source(store.meta['database'], simulated)) | dict(classes=common.classes)
     return finish_job(folder, f'{loss}_new_{seed}', work, about)
 
 # %% ../../nbs/8_training/36_new_rhythms.ipynb #0ccf23ba

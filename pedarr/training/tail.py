@@ -17,16 +17,17 @@ from ..core.array_files import arrays_file, few_bits, read_arrays, write_arrays
 from ..core.errors import PedarrError, file_error
 from ..core.locks import hold_lock
 from ..core.tables import FileContents, json_ready, read_json, write_json
+from ..model.trees import TREES
 from ..signals.store import Store
-from .config import TrainConfig, current_names, make_config
+from .config import TrainConfig, augment_fields, current_names, make_config, network_fields
 from .folds import answering_loader, fit_fold, predict
 from .loop import pick_device
 from .runs import other_parameters
 
 # %% auto #0
-__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_RECIPE', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs', 'is_finished_job',
-           'finish_job', 'train_and_answer', 'tail_config', 'finish_tail_job', 'run_tail_job', 'read_job',
-           'read_answers', 'read_tail_job']
+__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_RECIPE', 'CONTROLLED_RECIPE', 'RARE_BITS', 'LOG_COLUMNS', 'tail_roles', 'TailJob',
+           'tail_jobs', 'short_logs', 'job_card', 'is_finished_job', 'finish_job', 'train_and_answer', 'tail_config',
+           'finish_tail_job', 'run_tail_job', 'read_job', 'read_answers', 'read_tail_job']
 
 # %% ../../nbs/8_training/21_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
@@ -88,8 +89,18 @@ def tail_jobs(losses: dict[str, dict], sizes: Iterable[int], draws: Iterable[int
 TAIL_RECIPE = dict(encoder='residual', dim=64, depth=1, modalities='ecg', epochs=25, batch_size=64, lr=4e-3,
                    warmup=.25, channel_dropout=0.,
                    model_options=dict(pooling='mean-max', stochastic_depth=.1))
+CONTROLLED_RECIPE = TAIL_RECIPE | dict(
+    augment_options=dict(noise=.03, shift=.1, channel=.05),
+    model_options=TAIL_RECIPE['model_options'] | dict(token_norm=True, rescale=0.))
 
 # %% ../../nbs/8_training/21_tail.ipynb #06033c12
+RARE_BITS, _OTHER_STEP = 7, .01
+
+def short_logs(log: np.ndarray) -> np.ndarray:
+    "Log probabilities `log` [N, 4] as they are kept: three to `RARE_BITS`, the last to `_OTHER_STEP`."
+    other = np.round(log[:, 3:].astype(float)/_OTHER_STEP)*_OTHER_STEP
+    return np.concatenate([few_bits(log[:, :3], RARE_BITS), other.astype(np.float16)], 1)
+
 def _short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]:
     """Of probabilities `prob` [N, C]: `log` [N, 4], log probabilities of the rare rhythms and of the best
     other class, and that class, `other` [N]."""
@@ -98,8 +109,7 @@ def _short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray
     others = np.delete(np.arange(len(classes)), own)
     best = others[log[:, others].argmax(1)]
     best_log = np.take_along_axis(log, best[:, None], 1)
-    kept = np.concatenate([log[:, own], best_log], 1)
-    return dict(log=few_bits(kept), other=best.astype(np.uint8))
+    return dict(log=short_logs(np.concatenate([log[:, own], best_log], 1)), other=best.astype(np.uint8))
 
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e03
 class _Card(FileContents):
@@ -107,11 +117,27 @@ class _Card(FileContents):
     params: dict[str, Any]
     store: str
     classes: list[str]
+    options: dict[str, Any] = {}
 
+def _all_options(c: TrainConfig) -> dict[str, dict]:
+    "The options of the network and of the variations of windows, defaults included."
+    varied = {name: f.default for name, f in augment_fields().items()}
+    network = {name: f.default for name, f in network_fields(c.model).items()} if c.model != TREES else {}
+    return dict(augment_options=(varied if c.augment else {}) | c.augment_options,
+                model_options=network | c.model_options)
+
+def job_card(store: Store, c: TrainConfig, **more: Any) -> dict[str, Any]:
+    "What a job of `store` with the parameters `c` is about, and `more` (for JSON), for `finish_job`."
+    return more | dict(params=c.model_dump() | more.get('params', {}), options=_all_options(c),
+                       store=store.seal, classes=store.classes)
+
+# %% ../../nbs/8_training/21_tail.ipynb #a015f974
 def _check_about(card: Path, about: dict) -> None:
     "`PedarrError` if the job of the file `card` was begun about something else."
     was, now = read_json(card, _Card), json_ready(about)
     said = other_parameters(now['params'] | current_names(was.params), now['params'])
+    options = now.get('options', {})
+    if was.options and not said: said = other_parameters(was.options, options)
     if was.store != now['store'] or was.classes != now['classes']: said = 'another store'
     if said:
         raise PedarrError(f'{card}: of a job with {said}: choose another folder, or give what it had')
@@ -178,8 +204,7 @@ def finish_tail_job(store: Store, job: TailJob, c: TrainConfig, folder: Path, an
         index, prob = answer(role, checkpoint)
         return dict(row=index.astype(np.int32)) | _short_answers(prob, store.classes)
 
-    about = dict(job=job._asdict(), params=c.model_dump() | more, store=store.seal, classes=store.classes)
-    return finish_job(folder, job.name, work, about)
+    return finish_job(folder, job.name, work, job_card(store, c, job=job._asdict(), params=more))
 
 # %% ../../nbs/8_training/21_tail.ipynb #8d181989
 def run_tail_job(store: Store, job: TailJob, common: dict[str, Any], folder: Path) -> bool:

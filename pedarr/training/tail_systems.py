@@ -24,7 +24,7 @@ from .network import build_model
 from .probes import cached_features, linear_probe
 from .retraining import retrain_head
 from .tail import (
-    TailJob, finish_job, finish_tail_job, read_job, run_tail_job, tail_config, tail_roles)
+    TailJob, finish_job, finish_tail_job, job_card, read_job, run_tail_job, tail_config, tail_roles)
 
 # %% auto #0
 __all__ = ['TAIL_SYSTEMS', 'plain_network', 'run_tail_system']
@@ -48,7 +48,7 @@ def plain_network(store: Store, size: int, draw: int, common: dict[str, Any],
         state = fit_fold(store, train, np.zeros(0, int), c, checkpoint)[0].state_dict()
         return {name: t.detach().cpu().contiguous().numpy() for name, t in state.items()}
 
-    finish_job(folder, name, work, dict(params=c.model_dump(), store=store.seal, classes=store.classes))
+    finish_job(folder, name, work, job_card(store, c))
     model, kept = build_model(c, len(store.classes), rate=store.fs), read_job(folder/f'{name}.safetensors')
     model.load_state_dict({name: torch.from_numpy(x) for name, x in kept.items()})
     return model.to(pick_device(c.device))
