@@ -27,7 +27,7 @@ from pedarr.training.kept_answers import (
 from pedarr.training.kept_waves import kept_rivals, read_kept_waves
 from pedarr.training.natural_tail import decide_natural, natural_table, read_natural
 from pedarr.training.segmentation_jobs import segment_gains, segment_tables
-from pedarr.training.tail import RARE_RHYTHMS, TailJob, read_tail_job
+from pedarr.training.tail import RARE_BITS, RARE_RHYTHMS, TailJob, read_tail_job, short_logs
 from pedarr.training.tail_results import (
     TailAnswers, complete_draws, read_recordings, tail_bootstrap, tail_scores, tail_table)
 from pedarr.use.channel_subsets import subset_difference
@@ -212,19 +212,28 @@ def test_kept_answers_give_the_table_of_fibrillation_and_flutter():
     assert np.allclose(views['both alike'], mean.loc[views.index].mean(axis=1), atol=1e-4)
 
 
-def tail_complete(folder=TAIL):
-    "What is complete in the folder of a controlled tail."
-    jobs = [json.loads(f.read_text())['job'] for f in sorted((folder/'test').glob('*.json'))]
+def of_the_tail(folder):
+    "Where the answers of the tables in `folder` lie: beside them, or those of the losses."
+    return folder if (folder/'test').exists() else TAIL
+
+
+def tail_complete(folder):
+    "What is complete, of the losses that the tables in `folder` name, in the folder of their answers."
+    made = json.loads((folder/'made.json').read_text())
+    jobs = [json.loads(f.read_text())['job'] for f in sorted((of_the_tail(folder)/'test').glob('*.json'))]
+    jobs = [job for job in jobs if job['loss'] in made['losses']]
     complete = complete_draws(pd.DataFrame(jobs)[['loss', 'size', 'draw']])
-    said = {int(size): draws for size, draws in json.loads((folder/'made.json').read_text())['draws'].items()}
+    said = {int(size): draws for size, draws in made['draws'].items()}
     assert {size: draws for size, (_, draws) in complete.items() if draws} == said
     return {size: own for size, own in complete.items() if own[1]}
 
 
 @pytest.mark.parametrize('folder, pair, whole', [
     (TAIL, ('agcacl', 'ce'), False), (TAIL.with_name('tail_starts'), ('simclr', 'scratch'), False),
-    pytest.param(TAIL, (), True, marks=pytest.mark.long),
-    pytest.param(TAIL.with_name('tail_starts'), (), True, marks=pytest.mark.long)])
+    (TAIL.with_name('tail_parts'), ('agcacl-again', 'no-phi'), False),
+    (TAIL.with_name('tail_recipes'), ('ce-again', 'ce-default'), False),
+    *(pytest.param(TAIL.with_name(name), (), True, marks=pytest.mark.long)
+      for name in ('tail', 'tail_starts', 'tail_parts', 'tail_recipes'))])
 def test_kept_answers_give_the_tables_of_the_controlled_tail(folder, pair, whole):
     """Values of scores.csv, pairs included, and draws.csv, from the answers and the table of recordings:
     those of one pair, and all; of the losses, and of the starts without labels."""
@@ -233,11 +242,11 @@ def test_kept_answers_give_the_tables_of_the_controlled_tail(folder, pair, whole
     draws = pd.read_csv(folder/'draws.csv').set_index(at)
     pairs = [tuple(x.split(' - ')) for x in said.index.unique('loss') if ' - ' in x]
     complete = tail_complete(folder)
-    tests = ['left out', 'fold 10'] if whole else ['left out']
+    tests = json.loads((folder/'made.json').read_text())['tests'] if whole else ['left out']
     if not whole: complete = {20: ([*pair], complete[20][1])}
-    recordings, about = read_recordings(folder)
+    recordings, about = read_recordings(of_the_tail(folder))
     assert about.source.endswith('CC BY 4.0') and not about.simulated
-    now, by_draw = tail_scores(folder/'test', recordings, complete, pairs, 1, tests)
+    now, by_draw = tail_scores(of_the_tail(folder)/'test', recordings, complete, pairs, 1, tests)
     now, by_draw = now.set_index(keys), by_draw.set_index(at)
     if whole: assert set(now.index) == set(said.index) and set(by_draw.index) == set(draws.index)
     assert len(now) >= 60 and (whole or ' - '.join(pair) in now.index.unique('loss'))
@@ -251,7 +260,7 @@ def test_kept_answers_give_the_intervals_of_the_controlled_tail():
     "The first question, at 20 recordings, to the last digit: AGCACL against cross-entropy."
     said = pd.read_csv(TAIL/'scores.csv').query('size == 20 and test == "left out"')
     recordings, _ = read_recordings(TAIL)
-    _, draws = tail_complete()[20]
+    _, draws = tail_complete(TAIL)[20]
     read = lambda loss, draw: read_tail_job(TAIL/'test', TailJob(loss, 20, draw, {}), recordings)
     answers = {loss: [TailAnswers(read(loss, d), 'left out') for d in draws] for loss in ('ce', 'agcacl')}
     resamples = json.loads((TAIL/'made.json').read_text())['resamples']
@@ -449,24 +458,27 @@ def test_damaged_answers_are_one_line(tmp_path):
     assert error_line(e.value)[1] == 2 and '\n' not in str(e.value)
 
 
-def test_eight_bits_of_a_logarithm_are_enough():
+def test_seven_bits_of_a_logarithm_are_enough():
     "Average precision and AUROC of each rare rhythm, before a rounding (one draw of its noise) and after."
     recordings, _ = read_recordings(TAIL)
     moved, rng = {'average precision': 0., 'AUROC': 0.}, np.random.default_rng(0)
     t = read_tail_job(TAIL/'test', TailJob('agcacl+la', 20, 3, {}), recordings).query('role == "left out"')
     for rhythm in RARE_RHYTHMS:
         truth, log, one = (t.label == rhythm).to_numpy(), t[f'log_{rhythm}'].to_numpy(), np.ones(len(t))
-        finer = log*(1 + rng.uniform(-2**-9, 2**-9, len(t)))
-        assert (finer != log).mean() > .5 and (few_bits(finer) == log).mean() > .95
+        finer = log*(1 + rng.uniform(-2**-8, 2**-8, len(t)))
+        assert (finer != log).mean() > .5 and (few_bits(finer, RARE_BITS) == log).mean() > .95
         for name, score in (('average precision', average_precision), ('AUROC', auroc)):
             was, now = (score(Ranking(truth, x), one) for x in (finer, log))
             moved[name] = max(moved[name], abs(was - now))
     assert 0 < moved['average precision'] <= 1.5e-3 and 0 < moved['AUROC'] <= 3e-4
 
 
-@pytest.mark.parametrize('folder', ['tail', 'tail_starts'])
-def test_the_tails_logarithms_have_eight_bits(folder):
-    for file in sorted((RESULTS/folder/'test').glob('*.xz')):
+def test_the_tails_logarithms_are_short():
+    "Seven bits and a step of .01, or (the starts, made before) eight bits."
+    for file in sorted((RESULTS/'tail'/'test').glob('*.xz')):
+        log = read_arrays(file, 'make it again')['log']
+        assert np.array_equal(short_logs(log), log), file
+    for file in sorted((RESULTS/'tail_starts'/'test').glob('*.xz')):
         log = read_arrays(file, 'make it again')['log']
         assert np.array_equal(few_bits(log), log), file
 

@@ -59,25 +59,32 @@ def decompressed(raw: bytes, path: Path | str, remedy: str, most: int = MOST_BYT
 
 
 # %% ../../nbs/0_core/09_array_files.ipynb #e01b164e
-_COLUMNS = 'columns of '
+_COLUMNS, _STEPS = 'columns of ', 'steps of '
 
-def _by_column(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    "`arrays` with every table [N, C] of more rows than columns turned, [C, N], and called `_COLUMNS`."
-    turned = {name for name, x in arrays.items() if np.ndim(x) == 2 and len(x) > x.shape[1]}
-    return {f'{_COLUMNS}{name}' if name in turned else name: x.T if name in turned else x
-            for name, x in arrays.items()}
+def _are_places(x: np.ndarray) -> bool:
+    "Are the numbers `x` places in rising order, no two 65,536 apart?"
+    fits = x.ndim == 1 and x.dtype.kind in 'iu' and x.size > 1 and 0 <= x[0] < 1 << 16
+    return bool(fits) and bool(((x[1:] >= x[:-1]) & (x[1:] - x[:-1] < 1 << 16)).all())
 
-def _by_row(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    "What `_by_column` was given."
-    own = lambda name: name.removeprefix(_COLUMNS)
-    return {own(name): x if own(name) == name else np.ascontiguousarray(x.T) for name, x in arrays.items()}
+def _turned(name: str, x: np.ndarray) -> tuple[str, np.ndarray]:
+    "An array by columns, or by steps, under a name that says so; others as they are."
+    if x.ndim == 2 and len(x) > x.shape[1]: return f'{_COLUMNS}{name}', x.T
+    if not _are_places(x) or x.dtype != np.int32: return name, x
+    return f'{_STEPS}{name}', np.diff(x, prepend=np.int32(0)).astype(np.uint16)
 
+def _turned_back(name: str, x: np.ndarray) -> tuple[str, np.ndarray]:
+    "What `_turned` was given."
+    if name.startswith(_COLUMNS): return name.removeprefix(_COLUMNS), np.ascontiguousarray(x.T)
+    if name.startswith(_STEPS): return name.removeprefix(_STEPS), x.cumsum(dtype=np.int32)
+    return name, x
+
+
+# %% ../../nbs/0_core/09_array_files.ipynb #ff911ba5
 def write_arrays(path: Path | str, arrays: Mapping[str, np.ndarray]) -> Path:
     "Write `arrays` (any shape, no unit) to the file `path`, whole or not at all. `.xz` is compressed."
     if Path(path).suffix != _XZ: return write_atomic(path, _pack_arrays(arrays))
-    packed = [compressed(_pack_arrays(x)) for x in (arrays, _by_column(arrays))]
-    return write_atomic(path, min(packed, key=len))
-
+    turned = dict(_turned(name, np.asarray(x)) for name, x in arrays.items())
+    return write_atomic(path, min((compressed(_pack_arrays(x)) for x in (arrays, turned)), key=len))
 
 # %% ../../nbs/0_core/09_array_files.ipynb #75afc0c4
 def read_arrays(path: Path | str, remedy: str, most: int = MOST_BYTES,
@@ -86,7 +93,7 @@ def read_arrays(path: Path | str, remedy: str, most: int = MOST_BYTES,
     lacks one of the `names`."""
     raw = read_bytes(path, most)
     if Path(path).suffix == _XZ: raw = decompressed(raw, path, remedy, most)
-    found = _by_row(_unpack_arrays(raw, path, remedy))
+    found = dict(_turned_back(*one) for one in _unpack_arrays(raw, path, remedy).items())
     gone = [name for name in names if name not in found]
     if gone: raise file_error(path, f'damaged (it has no {gone[0]})', remedy)
     return found

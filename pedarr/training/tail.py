@@ -69,20 +69,23 @@ def tail_roles(table: pd.DataFrame, size: int, draw: int) -> np.ndarray:
 
 # %% ../../nbs/8_training/21_tail.ipynb #5a3a4a89
 class TailJob(NamedTuple):
-    "One training: a `loss` by name, with what it means as parameters of `TrainConfig`, a size and a draw."
+    """One training: a `loss` by name, with what it means as parameters of `TrainConfig`, a size and a draw;
+    whether it answers for `fold10`."""
     loss: str
     size: int
     draw: int
     params: dict[str, Any]
+    fold10: bool = True
 
     @property
     def name(self) -> str:
         "Name of its file: loss, size of the rare class, draw."
         return f'{self.loss}_{self.size}_{self.draw}'
 
-def tail_jobs(losses: dict[str, dict], sizes: Iterable[int], draws: Iterable[int]) -> list[TailJob]:
+def tail_jobs(losses: dict[str, dict], sizes: Iterable[int], draws: Iterable[int],
+              fold10: bool = True) -> list[TailJob]:
     "Jobs for all `losses` (name -> parameters), draw by draw, so that what is finished is paired."
-    return [TailJob(loss, size, draw, losses[loss])
+    return [TailJob(loss, size, draw, losses[loss], fold10)
             for size, draw, loss in product(sizes, draws, losses)]
 
 # %% ../../nbs/8_training/21_tail.ipynb #0a6f9f1c
@@ -200,6 +203,7 @@ def finish_tail_job(store: Store, job: TailJob, c: TrainConfig, folder: Path, an
     """Write what `answer(role [N], checkpoint)` says (rows [M], probabilities [M, C]) of all that have a role
     but the training set, as `job` of `folder`; `c` and `more` are its parameters. As `finish_job`."""
     role = tail_roles(store.segments, job.size, job.draw)
+    if not job.fold10: role[role == 'fold 10'] = ''
     def work(checkpoint):
         index, prob = answer(role, checkpoint)
         return dict(row=index.astype(np.int32)) | _short_answers(prob, store.classes)
