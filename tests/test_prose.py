@@ -47,8 +47,9 @@ def stands_in(number: str, numbers: list[float]) -> bool:
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
 def test_numbers_of_prose_are_printed(path):
-    links = re.findall(r'\]\((\w+\.ipynb)\)', '\n'.join(''.join(c['source']) for c in cells(path, 'markdown')))
-    pages = [path, *(path.with_name(name) for name in dict.fromkeys(links))]
+    prose = '\n'.join(''.join(c['source']) for c in cells(path, 'markdown'))
+    links = dict.fromkeys(re.findall(r'\]\((\w+\.ipynb)\)', prose))
+    pages = [path, *(path.with_name(name) for name in links)]
     numbers = sorted({x for page in pages for x in printed(page)})
     missing = [x for x in dict.fromkeys(said(path)) if not stands_in(x, numbers)]
     assert missing == ELSEWHERE.get(path.stem, '').split()

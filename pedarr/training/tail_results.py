@@ -199,8 +199,10 @@ def tail_families(scores: pd.DataFrame) -> pd.DataFrame:
     """`scores` (of `tail_table`, with size and test) and their `family` (primary, secondary, further or ''),
     and `holm`, p corrected within it."""
     asked = scores.p.notna() & (scores.rhythm == 'mean') & (scores.test == 'left out')
-    fixed = scores.loss.isin([f'{a} - {b}' for a, b in _ASKED])
-    first = fixed & (scores['size'] == 20) & scores.score.isin(['average precision', 'AUROC'])
+    pairs = [f'{a} - {b}' for a, b in _ASKED]
+    fixed = scores.loss.str.replace('-default', '').isin(pairs)
+    ranked = scores.score.isin(['average precision', 'AUROC'])
+    first = scores.loss.isin(pairs) & (scores['size'] == 20) & ranked
     family = np.select([asked & first, asked & fixed, asked], ['primary', 'secondary', 'further'], '')
     scores = scores.assign(family=family, holm=np.nan)
     for name in set(family) - {''}:
