@@ -27,9 +27,10 @@ from pedarr.training.kept_answers import (
 from pedarr.training.kept_waves import kept_rivals, read_kept_waves
 from pedarr.training.natural_tail import decide_natural, natural_table, read_natural
 from pedarr.training.segmentation_jobs import segment_gains, segment_tables
-from pedarr.training.tail import RARE_BITS, RARE_RHYTHMS, TailJob, read_tail_job, short_logs
+from pedarr.training.tail import RARE_RHYTHMS, TailJob, read_tail_job
 from pedarr.training.tail_results import (
-    TailAnswers, complete_draws, read_recordings, tail_bootstrap, tail_scores, tail_table)
+    RARE_BITS, TailAnswers, complete_draws, read_recordings, short_logs, tail_bootstrap, tail_scores,
+    tail_table, tune_offsets)
 from pedarr.use.channel_subsets import subset_difference
 from pedarr.use.kept_asked import read_masked, read_subsets
 from pedarr.use.missing import missing_curve
@@ -474,14 +475,26 @@ def test_seven_bits_of_a_logarithm_are_enough():
     assert 0 < moved['average precision'] <= 1.5e-3 and 0 < moved['AUROC'] <= 3e-4
 
 
-def test_the_tails_logarithms_are_short():
-    "Seven bits and a step of .01, or (the starts, made before) eight bits."
-    for file in sorted((RESULTS/'tail'/'test').glob('*.xz')):
-        log = read_arrays(file, 'make it again')['log']
-        assert np.array_equal(short_logs(log), log), file
-    for file in sorted((RESULTS/'tail_starts'/'test').glob('*.xz')):
-        log = read_arrays(file, 'make it again')['log']
-        assert np.array_equal(few_bits(log), log), file
+@pytest.mark.parametrize('folder', ['tail', 'tail_starts'])
+def test_the_tails_answers_are_short_and_have_their_offsets(folder):
+    for file in sorted((RESULTS/folder/'test').glob('*.xz')):
+        found = read_arrays(file, 'make it again', names=['log', 'offsets'])
+        assert np.array_equal(short_logs(found['log']), found['log']), file
+        assert found['offsets'].shape == (3,) and (found['offsets']*4 % 1 == 0).all(), file
+
+
+def test_kept_offsets_of_a_tail_are_nearly_those_that_fold_9_asks_for():
+    "Mean F1 of the rounded validation at the kept offsets, and at offsets that are tuned on it again."
+    recordings, gaps = read_recordings(TAIL)[0], []
+    for name in ('ce_20_3', 'agcacl_20_4', 'la-default_5_5', 'no-phi_20_6'):
+        loss, size, draw = name.split('_')
+        t = read_tail_job(TAIL/'test', TailJob(loss, int(size), int(draw), {}), recordings)
+        again = t.copy()
+        again.attrs = dict(offsets=tune_offsets(t[t.role == 'validation']).tolist())
+        one = np.ones((t.role == 'validation').sum())
+        kept, tuned = (TailAnswers(x, 'validation').scores(one)[:, 3].mean() for x in (t, again))
+        gaps.append(tuned - kept)
+    assert max(map(abs, gaps)) < .01
 
 
 def test_the_losses_on_the_twin_have_the_answers_of_its_networks():

@@ -25,9 +25,9 @@ from .loop import pick_device
 from .runs import other_parameters
 
 # %% auto #0
-__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_RECIPE', 'CONTROLLED_RECIPE', 'RARE_BITS', 'LOG_COLUMNS', 'tail_roles', 'TailJob',
-           'tail_jobs', 'short_logs', 'job_card', 'is_finished_job', 'finish_job', 'train_and_answer', 'tail_config',
-           'finish_tail_job', 'run_tail_job', 'read_job', 'read_answers', 'read_tail_job']
+__all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_RECIPE', 'CONTROLLED_RECIPE', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs',
+           'job_card', 'is_finished_job', 'finish_job', 'train_and_answer', 'tail_config', 'finish_tail_job',
+           'run_tail_job', 'read_job', 'read_answers', 'read_tail_job']
 
 # %% ../../nbs/8_training/21_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
@@ -97,13 +97,6 @@ CONTROLLED_RECIPE = TAIL_RECIPE | dict(
     model_options=TAIL_RECIPE['model_options'] | dict(token_norm=True, rescale=0.))
 
 # %% ../../nbs/8_training/21_tail.ipynb #06033c12
-RARE_BITS, _OTHER_STEP = 7, .01
-
-def short_logs(log: np.ndarray) -> np.ndarray:
-    "Log probabilities `log` [N, 4] as they are kept: three to `RARE_BITS`, the last to `_OTHER_STEP`."
-    other = np.round(log[:, 3:].astype(float)/_OTHER_STEP)*_OTHER_STEP
-    return np.concatenate([few_bits(log[:, :3], RARE_BITS), other.astype(np.float16)], 1)
-
 def _short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]:
     """Of probabilities `prob` [N, C]: `log` [N, 4], log probabilities of the rare rhythms and of the best
     other class, and that class, `other` [N]."""
@@ -112,7 +105,7 @@ def _short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray
     others = np.delete(np.arange(len(classes)), own)
     best = others[log[:, others].argmax(1)]
     best_log = np.take_along_axis(log, best[:, None], 1)
-    return dict(log=short_logs(np.concatenate([log[:, own], best_log], 1)), other=best.astype(np.uint8))
+    return dict(log=few_bits(np.concatenate([log[:, own], best_log], 1)), other=best.astype(np.uint8))
 
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e03
 class _Card(FileContents):
@@ -253,11 +246,13 @@ def read_answers(folder: Path, name: str, role: np.ndarray,
 # %% ../../nbs/8_training/21_tail.ipynb #cc39c712
 def read_tail_job(folder: Path, job: TailJob, table: pd.DataFrame) -> pd.DataFrame:
     """Answers of a finished job: columns subject, label and official of `table`, role, `LOG_COLUMNS` (log
-    probabilities) and other (the best other class). `PedarrError` if it isn't finished or doesn't fit."""
+    probabilities) and other (the best other class); in its `attrs` the `offsets` [3] that were kept, or None.
+    `PedarrError` if it isn't finished or doesn't fit."""
     found, classes = read_answers(folder, job.name, tail_roles(table, job.size, job.draw), len(LOG_COLUMNS))
     rows = table.iloc[found['row']][['subject', 'label', 'official']].reset_index(drop=True)
     rows['role'], rows[LOG_COLUMNS] = found['role'], found['log'].astype(float)
     other = found.get('other', rows.index[:0])
     if other.shape != (len(rows),) or other.max(initial=0) >= len(classes):
         raise _damaged(arrays_file(folder, job.name), 'the other class is missing or unknown')
+    rows.attrs['offsets'] = found['offsets'].tolist() if 'offsets' in found else None
     return rows.assign(other=np.array(classes)[other])

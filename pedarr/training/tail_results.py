@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.array_files import compressed, decompressed
+from ..core.array_files import arrays_file, compressed, decompressed, few_bits, write_arrays
 from ..core.errors import PedarrError, file_error
 from ..core.files import read_bytes, write_atomic
 from ..core.tables import FileContents, parse_table, read_json, write_json
@@ -20,11 +20,12 @@ from ..evaluation.bootstrap import percentile_interval
 from ..evaluation.comparison import holm_correction, interval_p
 from ..evaluation.ranking import RANKING_SCORES, Ranking
 from ..signals.store import Store
-from .tail import LOG_COLUMNS, RARE_RHYTHMS, TailJob, read_tail_job
+from .tail import LOG_COLUMNS, RARE_RHYTHMS, TailJob, read_job, read_tail_job
 
 # %% auto #0
-__all__ = ['OFFSETS', 'TAIL_SCORES', 'best_offsets', 'tune_offsets', 'TailAnswers', 'tail_bootstrap', 'tail_table', 'Recordings',
-           'keep_recordings', 'read_recordings', 'complete_draws', 'tail_families', 'tail_scores']
+__all__ = ['OFFSETS', 'TAIL_SCORES', 'RARE_BITS', 'best_offsets', 'tune_offsets', 'TailAnswers', 'tail_bootstrap', 'tail_table',
+           'Recordings', 'keep_recordings', 'read_recordings', 'short_logs', 'keep_tail_job', 'complete_draws',
+           'tail_families', 'tail_scores']
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #7d37b1fa
 OFFSETS = np.arange(-5, 5.25, .25)      # in units of log probability
@@ -64,11 +65,13 @@ def tune_offsets(table: pd.DataFrame) -> np.ndarray:
 TAIL_SCORES = (*RANKING_SCORES, 'F1', 'recall')
 
 class TailAnswers:
-    "A job's answers in `table` for the test set `role`, decided with offsets that fold 9 has tuned."
+    """A job's answers in `table` for the test set `role`, decided with offsets that fold 9 has tuned: those in
+    its `attrs`, or tuned here."""
     def __init__(self, table: pd.DataFrame, role: str):
         test = table[table.role == role]
         if not len(test): raise PedarrError(f'tail: no answers with the role {role!r}')
-        offsets = np.append(tune_offsets(table[table.role == 'validation']), 0)
+        kept = table.attrs.get('offsets')
+        offsets = np.append(tune_offsets(table[table.role == 'validation']) if kept is None else kept, 0)
         self.subject, self.truth = test.subject.to_numpy(), _codes(test.label)
         self.called = (test[LOG_COLUMNS].to_numpy() + offsets).argmax(1)
         self.ranked = [Ranking(self.truth == i, test[name]) for i, name in enumerate(LOG_COLUMNS[:3])]
@@ -177,6 +180,26 @@ def read_recordings(folder: Path | str) -> tuple[pd.DataFrame, Recordings]:
     if len(table) == about.rows: return table, about
     raise file_error(file, f'damaged ({len(table):,} rows where {about.rows:,} are expected)', _MEND)
 
+
+# %% ../../nbs/8_training/22_tail_results.ipynb #39487a1f
+RARE_BITS, _OTHER_STEP = 7, .01
+
+def short_logs(log: np.ndarray) -> np.ndarray:
+    "Log probabilities `log` [N, 4] as they are kept: three to `RARE_BITS`, the last to `_OTHER_STEP`."
+    other = np.round(log[:, 3:].astype(float)/_OTHER_STEP)*_OTHER_STEP
+    return np.concatenate([few_bits(log[:, :3], RARE_BITS), other.astype(np.float16)], 1)
+
+def keep_tail_job(folder: Path, name: str, recordings: pd.DataFrame, kept: Path) -> Path:
+    """Write the finished job `name` of `folder` into the folder `kept`: its card, and its answers, shorter, with
+    the offsets that fold 9 tunes before. `recordings` as of `read_recordings`. Errors as `read_tail_job`."""
+    job = read_json(folder/f'{name}.json')['job']
+    table = read_tail_job(folder, TailJob(**job), recordings)
+    offsets = table.attrs['offsets'] or tune_offsets(table[table.role == 'validation'])
+    found = read_job(arrays_file(folder, name))
+    kept.mkdir(parents=True, exist_ok=True)
+    write_atomic(kept/f'{name}.json', (folder/f'{name}.json').read_bytes())
+    short = dict(log=short_logs(found['log']), offsets=np.array(offsets, np.float32))
+    return write_arrays(kept/f'{name}.safetensors.xz', found | short)
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #e9fc527c
 _FIRST = ('ce', 'la', 'bcl', 'agcacl', 'agcacl+la')      # the order of the tables; others follow by name
