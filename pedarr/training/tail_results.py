@@ -190,8 +190,8 @@ def short_logs(log: np.ndarray) -> np.ndarray:
     return np.concatenate([few_bits(log[:, :3], RARE_BITS), other.astype(np.float16)], 1)
 
 def keep_tail_job(folder: Path, name: str, recordings: pd.DataFrame, kept: Path) -> Path:
-    """Write the finished job `name` of `folder` into the folder `kept`: its card, and its answers, shorter, with
-    the offsets that fold 9 tunes before. `recordings` as of `read_recordings`. Errors as `read_tail_job`."""
+    """Write the card of the finished job `name` of `folder` into the folder `kept`, and its answers, shorter,
+    with the offsets that fold 9 tunes before. `recordings`: see `read_recordings`; errors `read_tail_job`."""
     job = read_json(folder/f'{name}.json')['job']
     table = read_tail_job(folder, TailJob(**job), recordings)
     offsets = table.attrs['offsets'] or tune_offsets(table[table.role == 'validation'])
