@@ -233,9 +233,8 @@ def tail_complete(folder):
     (TAIL, ('agcacl', 'ce'), False), (TAIL.with_name('tail_starts'), ('simclr', 'scratch'), False),
     (TAIL.with_name('tail_parts'), ('agcacl-again', 'no-phi'), False),
     (TAIL.with_name('tail_recipes'), ('ce-again', 'ce-default'), False),
-    (TAIL.with_name('tail_default'), ('agcacl-default', 'ce-default'), False),
     *(pytest.param(TAIL.with_name(name), (), True, marks=pytest.mark.long)
-      for name in ('tail', 'tail_starts', 'tail_parts', 'tail_recipes', 'tail_default'))])
+      for name in ('tail', 'tail_starts', 'tail_parts', 'tail_recipes'))])
 def test_kept_answers_give_the_tables_of_the_controlled_tail(folder, pair, whole):
     """Values of scores.csv, pairs included, and draws.csv, from the answers and the table of recordings:
     those of one pair, and all; of the losses, and of the starts without labels."""

@@ -1,4 +1,5 @@
-"""Numbers on the pages of results: what prose says, a cell prints."""
+"""Numbers on the pages of results: the decimals of prose are among those that the page's cells print. A small
+one may stand there by chance, so this finds what is stale or from nowhere, not every slip."""
 import json
 import re
 from bisect import bisect_left
@@ -7,9 +8,14 @@ from pathlib import Path
 import pytest
 
 PAGES = sorted((Path(__file__).parents[1]/'nbs'/'results').glob('*.ipynb'))
-# page -> decimals of its prose that no cell of it prints, and no page that it links to
+# page -> decimals of its prose that no cell of it prints
 ELSEWHERE = {
+    'fine_tuning': '4.5',                                     # of the page on pretraining
     'full_length': '18.45',                                   # hours of the release
+    'missing_channels': '1.3',                                # of few_leads
+    'statements': '.019',                                     # of the published table
+    'transfers': '84.5 37.8',                                 # of which_network_ludb
+    'which_choices': '.002 6.9 1.6 11.7 3.5 5.7',             # a step that says nothing; missing_channels
     'which_network': '57.3 61.5 55.5 97.76 96.22 92.97',      # an earlier version's; the paper's
     'which_network_ludb': '79.3'}                             # the aim
 
@@ -24,7 +30,7 @@ def printed(path: Path) -> list[float]:
     for out in (o for c in cells(path, 'code') for o in c['outputs']):
         text += [''.join(out.get('text', '')), *(''.join(out.get('data', {}).get(f'text/{kind}', ''))
                                                  for kind in ('plain', 'html', 'markdown'))]
-    found = re.findall(r'\d*\.\d+|\d[\d,]*', '\n'.join(text))
+    found = re.findall(r'\d[\d,]*(?:\.\d+)?|\.\d+', '\n'.join(text))
     return sorted({float(x.replace(',', '')) for x in found})
 
 
@@ -47,10 +53,7 @@ def stands_in(number: str, numbers: list[float]) -> bool:
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
 def test_numbers_of_prose_are_printed(path):
-    prose = '\n'.join(''.join(c['source']) for c in cells(path, 'markdown'))
-    links = dict.fromkeys(re.findall(r'\]\((\w+\.ipynb)\)', prose))
-    pages = [path, *(path.with_name(name) for name in links)]
-    numbers = sorted({x for page in pages for x in printed(page)})
+    numbers = printed(path)
     missing = [x for x in dict.fromkeys(said(path)) if not stands_in(x, numbers)]
     assert missing == ELSEWHERE.get(path.stem, '').split()
 

@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import stat
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,7 +110,7 @@ def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any])
     that write at once the later stays. Raises `PassingError` (a full disk, say) or `PedarrError` with what
     stood there unharmed."""
     path = Path(path)
-    part = path.with_name(f'{path.name}.{threading.get_native_id()}.part')      # nobody else's
+    part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')           # nobody else's
     try:
         _write_part(part, content)
         os.replace(part, path)

@@ -114,6 +114,7 @@ class _Card(FileContents):
     store: str
     classes: list[str]
     options: dict[str, Any] = {}
+    job: dict[str, Any] = {}
 
 def _all_options(c: TrainConfig) -> dict[str, dict]:
     "The options of the network and of the variations of windows, defaults included."
@@ -134,6 +135,7 @@ def _check_about(card: Path, about: dict) -> None:
     said = other_parameters(now['params'] | current_names(was.params), now['params'])
     options = now.get('options', {})
     if was.options and not said: said = other_parameters(was.options, options)
+    if now.get('job', {}).get('fold10') and not was.job.get('fold10', True): said = 'no answers for fold 10'
     if was.store != now['store'] or was.classes != now['classes']: said = 'another store'
     if said:
         raise PedarrError(f'{card}: of a job with {said}: choose another folder, or give what it had')

@@ -65,8 +65,8 @@ def tune_offsets(table: pd.DataFrame) -> np.ndarray:
 TAIL_SCORES = (*RANKING_SCORES, 'F1', 'recall')
 
 class TailAnswers:
-    """A job's answers in `table` for the test set `role`, decided with offsets that fold 9 has tuned: those in
-    its `attrs`, or tuned here."""
+    """A job's answers in `table` for the test set `role`, decided with offsets that fold 9 has tuned: those
+    in its `attrs`, or tuned here."""
     def __init__(self, table: pd.DataFrame, role: str):
         test = table[table.role == role]
         if not len(test): raise PedarrError(f'tail: no answers with the role {role!r}')
@@ -223,7 +223,8 @@ def tail_families(scores: pd.DataFrame) -> pd.DataFrame:
     and `holm`, p corrected within it."""
     asked = scores.p.notna() & (scores.rhythm == 'mean') & (scores.test == 'left out')
     pairs = [f'{a} - {b}' for a, b in _ASKED]
-    fixed = scores.loss.str.replace('-default', '').isin(pairs)
+    later = scores.loss.isin([f'{a}-default - {b}-default' for a, b in _ASKED]) & (scores['size'] != 20)
+    fixed = scores.loss.isin(pairs) | later
     ranked = scores.score.isin(['average precision', 'AUROC'])
     first = scores.loss.isin(pairs) & (scores['size'] == 20) & ranked
     family = np.select([asked & first, asked & fixed, asked], ['primary', 'secondary', 'further'], '')
@@ -246,16 +247,17 @@ def tail_scores(folder: Path, recordings: pd.DataFrame, complete: Mapping[int, t
                 pairs: Iterable[tuple[str, str]], n_resamples: int = 1000,
                 tests: Collection[str] = ('left out', 'fold 10')) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(scores, scores by draw) of the jobs in `folder`: what is `complete`, as `complete_draws` gives it, and
-    those of the `pairs` whose losses a size has."""
+    those of the `pairs` whose losses a size has. A loss that a test was not asked of has no row there."""
     tables, by_draw, pairs = [], [], list(pairs)
     for size, (losses, draws) in complete.items():
         read = {loss: [read_tail_job(folder, TailJob(loss, size, d, {}), recordings) for d in draws]
                 for loss in losses}
-        own = [pair for pair in pairs if set(pair) <= set(losses)]
         for test in tests:
-            answers = {loss: [TailAnswers(t, test) for t in jobs] for loss, jobs in read.items()}
+            answers = {loss: [TailAnswers(t, test) for t in jobs] for loss, jobs in read.items()
+                       if all((t.role == test).any() for t in jobs)}
+            there = [pair for pair in pairs if {*pair} <= {*answers}]
             at, found = dict(size=size, test=test), tail_bootstrap(answers, n_resamples)
-            tables.append(tail_table(found, own).assign(**at))
+            tables.append(tail_table(found, there).assign(**at))
             by_draw.append(_each_draw(answers, draws).assign(**at))
     scores, by_draw = (pd.concat(t, ignore_index=True) for t in (tables, by_draw))
     return tail_families(scores), by_draw
