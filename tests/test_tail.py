@@ -34,6 +34,7 @@ from pedarr.training.retraining import HeadOnly
 from pedarr.training.tail import (
     CONTROLLED_RECIPE, LOG_COLUMNS, RARE_RHYTHMS, TAIL_RECIPE, finish_job, read_tail_job, run_tail_job,
     tail_jobs, tail_roles)
+from pedarr.training.tail_results import TailAnswers, keep_tail_job, tail_scores, tune_offsets
 from pedarr.training.tail_systems import TAIL_SYSTEMS, plain_network, run_tail_system
 
 NBS = Path(__file__).parents[1]/'nbs'
@@ -94,6 +95,41 @@ def test_a_job_that_another_process_has_just_finished_is_left_alone(tmp_path, mo
         return hold(path, doing)
     monkeypatch.setattr(tail_, 'hold_lock', waits)
     assert not finish_job(tmp_path, 'a', lambda checkpoint: pytest.fail('trained twice'), ABOUT)
+
+
+def told_by_chance(store, role, c, checkpoint):
+    "In the place of a training: probabilities that know little."
+    rows = np.flatnonzero((role != '') & (role != 'train'))
+    chance = np.random.default_rng(0).dirichlet(np.ones(len(CLASSES)), len(rows))
+    return rows, .8*chance + .2*(store.segments.label.to_numpy()[rows, None] == np.array(CLASSES))
+
+
+def test_a_kept_job_is_short_and_decides_as_before(tmp_path, table, monkeypatch):
+    "Its offsets are those of the answers before they were shortened, also when it is kept once more."
+    monkeypatch.setattr(tail_, 'train_and_answer', told_by_chance)
+    store = SimpleNamespace(segments=table, seal='seal', classes=CLASSES)
+    assert run_tail_job(store, JOB, {}, tmp_path/'a')
+    whole = read_tail_job(tmp_path/'a', JOB, table)
+    assert whole.attrs['offsets'] is None
+    best = tune_offsets(whole[whole.role == 'validation'])
+    for one, other in ('ab', 'bc'): keep_tail_job(tmp_path/one, JOB.name, table, tmp_path/other)
+    kept = read_tail_job(tmp_path/'c', JOB, table)
+    assert kept.attrs['offsets'] == best.tolist() and (kept[LOG_COLUMNS] != whole[LOG_COLUMNS]).any(axis=None)
+    assert np.allclose(kept[LOG_COLUMNS], whole[LOG_COLUMNS], rtol=2**-6, atol=.011)
+    kept.attrs['offsets'] = [9., -9., -9.]                              # whatever they are, they decide
+    assert (TailAnswers(kept, 'left out').called == 0).all()
+
+
+def test_a_job_that_left_fold_10_alone_is_not_taken_for_one_that_asked_it(tmp_path, table, monkeypatch):
+    monkeypatch.setattr(tail_, 'train_and_answer', told_by_chance)
+    store = SimpleNamespace(segments=table, seal='seal', classes=CLASSES)
+    shy = JOB._replace(fold10=False)
+    assert run_tail_job(store, shy, {}, tmp_path) and not run_tail_job(store, shy, {}, tmp_path)
+    assert set(read_tail_job(tmp_path, shy, table).role) == {'validation', 'left out'}
+    with pytest.raises(PedarrError, match='of a job with no answers for fold 10: choose another folder'):
+        run_tail_job(store, JOB, {}, tmp_path)
+    scores, draws = tail_scores(tmp_path, table, {2: (['ce'], [3])}, [], 1)
+    assert set(scores.test) == set(draws.test) == {'left out'}
 
 
 def test_answers_of_an_earlier_version_open_and_are_not_trained_again(tmp_path, table):

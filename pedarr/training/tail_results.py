@@ -250,11 +250,11 @@ def tail_scores(folder: Path, recordings: pd.DataFrame, complete: Mapping[int, t
     those of the `pairs` whose losses a size has. A loss that a test was not asked of has no row there."""
     tables, by_draw, pairs = [], [], list(pairs)
     for size, (losses, draws) in complete.items():
-        read = {loss: [read_tail_job(folder, TailJob(loss, size, d, {}), recordings) for d in draws]
-                for loss in losses}
+        read = {x: [read_tail_job(folder, TailJob(x, size, d, {}), recordings) for d in draws] for x in losses}
         for test in tests:
             answers = {loss: [TailAnswers(t, test) for t in jobs] for loss, jobs in read.items()
                        if all((t.role == test).any() for t in jobs)}
+            if not answers: continue                                # nobody was asked it
             there = [pair for pair in pairs if {*pair} <= {*answers}]
             at, found = dict(size=size, test=test), tail_bootstrap(answers, n_resamples)
             tables.append(tail_table(found, there).assign(**at))
