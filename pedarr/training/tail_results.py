@@ -250,14 +250,14 @@ def tail_scores(folder: Path, recordings: pd.DataFrame, complete: Mapping[int, t
     those of the `pairs` whose losses a size has. A loss that a test was not asked of has no row there."""
     tables, by_draw, pairs = [], [], list(pairs)
     for size, (losses, draws) in complete.items():
-        read = {x: [read_tail_job(folder, TailJob(x, size, d, {}), recordings) for d in draws] for x in losses}
+        read = {loss: [read_tail_job(folder, TailJob(loss, size, d, {}), recordings) for d in draws]
+                for loss in losses}
         for test in tests:
             answers = {loss: [TailAnswers(t, test) for t in jobs] for loss, jobs in read.items()
                        if all((t.role == test).any() for t in jobs)}
             if not answers: continue                                # nobody was asked it
-            there = [pair for pair in pairs if {*pair} <= {*answers}]
             at, found = dict(size=size, test=test), tail_bootstrap(answers, n_resamples)
-            tables.append(tail_table(found, there).assign(**at))
+            tables.append(tail_table(found, [p for p in pairs if {*p} <= {*answers}]).assign(**at))
             by_draw.append(_each_draw(answers, draws).assign(**at))
     scores, by_draw = (pd.concat(t, ignore_index=True) for t in (tables, by_draw))
     return tail_families(scores), by_draw
