@@ -222,7 +222,7 @@ def tail_complete(folder):
     "What is complete, of the losses that the tables in `folder` name, in the folder of their answers."
     made = json.loads((folder/'made.json').read_text())
     jobs = [json.loads(f.read_text())['job'] for f in sorted((of_the_tail(folder)/'test').glob('*.json'))]
-    jobs = [job for job in jobs if job['loss'] in made['losses']]
+    jobs = [job for job in jobs if job['loss'] in made['losses'] and str(job['size']) in made['draws']]
     complete = complete_draws(pd.DataFrame(jobs)[['loss', 'size', 'draw']])
     said = {int(size): draws for size, draws in made['draws'].items()}
     assert {size: draws for size, (_, draws) in complete.items() if draws} == said

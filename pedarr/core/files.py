@@ -102,6 +102,10 @@ def remove_file(path: Path) -> None:
     try: path.unlink(missing_ok=True)
     except OSError: pass
 
+def _aside(path: Path, suffix: str = '.part') -> Path:
+    "A path beside `path`."
+    return path.with_name(path.name + suffix)
+
 # %% ../../nbs/0_core/02_files.ipynb #60c895fa
 def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any]) -> Path:
     """Write a file so that it is whole or absent, whatever happens; returns its path.
@@ -115,6 +119,7 @@ def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any])
         _write_part(part, content)
         os.replace(part, path)
         sync_folder(path.parent)
+        remove_file(_aside(path))                               # what an earlier version left, when killed
     except BaseException as e:
         remove_file(part)
         if isinstance(e, OSError): raise system_error(e, path, 'could not be written') from e
@@ -122,10 +127,6 @@ def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any])
     return path
 
 # %% ../../nbs/0_core/02_files.ipynb #63310e6b
-def _aside(path: Path, suffix: str = '.part') -> Path:
-    "A path beside `path`."
-    return path.with_name(path.name + suffix)
-
 def _move_together(paths: Collection[Path]) -> None:
     "Move the part of each of the `paths` to its place; after any error what stood there stands there again."
     old = {path: _aside(path, '.old.part') for path in paths}
