@@ -102,24 +102,18 @@ def remove_file(path: Path) -> None:
     try: path.unlink(missing_ok=True)
     except OSError: pass
 
-def _aside(path: Path, suffix: str = '.part') -> Path:
-    "A path beside `path`."
-    return path.with_name(path.name + suffix)
-
 # %% ../../nbs/0_core/02_files.ipynb #60c895fa
 def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any]) -> Path:
     """Write a file so that it is whole or absent, whatever happens; returns its path.
 
-    `content`: bytes, a text (UTF-8), or a function that writes the file at the path that it is given. Of two
-    that write at once the later stays. Raises `PassingError` (a full disk, say) or `PedarrError` with what
-    stood there unharmed."""
+    `content`: bytes, a text (UTF-8), or a function that writes the file at the path that it is given.
+    Raises `PassingError` (a full disk, say) or `PedarrError` with what stood there unharmed."""
     path = Path(path)
-    part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')           # nobody else's
+    part = path.with_name(path.name + '.part')
     try:
         _write_part(part, content)
         os.replace(part, path)
         sync_folder(path.parent)
-        remove_file(_aside(path))                               # what an earlier version left, when killed
     except BaseException as e:
         remove_file(part)
         if isinstance(e, OSError): raise system_error(e, path, 'could not be written') from e
@@ -127,6 +121,10 @@ def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any])
     return path
 
 # %% ../../nbs/0_core/02_files.ipynb #63310e6b
+def _aside(path: Path, suffix: str = '.part') -> Path:
+    "A path beside `path`."
+    return path.with_name(path.name + suffix)
+
 def _move_together(paths: Collection[Path]) -> None:
     "Move the part of each of the `paths` to its place; after any error what stood there stands there again."
     old = {path: _aside(path, '.old.part') for path in paths}

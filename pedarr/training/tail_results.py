@@ -14,6 +14,7 @@ import pandas as pd
 from ..core.array_files import arrays_file, compressed, decompressed, few_bits, write_arrays
 from ..core.errors import PedarrError, file_error
 from ..core.files import read_bytes, write_atomic
+from ..core.locks import hold_lock
 from ..core.tables import FileContents, parse_table, read_json, write_json
 from ..data.known_databases import data_source
 from ..evaluation.bootstrap import percentile_interval
@@ -164,11 +165,12 @@ def keep_recordings(store: Store, folder: Path | str) -> Path:
     about = Recordings(source=data_source(store.meta['database'], simulated), simulated=simulated,
                        store=store.seal, rows=len(table))
     file = folder/'recordings.json'
-    before = read_json(file, Recordings) if file.exists() else about
-    if before.store == store.seal: about.same = before.same
-    write_json(file, about.model_dump())
     text = table.to_csv(index=False, lineterminator='\n')
-    return write_atomic(folder/'recordings.csv.xz', compressed(text.encode()))
+    with hold_lock(folder/'recordings.lock', 'writing the recordings', wait=60):    # several processes begin
+        before = read_json(file, Recordings) if file.exists() else about
+        if before.store == store.seal: about.same = before.same
+        write_json(file, about.model_dump())
+        return write_atomic(folder/'recordings.csv.xz', compressed(text.encode()))
 
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #f48a74ca
