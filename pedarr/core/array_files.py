@@ -61,16 +61,13 @@ def decompressed(raw: bytes, path: Path | str, remedy: str, most: int = MOST_BYT
 # %% ../../nbs/0_core/09_array_files.ipynb #e01b164e
 _COLUMNS, _STEPS = 'columns of ', 'steps of '
 
-def _are_places(x: np.ndarray) -> bool:
-    "Are the numbers `x` places in rising order, no two 65,536 apart?"
-    fits = x.ndim == 1 and x.dtype.kind in 'iu' and x.size > 1 and 0 <= x[0] < 1 << 16
-    return bool(fits) and bool(((x[1:] >= x[:-1]) & (x[1:] - x[:-1] < 1 << 16)).all())
-
 def _turned(name: str, x: np.ndarray) -> tuple[str, np.ndarray]:
     "An array by columns, or by steps, under a name that says so; others as they are."
     if x.ndim == 2 and len(x) > x.shape[1]: return f'{_COLUMNS}{name}', x.T
-    if not _are_places(x) or x.dtype != np.int32: return name, x
-    return f'{_STEPS}{name}', np.diff(x, prepend=np.int32(0)).astype(np.uint16)
+    if x.ndim != 1 or x.dtype != np.int32 or not x.size: return name, x
+    steps = np.diff(x.astype(np.int64), prepend=0)
+    if steps.min() < 0 or steps.max() >= 1 << 16: return name, x
+    return f'{_STEPS}{name}', steps.astype(np.uint16)
 
 def _turned_back(name: str, x: np.ndarray) -> tuple[str, np.ndarray]:
     "What `_turned` was given."
@@ -92,8 +89,9 @@ def read_arrays(path: Path | str, remedy: str, most: int = MOST_BYTES,
     """What `write_arrays` wrote; `PedarrError` if it is not there, longer than `most` bytes, damaged, or
     lacks one of the `names`."""
     raw = read_bytes(path, most)
-    if Path(path).suffix == _XZ: raw = decompressed(raw, path, remedy, most)
-    found = dict(_turned_back(*one) for one in _unpack_arrays(raw, path, remedy).items())
+    pressed = Path(path).suffix == _XZ
+    found = _unpack_arrays(decompressed(raw, path, remedy, most) if pressed else raw, path, remedy)
+    if pressed: found = dict(_turned_back(*one) for one in found.items())
     gone = [name for name in names if name not in found]
     if gone: raise file_error(path, f'damaged (it has no {gone[0]})', remedy)
     return found

@@ -133,8 +133,9 @@ def _check_about(card: Path, about: dict) -> None:
     "`PedarrError` if the job of the file `card` was begun about something else."
     was, now = read_json(card, _Card), json_ready(about)
     said = other_parameters(now['params'] | current_names(was.params), now['params'])
-    options = now.get('options', {})
-    if was.options and not said: said = other_parameters(was.options, options)
+    for name, options in now.get('options', {}).items():           # those that both versions know
+        own = {k: v for k, v in was.options.get(name, {}).items() if k in options}
+        said = said or other_parameters(options | own, options)
     if now.get('job', {}).get('fold10') and not was.job.get('fold10', True): said = 'no answers for fold 10'
     if was.store != now['store'] or was.classes != now['classes']: said = 'another store'
     if said:
@@ -194,16 +195,18 @@ def tail_config(**params: Any) -> TrainConfig:
 
 # %% ../../nbs/8_training/21_tail.ipynb #05823cc9
 def finish_tail_job(store: Store, job: TailJob, c: TrainConfig, folder: Path, answer: Callable,
-                    **more: Any) -> bool:
+                    network: bool = True, **more: Any) -> bool:
     """Write what `answer(role [N], checkpoint)` says (rows [M], probabilities [M, C]) of all that have a role
-    but the training set, as `job` of `folder`; `c` and `more` are its parameters. As `finish_job`."""
+    but the training set, as `job` of `folder`; `c` and `more` are its parameters, and the options of its
+    `network`, if it is trained. As `finish_job`."""
     role = tail_roles(store.segments, job.size, job.draw)
     if not job.fold10: role[role == 'fold 10'] = ''
     def work(checkpoint):
         index, prob = answer(role, checkpoint)
         return dict(row=index.astype(np.int32)) | _short_answers(prob, store.classes)
 
-    return finish_job(folder, job.name, work, job_card(store, c, job=job._asdict(), params=more))
+    card = job_card(store, c, job=job._asdict(), params=more)
+    return finish_job(folder, job.name, work, card if network else card | dict(options={}))
 
 # %% ../../nbs/8_training/21_tail.ipynb #8d181989
 def run_tail_job(store: Store, job: TailJob, common: dict[str, Any], folder: Path) -> bool:

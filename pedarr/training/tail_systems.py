@@ -97,7 +97,7 @@ def _probed(store: Store, job: TailJob, own: dict, common: dict, folder: Path) -
         rows = _all_but_training(role)
         prob = linear_probe(x, truth, learn, choose).prob[rows]
         return rows, prob/prob.sum(1, keepdims=True)
-    return finish_tail_job(store, job, c, folder, answer, system='probe', random=random)
+    return finish_tail_job(store, job, c, folder, answer, network=False, system='probe', random=random)
 
 # %% ../../nbs/8_training/34_tail_systems.ipynb #251c624c
 TAIL_SYSTEMS = {'crt': _retrained, 'trees': _grown, 'probe': _probed}
