@@ -319,13 +319,23 @@ def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_
 def test_the_search_notebook_asks_one_change_at_a_time(store, tmp_path):
     text = _run('search', tmp_path/'s.ipynb', tmp_path, choices=str(store), out=str(tmp_path/'runs'),
                 epochs=1)
-    t = pd.read_csv(tmp_path/'runs'/'choices.csv').set_index(['system', 'metric'])
-    default = t.loc['the default']
-    assert default.gain.isna().all() and default.options.eq('{}').all() and 'encoder plain' in text
+    folder = tmp_path/'runs'/'choices'
+    t = pd.read_csv(folder/'scores.csv').set_index(['system', 'metric'])
+    default, costs = t.loc['the default'], pd.read_csv(folder/'costs.csv').set_index('change')
+    assert default.gain.isna().all() and costs.options['the default'] == '{}' and 'encoder plain' in text
     changed = t.drop('the default')
     base = default.value.reindex(changed.index.get_level_values('metric')).to_numpy()
     assert len(changed) > 50 and np.allclose(changed.gain, changed.value - base, atol=1e-4)
-    assert (changed.minutes > 0).all() and not (tmp_path/'runs'/'runs.csv').exists()
+    assert (costs.minutes > 0).all() and set(costs.index) == set(t.index.unique('system'))
+    assert not (tmp_path/'runs'/'runs.csv').exists() and (folder/'answers'/'grid.json').exists()
+    _run('search', tmp_path/'t.ipynb', tmp_path, choices=str(store), out=str(tmp_path/'runs'), epochs=1,
+         changes='dim 32; no Transformer', results=str(tmp_path/'some'))
+    t = pd.read_csv(tmp_path/'some'/'choices'/'scores.csv')
+    assert set(t.system) == {'the default', 'dim 32', 'no Transformer'}
+    for own, why in ((dict(changes='dim 33', choices=str(store)), "unknown change 'dim 33'"),
+                     (dict(changes='dim 32', twin=str(store)), 'give one of these')):
+        with pytest.raises(papermill.PapermillExecutionError, match=why):
+            _run('search', tmp_path/'u.ipynb', tmp_path, out=str(tmp_path/'runs'), epochs=1, **own)
 
 
 @pytest.mark.long
@@ -333,12 +343,12 @@ def test_the_search_notebook_asks_rivals_and_windows(store, tmp_path):
     "Known networks and trees at other sizes, each against the default; windows by themselves."
     _run('search', tmp_path/'s.ipynb', tmp_path, rivals=str(store), windows={3: str(store)},
          out=str(tmp_path/'runs'), epochs=2)
-    t = pd.read_csv(tmp_path/'runs'/'rivals.csv').set_index(['system', 'metric'])
+    t = pd.read_csv(tmp_path/'runs'/'rivals'/'scores.csv').set_index(['system', 'metric'])
     assert {'xresnet1d 128', 'InceptionTime 64', 'boosted trees, small'} < set(t.index.unique('system'))
     assert t.loc['the default'].gain.isna().all() and t.drop('the default').gain.notna().all()
     other = pd.read_csv(tmp_path/'runs'/'windows.csv')
     assert other.change.tolist() == ['windows of 3 s'] and other.f1.notna().all()
-    assert not (tmp_path/'runs'/'runs.csv').exists() and not (tmp_path/'runs'/'choices.csv').exists()
+    assert not (tmp_path/'runs'/'runs.csv').exists() and not (tmp_path/'runs'/'choices').exists()
 
 
 @pytest.mark.long
