@@ -2,6 +2,7 @@
 import ast
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +35,8 @@ from pedarr.training.retraining import HeadOnly
 from pedarr.training.tail import (
     CONTROLLED_RECIPE, LOG_COLUMNS, RARE_RHYTHMS, TAIL_RECIPE, finish_job, read_tail_job, run_tail_job,
     tail_jobs, tail_roles)
-from pedarr.training.tail_results import TailAnswers, keep_tail_job, tail_scores, tune_offsets
+from pedarr.training.tail_results import (
+    TailAnswers, keep_recordings, keep_tail_job, tail_scores, tune_offsets)
 from pedarr.training.tail_systems import TAIL_SYSTEMS, plain_network, run_tail_system
 
 NBS = Path(__file__).parents[1]/'nbs'
@@ -251,24 +253,26 @@ def test_resampled_patients_of_the_natural_tail_equal_a_plain_loop():
     assert [row.low, row.high] == pytest.approx(np.quantile(gains, [.025, .975]).tolist())
 
 
-def test_kept_answers_need_no_table(tmp_path, table):
-    role = natural_roles(table, 1)
-    found = answers(table, role, len(CLASSES))
-    told = dict(truth=np.array([CLASSES.index(x) for x in table.label[found['row']]], np.uint8),
-                subject=pd.factorize(table.subject, sort=True)[0][found['row']].astype(np.int32),
-                tested=(role[found['row']] == 'test').astype(np.uint8))
-    write = lambda arrays: finish_job(tmp_path, 'ce_natural_1', lambda checkpoint: arrays, ABOUT)
-    assert write(found | told)
-    alone, checked = (read_natural(tmp_path, 'ce', own, [1]) for own in (None, table))
-    pd.testing.assert_frame_equal(alone.drop(columns='subject'), checked.drop(columns='subject'))
-    assert len(set(zip(alone.subject, checked.subject))) == alone.subject.nunique()
-    for wrong in (dict(truth=told['truth'] + np.uint8(6)), dict(subject=told['subject'][1:]),
-                  dict(tested=None)):
-        for file in tmp_path.iterdir(): file.unlink()
-        write({k: v for k, v in (found | told | wrong).items() if v is not None})
-        with pytest.raises(PedarrError, match='ce_natural_1: damaged') as e:
-            read_natural(tmp_path, 'ce', folds=[1])
-        assert '\n' not in str(e.value)
+def test_natural_answers_are_read_with_the_table_that_lies_beside_them(tmp_path, table):
+    "Also by a link; and one line where it is gone, or is another store's."
+    found = answers(table, natural_roles(table, 1), len(CLASSES))
+    assert finish_job(tmp_path/'jobs', 'ce_natural_1', lambda checkpoint: found, ABOUT)
+    read = lambda **more: read_natural(tmp_path/'jobs', 'ce', folds=[1], **more)
+    with pytest.raises(PedarrError, match='recordings.json') as e: read()
+    assert '\n' not in str(e.value)
+    segments = table.assign(record=[f'r{i}' for i in range(len(table))])
+    store = SimpleNamespace(segments=segments, meta=dict(database='ptbxl'), seal='abc')
+    first = keep_recordings(store, tmp_path/'first').parent
+    shutil.copy(first/'recordings.json', tmp_path/'jobs')
+    with pytest.raises(PedarrError, match='recordings.csv.xz'): read()
+    note = tmp_path/'jobs'/'recordings.json'
+    note.write_text(json.dumps(json.loads(note.read_text()) | dict(table='../first')))
+    pd.testing.assert_frame_equal(read(), read(table=table))
+    assert keep_recordings(store, tmp_path/'jobs').resolve() == (first/'recordings.csv.xz').resolve()
+    assert not (tmp_path/'jobs'/'recordings.csv.xz').exists()                     # one table is enough
+    other = SimpleNamespace(segments=segments.iloc[::-1], meta=store.meta, seal='xyz')
+    assert keep_recordings(other, tmp_path/'jobs') == tmp_path/'jobs'/'recordings.csv.xz'
+    with pytest.raises(PedarrError, match='not those of this table'): read()
 
 
 def test_the_experiment_asks_for_its_first_stage():

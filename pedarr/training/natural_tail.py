@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.array_files import LOG_BITS, few_bits
-from ..core.errors import PedarrError, file_error, one_line
+from ..core.errors import PedarrError, one_line
 from ..data.known_databases import data_source
 from ..evaluation.bootstrap import (
     check_bootstrap, draw_subjects, number_subjects, percentile_interval)
@@ -22,7 +22,7 @@ from ..evaluation.ranking import Ranking, average_precision
 from ..signals.store import Store
 from .tail import (
     MOST_COMMON, finish_job, job_card, read_answers, tail_config, train_and_answer)
-from .tail_results import best_offsets
+from .tail_results import best_offsets, read_recordings
 
 # %% auto #0
 __all__ = ['NATURAL_FOLDS', 'NATURAL_SR', 'NATURAL_VALIDATION', 'MERGED', 'FEWEST_PATIENTS', 'RAREST', 'natural_roles',
@@ -56,11 +56,7 @@ def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], 
     c, role = tail_config(**params | dict(seed=fold)), natural_roles(store.segments, fold)
     def work(checkpoint):
         row, prob = train_and_answer(store, role, c, checkpoint)
-        log = few_bits(np.log(np.maximum(prob.astype(float), 1e-12)))
-        truth = pd.Index(store.classes).get_indexer(store.segments.label.iloc[row])
-        subject = pd.factorize(store.segments.subject, sort=True)[0][row]
-        return dict(row=row.astype(np.int32), log=log, truth=truth.astype(np.uint8),
-                    subject=subject.astype(np.int32), tested=(role[row] == 'test').astype(np.uint8))
+        return dict(row=row.astype(np.int32), log=few_bits(np.log(np.maximum(prob.astype(float), 1e-12))))
 
     simulated = bool(store.meta.get('simulated'))
     about = job_card(store, c, loss=loss, fold=fold, simulated=simulated, log_bits=LOG_BITS,
@@ -68,39 +64,22 @@ def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], 
     return finish_job(folder, f'{loss}_natural_{fold}', work, about)
 
 
-# %% ../../nbs/8_training/23_natural_tail.ipynb #517bd0fc
-_ANY_ROW = np.broadcast_to(np.array('kept', object), 1 << 31)     # a role for each; the file has its own
-
-def _told_by_file(folder: Path, name: str) -> tuple[dict, list[str], pd.DataFrame]:
-    "Arrays, classes, and subject, label and role as the answers themselves tell them."
-    found, classes = read_answers(folder, name, _ANY_ROW)
-    own = {k: found.get(k, np.zeros(0, int)) for k in ('truth', 'subject', 'tested')}
-    same = all(x.shape == found['row'].shape for x in own.values())
-    if not same or own['truth'].max(initial=0) >= len(classes):
-        raise file_error(folder/name, 'damaged (truth or patients do not fit)', 'run the job again')
-    return found, classes, pd.DataFrame(dict(subject=own['subject'], label=np.array(classes)[own['truth']],
-                                             role=np.where(own['tested'] > 0, 'test', 'validation')))
-
-def _told_by_table(folder: Path, name: str, table: pd.DataFrame, fold: int):
-    "The same from the `table` of recordings, which the answers are checked against."
-    found, classes = read_answers(folder, name, natural_roles(table, fold))
-    rows = table.iloc[found['row']][['subject', 'label']].reset_index(drop=True)
-    return found, classes, rows.assign(role=found['role'])
-
-
 # %% ../../nbs/8_training/23_natural_tail.ipynb #88b7f76b
-def _read_fold(folder: Path, loss: str, table: pd.DataFrame | None, fold: int) -> pd.DataFrame:
-    name = f'{loss}_natural_{fold}'
-    told = _told_by_file(folder, name) if table is None else _told_by_table(folder, name, table, fold)
-    found, classes, rows = told
-    rows = rows.assign(fold=fold, row=found['row'].astype(int))[['row', 'subject', 'label', 'fold', 'role']]
-    return rows.join(pd.DataFrame(found['log'].astype(float), columns=classes))
+def _read_fold(folder: Path, loss: str, table: pd.DataFrame, fold: int) -> pd.DataFrame:
+    "The rows of `read_natural` that are of one fold."
+    role = natural_roles(table, fold)
+    found, classes = read_answers(folder, f'{loss}_natural_{fold}', role)
+    own = table.iloc[found['row']][['subject', 'label']].reset_index(drop=True)
+    own = own.assign(fold=fold, role=found['role'])
+    own.insert(0, 'row', found['row'].astype(int))
+    return own.join(pd.DataFrame(found['log'].astype(float), columns=classes))
 
 def read_natural(folder: Path, loss: str, table: pd.DataFrame | None = None,
                  folds: Iterable[int] = range(NATURAL_FOLDS)) -> pd.DataFrame:
     """The pooled answers of a `loss`: columns row (of the store), subject, label, fold, role (validation or
-    test), and a log probability for each class. With the `table` of recordings, subjects are its names, and
-    the answers are checked against it. `PedarrError` if a fold is missing, is damaged or doesn't fit."""
+    test), and a log probability for each class. `table`: the recordings; None: those that `keep_recordings`
+    wrote into `folder`. `PedarrError` if a fold is missing, is damaged or doesn't fit."""
+    if table is None: table = read_recordings(folder)[0]
     return pd.concat([_read_fold(folder, loss, table, fold) for fold in folds], ignore_index=True)
 
 

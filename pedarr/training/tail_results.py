@@ -148,17 +148,19 @@ _MEND = 'restore it, or run nbs/experiments/tail.ipynb again'
 
 class Recordings(FileContents):
     """recordings.json: whose data, from which `store` (its seal), how many `rows`; `same`: seals of stores
-    whose signals, masks, beats and segments have the same SHA-256."""
+    whose signals, masks, beats and segments have the same SHA-256; `table`: the folder of the table, seen
+    from this one ('' is this)."""
     source: str
     simulated: bool
     store: str
     rows: int
     same: list[str] = []
+    table: str = ''
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #34f7eebf
 def keep_recordings(store: Store, folder: Path | str) -> Path:
     """Write record, patient, label and fold of every recording of `store` as `folder`/recordings.csv.xz. What
-    recordings.json says of stores that are the same stays."""
+    recordings.json says of stores that are the same stays, and a table of this store in another folder."""
     folder, table = Path(folder), store.segments[[*_COLUMNS]]
     folder.mkdir(parents=True, exist_ok=True)
     simulated = bool(store.meta.get('simulated'))
@@ -168,16 +170,17 @@ def keep_recordings(store: Store, folder: Path | str) -> Path:
     text = table.to_csv(index=False, lineterminator='\n')
     with hold_lock(folder/'recordings.lock', 'writing the recordings', wait=60):    # several processes begin
         before = read_json(file, Recordings) if file.exists() else about
-        if before.store == store.seal: about.same = before.same
+        if before.store == store.seal: about.same, about.table = before.same, before.table
         write_json(file, about.model_dump())
-        return write_atomic(folder/'recordings.csv.xz', compressed(text.encode()))
+        table = folder/about.table/'recordings.csv.xz'
+        return table if about.table else write_atomic(table, compressed(text.encode()))
 
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #f48a74ca
 def read_recordings(folder: Path | str) -> tuple[pd.DataFrame, Recordings]:
     "(table, what it is of) that `keep_recordings` wrote. `PedarrError` if it is not there or damaged."
-    file = Path(folder)/'recordings.csv.xz'
-    about = read_json(file.with_name('recordings.json'), Recordings)
+    about = read_json(Path(folder)/'recordings.json', Recordings)
+    file = Path(folder)/about.table/'recordings.csv.xz'
     table = parse_table(decompressed(read_bytes(file), file, _MEND), file, _COLUMNS)
     if len(table) == about.rows: return table, about
     raise file_error(file, f'damaged ({len(table):,} rows where {about.rows:,} are expected)', _MEND)
