@@ -317,15 +317,17 @@ def test_the_ablations_notebook_runs_a_grid_of_ones_own_and_keeps_going_after_a_
 
 @pytest.mark.long
 def test_the_search_notebook_asks_one_change_at_a_time(store, tmp_path):
-    text = _run('search', tmp_path/'s.ipynb', tmp_path, choices=str(store), out=str(tmp_path/'runs'),
-                epochs=1)
+    text = _run('search', tmp_path/'s.ipynb', tmp_path, choices=str(store), recipe=str(store),
+                out=str(tmp_path/'runs'), epochs=1)
     folder = tmp_path/'runs'/'choices'
+    trained = pd.read_csv(tmp_path/'runs'/'recipe'/'costs.csv').set_index('change')
+    assert trained.options['lr .001'] == '{"lr": 0.001}' and trained.epochs['twice as long'] == 2
     t = pd.read_csv(folder/'scores.csv').set_index(['system', 'metric'])
     default, costs = t.loc['the default'], pd.read_csv(folder/'costs.csv').set_index('change')
     assert default.gain.isna().all() and costs.options['the default'] == '{}' and 'encoder plain' in text
     changed = t.drop('the default')
     base = default.value.reindex(changed.index.get_level_values('metric')).to_numpy()
-    assert len(changed) > 50 and np.allclose(changed.gain, changed.value - base, atol=1e-4)
+    assert len(changed) > 30 and np.allclose(changed.gain, changed.value - base, atol=1e-4)
     assert (costs.minutes > 0).all() and set(costs.index) == set(t.index.unique('system'))
     assert not (tmp_path/'runs'/'runs.csv').exists() and (folder/'answers'/'grid.json').exists()
     _run('search', tmp_path/'t.ipynb', tmp_path, choices=str(store), out=str(tmp_path/'runs'), epochs=1,
@@ -333,7 +335,7 @@ def test_the_search_notebook_asks_one_change_at_a_time(store, tmp_path):
     t = pd.read_csv(tmp_path/'some'/'choices'/'scores.csv')
     assert set(t.system) == {'the default', 'dim 32', 'no Transformer'}
     for own, why in ((dict(changes='dim 33', choices=str(store)), "unknown change 'dim 33'"),
-                     (dict(changes='dim 32', twin=str(store)), 'give one of these')):
+                     (dict(changes='dim 32', twin=str(store)), 'network: give one')):
         with pytest.raises(papermill.PapermillExecutionError, match=why):
             _run('search', tmp_path/'u.ipynb', tmp_path, out=str(tmp_path/'runs'), epochs=1, **own)
 
