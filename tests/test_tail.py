@@ -373,7 +373,7 @@ def test_the_kept_tail_was_trained_by_the_recipe():
         said = (TAIL_RECIPE if first or default else CONTROLLED_RECIPE) | card['job']['params']
         assert {k: card['params'][k] for k in said} == said, card['job']
         if first or 'options' not in card: continue          # 5 and 80 recordings, of a version between
-        for name, options in card['options'].items(): assert said[name].items() <= options.items()
+        for name, options in card['options'].items(): assert said.get(name, {}).items() <= options.items()
         assert card['options']['augment_options']['scale'] == .2
 
 
@@ -399,6 +399,15 @@ def test_a_job_of_another_default_is_another_job(tmp_path, table, monkeypatch):
     assert not run_tail_job(store, JOB, {}, tmp_path)
     with pytest.raises(PedarrError, match='of a job with augment_options'):
         run_tail_job(store, JOB, dict(augment_options=dict(noise=.05)), tmp_path)
+    job = JOB._replace(loss='agcacl', params=dict(loss='ldam+agcacl', loss_options=dict(tau=.2)))
+    assert run_tail_job(store, job, {}, tmp_path)
+    file = tmp_path/f'{job.name}.json'
+    card = json.loads(file.read_text())
+    assert card['options']['loss_options'] | dict(tau=.2, separation=.5) == card['options']['loss_options']
+    card['options']['loss_options']['momentum'] = .5
+    file.write_text(json.dumps(card))
+    with pytest.raises(PedarrError, match='of a job with momentum=0.5, not 0.9'):
+        run_tail_job(store, job, {}, tmp_path)
 
 
 @pytest.fixture(scope='module')

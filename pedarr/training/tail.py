@@ -17,6 +17,7 @@ from ..core.array_files import arrays_file, few_bits, read_arrays, write_arrays
 from ..core.errors import PedarrError, file_error
 from ..core.locks import hold_lock
 from ..core.tables import FileContents, json_ready, read_json, write_json
+from ..losses.registry import loss_options, loss_terms
 from ..model.trees import TREES
 from ..signals.store import Store
 from .config import TrainConfig, augment_fields, current_names, make_config, network_fields
@@ -116,12 +117,14 @@ class _Card(FileContents):
     options: dict[str, Any] = {}
     job: dict[str, Any] = {}
 
+# %% ../../nbs/8_training/21_tail.ipynb #3a4151a7
 def _all_options(c: TrainConfig) -> dict[str, dict]:
-    "The options of the network and of the variations of windows, defaults included."
+    "The options of the network, of the variations of windows and of the loss, defaults included."
     varied = {name: f.default for name, f in augment_fields().items()}
     network = {name: f.default for name, f in network_fields(c.model).items()} if c.model != TREES else {}
+    losses = {k: v for term in loss_terms(c.loss) for k, v in loss_options(term).items()}
     return dict(augment_options=(varied if c.augment else {}) | c.augment_options,
-                model_options=network | c.model_options)
+                model_options=network | c.model_options, loss_options=losses | c.loss_options)
 
 def job_card(store: Store, c: TrainConfig, **more: Any) -> dict[str, Any]:
     "What a job of `store` with the parameters `c` is about, and `more` (for JSON), for `finish_job`."
