@@ -387,7 +387,7 @@ def test_kept_labels_say_whose_they_are():
     made = read_json(RESULTS/'natural_tail'/'made.json')
     jobs = {f'{loss}_natural_{fold}.json' for loss in made['losses'] for fold in made['folds']}
     natural = {f.name: of(f) for f in (RESULTS/'natural_tail').glob('*.json')}
-    assert natural == dict.fromkeys(jobs | {'made.json'}, ptbxl)
+    assert natural == dict.fromkeys(jobs | {'made.json', 'recordings.json'}, ptbxl)
     assert of('tail/recordings.json') == ptbxl
     for file in (f for f in RESULTS.glob('*/answers/*.json') if f.name not in ('grid.json', 'waves.json')):
         said = read_json(file)['said']

@@ -14,7 +14,8 @@ import torch
 from safetensors.numpy import save_file
 
 from helpers import experiment_cells
-from pedarr.core.errors import PedarrError
+from pedarr.core.array_files import compressed
+from pedarr.core.errors import PedarrError, error_line
 from pedarr.core.locks import BusyError
 from pedarr.core.tables import read_json
 from pedarr.data.known_databases import data_source
@@ -25,6 +26,7 @@ from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.store import open_store
 from pedarr.training import folds as folds_
 from pedarr.training import tail as tail_
+from pedarr.training import tail_results as results_
 from pedarr.training import tail_systems as systems_
 from pedarr.training.config import make_config
 from pedarr.training.grid import FROZEN_LOSSES, QUESTIONS
@@ -36,7 +38,7 @@ from pedarr.training.tail import (
     CONTROLLED_RECIPE, LOG_COLUMNS, RARE_RHYTHMS, TAIL_RECIPE, finish_job, read_tail_job, run_tail_job,
     tail_jobs, tail_roles)
 from pedarr.training.tail_results import (
-    TailAnswers, keep_recordings, keep_tail_job, tail_scores, tune_offsets)
+    TailAnswers, keep_recordings, keep_tail_job, read_recordings, tail_scores, tune_offsets)
 from pedarr.training.tail_systems import TAIL_SYSTEMS, plain_network, run_tail_system
 
 NBS = Path(__file__).parents[1]/'nbs'
@@ -136,7 +138,8 @@ def test_a_job_that_left_fold_10_alone_is_not_taken_for_one_that_asked_it(tmp_pa
 
 def test_answers_of_an_earlier_version_open_and_are_not_trained_again(tmp_path, table):
     "It wrote `about` at the end, and had fewer parameters."
-    about = dict(job=JOB._asdict(), params=dict(model='pedarrnet', lr=.1), store='seal', classes=CLASSES)
+    params = dict(model='pedarrnet', lr=.1, seed=3)
+    about = dict(job=JOB._asdict(), params=params, store='seal', classes=CLASSES)
     (tmp_path/f'{JOB.name}.json').write_text(json.dumps(about))
     save_file(answers(table, tail_roles(table, 2, 3), 4), tmp_path/f'{JOB.name}.safetensors')
     t = read_tail_job(tmp_path, JOB, table)
@@ -261,7 +264,7 @@ def test_natural_answers_are_read_with_the_table_that_lies_beside_them(tmp_path,
     with pytest.raises(PedarrError, match='recordings.json') as e: read()
     assert '\n' not in str(e.value)
     segments = table.assign(record=[f'r{i}' for i in range(len(table))])
-    store = SimpleNamespace(segments=segments, meta=dict(database='ptbxl'), seal='abc')
+    store = SimpleNamespace(segments=segments, meta=dict(database='ptbxl'), seal='seal')
     first = keep_recordings(store, tmp_path/'first').parent
     shutil.copy(first/'recordings.json', tmp_path/'jobs')
     with pytest.raises(PedarrError, match='recordings.csv.xz'): read()
@@ -271,8 +274,59 @@ def test_natural_answers_are_read_with_the_table_that_lies_beside_them(tmp_path,
     assert keep_recordings(store, tmp_path/'jobs').resolve() == (first/'recordings.csv.xz').resolve()
     assert not (tmp_path/'jobs'/'recordings.csv.xz').exists()                     # one table is enough
     other = SimpleNamespace(segments=segments.iloc[::-1], meta=store.meta, seal='xyz')
-    assert keep_recordings(other, tmp_path/'jobs') == tmp_path/'jobs'/'recordings.csv.xz'
-    with pytest.raises(PedarrError, match='not those of this table'): read()
+    for place in (tmp_path/'jobs', first):
+        with pytest.raises(PedarrError, match='recordings.json: of other recordings than this store') as e:
+            keep_recordings(other, place)
+        assert error_line(e.value)[1] == 2 and '\n' not in str(e.value)
+    before = read()
+    other = SimpleNamespace(segments=segments, meta=store.meta, seal='xyz')       # the same, built again
+    keep_recordings(other, first)
+    pd.testing.assert_frame_equal(read(), before)
+    (first/'recordings.csv.xz').write_bytes(compressed(segments.iloc[::-1].to_csv(index=False).encode()))
+    with pytest.raises(PedarrError, match='recordings.csv.xz: '): read()
+
+
+def test_a_kill_between_the_table_and_what_is_said_of_it_is_noticed(tmp_path, table, monkeypatch):
+    segments = table.assign(record=[f'r{i}' for i in range(len(table))])
+    store = SimpleNamespace(segments=segments, meta=dict(database='ptbxl'), seal='seal')
+    with monkeypatch.context() as m:
+        m.setattr(results_, 'write_json', lambda *a: 1/0)
+        with pytest.raises(ZeroDivisionError): keep_recordings(store, tmp_path)
+    with pytest.raises(PedarrError, match='recordings.json'): read_recordings(tmp_path)
+    keep_recordings(store, tmp_path)
+    (tmp_path/'recordings.csv.xz').unlink()                                       # lost: made again
+    keep_recordings(store, tmp_path)
+    assert read_recordings(tmp_path)[0].equals(segments[['record', 'subject', 'label', 'official']])
+
+
+def test_folds_of_unlike_trainings_are_not_pooled(tmp_path, table):
+    for fold, lr in ((0, .1), (1, .2)):
+        about = ABOUT | dict(params=ABOUT['params'] | dict(lr=lr, seed=fold))
+        found = answers(table, natural_roles(table, fold), len(CLASSES))
+        finish_job(tmp_path, f'ce_natural_{fold}', lambda checkpoint: found, about)
+    assert len(read_natural(tmp_path, 'ce', table, [1]))
+    with pytest.raises(PedarrError, match='ce_natural_0 was trained with lr=0.1, not 0.2') as e:
+        read_natural(tmp_path, 'ce', table, [0, 1])
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('how, why', [
+    ('half', 'a recording is missing'), ('twice', 'there twice'), ('classes', 'not those of a job'),
+    ('no class', 'has no class for PSVT'), ('offsets', 'offsets are not three'), ('nan', 'offsets are not')])
+def test_answers_that_are_not_of_all_recordings_are_refused(tmp_path, table, how, why):
+    controlled, name = how in ('offsets', 'nan'), 'ce_natural_1'
+    role = tail_roles(table, 2, 3) if controlled else natural_roles(table, 1)
+    found = answers(table, role, len(LOG_COLUMNS) if controlled else len(CLASSES))
+    half = {k: v[::2] for k, v in found.items()}
+    found = {'half': half, 'twice': {k: np.concatenate([v, v]) for k, v in found.items()}}.get(how, found)
+    if controlled: found['offsets'] = np.full(2 if how == 'offsets' else 3, np.nan, np.float32)
+    classes = {'classes': [*CLASSES[:-1], 'SR'], 'no class': [x.replace('PSVT', 'BIGU') for x in CLASSES]}
+    about = ABOUT | dict(classes=classes.get(how, CLASSES))
+    finish_job(tmp_path, JOB.name if controlled else name, lambda checkpoint: found, about)
+    with pytest.raises(PedarrError, match=why) as e:
+        if controlled: read_tail_job(tmp_path, JOB, table)
+        else: read_natural(tmp_path, 'ce', table, [1])
+    assert error_line(e.value)[1] == 2 and '\n' not in str(e.value)
 
 
 def test_the_experiment_asks_for_its_first_stage():
@@ -344,7 +398,7 @@ def test_rows_that_start_from_weights_have_the_same_network_from_scratch(tmp_pat
     assert rows == {'random-encoder': more['Random encoder'], 'xresnet1d': more['xresnet1d']}
     assert make_config(**found['settings'] | rows['xresnet1d']).model_options == dict(width=64)
     with pytest.raises(PedarrError, match='give starts, too'): exec(choose_jobs, names | dict(beside=more))
-    with pytest.raises(PedarrError, match='beside: scratch is the name of another row'):
+    with pytest.raises(PedarrError, match='scratch: the name of two rows'):
         exec(choose_jobs, names | dict(starts={'a': str(weights)}, beside={'Scratch': more['xresnet1d']}))
     with pytest.raises(PedarrError, match='no such weights'):
         exec(choose_jobs, names | dict(starts={'a': 'no.safetensors'}))
@@ -615,13 +669,15 @@ def test_the_report_of_the_controlled_tail_from_kept_answers(tmp_path):
     assert set(made['losses']) == {'ce', 'agcacl'} and not made['missing']
     for loss, own in made['losses'].items():                # as those jobs spelt it: the same training
         assert make_config(**own) == make_config(**FROZEN_LOSSES[loss])
-    assert made['draws'] == dict.fromkeys(['5', '20', '80'], [3, 4, 5, 6, 7])
+    assert made['draws'] == {'20': [3, 4, 5, 6, 7]}
     assert (tmp_path/'tables'/'draws.svg').exists()
     run(losses='ce,agcacl', against='ce')
     again = pd.read_csv(tmp_path/'tables'/'scores.csv').set_index(keys)
     assert again.value.equals(now.value)
     with pytest.raises(papermill.PapermillExecutionError, match='give two losses'): run(pairs='ce')
-    with pytest.raises(papermill.PapermillExecutionError, match='no finished job'): run(losses='none')
+    for given, why in ((dict(losses='ce, none'), 'no finished job'), (dict(tests=''), 'tests: say whose'),
+                       (dict(sizes='x'), 'sizes: ')):
+        with pytest.raises(papermill.PapermillExecutionError, match=why): run(**given)
 
 
 def trials(tier=0) -> dict:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from .errors import PedarrError, one_line
 
 # %% auto #0
-__all__ = ['natural_key', 'check_choice', 'first_few']
+__all__ = ['natural_key', 'check_choice', 'first_few', 'words_in', 'whole_numbers']
 
 # %% ../../nbs/0_core/01_names.ipynb #2d3e6d5e
 def natural_key(name: str) -> tuple:
@@ -36,3 +37,19 @@ def first_few(names: Iterable, most: int = 6) -> str:
     names = [n if n.isprintable() else repr(n) for n in map(str, names)]
     names = [n if len(n) <= 120 else f'{n[:117]}...' for n in names]
     return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
+
+# %% ../../nbs/0_core/01_names.ipynb #0665b5d7
+def words_in(text: Any, mark: str = ',') -> list[str]:
+    "The words of `text` between the `mark`s, without blanks around them and without empty ones."
+    return [word.strip() for word in str(text).split(mark) if word.strip()]
+
+def whole_numbers(text: Any, name: str, least: int = 0) -> list[int]:
+    """The whole numbers of `text`, as in '3,4' or 3; '' has none. `PedarrError`, which calls it `name`, for
+    anything else, for numbers below `least`, and for one that stands there twice."""
+    words = words_in(text)
+    numbers = [int(word) for word in words if re.fullmatch('[0-9]{1,9}', word)]
+    if len(numbers) < len(words) or any(k < least for k in numbers):
+        raise PedarrError(f'{name}: {one_line(text)[:80]!r}: give whole numbers from {least}, as in 3,4')
+    if len({*numbers}) < len(numbers):
+        raise PedarrError(f'{name}: {one_line(text)[:80]!r}: a number stands there twice: leave one out')
+    return numbers

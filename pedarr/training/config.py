@@ -37,7 +37,7 @@ __all__ = ['MODALITY_SETS', 'PRECISIONS', 'TASKS', 'NetworkParameters', 'NETWORK
            'READ_AT_MOST', 'READ_RATES', 'DataParameters', 'SplitParameters', 'FitParameters', 'LossParameters',
            'ModelParameters', 'MachineParameters', 'TrainConfig', 'training_augment', 'current_value', 'current_names',
            'make_config', 'refuse_options', 'as_given', 'network_fields', 'augment_fields', 'tree_options',
-           'own_parameters', 'with_rates_of_weights', 'check_parameters', 'as_table']
+           'own_parameters', 'with_rates_of_weights', 'check_parameters', 'as_table', 'with_changes']
 
 # %% ../../nbs/8_training/00_config.ipynb #3e6f785b
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
@@ -367,3 +367,9 @@ def as_table(value: dict | str, name: str) -> dict:
     if isinstance(given, dict): return given
     example = '{"epochs": 30}'
     raise PedarrError(f'parameter {name}: a table is needed, such as {example}, not {shown_value(value)}')
+
+# %% ../../nbs/8_training/00_config.ipynb #eda56c0f
+def with_changes(params: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    "`params` with `more` over them; where both have a table of options, its entries over the others'."
+    tables = [k for k, v in more.items() if isinstance(v, dict) and isinstance(params.get(k), dict)]
+    return dict(params) | dict(more) | {k: params[k] | more[k] for k in tables}

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..core.array_files import LOG_BITS, few_bits
 from ..core.errors import PedarrError, one_line
+from ..core.names import first_few
 from ..data.known_databases import data_source
 from ..evaluation.bootstrap import (
     check_bootstrap, draw_subjects, number_subjects, percentile_interval)
@@ -21,7 +22,7 @@ from ..evaluation.comparison import interval_p
 from ..evaluation.ranking import Ranking, average_precision
 from ..signals.store import Store
 from .tail import (
-    MOST_COMMON, finish_job, job_card, read_answers, tail_config, train_and_answer)
+    MOST_COMMON, check_alike, finish_job, job_card, read_answers, tail_config, train_and_answer)
 from .tail_results import best_offsets, read_recordings
 
 # %% auto #0
@@ -65,22 +66,31 @@ def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], 
 
 
 # %% ../../nbs/8_training/23_natural_tail.ipynb #88b7f76b
-def _read_fold(folder: Path, loss: str, table: pd.DataFrame, fold: int) -> pd.DataFrame:
-    "The rows of `read_natural` that are of one fold."
-    role = natural_roles(table, fold)
-    found, classes = read_answers(folder, f'{loss}_natural_{fold}', role)
+def _read_fold(folder: Path, name: str, table: pd.DataFrame, fold: int, stores: list[str]) -> pd.DataFrame:
+    "The rows of `read_natural` that are of one fold, in the job `name`."
+    found, classes = read_answers(folder, name, natural_roles(table, fold), stores=stores)
+    strange = {*table.label.iloc[found['row']], MOST_COMMON} - {*classes}
+    if strange: raise PedarrError(f'{folder/name}: has no class for {first_few(sorted(strange))}')
     own = table.iloc[found['row']][['subject', 'label']].reset_index(drop=True)
     own = own.assign(fold=fold, role=found['role'])
     own.insert(0, 'row', found['row'].astype(int))
     return own.join(pd.DataFrame(found['log'].astype(float), columns=classes))
 
+# %% ../../nbs/8_training/23_natural_tail.ipynb #4de17902
 def read_natural(folder: Path, loss: str, table: pd.DataFrame | None = None,
                  folds: Iterable[int] = range(NATURAL_FOLDS)) -> pd.DataFrame:
     """The pooled answers of a `loss`: columns row (of the store), subject, label, fold, role (validation or
     test), and a log probability for each class. `table`: the recordings; None: those that `keep_recordings`
-    wrote into `folder`. `PedarrError` if a fold is missing, is damaged or doesn't fit."""
-    if table is None: table = read_recordings(folder)[0]
-    return pd.concat([_read_fold(folder, loss, table, fold) for fold in folds], ignore_index=True)
+    wrote into `folder`. `PedarrError` if a fold is missing, is damaged, doesn't fit or was
+    trained otherwise."""
+    folder, stores, names = Path(folder), [], {fold: f'{loss}_natural_{fold}' for fold in folds}
+    if not names: raise PedarrError('natural tail: no fold is asked for')
+    if table is None:
+        table, about = read_recordings(folder)
+        stores = [about.store, *about.same]
+    rows = [_read_fold(folder, name, table, fold, stores) for fold, name in names.items()]
+    check_alike(folder, [*names.values()])
+    return pd.concat(rows, ignore_index=True)
 
 
 # %% ../../nbs/8_training/23_natural_tail.ipynb #5f227f1c

@@ -72,5 +72,6 @@ def starts_and_scratch(starts: Mapping[str, str], scratch: str = 'from scratch',
     label = {key: scratch if len(first) == 1 else f'{scratch} like {name}' for key, name in first.items()}
     rival = {name: label[json.dumps(network, sort_keys=True)] for name, network in networks.items()}
     chance = {rival[name]: networks[name] for name in first.values()}
+    _check_folders([*chance, *starts])
     weights = {name: network | dict(pretrained=_weights(starts[name])) for name, network in networks.items()}
     return Starts(chance | weights, rival)

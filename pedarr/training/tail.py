@@ -5,36 +5,44 @@
 # %% ../../nbs/8_training/21_tail.ipynb #63609f48
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from ..core.array_files import arrays_file, few_bits, read_arrays, write_arrays
 from ..core.errors import PedarrError, file_error
+from ..core.files import sha256
 from ..core.locks import hold_lock
-from ..core.tables import FileContents, json_ready, read_json, write_json
+from ..core.project import project_path
+from ..core.tables import FileContents, json_ready, read_json, validation_errors, write_json
 from ..losses.registry import loss_options, loss_terms
 from ..model.trees import TREES
 from ..signals.store import Store
-from .config import TrainConfig, augment_fields, current_names, make_config, network_fields
+from .config import (
+    SplitParameters, TrainConfig, augment_fields, current_names, make_config, network_fields)
 from .folds import answering_loader, fit_fold, predict
 from .loop import pick_device
 from .runs import other_parameters
 
 # %% auto #0
 __all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_RECIPE', 'CONTROLLED_RECIPE', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs',
-           'job_card', 'is_finished_job', 'finish_job', 'train_and_answer', 'tail_config', 'finish_tail_job',
-           'run_tail_job', 'read_job', 'read_answers', 'read_tail_job']
+           'job_card', 'is_finished_job', 'JobCard', 'read_card', 'finish_job', 'train_and_answer', 'tail_config',
+           'finish_tail_job', 'run_tail_job', 'read_job', 'read_answers', 'check_alike', 'read_tail_job']
 
 # %% ../../nbs/8_training/21_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
 MOST_COMMON = 'SR'
 _MOST_SR = 2000             # training recordings of sinus rhythm
 _TAIL_ROLES = ('train', 'validation', 'left out', 'fold 10')
+
+def _check_numbers(size: int, draw: int) -> None:
+    if not (size >= 1 and draw >= 0 and size % 1 == draw % 1 == 0):
+        raise PedarrError(f'tail: size {size}, draw {draw}: give whole numbers, a size of 1 or more')
 
 def _drawn(label: np.ndarray, rows: np.ndarray, name: str, size: int, draw: int) -> np.ndarray:
     "`size` of the `rows` with the label `name`, the first of an order that depends on `draw` alone."
@@ -51,8 +59,10 @@ def _natural_share(label: np.ndarray, rest: np.ndarray, rows: np.ndarray) -> int
 def tail_roles(table: pd.DataFrame, size: int, draw: int) -> np.ndarray:
     """One of `_TAIL_ROLES`, or '', for each recording of `table` (columns subject, label, and official from 1
     to 10): the three rhythms thinned to `size` training recordings. `PedarrError` if there are fewer."""
+    _check_numbers(size, draw)
     label, subject, fold = (table[name].to_numpy() for name in ('label', 'subject', 'official'))
-    rows = np.flatnonzero((fold >= 1) & (fold <= 8) & (label != ''))
+    rows, nine, ten = (np.flatnonzero((fold >= first) & (fold <= last) & (label != ''))
+                       for first, last in ((1, 8), (9, 9), (10, 10)))
     sizes = {name: size for name in RARE_RHYTHMS} | {MOST_COMMON: _MOST_SR}
     train = [_drawn(label, rows, name, n, draw) for name, n in sizes.items()]
     if min(map(len, train[:-1])) < size:
@@ -62,10 +72,8 @@ def tail_roles(table: pd.DataFrame, size: int, draw: int) -> np.ndarray:
     rest = rows[apart & np.isin(label[rows], [*sizes])]
     sinus = _drawn(label, rest, MOST_COMMON, _natural_share(label, rest, rows), draw)
     rest = np.concatenate([rest[label[rest] != MOST_COMMON], sinus])
-    known = label != ''
-    sets = train, np.flatnonzero((fold == 9) & known), rest, np.flatnonzero((fold == 10) & known)
     role = np.full(len(table), '', object)
-    for name, where in zip(_TAIL_ROLES, sets): role[where] = name
+    for name, where in zip(_TAIL_ROLES, (train, nine, rest, ten)): role[where] = name
     return role
 
 # %% ../../nbs/8_training/21_tail.ipynb #5a3a4a89
@@ -109,13 +117,24 @@ def _short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray
     return dict(log=few_bits(np.concatenate([log[:, own], best_log], 1)), other=best.astype(np.uint8))
 
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e03
+_AGAIN = 'delete it, and run the job again'
+
+class _Job(FileContents):
+    "What a card says of a job of a controlled tail."
+    loss: str
+    size: int
+    draw: int
+    params: dict[str, Any]
+    fold10: bool = True
+
 class _Card(FileContents):
-    "What is written of a job, as far as it is read again."
+    "What is written of a job, as far as it is read again; `weights`: SHA-256 of those that it started from."
     params: dict[str, Any]
     store: str
     classes: list[str]
     options: dict[str, Any] = {}
     job: dict[str, Any] = {}
+    weights: str = ''
 
 # %% ../../nbs/8_training/21_tail.ipynb #3a4151a7
 def _all_options(c: TrainConfig) -> dict[str, dict]:
@@ -128,20 +147,32 @@ def _all_options(c: TrainConfig) -> dict[str, dict]:
 
 def job_card(store: Store, c: TrainConfig, **more: Any) -> dict[str, Any]:
     "What a job of `store` with the parameters `c` is about, and `more` (for JSON), for `finish_job`."
-    return more | dict(params=c.model_dump() | more.get('params', {}), options=_all_options(c),
+    file = Path(project_path(c.pretrained)) if c.pretrained else None
+    weights = dict(weights=sha256(file)) if file and file.is_file() else {}
+    return more | weights | dict(params=c.model_dump() | more.get('params', {}), options=_all_options(c),
                        store=store.seal, classes=store.classes)
 
 # %% ../../nbs/8_training/21_tail.ipynb #a015f974
+_DEFAULTS = {name: f.default for name, f in TrainConfig.model_fields.items() if not f.is_required()}
+_OF_SYSTEMS = ('system', 'first', 'random')       # of a card of what is no plain training
+
+def _others(was: _Card, now: _Card) -> str:
+    "What of a job that `was` begun differs from what is asked `now`, in words; '' if nothing does."
+    old = _DEFAULTS | current_names(was.params)      # an earlier version's card lacks what came later
+    said = [other_parameters(old, now.params)]
+    for name, options in now.options.items():                      # those that both versions know
+        own = {k: v for k, v in was.options.get(name, {}).items() if k in options}
+        said.append(other_parameters(options | own, options))
+    said += [f'{k}={old[k]!r}' for k in _OF_SYSTEMS if k in old and k not in now.params]
+    if now.job.get('fold10') and not was.job.get('fold10', True): said.append('no answers for fold 10')
+    if was.weights and now.weights and was.weights != now.weights: said.append('other weights to start from')
+    if was.store != now.store or was.classes != now.classes: return 'another store'
+    return next(filter(None, said), '')
+
+# %% ../../nbs/8_training/21_tail.ipynb #12ba8916
 def _check_about(card: Path, about: dict) -> None:
     "`PedarrError` if the job of the file `card` was begun about something else."
-    was, now = read_json(card, _Card), json_ready(about)
-    said = other_parameters(now['params'] | current_names(was.params), now['params'])
-    for name, options in now.get('options', {}).items():           # those that both versions know
-        own = {k: v for k, v in was.options.get(name, {}).items() if k in options}
-        said = said or other_parameters(options | own, options)
-    if now.get('job', {}).get('fold10') and not was.job.get('fold10', True): said = 'no answers for fold 10'
-    if was.store != now['store'] or was.classes != now['classes']: said = 'another store'
-    if said:
+    if said := _others(read_json(card, _Card), _Card(**json_ready(about))):
         raise PedarrError(f'{card}: of a job with {said}: choose another folder, or give what it had')
 
 # %% ../../nbs/8_training/21_tail.ipynb #5148e286
@@ -153,7 +184,24 @@ def _is_done(folder: Path, name: str, about: dict) -> bool:
     "Are the answers of the job `name` there, and of this job? `PedarrError` if they are of another."
     if not is_finished_job(folder, name): return False
     _check_about(folder/f'{name}.json', about)
+    (folder/f'{name}.checkpoint').unlink(missing_ok=True)          # of a process that was stopped at its end
     return True
+
+# %% ../../nbs/8_training/21_tail.ipynb #c35deee5
+class JobCard(NamedTuple):
+    "What a card says: the `job`, all its parameters, and the seal of its `store`."
+    job: TailJob
+    params: dict[str, Any]
+    store: str
+
+def read_card(path: Path | str) -> JobCard:
+    "The card of a job of a controlled tail; `PedarrError` if it is missing, or none of such a job."
+    card = read_json(path, _Card)
+    job = {k: v for k, v in card.job.items() if k in TailJob._fields}
+    try: found = _Job(**job)
+    except ValidationError as e:
+        raise file_error(path, f'no card of a job ({validation_errors(e)})', _AGAIN) from e
+    return JobCard(TailJob(**found.model_dump()), card.params, card.store)
 
 # %% ../../nbs/8_training/21_tail.ipynb #01cab7c7
 def finish_job(folder: Path, name: str, work: Callable[[Path], dict], about: dict) -> bool:
@@ -189,11 +237,13 @@ def train_and_answer(store: Store, role: np.ndarray, c: TrainConfig,
 _OF_THE_STORE = ('grouping', 'task', 'channels', 'cohort')
 
 def tail_config(**params: Any) -> TrainConfig:
-    "As `make_config`; `PedarrError` for what would change the store, which a tail's job takes as it is."
+    """As `make_config`; `PedarrError` for what would change the store, which a tail's job takes as it is, or
+    who is tested on whom, which the tail says."""
     c = make_config(**params)
-    for name in _OF_THE_STORE:
-        if getattr(c, name):
-            raise PedarrError(f'{name}: the jobs of a tail take the store as it is: leave it out')
+    for name in (*_OF_THE_STORE, *SplitParameters.model_fields):
+        if getattr(c, name) != _DEFAULTS[name]:
+            raise PedarrError(f'{name}: the jobs of a tail take the store as it is, and have sets of their '
+                              'own: leave it out')
     return c
 
 # %% ../../nbs/8_training/21_tail.ipynb #05823cc9
@@ -224,8 +274,6 @@ def run_tail_job(store: Store, job: TailJob, common: dict[str, Any], folder: Pat
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e05
 LOG_COLUMNS = [f'log_{name}' for name in (*RARE_RHYTHMS, 'other')]
 
-_AGAIN = 'delete it, and run the job again'
-
 def _damaged(path: Path, why: str) -> PedarrError: return file_error(path, f'damaged ({why})', _AGAIN)
 
 def read_job(path: Path) -> dict[str, np.ndarray]:
@@ -235,21 +283,40 @@ def read_job(path: Path) -> dict[str, np.ndarray]:
     raise PedarrError(f'{path}: this job is not finished: run it first')
 
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e04
-def read_answers(folder: Path, name: str, role: np.ndarray,
-                 n_log: int | None = None) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Arrays of the finished job `name` (row, role [M], log [M, `n_log`, None: classes], and more), and the
-    classes; `role` [N] of each recording. `PedarrError` if it isn't finished, is damaged or doesn't fit."""
-    path = arrays_file(folder, name)
-    found = read_job(path)
-    classes = read_json(folder/f'{name}.json', _Card).classes
-    row, log = (found.get(k, np.zeros(0)) for k in ('row', 'log'))
-    fits = row.dtype.kind == 'i' and row.ndim == 1 and log.shape == (len(row), n_log or len(classes))
-    if not fits or not np.isfinite(log).all():
-        raise _damaged(path, 'its arrays are not those of a job')
+def _check_rows(path: Path, row: np.ndarray, role: np.ndarray) -> None:
+    "`PedarrError` unless the numbers `row` [M] are all those of some roles of `role` [N], each once."
     known = (row >= 0) & (row < len(role))
     if not known.all() or np.isin(role[row].astype(str), ['', 'train']).any():
         raise PedarrError(f'{path}: its recordings are not those of this table: give its own table')
-    return found | dict(role=role[row]), classes
+    if not np.array_equal(np.sort(row), np.flatnonzero(np.isin(role, np.unique(role[row].astype(str))))):
+        raise _damaged(path, 'a recording is missing, or there twice')
+
+# %% ../../nbs/8_training/21_tail.ipynb #acdfa6d6
+def read_answers(folder: Path, name: str, role: np.ndarray, n_log: int | None = None,
+                 stores: Collection[str] = ()) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Arrays of the finished job `name` (row, role [M], log [M, `n_log`, None: classes], and more), and the
+    classes; `role` [N] of each recording; `stores`: seals, one of which it must have. `PedarrError` if it
+    isn't finished, is damaged or doesn't fit."""
+    path = arrays_file(folder, name)
+    found, card = read_job(path), read_json(folder/f'{name}.json', _Card)
+    row, log = (found.get(k, np.zeros(0)) for k in ('row', 'log'))
+    fits = row.dtype.kind == 'i' and row.ndim == 1 and log.shape == (len(row), n_log or len(card.classes))
+    if not fits or not np.isfinite(log).all() or len({*card.classes}) < len(card.classes):
+        raise _damaged(path, 'its arrays are not those of a job')
+    if stores and card.store not in stores:
+        raise PedarrError(f'{path}: of another store than the table of recordings: give its own table')
+    _check_rows(path, row, role)
+    return found | dict(role=role[row]), card.classes
+
+# %% ../../nbs/8_training/21_tail.ipynb #80a396c5
+def check_alike(folder: Path | str, names: Sequence[str]) -> None:
+    "`PedarrError` if jobs `names` of `folder`, which are to be pooled, had other parameters than the first."
+    read = lambda name: _DEFAULTS | current_names(read_json(Path(folder)/f'{name}.json', _Card).params)
+    cards = [read(name) for name in names]
+    for name, card in zip(names, cards):
+        if said := other_parameters(cards[0], card | dict(seed=cards[0]['seed'])):
+            raise PedarrError(f'{Path(folder)/name}.json: {names[0]} was trained with {said}: answers of '
+                              'unlike trainings are not pooled: run one of them again')
 
 # %% ../../nbs/8_training/21_tail.ipynb #cc39c712
 def read_tail_job(folder: Path, job: TailJob, table: pd.DataFrame) -> pd.DataFrame:
@@ -259,8 +326,10 @@ def read_tail_job(folder: Path, job: TailJob, table: pd.DataFrame) -> pd.DataFra
     found, classes = read_answers(folder, job.name, tail_roles(table, job.size, job.draw), len(LOG_COLUMNS))
     rows = table.iloc[found['row']][['subject', 'label', 'official']].reset_index(drop=True)
     rows['role'], rows[LOG_COLUMNS] = found['role'], found['log'].astype(float)
-    other = found.get('other', rows.index[:0])
+    other, offsets = found.get('other', rows.index[:0]), found.get('offsets', np.zeros(len(RARE_RHYTHMS)))
     if other.shape != (len(rows),) or other.max(initial=0) >= len(classes):
         raise _damaged(arrays_file(folder, job.name), 'the other class is missing or unknown')
-    rows.attrs['offsets'] = found['offsets'].tolist() if 'offsets' in found else None
+    if offsets.shape != (len(RARE_RHYTHMS),) or not np.isfinite(offsets).all():
+        raise _damaged(arrays_file(folder, job.name), 'its offsets are not three numbers')
+    rows.attrs['offsets'] = offsets.tolist() if 'offsets' in found else None
     return rows.assign(other=np.array(classes)[other])

@@ -13,19 +13,20 @@ import pandas as pd
 
 from ..core.array_files import arrays_file, compressed, decompressed, few_bits, write_arrays
 from ..core.errors import PedarrError, file_error
-from ..core.files import read_bytes, write_atomic
+from ..core.files import hash_bytes, read_bytes, write_atomic
 from ..core.locks import hold_lock
 from ..core.tables import FileContents, parse_table, read_json, write_json
 from ..data.known_databases import data_source
-from ..evaluation.bootstrap import percentile_interval
+from ..evaluation.bootstrap import check_bootstrap, percentile_interval
 from ..evaluation.comparison import holm_correction, interval_p
 from ..evaluation.ranking import RANKING_SCORES, Ranking
 from ..signals.store import Store
-from .tail import LOG_COLUMNS, RARE_RHYTHMS, TailJob, read_job, read_tail_job
+from .tail import (
+    LOG_COLUMNS, RARE_RHYTHMS, TailJob, check_alike, read_card, read_job, read_tail_job)
 
 # %% auto #0
 __all__ = ['OFFSETS', 'TAIL_SCORES', 'RARE_BITS', 'best_offsets', 'tune_offsets', 'TailAnswers', 'tail_bootstrap', 'tail_table',
-           'Recordings', 'keep_recordings', 'read_recordings', 'short_logs', 'keep_tail_job', 'complete_draws',
+           'Recordings', 'read_recordings', 'keep_recordings', 'short_logs', 'keep_tail_job', 'complete_draws',
            'tail_families', 'tail_scores']
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #7d37b1fa
@@ -89,6 +90,7 @@ def tail_bootstrap(answers: Mapping[str, list[TailAnswers]], n_resamples: int = 
     resamples; the rows are the three rhythms and their mean, the columns `TAIL_SCORES`.
 
     `PedarrError` unless all losses have the same draws with the same recordings."""
+    check_bootstrap(n_resamples, .95)
     draws = _same_draws(answers)
     names, rng = np.unique(np.concatenate(draws)), np.random.default_rng(seed)
     number = [np.searchsorted(names, subject) for subject in draws]
@@ -145,46 +147,66 @@ def _intervals(loss: str, found: np.ndarray, paired: bool, level: float) -> pd.D
 # %% ../../nbs/8_training/22_tail_results.ipynb #81faebf8
 _COLUMNS = dict(record=str, subject=str, label=str, official=int)
 _MEND = 'restore it, or run nbs/experiments/tail.ipynb again'
+_TABLE = 'recordings.csv.xz'
 
 class Recordings(FileContents):
     """recordings.json: whose data, from which `store` (its seal), how many `rows`; `same`: seals of stores
     whose signals, masks, beats and segments have the same SHA-256; `table`: the folder of the table, seen
-    from this one ('' is this)."""
+    from this one ('' is this); `sha256` of its text."""
     source: str
     simulated: bool
     store: str
     rows: int
     same: list[str] = []
     table: str = ''
-
-# %% ../../nbs/8_training/22_tail_results.ipynb #34f7eebf
-def keep_recordings(store: Store, folder: Path | str) -> Path:
-    """Write record, patient, label and fold of every recording of `store` as `folder`/recordings.csv.xz. What
-    recordings.json says of stores that are the same stays, and a table of this store in another folder."""
-    folder, table = Path(folder), store.segments[[*_COLUMNS]]
-    folder.mkdir(parents=True, exist_ok=True)
-    simulated = bool(store.meta.get('simulated'))
-    about = Recordings(source=data_source(store.meta['database'], simulated), simulated=simulated,
-                       store=store.seal, rows=len(table))
-    file = folder/'recordings.json'
-    text = table.to_csv(index=False, lineterminator='\n')
-    with hold_lock(folder/'recordings.lock', 'writing the recordings', wait=60):    # several processes begin
-        before = read_json(file, Recordings) if file.exists() else about
-        if before.store == store.seal: about.same, about.table = before.same, before.table
-        write_json(file, about.model_dump())
-        table = folder/about.table/'recordings.csv.xz'
-        return table if about.table else write_atomic(table, compressed(text.encode()))
-
+    sha256: str = ''
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #f48a74ca
 def read_recordings(folder: Path | str) -> tuple[pd.DataFrame, Recordings]:
     "(table, what it is of) that `keep_recordings` wrote. `PedarrError` if it is not there or damaged."
     about = read_json(Path(folder)/'recordings.json', Recordings)
-    file = Path(folder)/about.table/'recordings.csv.xz'
-    table = parse_table(decompressed(read_bytes(file), file, _MEND), file, _COLUMNS)
-    if len(table) == about.rows: return table, about
-    raise file_error(file, f'damaged ({len(table):,} rows where {about.rows:,} are expected)', _MEND)
+    file = Path(folder)/about.table/_TABLE
+    text = decompressed(read_bytes(file), file, _MEND)
+    table = parse_table(text, file, _COLUMNS)
+    if len(table) != about.rows:
+        raise file_error(file, f'damaged ({len(table):,} rows where {about.rows:,} are expected)', _MEND)
+    if about.sha256 and hash_bytes(text) != about.sha256:
+        raise file_error(file, f'not the table that {folder}/recordings.json is of', _MEND)
+    return table, about
 
+
+# %% ../../nbs/8_training/22_tail_results.ipynb #34f7eebf
+def _csv(table: pd.DataFrame) -> str: return table[[*_COLUMNS]].to_csv(index=False, lineterminator='\n')
+
+def _check_kept(folder: Path, text: str) -> None:
+    "`PedarrError` unless the table of `folder` has this `text`."
+    if _csv(read_recordings(folder)[0]) != text:
+        raise PedarrError(f'{folder}/recordings.json: of other recordings than this store: choose another '
+                          'folder')
+
+def _about_store(store: Store, text: str) -> Recordings:
+    "What recordings.json says of a `store`, whose table has this `text`."
+    simulated = bool(store.meta.get('simulated'))
+    return Recordings(source=data_source(store.meta['database'], simulated), simulated=simulated,
+                      store=store.seal, rows=len(store.segments), sha256=hash_bytes(text.encode()))
+
+# %% ../../nbs/8_training/22_tail_results.ipynb #4ff158b1
+def keep_recordings(store: Store, folder: Path | str) -> Path:
+    """Write record, patient, label and fold of every recording of `store` as `folder`/recordings.csv.xz,
+    unless recordings.json names another folder that has it. `PedarrError` if a table of other recordings is
+    there: the jobs of `folder` would be read with wrong labels."""
+    folder, text = Path(folder), _csv(store.segments)
+    about, file, packed = _about_store(store, text), folder/'recordings.json', compressed(text.encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold_lock(folder/'recordings.lock', 'writing the recordings', wait=60):    # several processes begin
+        was = read_json(file, Recordings) if file.exists() else about
+        own = store.seal in (was.store, *was.same)
+        if was.table or not own: _check_kept(folder, text)
+        if was.table: return folder/was.table/_TABLE
+        if own: about.store, about.same = was.store, was.same
+        write_atomic(folder/_TABLE, packed)                                         # what says so, last
+        write_json(file, about.model_dump())
+    return folder/_TABLE
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #39487a1f
 RARE_BITS, _OTHER_STEP = 7, .01
@@ -197,14 +219,14 @@ def short_logs(log: np.ndarray) -> np.ndarray:
 def keep_tail_job(folder: Path, name: str, recordings: pd.DataFrame, kept: Path) -> Path:
     """Write the card of the finished job `name` of `folder` into the folder `kept`, and its answers, shorter,
     with the offsets that fold 9 tunes before. `recordings`: see `read_recordings`; errors `read_tail_job`."""
-    job = read_json(folder/f'{name}.json')['job']
-    table = read_tail_job(folder, TailJob(**job), recordings)
+    table = read_tail_job(folder, read_card(folder/f'{name}.json').job, recordings)
     offsets = table.attrs['offsets'] or tune_offsets(table[table.role == 'validation'])
-    found = read_job(arrays_file(folder, name))
+    found, card = read_job(arrays_file(folder, name)), (folder/f'{name}.json').read_bytes()
     kept.mkdir(parents=True, exist_ok=True)
-    write_atomic(kept/f'{name}.json', (folder/f'{name}.json').read_bytes())
     short = dict(log=short_logs(found['log']), offsets=np.array(offsets, np.float32))
-    return write_arrays(kept/f'{name}.safetensors.xz', found | short)
+    file = write_arrays(kept/f'{name}.safetensors.xz', found | short)
+    write_atomic(kept/f'{name}.json', card)
+    return file
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #e9fc527c
 _FIRST = ('ce', 'la', 'bcl', 'agcacl', 'agcacl+la')      # the order of the tables; others follow by name
@@ -248,6 +270,13 @@ def _each_draw(answers: Mapping[str, list[TailAnswers]], draws: list[int]) -> pd
     return pd.DataFrame(rows, columns=['loss', 'average precision', 'AUROC', 'draw'])
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #15eff7fd
+def _read_draws(folder: Path, loss: str, size: int, draws: Iterable[int], recordings: pd.DataFrame) -> list:
+    "The answers of a `loss` at a `size`, draw by draw, all of one kind of training."
+    jobs = [TailJob(loss, size, draw, {}) for draw in draws]
+    check_alike(folder, [job.name for job in jobs])
+    return [read_tail_job(folder, job, recordings) for job in jobs]
+
+# %% ../../nbs/8_training/22_tail_results.ipynb #78fe8af1
 def tail_scores(folder: Path, recordings: pd.DataFrame, complete: Mapping[int, tuple[list[str], list[int]]],
                 pairs: Iterable[tuple[str, str]], n_resamples: int = 1000,
                 tests: Collection[str] = ('left out', 'fold 10')) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -255,8 +284,7 @@ def tail_scores(folder: Path, recordings: pd.DataFrame, complete: Mapping[int, t
     those of the `pairs` whose losses a size has. A loss that a test was not asked of has no row there."""
     tables, by_draw, pairs = [], [], list(pairs)
     for size, (losses, draws) in complete.items():
-        read = {loss: [read_tail_job(folder, TailJob(loss, size, d, {}), recordings) for d in draws]
-                for loss in losses}
+        read = {loss: _read_draws(folder, loss, size, draws, recordings) for loss in losses}
         for test in tests:
             answers = {loss: [TailAnswers(t, test) for t in jobs] for loss, jobs in read.items()
                        if all((t.role == test).any() for t in jobs)}

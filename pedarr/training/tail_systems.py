@@ -5,6 +5,7 @@
 # %% ../../nbs/8_training/34_tail_systems.ipynb #64d11147
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import numpy as np
 import torch
 
 from ..core.errors import PedarrError
-from ..core.names import check_choice
+from ..core.names import check_choice, first_few
 from ..core.project import project_path
 from ..model.trees import TREES, grow_trees
 from ..signals.physiology import physiology_of
 from ..signals.store import Store
-from .config import NETWORK_ONLY, TrainConfig, tree_options
+from .config import NETWORK_ONLY, FitParameters, TrainConfig, tree_options
 from .folds import answering_loader, fit_fold, predict
 from .loop import pick_device
 from .network import build_model
@@ -38,6 +39,14 @@ def _answers(store: Store, role: np.ndarray, c: TrainConfig, model: torch.nn.Mod
     return out['index'], out['prob']
 
 # %% ../../nbs/8_training/34_tail_systems.ipynb #6f5c32da
+def _check_own(system: str, own: dict, taken: Collection[str]) -> None:
+    "`PedarrError` if a job of a `system` has `own` parameters that are not `taken` by it."
+    strange = sorted({*own} - {*taken})
+    if strange:
+        raise PedarrError(f'{system}: {first_few(strange)} would change nothing: give only some of '
+                          f'{", ".join(sorted(taken))}')
+
+# %% ../../nbs/8_training/34_tail_systems.ipynb #7cfcbba8
 def plain_network(store: Store, size: int, draw: int, common: dict[str, Any],
                   folder: Path) -> torch.nn.Module:
     """The network of cross-entropy for a `size` and a `draw`, by the parameters `common`: read from `folder`,
@@ -56,6 +65,7 @@ def plain_network(store: Store, size: int, draw: int, common: dict[str, Any],
 # %% ../../nbs/8_training/34_tail_systems.ipynb #79264d77
 def _retrained(store: Store, job: TailJob, own: dict, common: dict, folder: Path) -> bool:
     "A job of the system crt: the last layer of the plain network, trained again by `own` parameters."
+    _check_own('crt', own, ({*FitParameters.model_fields} - {'pretrained'}) | {'sampling', 'logit_adjust'})
     c = tail_config(**common | dict(sampling='balanced') | own | dict(seed=job.draw))
     first = tail_config(**common | dict(seed=job.draw)).model_dump()
     first = {name: value for name, value in first.items() if value != getattr(c, name)}
@@ -68,6 +78,7 @@ def _retrained(store: Store, job: TailJob, own: dict, common: dict, folder: Path
 # %% ../../nbs/8_training/34_tail_systems.ipynb #e4cbfb45
 def _grown(store: Store, job: TailJob, own: dict, common: dict, folder: Path) -> bool:
     "A job of the system trees: boosted trees on intervals of the ECG, with `own` parameters."
+    _check_own('trees', own, {'sampling', 'model_options'})
     of_networks = (*NETWORK_ONLY, 'model_options', 'sampling', 'modalities')
     shared = {name: value for name, value in common.items() if name not in of_networks}
     c = tail_config(**shared | own | dict(model=TREES, modalities='ecg', seed=job.draw))
@@ -83,6 +94,7 @@ def _grown(store: Store, job: TailJob, own: dict, common: dict, folder: Path) ->
 # %% ../../nbs/8_training/34_tail_systems.ipynb #a3a36d19
 def _probed(store: Store, job: TailJob, own: dict, common: dict, folder: Path) -> bool:
     "A job of the system probe: the encoder `pretrained`, frozen, or, if `random`, as it was at first."
+    _check_own('probe', own, {'pretrained', 'random'})
     random, shape = bool(own.get('random')), ('encoder', 'dim', 'normalise', 'model_options')
     shared = {k: v for k, v in (common | own).items() if k not in (*shape, 'random')}   # the file has its own
     c = tail_config(**shared | dict(seed=job.draw))
