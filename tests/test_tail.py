@@ -464,6 +464,36 @@ def test_a_job_of_another_default_is_another_job(tmp_path, table, monkeypatch):
         run_tail_job(store, job, {}, tmp_path)
 
 
+def test_what_a_card_lacks_was_the_default_and_what_it_has_is_asked_for(tmp_path, table, monkeypatch):
+    """A parameter that came later, another system of the same name, other weights in the same file, and a
+    checkpoint that a stopped process left."""
+    store = SimpleNamespace(segments=table, seal='seal', classes=CLASSES)
+    def undecided(store, role, c, checkpoint):
+        rows = np.flatnonzero((role != '') & (role != 'train'))
+        return rows, np.full((len(rows), len(CLASSES)), 1/len(CLASSES))
+    monkeypatch.setattr(tail_, 'train_and_answer', undecided)
+    assert run_tail_job(store, JOB, {}, tmp_path)
+    file, left = tmp_path/f'{JOB.name}.json', tmp_path/f'{JOB.name}.checkpoint'
+    card = json.loads(file.read_text())
+    del card['params']['average']
+    file.write_text(json.dumps(card))
+    left.touch()
+    assert not run_tail_job(store, JOB, {}, tmp_path) and not left.exists()
+    with pytest.raises(PedarrError, match='average=0.0, not 0.98'):
+        run_tail_job(store, JOB, dict(average=.98), tmp_path)
+    file.write_text(json.dumps(card | dict(params=card['params'] | dict(system='crt'))))
+    with pytest.raises(PedarrError, match="of a job with system='crt'"): run_tail_job(store, JOB, {}, tmp_path)
+    torch.manual_seed(0)
+    weights = tmp_path/'weights.safetensors'
+    for again in (False, True):
+        save_pretrained(PedArrNet(n_classes=3, dim=64, encoder='residual'), weights, 100., normalise='modality')
+        own = JOB._replace(loss='start', params=dict(pretrained=str(weights), modalities='ecg'))
+        if not again: assert run_tail_job(store, own, {}, tmp_path)
+        else:
+            with pytest.raises(PedarrError, match='other weights to start from'):
+                run_tail_job(store, own, {}, tmp_path)
+
+
 @pytest.fixture(scope='module')
 def natural_waves(tmp_path_factory):
     "A SIMULATED store: noise with a wave whose frequency tells the rhythm, 400 recordings of 200 patients."
