@@ -482,11 +482,12 @@ def test_what_a_card_lacks_was_the_default_and_what_it_has_is_asked_for(tmp_path
     with pytest.raises(PedarrError, match='average=0.0, not 0.98'):
         run_tail_job(store, JOB, dict(average=.98), tmp_path)
     file.write_text(json.dumps(card | dict(params=card['params'] | dict(system='crt'))))
-    with pytest.raises(PedarrError, match="of a job with system='crt'"): run_tail_job(store, JOB, {}, tmp_path)
+    with pytest.raises(PedarrError, match="of a job with system='crt'"):
+        run_tail_job(store, JOB, {}, tmp_path)
     torch.manual_seed(0)
     weights = tmp_path/'weights.safetensors'
     for again in (False, True):
-        save_pretrained(PedArrNet(n_classes=3, dim=64, encoder='residual'), weights, 100., normalise='modality')
+        save_pretrained(PedArrNet(3, dim=64, encoder='residual'), weights, 100.)
         own = JOB._replace(loss='start', params=dict(pretrained=str(weights), modalities='ecg'))
         if not again: assert run_tail_job(store, own, {}, tmp_path)
         else:
