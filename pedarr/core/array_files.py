@@ -29,7 +29,7 @@ __all__ = ['LOG_BITS', 'compressed', 'decompressed', 'write_arrays', 'read_array
 # %% ../../nbs/0_core/09_array_files.ipynb #57fca692
 def _pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
     "`arrays` (any shape, no unit) as the bytes of a safetensors file."
-    return save({name: np.ascontiguousarray(x) for name, x in arrays.items()})
+    return save({name: np.asarray(x, order='C') for name, x in arrays.items()})
 
 def _unpack_arrays(raw: bytes, path: Path | str, remedy: str) -> dict[str, np.ndarray]:
     "The arrays in the bytes of a safetensors file; `PedarrError`, which names `path` and `remedy`, if none."
@@ -80,6 +80,8 @@ def _turned_back(name: str, x: np.ndarray) -> tuple[str, np.ndarray]:
 def write_arrays(path: Path | str, arrays: Mapping[str, np.ndarray]) -> Path:
     "Write `arrays` (any shape, no unit) to the file `path`, whole or not at all. `.xz` is compressed."
     if Path(path).suffix != _XZ: return write_atomic(path, _pack_arrays(arrays))
+    for name in arrays:
+        if name.startswith((_COLUMNS, _STEPS)): raise PedarrError(f'{path}: {name}: no name for an array')
     turned = dict(_turned(name, np.asarray(x)) for name, x in arrays.items())
     return write_atomic(path, min((compressed(_pack_arrays(x)) for x in (arrays, turned)), key=len))
 
@@ -110,7 +112,7 @@ LOG_BITS = 8                    # significant bits of a kept logarithm
 def few_bits(x: np.ndarray, bits: int = LOG_BITS) -> np.ndarray:
     "Numbers `x` (any shape and unit) in half precision, rounded to so many significant `bits`, 1 to 11."
     if not 1 <= bits <= 11: raise PedarrError(f'bits={bits}: half precision has 1 to 11')
-    raw, away = np.ascontiguousarray(x, np.float16).view(np.uint16), 11 - bits
+    raw, away = np.asarray(x, np.float16, order='C').view(np.uint16), 11 - bits
     if not away: return raw.view(np.float16)
     shift = np.where(raw & 0x7c00 == 0x7c00, 0, 1 << (away - 1)).astype(np.uint16)     # inf and NaN stay
     return ((raw + shift) >> away << away).view(np.float16)

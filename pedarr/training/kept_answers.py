@@ -88,7 +88,8 @@ def _short(a: KeptAnswers) -> dict[str, np.ndarray]:
     thresholds, which = np.unique(a.thresholds, axis=0, return_inverse=True)
     log, thresholds = (np.log(np.maximum(x, _LEAST)) for x in (a.prob, thresholds))
     return dict(log=few_bits(log), thresholds=thresholds.astype(np.float16), subject=subject,
-                truth=np.packbits(a.truth, axis=1), which=which.reshape(-1).astype(np.uint8))
+                truth=np.packbits(a.truth, axis=1),
+                which=which.reshape(-1).astype(np.min_scalar_type(len(thresholds))))
 
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #dc7d60f3
@@ -105,8 +106,9 @@ def keep_answers(run: Run | Path | str, folder: Path | str, name: str) -> Path:
     card = Path(folder)/f'{name}.json'
     card.parent.mkdir(parents=True, exist_ok=True)
     bits = dict(log_bits=LOG_BITS) if a.multi else {}
+    file = write_arrays(card.with_name(f'{name}.safetensors.xz'), _short(a))
     write_json(card, json_ready(dict(classes=a.classes, multi=a.multi, said=a.said) | bits))
-    return write_arrays(card.with_name(f'{name}.safetensors.xz'), _short(a))
+    return file
 
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #47c52349
@@ -128,7 +130,7 @@ def _fits(x: dict[str, np.ndarray], card: _Card) -> bool:
     wide = (n, -(-c//8)) if card.multi else (n,)
     good = prob.shape == (n, c) and np.isfinite(prob).all() and x['truth'].shape == wide
     if card.multi:
-        folds = x['which'].max(initial=0) + 1
+        folds = int(x['which'].max(initial=0)) + 1
         return good and x['which'].shape == (n,) and x['thresholds'].shape == (folds, c)
     called = x.get('called', x['truth'])
     return good and called.shape == (n,) and all((k < c).all() for k in (x['truth'], called))

@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..core.array_files import arrays_file
 from ..core.errors import PedarrError, file_error
+from ..core.names import check_choice
 from ..data.known_databases import data_source
 from ..evaluation.few_patients import FewPatients, few_patients
 from ..signals.store import Store
@@ -138,6 +139,7 @@ def _of_turn(pair: np.ndarray, turn: int) -> dict[str, np.ndarray]:
 def pool_answers(parts: Sequence[FewPatients], tests: bool) -> FewPatients:
     """The answers of several `FewPatients` as one: of other `tests`, side by side, or of other draws about
     the same test, one below the other. The strength is the median. `PedarrError` for unlike classes."""
+    if not parts: raise PedarrError('new rhythms: nothing is asked: give at least one seed')
     first = parts[0]
     alike = ('classes',) if tests else ('classes', 'truth', 'subject')
     if any(not np.array_equal(getattr(p, name), getattr(first, name)) for p in parts for name in alike):
@@ -154,6 +156,7 @@ def ask_new_rhythms(made: NewRhythms, features: str = 'state', merged: bool = Tr
                     shots: Sequence[int] = (1, 2, 5, 10), draws: int = 20, seed: int = 0) -> FewPatients:
     """The pooled answers of five turns from `features` (state or embedding) of a job. `PedarrError` where a
     turn has too few patients of a rhythm for the `shots`."""
+    check_choice(features, made.features, 'features')
     label, names = asked_classes(made.label, merged)
     ask = lambda k: few_patients(made.features[features], label, made.subject, _of_turn(made.pair, k), shots,
                                  draws, seed)

@@ -210,6 +210,7 @@ def finish_job(folder: Path, name: str, work: Callable[[Path], dict], about: dic
 
     False if it was finished before. `BusyError` while another process has it in work, `PedarrError` if a job
     of this name was begun about something else."""
+    if Path(name).name != name: raise PedarrError(f'{name}: no name for the files of a job: choose another')
     checkpoint, card = (folder/f'{name}.{x}' for x in ('checkpoint', 'json'))
     folder.mkdir(parents=True, exist_ok=True)
     if _is_done(folder, name, about): return False
