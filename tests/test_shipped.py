@@ -32,6 +32,7 @@ from pedarr.model.pretrained import save_pretrained
 from pedarr.signals import store as store_
 from pedarr.signals.arrays import store_from_arrays
 from pedarr.signals.store import open_store
+from pedarr.training import prepare as prepare_
 from pedarr.training.config import TrainConfig, check_parameters, make_config
 from pedarr.training.finished_runs import open_finished
 from pedarr.training.grid_results import load_grid_results
@@ -97,6 +98,22 @@ def test_a_shipped_model_is_known_by_its_name(store, given, tmp_path, monkeypatc
     assert c.dim == 16 and any('model ptbxl-rhythm' in note for note in prepare_run(c)[2])
     assert "did you mean 'ptbxl-rhythm'" in refused('train', store, '--run', tmp_path/'r', '-p', 'pretrained',
                                                     'ptbxl-rythm')
+
+
+def test_recordings_that_taught_the_given_weights_are_not_tested(store, given, tmp_path):
+    "Refused where the folds are known, by whatever rate; said first where they are not."
+    notes = prepare_run(make_config(store=store, run=tmp_path/'run', pretrained=str(given), **SMALL))[2]
+    assert any('was taught recordings of this database' in note for note in notes)
+    taught = lambda database, folds, **own: prepare_._check_taught(
+        SimpleNamespace(meta=dict(database=database)), folds, make_config(pretrained='ptbxl-rhythm', **own))
+    for database in ('ptbxl', 'ptbxl500'):
+        for folds, own in (([0], dict(split='patient')), ([8], dict(split='official')),
+                           ([8, 9], dict(split='official')), ([9], dict(split='development'))):
+            with pytest.raises(PedarrError, match='that would be tested: give split official and fold 9') as e:
+                taught(database, folds, **own)
+            assert '\n' not in str(e.value)
+        assert taught(database, [9], split='official') == []
+    assert taught('ludb', [0]) == []
 
 
 @pytest.mark.parametrize('own, why', [

@@ -25,7 +25,7 @@ from .subjects import parse_age, read_subject_table
 
 # %% auto #0
 __all__ = ['LEIPZIG', 'LUDB', 'MITDB', 'IAFDB', 'DATABASES', 'ALIASES', 'leipzig_subjects', 'get_database', 'data_lines',
-           'data_source']
+           'data_source', 'recordings_of']
 
 # %% ../../nbs/1_data/21_known_databases.ipynb #75b0a003
 def leipzig_subjects(paths: list[Path], folder: Path, db: Database) -> pd.DataFrame:
@@ -147,3 +147,10 @@ def data_source(database: str, simulated: bool) -> str:
     if simulated: return 'SIMULATED: true labels and answers of no patient'
     if db is None: return f'Database {database}; its licence is not known to pedarr'
     return f'{db.title}. {db.citation}. True labels: {db.licence}'
+
+# %% ../../nbs/1_data/21_known_databases.ipynb #c813cf89
+_SAME_RECORDINGS = {'ptbxl500': 'ptbxl'}      # a database at another rate
+
+def recordings_of(database: str) -> str:
+    "One name for all databases that hold the same recordings as `database`: what one taught, none may test."
+    return _SAME_RECORDINGS.get(database, database)

@@ -153,6 +153,8 @@ def _class_statistic(metric: str) -> Callable:
     k = CLASS_METRICS.index(check_choice(metric, CLASS_METRICS, 'metric'))
     return lambda c: np.where(c[..., 1, :] > 0, class_scores_from_counts(c)[..., k, :], np.nan)
 
+_UNKNOWN = dict.fromkeys(['low', 'high', 'p', 'holm'], np.nan)
+
 # %% ../../nbs/7_evaluation/03_comparison.ipynb #986068bf
 def paired_classes(y_true: ArrayLike, pred_a: ArrayLike, pred_b: ArrayLike, subject: ArrayLike,
                    classes: Sequence[str], metric: str = 'recall', n_resamples: int = 10_000,
@@ -167,11 +169,11 @@ def paired_classes(y_true: ArrayLike, pred_a: ArrayLike, pred_b: ArrayLike, subj
     support, (a, b) = counts[:, 0, 1], statistic(counts.sum(0))
     subjects = (support > 0).sum(0)
     table = pd.DataFrame({'class': list(classes), 'support': support.sum(0).astype(int), 'subjects': subjects,
-                          'a': a, 'b': b, 'value': a - b})
-    can = subjects > 1
-    _, low, high, _ = _paired_draws(counts[..., can], statistic, n_resamples, level, seed)
-    p, _ = _permutation_p(counts[..., can], statistic, n_resamples, seed)
-    table.loc[can, ['low', 'high', 'p', 'holm']] = np.stack([low, high, p, holm_correction(p)], axis=1)
+                          'a': a, 'b': b, 'value': a - b} | _UNKNOWN)
+    if (can := subjects > 1).any():
+        _, low, high, _ = _paired_draws(counts[..., can], statistic, n_resamples, level, seed)
+        p, _ = _permutation_p(counts[..., can], statistic, n_resamples, seed)
+        table.loc[can, ['low', 'high', 'p', 'holm']] = np.stack([low, high, p, holm_correction(p)], axis=1)
     return table.assign(note=class_notes(subjects))
 
 # %% ../../nbs/7_evaluation/03_comparison.ipynb #314c546e

@@ -34,6 +34,9 @@ def by_recording(values: np.ndarray, recording: ArrayLike, how: str = 'max') -> 
     `recording` [N]: names; `how`: one of "max" and "mean". `PedarrError` for another."""
     ufunc = _AGGREGATES[check_choice(how, _AGGREGATES, 'aggregate')]
     number, names = pd.factorize(np.asarray(recording))
+    if number.shape != (len(values),) or (number < 0).any():
+        raise PedarrError(f'recording: {len(number)} names for {len(values)} windows, or one is missing: '
+                          'name the recording of each')
     order = np.argsort(number, kind='stable')
     first = np.searchsorted(number[order], np.arange(len(names)))
     out = ufunc.reduceat(np.asarray(values, float)[order], first, axis=0)
@@ -49,6 +52,13 @@ def check_answers(truth: ArrayLike, prob: ArrayLike) -> tuple[np.ndarray, np.nda
     if not np.isin(truth, (0, 1)).all(): raise PedarrError('truth: pass zeros and ones only')
     if not np.isfinite(prob).all(): raise PedarrError('prob: holds numbers that are not finite: train again')
     return truth.astype(bool), prob
+
+# %% ../../nbs/7_evaluation/08_multilabel.ipynb #1f07b388
+def _check_thresholds(thresholds: np.ndarray, prob: np.ndarray) -> None:
+    "`PedarrError` unless `thresholds` are numbers [C] or [N, C] for `prob` [N, C]."
+    if np.shape(thresholds) in (prob.shape, prob.shape[1:]) and not np.isnan(thresholds).any(): return
+    raise PedarrError(f'thresholds {list(np.shape(thresholds))} for prob {list(prob.shape)}: pass a number '
+                      'for each statement, or for each of each recording')
 
 # %% ../../nbs/7_evaluation/08_multilabel.ipynb #a97544fd
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -107,6 +117,7 @@ def statement_scores(truth: np.ndarray, prob: np.ndarray, thresholds: np.ndarray
     """`auroc`, `average_precision`, `f1` of each statement [R, C] (NaN where it can't be scored), and
     `f1_micro` and `jaccard` [R], of `truth` bool [N, C] and probabilities `prob` [N, C]; `weight` [N, R] as
     in `rank_scores`, `thresholds` [C] or, by row, [N, C]."""
+    _check_thresholds(thresholds, prob)
     weight = np.ones((len(truth), 1)) if weight is None else weight
     said = prob >= thresholds
     counts = _said_counts(truth, said, weight)

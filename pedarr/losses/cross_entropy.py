@@ -17,7 +17,8 @@ from .agcacl import at_least_float32, check_counts, check_loss_inputs, frequency
 
 # %% auto #0
 __all__ = ['log_class_prior', 'adjusted_cross_entropy', 'AdjustedCrossEntropy', 'WeightedCrossEntropy', 'FocalLoss',
-           'check_positive', 'check_cosine_scale', 'CosineHead', 'EpochLoss', 'LDAM', 'BinaryCrossEntropy']
+           'check_positive', 'check_cosine_scale', 'CosineHead', 'EpochLoss', 'LDAM', 'check_statements',
+           'BinaryCrossEntropy']
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #f979a899
 def log_class_prior(class_counts: Sequence[float] | Tensor) -> Tensor:
@@ -127,9 +128,11 @@ def _check_ldam(margin: float, defer: float) -> None:
         raise PedarrError(f'defer must lie in [0, 1], not {defer}: it is a share of the epochs, 0.8 is usual')
 
 def _margins(class_counts: Sequence[float] | Tensor, margin: float) -> Tensor:
-    "Margin of each class [C], in cosine: `margin` for the rarest, and less by the fourth root of its number."
-    n = log_class_prior(class_counts).exp()                     # a class without samples counts as one
-    return margin * (n / n.min()) ** -0.25
+    """Margin of each class [C], in cosine: `margin` for the rarest that has samples (and for those that have
+    none), and less by the fourth root of its number."""
+    n = log_class_prior(class_counts).exp()
+    there = torch.as_tensor(class_counts, dtype=torch.float32) > 0
+    return (margin * (n / n[there].min()) ** -0.25).clamp(max=margin)
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #1d18c63a
 class EpochLoss(nn.Module):
@@ -167,6 +170,12 @@ def _margin_loss(loss: LDAM, logits: Tensor, label: Tensor, weight: Tensor | Non
     return F.cross_entropy(logits - shift, label, weight=None if weight is None else weight.to(logits))
 
 # %% ../../nbs/6_losses/02_cross_entropy.ipynb #b98c5d50
+def check_statements(logits: Tensor, target: Tensor, n_classes: int) -> None:
+    "`PedarrError` unless `logits` [B, C] and `target` [B, C] have `n_classes` columns C."
+    if logits.shape != target.shape or logits.ndim != 2 or logits.shape[1] != n_classes:
+        raise PedarrError(f'logits {list(logits.shape)} and targets {list(target.shape)}: both must be '
+                          f'[batch, {n_classes}]')
+
 class BinaryCrossEntropy(nn.Module):
     """Mean binary cross-entropy: `logits` [B, C] and `target` [B, C] of 0 and 1 -> scalar.
 
@@ -177,8 +186,6 @@ class BinaryCrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         "`logits` [B, C] and `target` [B, C] of 0 and 1 -> scalar."
-        if logits.shape != target.shape or logits.ndim != 2 or logits.shape[1] != self.n_classes:
-            raise PedarrError(f'logits {list(logits.shape)} and targets {list(target.shape)}: both must be '
-                              f'[batch, {self.n_classes}]')
+        check_statements(logits, target, self.n_classes)
         logits = at_least_float32(logits)
         return F.binary_cross_entropy_with_logits(logits, target.to(logits))

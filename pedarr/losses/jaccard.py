@@ -5,6 +5,7 @@
 # %% ../../nbs/6_losses/04_jaccard.ipynb #582886b9
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.errors import PedarrError
 from .agcacl import at_least_float32
+from .cross_entropy import check_statements
 
 # %% auto #0
 __all__ = ['jaccard_matrix', 'pair_logits', 'PairLoss', 'JaccardSigmoid', 'JaccardSign', 'JaccardThreshold', 'SigLIP',
@@ -94,27 +96,27 @@ class SigLIP(JaccardSigmoid):
 # %% ../../nbs/6_losses/04_jaccard.ipynb #85e3b775
 def _check_asymmetric(gamma_pos: float, gamma_neg: float, shift: float) -> None:
     "`PedarrError` for options of the asymmetric loss that are out of range."
-    if gamma_pos >= 0 and gamma_neg >= 0 and 0 <= shift < 1: return
+    if 0 <= gamma_pos < math.inf and 0 <= gamma_neg < math.inf and 0 <= shift < 1: return
     raise PedarrError(f'gamma_pos {gamma_pos}, gamma_neg {gamma_neg}, shift {shift}: none may be negative, '
                       'and shift lies below 1; 0, 4 and 0.05 are usual')
 
 # %% ../../nbs/6_losses/04_jaccard.ipynb #1c0b6cf4
 class AsymmetricBCE(nn.Module):
     """Asymmetric loss (Ridnik et al. 2021, arXiv 2009.14119): `logits` [B, C], `target` [B, C] of 0 and 1 ->
-    scalar. `gamma_pos`, `gamma_neg`: focus of positives and negatives; `shift`: of a negative's probability.
-
-    `positives` [C] only say how many statements there are."""
+    scalar. `gamma_pos`, `gamma_neg`: focus of positives and negatives; `shift`: of a negative's probability;
+    `positives` [C]: counts of windows, one a statement."""
     def __init__(self, positives: Sequence[float] | Tensor, gamma_pos: float = 0., gamma_neg: float = 4.,
                  shift: float = 0.05):
         super().__init__()
         _check_asymmetric(gamma_pos, gamma_neg, shift)
         self.gamma_pos, self.gamma_neg, self.shift = gamma_pos, gamma_neg, shift
+        self.n_classes = len(positives)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         "The loss of `logits` [B, C] for the statements `target` bool [B, C]."
+        check_statements(logits, target, self.n_classes)
         logits = at_least_float32(logits)
-        p = logits.sigmoid()
-        low = (p - self.shift).clamp(min=0)
-        yes = (1 - p)**self.gamma_pos*F.logsigmoid(logits)
+        low, other = (logits.sigmoid() - self.shift).clamp(min=0), (-logits).sigmoid().clamp(min=1e-12)
+        yes = other**self.gamma_pos*F.logsigmoid(logits)
         no_log = torch.log1p(-low) if self.shift else F.logsigmoid(-logits)
         return -(target*yes + (1 - target)*low**self.gamma_neg*no_log).mean()

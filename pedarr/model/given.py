@@ -110,12 +110,13 @@ class GivenModel(FileContents):
     normalise: str
     preprocess: dict[str, Any]
     simulated: bool
+    database: str = ''
+    split: str = ''
     @property
     def modalities(self) -> list[str]:
         "The modalities that the networks read, in the order of `MODALITIES`."
         return [m for m in MODALITIES if m in self.model.get('modalities', MODALITIES)]
-    weights = property(lambda self: f'model-{self.folds[0]}.safetensors',
-                       doc='Name of the file that a training starts from: that of the first fold.')
+    weights = property(lambda self: f'model-{self.folds[0]}.safetensors', doc='That of the first fold.')
     def rate(self, modality: str) -> float:
         "The rate (Hz) that a `modality` is read at; 0 where the model does not say."
         return _input_rate(self.model, modality, float(self.preprocess.get('rate', 0)))

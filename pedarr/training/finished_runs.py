@@ -100,17 +100,19 @@ class MultiAnswers(NamedTuple):
 def _matrices(t: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     "(truth, probabilities) [R, C] by recording of a table of predictions."
     truth, prob = (t[[f'{x}_{k}' for k in classes]].to_numpy(float) for x in 'tp')
-    return by_recording(truth, t.record) == 1, by_recording(prob, t.record)
+    each = t.fold.astype(str) + ' ' + t.record.astype(str)          # a network's answers to a recording
+    return by_recording(truth, each) == 1, by_recording(prob, each)
 
 # %% ../../nbs/8_training/04_finished_runs.ipynb #31426047
 def multi_answers(predictions: pd.DataFrame, validation: pd.DataFrame | None,
                   classes: list[str]) -> MultiAnswers:
     """The answers by recording of a run, recordings as they first appear; each with the thresholds of its
-    fold, of one half where there was no validation."""
+    fold, of one half where there was no validation. A recording whose windows are tested in several folds
+    has a row in each."""
     thresholds = {}
     for k, rows in () if validation is None else validation.groupby('fold'):
         thresholds[k] = choose_thresholds(*_matrices(rows, classes))
-    first = predictions.drop_duplicates('record')
+    first = predictions.drop_duplicates(['fold', 'record'])
     half = np.full(len(classes), .5)
     chosen = np.stack([thresholds.get(k, half) for k in first.fold])
     return MultiAnswers(*_matrices(predictions, classes), chosen, first.subject.to_numpy(),

@@ -182,6 +182,28 @@ def _key(params: dict) -> str:
     c = {k: v for k, v in make_config(**params).__dict__.items() if k != 'run'}
     return json.dumps(c, sort_keys=True)
 
+def _folder(folders: dict[str, str], owners: dict[str, str], key: str, question: str, name: str) -> str:
+    "The folder of a run, noted in `folders`: `name`, with its question where another question owns that."
+    if key in folders: return folders[key]
+    if owners.get(name, question) != question: name = f'{folder_name(question)}-{name}'
+    owners.setdefault(name, question)
+    return folders.setdefault(key, name)
+
+# %% ../../nbs/8_training/14_grid.ipynb #0d9f80b1
+def _check_plan(questions: dict, splits: Sequence[str], seeds: int, common: dict) -> None:
+    "`PedarrError` for a plan that would run other things than it says."
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise PedarrError(f'seeds={seeds!r}: say how many, at least 1')
+    if len({*splits}) < len(splits): raise PedarrError(f'splits: {" ".join(splits)}: each once')
+    systems = [(f'system {name}', own) for of in questions.values() if isinstance(of, dict)
+               for name, own in of.items()]
+    for what, own in [*systems, *((f'question {q}', of) for q, of in questions.items()), ('common', common)]:
+        if not isinstance(own, dict): raise PedarrError(f'{what}: a table is needed, as in {{"epochs": 30}}')
+    for what, own in [*systems, ('common', common)]:
+        for name in ('split', 'seed', 'split_seed'):
+            if name in own: raise PedarrError(f'{what}: {name} is said by splits and seeds: leave it out')
+
+# %% ../../nbs/8_training/14_grid.ipynb #46be7891
 def _refuse_shared(folders: dict) -> None:
     "`PedarrError` where two runs that do different things would have one folder."
     twice = [n for n, k in Counter(folders.values()).items() if k > 1]
@@ -198,13 +220,13 @@ def plan_jobs(questions: dict, out: str | Path, splits: Sequence[str] = ('patien
     `common`: parameters of all runs (trees take those that they have; `model_options` are for systems of that
     model, whose own come on top). A run that two questions need has one folder. Raises `PedarrError` for
     names and values that training doesn't know."""
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise PedarrError(f'seeds={seeds!r}: say how many, at least 1')
-    jobs, folders = [], {}
+    _check_plan(questions, splits, seeds, common)
+    jobs, folders, owners = [], {}, {}
     for seed, split, (question, systems) in product(range(seeds), splits, questions.items()):
         for system, own in systems.items():
             params = _parameters(own, common) | dict(split=split, seed=seed, split_seed=seed)
-            name = folders.setdefault(_key(params), f'{folder_name(system)}-{split}-{seed}')
+            name = f'{folder_name(system)}-{split}-{seed}'
+            name = _folder(folders, owners, _key(params), question, name)
             job = Job(question=question, system=system, split=split, seed=seed, run=name, params=params)
             jobs.append(job.place(Path(out)))
     _refuse_shared(folders)
@@ -232,12 +254,13 @@ def _start(job: Job, threads: int, program: str, limit: float | None) -> tuple[s
     "Train one job in a process of its own: (status, why it failed)."
     command = [sys.executable, '-W', 'ignore', '-c', program]
     environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
-    settings = dict(capture_output=True, text=True, timeout=limit, env=environment)
+    settings = dict(capture_output=True, encoding='utf-8', errors='replace', timeout=limit, env=environment)
     try: p = subprocess.run(command, input=json.dumps(job.params), **settings)
     except subprocess.TimeoutExpired: return 'failed', f'took longer than {limit:g} s'
     except OSError as e: return 'failed', str(system_error(e, doing='no process could be started'))
     if p.returncode == 0: return 'done', ''
-    last = (p.stderr.strip().splitlines() or [''])[-1]
+    killed = 'was killed, perhaps for want of memory' if p.returncode < 0 else ''
+    last = (p.stderr.strip().splitlines() or [killed])[-1]
     return 'failed', one_line(last) + ('' if p.returncode == 2 else f' (exit status {p.returncode})')
 
 # %% ../../nbs/8_training/14_grid.ipynb #091a28a6
@@ -279,6 +302,7 @@ def run_grid(jobs: list[Job], processes: int = 2, threads: int | None = None,
     `threads` of each process: by default its share of the cores; `program`, `limit`: as of `run_job`. The
     plan is kept beside the runs (`plan.json`), joined with what was planned there before."""
     once = list({j.run: j for j in jobs}.values())
+    if type(processes) is not int or processes < 1: raise PedarrError(f'jobs={processes!r}: at least 1')
     save_plan(jobs)
     threads = threads or max(1, (os.cpu_count() or 1)//processes)
     run = joblib.delayed(run_job)
@@ -310,8 +334,8 @@ def save_plan(jobs: list[Job]) -> None:
 def _check_name(out: Path, name: str) -> None:
     "`PedarrError` unless `name` is that of a folder in `out`."
     if Path(name).name != name or name in ('', '..'):
-        raise PedarrError(f'{out}/plan.json: damaged, {one_line(name)!r} is no name of a folder: run '
-                          'the grid again; what is finished is not repeated')
+        raise PedarrError(f'{out}/plan.json: damaged, {one_line(name)!r} is no name of a folder: delete it '
+                          'and run the grid again; what is finished is not repeated')
 
 def load_plan(out: str | Path) -> list[Job]:
     """The jobs of `plan.json` in the folder `out`, wherever it lies now. `PedarrError` where there is

@@ -156,6 +156,7 @@ def recall_table(jobs: list[Job]) -> pd.DataFrame:
             each = per_class(*prediction_codes(t, classes), t.subject.to_numpy(), classes)
             each['support'] //= len(runs)
             parts.append(each.assign(question=question, split=split, system=name))
+    if not parts: raise PedarrError('no system of the grid is finished: run it first')
     return pd.concat(parts, ignore_index=True)[_RECALL_COLUMNS]
 
 # %% ../../nbs/8_training/15_grid_results.ipynb #ad81499e
@@ -184,14 +185,17 @@ _CELLS = {'value': lambda r: _percent(r.value, r.low, r.high),
           'gain': lambda r: _points(r.gain, r.gain_low, r.gain_high),
           'p': lambda r: f'{r.holm:.2g}' if np.isfinite(r.holm) else ''}
 
+# %% ../../nbs/8_training/15_grid_results.ipynb #c08031c7
 def question_table(scores: pd.DataFrame, question: str, metrics: Sequence[str] = ('top1', 'f1'),
-                   splits: Sequence[str] = ('patient', 'segment')) -> pd.DataFrame:
+                   splits: Sequence[str] = ()) -> pd.DataFrame:
     """The answer to one question as text: a row for each system; for each split its metrics, the gain of the
-    last metric over the first system, and Holm's p of it. `scores`: as from `score_table`."""
+    last metric over the first system, and Holm's p of it. `scores`: as from `score_table`;
+    `splits`: () is all."""
     t = _of_question(scores, question)
+    for name in metrics: check_choice(name, METRICS, 'metric')
     systems, last = list(dict.fromkeys(t.system)), metrics[-1]
     table = pd.DataFrame(index=pd.Index(systems, name='system'))
-    for split in [s for s in splits if s in set(t.split)]:
+    for split in [s for s in splits or SPLIT_NAMES if s in set(t.split)]:
         rows = {(r.system, r.metric): r for r in t[t.split == split].itertuples()}
         def column(metric, kind, absent='not run'):
             return [_CELLS[kind](rows[s, metric]) if (s, metric) in rows else absent for s in systems]
@@ -206,7 +210,7 @@ def _order(t: pd.DataFrame) -> list[str]:
     inter = t[t.split != 'segment']
     return (inter if len(inter) else t).sort_values('value').system.tolist()
 
-_MARKS = {'patient': ('#0173b2', 'o', .12), 'loso': ('#0173b2', 'o', .12), 'segment': ('#de8f05', 's', -.12)}
+_MARKS = {name: ('#0173b2', 'o', .12) for name in SPLIT_NAMES} | {'segment': ('#de8f05', 's', -.12)}
 
 def _draw_split(ax: Axes, t: pd.DataFrame, order: list[str], split: str) -> None:
     "The systems of one split: a point and an interval each, at the heights of `order`."

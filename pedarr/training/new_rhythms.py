@@ -24,7 +24,8 @@ from .folds import answering_loader, fit_fold, predict
 from .loop import pick_device
 from .natural_tail import MERGED, NATURAL_FOLDS, NATURAL_SR, RAREST
 from .network import build_model
-from .tail import MOST_COMMON, finish_job, job_card, read_job, tail_config
+from .tail import (
+    MOST_COMMON, check_alike, finish_job, job_card, read_job, tail_config)
 
 # %% auto #0
 __all__ = ['NEW_RHYTHMS', 'UNTRAINED', 'MERGED_RHYTHMS', 'new_rhythm_roles', 'run_new_rhythms_job', 'NewRhythms',
@@ -169,9 +170,20 @@ def ask_new_rhythms(made: NewRhythms, features: str = 'state', merged: bool = Tr
     return pool_answers(parts, tests=True)
 
 # %% ../../nbs/8_training/36_new_rhythms.ipynb #6a33cfe1
+def _check_same(folder: Path | str, made: Mapping[tuple[str, int], NewRhythms]) -> None:
+    "`PedarrError` unless all of (loss, seed) were asked the same recordings."
+    said = {key: [own.label, own.subject, own.pair] for key, own in made.items()}
+    first = next(iter(said.values()), [])
+    for (loss, seed), own in said.items():
+        if not all(map(np.array_equal, own, first)):
+            raise PedarrError(f'{folder}: {loss}, seed {seed} was asked other recordings: ask all alike')
+
 def ask_networks(folder: Path | str, jobs: Mapping[str, Sequence[int]], **asked: Any) -> dict:
     """loss -> `ask_new_rhythms` of its networks in `folder`, from `jobs` (loss -> seeds); each network has
     support of its own, the same for all losses, and counts as further draws."""
-    ask = lambda loss, seed: ask_new_rhythms(read_new_rhythms(folder, loss, seed), seed=seed, **asked)
+    made = {(loss, seed): read_new_rhythms(folder, loss, seed) for loss, own in jobs.items() for seed in own}
+    _check_same(folder, made)
+    for loss, seeds in jobs.items(): check_alike(folder, [f'{loss}_new_{seed}' for seed in seeds])
+    ask = lambda loss, seed: ask_new_rhythms(made[loss, seed], seed=seed, **asked)
     return {loss: pool_answers([ask(loss, seed) for seed in seeds], tests=False)
             for loss, seeds in jobs.items()}

@@ -16,6 +16,7 @@ from ..core.errors import PedarrError
 from ..core.names import check_choice
 from ..data.channels import CHANNELS, N_ECG
 from ..data.groupings import GROUPINGS, classes_of, get_grouping
+from ..data.known_databases import recordings_of
 from ..losses.phrases import seen_statements
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.features import annotated_beats, segment_features
@@ -235,6 +236,21 @@ def folds_of(fold: np.ndarray, c: TrainConfig) -> list[int]:
         raise PedarrError(f'parameter fold is {c.fold}, but the split has folds 0 to {every[-1]}: correct it')
     return [c.fold]
 
+# %% ../../nbs/8_training/10_prepare.ipynb #51532a1e
+def _check_taught(store: Store, folds: list[int], c: TrainConfig) -> list[str]:
+    """A note where the labels of this database taught the model that a network starts from; `PedarrError`
+    where its official folds that did would be tested."""
+    folder = given_folder(c.pretrained) if c.pretrained else None
+    given = read_given(folder) if folder else None
+    mine = store.meta['database'], bool(store.meta.get('simulated'))
+    if given is None or (recordings_of(given.database), given.simulated) != (recordings_of(mine[0]), mine[1]):
+        return []
+    if given.split == c.split == 'official' and {*folds} <= {*given.folds}: return []
+    if given.split == 'official':
+        raise PedarrError(f'pretrained={c.pretrained}: was taught recordings of {given.database} that would '
+                          f'be tested: give split official and fold {given.folds[0]}, or other weights')
+    return [f'{c.pretrained} was taught recordings of this database: those tested here may be among them']
+
 # %% ../../nbs/8_training/10_prepare.ipynb #eb06a29f
 def _check_weights(store: Store, roles: np.ndarray, folds: list[int], c: TrainConfig,
                   device: torch.device) -> list[str]:
@@ -243,7 +259,8 @@ def _check_weights(store: Store, roles: np.ndarray, folds: list[int], c: TrainCo
     if not c.pretrained: return []
     found = start_pretrained(build_model(c, len(store.classes), rate=store.fs), c, store.fs)
     fresh = f'; {", ".join(found.fresh)} start from scratch' if found.fresh else ''
-    if (folder := given_folder(c.pretrained)) is not None: return _given_notes(store, folder, fresh)
+    if (folder := given_folder(c.pretrained)) is not None:
+        return _check_taught(store, folds, c) + _given_notes(store, folder, fresh)
     return [f'encoders for {", ".join(found.loaded)} start from {c.pretrained}{fresh}']
 
 # %% ../../nbs/8_training/10_prepare.ipynb #58cf4e3e

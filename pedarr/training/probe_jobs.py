@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..core.array_files import arrays_file, hash_arrays
 from ..core.errors import PedarrError
+from ..core.tables import read_json
 from ..evaluation.means_over_draws import MeanScores, mean_over_draws
 from ..signals.statements import with_statements
 from ..signals.store import Store
@@ -44,6 +45,8 @@ def statement_task(store: Store, grouping: str, test: str = '10', train: str = '
     rows = {role: np.flatnonzero(some & folds.isin(fold_numbers(f))) for role, f in parts.items()}
     for role, own in rows.items():
         if not len(own): raise PedarrError(f'{store.path}: folds {parts[role]} hold no window for {role}')
+    if len({*np.concatenate([*rows.values()])}) < sum(map(len, rows.values())):
+        raise PedarrError(f'folds: train {train}, validation {validation}, test {test}: each fold once')
     subject = told.segments.subject.to_numpy(str)
     return ProbeTask(list(told.classes), told.target > 0, subject, rows, store.seal)
 
@@ -51,6 +54,7 @@ def statement_task(store: Store, grouping: str, test: str = '10', train: str = '
 def _about(x: np.ndarray, task: ProbeTask, share: float, draw: int) -> dict:
     "What a job is about: features, rows, share and draw."
     parts = {role: hash_arrays([rows])[:16] for role, rows in task.rows.items()}
+    parts['target'] = hash_arrays([task.target, np.asarray(task.subject, 'U')])[:16]
     return dict(params=dict(share=share, draw=draw, features=hash_arrays([x]), **parts), store=task.seal,
                 classes=task.classes)
 
@@ -68,9 +72,12 @@ def run_probe_job(x: np.ndarray, task: ProbeTask, name: str, share: float, draw:
 # %% ../../nbs/8_training/32_probe_jobs.ipynb #0631d65f
 def _read_probe(file: Path, task: ProbeTask) -> dict[str, np.ndarray]:
     "The arrays of a finished job; `PedarrError` if it is none of this task."
-    found = read_job(file)
-    shape = len(task.rows['test']), len(task.classes)
-    if 'prob' in found and found['prob'].shape == shape: return found
+    found, shape = read_job(file), (len(task.rows['test']), len(task.classes))
+    card = read_json(file.with_name(f"{file.name.partition('.safetensors')[0]}.json"))
+    now = _about(np.zeros(0), task, 0., 0)
+    same = all(card.get(k) == now[k] for k in ('store', 'classes')) and all(
+        card['params'].get(k) == now['params'][k] for k in (*task.rows, 'target'))
+    if same and 'prob' in found and found['prob'].shape == shape: return found
     raise PedarrError(f'{file}: answers another task: give its own')
 
 # %% ../../nbs/8_training/32_probe_jobs.ipynb #ca6ebbd1

@@ -43,6 +43,7 @@ def _same_training(a: Run, b: Run) -> None:
 def _same_segments(a: Run, b: Run) -> tuple[pd.DataFrame, set]:
     """One table of the segments that both runs tested (`label subject predicted other`), and the labels of
     those that only one did."""
+    if a.multi or b.multi: raise PedarrError('several labels a window: protocols are of runs of task single')
     p, q = (r.predictions.set_index('segment') for r in (a, b))
     both = p.index.intersection(q.index)
     if not len(both) or (p.label[both] != q.label[both]).any():
