@@ -45,8 +45,9 @@ def statement_task(store: Store, grouping: str, test: str = '10', train: str = '
     rows = {role: np.flatnonzero(some & folds.isin(fold_numbers(f))) for role, f in parts.items()}
     for role, own in rows.items():
         if not len(own): raise PedarrError(f'{store.path}: folds {parts[role]} hold no window for {role}')
-    if len({*np.concatenate([*rows.values()])}) < sum(map(len, rows.values())):
-        raise PedarrError(f'folds: train {train}, validation {validation}, test {test}: each fold once')
+    learn, choose, ask = ({*own} for own in rows.values())
+    if learn & (choose | ask) or choose & ask and choose != ask:
+        raise PedarrError(f'folds: train {train}, validation {validation}, test {test}: no fold twice')
     subject = told.segments.subject.to_numpy(str)
     return ProbeTask(list(told.classes), told.target > 0, subject, rows, store.seal)
 
