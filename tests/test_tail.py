@@ -35,8 +35,8 @@ from pedarr.training.new_rhythms import (
     NEW_RHYTHMS, ask_new_rhythms, new_rhythm_roles, read_new_rhythms, run_new_rhythms_job)
 from pedarr.training.retraining import HeadOnly
 from pedarr.training.tail import (
-    CONTROLLED_RECIPE, LOG_COLUMNS, RARE_RHYTHMS, TAIL_RECIPE, finish_job, read_tail_job, run_tail_job,
-    tail_jobs, tail_roles)
+    CONTROLLED_RECIPE, LOG_COLUMNS, RARE_RHYTHMS, TAIL_RECIPE, check_alike, finish_job, read_tail_job,
+    run_tail_job, tail_jobs, tail_roles)
 from pedarr.training.tail_results import (
     TailAnswers, keep_recordings, keep_tail_job, read_recordings, tail_scores, tune_offsets)
 from pedarr.training.tail_systems import TAIL_SYSTEMS, plain_network, run_tail_system
@@ -279,9 +279,13 @@ def test_natural_answers_are_read_with_the_table_that_lies_beside_them(tmp_path,
             keep_recordings(other, place)
         assert error_line(e.value)[1] == 2 and '\n' not in str(e.value)
     before = read()
-    other = SimpleNamespace(segments=segments, meta=store.meta, seal='xyz')       # the same, built again
-    keep_recordings(other, first)
-    pd.testing.assert_frame_equal(read(), before)
+    again = SimpleNamespace(segments=segments, meta=store.meta, seal='xyz')       # the same rows, built again
+    for place in (first, tmp_path/'jobs'):
+        keep_recordings(again, place)
+        assert read_recordings(place)[1].seals == ['seal', 'xyz']
+    assert finish_job(tmp_path/'jobs', 'la_natural_1', lambda checkpoint: found, ABOUT | dict(store='xyz'))
+    pd.testing.assert_frame_equal(read(), before)                                 # jobs of both are read
+    pd.testing.assert_frame_equal(read_natural(tmp_path/'jobs', 'la', folds=[1]), before)
     (first/'recordings.csv.xz').write_bytes(compressed(segments.iloc[::-1].to_csv(index=False).encode()))
     with pytest.raises(PedarrError, match='recordings.csv.xz: '): read()
 
@@ -307,6 +311,20 @@ def test_folds_of_unlike_trainings_are_not_pooled(tmp_path, table):
     assert len(read_natural(tmp_path, 'ce', table, [1]))
     with pytest.raises(PedarrError, match='ce_natural_0 was trained with lr=0.1, not 0.2') as e:
         read_natural(tmp_path, 'ce', table, [0, 1])
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('more, why', [
+    (dict(params=dict(system='crt')), "system='?crt|not 'crt'"), (dict(weights='b'*64), 'other weights'),
+    (dict(options=dict(augment_options=dict(noise=.03))), 'noise')])
+@pytest.mark.parametrize('order', [(0, 1), (1, 0)])
+def test_unlike_jobs_are_not_pooled_in_either_order(tmp_path, table, more, why, order):
+    plain = ABOUT | dict(weights='a'*64, options=dict(augment_options=dict(noise=0.)))
+    other = plain | more | dict(params=plain['params'] | more.get('params', {}))
+    for k, about in zip(order, (plain, other)):
+        finish_job(tmp_path, f'ce_{k}', lambda checkpoint: dict(x=np.zeros(1)), about)
+    check_alike(tmp_path, ['ce_0', 'ce_0'])
+    with pytest.raises(PedarrError, match=why) as e: check_alike(tmp_path, ['ce_0', 'ce_1'])
     assert '\n' not in str(e.value)
 
 

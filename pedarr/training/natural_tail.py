@@ -21,8 +21,9 @@ from ..evaluation.bootstrap import (
 from ..evaluation.comparison import interval_p
 from ..evaluation.ranking import Ranking, average_precision
 from ..signals.store import Store
-from .tail import (
-    MOST_COMMON, check_alike, finish_job, job_card, read_answers, tail_config, train_and_answer)
+from pedarr.training.tail import (
+    MOST_COMMON, check_alike, check_untaught, finish_job, job_card, read_answers, tail_config,
+    train_and_answer)
 from .tail_results import best_offsets, read_recordings
 
 # %% auto #0
@@ -55,6 +56,7 @@ def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], 
     """Train the `loss` (its name; what it means stands in `params`, of `TrainConfig`) on all but `fold`, and
     write its answers to `folder`. False if it was finished before; `PedarrError` as `finish_job`."""
     c, role = tail_config(**params | dict(seed=fold)), natural_roles(store.segments, fold)
+    check_untaught(store, c)
     def work(checkpoint):
         row, prob = train_and_answer(store, role, c, checkpoint)
         return dict(row=row.astype(np.int32), log=few_bits(np.log(np.maximum(prob.astype(float), 1e-12))))
@@ -87,7 +89,7 @@ def read_natural(folder: Path, loss: str, table: pd.DataFrame | None = None,
     if not names: raise PedarrError('natural tail: no fold is asked for')
     if table is None:
         table, about = read_recordings(folder)
-        stores = [about.store, *about.same]
+        stores = about.seals
     rows = [_read_fold(folder, name, table, fold, stores) for fold, name in names.items()]
     check_alike(folder, [*names.values()])
     return pd.concat(rows, ignore_index=True)

@@ -25,7 +25,7 @@ from .loop import pick_device
 from .natural_tail import MERGED, NATURAL_FOLDS, NATURAL_SR, RAREST
 from .network import build_model
 from .tail import (
-    MOST_COMMON, check_alike, finish_job, job_card, read_job, tail_config)
+    MOST_COMMON, check_alike, check_untaught, finish_job, job_card, read_job, tail_config)
 
 # %% auto #0
 __all__ = ['NEW_RHYTHMS', 'UNTRAINED', 'MERGED_RHYTHMS', 'new_rhythm_roles', 'run_new_rhythms_job', 'NewRhythms',
@@ -79,6 +79,7 @@ def run_new_rhythms_job(store: Store, loss: str, seed: int, params: dict[str, An
     train) and write what its network makes of the new rhythms to `folder`. False if it was finished before.
     `PedarrError` as `finish_job` and `new_rhythm_roles`."""
     c, role = tail_config(**params | dict(seed=seed)), new_rhythm_roles(store.segments)
+    check_untaught(store, c)
     common, asked = _common_store(store), np.flatnonzero(role == 'asked')
     def work(checkpoint):
         model = _network(common, role, c, loss != UNTRAINED, checkpoint)

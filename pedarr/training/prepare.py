@@ -20,7 +20,7 @@ from ..data.known_databases import recordings_of
 from ..losses.phrases import seen_statements
 from ..losses.registry import MULTI_LOSSES, loss_terms, multi_key
 from ..model.features import annotated_beats, segment_features
-from ..model.given import given_folder, model_id, read_given
+from ..model.given import GivenModel, given_folder, model_id, read_given
 from ..model.trees import TREES
 from ..signals.augmentation import NORMALISE
 from ..signals.batches import is_multi
@@ -38,7 +38,7 @@ from .runs import check_place, check_same_parameters, check_same_store
 
 # %% auto #0
 __all__ = ['grouping_of', 'relabel_store', 'check_labelled', 'labelled_store', 'mapping_of', 'apply_single_subject_classes',
-           'plan_split', 'plan_roles', 'tree_beats', 'folds_of', 'prepare_run']
+           'plan_split', 'plan_roles', 'tree_beats', 'folds_of', 'taught_by', 'prepare_run']
 
 # %% ../../nbs/8_training/10_prepare.ipynb #4817fc9e
 def grouping_of(store: Store, name: str = '') -> dict:
@@ -237,15 +237,19 @@ def folds_of(fold: np.ndarray, c: TrainConfig) -> list[int]:
     return [c.fold]
 
 # %% ../../nbs/8_training/10_prepare.ipynb #51532a1e
-def _check_taught(store: Store, folds: list[int], c: TrainConfig) -> list[str]:
-    """A note where the labels of this database taught the model that a network starts from; `PedarrError`
-    where its official folds that did would be tested."""
-    folder = given_folder(c.pretrained) if c.pretrained else None
+def taught_by(store: Store, pretrained: str) -> GivenModel | None:
+    """The model called `pretrained` that a training starts from, if labels of these recordings taught it, at
+    whatever rate; otherwise None."""
+    folder = given_folder(pretrained) if pretrained else None
     given = read_given(folder) if folder else None
-    mine = store.meta['database'], bool(store.meta.get('simulated'))
-    if given is None or (recordings_of(given.database), given.simulated) != (recordings_of(mine[0]), mine[1]):
-        return []
-    if given.split == c.split == 'official' and {*folds} <= {*given.folds}: return []
+    if given is None: return None
+    mine = recordings_of(store.meta['database']), bool(store.meta.get('simulated'))
+    return given if (recordings_of(given.database), given.simulated) == mine else None
+
+def _check_taught(store: Store, folds: list[int], c: TrainConfig) -> list[str]:
+    "A note on weights that this database taught; `PedarrError` where its folds that did would be tested."
+    given = taught_by(store, c.pretrained)
+    if given is None or given.split == c.split == 'official' and {*folds} <= {*given.folds}: return []
     if given.split == 'official':
         raise PedarrError(f'pretrained={c.pretrained}: was taught recordings of {given.database} that would '
                           f'be tested: give split official and fold {given.folds[0]}, or other weights')

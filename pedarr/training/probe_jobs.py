@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..core.array_files import arrays_file, hash_arrays
 from ..core.errors import PedarrError
-from ..core.tables import read_json
+from ..core.tables import FileContents, read_json
 from ..evaluation.means_over_draws import MeanScores, mean_over_draws
 from ..signals.statements import with_statements
 from ..signals.store import Store
@@ -47,7 +47,8 @@ def statement_task(store: Store, grouping: str, test: str = '10', train: str = '
         if not len(own): raise PedarrError(f'{store.path}: folds {parts[role]} hold no window for {role}')
     learn, choose, ask = ({*own} for own in rows.values())
     if learn & (choose | ask) or choose & ask and choose != ask:
-        raise PedarrError(f'folds: train {train}, validation {validation}, test {test}: no fold twice')
+        raise PedarrError(f'folds: train {train}, validation {validation}, test {test}: train on none of '
+                          'the others, and validate on the test or on no part of it')
     subject = told.segments.subject.to_numpy(str)
     return ProbeTask(list(told.classes), told.target > 0, subject, rows, store.seal)
 
@@ -55,9 +56,9 @@ def statement_task(store: Store, grouping: str, test: str = '10', train: str = '
 def _about(x: np.ndarray, task: ProbeTask, share: float, draw: int) -> dict:
     "What a job is about: features, rows, share and draw."
     parts = {role: hash_arrays([rows])[:16] for role, rows in task.rows.items()}
-    parts['target'] = hash_arrays([task.target, np.asarray(task.subject, 'U')])[:16]
-    return dict(params=dict(share=share, draw=draw, features=hash_arrays([x]), **parts), store=task.seal,
-                classes=task.classes)
+    target = hash_arrays([task.target, np.asarray(task.subject, 'U')])[:16]
+    params = dict(share=share, draw=draw, features=hash_arrays([x]), **parts)
+    return dict(target=target, params=params, store=task.seal, classes=task.classes)
 
 def run_probe_job(x: np.ndarray, task: ProbeTask, name: str, share: float, draw: int, folder: Path | str,
                   jobs: int = 1) -> bool:
@@ -71,13 +72,21 @@ def run_probe_job(x: np.ndarray, task: ProbeTask, name: str, share: float, draw:
     return finish_job(Path(folder), f'{name}_{share:g}_{draw}', work, _about(x, task, share, draw))
 
 # %% ../../nbs/8_training/32_probe_jobs.ipynb #0631d65f
-def _read_probe(file: Path, task: ProbeTask) -> dict[str, np.ndarray]:
-    "The arrays of a finished job; `PedarrError` if it is none of this task."
+class _ProbeCard(FileContents):
+    "What a job was about; `target` '': an earlier version did not say."
+    params: dict[str, Any]
+    store: str
+    classes: list[str]
+    target: str = ''
+
+def _read_probe(folder: Path | str, name: str, task: ProbeTask, now: dict) -> dict[str, np.ndarray]:
+    "The arrays of a finished job; `PedarrError` if it is none of the `task`, which is about `now`."
+    file = arrays_file(folder, name)
     found, shape = read_job(file), (len(task.rows['test']), len(task.classes))
-    card = read_json(file.with_name(f"{file.name.partition('.safetensors')[0]}.json"))
-    now = _about(np.zeros(0), task, 0., 0)
-    same = all(card.get(k) == now[k] for k in ('store', 'classes')) and all(
-        card['params'].get(k) == now['params'][k] for k in (*task.rows, 'target'))
+    card = read_json(Path(folder)/f'{name}.json', _ProbeCard)
+    same = card.store == now['store'] and card.classes == now['classes']
+    same &= all(card.params.get(role) == now['params'][role] for role in task.rows)
+    same &= card.target in ('', now['target'])
     if same and 'prob' in found and found['prob'].shape == shape: return found
     raise PedarrError(f'{file}: answers another task: give its own')
 
@@ -86,7 +95,8 @@ def probe_answers(folder: Path | str, task: ProbeTask, name: str, share: float,
                   draws: Iterable[int]) -> tuple[list[tuple], pd.DataFrame]:
     """(prob [T, C], thresholds [C]) of each draw of a finished probe, and what each learnt from: windows,
     patients, statements that it had not seen, strength. `PedarrError` for a job that is not finished."""
-    kept = [_read_probe(arrays_file(folder, f'{name}_{share:g}_{draw}'), task) for draw in draws]
+    now = _about(np.zeros(0), task, share, 0)
+    kept = [_read_probe(folder, f'{name}_{share:g}_{draw}', task, now) for draw in draws]
     learnt = pd.DataFrame([k['counts'] for k in kept], columns=['windows', 'patients', 'unseen'])
     answers = [(k['prob'].astype(float), k['thresholds']) for k in kept]
     return answers, learnt.assign(strength=[k['strength'][0] for k in kept])

@@ -21,18 +21,21 @@ from ..core.locks import hold_lock
 from ..core.project import project_path
 from ..core.tables import FileContents, json_ready, read_json, validation_errors, write_json
 from ..losses.registry import loss_options, loss_terms
+from ..model.given import encoder_file, given_folder, read_given
 from ..model.trees import TREES
 from ..signals.store import Store
 from .config import (
     SplitParameters, TrainConfig, augment_fields, current_names, make_config, network_fields)
 from .folds import answering_loader, fit_fold, predict
 from .loop import pick_device
+from .prepare import taught_by
 from .runs import other_parameters
 
 # %% auto #0
 __all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_RECIPE', 'CONTROLLED_RECIPE', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs',
            'job_card', 'is_finished_job', 'JobCard', 'read_card', 'finish_job', 'train_and_answer', 'tail_config',
-           'finish_tail_job', 'run_tail_job', 'read_job', 'read_answers', 'check_alike', 'read_tail_job']
+           'check_untaught', 'finish_tail_job', 'run_tail_job', 'read_job', 'read_answers', 'check_alike',
+           'read_tail_job']
 
 # %% ../../nbs/8_training/21_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
@@ -127,14 +130,17 @@ class _Job(FileContents):
     params: dict[str, Any]
     fold10: bool = True
 
+# %% ../../nbs/8_training/21_tail.ipynb #5e58568e
 class _Card(FileContents):
-    "What is written of a job, as far as it is read again; `weights`: SHA-256 of those that it started from."
+    """What is written of a job, as far as it is read again; hashes of the `weights` that it started from and
+    of a probe's `target`: '' where there are none, or they are not known."""
     params: dict[str, Any]
     store: str
     classes: list[str]
     options: dict[str, Any] = {}
     job: dict[str, Any] = {}
     weights: str = ''
+    target: str = ''
 
 # %% ../../nbs/8_training/21_tail.ipynb #3a4151a7
 def _all_options(c: TrainConfig) -> dict[str, dict]:
@@ -145,11 +151,18 @@ def _all_options(c: TrainConfig) -> dict[str, dict]:
     return dict(augment_options=(varied if c.augment else {}) | c.augment_options,
                 model_options=network | c.model_options, loss_options=losses | c.loss_options)
 
+# %% ../../nbs/8_training/21_tail.ipynb #de1f01ab
+def _hash_weights(pretrained: str) -> str:
+    "SHA-256 of the weights that a training starts from: a file, a folder or a shipped model; '': of none."
+    if not pretrained: return ''
+    folder = given_folder(pretrained)
+    file = folder/read_given(folder).weights if folder else encoder_file(pretrained)
+    return sha256(file or project_path(pretrained))
+
 def job_card(store: Store, c: TrainConfig, **more: Any) -> dict[str, Any]:
     "What a job of `store` with the parameters `c` is about, and `more` (for JSON), for `finish_job`."
-    file = Path(project_path(c.pretrained)) if c.pretrained else None
-    weights = dict(weights=sha256(file)) if file and file.is_file() else {}
-    return more | weights | dict(params=c.model_dump() | more.get('params', {}), options=_all_options(c),
+    params = c.model_dump() | more.get('params', {})
+    return more | dict(params=params, options=_all_options(c), weights=_hash_weights(c.pretrained),
                        store=store.seal, classes=store.classes)
 
 # %% ../../nbs/8_training/21_tail.ipynb #a015f974
@@ -165,7 +178,9 @@ def _others(was: _Card, now: _Card) -> str:
         said.append(other_parameters(options | own, options))
     said += [f'{k}={old[k]!r}' for k in _OF_SYSTEMS if k in old and k not in now.params]
     if now.job.get('fold10') and not was.job.get('fold10', True): said.append('no answers for fold 10')
-    if was.weights and now.weights and was.weights != now.weights: said.append('other weights to start from')
+    for name, words in (('weights', 'other weights to start from'), ('target', 'other statements')):
+        a, b = getattr(was, name), getattr(now, name)
+        if a and b and a != b: said.append(words)
     if was.store != now.store or was.classes != now.classes: return 'another store'
     return next(filter(None, said), '')
 
@@ -247,6 +262,12 @@ def tail_config(**params: Any) -> TrainConfig:
                               'own: leave it out')
     return c
 
+def check_untaught(store: Store, c: TrainConfig) -> None:
+    "`PedarrError` if the labels of `store`, which a tail tests, taught the model that `c` starts from."
+    if taught_by(store, c.pretrained) is not None:
+        raise PedarrError(f'pretrained={c.pretrained}: was taught labels of these recordings, which are '
+                          'tested here: give other weights')
+
 # %% ../../nbs/8_training/21_tail.ipynb #05823cc9
 def finish_tail_job(store: Store, job: TailJob, c: TrainConfig, folder: Path, answer: Callable,
                     network: bool = True, **more: Any) -> bool:
@@ -269,6 +290,7 @@ def run_tail_job(store: Store, job: TailJob, common: dict[str, Any], folder: Pat
     The seed of weights and batches is the draw. False if it was finished before. `PedarrError` while another
     process has it in work."""
     c = tail_config(**common | job.params | dict(seed=job.draw))
+    check_untaught(store, c)
     return finish_tail_job(store, job, c, folder,
                            lambda role, checkpoint: train_and_answer(store, role, c, checkpoint))
 
@@ -311,13 +333,17 @@ def read_answers(folder: Path, name: str, role: np.ndarray, n_log: int | None = 
 
 # %% ../../nbs/8_training/21_tail.ipynb #80a396c5
 def check_alike(folder: Path | str, names: Sequence[str]) -> None:
-    "`PedarrError` if jobs `names` of `folder`, which are to be pooled, had other parameters than the first."
-    read = lambda name: _DEFAULTS | current_names(read_json(Path(folder)/f'{name}.json', _Card).params)
-    cards = [read(name) for name in names]
+    """`PedarrError` if jobs `names` of `folder`, which are to be pooled, were trained otherwise than the
+    first: by parameters (but the seed), options or weights. Whether their stores go together is the caller's
+    to say."""
+    folder, cards = Path(folder), [read_json(Path(folder)/f'{name}.json', _Card) for name in names]
     for name, card in zip(names, cards):
-        if said := other_parameters(cards[0], card | dict(seed=cards[0]['seed'])):
-            raise PedarrError(f'{Path(folder)/name}.json: {names[0]} was trained with {said}: answers of '
-                              'unlike trainings are not pooled: run one of them again')
+        first = cards[0].model_copy(update=dict(store=card.store, job={}))
+        seed = dict(seed=current_names(first.params).get('seed', _DEFAULTS['seed']))
+        params = _DEFAULTS | current_names(card.params) | seed
+        if said := _others(first, card.model_copy(update=dict(params=params, job={}))):
+            raise PedarrError(f'{folder/name}.json: {names[0]} was trained with {said}: answers of unlike '
+                              'trainings are not pooled: run one of them again')
 
 # %% ../../nbs/8_training/21_tail.ipynb #cc39c712
 def read_tail_job(folder: Path, job: TailJob, table: pd.DataFrame) -> pd.DataFrame:

@@ -152,7 +152,7 @@ _TABLE = 'recordings.csv.xz'
 class Recordings(FileContents):
     """recordings.json: whose data, from which `store` (its seal), how many `rows`; `same`: seals of stores
     whose signals, masks, beats and segments have the same SHA-256; `table`: the folder of the table, seen
-    from this one ('' is this); `sha256` of its text."""
+    from this one ('' is this); `sha256` of its text; `rows_of`: seals of stores with the same rows of it."""
     source: str
     simulated: bool
     store: str
@@ -160,6 +160,8 @@ class Recordings(FileContents):
     same: list[str] = []
     table: str = ''
     sha256: str = ''
+    rows_of: list[str] = []
+    seals = property(lambda self: [self.store, *self.same, *self.rows_of], doc='Of all these stores.')
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #f48a74ca
 def read_recordings(folder: Path | str) -> tuple[pd.DataFrame, Recordings]:
@@ -196,17 +198,18 @@ def keep_recordings(store: Store, folder: Path | str) -> Path:
     unless recordings.json names another folder that has it. `PedarrError` if a table of other recordings is
     there: the jobs of `folder` would be read with wrong labels."""
     folder, text = Path(folder), _csv(store.segments)
-    about, file, packed = _about_store(store, text), folder/'recordings.json', compressed(text.encode())
+    file = folder/'recordings.json'
     folder.mkdir(parents=True, exist_ok=True)
     with hold_lock(folder/'recordings.lock', 'writing the recordings', wait=60):    # several processes begin
-        was = read_json(file, Recordings) if file.exists() else about
-        own = store.seal in (was.store, *was.same)
-        if was.table or not own: _check_kept(folder, text)
-        if was.table: return folder/was.table/_TABLE
-        if own: about.store, about.same = was.store, was.same
-        write_atomic(folder/_TABLE, packed)                                         # what says so, last
-        write_json(file, about.model_dump())
-    return folder/_TABLE
+        was = read_json(file, Recordings) if file.exists() else _about_store(store, text)
+        own, table = store.seal in was.seals, folder/was.table/_TABLE
+        try: _check_kept(folder, text)
+        except PedarrError:
+            if was.table or not own: raise
+            write_atomic(table, compressed(text.encode()))          # first, or lost; what says so comes last
+        if not own: was.rows_of.append(store.seal)
+        write_json(file, was.model_dump())
+    return table
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #39487a1f
 RARE_BITS, _OTHER_STEP = 7, .01
