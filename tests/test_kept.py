@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from functools import cache
 from glob import glob
 from pathlib import Path
@@ -754,3 +755,21 @@ def test_kept_answers_give_what_the_page_of_transfers_prints_of_frozen_encoders(
             line = f'{name}, {metric}; {format_score(score.loc[metric])}'
             if name != 'random encoder': line += f'; less random {format_score(less.loc[metric])}; '
             assert line in page, line
+
+
+def test_every_table_is_made_again_or_says_why_not():
+    "tables.csv has each table once, with the test that makes it again or the reason why there is none."
+    said = pd.read_csv(RESULTS/'tables.csv', keep_default_na=False)
+    fits = {row.tables: {*RESULTS.glob(row.tables)} for row in said.itertuples()}
+    assert all(fits.values()) and len(fits) == len(said), [name for name, own in fits.items() if not own]
+    times = Counter(file for own in fits.values() for file in own)
+    tables = {*RESULTS.rglob('*.csv')}
+    assert {*times} == tables, sorted({*times} ^ tables)
+    assert set(times.values()) == {1}, [file for file, n in times.items() if n > 1]
+    assert ((said.test == '') != (said.why_not == '')).all()
+    known = {name for name, thing in globals().items() if name.startswith('test_') and callable(thing)}
+    assert {*said.test} - {''} <= known
+    grids = {file for row in said.itertuples() for file in fits[row.tables] if 'test_kept_grids' in row.test}
+    assert grids == {f.parents[1]/f'{name}.csv' for f in GRIDS for name in ('classes', 'scores')}
+    notebooks = {name for why in said.why_not for name in re.findall(r'nbs/\S+\.ipynb', why)}
+    assert notebooks and all((RESULTS.parents[1]/name).exists() for name in notebooks)
