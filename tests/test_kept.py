@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
+from functools import cache
 from glob import glob
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from pedarr.core.array_files import arrays_file, compressed, decompressed, few_b
 from pedarr.core.errors import PedarrError, error_line
 from pedarr.core.tables import read_json
 from pedarr.data.known_databases import data_source
+from pedarr.evaluation.bootstrap import bootstrap_scores, format_score
+from pedarr.evaluation.comparison import paired_scores
 from pedarr.evaluation.few_patients import few_patients_classes, few_patients_difference, few_patients_table
 from pedarr.evaluation.means_over_draws import mean_difference, mean_over_draws, mean_table
 from pedarr.evaluation.multilabel import MULTI_RESAMPLES, paired_multilabel, per_statement
@@ -26,6 +30,7 @@ from pedarr.training.kept_answers import (
     kept_grid_classes, kept_grid_scores, kept_scores, read_few_patients, read_kept, read_kept_grid)
 from pedarr.training.kept_waves import kept_rivals, read_kept_waves
 from pedarr.training.natural_tail import decide_natural, natural_table, read_natural
+from pedarr.training.new_rhythms import asked_classes
 from pedarr.training.segmentation_jobs import segment_gains, segment_tables
 from pedarr.training.tail import RARE_RHYTHMS, TailJob, read_tail_job
 from pedarr.training.tail_results import (
@@ -33,7 +38,7 @@ from pedarr.training.tail_results import (
     tail_table, tune_offsets)
 from pedarr.use.channel_subsets import subset_difference
 from pedarr.use.kept_asked import read_masked, read_subsets
-from pedarr.use.missing import missing_curve
+from pedarr.use.missing import missing_curve, missing_difference
 
 RESULTS = Path(__file__).parents[1]/'nbs'/'results'
 GRIDS = [f for f in sorted(RESULTS.rglob('grid.json')) if (f.parents[1]/'scores.csv').exists()]
@@ -43,6 +48,7 @@ KEPT = [f for f in sorted(RESULTS.glob('*/answers/*.json'))
         and not {MULTI, ATRIAL, WHOLE} & {*f.parents}]
 TAIL = RESULTS/'tail'
 LICENCE = re.compile('CC BY|ODC-By|^SIMULATED')
+INTERVAL = ['value', 'low', 'high']
 
 
 @pytest.mark.parametrize('file', KEPT, ids=lambda f: f'{f.parents[1].name}-{f.stem}')
@@ -109,75 +115,107 @@ def test_kept_answers_give_the_tables_of_statements(many_labels):
             now = sum(t[column] for t in own).loc[said.index]/len(own)
             assert np.allclose(now, said[column], atol=1.1e-5, equal_nan=True), (system, column)
     assert set(zero.index) == set(each.columns[3:])
+    shuffled = of(many_labels['the-same-shuffled-words'][0]).auroc.loc[each.index].mean()
     for system in zero.index:
         now = of(many_labels[folder_name(system)][0]).auroc.loc[each.index]
         assert np.allclose(now, each[system], atol=1.1e-5)
         assert now.mean() == pytest.approx(zero.value[system], abs=1.1e-5)
         assert len(now) == zero.statements[system]
+    gains = zero.minus_shuffled_value.dropna()
+    assert len(gains) == 2 and np.allclose(zero.value[gains.index] - shuffled, gains, atol=1.1e-5)
 
 
-@pytest.mark.long
-def test_kept_answers_give_the_differences_of_many_labels(many_labels):
-    "Each system less binary cross-entropy with as many seeds, on all statements and on groups of them."
-    about = pd.read_csv(MULTI/'statements.csv').drop_duplicates('class').set_index('class')
-    one = many_labels['bce'][0]
-    can, about = one.truth.any(0) & ~one.truth.all(0), about.loc[one.classes]
-    def means(system, columns=slice(None), n=None):
-        own = many_labels[folder_name(system)][:n]
-        draws = [(a.prob[:, columns], a.thresholds[:, columns]) for a in own]
-        return mean_over_draws(one.truth[:, columns], draws, one.subject, 2), len(own)
-    def minus_bce(system, columns=slice(None)):
-        found, n = means(system, columns)
-        return mean_difference(found, means('BCE', columns, n)[0]).value
-    for system, said in pd.read_csv(MULTI/'paired.csv').groupby('system'):
-        said = said.set_index('metric').value
-        assert np.allclose(minus_bce(system).loc[said.index], said, atol=1.1e-5), system
+def agree(now, said, columns, near=1.1e-5):
+    "Are the `columns` of a table made again those of the table `said`, whose rows are as many?"
+    assert len(now) == len(said) > 0
+    for column in columns:
+        assert np.allclose(now[column].loc[said.index], said[column], atol=near, equal_nan=True), column
+
+
+def parts_of_statements(one):
+    "(by, part) -> which statements those are that groups.csv takes together and the test can score."
+    about = pd.read_csv(MULTI/'statements.csv').drop_duplicates('class').set_index('class').loc[one.classes]
     edges = {'under 100': (0, 100), '100 to 999': (100, 1000), '1,000 and more': (1000, np.inf)}
-    for (system, by, part), said in pd.read_csv(MULTI/'groups.csv').groupby(['system', 'by', 'part']):
-        own = about.kind == part if by == 'kind' else about.training.between(*edges[part], inclusive='left')
-        columns, said = can & own.to_numpy(), said.set_index('metric')
-        assert (said.statements == columns.sum()).all()
-        now = mean_table(means(system, columns)[0]).value.loc[said.index]
-        assert np.allclose(now, said.value, atol=1.1e-5), (system, part)
-        gain = minus_bce(system, columns).loc[said.index]
-        assert np.allclose(gain, said.minus_bce_value, atol=1.1e-5), (system, part)
+    between = lambda edge: about.training.between(*edge, inclusive='left')
+    parts = {('number', name): between(edge) for name, edge in edges.items()}
+    parts |= {('kind', kind): about.kind == kind for kind in ('diagnostic', 'form', 'rhythm')}
+    can = one.truth.any(0) & ~one.truth.all(0)
+    return {part: can & chosen.to_numpy() for part, chosen in parts.items()}
 
 
-def test_kept_waves_give_the_tables_of_segmentation():
-    "Scores of samples of every fifth row; borders of the row that is shipped, the row with one lead."
-    folder = RESULTS/'segmentation'
-    truth, answers = read_kept_waves(folder/'answers')
-    said = {name: pd.read_csv(folder/f'{name}.csv').set_index('row') for name in ('samples', '30-ms')}
-    for table in said.values(): assert list(answers) == list(dict.fromkeys(table.index))
+@pytest.mark.parametrize('resamples, columns', [
+    (2, ['value']), pytest.param(MULTI_RESAMPLES, [*INTERVAL, 'p'], marks=pytest.mark.long)])
+def test_kept_answers_give_the_differences_of_many_labels(many_labels, resamples, columns):
+    """Scores of each system, and these less those of binary cross-entropy with as many seeds, on all
+    statements and on groups of them; the long test draws their intervals, too."""
+    one, read = many_labels['bce'][0], lambda name: pd.read_csv(MULTI/f'{name}.csv').set_index('metric')
+    parts = parts_of_statements(one)
+    @cache
+    def means(system, part=None, n=None):
+        chosen = slice(None) if part is None else parts[part]
+        draws = [(a.prob[:, chosen], a.thresholds[:, chosen]) for a in many_labels[folder_name(system)][:n]]
+        return mean_over_draws(one.truth[:, chosen], draws, one.subject, resamples)
+    def minus_bce(system, part=None):
+        return mean_difference(means(system, part), means('BCE', part, len(many_labels[folder_name(system)])))
+    scores = [c for c in columns if c != 'p'] + ['spread']
+    for system, said in read('scores').groupby('system'): agree(mean_table(means(system)), said, scores)
+    for system, said in read('paired').groupby('system'): agree(minus_bce(system), said, columns)
+    groups = read('groups')
+    assert {*groups[['by', 'part']].itertuples(index=False, name=None)} == set(parts)
+    for (system, *part), said in groups.groupby(['system', 'by', 'part']):
+        part = tuple(part)
+        assert (said.statements == parts[part].sum()).all()
+        agree(mean_table(means(system, part)).loc[said.index], said, scores)
+        gain = minus_bce(system, part).loc[said.index].add_prefix('minus_bce_')
+        agree(gain, said, [f'minus_bce_{c}' for c in columns if c != 'p'])
+
+
+@pytest.fixture(scope='module')
+def waves() -> tuple:
+    """The true waves of LUDB, and row -> answer. Subjects are kept as numbers, and have their names again
+    here, since the bootstrap draws them in the order of these."""
+    truth, answers = read_kept_waves(RESULTS/'segmentation'/'answers')
+    return truth._replace(subject=np.array([f'ludb-{int(k) + 1}' for k in truth.subject])), answers
+
+
+def read_waves(name, *keys): return pd.read_csv(RESULTS/'segmentation'/f'{name}.csv').set_index([*keys])
+
+
+EDGE_COLUMNS = ['true', *(f'{score}{end}' for score in ('sensitivity', 'precision', 'f1', 'mean', 'sd')
+                          for end in ('', '_low', '_high')), 'cse']
+
+
+def test_kept_waves_give_the_tables_of_segmentation(waves):
+    "Samples of every fifth row; borders of the row that is shipped; one gain; intervals with them."
+    (truth, answers), folder = waves, RESULTS/'segmentation'
+    samples = read_waves('samples', 'row', 'score')
+    assert list(answers) == list(samples.index.unique('row'))
     some = {name: answer for i, (name, answer) in enumerate(answers.items()) if i % 5 == 0}
-    now = segment_tables(truth, some, (), 2)['samples']
-    assert len(some) > 3 and np.allclose(now.value, said['samples'].value.loc[[*some]], atol=1e-4)
+    assert len(some) > 3
+    agree(segment_tables(truth, some, ())['samples'], samples.loc[[*some]], INTERVAL)
     row = 'unet, alone'
-    edges, was = segment_tables(truth, {row: answers[row]}, (.03,), 2)['30 ms'], said['30-ms'].loc[row]
-    for column in ('sensitivity', 'precision', 'f1', 'mean', 'sd'):
-        assert np.allclose(edges[column], was[column], atol=1e-4)
+    edges = segment_tables(truth, {row: answers[row]})
+    for name in ('30-ms', '150-ms'):
+        said = read_waves(name, 'row', 'wave', 'edge')
+        assert list(answers) == list(said.index.unique('row'))
+        agree(edges[name.replace('-', ' ')], said.loc[[row]], EDGE_COLUMNS)
+    gains, rivals = read_waves('gains', 'row', 'rival', 'score'), kept_rivals(folder/'answers')
+    assert len(gains) == 14*len(rivals) >= 140
+    agree(segment_gains(truth, answers, {row: rivals[row]}), gains.loc[[row]], INTERVAL)
 
 
 @pytest.mark.long
-def test_kept_waves_give_the_borders_of_all_rows():
-    "At both tolerances, and scores of samples; intervals are not drawn again."
-    folder = RESULTS/'segmentation'
-    truth, answers = read_kept_waves(folder/'answers')
-    now = segment_tables(truth, answers, (.03, .15), 2)
-    was = pd.read_csv(folder/'samples.csv')
-    assert list(now['samples'].index.get_level_values(0)) == list(was.row)
-    assert np.allclose(now['samples'].value, was.value, atol=1e-4)
-    keys = ['row', 'wave', 'edge']
-    for name in ('30 ms', '150 ms'):
-        said = pd.read_csv(folder/f"{name.replace(' ', '-')}.csv").set_index(keys)
-        assert set(said.index) == set(now[name].index) and len(said) == 6*len(answers)
-        for column in ('true', 'sensitivity', 'precision', 'f1', 'mean', 'sd', 'cse'):
-            assert np.allclose(now[name][column].loc[said.index], said[column], atol=1e-4, equal_nan=True)
-    said = pd.read_csv(folder/'gains.csv').set_index(['row', 'rival', 'score'])
-    rivals = kept_rivals(folder/'answers')
-    gains = segment_gains(truth, answers, rivals, .03, 2)
-    assert set(gains.index) == set(said.index) and len(said) == 14*len(rivals) >= 140
-    assert np.allclose(gains.value.loc[said.index], said.value, atol=1e-4)
+def test_kept_waves_give_the_borders_of_all_rows(waves):
+    "Samples, borders at both tolerances, and gains, with their intervals."
+    (truth, answers), folder = waves, RESULTS/'segmentation'
+    now = segment_tables(truth, answers)
+    agree(now['samples'], read_waves('samples', 'row', 'score'), INTERVAL)
+    for name in ('30-ms', '150-ms'):
+        said = read_waves(name, 'row', 'wave', 'edge')
+        assert len(said) == 6*len(answers)
+        agree(now[name.replace('-', ' ')], said, EDGE_COLUMNS)
+    agree(segment_gains(truth, answers, kept_rivals(folder/'answers')),
+          read_waves('gains', 'row', 'rival', 'score'), INTERVAL)
 
 
 @pytest.mark.parametrize('file', GRIDS, ids=lambda f: f.parents[1].name)
@@ -379,6 +417,25 @@ def test_kept_answers_give_the_tables_of_new_rhythms():
     assert len(asked) == 3 and len(found['state']) == 6
 
 
+def test_kept_answers_give_the_rhythms_and_the_seeds_of_new_rhythms():
+    "Recall of each rhythm, with intervals; and network by network, of which each loss has one."
+    folder, made = RESULTS/'new_rhythms', read_json(RESULTS/'new_rhythms'/'made.json')
+    assert made['seeds'] == [0]
+    rhythms = pd.read_csv(folder/'rhythms.csv').set_index(['asked', 'loss', 'k', 'method', 'rhythm'])
+    seeds = pd.read_csv(folder/'seeds.csv').set_index(['asked', 'loss', 'k', 'method'])
+    each, one = {}, {}
+    for how in rhythms.index.unique('asked'):
+        found = read_few_patients(folder/f"{how.replace(', ', '-').replace(' ', '-')}.safetensors.xz")
+        names = asked_classes([0], how != 'state, six rhythms')[1]
+        for loss, answers in found.items():
+            each[how, loss] = few_patients_classes(answers, names, n_resamples=made['resamples']).set_index(
+                ['k', 'method', 'rhythm'])
+            if how in seeds.index: one[how, loss] = few_patients_table(answers, 1)
+    agree(pd.concat(each), rhythms, [*INTERVAL, 'patients'])
+    assert (seeds.seed == 0).all() and len(one) == 12
+    agree(pd.concat(one), seeds, ['value'])
+
+
 def test_kept_labels_say_whose_they_are():
     "Every file of answers has a card beside it with the source and the licence of its labels."
     of = lambda file: read_json(RESULTS/file)['source']
@@ -572,6 +629,17 @@ def test_what_was_asked_with_channels_missing_gives_its_table():
         assert np.allclose(now[column].loc[said.index], said[column].astype(float), atol=1.1e-5)
 
 
+def test_what_was_asked_with_channels_missing_gives_its_differences():
+    "Macro F1 of each system less PedArrNet's with the same channels missing, with its interval."
+    found, keys = read_masked(RESULTS/'twin'/'asked', 'missing'), ['system', 'case', 'number', 'metric']
+    first, *others = found
+    now = pd.concat([missing_difference(found[name], found[first]).assign(system=name) for name in others])
+    said = pd.read_csv(RESULTS/'twin'/'missing_paired.csv', keep_default_na=False)
+    said = said.assign(number=pd.to_numeric(said.number))
+    now, said = (t.fillna(dict(number=-1)).set_index(keys) for t in (now.query('metric == "f1"'), said))
+    agree(now, said, [*INTERVAL, 'draws', 'removed'])
+
+
 @pytest.mark.parametrize('file', SUBSETS)
 def test_what_was_asked_of_subsets_gives_its_table(file):
     "Each pair on each subset: both scores and the difference."
@@ -586,24 +654,122 @@ def test_what_was_asked_of_subsets_gives_its_table(file):
             assert np.allclose(now[column], t[column], atol=1.1e-5), (own, column)
 
 
-def test_kept_windows_give_the_tables_from_twin_to_real():
-    "Share called AT by patient and by record, and of fibrillation and flutter which has the larger part."
+@pytest.fixture(scope='module')
+def windows_of_iafdb() -> pd.DataFrame:
+    "What each network that learnt from the SIMULATED twin said of each real window."
     folder = RESULTS/'sim_to_real'
     raw = decompressed((folder/'windows.csv.xz').read_bytes(), 'windows', 'restore it')
     each = pd.read_csv(io.BytesIO(raw))
-    each['patient'] = each.record.str.split('_').str[0]
+    return each.assign(patient=each.record.str.split('_').str[0])
+
+
+def test_kept_windows_give_the_tables_from_twin_to_real(windows_of_iafdb):
+    "Share called AT by patient and by record, with its probability, confidence, and what is said instead."
+    each, folder = windows_of_iafdb, RESULTS/'sim_to_real'
     now = 100*each.groupby(['system', 'patient']).called.mean().unstack()
     said = pd.read_csv(folder/'patients.csv').set_index('system')
-    assert set(now.index) == set(said.index)
-    assert np.allclose(now.loc[said.index, said.columns], said, atol=1e-3)
-    today = pd.read_csv(folder/'today.csv').set_index('record')
-    own = each[each.system == 'today, rhythm8'].groupby('record')
-    assert np.allclose(100*own.called.mean()[today.index], today.called, atol=.06)
-    assert np.allclose(own.confidence.mean()[today.index], today.confidence, atol=.006)
-    rhythms = pd.read_csv(folder/'rhythms.csv').query('record != "all"').set_index(['system', 'record'])
-    told = each.dropna(subset=['AFIB']).set_index(['system', 'record'])
-    header = rhythms.header.reindex(told.index)
-    right = np.where(header == 'AFIB', told.AFIB > told.AFL, told.AFIB < told.AFL)
-    now = (100*pd.Series(right, told.index)).groupby(level=[0, 1]).mean()
-    assert set(now.index) == set(rhythms.index)
-    assert np.allclose(now.loc[rhythms.index], rhythms.right, atol=1e-3)
+    agree(now, said, said.columns, 6e-4)
+    said = pd.read_csv(folder/'today.csv', keep_default_na=False).set_index('record')
+    today = each[each.system == 'today, rhythm8']
+    by = today.groupby('record')
+    now = by[['p', 'called', 'confidence']].mean().assign(windows=by.size())
+    agree(now.assign(called=100*now.called), said, ['windows', 'called'], .051)
+    agree(now, said, ['p', 'confidence'], .0051)
+    instead = today[today.called == 0].groupby('record').instead.agg(
+        lambda x: ' '.join(x.value_counts().index[:2]))
+    assert instead.reindex(said.index, fill_value='').to_dict() == said.instead.to_dict()
+
+
+def test_kept_windows_give_fibrillation_and_flutter(windows_of_iafdb):
+    "Which of the two has the larger part, how surely, and the probability of both, by record and by patient."
+    keys = ['system', 'patient', 'record', 'header']
+    said = pd.read_csv(RESULTS/'sim_to_real'/'rhythms.csv')
+    told = windows_of_iafdb.dropna(subset=['AFIB'])
+    header = said[said.record != 'all'].drop_duplicates('record').set_index('record').header
+    told = told.assign(header=told.record.map(header), p=told.AFIB + told.AFL)
+    told['right'] = 100.*np.where(told.header == 'AFIB', told.AFIB > told.AFL, told.AFIB < told.AFL)
+    told['confidence'] = told[['AFIB', 'AFL']].max(axis=1)/told.p
+    by = pd.concat([told, told.assign(record='all')]).groupby(keys)
+    now = by[['right', 'confidence', 'p']].mean().assign(windows=by.size())
+    agree(now, said.set_index(keys), ['windows', 'right', 'confidence', 'p'], 6e-4)
+
+
+def test_kept_windows_give_what_variants_and_experiments_say_of_patients(windows_of_iafdb):
+    """Of variants.csv the columns of real patients, of experiments.csv the windows as they are. What was said
+    of the twin, and of changed windows, was not kept."""
+    folder, three = RESULTS/'sim_to_real', ['iaf1', 'iaf2', 'iaf5']
+    by = windows_of_iafdb.groupby(['system', 'patient'])[['called', 'p', 'confidence']].mean()
+    by['called'] *= 100
+    said = pd.read_csv(folder/'variants.csv').set_index('system')
+    shaped = by.index.isin(three, level='patient')
+    for name, part in (('the three', by[shaped]), ('the five', by[~shaped])):
+        mean, least = part.groupby('system').mean(), part.called.groupby('system').min()
+        now = pd.DataFrame({f'{name}: AT': mean.called, f'{name}: least': least,
+                            f'{name}: confidence': mean.confidence})
+        agree(now, said, now.columns, 6e-4)
+    row = pd.read_csv(folder/'experiments.csv').set_index('change').loc['as they are']
+    today = by.loc['today, rhythm8'].loc[three]
+    assert np.allclose(today.mean(), row[['called', 'p', 'confidence']].astype(float), atol=6e-5)
+    assert np.allclose(today.called, row[[f'called, {p}' for p in three]].astype(float), atol=6e-5)
+
+
+def printed_rows(page) -> list[list[str]]:
+    "The cells of every row of the tables that a page shows, without tags."
+    cells = [c for c in read_json(RESULTS/f'{page}.ipynb')['cells'] if c['cell_type'] == 'code']
+    html = '\n'.join(''.join(out.get('data', {}).get('text/html', '')) for c in cells for out in c['outputs'])
+    return [re.findall(r'<t[hd]>(.*?)</t[hd]>', row, re.S) for row in re.findall(r'<tr>.*?</tr>', html, re.S)]
+
+
+def test_kept_answers_give_what_the_page_of_few_leads_prints():
+    "few_leads.csv is what was answered; labels and patients are those of PTB-XL's fold 10."
+    folder, page = RESULTS/'few_leads', printed_rows('few_leads')
+    said, made = pd.read_csv(folder/'few_leads.csv'), read_json(folder/'few_leads.json')
+    known = read_recordings(TAIL)[0].set_index('record').loc[said.record]
+    assert (known.official == 10).all() and (known.subject.to_numpy() == said.subject).all()
+    assert (known.label.to_numpy() == np.array(made['classes'])[said.truth]).all()
+    given = dict(subject=said.subject, n_classes=len(made['classes']), n_resamples=2000)
+    words = lambda t, sign='': [f'{100*r.value:{sign}.1f} [{100*r.low:{sign}.1f}, {100*r.high:{sign}.1f}]'
+                                for r in t.loc[['top1', 'f1']].itertuples()]
+    whole = next(iter(made['leads']))
+    for name in made['leads']:
+        row = words(bootstrap_scores(said.truth, said[name], **given))
+        less = words(paired_scores(said.truth, said[name], said[whole], **given), '+')
+        assert [name, *row, *(['', ''] if name == whole else less)] in page
+
+
+def test_kept_answers_give_what_the_page_of_transfers_prints_of_frozen_encoders():
+    "finetune-probes.csv is what was answered; recordings and rhythms are those of the networks beside them."
+    folder = RESULTS/'transfers'
+    one = read_kept_grid(folder/'answers')['finetune', 'patient']['from scratch']
+    told = pd.read_csv(folder/'finetune-probes.csv').sort_values(['seed', 'subject'])
+    code = lambda names: pd.Categorical(names, one[0].classes).codes.astype(int)
+    truth, who = code(told.truth), told.subject.to_numpy(str)
+    assert (np.concatenate([a.truth[np.argsort(a.subject)] for a in one]) == truth).all()
+    cells = read_json(RESULTS/'transfers.ipynb')['cells']
+    page = ''.join(''.join(out.get('text', '')) for c in cells for out in c.get('outputs', []))
+    given = who, len(one[0].classes), 10_000
+    for name in told.columns[4:]:
+        score = bootstrap_scores(truth, code(told[name]), *given)
+        less = paired_scores(truth, code(told[name]), code(told['random encoder']), *given)
+        for metric in ('top1', 'f1'):
+            line = f'{name}, {metric}; {format_score(score.loc[metric])}'
+            if name != 'random encoder': line += f'; less random {format_score(less.loc[metric])}; '
+            assert line in page, line
+
+
+def test_every_table_is_made_again_or_says_why_not():
+    "tables.csv has each table once, with the test that makes it again or the reason why there is none."
+    said = pd.read_csv(RESULTS/'tables.csv', keep_default_na=False)
+    fits = {row.tables: {*RESULTS.glob(row.tables)} for row in said.itertuples()}
+    assert all(fits.values()) and len(fits) == len(said), [name for name, own in fits.items() if not own]
+    times = Counter(file for own in fits.values() for file in own)
+    tables = {*RESULTS.rglob('*.csv')}
+    assert {*times} == tables, sorted({*times} ^ tables)
+    assert set(times.values()) == {1}, [file for file, n in times.items() if n > 1]
+    assert ((said.test == '') != (said.why_not == '')).all()
+    known = {name for name, thing in globals().items() if name.startswith('test_') and callable(thing)}
+    assert {*said.test} - {''} <= known
+    grids = {file for row in said.itertuples() for file in fits[row.tables] if 'test_kept_grids' in row.test}
+    assert grids == {f.parents[1]/f'{name}.csv' for f in GRIDS for name in ('classes', 'scores')}
+    notebooks = {name for why in said.why_not for name in re.findall(r'nbs/\S+\.ipynb', why)}
+    assert notebooks and all((RESULTS.parents[1]/name).exists() for name in notebooks)
