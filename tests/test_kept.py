@@ -773,3 +773,25 @@ def test_every_table_is_made_again_or_says_why_not():
     assert grids == {f.parents[1]/f'{name}.csv' for f in GRIDS for name in ('classes', 'scores')}
     notebooks = {name for why in said.why_not for name in re.findall(r'nbs/\S+\.ipynb', why)}
     assert notebooks and all((RESULTS.parents[1]/name).exists() for name in notebooks)
+
+
+def measurement_row(own, measure):
+    "What measurements.csv tells of one measure by one method, from the kept errors `own` (tenths of ms)."
+    asked = {'PR': 'has_p', 'P duration': 'has_p', 'T duration': 'has_t'}
+    marked = own[own[asked[measure]] == 1] if measure in asked else own
+    e = marked[measure].dropna()/10
+    return dict(complexes=len(marked), found=len(e)/len(marked), bias=e.mean(), sd=e.std(),
+                far=(abs(e) > 40).mean() if len(e) else np.nan,
+                no_p=own.said_p[own.has_p == 0].mean() if measure == 'PR' else np.nan)
+
+
+def test_kept_errors_give_the_table_of_measurements():
+    "Every row of measurements.csv, but the seconds, from the errors of each complex of LUDB."
+    folder = RESULTS/'measurements'
+    said, each = pd.read_csv(folder/'measurements.csv'), pd.read_csv(folder/'errors.csv.xz')
+    by = {key: own for key, own in each.groupby(['method', 'view'])}
+    assert len(said) == 6*len(by) and each.record.nunique() == 200
+    now = pd.DataFrame([measurement_row(by[row.method, row.view], row.measure) for row in said.itertuples()])
+    apart = (now - said[now.columns]).abs().max()
+    assert (now.isna() == said[now.columns].isna()).all(axis=None)
+    assert (apart[['bias', 'sd']] < 5e-3).all() and (apart.drop(['bias', 'sd']) < 6e-5).all()
