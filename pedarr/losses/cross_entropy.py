@@ -108,6 +108,7 @@ def check_cosine_scale(scale: float) -> float:
     "`scale`, or `PedarrError` if it is no positive number."
     return check_positive('scale', scale, 'it multiplies cosines, 30 is usual')
 
+# %% ../../nbs/6_losses/02_cross_entropy.ipynb #70c8d691
 class CosineHead(nn.Linear):
     "Features `x` [..., dim] -> logits [..., C]: `scale` times the cosine with one direction per class."
     def __init__(self, dim: int, n_classes: int, scale: float):

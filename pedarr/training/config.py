@@ -35,9 +35,9 @@ from ..signals.splits import SPLITS
 # %% auto #0
 __all__ = ['MODALITY_SETS', 'PRECISIONS', 'TASKS', 'NetworkParameters', 'NETWORK_ONLY', 'TREE_LOSS', 'RENAMED_PARAMETERS',
            'READ_AT_MOST', 'READ_RATES', 'DataParameters', 'SplitParameters', 'FitParameters', 'LossParameters',
-           'ModelParameters', 'MachineParameters', 'TrainConfig', 'training_augment', 'current_value', 'current_names',
-           'make_config', 'refuse_options', 'as_given', 'network_fields', 'augment_fields', 'tree_options',
-           'own_parameters', 'with_rates_of_weights', 'check_parameters', 'as_table', 'with_changes']
+           'MachineParameters', 'ModelParameters', 'TrainConfig', 'training_augment', 'current_value', 'current_names',
+           'make_config', 'refuse_options', 'as_given', 'tree_options', 'own_parameters', 'network_fields',
+           'augment_fields', 'with_rates_of_weights', 'check_parameters', 'as_table', 'with_changes']
 
 # %% ../../nbs/8_training/00_config.ipynb #3e6f785b
 MODALITY_SETS = {'both': ('ecg', 'iegm'), 'ecg': ('ecg',), 'iegm': ('iegm',)}
@@ -140,6 +140,13 @@ class LossParameters(Parameters):
     logit_adjust: float = Field(0.0, ge=0, description='strength of the logit adjustment of cross-entropy')
     loss_options: _Options = Field({}, description='options of the losses')
 
+class MachineParameters(Parameters):
+    "Seed and machine."
+    seed: Seed = Field(0, description='of weights, batches and dropout')
+    device: str = Field('auto', description='auto, cpu, cuda, ...')
+    workers: int = Field(0, ge=0, le=1024, description='processes that prepare batches')
+    resamples: int = Field(10_000, ge=100, le=1_000_000, description='of the bootstrap')
+
 # %% ../../nbs/8_training/00_config.ipynb #ad3ae933
 def _of_the_network(name: str) -> tuple:
     "(type, field) of an option of `ModelConfig`."
@@ -158,19 +165,10 @@ class ModelParameters(Parameters):
     model_options: _Options = Field({}, description='other options of that model')
     sampling: _Sampling = Field('natural', description='how classes are drawn (of trees: weighted)')
 
-# %% ../../nbs/8_training/00_config.ipynb #c1e011a7
-class MachineParameters(Parameters):
-    "Seed and machine."
-    seed: Seed = Field(0, description='of weights, batches and dropout')
-    device: str = Field('auto', description='auto, cpu, cuda, ...')
-    workers: int = Field(0, ge=0, le=1024, description='processes that prepare batches')
-    resamples: int = Field(10_000, ge=100, le=1_000_000, description='of the bootstrap')
-
 # %% ../../nbs/8_training/00_config.ipynb #fe226d84
 NETWORK_ONLY = (*FitParameters.model_fields, *LossParameters.model_fields, *NetworkParameters.model_fields)
 TREE_LOSS = 'log loss of boosting'
 
-# %% ../../nbs/8_training/00_config.ipynb #d406639d
 class TrainConfig(MachineParameters, ModelParameters, NetworkParameters, LossParameters, FitParameters,
                   SplitParameters, DataParameters):
     "What decides a run; `PedarrError` for wrong names, types and ranges."
@@ -310,6 +308,16 @@ def _check_trees(c: TrainConfig) -> None:
         raise PedarrError('sampling square-root means nothing to model trees: use balanced or natural')
     make_trees(**tree_options(c))
 
+# %% ../../nbs/8_training/00_config.ipynb #f6b4d5a0
+def tree_options(c: TrainConfig) -> dict:
+    "What the trees of a run are grown with: the keyword arguments of `make_trees`."
+    own = {k: v for k, v in c.model_options.items() if k != 'beats'}
+    return dict(seed=c.seed, balanced=c.sampling == 'balanced', **own)
+
+def own_parameters(params: dict) -> dict:
+    "The parameters of a run (as in params.json) that its model has: for trees, all but `NETWORK_ONLY`."
+    return {k: v for k, v in params.items() if params.get('model') != TREES or k not in NETWORK_ONLY}
+
 # %% ../../nbs/8_training/00_config.ipynb #e04708da
 READ_AT_MOST = 250.                              # Hz: what a training reads faster windows at, unless told
 READ_RATES = ('ecg_rate', 'iegm_rate')
@@ -324,16 +332,6 @@ def network_fields(model: str) -> dict[str, FieldInfo]:
 def augment_fields() -> dict[str, FieldInfo]:
     "What `augment_options` may hold: what is no parameter of a training."
     return {n: f for n, f in Augment.model_fields.items() if n not in _OWN_PARAMETER}
-
-# %% ../../nbs/8_training/00_config.ipynb #f6b4d5a0
-def tree_options(c: TrainConfig) -> dict:
-    "What the trees of a run are grown with: the keyword arguments of `make_trees`."
-    own = {k: v for k, v in c.model_options.items() if k != 'beats'}
-    return dict(seed=c.seed, balanced=c.sampling == 'balanced', **own)
-
-def own_parameters(params: dict) -> dict:
-    "The parameters of a run (as in params.json) that its model has: for trees, all but `NETWORK_ONLY`."
-    return {k: v for k, v in params.items() if params.get('model') != TREES or k not in NETWORK_ONLY}
 
 # %% ../../nbs/8_training/00_config.ipynb #24521a10
 def with_rates_of_weights(was: dict, now: dict) -> dict:
