@@ -109,7 +109,7 @@ def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any])
     `content`: bytes, a text (UTF-8), or a function that writes the file at the path that it is given.
     Raises `PassingError` (a full disk, say) or `PedarrError` with what stood there unharmed."""
     path = Path(path)
-    part = path.with_name(path.name + '.part')
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
     try:
         _write_part(part, content)
         os.replace(part, path)
