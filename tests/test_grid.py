@@ -302,8 +302,8 @@ print(' '.join(state.status), *state.why)"""
 
 @pytest.mark.parametrize('killed', [False, True])
 def test_two_processes_share_a_grid(store, tmp_path, killed):
-    """The second one meets the run of the first, goes on with the other, and waits; where the first is killed,
-    with the training that it started, the second takes its run up."""
+    """The second one meets the run of the first, goes on with the other, and waits; where the first is
+    killed, with the training that it started, the second takes its run up."""
     jobs = grid_.plan_jobs({'q': {'plain': dict(loss='none')}}, tmp_path/'runs', ['patient'], 2,
                            store=str(store), **SMALL)
     grid_.save_plan(jobs)
