@@ -5,6 +5,7 @@
 # %% ../../nbs/4_signals/13_arrays.ipynb #634a77a2
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -104,6 +105,18 @@ def _frequency(value: Any, what: str) -> float:
         raise PedarrError(f'{what}={shown_value(value)} must be a frequency from 1 to 10,000 Hz')
     return float(number)
 
+_SECONDS = .05, 600            # shortest and longest segment of a store
+
+def _check_length(length: int, rate: float) -> None:
+    "`PedarrError` unless segments of so many samples are as long as a store's may be."
+    least, most = math.ceil(_SECONDS[0]*rate), math.floor(_SECONDS[1]*rate)
+    if length < least:
+        raise PedarrError(f'signals: {length} samples in a segment, at least {least} are needed at {rate:g} Hz '
+                          f'({_SECONDS[0]} s): give longer segments, or the right rate')
+    if length > most:
+        raise PedarrError(f'signals: {length} samples in a segment, at most {most} are possible at {rate:g} Hz '
+                          f'({_SECONDS[1]} s): cut shorter segments, or give the right rate')
+
 def segment_settings(x: np.ndarray | list, rate: Any, store_rate: Any, **bands: Any) -> PreprocessConfig:
     """The settings of a store in which a window is a whole segment of `x` [N, C, T] at `rate` Hz.
 
@@ -111,8 +124,9 @@ def segment_settings(x: np.ndarray | list, rate: Any, store_rate: Any, **bands: 
     rate = _frequency(rate, 'rate')
     store_rate = rate if store_rate is None else _frequency(store_rate, 'store_rate')
     up, down = resampling_ratio(rate, store_rate)
-    samples = -(-_shape_of(x)[2]*up//down)
-    window = samples/store_rate
+    length = _shape_of(x)[2]
+    _check_length(length, rate)
+    window = -(-length*up//down)/store_rate
     return PreprocessConfig(rate=store_rate, window=window, guard=0, rare_stride=None,
                             chunk=max(120., window), **bands)
 
