@@ -111,12 +111,13 @@ def _check_length(length: int, rate: float) -> None:
     "`PedarrError` unless segments of so many samples are as long as a store's may be."
     least, most = math.ceil(_SECONDS[0]*rate), math.floor(_SECONDS[1]*rate)
     if length < least:
-        raise PedarrError(f'signals: {length} samples in a segment, at least {least} are needed at {rate:g} Hz '
-                          f'({_SECONDS[0]} s): give longer segments, or the right rate')
+        raise PedarrError(f'signals: {length} samples in a segment, at least {least} are needed at '
+                          f'{rate:g} Hz ({_SECONDS[0]} s): give longer segments, or the right rate')
     if length > most:
-        raise PedarrError(f'signals: {length} samples in a segment, at most {most} are possible at {rate:g} Hz '
-                          f'({_SECONDS[1]} s): cut shorter segments, or give the right rate')
+        raise PedarrError(f'signals: {length} samples in a segment, at most {most} are possible at '
+                          f'{rate:g} Hz ({_SECONDS[1]} s): cut shorter segments, or give the right rate')
 
+# %% ../../nbs/4_signals/13_arrays.ipynb #0aa84a71
 def segment_settings(x: np.ndarray | list, rate: Any, store_rate: Any, **bands: Any) -> PreprocessConfig:
     """The settings of a store in which a window is a whole segment of `x` [N, C, T] at `rate` Hz.
 
