@@ -1,4 +1,5 @@
 """The notebook on implanted defibrillators, on SIMULATED files named and formed like the contest's."""
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,10 @@ def write_segments(folder: Path, patients: int = 12):
             (folder/f'S{p:02}-{label}-{number}.txt').write_text('\n'.join(f'{v:.5f}' for v in x))
 
 
-def executed(folder, out, **given):
+def executed(folder, out, page='', **given):
     tiny = dict(n_folds=3, epochs=1, jobs=1, threads=1, resamples=100, questions='merged',
                 common=dict(dim=16, depth=1, batch_size=16, device='cpu'))
-    return papermill.execute_notebook(str(SOURCE), str(out)+'.ipynb', tiny | dict(
+    return papermill.execute_notebook(str(SOURCE), f'{out}{page}.ipynb', tiny | dict(
         folder=str(folder), out=str(out)) | given, progress_bar=False, kernel_name='python3')
 
 
@@ -46,6 +47,30 @@ def test_defibrillators_from_text_files_to_tables(tmp_path):
     assert all(f.stat().st_mtime == t for f, t in times.items())
     assert len([*(tmp_path/'out').rglob('metrics.json')]) == len(times) + 1
     assert (tmp_path/'out'/'scores-eight.csv').exists()
+
+
+@pytest.mark.long
+def test_two_processes_on_one_grid_both_end_in_tables(tmp_path):
+    "Started at once: one makes the store, each trains what the other does not, neither calls a run failed."
+    write_segments(tmp_path/'data')
+    run = lambda page: executed(tmp_path/'data', tmp_path/'out', page, seeds=2, results=str(tmp_path/page),
+                                systems='boosted trees, cross-entropy')
+    with ThreadPoolExecutor(2) as pool: [*pool.map(run, 'ab')]
+    a, b = (pd.read_csv(tmp_path/page/'scores-merged.csv') for page in 'ab')
+    pd.testing.assert_frame_equal(a, b)
+    assert {*a.system} == {'boosted trees', 'cross-entropy'} and (a.seeds == 2).all()
+    assert not [*(tmp_path/'out').rglob('*lock')] + [*(tmp_path/'out').rglob('*.part')]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('given, why', [
+    (dict(systems=''), 'name at least one of each'), (dict(questions=' ,'), 'name at least one of each'),
+    (dict(systems='AGCACL, AGCACL'), 'AGCACL stands there twice'),
+    (dict(systems='AGCACLE'), "unknown system 'AGCACLE': did you mean 'AGCACL'")])
+def test_systems_and_questions_are_named_once(tmp_path, given, why):
+    with pytest.raises(papermill.PapermillExecutionError, match=why):
+        executed(tmp_path/'data', tmp_path/'out', **given)
+    assert not (tmp_path/'out').exists()
 
 
 @pytest.mark.long

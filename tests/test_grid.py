@@ -1,9 +1,14 @@
 """Grids of runs: plans, processes that fail in every way, resuming, and the notebooks that run them."""
 import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -286,6 +291,48 @@ def test_a_plan_of_an_older_version_is_read_under_todays_names(tmp_path):
     file = tmp_path/'plan.json'
     file.write_text(file.read_text().replace('"single_subject_classes"', '"lone_classes"'))
     assert 'lone_classes' in file.read_text() and grid_.load_plan(tmp_path) == jobs
+
+
+SHARED = """import sys
+from pedarr.training import grid
+grid._PAUSE = .5
+state = grid.run_grid(grid.load_plan(sys.argv[1]), 1, 1, progress=False)
+print(' '.join(state.status), *state.why)"""
+
+
+@pytest.mark.parametrize('killed', [False, True])
+def test_two_processes_share_a_grid(store, tmp_path, killed):
+    """The second one meets the run of the first, goes on with the other, and waits; where the first is
+    killed, with the training that it started, the second takes its run up."""
+    jobs = grid_.plan_jobs({'q': {'plain': dict(loss='none')}}, tmp_path/'runs', ['patient'], 2,
+                           store=str(store), **SMALL)
+    grid_.save_plan(jobs)
+    start = lambda: subprocess.Popen([sys.executable, '-W', 'ignore', '-c', SHARED, tmp_path/'runs'],
+                                     stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT)
+    first = start()
+    while not (Path(jobs[0].run)/'lock').exists(): time.sleep(.02)
+    if killed: os.killpg(first.pid, signal.SIGSTOP)          # it holds its lock until it is killed
+    second = start()
+    if killed:
+        while not (Path(jobs[1].run)/'metrics.json').exists(): time.sleep(.02)
+        time.sleep(1)
+        assert second.poll() is None and not (Path(jobs[0].run)/'metrics.json').exists()
+        os.killpg(first.pid, signal.SIGKILL)
+    said = [p.communicate(timeout=300)[0].strip() for p in (first, second)]
+    assert second.returncode == 0
+    if killed: assert said == ['', 'done done']
+    else: assert {word for line in said for word in line.split()} <= {'done', 'already'}
+    assert all(grid_._is_done(j) for j in jobs)
+    assert sorted(p.name for p in (tmp_path/'runs').iterdir()) == sorted(
+        ['plan.json', *(Path(j.run).name for j in jobs)])
+
+
+def test_two_plans_that_are_written_at_once_are_both_kept(tmp_path):
+    "Without a lock one would be read before the other was written."
+    plans = [grid_.plan_jobs({f'q{k}': {f's{k}': dict(loss='none', lr=k/100)}}, tmp_path, ['patient'], 1)
+             for k in range(1, 13)]
+    with ThreadPoolExecutor(12) as pool: list(pool.map(grid_.save_plan, plans))
+    assert len(grid_.load_plan(tmp_path)) == 12
 
 
 def _run(name, page, tmp_path, **params):

@@ -102,6 +102,16 @@ def remove_file(path: Path) -> None:
     try: path.unlink(missing_ok=True)
     except OSError: pass
 
+# %% ../../nbs/0_core/02_files.ipynb #0a3a3eed
+def _write_and_move(part: Path, path: Path, content: bytes | str | Callable[[Path], Any], times: int = 9):
+    "Write `content` at `part` and move it to `path`, again where another process has taken the part away."
+    for left in reversed(range(times)):
+        try:
+            _write_part(part, content)
+            return os.replace(part, path)
+        except (FileNotFoundError, FileExistsError):
+            if not left or not path.parent.exists(): raise
+
 # %% ../../nbs/0_core/02_files.ipynb #60c895fa
 def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any]) -> Path:
     """Write a file so that it is whole or absent, whatever happens; returns its path.
@@ -111,8 +121,7 @@ def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any])
     path = Path(path)
     part = path.with_name(path.name + '.part')
     try:
-        _write_part(part, content)
-        os.replace(part, path)
+        _write_and_move(part, path, content)
         sync_folder(path.parent)
     except BaseException as e:
         remove_file(part)

@@ -13,7 +13,7 @@ from typing import Any
 from .errors import PedarrError, one_line
 
 # %% auto #0
-__all__ = ['natural_key', 'check_choice', 'first_few', 'words_in', 'whole_numbers']
+__all__ = ['natural_key', 'check_choice', 'first_few', 'words_in', 'choices_in', 'whole_numbers']
 
 # %% ../../nbs/0_core/01_names.ipynb #2d3e6d5e
 def natural_key(name: str) -> tuple:
@@ -43,6 +43,21 @@ def words_in(text: Any, mark: str = ',') -> list[str]:
     "The words of `text` between the `mark`s, without blanks around them and without empty ones."
     return [word.strip() for word in str(text).split(mark) if word.strip()]
 
+def _refuse_twice(words: list, text: Any, what: str) -> None:
+    "`PedarrError` if one of the `words` of `text` stands there twice."
+    twice = [word for i, word in enumerate(words) if word in words[:i]]
+    if twice:
+        raise PedarrError(f'{what}: {one_line(text)[:80]!r}: {twice[0]} stands there twice: leave one out')
+
+def choices_in(text: Any, known: Iterable, what: str) -> list[str]:
+    """The words of `text`, each one of `known`; '' has none. `PedarrError`, which calls each a `what`, for
+    others (`check_choice`), and for one that stands there twice."""
+    known = list(known)
+    words = [check_choice(word, known, what) for word in words_in(text)]
+    _refuse_twice(words, text, what)
+    return words
+
+# %% ../../nbs/0_core/01_names.ipynb #0af9c142
 def whole_numbers(text: Any, name: str, least: int = 0) -> list[int]:
     """The whole numbers of `text`, as in '3,4' or 3; '' has none. `PedarrError`, which calls it `name`, for
     anything else, for numbers below `least`, and for one that stands there twice."""
@@ -50,6 +65,5 @@ def whole_numbers(text: Any, name: str, least: int = 0) -> list[int]:
     numbers = [int(word) for word in words if re.fullmatch('[0-9]{1,9}', word)]
     if len(numbers) < len(words) or any(k < least for k in numbers):
         raise PedarrError(f'{name}: {one_line(text)[:80]!r}: give whole numbers from {least}, as in 3,4')
-    if len({*numbers}) < len(numbers):
-        raise PedarrError(f'{name}: {one_line(text)[:80]!r}: a number stands there twice: leave one out')
+    _refuse_twice(numbers, text, name)
     return numbers

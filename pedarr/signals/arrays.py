@@ -5,6 +5,7 @@
 # %% ../../nbs/4_signals/13_arrays.ipynb #634a77a2
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -100,19 +101,20 @@ def _shape_of(x: np.ndarray | list) -> tuple:
 def _frequency(value: Any, what: str) -> float:
     "`value` as a frequency in Hz, or `PedarrError`."
     number = as_number(value)
-    if number is None or not 1 <= number <= 10_000:
-        raise PedarrError(f'{what}={shown_value(value)} must be a frequency from 1 to 10,000 Hz')
-    return float(number)
+    if number is not None and 1 <= number <= 10_000: return float(number)
+    raise PedarrError(f'{what}={shown_value(value)} must be a frequency from 1 to 10,000 Hz')
 
 def segment_settings(x: np.ndarray | list, rate: Any, store_rate: Any, **bands: Any) -> PreprocessConfig:
     """The settings of a store in which a window is a whole segment of `x` [N, C, T] at `rate` Hz.
-
     `store_rate` (Hz) None: the same. `bands`: other settings. `PedarrError` for what is no frequency."""
     rate = _frequency(rate, 'rate')
     store_rate = rate if store_rate is None else _frequency(store_rate, 'store_rate')
     up, down = resampling_ratio(rate, store_rate)
-    samples = -(-_shape_of(x)[2]*up//down)
-    window = samples/store_rate
+    length, least, most = _shape_of(x)[2], math.ceil(.05*rate), math.floor(600*rate)    # .05 to 600 s
+    if not least <= length <= most:
+        raise PedarrError(f'signals: {length} samples in a segment, at {rate:g} Hz at least {least} and '
+                          f'at most {most} are needed: cut other segments, or give the right rate')
+    window = -(-length*up//down)/store_rate
     return PreprocessConfig(rate=store_rate, window=window, guard=0, rare_stride=None,
                             chunk=max(120., window), **bands)
 

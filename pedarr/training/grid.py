@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ __all__ = ['FROZEN_LOSSES', 'CHANNEL_SUBSETS', 'QUESTIONS', 'TRAIN_PROGRAM', 'Jo
 
 # %% ../../nbs/8_training/14_grid.ipynb #13f9413a
 from ..core.errors import PedarrError, error_line, one_line, system_error
+from ..core.locks import BusyError, hold_lock
 from ..core.tables import FileContents, read_json, write_json
 from ..data.channels import ECG_LEADS
 from ..losses.registry import LOSSES
@@ -233,6 +234,8 @@ def plan_jobs(questions: dict, out: str | Path, splits: Sequence[str] = ('patien
     return jobs
 
 # %% ../../nbs/8_training/14_grid.ipynb #a3c1f449
+_BUSY = 75          # exit status of a job's process where another one has the run in work
+
 def _train(**params) -> None:
     "Train with these parameters, and leave the run folder."
     from pedarr.training.train import run_training
@@ -245,7 +248,7 @@ def train_from_stdin(train: Callable[..., object] = _train) -> None:
     except (Exception, KeyboardInterrupt) as e:
         text, status = error_line(e)
         print(text, file=sys.stderr)
-        sys.exit(status)
+        sys.exit(_BUSY if isinstance(e, BusyError) else status)
 
 TRAIN_PROGRAM = 'from pedarr.training.grid import train_from_stdin as train; train()'
 
@@ -260,8 +263,9 @@ def _start(job: Job, threads: int, program: str, limit: float | None) -> tuple[s
     except OSError as e: return 'failed', str(system_error(e, doing='no process could be started'))
     if p.returncode == 0: return 'done', ''
     killed = 'was killed, perhaps for want of memory' if p.returncode < 0 else ''
-    last = (p.stderr.strip().splitlines() or [killed])[-1]
-    return 'failed', one_line(last) + ('' if p.returncode == 2 else f' (exit status {p.returncode})')
+    last = one_line((p.stderr.strip().splitlines() or [killed])[-1])
+    if p.returncode == _BUSY: return 'busy', last
+    return 'failed', last + ('' if p.returncode == 2 else f' (exit status {p.returncode})')
 
 # %% ../../nbs/8_training/14_grid.ipynb #091a28a6
 def _check_network(run: Path, c: TrainConfig, rate: float) -> None:
@@ -283,32 +287,59 @@ def _is_done(job: Job) -> bool:
     return True
 
 # %% ../../nbs/8_training/14_grid.ipynb #4da43fb4
+def _refuse_busy(run: Path) -> None:
+    "`BusyError` while another process trains into the folder `run`."
+    if not (run/'lock').exists(): return
+    with hold_lock(run/'lock', 'training into this folder'): pass
+
 def run_job(job: Job, threads: int = 1, program: str = TRAIN_PROGRAM, limit: float | None = None) -> dict:
-    """Run one job in its own process (at most `limit` seconds): run, status (done, already or failed),
-    seconds, and why it failed. `program`: the Python that the process runs, its parameters on standard
-    input."""
+    """Run one job in its own process (at most `limit` seconds): run, status (done, already, busy or failed),
+    seconds, and why it is busy (another process has it in work) or failed. `program`: the Python that the
+    process runs, its parameters on standard input; exit status 75 means busy."""
     began = time.perf_counter()
-    try: status, why = ('already', '') if _is_done(job) else _start(job, threads, program, limit)
+    try:
+        status, why = 'already', ''
+        if not _is_done(job):
+            _refuse_busy(Path(job.run))
+            status, why = _start(job, threads, program, limit)
+    except BusyError as e: status, why = 'busy', str(e)
     except PedarrError as e: status, why = 'failed', str(e)
     return dict(run=job.run, status=status, seconds=round(time.perf_counter() - began, 1), why=why)
 
 # %% ../../nbs/8_training/14_grid.ipynb #2b6cc80a
+_PAUSE = 5.         # seconds before what another process has in work is looked at again
+
+def _rounds(left: list[Job], run: Callable[[list[Job]], Iterator[dict]], bar: tqdm) -> Iterator[dict]:
+    "What `run` says of the jobs, until none is left that another process has in work."
+    while left:
+        said = []
+        for row in run(left):
+            said.append(row)
+            bar.update(row['status'] != 'busy')
+            if row['status'] != 'busy': yield row
+        left = [job for job, row in zip(left, said) if row['status'] == 'busy']
+        if not left: return
+        bar.set_postfix_str(f'{len(left)} in work elsewhere: waiting')
+        time.sleep(_PAUSE)
+
+# %% ../../nbs/8_training/14_grid.ipynb #9e9cd207
 def run_grid(jobs: list[Job], processes: int = 2, threads: int | None = None,
              program: str = TRAIN_PROGRAM, limit: float | None = None,
              progress: bool = True) -> pd.DataFrame:
     """Run all jobs, `processes` at a time, each run once: a table `run status seconds why`, a row for each
-    run. A failed run does not end the others.
+    run. A failed run does not end the others. What another process has in work comes last, and is waited for.
 
     `threads` of each process: by default its share of the cores; `program`, `limit`: as of `run_job`. The
     plan is kept beside the runs (`plan.json`), joined with what was planned there before."""
-    once = list({j.run: j for j in jobs}.values())
+    once = {j.run: j for j in jobs}
     if type(processes) is not int or processes < 1: raise PedarrError(f'jobs={processes!r}: at least 1')
     save_plan(jobs)
     threads = threads or max(1, (os.cpu_count() or 1)//processes)
-    run = joblib.delayed(run_job)
     several = joblib.Parallel(processes, prefer='threads', return_as='generator')
-    done = several(run(j, threads, program, limit) for j in once)
-    return pd.DataFrame(tqdm(done, total=len(once), desc='runs', disable=not progress, mininterval=1.))
+    run = lambda some: several(joblib.delayed(run_job)(j, threads, program, limit) for j in some)
+    with tqdm(total=len(once), desc='runs', disable=not progress, mininterval=1.) as bar:
+        rows = {row['run']: row for row in _rounds([*once.values()], run, bar)}
+    return pd.DataFrame([rows[name] for name in once])
 
 # %% ../../nbs/8_training/14_grid.ipynb #400c8a21
 class _Plan(FileContents):
@@ -320,15 +351,20 @@ def _without_path(job: Job) -> dict:
     own = {k: v for k, v in job.params.items() if k != 'run'}
     return job.model_dump() | {'run': Path(job.run).name, 'params': own}
 
+def _join_plan(out: Path, new: list[Job]) -> None:
+    "Write `plan.json` into `out`: the `new` jobs, and what was planned there before."
+    old = load_plan(out) if (out/'plan.json').exists() else []
+    both = {(j.question, j.system, j.split, j.seed): j for j in [*old, *new]}
+    write_json(out/'plan.json', {'jobs': [_without_path(j) for j in both.values()]})
+
+# %% ../../nbs/8_training/14_grid.ipynb #da25333a
 def save_plan(jobs: list[Job]) -> None:
     "Write `plan.json` into the folder of the runs; what was planned there before stays."
     for out in {Path(j.run).parent: None for j in jobs}:
         try: out.mkdir(parents=True, exist_ok=True)
         except OSError as e: raise system_error(e, out, 'cannot be made') from e
-        old = load_plan(out) if (out/'plan.json').exists() else []
-        new = [j for j in jobs if Path(j.run).parent == out]
-        both = {(j.question, j.system, j.split, j.seed): j for j in [*old, *new]}
-        write_json(out/'plan.json', {'jobs': [_without_path(j) for j in both.values()]})
+        with hold_lock(out/'plan.lock', 'writing the plan', wait=60.):       # two processes may begin at once
+            _join_plan(out, [j for j in jobs if Path(j.run).parent == out])
 
 # %% ../../nbs/8_training/14_grid.ipynb #f30b5737
 def _check_name(out: Path, name: str) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -237,22 +239,31 @@ def folds_of(fold: np.ndarray, c: TrainConfig) -> list[int]:
     return [c.fold]
 
 # %% ../../nbs/8_training/10_prepare.ipynb #51532a1e
-def taught_by(store: Store, pretrained: str) -> GivenModel | None:
-    """The model called `pretrained` that a training starts from, if labels of these recordings taught it, at
-    whatever rate; otherwise None."""
+def _given_model(pretrained: str) -> GivenModel | None:
+    "The model called `pretrained`; None for a file or an encoder, which no labels taught."
     folder = given_folder(pretrained) if pretrained else None
-    given = read_given(folder) if folder else None
-    if given is None: return None
-    mine = recordings_of(store.meta['database']), bool(store.meta.get('simulated'))
-    return given if (recordings_of(given.database), given.simulated) == mine else None
+    return read_given(folder) if folder else None
 
+def taught_by(store: Store, model: Any, folds: Collection[int] = (), split: str = '') -> list[int]:
+    """Which networks of `model` (a name, or what its config.json says), by the fold that each was tested on,
+    labels of the recordings of `store` may have taught, at whatever rate. With the `folds` (from 0) of a
+    `split` that are to be tested: by those; whoever has no official folds may have seen all."""
+    given = _given_model(model) if isinstance(model, str) else model
+    if given is None: return []
+    mine = recordings_of(store.meta['database']), bool(store.meta.get('simulated'))
+    if (recordings_of(given.database), bool(given.simulated)) != mine: return []
+    known = given.split == split == 'official' and len(folds) > 0
+    return [k for k in given.folds if not (known and {*folds} <= {k})]
+
+# %% ../../nbs/8_training/10_prepare.ipynb #054311f2
 def _check_taught(store: Store, folds: list[int], c: TrainConfig) -> list[str]:
     "A note on weights that this database taught; `PedarrError` where its folds that did would be tested."
-    given = taught_by(store, c.pretrained)
-    if given is None or given.split == c.split == 'official' and {*folds} <= {*given.folds}: return []
+    given = _given_model(c.pretrained)
+    first = given.folds[0] if given else None                # a training starts from the first network
+    if first not in taught_by(store, given, folds, c.split): return []
     if given.split == 'official':
         raise PedarrError(f'pretrained={c.pretrained}: was taught recordings of {given.database} that would '
-                          f'be tested: give split official and fold {given.folds[0]}, or other weights')
+                          f'be tested: give split official and fold {first}, or other weights')
     return [f'{c.pretrained} was taught recordings of this database: those tested here may be among them']
 
 # %% ../../nbs/8_training/10_prepare.ipynb #eb06a29f

@@ -325,6 +325,7 @@ def run_pretraining(c: PretrainConfig, progress: bool = True) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     with hold_lock(run/'lock', 'pretraining into this folder'):
         check_same_pretraining(run, c)
+        if is_finished_pretraining(run): return run          # by another process, while this one prepared
         _write_asked(run, c)
         write_environment(run, describe_environment(store, pick_device(c.device)))
         known, said = what_is_known(store, rows, c, progress)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from ..core.array_files import arrays_file, few_bits, read_arrays, write_arrays
 from ..core.errors import PedarrError, file_error
@@ -122,14 +122,6 @@ def _short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e03
 _AGAIN = 'delete it, and run the job again'
 
-class _Job(FileContents):
-    "What a card says of a job of a controlled tail."
-    loss: str
-    size: int
-    draw: int
-    params: dict[str, Any]
-    fold10: bool = True
-
 # %% ../../nbs/8_training/21_tail.ipynb #5e58568e
 class _Card(FileContents):
     """What is written of a job, as far as it is read again; hashes of the `weights` that it started from and
@@ -203,6 +195,8 @@ def _is_done(folder: Path, name: str, about: dict) -> bool:
     return True
 
 # %% ../../nbs/8_training/21_tail.ipynb #c35deee5
+_TAIL_JOB = TypeAdapter(TailJob)
+
 class JobCard(NamedTuple):
     "What a card says: the `job`, all its parameters, and the seal of its `store`."
     job: TailJob
@@ -213,10 +207,10 @@ def read_card(path: Path | str) -> JobCard:
     "The card of a job of a controlled tail; `PedarrError` if it is missing, or none of such a job."
     card = read_json(path, _Card)
     job = {k: v for k, v in card.job.items() if k in TailJob._fields}
-    try: found = _Job(**job)
+    try: found = _TAIL_JOB.validate_python(job, strict=True)
     except ValidationError as e:
         raise file_error(path, f'no card of a job ({validation_errors(e)})', _AGAIN) from e
-    return JobCard(TailJob(**found.model_dump()), card.params, card.store)
+    return JobCard(found, card.params, card.store)
 
 # %% ../../nbs/8_training/21_tail.ipynb #01cab7c7
 def finish_job(folder: Path, name: str, work: Callable[[Path], dict], about: dict) -> bool:
@@ -264,7 +258,7 @@ def tail_config(**params: Any) -> TrainConfig:
 
 def check_untaught(store: Store, c: TrainConfig) -> None:
     "`PedarrError` if the labels of `store`, which a tail tests, taught the model that `c` starts from."
-    if taught_by(store, c.pretrained) is not None:
+    if taught_by(store, c.pretrained):
         raise PedarrError(f'pretrained={c.pretrained}: was taught labels of these recordings, which are '
                           'tested here: give other weights')
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from ..core.errors import PassingError, PedarrError
+from ..core.errors import PassingError, PedarrError, one_line
+from ..core.names import words_in
 from ..core.parameters import (
     Parameters, field_line, help_text, is_pair, parameter_groups, parse_parameter)
 from .process import say_line
@@ -59,8 +60,14 @@ def array_options(command: Callable) -> Callable:
     return rate(units(names(command)))
 
 def told_by(rate: float | None, units: str | None, channels: str | None) -> tuple:
-    "(rate, units, list of channels) as typed; None where nothing was."
-    return rate, units, None if channels is None else [c.strip() for c in channels.split(',')]
+    """(rate, units, list of channels) as typed; None where nothing was. An empty name ('II,,V1') holds the
+    place of a signal that is not used. `PedarrError` where none is named, or one twice."""
+    if channels is None: return rate, units, None
+    names = words_in(channels)
+    if not names: raise PedarrError('--channels: names no channel: name one for each signal, as in I,II,V1')
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice: raise PedarrError(f'--channels: {one_line(twice[0])} stands there twice: name each signal once')
+    return rate, units, [name.strip() for name in channels.split(',')]
 
 # %% ../../nbs/9_use/13_options.ipynb #2fa12d5f
 def check_target(path: Path | None, suffixes: tuple[str, ...] = (), force: bool = False) -> None:
