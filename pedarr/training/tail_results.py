@@ -99,7 +99,8 @@ def tail_bootstrap(answers: Mapping[str, list[TailAnswers]], n_resamples: int = 
     found = {loss: [] for loss in answers}
     for picked, times in lots:
         for loss, own in answers.items():
-            found[loss].append(np.mean([own[d].scores(times[number[d]]) for d in picked], axis=0))
+            once = {d: own[d].scores(times[number[d]]) for d in {*picked}}
+            found[loss].append(np.mean([once[d] for d in picked], axis=0))
     return {loss: _with_mean(np.stack(scores)) for loss, scores in found.items()}
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #6198798c
@@ -253,10 +254,9 @@ def tail_families(scores: pd.DataFrame) -> pd.DataFrame:
     and `holm`, p corrected within it."""
     asked = scores.p.notna() & (scores.rhythm == 'mean') & (scores.test == 'left out')
     pairs = [f'{a} - {b}' for a, b in _ASKED]
-    later = scores.loss.isin([f'{a}-default - {b}-default' for a, b in _ASKED]) & (scores['size'] != 20)
-    fixed = scores.loss.isin(pairs) | later
+    fixed = scores.loss.isin(pairs)
     ranked = scores.score.isin(['average precision', 'AUROC'])
-    first = scores.loss.isin(pairs) & (scores['size'] == 20) & ranked
+    first = fixed & (scores['size'] == 20) & ranked
     family = np.select([asked & first, asked & fixed, asked], ['primary', 'secondary', 'further'], '')
     scores = scores.assign(family=family, holm=np.nan)
     for name in set(family) - {''}:
