@@ -24,6 +24,7 @@ from pedarr.signals.settings import PreprocessConfig
 from pedarr.signals.build import build_store
 from pedarr.core.array_files import read_arrays, write_arrays
 from pedarr.core.errors import PedarrError, error_line
+from pedarr.core.locks import lock_holder
 from pedarr.synthetic.files import TWIN_VERSION
 from pedarr.training.config import make_config
 from pedarr.training.finished_runs import open_finished
@@ -295,9 +296,21 @@ def test_a_plan_of_an_older_version_is_read_under_todays_names(tmp_path):
 
 SHARED = """import sys
 from pedarr.training import grid
-grid._PAUSE = .5
+grid._PAUSE, met, one = .5, [], grid.run_job
+def watched(*args):
+    row = one(*args)
+    if row['status'] == 'busy' and row['run'] not in met: met.append(row['run'])
+    return row
+grid.run_job = watched
 state = grid.run_grid(grid.load_plan(sys.argv[1]), 1, 1, progress=False)
-print(' '.join(state.status), *state.why)"""
+print(' '.join(state.status), *filter(None, state.why), len(met))"""
+
+def wait_for(there, process, seconds=240):
+    "Wait until `there()`, as long as the process lives."
+    end = time.monotonic() + seconds
+    while not there():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(.02)
 
 
 @pytest.mark.parametrize('killed', [False, True])
@@ -310,18 +323,16 @@ def test_two_processes_share_a_grid(store, tmp_path, killed):
     start = lambda: subprocess.Popen([sys.executable, '-W', 'ignore', '-c', SHARED, tmp_path/'runs'],
                                      stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT)
     first = start()
-    while not (Path(jobs[0].run)/'lock').exists(): time.sleep(.02)
-    if killed: os.killpg(first.pid, signal.SIGSTOP)          # it holds its lock until it is killed
+    wait_for(lambda: lock_holder(Path(jobs[0].run)/'lock'), first)
+    os.killpg(first.pid, signal.SIGSTOP)          # it holds its lock until it goes on, or is killed
     second = start()
-    if killed:
-        while not (Path(jobs[1].run)/'metrics.json').exists(): time.sleep(.02)
-        time.sleep(1)
-        assert second.poll() is None and not (Path(jobs[0].run)/'metrics.json').exists()
-        os.killpg(first.pid, signal.SIGKILL)
+    wait_for((Path(jobs[1].run)/'metrics.json').exists, second)
+    time.sleep(1)
+    assert second.poll() is None and not (Path(jobs[0].run)/'metrics.json').exists()
+    os.killpg(first.pid, signal.SIGKILL if killed else signal.SIGCONT)
     said = [p.communicate(timeout=300)[0].strip() for p in (first, second)]
     assert second.returncode == 0
-    if killed: assert said == ['', 'done done']
-    else: assert {word for line in said for word in line.split()} <= {'done', 'already'}
+    assert said == (['', 'done done 1'] if killed else ['done already 0', 'already done 1'])
     assert all(grid_._is_done(j) for j in jobs)
     assert sorted(p.name for p in (tmp_path/'runs').iterdir()) == sorted(
         ['plan.json', *(Path(j.run).name for j in jobs)])

@@ -731,3 +731,17 @@ def test_the_shipped_encoder_is_the_one_that_fold_9_prefers():
             own = probes[(probes.task == task) & (probes.encoder == encoder)].sort_values('share')
             cells = [f'{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]' for r in own.itertuples()]
             assert len(cells) == 3 and f'| {task} | {word} | {" | ".join(cells)} |' in lines
+
+
+@pytest.mark.parametrize('folds, refused', [([7], False), ([8], True), ([7, 8], True), ([9], True)])
+def test_a_start_from_several_networks_is_from_the_first(monkeypatch, folds, refused):
+    "Its labels were those of all folds but 7: what another network of the model was tested on taught it."
+    three = SimpleNamespace(database='ptbxl', simulated=False, split='official', folds=[7, 8, 9])
+    monkeypatch.setattr(prepare_, '_given_model', lambda name: three)
+    store = SimpleNamespace(meta=dict(database='ptbxl', simulated=False))
+    c = SimpleNamespace(pretrained='three', split='official')
+    if not refused:
+        assert prepare_._check_taught(store, folds, c) == []
+        return
+    with pytest.raises(PedarrError, match='give split official and fold 7'):
+        prepare_._check_taught(store, folds, c)

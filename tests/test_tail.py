@@ -3,6 +3,8 @@ import ast
 import json
 import re
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -831,3 +833,17 @@ def test_trees_of_a_tail_know_no_networks_parameters(waves, tmp_path):
     assert not run_tail_system(waves, job, SMALL | dict(lr=.1, epochs=9), tmp_path)       # nothing to them
     t = read_tail_job(tmp_path, job, waves.segments)
     assert len(t) == (~np.isin(tail_roles(waves.segments, 3, 3), ['', 'train'])).sum()
+
+
+def test_a_job_that_may_wait_is_finished_by_whoever_has_it(tmp_path):
+    "Who waits finds it done; who may not is told; nobody does it twice."
+    made, about = [], dict(params={}, store='s', classes=['a'])
+    def slowly(_):
+        made.append(time.sleep(1))
+        return dict(prob=np.zeros((1, 1), np.float32))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(finish_job, tmp_path, 'job', slowly, about)
+        while not (tmp_path/'job.lock').exists(): time.sleep(.01)
+        second = pool.submit(finish_job, tmp_path, 'job', slowly, about, wait=60.)
+        with pytest.raises(BusyError, match='is training'): finish_job(tmp_path, 'job', slowly, about)
+        assert [first.result(), second.result(), len(made)] == [True, False, 1]

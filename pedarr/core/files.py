@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import io
 import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,14 +105,12 @@ def remove_file(path: Path) -> None:
     except OSError: pass
 
 # %% ../../nbs/0_core/02_files.ipynb #0a3a3eed
-def _write_and_move(part: Path, path: Path, content: bytes | str | Callable[[Path], Any], times: int = 9):
-    "Write `content` at `part` and move it to `path`, again where another process has taken the part away."
-    for left in reversed(range(times)):
-        try:
-            _write_part(part, content)
-            return os.replace(part, path)
-        except (FileNotFoundError, FileExistsError):
-            if not left or not path.parent.exists(): raise
+def _remove_left(path: Path, after: float = 3600.) -> None:
+    "Remove unfinished files of `path` that nobody has touched for so long (s)."
+    for part in path.parent.glob(f'{glob.escape(path.name)}.*.part'):
+        try: old = time.time() - part.lstat().st_mtime > after
+        except OSError: continue                                     # just finished, or removed
+        if old: remove_file(part)
 
 # %% ../../nbs/0_core/02_files.ipynb #60c895fa
 def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any]) -> Path:
@@ -119,14 +119,16 @@ def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any])
     `content`: bytes, a text (UTF-8), or a function that writes the file at the path that it is given.
     Raises `PassingError` (a full disk, say) or `PedarrError` with what stood there unharmed."""
     path = Path(path)
-    part = path.with_name(path.name + '.part')
+    part, again = path.with_name(f'{path.name}.{os.getpid()}.part'), os.path.lexists(path)
     try:
-        _write_and_move(part, path, content)
+        _write_part(part, content)
+        os.replace(part, path)
         sync_folder(path.parent)
     except BaseException as e:
         remove_file(part)
         if isinstance(e, OSError): raise system_error(e, path, 'could not be written') from e
         raise
+    if again: _remove_left(path)
     return path
 
 # %% ../../nbs/0_core/02_files.ipynb #63310e6b

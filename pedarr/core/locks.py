@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from .errors import PedarrError, one_line, system_error
 from .files import read_text, remove_file
 
 # %% auto #0
-__all__ = ['NO_LOCKS', 'BusyError', 'hold_lock']
+__all__ = ['NO_LOCKS', 'BusyError', 'hold_lock', 'lock_holder']
 
 # %% ../../nbs/0_core/04_locks.ipynb #76700775
 NO_LOCKS = ('no locks here (Windows, or this disk): nothing keeps a second process from writing here at the '
@@ -34,6 +35,8 @@ def _holder(path: Path) -> str:
     except PedarrError: return 'another process'
 
 # %% ../../nbs/0_core/04_locks.ipynb #44ae8739
+_QUIET = 10.         # seconds of waiting before somebody is told
+
 def _flock(number: int, until: float) -> None:
     "Lock the open file; `BlockingIOError` if another process has it at the time `until` (s, monotonic)."
     import fcntl
@@ -46,7 +49,12 @@ def _flock(number: int, until: float) -> None:
 # %% ../../nbs/0_core/04_locks.ipynb #a9e72aa6
 def _take(path: Path, number: int, doing: str, until: float) -> str:
     "Lock the open file: '', or a note where the disk has no locks; `BusyError` if another process has it."
-    try: _flock(number, until)
+    try:
+        try: _flock(number, min(until, time.monotonic() + _QUIET))
+        except BlockingIOError:
+            if time.monotonic() >= until: raise
+            print(f'{path.parent}: waiting for {_holder(path)}', file=sys.stderr)
+            _flock(number, until)
     except ImportError: return NO_LOCKS                              # Windows
     except BlockingIOError as e:
         who = f'{path.parent}: {_holder(path)} is {doing}'
@@ -102,3 +110,16 @@ def hold_lock(path: Path | str, doing: str, wait: float = 0.) -> Iterator[str]:
             finally: remove_file(path)
             return
         finally: os.close(number)
+
+# %% ../../nbs/0_core/04_locks.ipynb #36c861ae
+def lock_holder(path: Path | str) -> str:
+    "Who holds the lock file `path`, or '': nobody, or the disk has no locks. Nothing is written."
+    try: import fcntl
+    except ImportError: return ''                                    # Windows
+    try: number = os.open(path, os.O_RDONLY | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0))
+    except OSError: return ''
+    try: fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError: return _holder(Path(path))
+    except OSError: return ''
+    finally: os.close(number)
+    return ''

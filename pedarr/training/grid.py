@@ -27,7 +27,7 @@ __all__ = ['FROZEN_LOSSES', 'CHANNEL_SUBSETS', 'QUESTIONS', 'TRAIN_PROGRAM', 'Jo
 
 # %% ../../nbs/8_training/14_grid.ipynb #13f9413a
 from ..core.errors import PedarrError, error_line, one_line, system_error
-from ..core.locks import BusyError, hold_lock
+from ..core.locks import BusyError, hold_lock, lock_holder
 from ..core.tables import FileContents, read_json, write_json
 from ..data.channels import ECG_LEADS
 from ..losses.registry import LOSSES
@@ -289,8 +289,7 @@ def _is_done(job: Job) -> bool:
 # %% ../../nbs/8_training/14_grid.ipynb #4da43fb4
 def _refuse_busy(run: Path) -> None:
     "`BusyError` while another process trains into the folder `run`."
-    if not (run/'lock').exists(): return
-    with hold_lock(run/'lock', 'training into this folder'): pass
+    if who := lock_holder(run/'lock'): raise BusyError(f'{run}: {who} is training into this folder')
 
 def run_job(job: Job, threads: int = 1, program: str = TRAIN_PROGRAM, limit: float | None = None) -> dict:
     """Run one job in its own process (at most `limit` seconds): run, status (done, already, busy or failed),
@@ -321,6 +320,7 @@ def _rounds(left: list[Job], run: Callable[[list[Job]], Iterator[dict]], bar: tq
         if not left: return
         bar.set_postfix_str(f'{len(left)} in work elsewhere: waiting')
         time.sleep(_PAUSE)
+        bar.set_postfix_str('')
 
 # %% ../../nbs/8_training/14_grid.ipynb #9e9cd207
 def run_grid(jobs: list[Job], processes: int = 2, threads: int | None = None,

@@ -314,18 +314,21 @@ def read_pretraining(run: Path | str) -> tuple[PretrainSummary, pd.DataFrame]:
     return said, read_table(run/'history.csv', columns)
 
 # %% ../../nbs/8_training/26_pretrain.ipynb #87dedda2
+def _already(run: Path, progress: bool) -> Path:
+    "Say that the `run` was finished before; returns it."
+    if progress: say_on_stderr(f'already finished: {run}')
+    return run
+
 def run_pretraining(c: PretrainConfig, progress: bool = True) -> Path:
     """Pretrain an encoder into the folder `c.run`; returns it. Resumes an interrupted run; a finished one
     is left alone. `PedarrError` as `prepare_pretraining`, for a folder in use, and a store that changes."""
     store, rows, notes = prepare_pretraining(c)
     run = Path(c.run)
-    if is_finished_pretraining(run):
-        if progress: say_on_stderr(f'already finished: {run}')
-        return run
+    if is_finished_pretraining(run): return _already(run, progress)
     run.mkdir(parents=True, exist_ok=True)
     with hold_lock(run/'lock', 'pretraining into this folder'):
         check_same_pretraining(run, c)
-        if is_finished_pretraining(run): return run          # by another process, while this one prepared
+        if is_finished_pretraining(run): return _already(run, progress)     # by another process, meanwhile
         _write_asked(run, c)
         write_environment(run, describe_environment(store, pick_device(c.device)))
         known, said = what_is_known(store, rows, c, progress)

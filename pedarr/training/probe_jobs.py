@@ -5,6 +5,7 @@
 # %% ../../nbs/8_training/32_probe_jobs.ipynb #48f1168b
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,13 +64,14 @@ def _about(x: np.ndarray, task: ProbeTask, share: float, draw: int) -> dict:
 def run_probe_job(x: np.ndarray, task: ProbeTask, name: str, share: float, draw: int, folder: Path | str,
                   jobs: int = 1) -> bool:
     """Probe the features `x` [N, D] of a network called `name`, and keep the answers in `folder`; False if
-    that was done before. `PedarrError` if it was done with other features."""
+    that was done before, or by another process meanwhile. `PedarrError` if it was with other features."""
     def work(_):
         a = probe_answer(x, task.target, task.subject, task.rows, share, draw, jobs)
         counts = np.array([a.windows, a.patients, a.unseen], np.int64)
         return dict(prob=a.prob.astype(np.float32), thresholds=a.thresholds, counts=counts,
                     strength=np.array([a.strength]))
-    return finish_job(Path(folder), f'{name}_{share:g}_{draw}', work, _about(x, task, share, draw))
+    job, about = f'{name}_{share:g}_{draw}', _about(x, task, share, draw)
+    return finish_job(Path(folder), job, work, about, wait=math.inf)
 
 # %% ../../nbs/8_training/32_probe_jobs.ipynb #0631d65f
 class _ProbeCard(FileContents):
