@@ -313,12 +313,12 @@ def read_pretraining(run: Path | str) -> tuple[PretrainSummary, pd.DataFrame]:
     columns = dict.fromkeys(('epoch', 'windows'), int) | dict.fromkeys((*TERMS, 'seconds'), float)
     return said, read_table(run/'history.csv', columns)
 
-# %% ../../nbs/8_training/26_pretrain.ipynb #87dedda2
 def _already(run: Path, progress: bool) -> Path:
     "Say that the `run` was finished before; returns it."
     if progress: say_on_stderr(f'already finished: {run}')
     return run
 
+# %% ../../nbs/8_training/26_pretrain.ipynb #95e6b4c2
 def run_pretraining(c: PretrainConfig, progress: bool = True) -> Path:
     """Pretrain an encoder into the folder `c.run`; returns it. Resumes an interrupted run; a finished one
     is left alone. `PedarrError` as `prepare_pretraining`, for a folder in use, and a store that changes."""

@@ -213,18 +213,17 @@ def read_card(path: Path | str) -> JobCard:
     return JobCard(found, card.params, card.store)
 
 # %% ../../nbs/8_training/21_tail.ipynb #01cab7c7
-def finish_job(folder: Path, name: str, work: Callable[[Path], dict], about: dict,
-               wait: float = 0.) -> bool:
+def finish_job(folder: Path, name: str, work: Callable, about: dict, wait: float = 0.) -> bool:
     """Write the arrays that `work(checkpoint)` makes (by name, any shape), and what they are `about` (for
     JSON: params, store, classes and more), as the job `name` of `folder`.
 
-    False if it was finished before. `BusyError` while another process has it in work, for longer than `wait`
-    (s); `PedarrError` if a job of this name was begun about something else."""
+    False if it was finished before. `BusyError` while another process has it, for longer than `wait` (s);
+    `PedarrError` if a job of this name was begun about something else."""
     if Path(name).name != name: raise PedarrError(f'{name}: no name for the files of a job: choose another')
-    checkpoint, card = (folder/f'{name}.{x}' for x in ('checkpoint', 'json'))
+    checkpoint, card, lock = (folder/f'{name}.{x}' for x in ('checkpoint', 'json', 'lock'))
     folder.mkdir(parents=True, exist_ok=True)
     if _is_done(folder, name, about): return False
-    with hold_lock(folder/f'{name}.lock', 'training', wait):
+    with hold_lock(lock, 'training', wait):
         if _is_done(folder, name, about): return False        # by a process that had the lock before
         if card.exists(): _check_about(card, about)
         elif checkpoint.exists():
