@@ -28,7 +28,8 @@ def _weights(start: Any) -> str:
     if not isinstance(start, str) or not start:
         raise PedarrError(f'{shown_value(start)}: weights are a file, a folder or the name of a model')
     found = project_path(start)
-    if Path(found).exists() or start in shipped_models(): return found
+    if Path(found).exists(): return found
+    if start in shipped_models(): return start
     known = ', '.join(shipped_models()) or 'none'
     raise PedarrError(f'{start}: no such weights: give a file, a folder, or a shipped model ({known})')
 
