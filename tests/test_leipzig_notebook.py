@@ -111,6 +111,10 @@ def test_the_notebook_knows_its_systems(systems, others):
     assert found['network with AGCACL'] == peers['PedArrNet + AGCACL'] == {'loss': 'agcacl'}
     rivals = [make_config(**found[name]) for name in ('xresnet1d', 'InceptionTime')]
     assert [c.channel_dropout for c in rivals] == [0, 0]
+    for parts in ('', 'protocols'): exec(cells[at + 1].source, space | dict(parts=parts, others=''))
+    for parts in ('loso', 'protocols, long'):
+        with pytest.raises(PedarrError, match='others: name at least one'):
+            exec(cells[at + 1].source, space | dict(parts=parts, others=''))
 
 
 @pytest.mark.long
