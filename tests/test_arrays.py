@@ -77,7 +77,8 @@ def test_a_segment_may_be_longer_than_a_chunk(tmp_path):
     ('cut all to one length', dict(x=[*segments()[:11], segments()[0, :, :100]])),
     ('give a word', dict(name=None)),
     ('2 names were given: give a name', dict(channels=['II', 'V1'])),
-    *[('channels=.*: give a list of names', dict(channels=c)) for c in ('II', None, 5, iter(NAMES), {*NAMES})],
+    *[('channels=.*: give a list of names', dict(channels=c))
+      for c in ('II', None, 5, iter(NAMES), {*NAMES})],
     *[('aliases=.*: give {', dict(aliases=a)) for a in (['II'], 'II', 0)],
     *[(f'{flag}=.*: give True or False', {flag: value}) for flag in ('simulated', 'uncalibrated')
       for value in ('no', None, 1, np.array([1, 0]))],

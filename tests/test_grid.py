@@ -416,7 +416,8 @@ def bedside_cells(*texts: str, **given) -> dict:
     cells = [c['source'].replace('%matplotlib inline', '') for c in experiment_cells('bedside')]
     names = {}
     for cell in cells[:2]: exec(cell, names)
-    names |= dict(is_finished=lambda run: run != 'none', left='channels', whole='all channels', lose='') | given
+    names |= dict(is_finished=lambda run: run != 'none', left='channels', whole='all channels', lose='')
+    names |= given
     for cell in cells:
         if any(text in cell for text in ('def runs_of', *texts)): exec(cell, names)
     return names

@@ -51,7 +51,7 @@ def _refuse_twice(words: list, text: Any, what: str) -> None:
         raise PedarrError(f'{what}: {one_line(text)[:80]!r}: {twice[0]} stands there twice: leave one out')
 
 def choices_in(text: Any, known: Iterable, what: str) -> list[str]:
-    """The words of `text`, each one of `known` (names without commas, or numbers); '' has none. `PedarrError`,
+    """The words of `text`, each one of `known` (names without commas, numbers); '' has none. `PedarrError`,
     which calls each a `what`, for others (`check_choice`), and for one that stands there twice."""
     known = list(map(str, known))
     words = [check_choice(word, known, what) for word in words_in(text)]

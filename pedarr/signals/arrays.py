@@ -48,16 +48,15 @@ def store_from_arrays(path: Path | str, signals: Any, rate: float, channels: Seq
 
     `channels`: C names, as in a header or by `aliases`; `labels` ('': none), `subjects`, `records`, `rhythms`
     (a label before classes were merged), `folds` (-1: none), `statements` (lists of names): N each.
-    Resampled to `store_rate` (Hz), filtered by `ecg_band`, `iegm_band` (Hz); None: as they are.
-    `uncalibrated`: the unit is not known.
+    Resampled to `store_rate`, filtered by `ecg_band`, `iegm_band` (Hz; None: not). `uncalibrated`: no unit.
 
     The same call again opens what is there; `PedarrError`, and nothing at `path`, for whatever can't be."""
     _check_flags(uncalibrated=uncalibrated, simulated=simulated)
-    place, x = _place(path), check_signals(signals, channels)
+    x = check_signals(signals, channels)
     table = _segments(len(x), labels, subjects, records, rhythms, folds, statements)
     config = segment_settings(x, rate, store_rate, ecg_band=ecg_band, iegm_band=iegm_band, dtype=dtype)
     arrays = _Arrays(x, float(rate), channel_rows(channels, aliases), config)
-    return _open_or_write(place, arrays, table, name, uncalibrated, simulated)
+    return _open_or_write(_place(path), arrays, table, name, uncalibrated, simulated)
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #f7d4bb78
 def check_signals(signals: Any, channels: Sequence[str]) -> np.ndarray | list:
@@ -79,10 +78,6 @@ def check_signals(signals: Any, channels: Sequence[str]) -> np.ndarray | list:
     return x
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #d1e74732
-def _is_list(values: Any) -> bool:
-    "Are there several `values`, in an order, that can be gone through twice?"
-    return isinstance(values, (list, tuple, np.ndarray, pd.Series, pd.Index))
-
 def _as_arrays(signals: Any) -> np.ndarray | list:
     "`signals` as an array, or a list of them; `PedarrError` for what can't be one."
     if isinstance(signals, np.memmap): return signals
@@ -110,9 +105,8 @@ def _frequency(value: Any, what: str) -> float:
     raise PedarrError(f'{what}={shown_value(value)} must be a frequency from 1 to 10,000 Hz')
 
 def segment_settings(x: np.ndarray | list, rate: Any, store_rate: Any, **bands: Any) -> PreprocessConfig:
-    """The settings of a store in which a window is a whole segment of `x` [N, C, T] at `rate` Hz.
-    `store_rate` (Hz) None: the same. `bands`: other settings. `PedarrError` for what is no frequency, and for
-    segments below .05 s or, in whole samples of the store, above 600 s."""
+    """The settings of a store in which a window is a whole segment of `x` [N, C, T] at `rate` Hz: .05 to 600
+    s, in samples of the store. `store_rate` (Hz) None: the same. `bands`: other settings. `PedarrError` else."""
     rate = _frequency(rate, 'rate')
     store_rate = rate if store_rate is None else _frequency(store_rate, 'store_rate')
     up, down = resampling_ratio(rate, store_rate)
@@ -163,6 +157,10 @@ def _check_bands(arrays: _Arrays) -> None:
         if band is not None and (rows >= 0).any(): filter_sections(arrays.config, band)
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #bec59a8b
+def _is_list(values: Any) -> bool:
+    "Are there several `values`, in an order, that can be gone through twice?"
+    return isinstance(values, (list, tuple, np.ndarray, pd.Series, pd.Index))
+
 def _names(values: Any, what: str, n: int, empty: bool = False) -> np.ndarray:
     "`n` names as text; `PedarrError` for another number of them, and for what is no name."
     values = np.asarray(values, object)
@@ -194,8 +192,7 @@ def _statements(statements: Any, n: int) -> list[str]:
     for i, said in enumerate(statements):
         words = isinstance(said, (list, tuple, set)) and all(isinstance(s, str) and s.strip() for s in said)
         if not words or any('|' in s or not s.isprintable() for s in said):
-            raise PedarrError(f'statements of segment {i} are {shown_value(said)}: give a list of names '
-                              'without a bar')
+            raise PedarrError(f'statements of segment {i} are {shown_value(said)}: list names without a bar')
     return ['|'.join(sorted({s.strip() for s in said})) for said in statements]
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #bfcfda9e
