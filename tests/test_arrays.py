@@ -77,7 +77,14 @@ def test_a_segment_may_be_longer_than_a_chunk(tmp_path):
     ('cut all to one length', dict(x=[*segments()[:11], segments()[0, :, :100]])),
     ('give a word', dict(name=None)),
     ('2 names were given: give a name', dict(channels=['II', 'V1'])),
-    ('give a list of names', dict(channels='II')),
+    *[('channels=.*: give a list of names', dict(channels=c))
+      for c in ('II', None, 5, iter(NAMES), {*NAMES})],
+    *[('aliases=.*: give {', dict(aliases=a)) for a in (['II'], 'II', 0)],
+    *[(f'{flag}=.*: give True or False', {flag: value}) for flag in ('simulated', 'uncalibrated')
+      for value in ('no', None, 1, np.array([1, 0]))],
+    ('folds: give one', dict(folds=[[1], *range(11)])),
+    *[('statements: give a list', dict(statements=s)) for s in (5, 0, 'a', (['a'] for _ in range(12)))],
+    ('at most 150000 are needed', dict(x=np.broadcast_to(segments()[..., :1], (12, 3, 150_001)))),
     ('oesophagus is none of', dict(channels=['II', 'V1', 'oesophagus'])),
     ('both channel II|keep one', dict(channels=['II', 'lead II', 'V1'])),
     ('microvolts times 0.001', dict(x=1000 * segments())),
@@ -100,6 +107,19 @@ def test_a_segment_may_be_longer_than_a_chunk(tmp_path):
 def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path, words, change):
     with pytest.raises(PedarrError, match=words) as e: make(tmp_path/'s', **change)
     assert '\n' not in str(e.value) and not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('path', [None, 5, 'nul\0', 'half a pair \ud800'])
+def test_what_no_folder_can_be_called_is_refused(path):
+    with pytest.raises(PedarrError, match='^path=.*: give the path') as e: make(path)
+    assert '\n' not in str(e.value) and str(e.value).isprintable()
+
+def test_a_segment_that_resampling_makes_too_long_is_told_in_samples(tmp_path):
+    "600 samples at 1 Hz would be 601 at 1.0009 Hz: more than 600 s."
+    given = dict(rate=1, store_rate=1.0009, uncalibrated=True)
+    with pytest.raises(PedarrError, match='^signals: 600 samples .* at most 599 are'):
+        make(tmp_path/'s', segments(t=600), **given)
+    store = make(tmp_path/'s', segments(t=599), **given)
+    assert store.ecg.shape[-1] == 600 and store.config.window <= 600
 
 def test_infinity_is_named_by_segment_and_channel(tmp_path):
     x = segments()

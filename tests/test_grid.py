@@ -10,12 +10,14 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pandas as pd
 import papermill
 import pytest
+from helpers import experiment_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -418,6 +420,35 @@ def test_the_cross_validation_notebook(store, tmp_path):
     assert 'gap (segment minus patient)' in text and 'macro means over' in text and 'SIMULATED' in text
     expected = ['plan.json', 'run-patient-0', 'run-segment-0']
     assert sorted(p.name for p in (tmp_path/'runs').iterdir()) == expected
+
+
+def bedside_cells(*texts: str, **given) -> dict:
+    "The names of `bedside` after its imports, how it finds runs, and its cells with one of `texts`."
+    cells = [c['source'].replace('%matplotlib inline', '') for c in experiment_cells('bedside')]
+    names = {}
+    for cell in cells[:2]: exec(cell, names)
+    names |= dict(is_finished=lambda run: run != 'none', left='channels', whole='all channels', lose='')
+    names |= given
+    for cell in cells:
+        if any(text in cell for text in ('def runs_of', *texts)): exec(cell, names)
+    return names
+
+
+def test_bedside_tells_a_subset_that_is_not_finished_from_one_that_is_none(capsys):
+    job = lambda system, run='done': SimpleNamespace(question='channels', system=system, run=run, seed=0)
+    grid = [job('all channels'), job('no channel dropout'), job('II and V1'), job('V1 alone', 'none')]
+    ask = lambda subsets: bedside_cells('named = ', grid=grid, subsets=subsets)
+    assert ask('II and V1, V1 alone')['pairs'] == ['no channel dropout', 'II and V1']
+    assert 'not finished, left out: V1 alone\n' in capsys.readouterr().out
+    for wrong in ('all channels', 'no channel dropout', 'V2 alone', 'II and V1, II and V1'):
+        with pytest.raises(PedarrError, match='subset') as e: ask(wrong)
+        assert '\n' not in str(e.value)
+
+
+def test_bedside_asks_a_system_once():
+    ask = lambda systems: bedside_cells('only = ', grid=[], systems=systems)
+    assert ask('a, b')['only'] == ['a', 'b'] and not ask('')['only']
+    with pytest.raises(PedarrError, match='system: .*a stands there twice'): ask('a, b, a')
 
 
 @pytest.mark.long

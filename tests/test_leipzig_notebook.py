@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pedarr.core.errors import PedarrError
-from pedarr.core.names import check_choice
+from pedarr.core.names import choices_in, words_in
 from pedarr.synthetic.twin import simulate_twin
 from pedarr.training.config import make_config
 from pedarr.training.grid import QUESTIONS
@@ -101,7 +101,7 @@ def test_the_notebook_knows_its_systems(systems, others):
     cells = nbformat.read(NOTEBOOK, 4).cells
     at = next(i for i, c in enumerate(cells) if 'parameters' in c.metadata.get('tags', []))
     space = dict(In=[], check_parameters=lambda *a, **k: None, as_table=lambda x, _: x,
-                 check_choice=check_choice, PedarrError=PedarrError, QUESTIONS=QUESTIONS)
+                 choices_in=choices_in, words_in=words_in, PedarrError=PedarrError, QUESTIONS=QUESTIONS)
     exec(cells[at].source, space)
     space |= dict(folder='a', out='b') | ({} if systems is None else dict(systems=systems, others=others))
     exec(cells[at + 1].source, space)
@@ -111,6 +111,10 @@ def test_the_notebook_knows_its_systems(systems, others):
     assert found['network with AGCACL'] == peers['PedArrNet + AGCACL'] == {'loss': 'agcacl'}
     rivals = [make_config(**found[name]) for name in ('xresnet1d', 'InceptionTime')]
     assert [c.channel_dropout for c in rivals] == [0, 0]
+    for parts in ('', 'protocols'): exec(cells[at + 1].source, space | dict(parts=parts, others=''))
+    for parts in ('loso', 'protocols, long'):
+        with pytest.raises(PedarrError, match='others: name at least one'):
+            exec(cells[at + 1].source, space | dict(parts=parts, others=''))
 
 
 @pytest.mark.long

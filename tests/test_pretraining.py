@@ -837,6 +837,15 @@ def test_electrograms_are_not_probed_with_encoders_of_other_parameters(tmp_path,
         assert '\n' not in str(e.value) and len(learnt) == 2
 
 
+@pytest.mark.parametrize('methods, why', [
+    ('', 'methods: name at least one'), ('masked, masked', 'masked stands there twice'),
+    ('simcl', "did you mean 'simclr'")])
+def test_methods_for_electrograms_are_named_and_once(methods, why, tmp_path):
+    with pytest.raises(PedarrError, match=why) as e:
+        run_cells('pretrained_electrograms', 'methods, shares', store='s', out=str(tmp_path), methods=methods)
+    assert '\n' not in str(e.value)
+
+
 @pytest.mark.long
 def test_other_parameters_are_refused_where_pretrainings_lie(statement_store, tmp_path):
     "Pretrained for two epochs; the same folder asked for three, then for another objective."

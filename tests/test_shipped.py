@@ -17,7 +17,7 @@ import wfdb
 
 import pedarr
 from conftest import ROOT, everywhere
-from helpers import command, edit_json, refused
+from helpers import command, edit_json, experiment_cells, refused
 from pedarr.core.errors import PedarrError
 from pedarr.core.files import sha256
 from pedarr.core.project import shipped_models
@@ -389,9 +389,24 @@ def test_fewer_leads_than_twelve(ecgs, official, tmp_path):
         t.index].tolist()
     for wrong, why in ((dict(leads={'x': 'V9'}), 'V9: no such lead'), (dict(fold=7), 'official fold 7'),
                        (dict(fold=1), 'may have learnt from fold 1'),
+                       (dict(fold=-1), 'official fold -1'),
                        (dict(store=str(ecgs.place/'s')), 'no official folds')):
         with pytest.raises(papermill.PapermillExecutionError, match=why):
             executed('few_leads', tmp_path, **given | wrong)
+
+
+@pytest.mark.parametrize('taught', [True, False])
+def test_few_leads_of_recordings_that_no_official_fold_has(taught):
+    "Fold -1: refused where the database taught the model, asked where it did not."
+    cell = next(c['source'] for c in experiment_cells('few_leads') if 'taught_by(' in c['source'])
+    def taught_by(data, facts, folds, split):
+        assert folds == []
+        return [0]*taught
+    names = dict(fold=-1, table=pd.DataFrame(dict(official=[1, 2, -1])), data=None, PedarrError=PedarrError,
+                 facts=SimpleNamespace(name='m', folds=[1], split='official'), taught_by=taught_by)
+    if not taught: return exec(cell, names)
+    with pytest.raises(PedarrError, match='^fold: m may have learnt from fold -1 ') as e: exec(cell, names)
+    assert '\n' not in str(e.value)
 
 
 @pytest.mark.long

@@ -385,8 +385,35 @@ def test_a_loss_names_its_four_trials():
     expected = ['no-phi-0.1', 'no-phi-0.25', 'no-phi-0.5', 'no-phi-1', 'ce-lr1']
     assert [job.loss for job in found['jobs']] == expected
     assert {job.draw for job in found['jobs']} == {0}
+    for twice in ('ce, ce', 'ce, ce-lr1'):                     # a loss, and a trial that it stands for
+        with pytest.raises(PedarrError, match='ce-lr1 stands there twice'):
+            exec(choose_jobs, names | dict(stage='tune', losses=twice))
+    exec(choose_jobs, found | dict(losses=''))
     with pytest.raises(PedarrError, match="unknown loss or trial 'cee'"):
         exec(choose_jobs, names | dict(stage='tune', losses='cee'))
+
+
+@pytest.mark.parametrize('given', [dict(losses='ce, la, ce'), dict(starts={'x': 'ptbxl-encoder'},
+                                                                   start_losses='ce,la,ce')])
+def test_a_loss_of_the_test_stands_there_once(given):
+    names, choose_jobs = names_before_the_jobs()
+    with pytest.raises(PedarrError, match='^loss: .*ce stands there twice') as e:
+        exec(choose_jobs, names | given)
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('notebook', ['natural_tail', 'new_rhythms'])
+def test_a_loss_of_an_experiment_stands_there_once(notebook, tmp_path):
+    "And a seed, where there are several."
+    names, wrong = {'In': []}, [dict(losses='ce,ce')] + [dict(seeds='1,1')]*(notebook == 'new_rhythms')
+    cells = experiment_cells(notebook)
+    last = next(i for i, c in enumerate(cells) if 'names = ' in c['source'])
+    for given in wrong:
+        with pytest.raises(PedarrError, match='stands there twice') as e:
+            for cell in cells[:last + 1]:
+                exec(cell['source'].replace('%matplotlib inline', ''), names)
+                if 'parameters' in cell['metadata'].get('tags', []): names |= given | dict(out=str(tmp_path))
+        assert '\n' not in str(e.value)
 
 
 def test_rows_that_start_from_weights_have_the_same_network_from_scratch(tmp_path):

@@ -29,7 +29,8 @@ def check_choice(value: str, known: Iterable, what: str) -> str:
     said = one_line(value)[:80]
     near = difflib.get_close_matches(said, [str(k) for k in known], n=1)
     guess = f'did you mean {near[0]!r}? ' if near else ''
-    raise PedarrError(f'unknown {what} {said!r}: {guess}use one of {", ".join(map(str, known))}')
+    remedy = f'use one of {", ".join(map(str, known))}' if known else 'none is known'
+    raise PedarrError(f'unknown {what} {said!r}: {guess}{remedy}')
 
 # %% ../../nbs/0_core/01_names.ipynb #6783d18c
 def first_few(names: Iterable, most: int = 6) -> str:
@@ -50,9 +51,9 @@ def _refuse_twice(words: list, text: Any, what: str) -> None:
         raise PedarrError(f'{what}: {one_line(text)[:80]!r}: {twice[0]} stands there twice: leave one out')
 
 def choices_in(text: Any, known: Iterable, what: str) -> list[str]:
-    """The words of `text`, each one of `known`; '' has none. `PedarrError`, which calls each a `what`, for
-    others (`check_choice`), and for one that stands there twice."""
-    known = list(known)
+    """The words of `text`, each one of `known` (names without commas, numbers); '' has none. `PedarrError`,
+    which calls each a `what`, for others (`check_choice`), and for one that stands there twice."""
+    known = list(map(str, known))
     words = [check_choice(word, known, what) for word in words_in(text)]
     _refuse_twice(words, text, what)
     return words

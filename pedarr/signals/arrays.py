@@ -48,21 +48,21 @@ def store_from_arrays(path: Path | str, signals: Any, rate: float, channels: Seq
 
     `channels`: C names, as in a header or by `aliases`; `labels` ('': none), `subjects`, `records`, `rhythms`
     (a label before classes were merged), `folds` (-1: none), `statements` (lists of names): N each.
-    Resampled to `store_rate` (Hz), filtered by `ecg_band`, `iegm_band` (Hz); None: as they are.
-    `uncalibrated`: the unit is not known.
+    Resampled to `store_rate`, filtered by `ecg_band`, `iegm_band` (Hz; None: not). `uncalibrated`: no unit.
 
     The same call again opens what is there; `PedarrError`, and nothing at `path`, for whatever can't be."""
+    _check_flags(uncalibrated=uncalibrated, simulated=simulated)
     x = check_signals(signals, channels)
     table = _segments(len(x), labels, subjects, records, rhythms, folds, statements)
     config = segment_settings(x, rate, store_rate, ecg_band=ecg_band, iegm_band=iegm_band, dtype=dtype)
     arrays = _Arrays(x, float(rate), channel_rows(channels, aliases), config)
-    return _open_or_write(Path(path).absolute(), arrays, table, name, uncalibrated, simulated)
+    return _open_or_write(_place(path), arrays, table, name, uncalibrated, simulated)
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #f7d4bb78
 def check_signals(signals: Any, channels: Sequence[str]) -> np.ndarray | list:
     """`signals` (mV), if they are real numbers [N, C, T] with a name for each channel; `PedarrError`
     otherwise."""
-    if isinstance(channels, str) or not all(isinstance(c, str) for c in channels):
+    if not _is_list(channels) or not all(isinstance(c, str) for c in channels):
         raise PedarrError(f'channels={shown_value(channels)}: give a list of names, such as ["II", "V1"]')
     x = _as_arrays(signals)
     shape = _shape_of(x)
@@ -105,13 +105,13 @@ def _frequency(value: Any, what: str) -> float:
     raise PedarrError(f'{what}={shown_value(value)} must be a frequency from 1 to 10,000 Hz')
 
 def segment_settings(x: np.ndarray | list, rate: Any, store_rate: Any, **bands: Any) -> PreprocessConfig:
-    """The settings of a store in which a window is a whole segment of `x` [N, C, T] at `rate` Hz.
-    `store_rate` (Hz) None: the same. `bands`: other settings. `PedarrError` for what is no frequency."""
+    """The settings of a store in which a window is a whole segment of `x` [N, C, T] at `rate` Hz: .05 to 600
+    s, in samples of the store. `store_rate` (Hz) None: the same. `bands`: other settings. `PedarrError` else."""
     rate = _frequency(rate, 'rate')
     store_rate = rate if store_rate is None else _frequency(store_rate, 'store_rate')
     up, down = resampling_ratio(rate, store_rate)
-    length, least, most = _shape_of(x)[2], math.ceil(.05*rate), math.floor(600*rate)    # .05 to 600 s
-    if not least <= length <= most:
+    length, least, most = _shape_of(x)[2], math.ceil(.05*rate), math.floor(600*store_rate)*down//up
+    if not least <= length <= most:                          # the window is rounded up to a sample
         raise PedarrError(f'signals: {length} samples in a segment, at {rate:g} Hz at least {least} and '
                           f'at most {most} are needed: cut other segments, or give the right rate')
     window = -(-length*up//down)/store_rate
@@ -141,6 +141,8 @@ class _Arrays:
 # %% ../../nbs/4_signals/13_arrays.ipynb #bbb0ec82
 def channel_rows(channels: Sequence[str], aliases: dict | None = None) -> np.ndarray:
     "For each of the 19 channels its place in `channels`, or -1; `PedarrError` for an unknown name."
+    if not isinstance(aliases, dict | None):
+        raise PedarrError(f'aliases={shown_value(aliases)}: give {{name: ours}}, such as {{"ECG 2": "II"}}')
     match = match_channels(channels, aliases, 'channels')
     if match.unknown:
         raise PedarrError(f'channels: {first_few(match.unknown)} is none of {", ".join(CHANNELS)}: '
@@ -155,6 +157,10 @@ def _check_bands(arrays: _Arrays) -> None:
         if band is not None and (rows >= 0).any(): filter_sections(arrays.config, band)
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #bec59a8b
+def _is_list(values: Any) -> bool:
+    "Are there several `values`, in an order, that can be gone through twice?"
+    return isinstance(values, (list, tuple, np.ndarray, pd.Series, pd.Index))
+
 def _names(values: Any, what: str, n: int, empty: bool = False) -> np.ndarray:
     "`n` names as text; `PedarrError` for another number of them, and for what is no name."
     values = np.asarray(values, object)
@@ -168,15 +174,11 @@ def _names(values: Any, what: str, n: int, empty: bool = False) -> np.ndarray:
         out.append(text)
     return np.array(out, dtype=str)
 
-def _check_name(name: Any) -> None:
-    "`PedarrError` unless a database may be called so."
-    if isinstance(name, str) and name.strip() and name.isprintable(): return
-    raise PedarrError(f'name={shown_value(name)}: give a word')
-
 # %% ../../nbs/4_signals/13_arrays.ipynb #9a27800c
 def _whole_numbers(folds: Any, n: int) -> np.ndarray:
     "`n` numbers of folds, -1 for none; `PedarrError` for anything else."
-    values = np.asarray(folds)
+    try: values = np.asarray(folds)
+    except ValueError: raise PedarrError('folds: give one whole number for each segment') from None
     if values.shape != (n,):
         raise PedarrError(f'folds has the shape {values.shape} for {n} segments: give one for each')
     if values.dtype.kind not in 'iu' or values.min() < -1 or values.max() > 10**6:
@@ -185,14 +187,32 @@ def _whole_numbers(folds: Any, n: int) -> np.ndarray:
 
 def _statements(statements: Any, n: int) -> list[str]:
     "`n` lists of names, each as a text with bars; `PedarrError` for names that can't be."
-    if isinstance(statements, str) or len(statements) != n:
+    if not _is_list(statements) or len(statements) != n:
         raise PedarrError(f'statements: give a list of names for each of {n} segments')
     for i, said in enumerate(statements):
         words = isinstance(said, (list, tuple, set)) and all(isinstance(s, str) and s.strip() for s in said)
         if not words or any('|' in s or not s.isprintable() for s in said):
-            raise PedarrError(f'statements of segment {i} are {shown_value(said)}: give a list of names '
-                              'without a bar')
+            raise PedarrError(f'statements of segment {i} are {shown_value(said)}: list names without a bar')
     return ['|'.join(sorted({s.strip() for s in said})) for said in statements]
+
+# %% ../../nbs/4_signals/13_arrays.ipynb #bfcfda9e
+def _check_name(name: Any) -> None:
+    "`PedarrError` unless a database may be called so."
+    if isinstance(name, str) and name.strip() and name.isprintable(): return
+    raise PedarrError(f'name={shown_value(name)}: give a word')
+
+def _check_flags(**flags: Any) -> None:
+    "`PedarrError` for the first of `flags` that is not True or False."
+    for name, value in flags.items():
+        if type(value) is not bool: raise PedarrError(f'{name}={shown_value(value)}: give True or False')
+
+def _place(path: Any) -> Path:
+    "`path`, absolute; `PedarrError` for what no folder can be called."
+    try:
+        place = Path(path).absolute()
+        if b'\0' not in os.fsencode(place): return place
+    except (TypeError, UnicodeError): pass
+    raise PedarrError(f'path={shown_value(path)}: give the path of a folder that a disk can have')
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #e1b17814
 def _in_one(table: pd.DataFrame, part: str, whole: str) -> None:
@@ -352,6 +372,13 @@ def _segment_rows(arrays: _Arrays, table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(cohort='', age=np.nan, sex='', start=place*length, stop=(place + 1)*length, beats=-1,
                         evaluate=(table.label != '') | (table.statements != ''))
 
+def _outcome(folder: Path, meta: dict, segments: pd.DataFrame) -> dict:
+    "What store.json says of the files in `folder`."
+    present = set(segments.label)
+    return dict(classes=[c for c in dict.fromkeys(meta['mapping'].values()) if c in present],
+                statements=sorted({s for said in segments.statements.unique() for s in said.split('|') if s}),
+                rare=[], segments=len(segments), sha256={name: sha256(folder/name) for name in FILES})
+
 # %% ../../nbs/4_signals/13_arrays.ipynb #98ae4f3d
 def _write_signals(folder: Path, arrays: _Arrays, keep: np.ndarray) -> None:
     "Leads and electrograms of the segments `keep`, block by block."
@@ -369,14 +396,6 @@ def _mask_of(arrays: _Arrays) -> np.ndarray:
     mask, rows = np.zeros((len(arrays.x), len(CHANNELS)), bool), arrays.rows >= 0
     for where, x in arrays.blocks(): mask[where, rows] = _usable(x)
     return mask
-
-# %% ../../nbs/4_signals/13_arrays.ipynb #762b965c
-def _outcome(folder: Path, meta: dict, segments: pd.DataFrame) -> dict:
-    "What store.json says of the files in `folder`."
-    present = set(segments.label)
-    return dict(classes=[c for c in dict.fromkeys(meta['mapping'].values()) if c in present],
-                statements=sorted({s for said in segments.statements.unique() for s in said.split('|') if s}),
-                rare=[], segments=len(segments), sha256={name: sha256(folder/name) for name in FILES})
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #cf05d757
 def _write(folder: Path, arrays: _Arrays, table: pd.DataFrame, meta: dict, notes: list[str]) -> None:
