@@ -59,10 +59,12 @@ def store_from_arrays(path: Path | str, signals: Any, rate: float, channels: Seq
     return _open_or_write(_place(path), arrays, table, name, uncalibrated, simulated)
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #f7d4bb78
+_LISTS = list, tuple, np.ndarray, pd.Series, pd.Index        # in order, and read as often as one likes
+
 def check_signals(signals: Any, channels: Sequence[str]) -> np.ndarray | list:
     """`signals` (mV), if they are real numbers [N, C, T] with a name for each channel; `PedarrError`
     otherwise."""
-    if not _is_list(channels) or not all(isinstance(c, str) for c in channels):
+    if not isinstance(channels, _LISTS) or not all(isinstance(c, str) for c in channels):
         raise PedarrError(f'channels={shown_value(channels)}: give a list of names, such as ["II", "V1"]')
     x = _as_arrays(signals)
     shape = _shape_of(x)
@@ -105,8 +107,8 @@ def _frequency(value: Any, what: str) -> float:
     raise PedarrError(f'{what}={shown_value(value)} must be a frequency from 1 to 10,000 Hz')
 
 def segment_settings(x: np.ndarray | list, rate: Any, store_rate: Any, **bands: Any) -> PreprocessConfig:
-    """The settings of a store in which a window is a whole segment of `x` [N, C, T] at `rate` Hz: .05 to 600
-    s, in samples of the store. `store_rate` (Hz) None: the same. `bands`: other settings. `PedarrError` else."""
+    """Settings of a store whose windows are the whole segments of `x` [N, C, T] at `rate` Hz: .05 to 600 s
+    in the store's samples. `store_rate` (Hz) None: the same. `bands`: other settings. Else `PedarrError`."""
     rate = _frequency(rate, 'rate')
     store_rate = rate if store_rate is None else _frequency(store_rate, 'store_rate')
     up, down = resampling_ratio(rate, store_rate)
@@ -157,10 +159,6 @@ def _check_bands(arrays: _Arrays) -> None:
         if band is not None and (rows >= 0).any(): filter_sections(arrays.config, band)
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #bec59a8b
-def _is_list(values: Any) -> bool:
-    "Are there several `values`, in an order, that can be gone through twice?"
-    return isinstance(values, (list, tuple, np.ndarray, pd.Series, pd.Index))
-
 def _names(values: Any, what: str, n: int, empty: bool = False) -> np.ndarray:
     "`n` names as text; `PedarrError` for another number of them, and for what is no name."
     values = np.asarray(values, object)
@@ -187,7 +185,7 @@ def _whole_numbers(folds: Any, n: int) -> np.ndarray:
 
 def _statements(statements: Any, n: int) -> list[str]:
     "`n` lists of names, each as a text with bars; `PedarrError` for names that can't be."
-    if not _is_list(statements) or len(statements) != n:
+    if not isinstance(statements, _LISTS) or len(statements) != n:
         raise PedarrError(f'statements: give a list of names for each of {n} segments')
     for i, said in enumerate(statements):
         words = isinstance(said, (list, tuple, set)) and all(isinstance(s, str) and s.strip() for s in said)
