@@ -219,7 +219,7 @@ def test_no_parameter_of_an_experiment_is_overwritten(path):
     for k in at: assert not overwritten(text[k], text[k + 1:])
 
 
-MAKES_FOLDER = (r'(for (\w+) in \([^)]*(kept|tables)\): \2|kept|folder|results)\.mkdir\(|'
+MAKES_FOLDER = (r'(for (\w+) in \(.*(kept|tables)\): \2|kept|folder|results)\.mkdir\(|'
                 r'save_grid_results\(|keep_waves\(')
 
 
