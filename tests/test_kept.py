@@ -25,6 +25,7 @@ from pedarr.evaluation.means_over_draws import mean_difference, mean_over_draws,
 from pedarr.evaluation.multilabel import MULTI_RESAMPLES, paired_multilabel, per_statement
 from pedarr.evaluation.ranking import Ranking, auroc, average_precision
 from pedarr.evaluation.shares import shares_of_young
+from pedarr.evaluation.subgroups import per_class
 from pedarr.training.grid import folder_name
 from pedarr.training.kept_answers import (
     kept_grid_classes, kept_grid_scores, kept_scores, read_few_patients, read_kept, read_kept_grid)
@@ -795,3 +796,26 @@ def test_kept_errors_give_the_table_of_measurements():
     apart = (now - said[now.columns]).abs().max()
     assert (now.isna() == said[now.columns].isna()).all(axis=None)
     assert (apart[['bias', 'sd']] < 5e-3).all() and (apart.drop(['bias', 'sd']) < 6e-5).all()
+
+
+def test_kept_answers_give_the_tables_of_fine_tuning():
+    "Scores, gains over from scratch, and classes, of 30 epochs; intervals with the same resamples."
+    folder = RESULTS/'finetune'/'30-epochs'
+    (systems,) = read_kept_grid(folder/'answers').values()
+    one, scores = systems['from scratch'][0], pd.read_csv(folder/'finetune-scores.csv').set_index('system')
+    assert set(systems) == set(scores.index) and all(len(seeds) == 3 for seeds in systems.values())
+    pooled = {name: [np.concatenate([getattr(a, what) for a in seeds])
+                     for what in ('truth', 'called', 'subject')] for name, seeds in systems.items()}
+    for name, own in pooled.items():
+        values = bootstrap_scores(*own, len(one.classes), 20).value
+        said = scores.loc[name].str.extract(r'^([0-9.]+) %')[0].astype(float)
+        assert np.allclose(100*values, said, atol=.0501)
+    given, scratch = pooled['from given weights'], pooled['from scratch']
+    said = pd.read_csv(folder/'finetune-paired.csv').set_index('metric')
+    gains = paired_scores(*given[:2], scratch[1], given[2], len(one.classes), 20)
+    assert np.allclose(gains.value, said.value.loc[gains.index], atol=1e-9)
+    said = pd.read_csv(folder/'finetune-classes.csv').set_index(['system', 'class'])
+    for name, own in pooled.items():
+        now = per_class(*own, one.classes).set_index('class')
+        for column in ('precision', 'recall', 'f1', 'subjects'):
+            assert np.allclose(now[column], said.loc[name, column].loc[now.index], atol=1e-5, equal_nan=True)
