@@ -95,10 +95,10 @@ def test_a_checkpoint_that_nobody_wrote_down_is_not_taken_up(tmp_path):
 
 def test_a_job_that_another_process_has_just_finished_is_left_alone(tmp_path, monkeypatch):
     hold = tail_.hold_lock
-    def waits(path, doing):
+    def waits(path, doing, wait):
         monkeypatch.setattr(tail_, 'hold_lock', hold)
         finish_job(tmp_path, 'a', lambda checkpoint: dict(row=np.arange(3)), ABOUT)       # the other one
-        return hold(path, doing)
+        return hold(path, doing, wait)
     monkeypatch.setattr(tail_, 'hold_lock', waits)
     assert not finish_job(tmp_path, 'a', lambda checkpoint: pytest.fail('trained twice'), ABOUT)
 
