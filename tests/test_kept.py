@@ -18,7 +18,7 @@ from pedarr.core.array_files import arrays_file, compressed, decompressed, few_b
 from pedarr.core.errors import PedarrError, error_line
 from pedarr.core.tables import read_json
 from pedarr.data.known_databases import data_source
-from pedarr.evaluation.bootstrap import bootstrap_scores, format_score
+from pedarr.evaluation.bootstrap import bootstrap_scores, format_score, summary_row
 from pedarr.evaluation.comparison import paired_scores
 from pedarr.evaluation.few_patients import few_patients_classes, few_patients_difference, few_patients_table
 from pedarr.evaluation.means_over_draws import mean_difference, mean_over_draws, mean_table
@@ -799,23 +799,24 @@ def test_kept_errors_give_the_table_of_measurements():
 
 
 def test_kept_answers_give_the_tables_of_fine_tuning():
-    "Scores, gains over from scratch, and classes, of 30 epochs; intervals with the same resamples."
+    "Scores, gains over from scratch, and classes, of 30 epochs, with intervals and p."
     folder = RESULTS/'finetune'/'30-epochs'
     (systems,) = read_kept_grid(folder/'answers').values()
-    one, scores = systems['from scratch'][0], pd.read_csv(folder/'finetune-scores.csv').set_index('system')
+    classes, scores = systems['from scratch'][0].classes, pd.read_csv(folder/'finetune-scores.csv')
+    scores = scores.set_index('system')
     assert set(systems) == set(scores.index) and all(len(seeds) == 3 for seeds in systems.values())
     pooled = {name: [np.concatenate([getattr(a, what) for a in seeds])
                      for what in ('truth', 'called', 'subject')] for name, seeds in systems.items()}
     for name, own in pooled.items():
-        values = bootstrap_scores(*own, len(one.classes), 20).value
-        said = scores.loc[name].str.extract(r'^([0-9.]+) %')[0].astype(float)
-        assert np.allclose(100*values, said, atol=.0501)
+        assert summary_row(bootstrap_scores(*own, len(classes))) == scores.loc[name].to_dict()
     given, scratch = pooled['from given weights'], pooled['from scratch']
     said = pd.read_csv(folder/'finetune-paired.csv').set_index('metric')
-    gains = paired_scores(*given[:2], scratch[1], given[2], len(one.classes), 20)
-    assert np.allclose(gains.value, said.value.loc[gains.index], atol=1e-9)
+    gains = paired_scores(*given[:2], scratch[1], given[2], len(classes))
+    for column in ('value', 'low', 'high', 'p'):
+        assert np.allclose(gains[column], said[column].loc[gains.index], atol=1e-6)
     said = pd.read_csv(folder/'finetune-classes.csv').set_index(['system', 'class'])
     for name, own in pooled.items():
-        now = per_class(*own, one.classes).set_index('class')
+        now = per_class(*own, classes).set_index('class')
+        assert (now.support == 3*said.loc[name].support.loc[now.index]).all()           # of three seeds
         for column in ('precision', 'recall', 'f1', 'subjects'):
             assert np.allclose(now[column], said.loc[name, column].loc[now.index], atol=1e-5, equal_nan=True)

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pedarr.core.errors import PassingError, PedarrError
+from pedarr.core.files import write_atomic
 from pedarr.core.parallel import parallel_map
 
 POSIX = pytest.mark.skipif(sys.platform == 'win32', reason='no POSIX signals')
@@ -137,3 +139,15 @@ def test_no_worker_outlives_its_parent(number):
         assert parent.wait(5) == -number
     finally:
         for pid in descendants(parent.pid): os.kill(pid, signal.SIGKILL)
+
+
+def test_a_file_that_many_write_is_never_seen_half(tmp_path):
+    "Each has an unfinished file of its own; nothing of them is left."
+    file, long = tmp_path/'x', 200_000
+    write_atomic(file, 'a'*long)
+    seen = lambda: {(len(text), len({*text})) for text in (file.read_text() for _ in range(300))}
+    with ThreadPoolExecutor(5) as pool:
+        looks = pool.submit(seen)
+        writes = [pool.submit(write_atomic, file, letter*long) for letter in 'bcde' for _ in range(25)]
+        assert all(w.result() == file for w in writes) and looks.result() == {(long, 1)}
+    assert [*tmp_path.iterdir()] == [file]

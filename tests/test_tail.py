@@ -388,7 +388,9 @@ def test_a_loss_names_its_four_trials():
     for twice in ('ce, ce', 'ce, ce-lr1'):                     # a loss, and a trial that it stands for
         with pytest.raises(PedarrError, match='ce-lr1 stands there twice'):
             exec(choose_jobs, names | dict(stage='tune', losses=twice))
-    exec(choose_jobs, found | dict(losses=''))
+    every = names | dict(stage='tune', losses='')
+    exec(choose_jobs, every)
+    assert [job.loss for job in every['jobs']] == [*every['trials']]
     with pytest.raises(PedarrError, match="unknown loss or trial 'cee'"):
         exec(choose_jobs, names | dict(stage='tune', losses='cee'))
 

@@ -10,6 +10,7 @@ import glob
 import hashlib
 import io
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -105,9 +106,15 @@ def remove_file(path: Path) -> None:
     except OSError: pass
 
 # %% ../../nbs/0_core/02_files.ipynb #0a3a3eed
+def _part_of(path: Path) -> Path:
+    "A new name beside `path` for its unfinished file."
+    return path.with_name(f'{path.name}.{secrets.token_hex(8)}.part')
+
 def _remove_left(path: Path, after: float = 3600.) -> None:
     "Remove unfinished files of `path` that nobody has touched for so long (s)."
+    own = re.compile(rf'{re.escape(path.name)}\.[0-9a-f]{{16}}\.part')
     for part in path.parent.glob(f'{glob.escape(path.name)}.*.part'):
+        if not own.fullmatch(part.name): continue
         try: old = time.time() - part.lstat().st_mtime > after
         except OSError: continue                                     # just finished, or removed
         if old: remove_file(part)
@@ -119,7 +126,7 @@ def write_atomic(path: Path | str, content: bytes | str | Callable[[Path], Any])
     `content`: bytes, a text (UTF-8), or a function that writes the file at the path that it is given.
     Raises `PassingError` (a full disk, say) or `PedarrError` with what stood there unharmed."""
     path = Path(path)
-    part, again = path.with_name(f'{path.name}.{os.getpid()}.part'), os.path.lexists(path)
+    part, again = _part_of(path), os.path.lexists(path)
     try:
         _write_part(part, content)
         os.replace(part, path)
