@@ -586,7 +586,7 @@ def test_what_stands_in_the_way(server, tmp_path, name, kind):
 
 
 def test_a_second_download_is_told(server, tmp_path):
-    server.always = {'x001.dat': ('slow', 20_000)}
+    server.always = {'x001.dat': ('slow', 500)}
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(get, server, tmp_path)
         while not (tmp_path/'x001.dat.part').exists(): time.sleep(.005)
