@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from pedarr.core.array_files import arrays_file, compressed, decompressed, few_bits, read_arrays
 from pedarr.core.errors import PedarrError, error_line
@@ -798,13 +798,14 @@ def test_kept_errors_give_the_table_of_measurements():
     assert (apart[['bias', 'sd']] < 5e-3).all() and (apart.drop(['bias', 'sd']) < 6e-5).all()
 
 
-def test_kept_answers_give_the_tables_of_fine_tuning():
-    "Scores, gains over from scratch, and classes, of 30 epochs, with intervals and p."
-    folder = RESULTS/'finetune'/'30-epochs'
+@pytest.mark.parametrize('epochs, n_seeds', [(30, 3), (120, 2)])
+def test_kept_answers_give_the_tables_of_fine_tuning(epochs, n_seeds):
+    "Scores, gains over from scratch, and classes, with intervals and p."
+    folder = RESULTS/'finetune'/f'{epochs}-epochs'
     (systems,) = read_kept_grid(folder/'answers').values()
     classes, scores = systems['from scratch'][0].classes, pd.read_csv(folder/'finetune-scores.csv')
     scores = scores.set_index('system')
-    assert set(systems) == set(scores.index) and all(len(seeds) == 3 for seeds in systems.values())
+    assert set(systems) == set(scores.index) and all(len(seeds) == n_seeds for seeds in systems.values())
     pooled = {name: [np.concatenate([getattr(a, what) for a in seeds])
                      for what in ('truth', 'called', 'subject')] for name, seeds in systems.items()}
     for name, own in pooled.items():
@@ -817,6 +818,42 @@ def test_kept_answers_give_the_tables_of_fine_tuning():
     said = pd.read_csv(folder/'finetune-classes.csv').set_index(['system', 'class'])
     for name, own in pooled.items():
         now = per_class(*own, classes).set_index('class')
-        assert (now.support == 3*said.loc[name].support.loc[now.index]).all()           # of three seeds
+        assert (now.support == n_seeds*said.loc[name].support.loc[now.index]).all()
         for column in ('precision', 'recall', 'f1', 'subjects'):
             assert np.allclose(now[column], said.loc[name, column].loc[now.index], atol=1e-5, equal_nan=True)
+
+
+def test_kept_counts_give_the_tables_of_beats():
+    "Of DS2 the confusion and the scores, of DS1 the choice, from counts per record; every record counts once."
+    folder, names = RESULTS/'beats', ['N', 'S', 'V', 'F']
+    each = pd.read_csv(folder/'beats.csv.xz')
+    of_ds2, of_ds1 = (each[each.set == s] for s in ('DS2', 'DS1'))
+    assert of_ds2.record.nunique() == 21 and of_ds1.record.nunique() == 22
+    assert not {*of_ds2.record} & {*of_ds1.record}
+    count = lambda t: t.groupby(['annotated', 'answer']).beats.sum()
+    confusion = pd.read_csv(folder/'confusion.csv').set_index('annotated')
+    assert (count(of_ds2).unstack(fill_value=0).reindex_like(confusion).fillna(0) == confusion).all(None)
+    def f1_of(n):
+        total = lambda level: n.groupby(level=level).sum().get(name, 0)
+        return {name: 2*n.get((name, name), 0)/(total(0) + total(1)) for name in names}
+    said = pd.read_csv(folder/'classes.csv').set_index('class')
+    right = np.diag(confusion.loc[names, names])
+    assert (said.beats == confusion.loc[names].sum(axis=1)).all()
+    assert np.allclose(said.sensitivity, right/said.beats, atol=1e-6)
+    assert np.allclose(said.predictivity, right/confusion[names].sum(), atol=1e-6)
+    assert np.allclose(said.f1, pd.Series(f1_of(count(of_ds2))), atol=1e-6)
+    choice = pd.read_csv(folder/'choice.csv').set_index(['width', 'power']).f1
+    for key, own in of_ds1.groupby(['width', 'power']):
+        assert np.mean([*f1_of(count(own)).values()]) == pytest.approx(choice[key], abs=6e-5), key
+    assert {*of_ds2[['width', 'power']].itertuples(index=False, name=None)} == {choice.idxmax()}
+
+
+def test_kept_shares_give_the_table_of_ectopic_beats():
+    "AUROC of PVC and PAC by the share of a class, or a cluster, of beats, on fold 10."
+    said = pd.read_csv(RESULTS/'beats'/'ptbxl.csv').set_index(['statement', 'kinds'])
+    each = pd.read_csv(RESULTS/'beats'/'ptbxl.csv.xz')
+    assert each.record.is_unique
+    for (statement, kinds), row in said.iterrows():
+        assert each[statement].sum() == row.recordings
+        now = roc_auc_score(each[statement], each[f'{statement} by {kinds}'])
+        assert now == pytest.approx(row.auroc, abs=2e-4)

@@ -460,6 +460,17 @@ def test_predict_files_of_all_kinds(folder, tmp_path):
     assert r.status == 2 and 'none of 2 recordings' in r.err.splitlines()[-1]
 
 
+@pytest.mark.parametrize('typed, said', [('I,II,II', 'II stands there twice'), (',,', 'names no channel'),
+                                         ('I,II', 'shape (3, 5000) for 2 names of channels')])
+def test_every_command_that_takes_arrays_doubts_the_names(folder, tmp_path, typed, said):
+    np.save(tmp_path/'a.npy', np.zeros((3, 5000)))
+    told, out = ('--rate', 500, '--channels', typed), tmp_path/'out'
+    for args in (['predict', folder, tmp_path/'a.npy'], ['measure', tmp_path/'a.npy', '--out', out],
+                 ['delineate', tmp_path/'a.npy', '--out', out]):
+        assert said in refused(*args, *told)
+    assert not out.exists()
+
+
 def test_a_folder_of_exports_and_tables_beside_records(folder, tmp_path):
     "Exports are answered, the record that was made of one alone; tables beside records are said and counted."
     for name in 'ab': bard(tmp_path/f'{name}.txt', X[:2], ['I', 'II'], 500)
