@@ -824,7 +824,7 @@ def test_kept_answers_give_the_tables_of_fine_tuning(epochs, n_seeds):
 
 
 def test_kept_counts_give_the_tables_of_beats():
-    "Of DS2 the confusion and the scores, of DS1 the choice, from counts per record; every record counts once."
+    "Of DS2 the confusion and the scores, of DS1 the choice, from counts per record."
     folder, names = RESULTS/'beats', ['N', 'S', 'V', 'F']
     each = pd.read_csv(folder/'beats.csv.xz')
     of_ds2, of_ds1 = (each[each.set == s] for s in ('DS2', 'DS1'))
@@ -834,8 +834,9 @@ def test_kept_counts_give_the_tables_of_beats():
     confusion = pd.read_csv(folder/'confusion.csv').set_index('annotated')
     assert (count(of_ds2).unstack(fill_value=0).reindex_like(confusion).fillna(0) == confusion).all(None)
     def f1_of(n):
-        total = lambda level: n.groupby(level=level).sum().get(name, 0)
-        return {name: 2*n.get((name, name), 0)/(total(0) + total(1)) for name in names}
+        of = lambda level: n.groupby(level=level).sum().reindex(names, fill_value=0)
+        total = of('annotated') + of('answer')
+        return {name: 2*n.get((name, name), 0)/total[name] for name in names}
     said = pd.read_csv(folder/'classes.csv').set_index('class')
     right = np.diag(confusion.loc[names, names])
     assert (said.beats == confusion.loc[names].sum(axis=1)).all()
