@@ -858,3 +858,44 @@ def test_kept_shares_give_the_table_of_ectopic_beats():
         assert each[statement].sum() == row.recordings
         now = roc_auc_score(each[statement], each[f'{statement} by {kinds}'])
         assert now == pytest.approx(row.auroc, abs=2e-4)
+
+
+def of_shuffled(rhythm, cut, n_resamples):
+    "Mean scores over the orders of a cut ('' is none) of what trees said, and the share still named."
+    folder = RESULTS/'shuffled'
+    said, windows = read_arrays(folder/'said.safetensors.xz', ''), pd.read_csv(folder/'windows.csv.xz')
+    of = read_recordings(TAIL)[0].set_index('record').subject
+    views, truth = read_json(folder/'said.json')['views'], windows[rhythm].to_numpy(bool)
+    at, probs = said[f'thresholds-{rhythm}'][windows.pair], said[f'said-{rhythm}'].astype(float)
+    parts = [(p[:, None], at[:, None]) for p, view in zip(probs, views) if view.startswith(f'{cut}, ')]
+    named = truth & (probs[0] >= at)
+    kept = np.mean([(p[:, 0] >= at)[named].mean() for p, _ in parts])
+    who = of.loc[windows.record].to_numpy(str)
+    return mean_over_draws(truth[:, None], parts, who, n_resamples), kept
+
+
+@pytest.mark.parametrize('rhythm', ['BIGU', 'TRIGU', 'AFIB'])
+def test_kept_answers_give_the_scores_of_shuffled_beats(rhythm):
+    "By trees, of ten seconds: the values, and the share that is still named."
+    table = pd.read_csv(RESULTS/'shuffled'/'shuffled.csv').query('rhythm == @rhythm')
+    for cut, said in table.groupby('view'):
+        mean, kept = of_shuffled(rhythm, cut, 2)
+        now = mean_table(mean).value.loc[said.metric]
+        assert np.allclose(now, said.value, atol=6e-5) and kept == pytest.approx(said.kept.iloc[0], abs=6e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('rhythm', ['BIGU', 'TRIGU', 'AFIB'])
+def test_kept_answers_give_the_intervals_of_shuffled_beats(rhythm):
+    "Intervals of the scores, and the differences to recordings as they are with their p."
+    n = read_json(RESULTS/'shuffled'/'said.json')['resamples']
+    table, less = (pd.read_csv(RESULTS/'shuffled'/f'{name}.csv').query('rhythm == @rhythm')
+                   for name in ('shuffled', 'shuffled-differences'))
+    means = {cut: of_shuffled(rhythm, cut, n)[0] for cut in table.view.unique()}
+    for cut, said in table.groupby('view'):
+        now = mean_table(means[cut]).loc[said.metric, INTERVAL]
+        assert np.allclose(now, said[INTERVAL], atol=6e-5)
+    for cut, said in less.groupby('view'):
+        columns = [*INTERVAL, 'p']
+        now = mean_difference(means[cut], means['as it is']).loc[said.metric, columns]
+        assert np.allclose(now, said[columns], atol=6e-5)
