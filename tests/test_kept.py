@@ -899,3 +899,15 @@ def test_kept_answers_give_the_intervals_of_shuffled_beats(rhythm):
         columns = [*INTERVAL, 'p']
         now = mean_difference(means[cut], means['as it is']).loc[said.metric, columns]
         assert np.allclose(now, said[columns], atol=6e-5)
+
+
+@pytest.mark.parametrize('question, file', [('twin', 'runs'), ('windows', 'windows')])
+def test_kept_answers_give_the_rows_of_the_search(question, file):
+    "Of the twin, seed by seed; but the rows that are averaged with a linear model."
+    table = pd.read_csv(RESULTS/'search'/f'{file}.csv').query('data.str.startswith("twin")')
+    table = table[~table.change.str.contains('averaged with a linear model')]
+    (systems,) = read_kept_grid(RESULTS/'search'/question/'answers').values()
+    assert {*table.change} == {*systems} and len(table) == sum(map(len, systems.values()))
+    for row in table.itertuples():
+        now = kept_scores(systems[row.change][row.seed], 2).value
+        assert np.allclose([now.top1, now.f1], [row.top1, row.f1], atol=6e-5), row.change
