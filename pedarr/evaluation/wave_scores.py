@@ -45,16 +45,24 @@ def class_f1(counts: np.ndarray) -> np.ndarray:
 SAMPLE_SCORES = ('macro F1, four classes', 'macro F1, three waves', 'Dice by recording, four classes',
                  'Dice by recording, three waves', *(f'F1 {name}' for name in WAVE_CLASSES))
 
-def _macro(f1: np.ndarray) -> list[np.ndarray]:
-    "Means over four classes and over three waves of `f1` [..., 4], without NaN."
-    return [np.nanmean(part, axis=-1) for part in (f1, f1[..., 1:])]
+def _mean_of(f1: np.ndarray) -> np.ndarray:
+    "Means of `f1` [N, C] over the classes, without NaN; NaN where there is nothing else [N]."
+    there = np.isfinite(f1)
+    total, n = np.where(there, f1, 0).sum(1), there.sum(1)
+    return np.divide(total, n, out=np.full(len(f1), np.nan), where=n > 0)
 
+def _macro(f1: np.ndarray) -> np.ndarray:
+    "Means over four classes and over three waves [N, 2] of `f1` [N, 4]."
+    return np.stack([_mean_of(f1), _mean_of(f1[:, 1:])], 1)
+
+# %% ../../nbs/7_evaluation/10_wave_scores.ipynb #a099d7cf
 def _sample_sums(label: np.ndarray, answer: np.ndarray, scored: np.ndarray, subject: ArrayLike) -> np.ndarray:
-    "By subject [S, 19]: counts, sums of both Dices of its recordings, and the number of recordings."
+    "By subject [S, 20]: counts, sums of both Dices of its recordings, and how many recordings have each."
     number, names = number_subjects(subject, len(label))
     by_record, _ = sample_counts(label, answer, scored, np.arange(len(label)))
-    columns = *by_record.reshape(len(label), -1).T, *_macro(class_f1(by_record)), np.ones(len(label))
-    return np.stack([np.bincount(number, x, len(names)) for x in columns], 1)
+    dice = _macro(class_f1(by_record))
+    columns = np.hstack([by_record.reshape(len(label), -1), np.nan_to_num(dice), np.isfinite(dice)])
+    return np.stack([np.bincount(number, x, len(names)) for x in columns.T], 1)
 
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #08c63f5b
 def _drawn_scores(row: Callable[[np.ndarray], np.ndarray], sums: list[np.ndarray], n_resamples: int,
@@ -83,9 +91,11 @@ def sample_scores(label: np.ndarray, answer: np.ndarray, scored: np.ndarray, sub
 
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #aa806ea5
 def _sample_row(sums: np.ndarray) -> np.ndarray:
-    "The scores [R, 8] from summed counts [R, 16] with the sums of both Dices and the number of recordings."
+    "The scores [R, 8] from summed counts, sums of both Dices, and how many recordings have each [R, 20]."
     f1 = class_f1(sums[:, :16].reshape(-1, 4, 4))
-    return np.column_stack([*_macro(f1), sums[:, 16:18]/sums[:, 18:], f1])
+    there = sums[:, 18:]
+    dice = np.divide(sums[:, 16:18], there, out=np.full(there.shape, np.nan), where=there > 0)
+    return np.column_stack([_macro(f1), dice, f1])
 
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #36714101
 def match_edges(true: np.ndarray, found: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
