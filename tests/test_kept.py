@@ -866,7 +866,8 @@ def of_shuffled(rhythm, cut, n_resamples):
     said, windows = read_arrays(folder/'said.safetensors.xz', ''), pd.read_csv(folder/'windows.csv.xz')
     of = read_recordings(TAIL)[0].set_index('record').subject
     views, truth = read_json(folder/'said.json')['views'], windows[rhythm].to_numpy(bool)
-    at, probs = said[f'thresholds-{rhythm}'][windows.pair], said[f'said-{rhythm}'].astype(float)
+    at, near = said[f'thresholds-{rhythm}'][windows.pair], said[f'said-{rhythm}'].astype(float)/1024
+    probs = near + (near < 0)                       # kept as the distance to 0, or less that to 1
     parts = [(p[:, None], at[:, None]) for p, view in zip(probs, views) if view.startswith(f'{cut}, ')]
     named = truth & (probs[0] >= at)
     kept = np.mean([(p[:, 0] >= at)[named].mean() for p, _ in parts])
