@@ -155,6 +155,14 @@ def same_contents(env: Environment, meta: dict, folder: Path) -> bool:
     return _shared_sha256(folder/'segments.csv') == was['segments.csv'] and all(
         was[name] == now.get(name) for name in (*SIGNALS, 'mask.npy'))
 
+# %% ../../nbs/8_training/03_runs.ipynb #395dd5b7
+def _why_other(env: Environment, meta: dict) -> str:
+    "What may be behind other contents, where it is known; ''."
+    was, now = env.store_sha256, meta['sha256']
+    other = {name for name in was if was[name] != now.get(name)}
+    alone = set(was) == set(now) and other and other <= {*SIGNALS}
+    return ' (its signals alone differ: another processor or numpy may round them otherwise)' if alone else ''
+
 # %% ../../nbs/8_training/03_runs.ipynb #f76d99f1
 def check_same_store(run: Path, store: Store) -> None:
     """`PedarrError` if the run was begun on a store with other contents or another description; its path may
@@ -165,7 +173,8 @@ def check_same_store(run: Path, store: Store) -> None:
     if not same_contents(env, store.meta, store.path):
         remedy = 'give the store of that run, or choose another run folder'
         if 'beats.npy' not in env.store_sha256: remedy = _OLD_RUN
-        raise PedarrError(f'{run}: was begun on a store with other contents than {store.path}: {remedy}')
+        raise PedarrError(f'{run}: was begun on a store with other contents than {store.path}'
+                          f'{_why_other(env, store.meta)}: {remedy}')
     if env.store_json_sha256 == _seal(store):              # if anything was edited, it is the run's own file
         if env.simulated == bool(store.meta.get('simulated')): return
         why = f'simulated is {env.simulated} where the store says otherwise'
