@@ -315,7 +315,7 @@ def wait_for(there, process, seconds=240):
         time.sleep(.02)
 
 
-@pytest.mark.parametrize('killed', [False, True])
+@pytest.mark.parametrize('killed', [pytest.param(False, marks=pytest.mark.long), True])
 def test_two_processes_share_a_grid(store, tmp_path, killed):
     """The second one meets the run of the first, goes on with the other, and waits; where the first is
     killed, with the training that it started, the second takes its run up."""

@@ -46,7 +46,7 @@ def natural_roles(table: pd.DataFrame, fold: int) -> np.ndarray:
     names = np.unique(subject[known & (pair != fold)])
     kept = rng.permutation(names)[:round(NATURAL_VALIDATION*len(names))]
     role[known] = np.where(pair[known] == fold, 'test', 'train')
-    role[(role == 'train') & np.isin(subject, kept)] = 'validation'
+    role[(role == 'train') & pd.Index(subject).isin(kept)] = 'validation'
     sinus = rng.permutation(np.flatnonzero((role == 'train') & (label == MOST_COMMON)))
     role[sinus[NATURAL_SR:]] = ''
     return role

@@ -40,7 +40,7 @@ def new_rhythm_roles(table: pd.DataFrame) -> np.ndarray:
     label, subject, fold = (table[name].to_numpy() for name in ('label', 'subject', 'official'))
     new = np.isin(label, NEW_RHYTHMS)
     role = np.where(new & (fold >= 1) & (fold <= 10), 'asked', '').astype(object)
-    known = (label != '') & (fold >= 1) & (fold <= 8) & ~np.isin(subject, subject[new])
+    known = (label != '') & (fold >= 1) & (fold <= 8) & ~pd.Index(subject).isin(subject[new])
     sinus = np.flatnonzero(known & (label == MOST_COMMON))
     known[np.random.default_rng(0).permutation(sinus)[NATURAL_SR:]] = False
     role[known] = 'train'
