@@ -85,15 +85,19 @@ _NETWORKS = {
     'boosted trees': dict(model='trees')}
 
 # %% ../../nbs/8_training/14_grid.ipynb #f0a9d762
+_XRESNET = dict(model='xresnet1d', model_options=dict(width=64))
+_INCEPTION = dict(model='inceptiontime', model_options=dict(width=32))
 _ALL_SEEN = dict(channel_dropout=0.)
 
 _PEERS = {
     'PedArrNet': {},
     'PedArrNet + measured': dict(measured=True),
     'PedArrNet + AGCACL': dict(loss='agcacl'),
-    'xresnet1d': dict(model='xresnet1d', model_options=dict(width=64)) | _ALL_SEEN,
-    'InceptionTime': dict(model='inceptiontime', model_options=dict(width=32)) | _ALL_SEEN,
+    'xresnet1d': _XRESNET | _ALL_SEEN,
+    'InceptionTime': _INCEPTION | _ALL_SEEN,
     'boosted trees': dict(model='trees')}
+
+_RIVALS = {'PedArrNet': {}, 'xresnet1d, lost channels': _XRESNET, 'InceptionTime, lost channels': _INCEPTION}
 
 # %% ../../nbs/8_training/14_grid.ipynb #ac88670f
 def _agcacl(**options) -> dict: return dict(loss='agcacl', loss_options=options)
@@ -140,6 +144,8 @@ _AGCACL_CENTRED = {
 
 QUESTIONS = {
     'peers': _PEERS,
+    'rivals': _RIVALS,
+
     'loss': _loss_systems(),
     'modality': _MODALITIES,
     'model': _NETWORKS,
