@@ -395,7 +395,7 @@ def test_the_search_notebook_asks_one_change_at_a_time(store, tmp_path):
     t = pd.read_csv(tmp_path/'some'/'choices'/'scores.csv')
     assert set(t.system) == {'the default', 'dim 32', 'no Transformer'}
     for own, why in ((dict(changes='dim 33', choices=str(store)), "unknown change 'dim 33'"),
-                     (dict(changes='dim 32', twin=str(store)), 'network: give one')):
+                     (dict(changes='dim 32', twin=str(store)), 'superclasses: give one')):
         with pytest.raises(papermill.PapermillExecutionError, match=why):
             _run('search', tmp_path/'u.ipynb', tmp_path, out=str(tmp_path/'runs'), epochs=1, **own)
 
