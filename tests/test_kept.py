@@ -36,7 +36,7 @@ from pedarr.training.segmentation_jobs import segment_gains, segment_tables
 from pedarr.training.tail import RARE_RHYTHMS, TailJob, read_tail_job
 from pedarr.training.tail_results import (
     RARE_BITS, TailAnswers, complete_draws, read_recordings, short_logs, tail_bootstrap, tail_scores,
-    tail_table, tune_offsets)
+    tail_table, tune_offsets, with_averages)
 from pedarr.use.channel_subsets import subset_difference
 from pedarr.use.kept_asked import read_masked, read_subsets
 from pedarr.use.missing import missing_curve, missing_difference
@@ -262,7 +262,8 @@ def tail_complete(folder):
     made = json.loads((folder/'made.json').read_text())
     jobs = [json.loads(f.read_text())['job'] for f in sorted((of_the_tail(folder)/'test').glob('*.json'))]
     jobs = [job for job in jobs if job['loss'] in made['losses'] and str(job['size']) in made['draws']]
-    complete = complete_draws(pd.DataFrame(jobs)[['loss', 'size', 'draw']])
+    rows = pd.read_csv(folder/'draws.csv').loss.unique()
+    complete = complete_draws(with_averages(pd.DataFrame(jobs)[['loss', 'size', 'draw']], rows))
     said = {int(size): draws for size, draws in made['draws'].items()}
     assert {size: draws for size, (_, draws) in complete.items() if draws} == said
     return {size: own for size, own in complete.items() if own[1]}
@@ -272,8 +273,9 @@ def tail_complete(folder):
     (TAIL, ('agcacl', 'ce'), False), (TAIL.with_name('tail_starts'), ('simclr', 'scratch'), False),
     (TAIL.with_name('tail_parts'), ('agcacl-again', 'no-phi'), False),
     (TAIL.with_name('tail_recipes'), ('ce-again', 'ce-default'), False),
+    (TAIL.with_name('tail_trees'), ('agcacl & trees', 'trees'), False),
     *(pytest.param(TAIL.with_name(name), (), True, marks=pytest.mark.long)
-      for name in ('tail', 'tail_starts', 'tail_parts', 'tail_recipes'))])
+      for name in ('tail', 'tail_starts', 'tail_parts', 'tail_recipes', 'tail_trees'))])
 def test_kept_answers_give_the_tables_of_the_controlled_tail(folder, pair, whole):
     """Values of scores.csv, pairs included, and draws.csv, from the answers and the table of recordings:
     those of one pair, and all; of the losses, and of the starts without labels."""
@@ -900,15 +902,3 @@ def test_kept_answers_give_the_intervals_of_shuffled_beats(rhythm):
         columns = [*INTERVAL, 'p']
         now = mean_difference(means[cut], means['as it is']).loc[said.metric, columns]
         assert np.allclose(now, said[columns], atol=6e-5)
-
-
-@pytest.mark.parametrize('question, file', [('twin', 'runs'), ('windows', 'windows')])
-def test_kept_answers_give_the_rows_of_the_search(question, file):
-    "Of the twin, seed by seed; but the rows that are averaged with a linear model."
-    table = pd.read_csv(RESULTS/'search'/f'{file}.csv').query('data.str.startswith("twin")')
-    table = table[~table.change.str.contains('averaged with a linear model')]
-    (systems,) = read_kept_grid(RESULTS/'search'/question/'answers').values()
-    assert {*table.change} == {*systems} and len(table) == sum(map(len, systems.values()))
-    for row in table.itertuples():
-        now = kept_scores(systems[row.change][row.seed], 2).value
-        assert np.allclose([now.top1, now.f1], [row.top1, row.f1], atol=6e-5), row.change

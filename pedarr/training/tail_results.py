@@ -15,6 +15,8 @@ from ..core.array_files import arrays_file, compressed, decompressed, few_bits, 
 from ..core.errors import PedarrError, file_error
 from ..core.files import hash_bytes, read_bytes, write_atomic
 from ..core.locks import hold_lock
+from ..core.names import words_in
+
 from ..core.tables import FileContents, parse_table, read_json, write_json
 from ..data.known_databases import data_source
 from ..evaluation.bootstrap import check_bootstrap, percentile_interval
@@ -27,7 +29,7 @@ from .tail import (
 # %% auto #0
 __all__ = ['OFFSETS', 'TAIL_SCORES', 'RARE_BITS', 'best_offsets', 'tune_offsets', 'TailAnswers', 'tail_bootstrap', 'tail_table',
            'Recordings', 'read_recordings', 'keep_recordings', 'short_logs', 'keep_tail_job', 'complete_draws',
-           'tail_families', 'tail_scores']
+           'tail_families', 'losses_of', 'with_averages', 'tail_scores']
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #7d37b1fa
 OFFSETS = np.arange(-5, 5.25, .25)      # in units of log probability
@@ -272,9 +274,40 @@ def _each_draw(answers: Mapping[str, list[TailAnswers]], draws: list[int]) -> pd
             for loss, own in answers.items() for draw, a in zip(draws, own)]
     return pd.DataFrame(rows, columns=['loss', 'average precision', 'AUROC', 'draw'])
 
+# %% ../../nbs/8_training/22_tail_results.ipynb #5505f674
+def losses_of(name: str) -> list[str]:
+    "The losses whose answers a row averages: of 'agcacl & trees' two; any other `name` is its own."
+    return words_in(name, '&')
+
+def _averaged(jobs: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    "The mean of the probabilities of `jobs`, as `read_tail_job` gives them, in the roles that all have."
+    roles = set.intersection(*({*t.role} for t in jobs))
+    first, *others = (t[t.role.isin(roles)].reset_index(drop=True) for t in jobs)
+    if not all(t[['subject', 'role']].equals(first[['subject', 'role']]) for t in others):
+        raise PedarrError('tail: answers to other recordings have no mean: give jobs of the same draws')
+    prob = sum(np.exp(t[LOG_COLUMNS]) for t in (first, *others))/len(jobs)
+    out = first.assign(**np.log(prob))
+    out.attrs['offsets'] = None
+    return out
+
+# %% ../../nbs/8_training/22_tail_results.ipynb #cc4f1650
+def with_averages(finished: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    "`finished` (columns loss, size, draw) and those of `names` that average losses, where all of these are."
+    rows = [finished]
+    for name in names:
+        parts = {*losses_of(name)}
+        own = finished[finished.loss.isin(parts)].groupby(['size', 'draw']).loss.nunique()
+        whole = own.index[own == len(parts)].to_frame(index=False)
+        if len(parts) > 1: rows.append(whole.assign(loss=name))
+    return pd.concat(rows, ignore_index=True)
+
 # %% ../../nbs/8_training/22_tail_results.ipynb #15eff7fd
 def _read_draws(folder: Path, loss: str, size: int, draws: Iterable[int], recordings: pd.DataFrame) -> list:
-    "The answers of a `loss` at a `size`, draw by draw, all of one kind of training."
+    "The answers of a `loss` (several of a mean) at a `size`, draw by draw, all of one kind of training."
+    parts = losses_of(loss)
+    if len(parts) > 1:
+        read = [_read_draws(folder, part, size, draws, recordings) for part in parts]
+        return [_averaged(jobs) for jobs in zip(*read)]
     jobs = [TailJob(loss, size, draw, {}) for draw in draws]
     check_alike(folder, [job.name for job in jobs])
     return [read_tail_job(folder, job, recordings) for job in jobs]
