@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 from click.testing import CliRunner
 
 from pedarr.core.tables import write_json
@@ -125,3 +126,8 @@ def prucka(path, x, labels=LABELS, fs=977, promised=None):
     inf += [f'{7*i + 1}\t\t{label}' for i, label in enumerate(labels)]
     path.with_suffix('.inf').write_bytes('\r\n'.join(inf).encode())
     return path
+
+
+def unpacked_probabilities(kept):
+    "Probabilities that shuffled.ipynb kept: 1024 times the distance to 0, or less that to 1."
+    return kept.astype(float)/1024 + np.signbit(kept)

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
+from helpers import unpacked_probabilities
 from pedarr.core.array_files import arrays_file, compressed, decompressed, few_bits, read_arrays
 from pedarr.core.errors import PedarrError, error_line
 from pedarr.core.tables import read_json
@@ -221,7 +222,7 @@ def test_kept_waves_give_the_borders_of_all_rows(waves):
 
 @pytest.mark.parametrize('file', GRIDS, ids=lambda f: f.parents[1].name)
 def test_kept_grids_give_their_tables(file):
-    "Values, gains, p and its correction; intervals are asked where one run is scored, above."
+    "Values and gains; intervals are asked where one run is scored, above."
     folder, keys = file.parent, ['question', 'split', 'system', 'metric']
     said = pd.read_csv(folder.parent/'scores.csv').set_index(keys)
     now = kept_grid_scores(folder, 200, set(said.index.get_level_values('question'))).set_index(keys)
@@ -868,8 +869,7 @@ def of_shuffled(rhythm, cut, n_resamples):
     said, windows = read_arrays(folder/'said.safetensors.xz', ''), pd.read_csv(folder/'windows.csv.xz')
     of = read_recordings(TAIL)[0].set_index('record').subject
     views, truth = read_json(folder/'said.json')['views'], windows[rhythm].to_numpy(bool)
-    at, near = said[f'thresholds-{rhythm}'][windows.pair], said[f'said-{rhythm}'].astype(float)/1024
-    probs = near + (near < 0)                       # kept as the distance to 0, or less that to 1
+    at, probs = said[f'thresholds-{rhythm}'][windows.pair], unpacked_probabilities(said[f'said-{rhythm}'])
     parts = [(p[:, None], at[:, None]) for p, view in zip(probs, views) if view.startswith(f'{cut}, ')]
     named = truth & (probs[0] >= at)
     kept = np.mean([(p[:, 0] >= at)[named].mean() for p, _ in parts])
@@ -892,8 +892,8 @@ def test_kept_answers_give_the_scores_of_shuffled_beats(rhythm):
 def test_kept_answers_give_the_intervals_of_shuffled_beats(rhythm):
     "Intervals of the scores, and the differences to recordings as they are with their p."
     n = read_json(RESULTS/'shuffled'/'said.json')['resamples']
-    table, less = (pd.read_csv(RESULTS/'shuffled'/f'{name}.csv').query('rhythm == @rhythm')
-                   for name in ('shuffled', 'shuffled-differences'))
+    tables = (pd.read_csv(RESULTS/'shuffled'/f'{name}.csv') for name in ('shuffled', 'shuffled-differences'))
+    table, less = (t[t.rhythm == rhythm] for t in tables)
     means = {cut: of_shuffled(rhythm, cut, n)[0] for cut in table.view.unique()}
     for cut, said in table.groupby('view'):
         now = mean_table(means[cut]).loc[said.metric, INTERVAL]

@@ -16,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 from scipy.signal import resample_poly
 from sklearn.metrics import roc_auc_score
 
-from helpers import edit_json, experiment_cells
+from helpers import edit_json, experiment_cells, unpacked_probabilities
 from pedarr.core import files
 from pedarr.core.array_files import read_arrays
 from pedarr.core.errors import PassingError, PedarrError
@@ -619,7 +619,7 @@ def test_a_bigeminy_does_not_survive_its_shuffling(drawn_rhythms, tmp_path):
     said, windows = read_arrays(tmp_path/'said.safetensors.xz', ''), pd.read_csv(tmp_path/'windows.csv.xz')
     for name in ('BIGU', 'AFIB'):
         assert said[f'said-{name}'].shape == (5, len(windows)) and said[f'thresholds-{name}'].shape == (5,)
-        now = roc_auc_score(windows[name], said[f'said-{name}'][0])
+        now = roc_auc_score(windows[name], unpacked_probabilities(said[f'said-{name}'][0]))
         assert now == pytest.approx(table.value[name, was], abs=1e-3)
     with pytest.raises(papermill.PapermillExecutionError, match="unknown rhythm 'TRIGU'"):
         run(rhythms='TRIGU')

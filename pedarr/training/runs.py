@@ -156,12 +156,13 @@ def same_contents(env: Environment, meta: dict, folder: Path) -> bool:
         was[name] == now.get(name) for name in (*SIGNALS, 'mask.npy'))
 
 # %% ../../nbs/8_training/03_runs.ipynb #395dd5b7
-def _why_other(env: Environment, meta: dict) -> str:
+def _why_other(run: Path, env: Environment, store: Store) -> str:
     "What may be behind other contents, where it is known; ''."
-    was, now = env.store_sha256, meta['sha256']
-    other = {name for name in was if was[name] != now.get(name)}
-    alone = set(was) == set(now) and other and other <= {*SIGNALS}
-    return ' (its signals alone differ: another processor or numpy may round them otherwise)' if alone else ''
+    was, now = env.store_sha256, store.meta['sha256']
+    edited, other = _edited(run, env, store), {name for name in was if was[name] != now.get(name)}
+    if edited: return f' ({"; ".join(edited)})'
+    if set(was) != set(now) or not other <= {*SIGNALS}: return ''
+    return ' (its signals alone differ: another processor or numpy may round them otherwise)'
 
 # %% ../../nbs/8_training/03_runs.ipynb #f76d99f1
 def check_same_store(run: Path, store: Store) -> None:
@@ -174,7 +175,7 @@ def check_same_store(run: Path, store: Store) -> None:
         remedy = 'give the store of that run, or choose another run folder'
         if 'beats.npy' not in env.store_sha256: remedy = _OLD_RUN
         raise PedarrError(f'{run}: was begun on a store with other contents than {store.path}'
-                          f'{_why_other(env, store.meta)}: {remedy}')
+                          f'{_why_other(run, env, store)}: {remedy}')
     if env.store_json_sha256 == _seal(store):              # if anything was edited, it is the run's own file
         if env.simulated == bool(store.meta.get('simulated')): return
         why = f'simulated is {env.simulated} where the store says otherwise'
