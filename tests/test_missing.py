@@ -289,7 +289,8 @@ def test_a_moved_store_and_another_store(made, tmp_path):
     store, run, _ = made
     moved = shutil.copytree(store.path, tmp_path/'elsewhere')
     pd.testing.assert_frame_equal(predict_without(run, 'V1', open_store(moved)), predict_without(run, 'V1'))
-    other = dataclasses.replace(store, meta=store.meta | {'sha256': 'other'})
+    hashes = store.meta['sha256'] | {'ecg.npy': 'other'}
+    other = dataclasses.replace(store, meta=store.meta | {'sha256': hashes})
     with pytest.raises(PedarrError, match='store with other contents'): predict_without(run, 'V1', other)
 
 
