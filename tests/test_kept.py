@@ -36,8 +36,8 @@ from pedarr.training.new_rhythms import asked_classes
 from pedarr.training.segmentation_jobs import segment_gains, segment_tables
 from pedarr.training.tail import RARE_RHYTHMS, TailJob, read_tail_job
 from pedarr.training.tail_results import (
-    RARE_BITS, TailAnswers, complete_draws, read_recordings, short_logs, tail_bootstrap, tail_scores,
-    tail_table, tune_offsets, with_averages)
+    RARE_BITS, TailAnswers, _read_draws as read_tail_draws, complete_draws, read_recordings, short_logs,
+    tail_bootstrap, tail_scores, tail_table, tune_offsets, with_averages)
 from pedarr.use.channel_subsets import subset_difference
 from pedarr.use.kept_asked import read_masked, read_subsets
 from pedarr.use.missing import missing_curve, missing_difference
@@ -263,7 +263,7 @@ def tail_complete(folder):
     made = json.loads((folder/'made.json').read_text())
     jobs = [json.loads(f.read_text())['job'] for f in sorted((of_the_tail(folder)/'test').glob('*.json'))]
     jobs = [job for job in jobs if job['loss'] in made['losses'] and str(job['size']) in made['draws']]
-    rows = pd.read_csv(folder/'draws.csv').loss.unique()
+    rows = {name for pair in made['pairs'].split(', ') for name in pair.split(' - ')} if made['pairs'] else ()
     complete = complete_draws(with_averages(pd.DataFrame(jobs)[['loss', 'size', 'draw']], rows))
     said = {int(size): draws for size, draws in made['draws'].items()}
     assert {size: draws for size, (_, draws) in complete.items() if draws} == said
@@ -276,7 +276,8 @@ def tail_complete(folder):
     (TAIL.with_name('tail_recipes'), ('ce-again', 'ce-default'), False),
     (TAIL.with_name('tail_trees'), ('agcacl & trees', 'trees'), False),
     *(pytest.param(TAIL.with_name(name), (), True, marks=pytest.mark.long)
-      for name in ('tail', 'tail_starts', 'tail_parts', 'tail_recipes', 'tail_trees'))])
+      for name in ('tail', 'tail_starts', 'tail_parts', 'tail_recipes', 'tail_trees'))],
+    ids=lambda x: x.name if isinstance(x, Path) else None)
 def test_kept_answers_give_the_tables_of_the_controlled_tail(folder, pair, whole):
     """Values of scores.csv, pairs included, and draws.csv, from the answers and the table of recordings:
     those of one pair, and all; of the losses, and of the starts without labels."""
@@ -299,15 +300,18 @@ def test_kept_answers_give_the_tables_of_the_controlled_tail(folder, pair, whole
 
 
 @pytest.mark.long
-def test_kept_answers_give_the_intervals_of_the_controlled_tail():
-    "The first question, at 20 recordings, to the last digit: AGCACL against cross-entropy."
-    said = pd.read_csv(TAIL/'scores.csv').query('size == 20 and test == "left out"')
+@pytest.mark.parametrize('folder, pair', [
+    ('tail', ('agcacl', 'ce')), ('tail_trees', ('agcacl & trees', 'agcacl'))])
+def test_kept_answers_give_the_intervals_of_the_controlled_tail(folder, pair):
+    "At 20 recordings: AGCACL against cross-entropy, and averaged with trees against alone."
+    folder = RESULTS/folder
+    said = pd.read_csv(folder/'scores.csv').query('size == 20 and test == "left out"')
     recordings, _ = read_recordings(TAIL)
-    _, draws = tail_complete(TAIL)[20]
-    read = lambda loss, draw: read_tail_job(TAIL/'test', TailJob(loss, 20, draw, {}), recordings)
-    answers = {loss: [TailAnswers(read(loss, d), 'left out') for d in draws] for loss in ('ce', 'agcacl')}
-    resamples = json.loads((TAIL/'made.json').read_text())['resamples']
-    now = tail_table(tail_bootstrap(answers, resamples), [('agcacl', 'ce')])
+    _, draws = tail_complete(folder)[20]
+    read = {loss: read_tail_draws(TAIL/'test', loss, 20, draws, recordings) for loss in pair}
+    answers = {loss: [TailAnswers(t, 'left out') for t in jobs] for loss, jobs in read.items()}
+    resamples = json.loads((folder/'made.json').read_text())['resamples']
+    now = tail_table(tail_bootstrap(answers, resamples), [pair])
     keys = ['loss', 'rhythm', 'score']
     now, said = now.set_index(keys), said.set_index(keys)
     assert set(now.index.unique('rhythm')) == {*RARE_RHYTHMS, 'mean'}

@@ -145,7 +145,6 @@ _AGCACL_CENTRED = {
 QUESTIONS = {
     'peers': _PEERS,
     'rivals': _RIVALS,
-
     'loss': _loss_systems(),
     'modality': _MODALITIES,
     'model': _NETWORKS,

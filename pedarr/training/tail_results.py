@@ -5,18 +5,17 @@
 # %% ../../nbs/8_training/22_tail_results.ipynb #27eeade7
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..core.array_files import arrays_file, compressed, decompressed, few_bits, write_arrays
-from ..core.errors import PedarrError, file_error
+from ..core.errors import PedarrError, file_error, one_line
 from ..core.files import hash_bytes, read_bytes, write_atomic
 from ..core.locks import hold_lock
 from ..core.names import words_in
-
 from ..core.tables import FileContents, parse_table, read_json, write_json
 from ..data.known_databases import data_source
 from ..evaluation.bootstrap import check_bootstrap, percentile_interval
@@ -276,14 +275,19 @@ def _each_draw(answers: Mapping[str, list[TailAnswers]], draws: list[int]) -> pd
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #5505f674
 def losses_of(name: str) -> list[str]:
-    "The losses whose answers a row averages: of 'agcacl & trees' two; any other `name` is its own."
-    return words_in(name, '&')
+    """The losses whose answers a row averages: of 'agcacl & trees' two; any other `name` is its own.
+    `PedarrError` for one that stands there twice, and for another spelling."""
+    parts = words_in(name, '&')
+    if len(set(parts)) < len(parts) or ' & '.join(parts) != name:
+        raise PedarrError(f'losses: {one_line(name)[:80]!r}: name each once, as in ce & trees')
+    return parts
 
 def _averaged(jobs: Sequence[pd.DataFrame]) -> pd.DataFrame:
     "The mean of the probabilities of `jobs`, as `read_tail_job` gives them, in the roles that all have."
     roles = set.intersection(*({*t.role} for t in jobs))
     first, *others = (t[t.role.isin(roles)].reset_index(drop=True) for t in jobs)
-    if not all(t[['subject', 'role']].equals(first[['subject', 'role']]) for t in others):
+    same = ['subject', 'label', 'official', 'role']
+    if not all(t[same].equals(first[same]) for t in others):
         raise PedarrError('tail: answers to other recordings have no mean: give jobs of the same draws')
     prob = sum(np.exp(t[LOG_COLUMNS]) for t in (first, *others))/len(jobs)
     out = first.assign(**np.log(prob))
