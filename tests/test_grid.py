@@ -388,7 +388,8 @@ def test_the_search_notebook_asks_one_change_at_a_time(store, tmp_path):
     changed = t.drop('the default')
     base = default.value.reindex(changed.index.get_level_values('metric')).to_numpy()
     assert len(changed) > 30 and np.allclose(changed.gain, changed.value - base, atol=1e-4)
-    assert (costs.minutes > 0).all() and set(costs.index) == set(t.index.unique('system'))
+    assert (costs.minutes >= 0).all() and costs.minutes.sum() > 0          # a change takes hundredths of one
+    assert set(costs.index) == set(t.index.unique('system'))
     assert not (tmp_path/'runs'/'runs.csv').exists() and (folder/'answers'/'grid.json').exists()
     _run('search', tmp_path/'t.ipynb', tmp_path, choices=str(store), out=str(tmp_path/'runs'), epochs=1,
          changes='dim 32; no Transformer', results=str(tmp_path/'some'))
@@ -447,15 +448,15 @@ def test_bedside_tells_a_subset_that_is_not_finished_from_one_that_is_none(capsy
 
 def test_bedside_asks_a_system_once():
     ask = lambda systems: bedside_cells('only = ', grid=[], systems=systems)
-    assert ask('a, b')['only'] == ['a', 'b'] and not ask('')['only']
-    with pytest.raises(PedarrError, match='system: .*a stands there twice'): ask('a, b, a')
+    assert ask('a; b, c')['only'] == ['a', 'b, c'] and not ask('')['only']      # a name may have a comma
+    with pytest.raises(PedarrError, match='system: .*a stands there twice'): ask('a; b; a')
 
 
 @pytest.mark.long
 def test_the_bedside_notebook_joins_seeds_and_asks_runs_by_patient_only(runs, tmp_path):
     out = Path(runs[0].run).parent
     text = _run('bedside', tmp_path/'b.ipynb', tmp_path, out=str(out), results=str(tmp_path/'kept'),
-                few='loss', shots='1', lose='loss', systems='cross-entropy, focal', draws=1, resamples=100,
+                few='loss', shots='1', lose='loss', systems='cross-entropy; focal', draws=1, resamples=100,
                 left='loss')
     assert 'SIMULATED' in text
     shots, missing, paired = (pd.read_csv(tmp_path/'kept'/f'{n}.csv')

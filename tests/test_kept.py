@@ -624,25 +624,30 @@ SUBSETS = {'channels/asked/subsets': 'channels/subsets.csv',
            'channels/made_up/asked/fewer': 'channels/made_up/asked.csv'}
 
 
-def test_what_was_asked_with_channels_missing_gives_its_table():
+MISSING = {'twin': 3, 'twin_rivals': 2}                   # folders, and how many systems were asked
+
+
+@pytest.mark.parametrize('folder', MISSING)
+def test_what_was_asked_with_channels_missing_gives_its_table(folder):
     "Every score of every condition, from the answers; intervals are not drawn again."
     keys = ['system', 'case', 'number', 'metric']
-    said = pd.read_csv(RESULTS/'twin'/'missing.csv', keep_default_na=False)
+    said = pd.read_csv(RESULTS/folder/'missing.csv', keep_default_na=False)
     said = said.assign(number=pd.to_numeric(said.number)).fillna(-1).set_index(keys)
-    found = read_masked(RESULTS/'twin'/'asked', 'missing')
+    found = read_masked(RESULTS/folder/'asked', 'missing')
     now = pd.concat([missing_curve(a, 2).assign(system=name) for name, a in found.items()])
     now = now.fillna(dict(number=-1)).set_index(keys)
-    assert set(now.index) == set(said.index) and len(found) == 3
+    assert set(now.index) == set(said.index) and len(found) == MISSING[folder]
     for column in ('value', 'change', 'worst', 'removed', 'unchanged', 'blank'):
         assert np.allclose(now[column].loc[said.index], said[column].astype(float), atol=1.1e-5)
 
 
-def test_what_was_asked_with_channels_missing_gives_its_differences():
+@pytest.mark.parametrize('folder', MISSING)
+def test_what_was_asked_with_channels_missing_gives_its_differences(folder):
     "Macro F1 of each system less PedArrNet's with the same channels missing, with its interval."
-    found, keys = read_masked(RESULTS/'twin'/'asked', 'missing'), ['system', 'case', 'number', 'metric']
+    found, keys = read_masked(RESULTS/folder/'asked', 'missing'), ['system', 'case', 'number', 'metric']
     first, *others = found
     now = pd.concat([missing_difference(found[name], found[first]).assign(system=name) for name in others])
-    said = pd.read_csv(RESULTS/'twin'/'missing_paired.csv', keep_default_na=False)
+    said = pd.read_csv(RESULTS/folder/'missing_paired.csv', keep_default_na=False)
     said = said.assign(number=pd.to_numeric(said.number))
     now, said = (t.fillna(dict(number=-1)).set_index(keys) for t in (now.query('metric == "f1"'), said))
     agree(now, said, [*INTERVAL, 'draws', 'removed'])

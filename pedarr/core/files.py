@@ -10,7 +10,6 @@ import glob
 import hashlib
 import io
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -112,9 +111,7 @@ def _part_of(path: Path) -> Path:
 
 def _remove_left(path: Path, after: float = 3600.) -> None:
     "Remove unfinished files of `path` that nobody has touched for so long (s)."
-    own = re.compile(rf'{re.escape(path.name)}\.[0-9a-f]{{16}}\.part')
-    for part in path.parent.glob(f'{glob.escape(path.name)}.*.part'):
-        if not own.fullmatch(part.name): continue
+    for part in path.parent.glob(f'{glob.escape(path.name)}.{"[0-9a-f]"*16}.part'):
         try: old = time.time() - part.lstat().st_mtime > after
         except OSError: continue                                     # just finished, or removed
         if old: remove_file(part)

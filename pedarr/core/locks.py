@@ -36,7 +36,7 @@ def _holder(path: Path) -> str:
 
 # %% ../../nbs/0_core/04_locks.ipynb #44ae8739
 _QUIET = 10.         # seconds of waiting before somebody is told
-_GLANCE = .1         # seconds, for somebody who only looks (see `lock_holder`)
+_GLANCE = .1         # seconds that are waited at least: a mere look (`lock_holder`) takes less
 
 def _flock(number: int, until: float) -> None:
     "Lock the open file; `BlockingIOError` if another process has it at the time `until` (s, monotonic)."
@@ -96,8 +96,8 @@ def _write_holder(path: Path, number: int) -> None:
 def hold_lock(path: Path | str, doing: str, wait: float = 0.) -> Iterator[str]:
     """Hold the lock file `path` while `doing` something ('training into this folder'); yields '' or a note.
 
-    `BusyError` if another process still holds it after `wait` seconds: it says which. The file is removed
-    at the end."""
+    `BusyError` if another process still holds it after `wait` seconds (`_GLANCE` at least): it says which.
+    The file is removed at the end."""
     path, until = Path(path), time.monotonic() + max(wait, _GLANCE)
     while True:
         number = _open(path)

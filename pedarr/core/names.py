@@ -50,11 +50,11 @@ def _refuse_twice(words: list, text: Any, what: str) -> None:
     if twice:
         raise PedarrError(f'{what}: {one_line(text)[:80]!r}: {twice[0]} stands there twice: leave one out')
 
-def choices_in(text: Any, known: Iterable, what: str) -> list[str]:
-    """The words of `text`, each one of `known` (names without commas, numbers); '' has none. `PedarrError`,
-    which calls each a `what`, for others (`check_choice`), and for one that stands there twice."""
+def choices_in(text: Any, known: Iterable, what: str, mark: str = ',') -> list[str]:
+    """The words of `text` between the `mark`s, each one of `known` (names without it, numbers); '' has none.
+    `PedarrError`, which calls each a `what`, for others (`check_choice`), and for one that is there twice."""
     known = list(map(str, known))
-    words = [check_choice(word, known, what) for word in words_in(text)]
+    words = [check_choice(word, known, what) for word in words_in(text, mark)]
     _refuse_twice(words, text, what)
     return words
 

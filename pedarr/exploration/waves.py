@@ -31,6 +31,12 @@ def _add_waves(row, times, width, size, fs, cycles=0.):
         part = row[max(i, 0):i + n + 1]
         part += size * wave[:len(part)]
 
+def _add_coronary_sinus(bipoles, v, a, delays, fs):
+    "The atrium, steep, and the ventricle, blunt, in each bipole."
+    for bipole, delay in zip(bipoles, delays):
+        _add_waves(bipole, a + delay - .006, .012, .8, fs, 1)
+        _add_waves(bipole, v + .03, .06, .3, fs, 1)
+
 # %% ../../nbs/3_exploration/00_waves.ipynb #e98e28e8
 def drawn_study(v: Sequence, a: Sequence = (), pr: float | None = None, qrs: float = .08,
                 cs: Sequence = (.032, .024, .016, .008, 0.), his: float | None = None,
@@ -51,13 +57,6 @@ def drawn_study(v: Sequence, a: Sequence = (), pr: float | None = None, qrs: flo
     if his: _add_waves(abl, v - his - .004, .008, .3, fs, 1)
     _add_coronary_sinus(bipoles, v, a, cs, fs)
     return x
-
-# %% ../../nbs/3_exploration/00_waves.ipynb #4a221f9e
-def _add_coronary_sinus(bipoles, v, a, delays, fs):
-    "The atrium, steep, and the ventricle, blunt, in each bipole."
-    for bipole, delay in zip(bipoles, delays):
-        _add_waves(bipole, a + delay - .006, .012, .8, fs, 1)
-        _add_waves(bipole, v + .03, .06, .3, fs, 1)
 
 # %% ../../nbs/3_exploration/00_waves.ipynb #d2940e77
 CS_BIPOLES = [c for c in IEGM_CHANNELS if c.startswith('CS')]

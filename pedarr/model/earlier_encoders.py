@@ -104,4 +104,4 @@ class DeepEncoder(ModalityEncoder):
 
 # %% ../../nbs/5_model/01_earlier_encoders.ipynb #e1o0p7s2
 EARLIER_OPTIONS = dict(encoder='plain', pooling='cls', stochastic_depth=0., rate=0., ecg_rate=0.,
-                       iegm_rate=0., crop=0., token_norm=True, rescale=0.)
+                       iegm_rate=0., crop=0., token_norm=True, rescale=0., presence=True)

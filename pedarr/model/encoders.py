@@ -82,14 +82,15 @@ class ModalityEncoder(nn.Module):
     "`signal` [B, C, T] (normalised mV) and `mask` bool [B, C] -> tokens [B, ceil(T/strides[-1]), dim]."
     strides: tuple[int, ...]          # samples from column to column, of each of its maps
     rescale = 0.                      # how far absent channels are made up for
+    told = True                       # is each absent channel told by a learned vector?
     def __init__(self, channels: int, width: int, kernel: int, stride: int, norm: nn.Module):
         super().__init__()
         self.stem = ColumnConv(channels, width, kernel, stride, kernel // 2, bias=False)
         self.presence, self.norm = nn.Linear(channels, width, bias=False), norm
     def first_map(self, signal: Tensor, mask: Tensor) -> Tensor:
-        "Stem, and a vector for each absent channel: masked `signal` [B, C, T] -> [B, width, ceil(T/stride)]."
-        heard = _make_up(self.stem(signal), mask, self.rescale)
-        return F.relu(self.norm(heard + self.presence((~mask).to(signal.dtype))[..., None]))
+        "Stem, and vectors of absent channels: masked `signal` [B, C, T] -> [B, width, ceil(T/stride)]."
+        heard, absent = _make_up(self.stem(signal), mask, self.rescale), (~mask).to(signal.dtype)
+        return F.relu(self.norm(heard + self.told*self.presence(absent)[..., None]))
     def tokens(self, last_map: Tensor) -> Tensor:
         "The map `last_map` [B, dim, N] as normalised tokens [B, N, dim]."
         return self.out(last_map.transpose(1, 2))

@@ -58,6 +58,40 @@ def store_from_arrays(path: Path | str, signals: Any, rate: float, channels: Seq
     arrays = _Arrays(x, float(rate), channel_rows(channels, aliases), config)
     return _open_or_write(_place(path), arrays, table, name, uncalibrated, simulated)
 
+# %% ../../nbs/4_signals/13_arrays.ipynb #a8e35911
+def _open_or_write(path: Path, arrays: _Arrays, table: pd.DataFrame, name: str, uncalibrated: bool,
+                   simulated: bool) -> Store:
+    "The store that is there already, if it is the same; otherwise a new one."
+    _check_bands(arrays)
+    _check_name(name)
+    notes, hashes = _check_units(arrays, uncalibrated), _hash_segments(arrays)
+    meta, notes = _recipe(arrays, table, hashes, name, simulated), [*notes, *_twin_notes(table, hashes)]
+    if os.path.lexists(path): return _same(path, meta)
+    with new_folder(path) as part: _write(part, arrays, table, meta, notes)
+    return open_store(path, verify=False)
+
+def _check_flags(**flags: Any) -> None:
+    "`PedarrError` for the first of `flags` that is not True or False."
+    for name, value in flags.items():
+        if type(value) is not bool: raise PedarrError(f'{name}={shown_value(value)}: give True or False')
+
+# %% ../../nbs/4_signals/13_arrays.ipynb #bfcfda9e
+def _same(path: Path, meta: dict) -> Store:
+    "The store at `path`, if it was made by the same call from the same arrays; `PedarrError` otherwise."
+    old = read_meta(path, 'move it away, or choose a new folder for the store')[0]
+    differs = [key for key in meta if old.get(key) != meta[key]]
+    if not differs: return open_store(path)
+    raise PedarrError(f'{path}: a store that differs stands here ({", ".join(differs)}): delete it, '
+                      'or choose another name')
+
+def _place(path: Any) -> Path:
+    "`path`, absolute; `PedarrError` for what no folder can be called."
+    try:
+        place = Path(path).absolute()
+        if b'\0' not in os.fsencode(place): return place
+    except (TypeError, UnicodeError): pass
+    raise PedarrError(f'path={shown_value(path)}: give the path of a folder that a disk can have')
+
 # %% ../../nbs/4_signals/13_arrays.ipynb #f7d4bb78
 _LISTS = list, tuple, np.ndarray, pd.Series, pd.Index        # in order, and read as often as one likes
 
@@ -172,6 +206,11 @@ def _names(values: Any, what: str, n: int, empty: bool = False) -> np.ndarray:
         out.append(text)
     return np.array(out, dtype=str)
 
+def _check_name(name: Any) -> None:
+    "`PedarrError` unless a database may be called so."
+    if isinstance(name, str) and name.strip() and name.isprintable(): return
+    raise PedarrError(f'name={shown_value(name)}: give a word')
+
 # %% ../../nbs/4_signals/13_arrays.ipynb #9a27800c
 def _whole_numbers(folds: Any, n: int) -> np.ndarray:
     "`n` numbers of folds, -1 for none; `PedarrError` for anything else."
@@ -192,25 +231,6 @@ def _statements(statements: Any, n: int) -> list[str]:
         if not words or any('|' in s or not s.isprintable() for s in said):
             raise PedarrError(f'statements of segment {i} are {shown_value(said)}: list names without a bar')
     return ['|'.join(sorted({s.strip() for s in said})) for said in statements]
-
-# %% ../../nbs/4_signals/13_arrays.ipynb #bfcfda9e
-def _check_name(name: Any) -> None:
-    "`PedarrError` unless a database may be called so."
-    if isinstance(name, str) and name.strip() and name.isprintable(): return
-    raise PedarrError(f'name={shown_value(name)}: give a word')
-
-def _check_flags(**flags: Any) -> None:
-    "`PedarrError` for the first of `flags` that is not True or False."
-    for name, value in flags.items():
-        if type(value) is not bool: raise PedarrError(f'{name}={shown_value(value)}: give True or False')
-
-def _place(path: Any) -> Path:
-    "`path`, absolute; `PedarrError` for what no folder can be called."
-    try:
-        place = Path(path).absolute()
-        if b'\0' not in os.fsencode(place): return place
-    except (TypeError, UnicodeError): pass
-    raise PedarrError(f'path={shown_value(path)}: give the path of a folder that a disk can have')
 
 # %% ../../nbs/4_signals/13_arrays.ipynb #e1b17814
 def _in_one(table: pd.DataFrame, part: str, whole: str) -> None:
@@ -316,11 +336,9 @@ def _odd_amplitudes(arrays: _Arrays, most: int = 200) -> list[str]:
         said.append(f'channel {channel} has an amplitude of {mv:.3g}, no heart\'s ({low:g} to {high:g} mV)')
     return said
 
-# %% ../../nbs/4_signals/13_arrays.ipynb #8cb0eac5
 def _check_units(arrays: _Arrays, uncalibrated: bool) -> list[str]:
     "Notes on amplitudes; `PedarrError` where they can't be millivolts, and nobody said so."
-    said = _odd_amplitudes(arrays)
-    if said and not uncalibrated:
+    if (said := _odd_amplitudes(arrays)) and not uncalibrated:
         raise PedarrError(f'signals: {said[0]}: give millivolts (microvolts times 0.001), or '
                           'uncalibrated=True if the unit is not known')
     return ['uncalibrated: amplitudes are in no known unit']*uncalibrated + said
@@ -414,23 +432,3 @@ def _write(folder: Path, arrays: _Arrays, table: pd.DataFrame, meta: dict, notes
     skipped = sorted(set(table.record) - set(segments.record))
     whole = StoreMeta.model_validate(meta | came_out | dict(skipped=skipped, notes=notes))
     write_json(folder/'store.json', whole.model_dump())
-
-# %% ../../nbs/4_signals/13_arrays.ipynb #a8e35911
-def _open_or_write(path: Path, arrays: _Arrays, table: pd.DataFrame, name: str, uncalibrated: bool,
-                   simulated: bool) -> Store:
-    "The store that is there already, if it is the same; otherwise a new one."
-    _check_bands(arrays)
-    _check_name(name)
-    notes, hashes = _check_units(arrays, uncalibrated), _hash_segments(arrays)
-    meta, notes = _recipe(arrays, table, hashes, name, simulated), [*notes, *_twin_notes(table, hashes)]
-    if os.path.lexists(path): return _same(path, meta)
-    with new_folder(path) as part: _write(part, arrays, table, meta, notes)
-    return open_store(path, verify=False)
-
-def _same(path: Path, meta: dict) -> Store:
-    "The store at `path`, if it was made by the same call from the same arrays; `PedarrError` otherwise."
-    old = read_meta(path, 'move it away, or choose a new folder for the store')[0]
-    differs = [key for key in meta if old.get(key) != meta[key]]
-    if not differs: return open_store(path)
-    raise PedarrError(f'{path}: a store that differs stands here ({", ".join(differs)}): delete it, '
-                      'or choose another name')

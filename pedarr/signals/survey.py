@@ -20,11 +20,6 @@ import scipy
 import wfdb
 from tqdm import tqdm
 
-# %% auto #0
-__all__ = ['LeftOut', 'RecordPlan', 'group_sentences', 'damaged_error', 'nothing_left_error', 'Comparison', 'comparison_notes',
-           'with_progress', 'Survey', 'present_classes', 'plan_notes', 'make_survey']
-
-# %% ../../nbs/4_signals/06_survey.ipynb #n1df0d99
 import pedarr
 from ..core.errors import PassingError, PedarrError, one_line
 from ..core.files import MOST_BYTES, read_text, sha256
@@ -44,6 +39,10 @@ from .store import STORE_VERSION
 from .windows import segment_table, unlabelled_rhythms
 from ..synthetic.files import stated_twin
 
+# %% auto #0
+__all__ = ['LeftOut', 'RecordPlan', 'group_sentences', 'damaged_error', 'nothing_left_error', 'Comparison', 'comparison_notes',
+           'with_progress', 'present_classes', 'Survey', 'plan_notes', 'make_survey']
+
 # %% ../../nbs/4_signals/06_survey.ipynb #258a57aa
 class LeftOut(NamedTuple):
     "A record that is not used, and why. Something is lost with a `damaged` one."
@@ -52,7 +51,6 @@ class LeftOut(NamedTuple):
     damaged: bool = False
     notes: tuple = ()
 
-# %% ../../nbs/4_signals/06_survey.ipynb #n78d2374
 def _files(plan: RecordPlan) -> dict[str, Path]:
     "All files of the record but the header, by their path from it."
     folder = plan.record.path.parent
@@ -281,7 +279,6 @@ def with_progress(function: Callable, items: list, jobs: int, text: str, progres
     yield from tqdm(parallel_map(function, items, jobs), total=len(items), desc=text, unit=unit,
                     disable=not progress, file=sys.stderr, delay=delay)
 
-# %% ../../nbs/4_signals/06_survey.ipynb #3ce0a5cd
 def _mapping(grouping: str, unlabelled: bool) -> tuple[dict, dict, bool]:
     """(the classes in a grouping, those of rhythms, `unlabelled`); `PedarrError` unless all are names.
 
@@ -295,14 +292,13 @@ def _mapping(grouping: str, unlabelled: bool) -> tuple[dict, dict, bool]:
     if grouping in STATEMENT_GROUPINGS: return dict(mapping), {}, True
     return dict(mapping), dict(mapping), unlabelled
 
-def _plans(database: Database, found: FoundRecords, jobs: int, progress: bool,
-           unlabelled: bool) -> tuple[list, list]:
+# %% ../../nbs/4_signals/06_survey.ipynb #5727a44b
+def _plans(database: Database, found: FoundRecords, jobs: int, progress: bool, unlabelled: bool) -> tuple:
     "(plans of the records that can be used, those that are left out)."
     tasks = [(database, path, name, unlabelled) for path, name in zip(found.paths, found.names)]
     seen = list(with_progress(_plan, tasks, jobs, 'annotations', progress))
     return [p for p in seen if isinstance(p, RecordPlan)], [p for p in seen if isinstance(p, LeftOut)]
 
-# %% ../../nbs/4_signals/06_survey.ipynb #5727a44b
 def _records(folder: Path, database: Database, jobs: int, progress: bool, skip_damaged: bool,
              unlabelled: bool) -> tuple:
     """(plans, records that are left out, notes); `PedarrError` for damaged records, unless they are to be
@@ -317,13 +313,13 @@ def _records(folder: Path, database: Database, jobs: int, progress: bool, skip_d
     if not plans: raise nothing_left_error(folder, left_out)
     return plans, left_out, found.notes
 
+# %% ../../nbs/4_signals/06_survey.ipynb #a35ac545
 def _check_bands(plans: list, config: PreprocessConfig) -> None:
     "`PedarrError` for a band that can't be had at the store's rate, if a record has channels that need it."
     for band, rows in ((config.ecg_band, slice(0, N_ECG)), (config.iegm_band, slice(N_ECG, None))):
         held = any((p.record.rows[rows] >= 0).any() for p in plans)
         if held and band is not None: block_matrices(config, band)
 
-# %% ../../nbs/4_signals/06_survey.ipynb #a35ac545
 def _compare(folder: Path, plans: list, accept_changed: bool) -> tuple[Comparison, list]:
     "(what the checksum list says of headers, annotations and tables, notes); `PedarrError` if it says no."
     try: check, notes = Comparison(folder, _listed(folder)), []
@@ -350,6 +346,11 @@ def _tables(plans: list, grouping: dict, config: PreprocessConfig, unlabelled: b
     again = lambda t: config.rare_stride and t['label'].isin(rare).any()
     return [cut(p, rare) if again(t) else t for p, t in zip(plans, tables)], rare
 
+def present_classes(tables: Iterable[pd.DataFrame], grouping: dict) -> list[str]:
+    "The classes of a grouping that have a segment, in the grouping's order: what a model can learn."
+    found = {label for t in tables for label in t['label']}
+    return [c for c in classes_of(grouping) if c in found]
+
 # %% ../../nbs/4_signals/06_survey.ipynb #16e63bf3
 def _longest(plans: list, grouping: dict) -> Counter:
     "The longest episode (s) of each class."
@@ -357,16 +358,9 @@ def _longest(plans: list, grouping: dict) -> Counter:
     for p in plans:
         seconds = ((p.episodes['stop'] - p.episodes['start']).to_numpy()/p.record.fs).tolist()
         for rhythm, length in zip(p.episodes['rhythm'].tolist(), seconds):
-            c = grouping.get(rhythm)
-            if c: longest[c] = max(longest[c], length)
+            if c := grouping.get(rhythm): longest[c] = max(longest[c], length)
     return longest
 
-def _too_short(plans: list, tables: list, grouping: dict) -> list[tuple]:
-    "Classes that have episodes but no segment, with their longest episode (s)."
-    present = present_classes(tables, grouping)
-    return [(c, s) for c, s in _longest(plans, grouping).items() if c not in present]
-
-# %% ../../nbs/4_signals/06_survey.ipynb #n5d231fd
 def _no_segments(plans: list, grouping: dict, config: PreprocessConfig) -> PedarrError:
     "What is said where no window fits anywhere."
     longest = max(_longest(plans, grouping).values(), default=None)
@@ -406,10 +400,10 @@ def _key(survey: Survey) -> str:
     return hash_value([survey.meta, small, [t['start'].tolist() for t in survey.tables]])
 
 # %% ../../nbs/4_signals/06_survey.ipynb #9771847b
-def present_classes(tables: Iterable[pd.DataFrame], grouping: dict) -> list[str]:
-    "The classes of a grouping that have a segment, in the grouping's order: what a model can learn."
-    found = {label for t in tables for label in t['label']}
-    return [c for c in classes_of(grouping) if c in found]
+def _too_short(plans: list, tables: list, grouping: dict) -> list[tuple]:
+    "Classes that have episodes but no segment, with their longest episode (s)."
+    present = present_classes(tables, grouping)
+    return [(c, s) for c, s in _longest(plans, grouping).items() if c not in present]
 
 def plan_notes(survey: Survey) -> list[str]:
     "Sentences on rhythms without a class, classes that are too short, and records that give no window."

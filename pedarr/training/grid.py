@@ -131,6 +131,12 @@ _CHANNELS = {'all channels': _PLAIN, 'no channel dropout': _PLAIN | dict(channel
              'made up for and always fewer': _MADE_UP | dict(channel_dropout=1.)} | {
     name: _PLAIN | dict(channels=names) for name, names in CHANNEL_SUBSETS.items()}
 
+# %% ../../nbs/8_training/14_grid.ipynb #d1e42478
+_UNTOLD = dict(model_options=dict(presence=False))
+
+_ABSENT = {'PedArrNet': {}, 'absent channels not told': _UNTOLD} | {
+    name: _UNTOLD | dict(channels=names) for name, names in CHANNEL_SUBSETS.items()}
+
 # %% ../../nbs/8_training/14_grid.ipynb #f2e8afe8
 _CENTRED = dict(model_options=dict(centre=True))
 
@@ -149,7 +155,8 @@ QUESTIONS = {
     'modality': _MODALITIES,
     'model': _NETWORKS,
     'agcacl': _AGCACL_PARTS | _AGCACL_CENTRED,
-    'channels': _CHANNELS}
+    'channels': _CHANNELS,
+    'absent': _ABSENT}
 
 # %% ../../nbs/8_training/14_grid.ipynb #a104f6f5
 class Job(FileContents):

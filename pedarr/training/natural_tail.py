@@ -21,9 +21,9 @@ from ..evaluation.bootstrap import (
 from ..evaluation.comparison import interval_p
 from ..evaluation.ranking import Ranking, average_precision
 from ..signals.store import Store
-from pedarr.training.tail import (
+from .tail import (
     MOST_COMMON, check_alike, check_untaught, finish_job, job_card, read_answers, tail_config,
-    train_and_answer)
+    train_and_answer, without_rows)
 from .tail_results import best_offsets, read_recordings
 
 # %% auto #0
@@ -59,7 +59,8 @@ def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], 
     check_untaught(store, c)
     def work(checkpoint):
         row, prob = train_and_answer(store, role, c, checkpoint)
-        return dict(row=row.astype(np.int32), log=few_bits(np.log(np.maximum(prob.astype(float), 1e-12))))
+        log = few_bits(np.log(np.maximum(prob.astype(float), 1e-12)))
+        return without_rows(dict(row=row.astype(np.int32), log=log), role)
 
     simulated = bool(store.meta.get('simulated'))
     about = job_card(store, c, loss=loss, fold=fold, simulated=simulated, log_bits=LOG_BITS,

@@ -112,17 +112,15 @@ def _of_beats(found: Physiology, rows: np.ndarray, c: PretrainConfig, source: Pa
 def _measured(store: Store, rows: np.ndarray, c: PretrainConfig, progress: bool) -> tuple[dict, list[str]]:
     "The measured parts of `Known`, and notes on windows in which nothing was found, and on kinds of beats."
     found = physiology_of(store, c.jobs, progress, c.durations)
-    features = reduce_features(found.windows, rows, source=store.path)
+    tensors = {'features': torch.from_numpy(reduce_features(found.windows, rows, source=store.path))}
     beats, said = _of_beats(found, rows, c, store.path)
     beats['peaks'] = found.peaks.astype(np.int64), -1
-    tensors = {name: torch.from_numpy(_padded(found, *values)) for name, values in beats.items()}
-    tensors['features'] = torch.from_numpy(features)
+    tensors |= {name: torch.from_numpy(_padded(found, *values)) for name, values in beats.items()}
     tensors['cuts'] = [found.of_window('peaks' if c.at_r else 'cuts', i) for i in range(len(store))]
-    n = int(np.isnan(features[rows]).any(1).sum())
+    n = int(tensors['features'][rows].isnan().any(1).sum())
     notes = [f'in {n} windows no beat was found: they count in no term of features or beats'] if n else []
     return tensors, [*notes, *said]
 
-# %% ../../nbs/8_training/26_pretrain.ipynb #a7b84094
 def what_is_known(store: Store, rows: np.ndarray, c: PretrainConfig,
                   progress: bool = False) -> tuple[Known, list]:
     "What the method of `c` needs of the windows of `store`, learnt from the row numbers `rows` [N]; notes."
@@ -228,7 +226,6 @@ def _before_epochs(s: _Setup, c: PretrainConfig) -> Callable:
         s.batches.loader.dataset.set_epoch(epoch)
     return before_epoch
 
-# %% ../../nbs/8_training/26_pretrain.ipynb #21145001
 def _follower(c: PretrainConfig, show: bool) -> Callable[[dict], None]:
     "A function that shows each row of the history: a bar on a terminal, a line elsewhere."
     bar = tqdm(total=c.epochs, desc=c.method, unit='epoch') if show and on_terminal() else None
@@ -256,7 +253,6 @@ def _after_epochs(store: Store, s: _Setup, c: PretrainConfig, run: Path, follow:
         follow(history[-1])
     return after_epoch
 
-# %% ../../nbs/8_training/26_pretrain.ipynb #4373c861
 def _resumed(file: Path, s: _Setup, c: PretrainConfig) -> list[dict]:
     "The history in the checkpoint `file`, whose state is put back; [] where there is none."
     if not file.exists(): return []

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from ..core.array_files import arrays_file, few_bits, read_arrays, write_arrays
+from ..core.array_files import arrays_file, few_bits, hash_arrays, read_arrays, write_arrays
 from ..core.errors import PedarrError, file_error
 from ..core.files import sha256
 from ..core.locks import hold_lock
@@ -34,8 +34,8 @@ from .runs import other_parameters
 # %% auto #0
 __all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_RECIPE', 'CONTROLLED_RECIPE', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs',
            'job_card', 'is_finished_job', 'JobCard', 'read_card', 'finish_job', 'train_and_answer', 'tail_config',
-           'check_untaught', 'finish_tail_job', 'run_tail_job', 'read_job', 'read_answers', 'check_alike',
-           'read_tail_job']
+           'check_untaught', 'finish_tail_job', 'run_tail_job', 'read_job', 'without_rows', 'read_answers',
+           'check_alike', 'read_tail_job']
 
 # %% ../../nbs/8_training/21_tail.ipynb #884a162e
 RARE_RHYTHMS = ('AFIB', 'PACE', 'SARRH')
@@ -300,13 +300,43 @@ def read_job(path: Path) -> dict[str, np.ndarray]:
     raise PedarrError(f'{path}: this job is not finished: run it first')
 
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e04
+_NOT_THESE = 'its recordings are not those of this table: give its own table'
+
 def _check_rows(path: Path, row: np.ndarray, role: np.ndarray) -> None:
     "`PedarrError` unless the numbers `row` [M] are all those of some roles of `role` [N], each once."
     known = (row >= 0) & (row < len(role))
     if not known.all() or np.isin(role[row].astype(str), ['', 'train']).any():
-        raise PedarrError(f'{path}: its recordings are not those of this table: give its own table')
+        raise PedarrError(f'{path}: {_NOT_THESE}')
     if not np.array_equal(np.sort(row), np.flatnonzero(np.isin(role, np.unique(role[row].astype(str))))):
         raise _damaged(path, 'a recording is missing, or there twice')
+
+# %% ../../nbs/8_training/21_tail.ipynb #366825b9
+def _hash_rows(row: np.ndarray) -> np.ndarray:
+    "SHA-256 of the numbers `row` [M], uint8 [32]."
+    return np.frombuffer(bytes.fromhex(hash_arrays([row.astype(np.int32)])), np.uint8)
+
+def _all_rows(rows: np.ndarray, role: np.ndarray) -> np.ndarray:
+    "The recordings [M] of those roles of `role` [N] whose numbers have the hash `rows`; none: []."
+    role, tested = role.astype(str), sorted({*role} - {'', 'train'})
+    for some in (x for n in range(1, len(tested) + 1) for x in combinations(tested, n)):
+        row = np.flatnonzero(np.isin(role, some))
+        if np.array_equal(_hash_rows(row), rows): return row
+    return np.zeros(0, int)
+
+def _row_numbers(path: Path, rows: np.ndarray, role: np.ndarray) -> np.ndarray:
+    "As `_all_rows`; `PedarrError` if there are none."
+    row = _all_rows(rows, role)
+    if not len(row): raise PedarrError(f'{path}: {_NOT_THESE}')
+    return row
+
+# %% ../../nbs/8_training/21_tail.ipynb #70408638
+def without_rows(found: dict[str, np.ndarray], role: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays `found` of a job (row [M] and others) with `rows`, a hash [32], for `row`, if all recordings
+    of some roles of `role` [N] stand in it in order; others as they are."""
+    if 'row' not in found: return found
+    rows = _hash_rows(found['row'])
+    if not np.array_equal(_all_rows(rows, role), found['row']): return found
+    return {name: x for name, x in found.items() if name != 'row'} | dict(rows=rows)
 
 # %% ../../nbs/8_training/21_tail.ipynb #acdfa6d6
 def read_answers(folder: Path, name: str, role: np.ndarray, n_log: int | None = None,
@@ -316,6 +346,7 @@ def read_answers(folder: Path, name: str, role: np.ndarray, n_log: int | None = 
     isn't finished, is damaged or doesn't fit."""
     path = arrays_file(folder, name)
     found, card = read_job(path), read_json(folder/f'{name}.json', _Card)
+    if 'rows' in found: found['row'] = _row_numbers(path, found.pop('rows'), role)
     row, log = (found.get(k, np.zeros(0)) for k in ('row', 'log'))
     fits = row.dtype.kind == 'i' and row.ndim == 1 and log.shape == (len(row), n_log or len(card.classes))
     if not fits or not np.isfinite(log).all() or len({*card.classes}) < len(card.classes):

@@ -22,8 +22,9 @@ from ..evaluation.bootstrap import check_bootstrap, percentile_interval
 from ..evaluation.comparison import holm_correction, interval_p
 from ..evaluation.ranking import RANKING_SCORES, Ranking
 from ..signals.store import Store
-from .tail import (
-    LOG_COLUMNS, RARE_RHYTHMS, TailJob, check_alike, read_card, read_job, read_tail_job)
+from pedarr.training.tail import (
+    LOG_COLUMNS, RARE_RHYTHMS, TailJob, check_alike, read_card, read_job, read_tail_job, tail_roles,
+    without_rows)
 
 # %% auto #0
 __all__ = ['OFFSETS', 'TAIL_SCORES', 'RARE_BITS', 'best_offsets', 'tune_offsets', 'TailAnswers', 'tail_bootstrap', 'tail_table',
@@ -224,12 +225,13 @@ def short_logs(log: np.ndarray) -> np.ndarray:
 def keep_tail_job(folder: Path, name: str, recordings: pd.DataFrame, kept: Path) -> Path:
     """Write the card of the finished job `name` of `folder` into the folder `kept`, and its answers, shorter,
     with the offsets that fold 9 tunes before. `recordings`: see `read_recordings`; errors `read_tail_job`."""
-    table = read_tail_job(folder, read_card(folder/f'{name}.json').job, recordings)
+    table = read_tail_job(folder, job := read_card(folder/f'{name}.json').job, recordings)
     offsets = table.attrs['offsets'] or tune_offsets(table[table.role == 'validation'])
     found, card = read_job(arrays_file(folder, name)), (folder/f'{name}.json').read_bytes()
     kept.mkdir(parents=True, exist_ok=True)
     short = dict(log=short_logs(found['log']), offsets=np.array(offsets, np.float32))
-    file = write_arrays(kept/f'{name}.safetensors.xz', found | short)
+    short = without_rows(found | short, tail_roles(recordings, job.size, job.draw))
+    file = write_arrays(kept/f'{name}.safetensors.xz', short)
     write_atomic(kept/f'{name}.json', card)
     return file
 
