@@ -79,6 +79,24 @@ def test_absent_channels_are_made_up_for_in_the_first_sum_alone(fusion):
     torch.testing.assert_close(heard[1], heard[0]*torch.tensor(times)[:, None, None])
 
 
+@pytest.mark.parametrize('fusion', ['cross', 'early'])
+def test_a_network_that_is_not_told_of_absent_channels_answers_alike_whatever_the_vectors_are(fusion):
+    "The vectors stay in its weights, so that those of a told network fit, and get no gradient."
+    told, untold = net(fusion=fusion), net(fusion=fusion, presence=False)
+    untold.load_state_dict(told.state_dict())
+    ecg, iegm, mask = batch()
+    assert same(told(ecg, iegm, mask | True), untold(ecg, iegm, mask | True))
+    mask[:, 3:12] = False
+    was = untold(ecg, iegm, mask)
+    assert not same(told(ecg, iegm, mask), was)
+    for name, p in untold.named_parameters():
+        if 'presence' in name: p.data += 1
+    assert same(untold(ecg, iegm, mask), was)
+    untold(ecg, iegm, mask).logits.square().sum().backward()
+    vectors = [p.grad for name, p in untold.named_parameters() if 'presence' in name]
+    assert vectors and all(g is not None and not g.any() for g in vectors)     # distributed training waits for all
+
+
 def test_an_absent_modality_would_matter_if_it_were_present():
     "The test above can fail: the same rubbish with a True mask does change the output."
     model, (ecg, iegm, mask) = net(), batch()
