@@ -27,7 +27,7 @@ from .grid import Job
 from .run_files import is_finished
 
 # %% auto #0
-__all__ = ['KeptAnswers', 'run_answers', 'keep_answers', 'read_kept', 'kept_scores', 'keep_grid', 'read_kept_grid',
+__all__ = ['KeptAnswers', 'run_answers', 'keep_answers', 'read_kept', 'kept_scores', 'keep_grid', 'read_kept_grid', 'gain_over',
            'kept_grid_scores', 'kept_grid_classes', 'kept_gain', 'keep_few_patients', 'read_few_patients']
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #974b91e8
@@ -225,8 +225,11 @@ def _pooled(kept: list[KeptAnswers]) -> tuple[np.ndarray, np.ndarray, np.ndarray
     if kept[0].multi: raise PedarrError('the answers have several labels a row: use kept_scores')
     return tuple(np.concatenate([getattr(a, name) for a in kept]) for name in ('truth', 'called', 'subject'))
 
-def _gain(kept: list[KeptAnswers], other: list[KeptAnswers], n_resamples: int) -> pd.DataFrame:
-    "`paired_scores` of a system less those of the `other`."
+def gain_over(kept: list[KeptAnswers], other: list[KeptAnswers], n_resamples: int = 10_000) -> pd.DataFrame:
+    """`paired_scores` of the answers `kept` less the `other` ones, seeds pooled. `PedarrError` unless both have
+    as many seeds, on the same rows."""
+    if len(kept) != len(other) or not _same_rows(kept[0], other[0]):
+        raise PedarrError('answers of other rows, or of other numbers of seeds, are not compared in pairs')
     truth, called, subject = _pooled(kept)
     return paired_scores(truth, called, _pooled(other)[1], subject, len(kept[0].classes), n_resamples)
 
@@ -236,7 +239,7 @@ def _system_rows(kept: list[KeptAnswers], first: list[KeptAnswers] | None, n_res
     truth, called, subject = _pooled(kept)
     table = bootstrap_scores(truth, called, subject, len(kept[0].classes), n_resamples)
     if first is not None:
-        gain = _gain(kept, first, n_resamples)
+        gain = gain_over(kept, first, n_resamples)
         table = table.join(gain.rename(columns=dict(value='gain', low='gain_low', high='gain_high')))
     seeds, subjects = len(kept), len(np.unique(subject))
     return table.assign(seeds=seeds, segments=len(truth)//seeds, subjects=subjects).reset_index()
@@ -290,7 +293,7 @@ def kept_gain(folder: Path | str, system: str, other: str, n_resamples: int = 10
     `paired_scores`: of the first question and split that has both on the same rows; `PedarrError` if none."""
     for systems in read_kept_grid(folder).values():
         base = _to_compare(systems, other, system) if system in systems else None
-        if base: return _gain(systems[system], base, n_resamples)
+        if base: return gain_over(systems[system], base, n_resamples)
     raise PedarrError(f'{folder}: no question has {system!r} and {other!r}, finished, on the same rows: '
                       'give two systems of grid.json')
 
