@@ -24,6 +24,10 @@ __all__ = ['SAMPLE_SCORES', 'WAVE_EDGES', 'CSE_LIMITS', 'EDGE_SCORES', 'sample_c
            'match_edges', 'edge_errors', 'edge_scores', 'plot_edge_errors', 'plot_segmentation']
 
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #b5591498
+def _share(total: np.ndarray, n: np.ndarray) -> np.ndarray:
+    "`total`/`n` [...], NaN where `n` is 0."
+    return np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
+
 def sample_counts(label: np.ndarray, answer: np.ndarray, scored: np.ndarray,
                   subject: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Scored samples by true class and answer, float [S, 4, 4], for each subject, and the names [S].
@@ -39,7 +43,7 @@ def class_f1(counts: np.ndarray) -> np.ndarray:
     "F1 of each class [..., 4] from sample counts `counts` [..., 4, 4] (true, answer); NaN without a sample."
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     both = counts.sum(-1) + counts.sum(-2)
-    return np.divide(2*hits, both, out=np.full(both.shape, np.nan), where=both > 0)
+    return _share(2*hits, both)
 
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #5ceb729c
 SAMPLE_SCORES = ('macro F1, four classes', 'macro F1, three waves', 'Dice by recording, four classes',
@@ -49,7 +53,7 @@ def _mean_of(f1: np.ndarray) -> np.ndarray:
     "Means of `f1` [N, C] over the classes, without NaN; NaN where there is nothing else [N]."
     there = np.isfinite(f1)
     total, n = np.where(there, f1, 0).sum(1), there.sum(1)
-    return np.divide(total, n, out=np.full(len(f1), np.nan), where=n > 0)
+    return _share(total, n)
 
 def _macro(f1: np.ndarray) -> np.ndarray:
     "Means over four classes and over three waves [N, 2] of `f1` [N, 4]."
@@ -94,7 +98,7 @@ def _sample_row(sums: np.ndarray) -> np.ndarray:
     "The scores [R, 8] from summed counts, sums of both Dices, and how many recordings have each [R, 20]."
     f1 = class_f1(sums[:, :16].reshape(-1, 4, 4))
     there = sums[:, 18:]
-    dice = np.divide(sums[:, 16:18], there, out=np.full(there.shape, np.nan), where=there > 0)
+    dice = _share(sums[:, 16:18], there)
     return np.column_stack([_macro(f1), dice, f1])
 
 # %% ../../nbs/7_evaluation/10_wave_scores.ipynb #36714101

@@ -62,7 +62,9 @@ def best_offsets(log: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return offsets[:n]
 
 def tune_offsets(table: pd.DataFrame) -> np.ndarray:
-    "Offsets [3] for the rare rhythms with the best mean F1 of them on `table`, as `read_tail_job` gives it."
+    """Offsets [3] for the rare rhythms with the best mean F1 of them on `table`, as `read_tail_job` gives it.
+    `PedarrError` if it is empty."""
+    if not len(table): raise PedarrError('tail: no recording of a validation to tune offsets on')
     return best_offsets(table[LOG_COLUMNS].to_numpy(), _codes(table.label))
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #b4080583
