@@ -275,8 +275,9 @@ def tail_complete(folder):
     (TAIL.with_name('tail_parts'), ('agcacl-again', 'no-phi'), False),
     (TAIL.with_name('tail_recipes'), ('ce-again', 'ce-default'), False),
     (TAIL.with_name('tail_trees'), ('agcacl & trees', 'trees'), False),
+    (TAIL.with_name('tail_rivals'), ('agcacl', 'supcon'), False),
     *(pytest.param(TAIL.with_name(name), (), True, marks=pytest.mark.long)
-      for name in ('tail', 'tail_starts', 'tail_parts', 'tail_recipes', 'tail_trees'))],
+      for name in ('tail', 'tail_starts', 'tail_parts', 'tail_recipes', 'tail_trees', 'tail_rivals'))],
     ids=lambda x: x.name if isinstance(x, Path) else None)
 def test_kept_answers_give_the_tables_of_the_controlled_tail(folder, pair, whole):
     """Values of scores.csv, pairs included, and draws.csv, from the answers and the table of recordings:
@@ -621,10 +622,12 @@ def test_answers_of_the_contest_are_never_kept():
 
 SUBSETS = {'channels/asked/subsets': 'channels/subsets.csv',
            'channels/made_up/asked/subsets': 'channels/made_up/subsets.csv',
-           'channels/made_up/asked/fewer': 'channels/made_up/asked.csv'}
+           'channels/made_up/asked/fewer': 'channels/made_up/asked.csv',
+           'twin_absent/asked/subsets': 'twin_absent/subsets.csv',
+           'twin_absent/asked/fewer': 'twin_absent/asked.csv'}
 
 
-MISSING = {'twin': 3, 'twin_rivals': 2, 'twin_absent': 2}                   # folders, and how many systems were asked
+MISSING = {'twin': 3, 'twin_rivals': 2, 'twin_absent': 2, 'search/told_seeds': 2}                   # folders, and how many systems were asked
 
 
 @pytest.mark.parametrize('folder', MISSING)
