@@ -23,7 +23,7 @@ from ..evaluation.comparison import holm_correction, interval_p
 from ..evaluation.ranking import RANKING_SCORES, Ranking
 from ..signals.store import Store
 from pedarr.training.tail import (
-    LOG_COLUMNS, RARE_RHYTHMS, TailJob, check_alike, read_card, read_job, read_tail_job, tail_roles,
+    LOG_COLUMNS, RARE_RHYTHMS, TailJob, check_alike, read_answers, read_card, read_tail_job, tail_roles,
     without_rows)
 
 # %% auto #0
@@ -224,15 +224,25 @@ def short_logs(log: np.ndarray) -> np.ndarray:
     other = np.round(log[:, 3:].astype(float)/_OTHER_STEP)*_OTHER_STEP
     return np.concatenate([few_bits(log[:, :3], RARE_BITS), other.astype(np.float16)], 1)
 
-def keep_tail_job(folder: Path, name: str, recordings: pd.DataFrame, kept: Path) -> Path:
+# %% ../../nbs/8_training/22_tail_results.ipynb #9c8821ab
+def _but_validation(found: dict[str, np.ndarray], role: np.ndarray) -> dict[str, np.ndarray]:
+    "The arrays `found` of a job (row [M] and others) without the rows that validate, by `role` [M]."
+    kept = role != 'validation'
+    return {k: x[kept] if len(x) == len(kept) else x for k, x in found.items()}
+
+def keep_tail_job(folder: Path, name: str, recordings: pd.DataFrame, kept: Path,
+                  validation: bool = False) -> Path:
     """Write the card of the finished job `name` of `folder` into the folder `kept`, and its answers, shorter,
-    with the offsets that fold 9 tunes before. `recordings`: see `read_recordings`; errors `read_tail_job`."""
+    with the offsets that fold 9 tunes before, and those to fold 9 with `validation`. `recordings`: see
+    `read_recordings`; errors as `read_tail_job`."""
     table = read_tail_job(folder, job := read_card(folder/f'{name}.json').job, recordings)
-    offsets = table.attrs['offsets'] or tune_offsets(table[table.role == 'validation'])
-    found, card = read_job(arrays_file(folder, name)), (folder/f'{name}.json').read_bytes()
+    role, offsets = tail_roles(recordings, job.size, job.draw), table.attrs['offsets']
+    if not offsets: offsets = tune_offsets(table[table.role == 'validation'])
+    found, card = read_answers(folder, name, role, len(LOG_COLUMNS))[0], (folder/f'{name}.json').read_bytes()
+    own = found.pop('role')
+    short = found | dict(log=short_logs(found['log']), offsets=np.array(offsets, np.float32))
+    short = without_rows(short if validation else _but_validation(short, own), role)
     kept.mkdir(parents=True, exist_ok=True)
-    short = dict(log=short_logs(found['log']), offsets=np.array(offsets, np.float32))
-    short = without_rows(found | short, tail_roles(recordings, job.size, job.draw))
     file = write_arrays(kept/f'{name}.safetensors.xz', short)
     write_atomic(kept/f'{name}.json', card)
     return file
