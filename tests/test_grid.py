@@ -348,6 +348,23 @@ def test_two_plans_that_are_written_at_once_are_both_kept(tmp_path):
     assert len(grid_.load_plan(tmp_path)) == 12
 
 
+@pytest.mark.parametrize('listed', [True, False])
+def test_a_run_told_by_an_earlier_default_is_done_where_that_is_asked_by_name(store, tmp_path, listed):
+    "Its version listed `presence` in model.json, or had no such option yet; asked as today it is another."
+    common = dict(store=str(store), **SMALL)
+    plan = lambda **own: grid_.plan_jobs({'q': {'s': own}}, tmp_path, ['patient'], 1, **common)[0]
+    named, today = plan(model_options=dict(presence=True)), plan()
+    run = run_training(make_config(**named.params), progress=False)
+    told = {'presence': True} if listed else {}
+    for name, entry, left in (('params', 'model_options', {}), ('model', 'model', told)):
+        file = run/f'{name}.json'
+        was = json.loads(file.read_text())
+        rest = {k: v for k, v in was[entry].items() if k != 'presence'}
+        file.write_text(json.dumps(was | {entry: rest | left}))
+    assert grid_._is_done(named) and run_training(make_config(**named.params), progress=False) == run
+    with pytest.raises(PedarrError, match='presence was True, is False'): grid_._is_done(today)
+
+
 def _run(name, page, tmp_path, **params):
     papermill.execute_notebook(str(ROOT/f'nbs/experiments/{name}.ipynb'), str(page), parameters=params,
                                cwd=str(tmp_path), kernel_name='python3', progress_bar=False)

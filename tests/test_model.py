@@ -42,10 +42,10 @@ def test_channels_agree_with_records():
 @pytest.mark.parametrize('rubbish', ['noise', 'nan', 'inf', 'minus inf', 'huge'])
 @settings(max_examples=5, deadline=None)
 @given(has=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=4),
-       channels=st.integers(0, 2**19 - 1), rescale=st.sampled_from([0., 1.]))
-def test_absent_changes_nothing_to_the_bit(fusion, rubbish, has, channels, rescale):
+       channels=st.integers(0, 2**19 - 1), rescale=st.sampled_from([0., 1.]), told=st.booleans())
+def test_absent_changes_nothing_to_the_bit(fusion, rubbish, has, channels, rescale, told):
     "Any pattern of absent modalities and channels, mixed within a batch; outputs and gradients."
-    model = net(fusion=fusion, rescale=rescale).double()
+    model = net(fusion=fusion, rescale=rescale, presence=told).double()
     ecg, iegm, _ = batch(len(has))
     ecg, iegm = ecg.double(), iegm.double()
     some = torch.tensor([bool(channels >> i & 1) for i in range(19)])
@@ -72,7 +72,6 @@ def test_absent_channels_are_made_up_for_in_the_first_sum_alone(fusion):
     heard = []
     for model in (plain, made_up):
         encoder = model.views.encoder if fusion == 'early' else model.views.encoders['ecg']
-        encoder.presence.weight.data.zero_()
         encoder.norm.register_forward_pre_hook(lambda _, x: heard.append(x[0].detach()))
         model(ecg, iegm, mask)
     times = {'cross': [4., 12., 4., 4.], 'early': [19/4, 19., 19/4, 19/4]}[fusion]
@@ -82,7 +81,7 @@ def test_absent_channels_are_made_up_for_in_the_first_sum_alone(fusion):
 @pytest.mark.parametrize('fusion', ['cross', 'early'])
 def test_a_network_that_is_not_told_of_absent_channels_answers_alike_whatever_the_vectors_are(fusion):
     "The vectors stay in its weights, so that those of a told network fit, and get no gradient."
-    told, untold = net(fusion=fusion), net(fusion=fusion, presence=False)
+    told, untold = net(fusion=fusion, presence=True), net(fusion=fusion)
     untold.load_state_dict(told.state_dict())
     ecg, iegm, mask = batch()
     assert same(told(ecg, iegm, mask | True), untold(ecg, iegm, mask | True))
@@ -94,7 +93,8 @@ def test_a_network_that_is_not_told_of_absent_channels_answers_alike_whatever_th
     assert same(untold(ecg, iegm, mask), was)
     untold(ecg, iegm, mask).logits.square().sum().backward()
     vectors = [p.grad for name, p in untold.named_parameters() if 'presence' in name]
-    assert vectors and all(g is not None and not g.any() for g in vectors)     # distributed training waits for all
+    # distributed training waits for all
+    assert vectors and all(g is not None and not g.any() for g in vectors)
 
 
 def test_an_absent_modality_would_matter_if_it_were_present():
@@ -286,7 +286,7 @@ def test_stochastic_depth_breaks_no_graph(fusion):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-EARLIER = dict(encoder='plain', pooling='cls', token_norm=True, rescale=0.)       # of the first tables
+EARLIER = dict(encoder='plain', pooling='cls', token_norm=True, rescale=0., presence=True)  # the first tables
 
 def test_counts_by_hand():
     model = net(modalities=['ecg'], depth=2, dim=16, heads=2, **EARLIER)

@@ -139,7 +139,7 @@ def test_a_job_that_left_fold_10_alone_is_not_taken_for_one_that_asked_it(tmp_pa
 
 
 def test_answers_of_an_earlier_version_open_and_are_not_trained_again(tmp_path, table):
-    "It wrote `about` at the end, and had fewer parameters."
+    "It wrote `about` at the end, had fewer parameters, and told its networks of absent channels."
     params = dict(model='pedarrnet', lr=.1, seed=3)
     about = dict(job=JOB._asdict(), params=params, store='seal', classes=CLASSES)
     (tmp_path/f'{JOB.name}.json').write_text(json.dumps(about))
@@ -147,8 +147,11 @@ def test_answers_of_an_earlier_version_open_and_are_not_trained_again(tmp_path, 
     t = read_tail_job(tmp_path, JOB, table)
     assert set(t.role) == {'validation', 'left out', 'fold 10'} and len(t) and (t.other == 'SR').all()
     store = SimpleNamespace(segments=table, seal='seal', classes=CLASSES)
-    assert not run_tail_job(store, JOB, dict(lr=.1), tmp_path)
-    with pytest.raises(PedarrError, match='lr=0.1, not 0.2'): run_tail_job(store, JOB, dict(lr=.2), tmp_path)
+    told = dict(model_options=dict(presence=True))
+    assert not run_tail_job(store, JOB, told | dict(lr=.1), tmp_path)
+    untold = dict(lr=.1), "'presence': True.*not .*False"
+    for other, why in ((told | dict(lr=.2), 'lr=0.1, not 0.2'), untold):
+        with pytest.raises(PedarrError, match=why): run_tail_job(store, JOB, other, tmp_path)
 
 
 def damaged(found: dict, how: str) -> dict:
@@ -467,7 +470,9 @@ def test_the_chosen_trials_are_the_best_of_the_table():
 
 def test_the_kept_tail_was_trained_by_the_recipe():
     """Cards of the version that made the first tests (it said `balanced`) do not hold its defaults, which
-    `CONTROLLED_RECIPE` spells out; of later ones, options that nobody named are there, too."""
+    `CONTROLLED_RECIPE` spells out; of later ones, options that nobody named are there, too. `presence` is
+    in none from before it was an option, when every network was told."""
+    told = dict(presence=True)
     cards = sorted((Path(__file__).parents[1]/'nbs'/'results'/'tail'/'test').glob('*.json'))
     assert cards
     for card in map(json.loads, (c.read_text() for c in cards)):
@@ -478,9 +483,11 @@ def test_the_kept_tail_was_trained_by_the_recipe():
             continue
         first, default = 'balanced' in card['params'], card['job']['loss'].endswith('-default')
         said = (TAIL_RECIPE if first or default else CONTROLLED_RECIPE) | card['job']['params']
-        assert {k: card['params'][k] for k in said} == said, card['job']
+        said, params = (p | dict(model_options=told | p['model_options']) for p in (said, card['params']))
+        assert {k: params[k] for k in said} == said, card['job']
         if first: continue
-        for name, options in card['options'].items(): assert said.get(name, {}).items() <= options.items()
+        options = card['options'] | dict(model_options=told | card['options']['model_options'])
+        assert all(said.get(name, {}).items() <= own.items() for name, own in options.items())
         assert card['options']['augment_options']['scale'] == .2
 
 

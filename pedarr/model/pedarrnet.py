@@ -89,7 +89,7 @@ class ModelConfig(NetworkOptions):
     encoder: _Encoder = Field('residual', description='of each modality')
     stochastic_depth: float = Field(.1, ge=0, lt=1, description='chance of the last block to be skipped')
     rescale: float = Field(1., ge=0, le=1, description='makes up for absent channels: (all/present)**rescale')
-    presence: bool = Field(True, description='a learned vector tells of each absent channel')
+    presence: bool = Field(False, description='a learned vector tells of each absent channel')
     token_norm: bool = Field(False, description='layer normalisation of tokens and of what the heads read')
     pooling: Literal[tuple(POOLINGS)] = Field('mean-max', description='what the heads read')
     crop: float = Field(0., ge=0, le=3600, description='seconds learnt from at once; 0: the whole window')

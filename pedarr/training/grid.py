@@ -124,7 +124,7 @@ CHANNEL_SUBSETS = {                                                # what is lef
     'lead II alone': 'II',
     '7 of 19': 'II V1 V3 V4 V6 RVA12 CS34'}
 
-_PLAIN, _MADE_UP = (dict(model_options=dict(rescale=r)) for r in (0., 1.))
+_PLAIN, _MADE_UP = (dict(model_options=dict(rescale=r, presence=True)) for r in (0., 1.))
 
 _CHANNELS = {'all channels': _PLAIN, 'no channel dropout': _PLAIN | dict(channel_dropout=0.),
              'all channels made up for': _MADE_UP,

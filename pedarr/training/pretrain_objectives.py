@@ -41,7 +41,7 @@ class Pretrainer(nn.Module):
         self.rate = c.rate or min(rate, READ_AT_MOST)
         rates = {f'{c.modality}_rate': self.rate, 'rate': rate} if self.rate != rate else {}
         self.net = PedArrNet(2, dim=c.dim, depth=0, heads=1, proj_dim=c.proj_dim, dropout=0.,
-                             stochastic_depth=0., rescale=0., pooling='mean-max',
+                             stochastic_depth=0., rescale=0., presence=True, pooling='mean-max',
                              encoder=c.encoder, modalities=[c.modality], **rates)
         self.stride, channels = self.net.views.stride, MODALITIES[c.modality]
         self.decoder = nn.Sequential(nn.Conv1d(c.dim, c.dim, 3, padding=1), nn.GELU(),

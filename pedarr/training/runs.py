@@ -41,10 +41,22 @@ def other_parameters(was: dict, now: dict) -> str:
     differ = [k for k in own_parameters(now) if k not in _FREE and was.get(k) != now[k]]
     return '; '.join(f'{k}={shown_value(was.get(k))}, not {shown_value(now[k])}' for k in differ)
 
+# %% ../../nbs/8_training/03_runs.ipynb #1eb98977
+def _with_named_options(was: dict, now: dict, run: Path) -> dict:
+    """The parameters `was` of a `run`, with the options of its network that `now` names and they do not: as
+    its model.json has them."""
+    named, file = was.get('model_options'), run/'model.json'
+    if now['model'] != 'pedarrnet' or not isinstance(named, dict) or not file.exists(): return was
+    if now['model_options'].keys() <= named.keys(): return was
+    built = EARLIER_OPTIONS | read_json(file, ModelCard).model
+    left = {name: built[name] for name in now['model_options'] if name in built}
+    return was | {'model_options': left | named}
+
 def check_same_parameters(run: Path, c: TrainConfig) -> None:
     "`PedarrError` if the folder `run` holds a run with other parameters than `c`; it names all that differ."
     if not (run/'params.json').exists(): return
-    if said := other_parameters(given_parameters(run), c.model_dump()):
+    now = c.model_dump()
+    if said := other_parameters(_with_named_options(given_parameters(run), now, run), now):
         raise PedarrError(f'{run}: holds a run with {said}: '
                           'choose another run folder, or give the parameters of that run')
 

@@ -21,6 +21,8 @@ from ..core.locks import hold_lock
 from ..core.project import project_path
 from ..core.tables import FileContents, json_ready, read_json, validation_errors, write_json
 from ..losses.registry import loss_options, loss_terms
+from ..model.earlier_encoders import EARLIER_OPTIONS
+
 from ..model.given import encoder_file, given_folder, read_given
 from ..model.trees import TREES
 from ..signals.store import Store
@@ -103,7 +105,7 @@ def tail_jobs(losses: dict[str, dict], sizes: Iterable[int], draws: Iterable[int
 # %% ../../nbs/8_training/21_tail.ipynb #0a6f9f1c
 TAIL_RECIPE = dict(encoder='residual', dim=64, depth=1, modalities='ecg', epochs=25, batch_size=64, lr=4e-3,
                    warmup=.25, channel_dropout=0.,
-                   model_options=dict(pooling='mean-max', stochastic_depth=.1))
+                   model_options=dict(pooling='mean-max', stochastic_depth=.1, presence=True))
 CONTROLLED_RECIPE = TAIL_RECIPE | dict(
     augment_options=dict(noise=.03, shift=.1, channel=.05),
     model_options=TAIL_RECIPE['model_options'] | dict(token_norm=True, rescale=0.))
@@ -161,10 +163,17 @@ def job_card(store: Store, c: TrainConfig, **more: Any) -> dict[str, Any]:
 _DEFAULTS = {name: f.default for name, f in TrainConfig.model_fields.items() if not f.is_required()}
 _OF_SYSTEMS = ('system', 'first', 'random')       # of a card of what is no plain training
 
+def _with_presence(params: dict, card: _Card) -> dict:
+    "The `params` of a `card`, where a network's options say whether it is told of absent channels."
+    if params.get('model') != 'pedarrnet': return params
+    told = EARLIER_OPTIONS | card.options.get('model_options', {})
+    return params | dict(model_options=dict(presence=told['presence']) | params.get('model_options', {}))
+
+# %% ../../nbs/8_training/21_tail.ipynb #12ba8916
 def _others(was: _Card, now: _Card) -> str:
     "What of a job that `was` begun differs from what is asked `now`, in words; '' if nothing does."
     old = _DEFAULTS | current_names(was.params)      # an earlier version's card lacks what came later
-    said = [other_parameters(old, now.params)]
+    said = [other_parameters(_with_presence(old, was), _with_presence(now.params, now))]
     for name, options in now.options.items():                      # those that both versions know
         own = {k: v for k, v in was.options.get(name, {}).items() if k in options}
         said.append(other_parameters(options | own, options))
@@ -176,13 +185,12 @@ def _others(was: _Card, now: _Card) -> str:
     if was.store != now.store or was.classes != now.classes: return 'another store'
     return next(filter(None, said), '')
 
-# %% ../../nbs/8_training/21_tail.ipynb #12ba8916
+# %% ../../nbs/8_training/21_tail.ipynb #5148e286
 def _check_about(card: Path, about: dict) -> None:
     "`PedarrError` if the job of the file `card` was begun about something else."
     if said := _others(read_json(card, _Card), _Card(**json_ready(about))):
         raise PedarrError(f'{card}: of a job with {said}: choose another folder, or give what it had')
 
-# %% ../../nbs/8_training/21_tail.ipynb #5148e286
 def is_finished_job(folder: Path | str, name: str) -> bool:
     "Are the arrays of the job `name` in `folder`, compressed or not?"
     return arrays_file(folder, name).exists()
