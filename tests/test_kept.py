@@ -554,7 +554,7 @@ def test_the_tails_answers_are_short_and_have_their_offsets(folder):
 def test_kept_offsets_of_a_tail_are_nearly_those_that_fold_9_asks_for():
     "Mean F1 of the rounded validation at the kept offsets, and at offsets that are tuned on it again."
     recordings, gaps = read_recordings(TAIL)[0], []
-    for name in ('ce_20_3', 'agcacl_20_4', 'la_20_5', 'bcl_20_6'):        # others' answers to fold 9 are not kept
+    for name in ('ce_20_3', 'agcacl_20_4', 'la_20_5', 'bcl_20_6'):           # others' fold 9 is not kept
         loss, size, draw = name.split('_')
         t = read_tail_job(TAIL/'test', TailJob(loss, int(size), int(draw), {}), recordings)
         again = t.copy()
@@ -623,11 +623,10 @@ def test_answers_of_the_contest_are_never_kept():
 SUBSETS = {'channels/asked/subsets': 'channels/subsets.csv',
            'channels/made_up/asked/subsets': 'channels/made_up/subsets.csv',
            'channels/made_up/asked/fewer': 'channels/made_up/asked.csv',
-           'twin_absent/asked/subsets': 'twin_absent/subsets.csv',
-           'twin_absent/asked/fewer': 'twin_absent/asked.csv'}
+           'twin_absent/asked/subsets': 'twin_absent/subsets.csv'}
 
 
-MISSING = {'twin': 3, 'twin_rivals': 2, 'twin_absent': 2, 'search/told_seeds': 2}                   # folders, and how many systems were asked
+MISSING = {'twin': 3, 'twin_rivals': 2, 'twin_absent': 2, 'search/told_seeds': 2}      # systems that were asked
 
 
 @pytest.mark.parametrize('folder', MISSING)

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 __all__ = ['SAMPLE_SCORES', 'WAVE_EDGES', 'CSE_LIMITS', 'EDGE_SCORES', 'sample_counts', 'class_f1', 'sample_scores',
            'match_edges', 'edge_errors', 'edge_scores', 'plot_edge_errors', 'plot_segmentation']
 
-# %% ../../nbs/7_evaluation/10_wave_scores.ipynb #b5591498
+# %% ../../nbs/7_evaluation/10_wave_scores.ipynb #74955693
 def _share(total: np.ndarray, n: np.ndarray) -> np.ndarray:
     "`total`/`n` [...], NaN where `n` is 0."
     return np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
 
+# %% ../../nbs/7_evaluation/10_wave_scores.ipynb #b5591498
 def sample_counts(label: np.ndarray, answer: np.ndarray, scored: np.ndarray,
                   subject: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Scored samples by true class and answer, float [S, 4, 4], for each subject, and the names [S].

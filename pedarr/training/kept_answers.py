@@ -226,8 +226,8 @@ def _pooled(kept: list[KeptAnswers]) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return tuple(np.concatenate([getattr(a, name) for a in kept]) for name in ('truth', 'called', 'subject'))
 
 def gain_over(kept: list[KeptAnswers], other: list[KeptAnswers], n_resamples: int = 10_000) -> pd.DataFrame:
-    """`paired_scores` of the answers `kept` less the `other` ones, seeds pooled. `PedarrError` unless both have
-    as many seeds, on the same rows."""
+    """`paired_scores` of the answers `kept` less the `other` ones, seeds pooled. `PedarrError` unless both
+    have as many seeds, on the same rows."""
     if len(kept) != len(other) or not _same_rows(kept[0], other[0]):
         raise PedarrError('answers of other rows, or of other numbers of seeds, are not compared in pairs')
     truth, called, subject = _pooled(kept)

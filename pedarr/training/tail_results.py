@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.array_files import arrays_file, compressed, decompressed, few_bits, write_arrays
+from ..core.array_files import compressed, decompressed, few_bits, write_arrays
 from ..core.errors import PedarrError, file_error, one_line
 from ..core.files import hash_bytes, read_bytes, write_atomic
 from ..core.locks import hold_lock
@@ -62,8 +62,7 @@ def best_offsets(log: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return offsets[:n]
 
 def tune_offsets(table: pd.DataFrame) -> np.ndarray:
-    """Offsets [3] for the rare rhythms with the best mean F1 of them on `table`, as `read_tail_job` gives it.
-    `PedarrError` if it is empty."""
+    "Offsets [3] with the best mean F1 of the rare rhythms on `table` (`read_tail_job`); not empty."
     if not len(table): raise PedarrError('tail: no recording of a validation to tune offsets on')
     return best_offsets(table[LOG_COLUMNS].to_numpy(), _codes(table.label))
 
@@ -225,26 +224,21 @@ def short_logs(log: np.ndarray) -> np.ndarray:
     return np.concatenate([few_bits(log[:, :3], RARE_BITS), other.astype(np.float16)], 1)
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #9c8821ab
-def _but_validation(found: dict[str, np.ndarray], role: np.ndarray) -> dict[str, np.ndarray]:
-    "The arrays `found` of a job (row [M] and others) without the rows that validate, by `role` [M]."
-    kept = role != 'validation'
-    return {k: x[kept] if len(x) == len(kept) else x for k, x in found.items()}
-
 def keep_tail_job(folder: Path, name: str, recordings: pd.DataFrame, kept: Path,
                   validation: bool = False) -> Path:
     """Write the card of the finished job `name` of `folder` into the folder `kept`, and its answers, shorter,
     with the offsets that fold 9 tunes before, and those to fold 9 with `validation`. `recordings`: see
     `read_recordings`; errors as `read_tail_job`."""
     table = read_tail_job(folder, job := read_card(folder/f'{name}.json').job, recordings)
-    role, offsets = tail_roles(recordings, job.size, job.draw), table.attrs['offsets']
-    if not offsets: offsets = tune_offsets(table[table.role == 'validation'])
-    found, card = read_answers(folder, name, role, len(LOG_COLUMNS))[0], (folder/f'{name}.json').read_bytes()
-    own = found.pop('role')
-    short = found | dict(log=short_logs(found['log']), offsets=np.array(offsets, np.float32))
-    short = without_rows(short if validation else _but_validation(short, own), role)
+    role = tail_roles(recordings, job.size, job.draw)
+    offsets = table.attrs['offsets'] or tune_offsets(table[table.role == 'validation'])
+    found = read_answers(folder, name, role, len(LOG_COLUMNS))[0]
+    stay = validation | (found.pop('role') != 'validation')
+    own = {k: x[stay] if len(x) == len(stay) else x for k, x in found.items()}
+    own |= dict(log=short_logs(own['log']), offsets=np.array(offsets, np.float32))
     kept.mkdir(parents=True, exist_ok=True)
-    file = write_arrays(kept/f'{name}.safetensors.xz', short)
-    write_atomic(kept/f'{name}.json', card)
+    file = write_arrays(kept/f'{name}.safetensors.xz', without_rows(own, role))
+    write_atomic(kept/f'{name}.json', (folder/f'{name}.json').read_bytes())
     return file
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #e9fc527c
