@@ -626,7 +626,7 @@ SUBSETS = {'channels/asked/subsets': 'channels/subsets.csv',
            'twin_absent/asked/subsets': 'twin_absent/subsets.csv'}
 
 
-MISSING = {'twin': 3, 'twin_rivals': 2, 'twin_absent': 2, 'search/told_seeds': 2}      # systems that were asked
+MISSING = {'twin': 3, 'twin_rivals': 2, 'twin_absent': 2, 'search/told_seeds': 2}      # systems asked
 
 
 @pytest.mark.parametrize('folder', MISSING)

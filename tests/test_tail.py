@@ -110,7 +110,8 @@ def told_by_chance(store, role, c, checkpoint):
     return rows, .8*chance + .2*(store.segments.label.to_numpy()[rows, None] == np.array(CLASSES))
 
 
-def test_a_kept_job_is_short_and_decides_as_before(tmp_path, table, monkeypatch):
+@pytest.mark.parametrize('validation', [False, True])
+def test_a_kept_job_is_short_and_decides_as_before(tmp_path, table, monkeypatch, validation):
     "Its offsets are those of the answers before they were shortened, also when it is kept once more."
     monkeypatch.setattr(tail_, 'train_and_answer', told_by_chance)
     store = SimpleNamespace(segments=table, seal='seal', classes=CLASSES)
@@ -118,8 +119,10 @@ def test_a_kept_job_is_short_and_decides_as_before(tmp_path, table, monkeypatch)
     whole = read_tail_job(tmp_path/'a', JOB, table)
     assert whole.attrs['offsets'] is None
     best = tune_offsets(whole[whole.role == 'validation'])
-    for one, other in ('ab', 'bc'): keep_tail_job(tmp_path/one, JOB.name, table, tmp_path/other)
+    for one, other in ('ab', 'bc'): keep_tail_job(tmp_path/one, JOB.name, table, tmp_path/other, validation)
     kept = read_tail_job(tmp_path/'c', JOB, table)
+    if not validation: whole = whole[whole.role != 'validation'].reset_index(drop=True)
+    assert ('validation' in {*kept.role}) == validation and (kept.subject == whole.subject).all()
     assert kept.attrs['offsets'] == best.tolist() and (kept[LOG_COLUMNS] != whole[LOG_COLUMNS]).any(axis=None)
     assert np.allclose(kept[LOG_COLUMNS], whole[LOG_COLUMNS], rtol=2**-6, atol=.011)
     kept.attrs['offsets'] = [9., -9., -9.]                              # whatever they are, they decide
