@@ -134,7 +134,8 @@ _CHANNELS = {'all channels': _PLAIN, 'no channel dropout': _PLAIN | dict(channel
 # %% ../../nbs/8_training/14_grid.ipynb #d1e42478
 _UNTOLD = dict(model_options=dict(presence=False))
 
-_ABSENT = {'PedArrNet': {}, 'absent channels not told': _UNTOLD} | {
+_ABSENT = {'PedArrNet': {}, 'absent channels not told': _UNTOLD,
+           'not told, with measured intervals': _UNTOLD | dict(measured=True)} | {
     name: _UNTOLD | dict(channels=names) for name, names in CHANNEL_SUBSETS.items()}
 
 # %% ../../nbs/8_training/14_grid.ipynb #f2e8afe8
