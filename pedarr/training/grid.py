@@ -132,10 +132,11 @@ _CHANNELS = {'all channels': _PLAIN, 'no channel dropout': _PLAIN | dict(channel
     name: _PLAIN | dict(channels=names) for name, names in CHANNEL_SUBSETS.items()}
 
 # %% ../../nbs/8_training/14_grid.ipynb #d1e42478
-_UNTOLD = dict(model_options=dict(presence=False))
+_TOLD, _UNTOLD = (dict(model_options=dict(presence=told)) for told in (True, False))
 
-_ABSENT = {'PedArrNet': {}, 'absent channels not told': _UNTOLD,
-           'not told, with measured intervals': _UNTOLD | dict(measured=True)} | {
+_ABSENT = {'absent channels told': _TOLD, 'absent channels not told': _UNTOLD,
+           'not told, AGCACL': _UNTOLD | dict(loss='agcacl'),
+           'not told, measured intervals': _UNTOLD | dict(measured=True)} | {
     name: _UNTOLD | dict(channels=names) for name, names in CHANNEL_SUBSETS.items()}
 
 # %% ../../nbs/8_training/14_grid.ipynb #f2e8afe8
