@@ -34,9 +34,9 @@ from pedarr.training.kept_waves import kept_rivals, read_kept_waves
 from pedarr.training.natural_tail import decide_natural, natural_table, read_natural
 from pedarr.training.new_rhythms import asked_classes
 from pedarr.training.segmentation_jobs import segment_gains, segment_tables
-from pedarr.training.tail import RARE_RHYTHMS, TailJob, read_tail_job
+from pedarr.training.tail import RARE_RHYTHMS, TailJob, read_card, read_tail_job
 from pedarr.training.tail_results import (
-    RARE_BITS, TailAnswers, _read_draws as read_tail_draws, complete_draws, read_recordings, short_logs,
+    OFFSETS, RARE_BITS, TailAnswers, complete_draws, read_recordings, short_logs,
     tail_bootstrap, tail_scores, tail_table, tune_offsets, with_averages)
 from pedarr.use.channel_subsets import subset_difference
 from pedarr.use.kept_asked import read_masked, read_subsets
@@ -307,13 +307,10 @@ def test_kept_answers_give_the_intervals_of_the_controlled_tail(folder, pair):
     "At 20 recordings: AGCACL against cross-entropy, and averaged with trees against alone."
     folder = RESULTS/folder
     said = pd.read_csv(folder/'scores.csv').query('size == 20 and test == "left out"')
-    recordings, _ = read_recordings(TAIL)
-    _, draws = tail_complete(folder)[20]
-    read = {loss: read_tail_draws(TAIL/'test', loss, 20, draws, recordings) for loss in pair}
-    answers = {loss: [TailAnswers(t, 'left out') for t in jobs] for loss, jobs in read.items()}
-    resamples = json.loads((folder/'made.json').read_text())['resamples']
-    now = tail_table(tail_bootstrap(answers, resamples), [pair])
     keys = ['loss', 'rhythm', 'score']
+    recordings, (_, draws) = read_recordings(TAIL)[0], tail_complete(folder)[20]
+    resamples = json.loads((folder/'made.json').read_text())['resamples']
+    now, _ = tail_scores(TAIL/'test', recordings, {20: ([*pair], draws)}, [pair], resamples, ['left out'])
     now, said = now.set_index(keys), said.set_index(keys)
     assert set(now.index.unique('rhythm')) == {*RARE_RHYTHMS, 'mean'}
     for column in ('low', 'high', 'p'):
@@ -545,10 +542,14 @@ def test_seven_bits_of_a_logarithm_are_enough():
 def test_the_tails_answers_are_short_and_have_their_offsets(folder):
     files = sorted((RESULTS/folder/'test').glob('*.xz'))
     assert len(files) == len([*(RESULTS/folder/'test').glob('*.json')]) >= 30
+    recordings = read_recordings(RESULTS/folder)[0]
     for file in files:
-        found = read_arrays(file, 'make it again', names=['log', 'offsets'])
+        found = read_arrays(file, 'make it again')
+        assert {*found} == {'log', 'other', 'offsets', 'rows'} and found['rows'].shape == (32,), file
         assert np.array_equal(short_logs(found['log']), found['log']), file
-        assert found['offsets'].shape == (3,) and (found['offsets']*4 % 1 == 0).all(), file
+        assert np.isin(found['offsets'], OFFSETS).all(), file
+        job = read_card(file.with_name(file.name.replace('.safetensors.xz', '.json'))).job
+        assert len(read_tail_job(file.parent, job, recordings)) == len(found['log'])     # of these recordings
 
 
 def test_kept_offsets_of_a_tail_are_nearly_those_that_fold_9_asks_for():
@@ -620,33 +621,47 @@ def test_answers_of_the_contest_are_never_kept():
     assert 'tinyml-' in text and 'keep_' not in text
 
 
-SUBSETS = {'channels/asked/subsets': 'channels/subsets.csv',
-           'channels/made_up/asked/subsets': 'channels/made_up/subsets.csv',
-           'channels/made_up/asked/fewer': 'channels/made_up/asked.csv',
-           'twin_absent/asked/subsets': 'twin_absent/subsets.csv'}
+def asked_in(*names):
+    "The files of answers of these names, as folder and name."
+    found = sorted(f for name in names for f in RESULTS.rglob(f'asked/{name}.json'))
+    assert len(found) >= 4
+    return [(f.parent.parent.relative_to(RESULTS).as_posix(), f.stem) for f in found]
 
 
-MISSING = {'twin': 3, 'twin_rivals': 2, 'twin_absent': 2, 'search/told_seeds': 2}      # systems asked
+MISSING = [folder for folder, _ in asked_in('missing')]
+MISSING_KEYS = ['system', 'case', 'number', 'metric']
+
+
+def missing_tables(folder, n_resamples):
+    "missing.csv, and the same from the answers."
+    said = pd.read_csv(RESULTS/folder/'missing.csv', keep_default_na=False)
+    said = said.assign(number=pd.to_numeric(said.number)).fillna(-1).set_index(MISSING_KEYS)
+    found = read_masked(RESULTS/folder/'asked', 'missing')
+    now = pd.concat([missing_curve(a, n_resamples).assign(system=name) for name, a in found.items()])
+    return now.fillna(dict(number=-1)).set_index(MISSING_KEYS), said
 
 
 @pytest.mark.parametrize('folder', MISSING)
 def test_what_was_asked_with_channels_missing_gives_its_table(folder):
     "Every score of every condition, from the answers; intervals are not drawn again."
-    keys = ['system', 'case', 'number', 'metric']
-    said = pd.read_csv(RESULTS/folder/'missing.csv', keep_default_na=False)
-    said = said.assign(number=pd.to_numeric(said.number)).fillna(-1).set_index(keys)
-    found = read_masked(RESULTS/folder/'asked', 'missing')
-    now = pd.concat([missing_curve(a, 2).assign(system=name) for name, a in found.items()])
-    now = now.fillna(dict(number=-1)).set_index(keys)
-    assert set(now.index) == set(said.index) and len(found) == MISSING[folder]
-    for column in ('value', 'change', 'worst', 'removed', 'unchanged', 'blank'):
+    now, said = missing_tables(folder, 2)
+    assert set(now.index) == set(said.index)
+    for column in ('value', 'change', 'worst', 'removed', 'unchanged', 'blank', 'draws'):
         assert np.allclose(now[column].loc[said.index], said[column].astype(float), atol=1.1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('folder', MISSING)
+def test_what_was_asked_with_channels_missing_gives_its_intervals(folder):
+    now, said = missing_tables(folder, 10_000)
+    for column in ('low', 'high', 'change_low', 'change_high'):
+        assert np.allclose(now[column].loc[said.index], said[column].astype(float), atol=1.1e-5), column
 
 
 @pytest.mark.parametrize('folder', MISSING)
 def test_what_was_asked_with_channels_missing_gives_its_differences(folder):
-    "Macro F1 of each system less PedArrNet's with the same channels missing, with its interval."
-    found, keys = read_masked(RESULTS/folder/'asked', 'missing'), ['system', 'case', 'number', 'metric']
+    "Macro F1 of each system less the first's with the same channels missing, with its interval."
+    found, keys = read_masked(RESULTS/folder/'asked', 'missing'), MISSING_KEYS
     first, *others = found
     now = pd.concat([missing_difference(found[name], found[first]).assign(system=name) for name in others])
     said = pd.read_csv(RESULTS/folder/'missing_paired.csv', keep_default_na=False)
@@ -655,18 +670,38 @@ def test_what_was_asked_with_channels_missing_gives_its_differences(folder):
     agree(now, said, [*INTERVAL, 'draws', 'removed'])
 
 
-@pytest.mark.parametrize('file', SUBSETS)
-def test_what_was_asked_of_subsets_gives_its_table(file):
-    "Each pair on each subset: both scores and the difference."
-    said, (folder, name) = pd.read_csv(RESULTS/SUBSETS[file]), file.rsplit('/', 1)
+SUBSETS = asked_in('subsets', 'fewer')
+SUBSET_TABLES = dict(subsets='subsets.csv', fewer='asked.csv')
+
+
+def subset_tables(folder, name, n_resamples):
+    "Of each subset (and system): its rows of the table, and the same from the answers."
+    said = pd.read_csv(RESULTS/folder/SUBSET_TABLES[name])
     key = said.subset if name == 'subsets' else said.system + ', ' + said.subset
-    found = read_subsets(RESULTS/folder, name)
+    found = read_subsets(RESULTS/folder/'asked', name)
     assert set(found) == set(key)
     for own, t in said.groupby(key):
-        now = subset_difference(found[own], 2).set_index('metric').loc[t.metric]
-        now = now.rename(columns=dict(trained='rival')) if name == 'fewer' else now
-        for column in ('value', 'asked', 'rival' if name == 'fewer' else 'trained'):
-            assert np.allclose(now[column], t[column], atol=1.1e-5), (own, column)
+        now = subset_difference(found[own], n_resamples).set_index('metric')
+        now['seeds'] = len(found[own].asked)
+        if name == 'fewer': now = now.rename(columns=lambda c: c.replace('trained', 'rival'))
+        assert set(now.index) == set(t.metric)
+        yield own, now, t.set_index('metric')
+
+
+@pytest.mark.parametrize('folder, name', SUBSETS)
+def test_what_was_asked_of_subsets_gives_its_table(folder, name):
+    "Each pair on each subset: both scores and the difference."
+    other = 'rival' if name == 'fewer' else 'trained'
+    for _, now, said in subset_tables(folder, name, 2): agree(now, said, ['value', 'asked', other, 'seeds'])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('folder, name', SUBSETS)
+def test_what_was_asked_of_subsets_gives_its_intervals(folder, name):
+    columns = pd.read_csv(RESULTS/folder/SUBSET_TABLES[name], nrows=0)
+    ends = [c for c in columns if c.endswith(('low', 'high'))]
+    assert len(ends) == 6
+    for _, now, said in subset_tables(folder, name, 10_000): agree(now, said, ends)
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,6 @@ PAGES = sorted((Path(__file__).parents[1]/'nbs'/'results').glob('*.ipynb'))
 ELSEWHERE = {
     'aims': '97.76 92.97',                                    # the paper's
     'full_length': '18.45',                                   # hours of the release
-    'other_losses_rare_rhythms': '60.2',                      # of which_part_of_agcacl
     'statements': '.019',                                     # of the published table
     'transfers': '84.5 37.8',                                 # of which_network_ludb
     'which_choices': '1.6 11.7',                          # of missing_channels

@@ -116,6 +116,17 @@ _AGCACL_PARTS = {
     'weight 0.1': _agcacl() | dict(gamma=.1),
     'weight 2': _agcacl() | dict(gamma=2.)}
 
+# %% ../../nbs/8_training/14_grid.ipynb #45b05bfe
+_CENTRED = dict(model_options=dict(centre=True))
+
+_AGCACL_CENTRED = {
+    'centred': _agcacl() | _CENTRED,
+    'centred, weight 0.1': _agcacl() | _CENTRED | dict(gamma=.1),
+    'centred, without psi': _agcacl(psi=False) | _CENTRED,
+    'centred, logit adjustment': dict(loss='logit+agcacl') | _CENTRED,
+    'SupCon, centred': dict(loss='supcon') | _CENTRED,
+    'cross-entropy': dict(loss='none')}
+
 # %% ../../nbs/8_training/14_grid.ipynb #7bbf9b39
 CHANNEL_SUBSETS = {                                                # what is left -> its channels
     'the 12 leads': ' '.join(ECG_LEADS),
@@ -140,16 +151,6 @@ _ABSENT = {'absent channels told': _TOLD, 'absent channels not told': _UNTOLD,
     name: _UNTOLD | dict(channels=names) for name, names in CHANNEL_SUBSETS.items()}
 
 # %% ../../nbs/8_training/14_grid.ipynb #f2e8afe8
-_CENTRED = dict(model_options=dict(centre=True))
-
-_AGCACL_CENTRED = {
-    'centred': _agcacl() | _CENTRED,
-    'centred, weight 0.1': _agcacl() | _CENTRED | dict(gamma=.1),
-    'centred, without psi': _agcacl(psi=False) | _CENTRED,
-    'centred, logit adjustment': dict(loss='logit+agcacl') | _CENTRED,
-    'SupCon, centred': dict(loss='supcon') | _CENTRED,
-    'cross-entropy': dict(loss='none')}
-
 QUESTIONS = {
     'peers': _PEERS,
     'rivals': _RIVALS,

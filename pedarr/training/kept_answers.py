@@ -200,6 +200,9 @@ def _same_rows(a: KeptAnswers, b: KeptAnswers) -> bool:
     pairs = (a.truth, b.truth), (a.subject, b.subject)
     return a.classes == b.classes and all(np.array_equal(x, y) for x, y in pairs)
 
+def _comparable(a: list[KeptAnswers], b: list[KeptAnswers]) -> bool:
+    "Are there as many seeds of both, each of the same rows and classes?"
+    return len(a) == len(b) > 0 and all(map(_same_rows, a, b))
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #e2ebe833
 def read_kept_grid(folder: Path | str) -> dict[tuple[str, str], dict[str, list[KeptAnswers]]]:
@@ -228,7 +231,7 @@ def _pooled(kept: list[KeptAnswers]) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def gain_over(kept: list[KeptAnswers], other: list[KeptAnswers], n_resamples: int = 10_000) -> pd.DataFrame:
     """`paired_scores` of the answers `kept` less the `other` ones, seeds pooled. `PedarrError` unless both
     have as many seeds, on the same rows."""
-    if len(kept) != len(other) or not _same_rows(kept[0], other[0]):
+    if not _comparable(kept, other):
         raise PedarrError('answers of other rows, or of other numbers of seeds, are not compared in pairs')
     truth, called, subject = _pooled(kept)
     return paired_scores(truth, called, _pooled(other)[1], subject, len(kept[0].classes), n_resamples)
@@ -251,8 +254,7 @@ _COMPARED = ('gain', 'gain_low', 'gain_high', 'p', 'smallest', 'holm')
 def _to_compare(systems: dict, first: str, name: str) -> list[KeptAnswers] | None:
     "The answers of the system `first`, if `name` is another one, of as many seeds and the same rows."
     base, own = systems.get(first), systems[name]
-    same = name != first and base and len(base) == len(own) and _same_rows(base[0], own[0])
-    return base if same else None
+    return base if name != first and base and _comparable(base, own) else None
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #51e2dd6e
 def kept_grid_scores(folder: Path | str, n_resamples: int = 10_000,

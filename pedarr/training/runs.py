@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,9 +28,9 @@ from .run_files import (
     Environment, ModelCard, damage_error, given_parameters, read_entries)
 
 # %% auto #0
-__all__ = ['other_parameters', 'check_same_parameters', 'check_place', 'lock_run_folder', 'open_run', 'describe_environment',
-           'write_environment', 'same_contents', 'check_same_store', 'check_unchanged', 'find_store',
-           'check_same_network']
+__all__ = ['other_parameters', 'with_listed', 'check_same_parameters', 'check_place', 'lock_run_folder', 'open_run',
+           'describe_environment', 'write_environment', 'same_contents', 'check_same_store', 'check_unchanged',
+           'find_store', 'check_same_network']
 
 # %% ../../nbs/8_training/03_runs.ipynb #c9e3a320
 _FREE = ('run', 'store', 'device', 'workers')   # change a result by rounding alone (or the chance of a GPU)
@@ -42,15 +42,17 @@ def other_parameters(was: dict, now: dict) -> str:
     return '; '.join(f'{k}={shown_value(was.get(k))}, not {shown_value(now[k])}' for k in differ)
 
 # %% ../../nbs/8_training/03_runs.ipynb #1eb98977
+def with_listed(named: dict, listed: dict, names: Iterable[str]) -> dict:
+    """Options that somebody `named`, and before them those of `names` that nobody did, as the network of that
+    time `listed` them (an option that it does not list is one of `EARLIER_OPTIONS`)."""
+    built = EARLIER_OPTIONS | listed
+    return {name: built[name] for name in names if name in built} | named
+
 def _with_named_options(was: dict, now: dict, run: Path) -> dict:
-    """The parameters `was` of a `run`, with the options of its network that `now` names and they do not: as
-    its model.json has them."""
+    "The parameters `was` of a `run`, with the options of its network that `now` names and they do not."
     named, file = was.get('model_options'), run/'model.json'
     if now['model'] != 'pedarrnet' or not isinstance(named, dict) or not file.exists(): return was
-    if now['model_options'].keys() <= named.keys(): return was
-    built = EARLIER_OPTIONS | read_json(file, ModelCard).model
-    left = {name: built[name] for name in now['model_options'] if name in built}
-    return was | {'model_options': left | named}
+    return was | {'model_options': with_listed(named, read_json(file, ModelCard).model, now['model_options'])}
 
 def check_same_parameters(run: Path, c: TrainConfig) -> None:
     "`PedarrError` if the folder `run` holds a run with other parameters than `c`; it names all that differ."

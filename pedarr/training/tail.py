@@ -21,8 +21,6 @@ from ..core.locks import hold_lock
 from ..core.project import project_path
 from ..core.tables import FileContents, json_ready, read_json, validation_errors, write_json
 from ..losses.registry import loss_options, loss_terms
-from ..model.earlier_encoders import EARLIER_OPTIONS
-
 from ..model.given import encoder_file, given_folder, read_given
 from ..model.trees import TREES
 from ..signals.store import Store
@@ -31,7 +29,7 @@ from .config import (
 from .folds import answering_loader, fit_fold, predict
 from .loop import pick_device
 from .prepare import taught_by
-from .runs import other_parameters
+from .runs import other_parameters, with_listed
 
 # %% auto #0
 __all__ = ['RARE_RHYTHMS', 'MOST_COMMON', 'TAIL_RECIPE', 'CONTROLLED_RECIPE', 'LOG_COLUMNS', 'tail_roles', 'TailJob', 'tail_jobs',
@@ -166,8 +164,8 @@ _OF_SYSTEMS = ('system', 'first', 'random')       # of a card of what is no plai
 def _with_presence(params: dict, card: _Card) -> dict:
     "The `params` of a `card`, where a network's options say whether it is told of absent channels."
     if params.get('model') != 'pedarrnet': return params
-    told = EARLIER_OPTIONS | card.options.get('model_options', {})
-    return params | dict(model_options=dict(presence=told['presence']) | params.get('model_options', {}))
+    named, listed = params.get('model_options', {}), card.options.get('model_options', {})
+    return params | dict(model_options=with_listed(named, listed, ['presence']))
 
 # %% ../../nbs/8_training/21_tail.ipynb #12ba8916
 def _others(was: _Card, now: _Card) -> str:
@@ -310,12 +308,16 @@ def read_job(path: Path) -> dict[str, np.ndarray]:
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e04
 _NOT_THESE = 'its recordings are not those of this table: give its own table'
 
+def _of_their_roles(row: np.ndarray, role: np.ndarray) -> np.ndarray:
+    "All recordings [M] that have one of the roles (`role` [N]) of those in `row`, in order."
+    return np.flatnonzero(np.isin(role, np.unique(role[row].astype(str))))
+
 def _check_rows(path: Path, row: np.ndarray, role: np.ndarray) -> None:
     "`PedarrError` unless the numbers `row` [M] are all those of some roles of `role` [N], each once."
     known = (row >= 0) & (row < len(role))
     if not known.all() or np.isin(role[row].astype(str), ['', 'train']).any():
         raise PedarrError(f'{path}: {_NOT_THESE}')
-    if not np.array_equal(np.sort(row), np.flatnonzero(np.isin(role, np.unique(role[row].astype(str))))):
+    if not np.array_equal(np.sort(row), _of_their_roles(row, role)):
         raise _damaged(path, 'a recording is missing, or there twice')
 
 # %% ../../nbs/8_training/21_tail.ipynb #366825b9
@@ -323,28 +325,20 @@ def _hash_rows(row: np.ndarray) -> np.ndarray:
     "SHA-256 of the numbers `row` [M], uint8 [32]."
     return np.frombuffer(bytes.fromhex(hash_arrays([row.astype(np.int32)])), np.uint8)
 
-def _all_rows(rows: np.ndarray, role: np.ndarray) -> np.ndarray:
-    "The recordings [M] of those roles of `role` [N] whose numbers have the hash `rows`; none: []."
+def _hashed_rows(path: Path, rows: np.ndarray, role: np.ndarray) -> np.ndarray:
+    "The recordings [M] of those roles of `role` [N] whose numbers have the hash `rows`; else `PedarrError`."
     role, tested = role.astype(str), sorted({*role} - {'', 'train'})
     for some in (x for n in range(1, len(tested) + 1) for x in combinations(tested, n)):
         row = np.flatnonzero(np.isin(role, some))
         if np.array_equal(_hash_rows(row), rows): return row
-    return np.zeros(0, int)
-
-def _row_numbers(path: Path, rows: np.ndarray, role: np.ndarray) -> np.ndarray:
-    "As `_all_rows`; `PedarrError` if there are none."
-    row = _all_rows(rows, role)
-    if not len(row): raise PedarrError(f'{path}: {_NOT_THESE}')
-    return row
+    raise PedarrError(f'{path}: {_NOT_THESE}')
 
 # %% ../../nbs/8_training/21_tail.ipynb #70408638
 def without_rows(found: dict[str, np.ndarray], role: np.ndarray) -> dict[str, np.ndarray]:
     """The arrays `found` of a job (row [M] and others) with `rows`, a hash [32], for `row`, if all recordings
     of some roles of `role` [N] stand in it in order; others as they are."""
-    if 'row' not in found: return found
-    rows = _hash_rows(found['row'])
-    if not np.array_equal(_all_rows(rows, role), found['row']): return found
-    return {name: x for name, x in found.items() if name != 'row'} | dict(rows=rows)
+    if not np.array_equal(_of_their_roles(found['row'], role), found['row']): return found
+    return {name: x for name, x in found.items() if name != 'row'} | dict(rows=_hash_rows(found['row']))
 
 # %% ../../nbs/8_training/21_tail.ipynb #acdfa6d6
 def read_answers(folder: Path, name: str, role: np.ndarray, n_log: int | None = None,
@@ -354,7 +348,7 @@ def read_answers(folder: Path, name: str, role: np.ndarray, n_log: int | None = 
     isn't finished, is damaged or doesn't fit."""
     path = arrays_file(folder, name)
     found, card = read_job(path), read_json(folder/f'{name}.json', _Card)
-    if 'rows' in found: found['row'] = _row_numbers(path, found.pop('rows'), role)
+    if 'rows' in found: found['row'] = _hashed_rows(path, found.pop('rows'), role)
     row, log = (found.get(k, np.zeros(0)) for k in ('row', 'log'))
     fits = row.dtype.kind == 'i' and row.ndim == 1 and log.shape == (len(row), n_log or len(card.classes))
     if not fits or not np.isfinite(log).all() or len({*card.classes}) < len(card.classes):

@@ -229,12 +229,12 @@ def keep_tail_job(folder: Path, name: str, recordings: pd.DataFrame, kept: Path,
     """Write the card of the finished job `name` of `folder` into the folder `kept`, and its answers, shorter,
     with the offsets that fold 9 tunes before, and those to fold 9 with `validation`. `recordings`: see
     `read_recordings`; errors as `read_tail_job`."""
-    table = read_tail_job(folder, job := read_card(folder/f'{name}.json').job, recordings)
-    role = tail_roles(recordings, job.size, job.draw)
+    job = read_card(folder/f'{name}.json').job
+    role, table = tail_roles(recordings, job.size, job.draw), read_tail_job(folder, job, recordings)
     offsets = table.attrs['offsets'] or tune_offsets(table[table.role == 'validation'])
     found = read_answers(folder, name, role, len(LOG_COLUMNS))[0]
-    stay = validation | (found.pop('role') != 'validation')
-    own = {k: x[stay] if len(x) == len(stay) else x for k, x in found.items()}
+    stay = validation | (found['role'] != 'validation')
+    own = {k: found[k][stay] for k in ('row', 'log', 'other')}
     own |= dict(log=short_logs(own['log']), offsets=np.array(offsets, np.float32))
     kept.mkdir(parents=True, exist_ok=True)
     file = write_arrays(kept/f'{name}.safetensors.xz', without_rows(own, role))

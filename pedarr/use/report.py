@@ -315,8 +315,9 @@ _CASES = """<h2>Cases</h2>
 <p>Chosen by rule: right ones of median probability, one per class, rare classes first; wrong ones the most
 confident, one per confusion. First a fast sweep, each channel with its own gain, then the leads on paper
 (25 mm/s, 10 mm/mV). Bars on the coronary sinus are atrial activations, orange where earliest; S is a
-stimulus. Intervals in ms, at one beat, were measured by rule and not by an expert. Signals are band-passed
-as in the store that was trained on, in millivolts, before any normalisation.</p>
+stimulus of a pacemaker, where one is found: the filter leaves little of most, so paced beats may have none,
+and a PR from an artefact. Intervals in ms, at one beat, were measured by rule and not by an expert. Signals
+are band-passed as in the store that was trained on, in millivolts, before any normalisation.</p>
 {% for title, names in cases %}<h3>{{ title[0]|upper }}{{ title[1:] }}</h3>
 <div class=row>{% for name in names if name in figures %}{{ image(name) }}{% endfor %}</div>{% endfor %}"""
 
