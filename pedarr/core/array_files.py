@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -23,8 +24,8 @@ from .files import MOST_BYTES, open_regular, read_bytes, write_atomic
 from .tables import hash_value
 
 # %% auto #0
-__all__ = ['LOG_BITS', 'compressed', 'decompressed', 'write_arrays', 'read_arrays', 'arrays_file', 'few_bits', 'kept_arrays',
-           'array_header', 'map_array', 'hash_arrays']
+__all__ = ['LOG_BITS', 'compressed', 'decompressed', 'write_arrays', 'read_arrays', 'arrays_file', 'write_packed_table',
+           'few_bits', 'kept_arrays', 'array_header', 'map_array', 'hash_arrays']
 
 # %% ../../nbs/0_core/09_array_files.ipynb #57fca692
 def _pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -105,6 +106,14 @@ def arrays_file(folder: Path | str, name: str) -> Path:
     pressed = plain.with_name(f'{plain.name}{_XZ}')
     return plain if plain.exists() and not pressed.exists() else pressed
 
+
+# %% ../../nbs/0_core/09_array_files.ipynb #dc9309e5
+def write_packed_table(path: Path | str, table: pd.DataFrame) -> Path:
+    "Write `table` to the compressed file `path`.csv.xz, whole or not at all; truth values as 0 and 1."
+    path = Path(path)
+    flags = {name: table[name].astype(int) for name in table.select_dtypes(bool)}
+    text = table.assign(**flags).to_csv(index=False, lineterminator='\n')
+    return write_atomic(path.with_name(f'{path.name}.csv{_XZ}'), compressed(text.encode()))
 
 # %% ../../nbs/0_core/09_array_files.ipynb #8b7b01b7
 LOG_BITS = 8                    # significant bits of a kept logarithm
