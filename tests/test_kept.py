@@ -22,6 +22,7 @@ from pedarr.data.known_databases import data_source
 from pedarr.evaluation.bootstrap import bootstrap_scores, format_score, summary_row
 from pedarr.evaluation.comparison import paired_scores
 from pedarr.evaluation.few_patients import few_patients_classes, few_patients_difference, few_patients_table
+from pedarr.evaluation.fewshot import GAINS, METHODS, few_shot_difference, few_shot_table
 from pedarr.evaluation.means_over_draws import mean_difference, mean_over_draws, mean_table
 from pedarr.evaluation.multilabel import MULTI_RESAMPLES, paired_multilabel, per_statement
 from pedarr.evaluation.ranking import Ranking, auroc, average_precision
@@ -948,3 +949,20 @@ def test_kept_answers_give_the_intervals_of_shuffled_beats(rhythm):
         columns = [*INTERVAL, 'p']
         now = mean_difference(means[cut], means['as it is']).loc[said.metric, columns]
         assert np.allclose(now, said[columns], atol=6e-5)
+
+
+def test_recalls_of_new_patients_give_the_table_of_few_windows():
+    "Every way to answer at every k, the gains, and each loss less the first, with their intervals."
+    folder, keys = RESULTS/'new_patient', ['system', 'k', 'answer']
+    each, said = pd.read_csv(folder/'shots_each.csv.xz'), pd.read_csv(folder/'shots.csv').set_index(keys)
+    found = {system: t.drop(columns=['system', 'rhythm']) for system, t in each.groupby('system', sort=False)}
+    first = said.index[0][0]
+    for system, t in found.items():
+        now = few_shot_table(t, n_resamples=10_000)
+        agree(now, said.loc[system], [*INTERVAL, 'subjects', 'classes'])
+        gap = few_shot_difference(t, found[first], 10_000).add_prefix('against_')
+        agree(gap, said.loc[system].loc[gap.index], list(gap))
+    assert {*found} == {*said.index.unique('system')} and {*said.index.unique('answer')} == {*METHODS, *GAINS}
+    made = read_json(folder/'bedside.json')
+    assert made['simulated'] and not made['changed'] and made['seeds'] == 3
+    assert set(each.k) == {int(k) for k in made['asked']['shots'].split()}
