@@ -185,7 +185,7 @@ def test_kept_answers_of_other_rows_are_one_line(runs, tmp_path):
         return text
     shorter = lambda f: write_arrays(f, {k: x[:-1] for k, x in read_arrays(f, '').items()})
     assert 'rows that are not those of the first seed' in spoilt(shorter)
-    longer = lambda f: write_arrays(f, {k: x if k == 'prob' else np.append(x, x[:1])
+    longer = lambda f: write_arrays(f, {k: x if k == 'subject' else np.append(x, x[:1])
                                         for k, x in read_arrays(f, '').items()})
     assert 'do not fit each other' in spoilt(longer)
     assert 'it was cut off' in spoilt(lambda f: f.write_bytes(f.read_bytes()[:-20]))

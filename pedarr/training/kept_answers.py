@@ -32,11 +32,12 @@ __all__ = ['KeptAnswers', 'run_answers', 'keep_answers', 'read_kept', 'kept_scor
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #974b91e8
 class KeptAnswers(NamedTuple):
-    """Answers of a run: `truth` int [N] or, with several labels a row, bool [N, C]; `prob` [N, C]; `subject`
-    int [N]; `thresholds` [N, C], or None where a row has one class; `classes`; what was `said` of the run;
-    `called` int [N], the class that was said (None: the most probable one)."""
+    """Answers of a run: `truth` int [N] or, with several labels a row, bool [N, C]; `prob` [N, C], or None
+    where a row has one class and it was read from a file; `subject` int [N]; `thresholds` [N, C], or None
+    where a row has one class; `classes`; what was `said` of the run; `called` int [N], the class that was
+    said (None: the most probable one)."""
     truth: np.ndarray
-    prob: np.ndarray
+    prob: np.ndarray | None
     subject: np.ndarray
     thresholds: np.ndarray | None
     classes: list[str]
@@ -83,8 +84,7 @@ def _short(a: KeptAnswers) -> dict[str, np.ndarray]:
     subject = a.subject.astype(np.int32)
     if not a.multi:
         called = a.prob.argmax(1) if a.called is None else a.called
-        return dict(subject=subject, truth=a.truth.astype(np.uint8), called=called.astype(np.uint8),
-                    prob=np.round(255*a.prob).astype(np.uint8))
+        return dict(subject=subject, truth=a.truth.astype(np.uint8), called=called.astype(np.uint8))
     thresholds, which = np.unique(a.thresholds, axis=0, return_inverse=True)
     log, thresholds = (np.log(np.maximum(x, _LEAST)) for x in (a.prob, thresholds))
     return dict(log=few_bits(log), thresholds=thresholds.astype(np.float16), subject=subject,
@@ -118,17 +118,18 @@ class _Card(FileContents):
     said: dict[str, Any]
 
 def _needed(x: dict[str, np.ndarray], card: _Card) -> list[str]:
-    "Names that the arrays `x` must have; an earlier version kept a log of windows with one class, too."
+    "Names that the arrays `x` must have; the first version kept a log of windows with one class."
     if card.multi: return ['subject', 'truth', 'log', 'which', 'thresholds']
-    return ['subject', 'truth', *(['log'] if 'log' in x else ['prob', 'called'])]
+    return ['subject', 'truth', 'log' if 'log' in x else 'called']
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #980280a4
 def _fits(x: dict[str, np.ndarray], card: _Card) -> bool:
     "Do the arrays `x` have shapes that go together?"
     if not all(name in x for name in _needed(x, card)): return False
-    prob, n, c = x.get('log', x.get('prob')), len(x['subject']), len(card.classes)
+    n, c = len(x['subject']), len(card.classes)
     wide = (n, -(-c//8)) if card.multi else (n,)
-    good = prob.shape == (n, c) and np.isfinite(prob).all() and x['truth'].shape == wide
+    good = x['truth'].shape == wide
+    if 'log' in x: good &= x['log'].shape == (n, c) and np.isfinite(x['log']).all()
     if card.multi:
         folds = int(x['which'].max(initial=0)) + 1
         return good and x['which'].shape == (n,) and x['thresholds'].shape == (folds, c)
@@ -145,7 +146,8 @@ def read_kept(folder: Path | str, name: str) -> KeptAnswers:
     card = read_json(Path(folder)/f'{name}.json', _Card)
     x = read_arrays(file, _REMEDY)
     if not _fits(x, card): raise file_error(file, 'damaged (its arrays do not fit each other)', _REMEDY)
-    prob = np.exp(x['log'].astype(float)) if 'log' in x else x['prob']/255
+    prob = np.exp(x['log'].astype(float)) if 'log' in x else None
+
     subject, about = x['subject'].astype(int), (card.classes, card.said)
     if not card.multi:
         called = x['called'].astype(int) if 'called' in x else prob.argmax(1)
