@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 from functools import cache
 from glob import glob
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -568,12 +569,16 @@ def test_kept_offsets_of_a_tail_are_nearly_those_that_fold_9_asks_for():
 
 
 def test_the_losses_on_the_twin_have_the_answers_of_its_networks():
-    "Cross-entropy and AGCACL are rows of two pages: the same files."
+    "Cross-entropy and AGCACL are rows of two pages: the same answers. So is what both modalities say."
     own = RESULTS/'twin_losses'/'answers'
-    for folder, split, number in (('twin', 'patient', 12), ('twin_intra', 'segment', 4)):
-        files = [*(RESULTS/folder/'answers').glob(f'pedarrnet-{split}-*'),
-                 *(RESULTS/folder/'answers').glob(f'pedarrnet-agcacl-{split}-*')]
-        assert len(files) == number and all((own/f.name).read_bytes() == f.read_bytes() for f in files)
+    names = {'absent-channels-not-told': 'cross-entropy', 'not-told-agcacl': 'agcacl'}
+    for folder, runs in (('twin_absent', [f'patient-{k}' for k in range(3)]), ('twin_absent_intra', ['segment-0'])):
+        for name, run in product(names, runs):
+            file = RESULTS/folder/'answers'/f'{name}-{run}.safetensors.xz'
+            assert (own/f'{names[name]}-{run}.safetensors.xz').read_bytes() == file.read_bytes()
+    for k in range(3):
+        file = RESULTS/'modality'/'answers'/f'both-modalities-patient-{k}.safetensors.xz'
+        assert (own/f'cross-entropy-patient-{k}.safetensors.xz').read_bytes() == file.read_bytes()
 
 
 def test_eight_bits_are_enough_for_many_labels():
