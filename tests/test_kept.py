@@ -750,23 +750,81 @@ def test_kept_windows_give_fibrillation_and_flutter(windows_of_iafdb):
     agree(now, said.set_index(keys), ['windows', 'right', 'confidence', 'p'], 6e-4)
 
 
-def test_kept_windows_give_what_variants_and_experiments_say_of_patients(windows_of_iafdb):
-    """Of variants.csv the columns of real patients, of experiments.csv the windows as they are. What was said
-    of the twin, and of changed windows, was not kept."""
-    folder, three = RESULTS/'sim_to_real', ['iaf1', 'iaf2', 'iaf5']
-    by = windows_of_iafdb.groupby(['system', 'patient'])[['called', 'p', 'confidence']].mean()
+SIMS = 'sim_to_real', 'sim_to_real/other-hearts'
+SHAPED = 'iaf1', 'iaf2', 'iaf5'
+AT = 'AT', 'AFIB', 'AFL', 'EAT'
+
+
+def kept_csv(folder, name) -> pd.DataFrame:
+    "A table of sim_to_real that is kept compressed; patients by their records."
+    t = pd.read_csv(RESULTS/folder/f'{name}.csv.xz', keep_default_na=False)
+    return t.assign(patient=t.record.str.split('_').str[0]) if 'record' in t else t
+
+
+@pytest.mark.parametrize('folder', SIMS)
+def test_kept_windows_give_what_variants_say_of_patients(folder):
+    by = kept_csv(folder, 'windows').groupby(['system', 'patient'])[['called', 'p', 'confidence']].mean()
     by['called'] *= 100
-    said = pd.read_csv(folder/'variants.csv').set_index('system')
-    shaped = by.index.isin(three, level='patient')
+    said = pd.read_csv(RESULTS/folder/'variants.csv').set_index('system')
+    shaped = by.index.isin(SHAPED, level='patient')
     for name, part in (('the three', by[shaped]), ('the five', by[~shaped])):
         mean, least = part.groupby('system').mean(), part.called.groupby('system').min()
         now = pd.DataFrame({f'{name}: AT': mean.called, f'{name}: least': least,
                             f'{name}: confidence': mean.confidence})
         agree(now, said, now.columns, 6e-4)
-    row = pd.read_csv(folder/'experiments.csv').set_index('change').loc['as they are']
-    today = by.loc['today, rhythm8'].loc[three]
-    assert np.allclose(today.mean(), row[['called', 'p', 'confidence']].astype(float), atol=6e-5)
-    assert np.allclose(today.called, row[[f'called, {p}' for p in three]].astype(float), atol=6e-5)
+    now, patients = by.called.unstack(), pd.read_csv(RESULTS/folder/'patients.csv').set_index('system')
+    agree(now, patients, patients.columns, 6e-4)
+
+
+@pytest.mark.parametrize('folder', SIMS)
+def test_kept_changed_windows_give_the_experiments(folder):
+    "Windows of three patients, one thing changed: each patient's share of AT, and the mean of the three."
+    by = kept_csv(folder, 'changed').groupby(['change', 'patient'])
+    mean = by[['called', 'p', 'confidence']].mean()
+    mean['called'] *= 100
+    now = mean.groupby('change').mean().assign(windows=by.size().groupby('change').sum())
+    now = now.join(mean.called.unstack().add_prefix('called, '))
+    said = pd.read_csv(RESULTS/folder/'experiments.csv').set_index('change')
+    agree(now, said, said.columns.drop(['p', 'confidence']), 6e-5)
+    agree(now, said, ['p', 'confidence'], 2e-4)                       # kept to four digits
+
+
+def row_of_the_twin(t):
+    "Windows of AT, shares (%) of AT and of others called AT, of all that is right, and macro F1, a seed's mean."
+    def of(one):
+        mine, called = one.label.isin(AT), one.predicted.isin(AT)
+        f1 = f1_score(one.label, one.predicted, average='macro', labels=sorted({*one.label}), zero_division=0)
+        return mine.sum(), *(100*x for x in (called[mine].mean(), called[~mine].mean(),
+                                             (one.label == one.predicted).mean(), f1))
+    assert t.seed.nunique() == 3
+    return np.mean([of(one) for _, one in t.groupby('seed')], axis=0)
+
+
+@pytest.mark.parametrize('folder', SIMS)
+def test_kept_classes_of_the_twin_give_its_columns(folder):
+    """What each seed calls the SIMULATED windows: with channels taken away, changed, and of each variant with
+    its macro F1 and top-1."""
+    found = {key: row_of_the_twin(t) for key, t in kept_csv(folder, 'twin').groupby(['system', 'change'])}
+    now = pd.DataFrame(found, index=['windows', 'AT', 'others', 'right', 'f1']).T
+    today = now.loc['today, rhythm8']
+    for file, key in (('twin_channels', 'channels'), ('twin_changed', 'change')):
+        said = pd.read_csv(RESULTS/folder/f'{file}.csv').set_index(key)
+        agree(today.loc[said.index], said, said.columns, 6e-4)
+    said = pd.read_csv(RESULTS/folder/'variants.csv').set_index('system')
+    whole, cut = (now.xs(what, level=1) for what in ('all channels', 'those of iafdb'))
+    assert set(whole.index) == set(cut.index) == set(said.index)
+    agree(whole.rename(columns={'f1': 'twin F1', 'right': 'twin top-1'}), said, ['twin F1', 'twin top-1'], 6e-4)
+    agree(cut.rename(columns={'AT': 'twin cut down, AT', 'others': 'twin cut down, others'}), said,
+          ['twin cut down, AT', 'twin cut down, others'], 6e-4)
+
+
+def test_what_each_network_says_alone_gives_what_all_say_together(windows_of_iafdb):
+    "The mean of the networks' probabilities of AT is that of windows.csv.xz."
+    each = kept_csv('sim_to_real', 'networks')
+    mean = each.groupby('window').p.mean()
+    whole = windows_of_iafdb[windows_of_iafdb.system == 'today, rhythm8'].set_index('window')
+    assert np.allclose(mean, whole.p.loc[mean.index], atol=6e-4)
+    assert (each.groupby(['seed', 'fold']).size() == len(whole)).all() and each.seed.nunique() == 3
 
 
 def printed_rows(page) -> list[list[str]]:
