@@ -216,7 +216,9 @@ def keep_recordings(store: Store, folder: Path | str) -> Path:
     return table
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #39487a1f
-RARE_BITS, _OTHER_STEP = 7, .01
+RARE_BITS = 7           # significant bits of the logarithms
+_OTHER_STEP = .01
+
 
 def short_logs(log: np.ndarray) -> np.ndarray:
     "Log probabilities `log` [N, 4] as they are kept: three to `RARE_BITS`, the last to `_OTHER_STEP`."
