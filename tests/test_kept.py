@@ -367,7 +367,7 @@ def test_kept_points_of_the_natural_tail_are_those_that_validation_asks_for():
                                     average='macro', zero_division=0) for a in both)
             gaps.append(again - kept)
     gaps = np.array(gaps)
-    assert len(gaps) == 25 and (gaps == 0).sum() >= 8 and gaps.mean() < .005
+    assert len(gaps) == 25 and (gaps == 0).sum() >= 8 and abs(gaps).mean() < .005       # of seven bits
     assert 0 < abs(gaps).max() < .03
 
 

@@ -117,25 +117,18 @@ class _Card(FileContents):
     multi: bool
     said: dict[str, Any]
 
-def _needed(x: dict[str, np.ndarray], card: _Card) -> list[str]:
-    "Names that the arrays `x` must have; the first version kept a log of windows with one class."
-    if card.multi: return ['subject', 'truth', 'log', 'which', 'thresholds']
-    return ['subject', 'truth', 'log' if 'log' in x else 'called']
+_ARRAYS = {True: ('subject', 'truth', 'log', 'which', 'thresholds'), False: ('subject', 'truth', 'called')}
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #980280a4
 def _fits(x: dict[str, np.ndarray], card: _Card) -> bool:
     "Do the arrays `x` have shapes that go together?"
-    if not all(name in x for name in _needed(x, card)): return False
+    if not all(name in x for name in _ARRAYS[card.multi]): return False
     n, c = len(x['subject']), len(card.classes)
-    wide = (n, -(-c//8)) if card.multi else (n,)
-    good = x['truth'].shape == wide
-    if 'log' in x: good &= x['log'].shape == (n, c) and np.isfinite(x['log']).all()
-    if card.multi:
-        folds = int(x['which'].max(initial=0)) + 1
-        return good and x['which'].shape == (n,) and x['thresholds'].shape == (folds, c)
-    called = x.get('called', x['truth'])
-    return good and called.shape == (n,) and all((k < c).all() for k in (x['truth'], called))
-
+    if not card.multi:
+        return all(x[k].shape == (n,) and (x[k] < c).all() for k in ('truth', 'called'))
+    good = x['truth'].shape == (n, -(-c//8)) and x['log'].shape == (n, c) and np.isfinite(x['log']).all()
+    folds = int(x['which'].max(initial=0)) + 1
+    return good and x['which'].shape == (n,) and x['thresholds'].shape == (folds, c)
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #c97c4528
 _REMEDY = 'restore it, or keep the answers again'
@@ -146,12 +139,10 @@ def read_kept(folder: Path | str, name: str) -> KeptAnswers:
     card = read_json(Path(folder)/f'{name}.json', _Card)
     x = read_arrays(file, _REMEDY)
     if not _fits(x, card): raise file_error(file, 'damaged (its arrays do not fit each other)', _REMEDY)
-    prob = np.exp(x['log'].astype(float)) if 'log' in x else None
-
     subject, about = x['subject'].astype(int), (card.classes, card.said)
     if not card.multi:
-        called = x['called'].astype(int) if 'called' in x else prob.argmax(1)
-        return KeptAnswers(x['truth'].astype(int), prob, subject, None, *about, called)
+        return KeptAnswers(x['truth'].astype(int), None, subject, None, *about, x['called'].astype(int))
+    prob = np.exp(x['log'].astype(float))
     truth = np.unpackbits(x['truth'], axis=1, count=len(card.classes)).astype(bool)
     return KeptAnswers(truth, prob, subject, np.exp(x['thresholds'].astype(float))[x['which']], *about)
 

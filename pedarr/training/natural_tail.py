@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from ..core.array_files import few_bits
-
 from ..core.errors import PedarrError, one_line
 from ..core.names import first_few
 from ..data.known_databases import data_source
