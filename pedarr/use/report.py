@@ -5,6 +5,8 @@
 # %% ../../nbs/9_use/00_report.ipynb #4bbc569f
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +34,7 @@ __all__ = ['percent', 'metrics_table', 'majority_class', 'class_meanings', 'clas
 # %% ../../nbs/9_use/00_report.ipynb #6e06e45c
 from ..model.trees import TREES
 from ..signals.store import Store, open_store
-from ..training.config import TREE_LOSS, own_parameters
+from ..training.config import TREE_LOSS, TrainConfig, own_parameters
 from ..training.finished_runs import Run, as_finished_run, prediction_codes, read_scores
 from ..training.prepare import grouping_of
 from pedarr.training.run_figures import (
@@ -341,6 +343,7 @@ With few subjects they are too narrow rather than too wide.</li>
 <li>A research result, not a medical device.</li></ul>"""
 
 _REPEAT = """<h2>To repeat it</h2>
+<pre style="white-space: pre-wrap">{{ command }}</pre>
 <p>{{ '%.0f'|format(metrics.speed.segments_per_second) }} segments per second in training,
 {{ '%.1f'|format(100*metrics.speed.wait_share) }} % of the time spent {{ waiting }}, on {{ env.device }}.</p>
 <details><summary>Parameters and versions</summary>{{ table(facts) }}</details>"""
@@ -353,6 +356,15 @@ def _facts(run: Run, params: dict) -> pd.DataFrame:
     "Parameters and versions, a row each."
     tables = own_parameters(params), run.environment.model_dump()
     return pd.DataFrame([(k, str(v)) for d in tables for k, v in d.items()], columns=['name', 'value'])
+
+# %% ../../nbs/9_use/00_report.ipynb #52689b3f
+def _command(params: dict) -> str:
+    "The shell command that trains with `params` (as in params.json) again, into another folder."
+    own = {k: v for k, v in own_parameters(params).items() if k not in ('store', 'run')}
+    default = TrainConfig.model_construct().model_dump()
+    asked = [('-p', k, v if isinstance(v, str) else json.dumps(v)) for k, v in own.items() if v != default[k]]
+    words = ['pedarr', 'train', params['store'], '--run', 'runs/again', *(w for pair in asked for w in pair)]
+    return shlex.join(words)
 
 # %% ../../nbs/9_use/00_report.ipynb #a8baa06e
 def _single_label(run: Run, store: Store, scores: dict) -> dict:
@@ -376,6 +388,7 @@ def _contents(run: Run, store: Store) -> dict:
                 metrics=scores, params=params, env=run.environment,
                 simulated=simulated, database=store.meta['database'], window=f'{store.config.window:g}',
                 folds=_folds(run), what=describe_model(params, run.multi), facts=_facts(run, params),
+                command=_command(params),
                 main=metrics_table(scores), classes=class_score_table(scores),
                 **({} if run.multi else _single_label(run, store, scores)),
                 waiting='measuring the segments' if trees else 'waiting for data',
