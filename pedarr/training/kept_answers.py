@@ -283,10 +283,13 @@ def kept_grid_classes(folder: Path | str) -> pd.DataFrame:
 
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #163de36a
-def kept_gain(folder: Path | str, system: str, other: str, n_resamples: int = 10_000) -> pd.DataFrame:
+def kept_gain(folder: Path | str, system: str, other: str, n_resamples: int = 10_000,
+              split: str = '') -> pd.DataFrame:
     """Scores of `system` less those of the `other` from the answers that `keep_grid` wrote, seeds pooled, as
-    `paired_scores`: of the first question and split that has both on the same rows; `PedarrError` if none."""
-    for systems in read_kept_grid(folder).values():
+    `paired_scores`: of the first question that has both on the same rows, in the `split` ('': the first that
+    has); `PedarrError` if none."""
+    for (_, of), systems in read_kept_grid(folder).items():
+        if split not in ('', of): continue
         base = _to_compare(systems, other, system) if system in systems else None
         if base: return gain_over(systems[system], base, n_resamples)
     raise PedarrError(f'{folder}: no question has {system!r} and {other!r}, finished, on the same rows: '
