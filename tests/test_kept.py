@@ -582,14 +582,15 @@ def test_the_losses_on_the_twin_have_the_answers_of_its_networks():
         assert (own/f'cross-entropy-patient-{k}.safetensors.xz').read_bytes() == file.read_bytes()
 
 
-def test_eight_bits_are_enough_for_many_labels():
-    "In answers that were kept with eleven: scores of 71 statements in the mean, as they were."
+def test_seven_bits_are_enough_for_many_labels():
+    "Scores of 71 statements in the mean, before a rounding (three draws of its noise) and after."
     a = read_kept(RESULTS/'statements'/'answers', 'all-pedarrnet-0')
-    log = few_bits(np.log(a.prob))
-    assert (log != np.log(a.prob).astype(np.float16)).mean() > .5
-    was, now = (kept_scores(x, 2).value for x in (a, a._replace(prob=np.exp(log.astype(float)))))
-    moved = (now - was).abs()
-    assert 0 < moved.auroc <= 2e-4 and 0 < moved.max() <= 1.5e-3
+    log, was = np.log(a.prob), kept_scores(a, 2).value
+    for seed in range(3):
+        finer = log*(1 + np.random.default_rng(seed).uniform(-2**-8, 2**-8, log.shape))
+        assert (few_bits(finer, 7) == few_bits(log, 7)).mean() > .95
+        moved = (kept_scores(a._replace(prob=np.exp(finer)), 2).value - was).abs()
+        assert 0 < moved.auroc <= 2e-4 and 0 < moved.max() <= 2e-3
 
 
 def test_kept_logarithms_have_the_bits_that_are_said():

@@ -472,14 +472,14 @@ def test_ptbxl_statements_decide_the_task(spoken):
 
 
 def test_kept_answers_are_those_of_the_run(run, tmp_path):
-    "To eight bits of a logarithm: in a few recordings that may make a tie, so scores are of the run's own."
+    "To seven bits of a logarithm: in a few recordings that may make a tie, so scores are of the run's own."
     keep_answers(run, tmp_path/'answers', 'mine')
     kept, whole = read_kept(tmp_path/'answers', 'mine'), open_finished(run)
     assert kept.multi and kept.classes == whole.classes and kept.said['params']['seed'] == 0
     exact, was = run_answers(whole), pd.DataFrame(whole.metrics.model_dump()['overall']).T
     now = kept_scores(exact, 200)
     assert np.allclose(now.value, was.loc[now.index, 'value'], atol=1e-5)
-    assert np.allclose(np.log(kept.prob), np.log(np.maximum(exact.prob, 1e-7)), rtol=2**-8)
+    assert np.allclose(np.log(kept.prob), np.log(np.maximum(exact.prob, 1e-7)), rtol=2**-7)
     assert np.allclose(kept.thresholds, exact.thresholds, rtol=2**-6)
     assert (kept.truth == exact.truth).all() and (kept.subject == exact.subject).all()
     assert np.isfinite(kept_scores(kept, 20).value).all()
