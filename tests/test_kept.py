@@ -69,6 +69,19 @@ def test_the_answers_give_the_scores_that_are_said(file):
         assert np.allclose(own.loc[now.index, column], was.loc[now.index, column], atol=1e-4)
 
 
+@pytest.mark.parametrize('task', ['all', 'super', 'sub', 'rhythm'])
+def test_kept_answers_give_the_means_of_statements(task):
+    "The mean of three trainings, its interval and its spread."
+    table = pd.read_csv(RESULTS/'statements'/'means.csv').query('task == @task').set_index('metric')
+    kept = [read_kept(RESULTS/'statements'/'answers', f'{task}-pedarrnet-{seed}') for seed in range(3)]
+    assert all((a.truth == kept[0].truth).all() and (a.subject == kept[0].subject).all() for a in kept)
+    answers = [(a.prob, a.thresholds) for a in kept]
+    mean = mean_over_draws(kept[0].truth, answers, kept[0].subject, MULTI_RESAMPLES)
+    now = mean_table(mean).loc[table.index]
+    columns = ['value', 'low', 'high', 'spread']
+    assert np.allclose(now[columns], table[columns], atol=2e-3) and (table.seeds == 3).all()
+
+
 @pytest.mark.parametrize('task', ['super', 'rhythm'])
 def test_kept_answers_give_the_networks_beside_the_probes(task):
     "With all labels: the network from scratch, xresnet1d, and their difference."
@@ -547,7 +560,7 @@ def test_the_tails_answers_are_short_and_have_their_offsets(folder):
     recordings = read_recordings(RESULTS/folder)[0]
     for file in files:
         found = read_arrays(file, 'make it again')
-        assert {*found} == {'log', 'other', 'offsets', 'rows'} and found['rows'].shape == (32,), file
+        assert {*found} == {'log', 'offsets', 'rows'} and found['rows'].shape == (32,), file
         assert np.array_equal(short_logs(found['log']), found['log']), file
         assert np.isin(found['offsets'], OFFSETS).all(), file
         job = read_card(file.with_name(file.name.replace('.safetensors.xz', '.json'))).job

@@ -375,15 +375,16 @@ def check_alike(folder: Path | str, names: Sequence[str]) -> None:
 # %% ../../nbs/8_training/21_tail.ipynb #cc39c712
 def read_tail_job(folder: Path, job: TailJob, table: pd.DataFrame) -> pd.DataFrame:
     """Answers of a finished job: columns subject, label and official of `table`, role, `LOG_COLUMNS` (log
-    probabilities) and other (the best other class); in its `attrs` the `offsets` [3] that were kept, or None.
-    `PedarrError` if it isn't finished or doesn't fit."""
+    probabilities) and other (the best other class, '' where it was not kept); in its `attrs` the `offsets`
+    [3] that were kept, or None. `PedarrError` if it isn't finished or doesn't fit."""
     found, classes = read_answers(folder, job.name, tail_roles(table, job.size, job.draw), len(LOG_COLUMNS))
     rows = table.iloc[found['row']][['subject', 'label', 'official']].reset_index(drop=True)
     rows['role'], rows[LOG_COLUMNS] = found['role'], found['log'].astype(float)
-    other, offsets = found.get('other', rows.index[:0]), found.get('offsets', np.zeros(len(RARE_RHYTHMS)))
-    if other.shape != (len(rows),) or other.max(initial=0) >= len(classes):
-        raise _damaged(arrays_file(folder, job.name), 'the other class is missing or unknown')
+    named, offsets = [*classes, ''], found.get('offsets', np.zeros(len(RARE_RHYTHMS)))
+    other = found.get('other', np.full(len(rows), len(classes)))
+    if other.shape != (len(rows),) or ('other' in found and other.max(initial=0) >= len(classes)):
+        raise _damaged(arrays_file(folder, job.name), 'the other class is unknown')
     if offsets.shape != (len(RARE_RHYTHMS),) or not np.isfinite(offsets).all():
         raise _damaged(arrays_file(folder, job.name), 'its offsets are not three numbers')
     rows.attrs['offsets'] = offsets.tolist() if 'offsets' in found else None
-    return rows.assign(other=np.array(classes)[other])
+    return rows.assign(other=np.array(named)[other])
