@@ -236,7 +236,8 @@ def keep_tail_job(folder: Path, name: str, recordings: pd.DataFrame, kept: Path,
     offsets = table.attrs['offsets'] or tune_offsets(table[table.role == 'validation'])
     found = read_answers(folder, name, role, len(LOG_COLUMNS))[0]
     stay = validation | (found['role'] != 'validation')
-    own = dict(row=found['row'][stay], log=short_logs(found['log'][stay]), offsets=np.array(offsets, np.float32))
+    own = dict(row=found['row'][stay], log=short_logs(found['log'][stay]))
+    own |= dict(offsets=np.array(offsets, np.float32))
     kept.mkdir(parents=True, exist_ok=True)
     file = write_arrays(kept/f'{name}.safetensors.xz', without_rows(own, role))
     write_atomic(kept/f'{name}.json', (folder/f'{name}.json').read_bytes())
