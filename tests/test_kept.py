@@ -60,7 +60,7 @@ def test_the_answers_give_the_scores_that_are_said(file):
     kept = read_kept(file.parent, file.stem)
     was = pd.DataFrame(kept.said['overall']).T
     now = kept_scores(kept, 2).loc[was.index]                    # its values; later versions know more scores
-    assert np.allclose(now.value, was.loc[now.index, 'value'], atol=2e-3)
+    assert np.allclose(now.value, was.loc[now.index, 'value'], atol=3e-3)         # seven bits
     table = pd.read_csv(file.parents[1]/'scores.csv')
     where = dict(zip(('task', 'system', 'seed'), file.stem.rsplit('-', 2)))
     own = table[(table[list(where)].astype(str) == pd.Series(where)).all(axis=1)].set_index('metric')
