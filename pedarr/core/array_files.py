@@ -116,7 +116,7 @@ def write_packed_table(path: Path | str, table: pd.DataFrame) -> Path:
     return write_atomic(path.with_name(f'{path.name}.csv{_XZ}'), compressed(text.encode()))
 
 # %% ../../nbs/0_core/09_array_files.ipynb #8b7b01b7
-LOG_BITS = 8                    # significant bits of a kept logarithm
+LOG_BITS = 7                    # significant bits of a kept logarithm
 
 def few_bits(x: np.ndarray, bits: int = LOG_BITS) -> np.ndarray:
     "Numbers `x` (any shape and unit) in half precision, rounded to so many significant `bits`, 1 to 11."

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.array_files import arrays_file, few_bits, read_arrays, write_arrays
+from ..core.array_files import LOG_BITS, arrays_file, few_bits, read_arrays, write_arrays
 from ..core.errors import PedarrError, file_error, one_line
 from ..core.tables import FileContents, json_ready, read_json, write_json
 from ..data.known_databases import data_source
@@ -78,7 +78,6 @@ def run_answers(run: Run | Path | str) -> KeptAnswers:
 
 # %% ../../nbs/8_training/28_kept_answers.ipynb #2115b0ee
 _LEAST = 1e-7                    # smaller probabilities are kept as this
-_BITS = 7                        # significant bits of a kept logarithm
 
 def _short(a: KeptAnswers) -> dict[str, np.ndarray]:
     "The arrays of `a` as they are kept."
@@ -88,7 +87,7 @@ def _short(a: KeptAnswers) -> dict[str, np.ndarray]:
         return dict(subject=subject, truth=a.truth.astype(np.uint8), called=called.astype(np.uint8))
     thresholds, which = np.unique(a.thresholds, axis=0, return_inverse=True)
     log, thresholds = (np.log(np.maximum(x, _LEAST)) for x in (a.prob, thresholds))
-    return dict(log=few_bits(log, _BITS), thresholds=thresholds.astype(np.float16), subject=subject,
+    return dict(log=few_bits(log), thresholds=thresholds.astype(np.float16), subject=subject,
                 truth=np.packbits(a.truth, axis=1),
                 which=which.reshape(-1).astype(np.min_scalar_type(len(thresholds))))
 
@@ -106,7 +105,7 @@ def keep_answers(run: Run | Path | str, folder: Path | str, name: str) -> Path:
                           'give -p answers False')
     card = Path(folder)/f'{name}.json'
     card.parent.mkdir(parents=True, exist_ok=True)
-    bits = dict(log_bits=_BITS) if a.multi else {}
+    bits = dict(log_bits=LOG_BITS) if a.multi else {}
     file = write_arrays(card.with_name(f'{name}.safetensors.xz'), _short(a))
     write_json(card, json_ready(dict(classes=a.classes, multi=a.multi, said=a.said) | bits))
     return file

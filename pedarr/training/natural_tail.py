@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.array_files import few_bits
+from ..core.array_files import LOG_BITS, few_bits
 from ..core.errors import PedarrError, one_line
 from ..core.names import first_few
 from ..data.known_databases import data_source
@@ -24,7 +24,7 @@ from ..signals.store import Store
 from .tail import (
     MOST_COMMON, check_alike, check_untaught, finish_job, job_card, read_answers, tail_config,
     train_and_answer, without_rows)
-from .tail_results import RARE_BITS, best_offsets, read_recordings
+from .tail_results import best_offsets, read_recordings
 
 # %% auto #0
 __all__ = ['NATURAL_FOLDS', 'NATURAL_SR', 'NATURAL_VALIDATION', 'MERGED', 'FEWEST_PATIENTS', 'RAREST', 'natural_roles',
@@ -59,12 +59,12 @@ def run_natural_job(store: Store, loss: str, fold: int, params: dict[str, Any], 
     check_untaught(store, c)
     def work(checkpoint):
         row, prob = train_and_answer(store, role, c, checkpoint)
-        log = few_bits(np.log(np.maximum(prob.astype(float), 1e-12)), RARE_BITS)
+        log = few_bits(np.log(np.maximum(prob.astype(float), 1e-12)))
 
         return without_rows(dict(row=row.astype(np.int32), log=log), role)
 
     simulated = bool(store.meta.get('simulated'))
-    about = job_card(store, c, loss=loss, fold=fold, simulated=simulated, log_bits=RARE_BITS,
+    about = job_card(store, c, loss=loss, fold=fold, simulated=simulated, log_bits=LOG_BITS,
                      source=data_source(store.meta['database'], simulated))
     return finish_job(folder, f'{loss}_natural_{fold}', work, about)
 

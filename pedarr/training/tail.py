@@ -111,13 +111,11 @@ CONTROLLED_RECIPE = TAIL_RECIPE | dict(
 # %% ../../nbs/8_training/21_tail.ipynb #06033c12
 def _short_answers(prob: np.ndarray, classes: list[str]) -> dict[str, np.ndarray]:
     """Of probabilities `prob` [N, C]: `log` [N, 4], log probabilities of the rare rhythms and of the best
-    other class, and that class, `other` [N]."""
+    other class."""
     own = [classes.index(name) for name in RARE_RHYTHMS]
     log = np.log(np.maximum(prob.astype(float), 1e-12))
-    others = np.delete(np.arange(len(classes)), own)
-    best = others[log[:, others].argmax(1)]
-    best_log = np.take_along_axis(log, best[:, None], 1)
-    return dict(log=few_bits(np.concatenate([log[:, own], best_log], 1)), other=best.astype(np.uint8))
+    best = np.delete(log, own, 1).max(1, keepdims=True)
+    return dict(log=few_bits(np.concatenate([log[:, own], best], 1)))
 
 # %% ../../nbs/8_training/21_tail.ipynb #5b1f0e03
 _AGAIN = 'delete it, and run the job again'
@@ -374,17 +372,14 @@ def check_alike(folder: Path | str, names: Sequence[str]) -> None:
 
 # %% ../../nbs/8_training/21_tail.ipynb #cc39c712
 def read_tail_job(folder: Path, job: TailJob, table: pd.DataFrame) -> pd.DataFrame:
-    """Answers of a finished job: columns subject, label and official of `table`, role, `LOG_COLUMNS` (log
-    probabilities) and other (the best other class, '' where it was not kept); in its `attrs` the `offsets`
-    [3] that were kept, or None. `PedarrError` if it isn't finished or doesn't fit."""
-    found, classes = read_answers(folder, job.name, tail_roles(table, job.size, job.draw), len(LOG_COLUMNS))
+    """Answers of a finished job: columns subject, label and official of `table`, role and `LOG_COLUMNS` (log
+    probabilities); in its `attrs` the `offsets` [3] that were kept, or None. `PedarrError` if it isn't
+    finished or doesn't fit."""
+    found, _ = read_answers(folder, job.name, tail_roles(table, job.size, job.draw), len(LOG_COLUMNS))
     rows = table.iloc[found['row']][['subject', 'label', 'official']].reset_index(drop=True)
     rows['role'], rows[LOG_COLUMNS] = found['role'], found['log'].astype(float)
-    named, offsets = [*classes, ''], found.get('offsets', np.zeros(len(RARE_RHYTHMS)))
-    other = found.get('other', np.full(len(rows), len(classes)))
-    if other.shape != (len(rows),) or ('other' in found and other.max(initial=0) >= len(classes)):
-        raise _damaged(arrays_file(folder, job.name), 'the other class is unknown')
+    offsets = found.get('offsets', np.zeros(len(RARE_RHYTHMS)))
     if offsets.shape != (len(RARE_RHYTHMS),) or not np.isfinite(offsets).all():
         raise _damaged(arrays_file(folder, job.name), 'its offsets are not three numbers')
     rows.attrs['offsets'] = offsets.tolist() if 'offsets' in found else None
-    return rows.assign(other=np.array(named)[other])
+    return rows

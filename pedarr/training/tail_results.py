@@ -27,9 +27,9 @@ from pedarr.training.tail import (
     without_rows)
 
 # %% auto #0
-__all__ = ['OFFSETS', 'TAIL_SCORES', 'RARE_BITS', 'best_offsets', 'tune_offsets', 'TailAnswers', 'tail_bootstrap', 'tail_table',
-           'Recordings', 'read_recordings', 'keep_recordings', 'short_logs', 'keep_tail_job', 'complete_draws',
-           'tail_families', 'losses_of', 'with_averages', 'tail_scores']
+__all__ = ['OFFSETS', 'TAIL_SCORES', 'best_offsets', 'tune_offsets', 'TailAnswers', 'tail_bootstrap', 'tail_table', 'Recordings',
+           'read_recordings', 'keep_recordings', 'short_logs', 'keep_tail_job', 'complete_draws', 'tail_families',
+           'losses_of', 'with_averages', 'tail_scores']
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #7d37b1fa
 OFFSETS = np.arange(-5, 5.25, .25)      # in units of log probability
@@ -216,14 +216,13 @@ def keep_recordings(store: Store, folder: Path | str) -> Path:
     return table
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #39487a1f
-RARE_BITS = 7           # significant bits of the logarithms
 _OTHER_STEP = .01
 
 
 def short_logs(log: np.ndarray) -> np.ndarray:
-    "Log probabilities `log` [N, 4] as they are kept: three to `RARE_BITS`, the last to `_OTHER_STEP`."
+    "Log probabilities `log` [N, 4] as they are kept: three to `LOG_BITS`, the last to `_OTHER_STEP`."
     other = np.round(log[:, 3:].astype(float)/_OTHER_STEP)*_OTHER_STEP
-    return np.concatenate([few_bits(log[:, :3], RARE_BITS), other.astype(np.float16)], 1)
+    return np.concatenate([few_bits(log[:, :3]), other.astype(np.float16)], 1)
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #9c8821ab
 def keep_tail_job(folder: Path, name: str, recordings: pd.DataFrame, kept: Path,
