@@ -102,6 +102,19 @@ def first500(request) -> Path:
 
 
 @pytest.fixture(scope='session')
+def whole_ptbxl(tmp_path_factory) -> Path:
+    "A store of all of PTB-XL, by its statements (some minutes); skipped without the shards."
+    from pedarr.signals.build import build_store
+    real('ptbxl')
+    tool, folder = REAL.parent/'tools'/'unpack-ptbxl', tmp_path_factory.mktemp('ptbxl')
+    if not tool.exists(): pytest.skip(f'the tool that unpacks PTB-XL is not here: {tool}')
+    run = [sys.executable, str(tool), str(folder/'db')]
+    subprocess.run(run, check=True, capture_output=True, timeout=900)
+    build_store(folder/'db', folder/'s', 'ptbxl', 'ptbxl_all', progress=False)
+    return folder/'s'
+
+
+@pytest.fixture(scope='session')
 def simulated(tmp_path_factory) -> Path:
     "A small SIMULATED database in the Leipzig format."
     from pedarr.synthetic.studies import simulate_database

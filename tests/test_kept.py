@@ -29,12 +29,15 @@ from pedarr.evaluation.multilabel import MULTI_RESAMPLES, paired_multilabel, per
 from pedarr.evaluation.ranking import Ranking, auroc, average_precision
 from pedarr.evaluation.shares import shares_of_young
 from pedarr.evaluation.subgroups import per_class
+from pedarr.signals.store import open_store
 from pedarr.training.grid import folder_name
 from pedarr.training.kept_answers import (
     kept_grid_classes, kept_grid_scores, kept_scores, read_few_patients, read_kept, read_kept_grid)
 from pedarr.training.kept_waves import kept_rivals, read_kept_waves
 from pedarr.training.natural_tail import decide_natural, natural_table, read_natural
 from pedarr.training.new_rhythms import asked_classes
+from pedarr.training.probe_jobs import probe_scores, run_probe_job, statement_task
+from pedarr.training.probes import cached_features
 from pedarr.training.segmentation_jobs import segment_gains, segment_tables
 from pedarr.training.tail import RARE_RHYTHMS, TailJob, read_card, read_tail_job
 from pedarr.training.tail_results import (
@@ -99,6 +102,37 @@ def test_kept_answers_give_the_networks_beside_the_probes(task):
     now = paired_multilabel(one.truth, *answers, one.subject, MULTI_RESAMPLES).loc[said.index]
     columns = ['value', 'low', 'high', 'p']
     assert np.allclose(now[columns], said[columns], atol=1.1e-5)
+
+
+ENCODERS = {'random encoder': 'simclr-0', 'SimCLR': 'simclr-0', '3KG': '3kg-0', 'PhysioCLR': 'physioclr-0',
+            'Beat-SSL, rhythms': 'beatssl-rhythm-0', 'Beat-SSL, rhythms and beats': 'beatssl-0',
+            'Beat-SSL, classes of beats': 'beatssl-classes-0'}
+
+
+def chosen_file(name) -> str:
+    "The weights of the epoch that fold 9 chose, of a method's first pretraining; '' is the random encoder."
+    if name == 'random encoder': return ''
+    epochs = pd.read_csv(WHOLE/'epochs.csv').query('encoder == @name and seed == 0')
+    best = epochs.epoch[epochs.auroc.idxmax()]
+    return 'encoder.safetensors' if best == epochs.epoch.max() else f'encoder-{best}.safetensors'
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', ENCODERS)
+def test_kept_encoders_give_the_probes_of_their_seed(whole_ptbxl, tmp_path, name):
+    "The answers are not kept, but the encoders are: all features and probes of each of them, once more."
+    store, run = open_store(whole_ptbxl), tmp_path/'run'
+    shutil.copytree(WHOLE/'encoders'/ENCODERS[name], run)
+    x = cached_features(run, store, chosen_file(name))
+    said = pd.read_csv(WHOLE/'probe-seeds.csv').query('encoder == @name and seed == 0')
+    for task, own in said.groupby('task'):
+        asked = statement_task(store, f'ptbxl_{task}')
+        for share, table in own.groupby('share'):
+            draws = range(5 if share < 1 else 1)
+            for draw in draws: run_probe_job(x, asked, task, share, draw, tmp_path/'probes')
+            scores, _ = probe_scores(tmp_path/'probes', asked, task, share, draws, MULTI_RESAMPLES)
+            moved = (mean_table(scores)[INTERVAL] - table.set_index('metric')[INTERVAL]).abs()
+            assert moved.loc['auroc'].max() < 1e-3 and moved.max().max() < 5e-3, (task, share, moved)
 
 
 @pytest.fixture(scope='module')

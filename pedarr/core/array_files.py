@@ -40,13 +40,15 @@ def _unpack_arrays(raw: bytes, path: Path | str, remedy: str) -> dict[str, np.nd
 
 # %% ../../nbs/0_core/09_array_files.ipynb #49fd8093
 _XZ = '.xz'
-_PACKINGS = dict(lc=1, lp=3, pb=3), dict(lc=0, lp=1, pb=1)      # numbers of up to eight bytes, of two
+_PACKINGS = [dict(zip(('lc', 'lp', 'pb'), bits)) for bits in                     # which bytes are alike:
+             ((1, 3, 3), (0, 1, 1), (1, 1, 1), (3, 1, 1), (3, 0, 0))]            # of eight, two, one
 
 def compressed(raw: bytes) -> bytes:
-    "`raw` as an xz file, the shorter of two that `_PACKINGS` give."
+    "`raw` as an xz file, the shortest that `_PACKINGS` give."
     packed = [lzma.compress(raw, filters=[dict(id=lzma.FILTER_LZMA2, preset=9, **how)]) for how in _PACKINGS]
     return min(packed, key=len)
 
+# %% ../../nbs/0_core/09_array_files.ipynb #4a56baf9
 def decompressed(raw: bytes, path: Path | str, remedy: str, most: int = MOST_BYTES) -> bytes:
     """What `raw`, the bytes of the xz file `path`, holds; `PedarrError`, which names `path` and `remedy`, if
     it is damaged or holds more than `most` bytes."""
@@ -57,7 +59,6 @@ def decompressed(raw: bytes, path: Path | str, remedy: str, most: int = MOST_BYT
     if not tool.eof: raise file_error(path, 'damaged (it was cut off)', remedy)
     if tool.unused_data: raise file_error(path, 'damaged (something follows its end)', remedy)
     return found
-
 
 # %% ../../nbs/0_core/09_array_files.ipynb #e01b164e
 _COLUMNS, _STEPS = 'columns of ', 'steps of '

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..core.errors import PedarrError
 from ..core.names import check_choice
-from .augmentation import Augment, normalise_signals
+from .augmentation import Augment, normalise_signals, window_sizes
 
 # %% auto #0
 __all__ = ['SAMPLINGS', 'Batch', 'is_multi', 'take_signals', 'SegmentDataset', 'split_views', 'sampling_shares', 'sampled_counts',
@@ -88,7 +88,7 @@ class SegmentDataset(Dataset):
         self.index, self.label = _checked(store, index)
         self.store, self.augment, self.normalise, self.measure = store, augment, normalise, measure
         self.views, self.seed, self.epoch, self.device = _views(views, augment), seed, 0, torch.device(device)
-        self.memory = _signals(self, self.index) if _is_kept(self, in_memory) else None
+        self.memory, self.size = _in_memory(self) if _is_kept(self, in_memory) else (None, None)
     def __len__(self) -> int: return len(self.index)
     def __getitem__(self, i: int) -> Batch: return _for_each(self.__getitems__([i]), lambda x: x[0])
     def __getitems__(self, items: list[int]) -> Batch: return _batch(self, items)
@@ -113,6 +113,14 @@ def _generator(data: SegmentDataset, rows: np.ndarray) -> torch.Generator:
     words = np.random.SeedSequence([data.seed, data.epoch, crc32(rows.tobytes())])
     return torch.Generator(data.device).manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
 
+# %% ../../nbs/4_signals/12_batches.ipynb #4ea40702
+def _in_memory(data: SegmentDataset) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    "The signals [ecg, iegm] of all rows, and their `window_sizes` [N, 19] where batches are scaled by them."
+    signals = _signals(data, data.index)
+    if data.normalise != 'modality': return signals, None
+    parts = zip(*(x.split(256) for x in signals))
+    return signals, torch.cat([window_sizes(torch.cat(part, dim=1).float()) for part in parts])
+
 # %% ../../nbs/4_signals/12_batches.ipynb #na90e3cc
 def _batch(data: SegmentDataset, items: list[int]) -> Batch:
     "The `Batch` of the positions `items` of the dataset."
@@ -123,7 +131,8 @@ def _batch(data: SegmentDataset, items: list[int]) -> Batch:
     mask = _to(data, np.array(data.store.mask[rows]))
     chance = _generator(data, rows)
     if data.augment: mask = data.augment.lose_channels(mask, chance)
-    ecg, iegm = normalise_signals(ecg, iegm, mask, data.normalise)
+    size = None if data.size is None else data.size[_to(data, items)]
+    ecg, iegm = normalise_signals(ecg, iegm, mask, data.normalise, size)
     if data.augment: ecg, iegm = data.augment(ecg, iegm, mask, data.store.fs, chance)
     target = _to(data, data.store.target[rows].astype(np.float32)) if is_multi(data.store) else None
     measured = None if data.measure is None else _to(data, data.measure(data.store, rows))

@@ -5,6 +5,7 @@
 # %% ../../nbs/8_training/05_loop.ipynb #0e87347d
 from __future__ import annotations
 
+import ctypes
 import math
 import time
 from collections import Counter
@@ -126,6 +127,15 @@ def in_precision(objective: Objective, device: torch.device | str, precision: st
             return objective(model, batch, progress)
     return half
 
+# %% ../../nbs/8_training/05_loop.ipynb #5074e871
+_KEPT = {-3: 2**25, -1: 2**30}   # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD (bytes) of glibc's malloc.h
+
+def _keep_memory() -> bool:
+    "Have the C library keep freed memory for what comes next; False where it can't be told (not glibc)."
+    try: mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError): return False
+    return all([mallopt(option, size) for option, size in _KEPT.items()])
+
 # %% ../../nbs/8_training/05_loop.ipynb #1f5975df
 def _own_words(error: PedarrError) -> PedarrError:
     "An error of the input as it was raised, without the traceback that a worker process puts before it."
@@ -134,6 +144,7 @@ def _own_words(error: PedarrError) -> PedarrError:
 
 def _prefetch(loader) -> Iterator:
     "The batches of `loader`, each prepared by a thread while the one before it is in use."
+    _keep_memory()
     with ThreadPoolExecutor(1) as pool:
         batches = iter(loader)
         coming = pool.submit(next, batches, None)
