@@ -24,7 +24,7 @@ from pedarr.evaluation.bootstrap import bootstrap_scores, format_score, summary_
 from pedarr.evaluation.comparison import paired_scores
 from pedarr.evaluation.few_patients import few_patients_classes, few_patients_difference, few_patients_table
 from pedarr.evaluation.fewshot import GAINS, METHODS, few_shot_difference, few_shot_table
-from pedarr.evaluation.means_over_draws import mean_difference, mean_over_draws, mean_table
+from pedarr.evaluation.means_over_draws import mean_difference, mean_over_draws, mean_table, paired_seeds
 from pedarr.evaluation.multilabel import MULTI_RESAMPLES, paired_multilabel, per_statement
 from pedarr.evaluation.ranking import Ranking, auroc, average_precision
 from pedarr.evaluation.shares import shares_of_young
@@ -117,22 +117,38 @@ def chosen_file(name) -> str:
     return 'encoder.safetensors' if best == epochs.epoch.max() else f'encoder-{best}.safetensors'
 
 
+@pytest.fixture(scope='module')
+def probed(whole_ptbxl, tmp_path_factory) -> dict:
+    "Encoder -> (task, share) -> seed 0 -> mean scores: features and probes of the kept encoders, again."
+    store, found = open_store(whole_ptbxl), {}
+    for name, folder in ENCODERS.items():
+        place = tmp_path_factory.mktemp('probed')
+        shutil.copytree(WHOLE/'encoders'/folder, place/'run')
+        x = cached_features(place/'run', store, chosen_file(name))
+        for task, share in product(('all', 'rhythm', 'super'), (.01, .1, 1.)):
+            asked, draws = statement_task(store, f'ptbxl_{task}'), range(5 if share < 1 else 1)
+            for draw in draws: run_probe_job(x, asked, task, share, draw, place)
+            scores, _ = probe_scores(place, asked, task, share, draws, MULTI_RESAMPLES)
+            found.setdefault(name, {})[task, share] = {0: scores}
+    return found
+
+
 @pytest.mark.long
-@pytest.mark.parametrize('name', ENCODERS)
-def test_kept_encoders_give_the_probes_of_their_seed(whole_ptbxl, tmp_path, name):
-    "The answers are not kept, but the encoders are: all features and probes of each of them, once more."
-    store, run = open_store(whole_ptbxl), tmp_path/'run'
-    shutil.copytree(WHOLE/'encoders'/ENCODERS[name], run)
-    x = cached_features(run, store, chosen_file(name))
-    said = pd.read_csv(WHOLE/'probe-seeds.csv').query('encoder == @name and seed == 0')
-    for task, own in said.groupby('task'):
-        asked = statement_task(store, f'ptbxl_{task}')
-        for share, table in own.groupby('share'):
-            draws = range(5 if share < 1 else 1)
-            for draw in draws: run_probe_job(x, asked, task, share, draw, tmp_path/'probes')
-            scores, _ = probe_scores(tmp_path/'probes', asked, task, share, draws, MULTI_RESAMPLES)
-            moved = (mean_table(scores)[INTERVAL] - table.set_index('metric')[INTERVAL]).abs()
-            assert moved.loc['auroc'].max() < 1e-3 and moved.max().max() < 5e-3, (task, share, moved)
+def test_kept_encoders_give_the_probes_of_their_seed(probed):
+    """Their answers are not kept: the rows of first pretrainings, alone and in pairs. Where two strengths are
+    level on fold 9, a last digit decides between them, so a few scores differ more than the others."""
+    def moved(now, said): return (now[INTERVAL] - said.set_index('metric')[INTERVAL]).abs()
+    seeds = pd.read_csv(WHOLE/'probe-seeds.csv').query('seed == 0')
+    means, pairs = (pd.read_csv(WHOLE/f'{f}.csv').query('seeds == 1') for f in ('probes', 'probe-pairs'))
+    found = []
+    for table in (seeds, means):
+        for (name, *case), said in table.groupby(['encoder', 'task', 'share']):
+            found.append(moved(mean_table(probed[name][tuple(case)][0]), said))
+    for (name, against, *case), said in pairs.groupby(['encoder', 'against', 'task', 'share']):
+        found.append(moved(paired_seeds(*(probed[n][tuple(case)] for n in (name, against))), said))
+    most = pd.concat(found).groupby(level=0).max().max(axis=1)
+    assert len(found) == 9*(7 + 4 + 18) and most['auroc'] < .004 and most.max() < .008
+    assert np.quantile(np.concatenate([m.to_numpy().ravel() for m in found]), .8) < 5e-4
 
 
 @pytest.fixture(scope='module')
