@@ -286,6 +286,18 @@ def test_stochastic_depth_breaks_no_graph(fusion):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize('options', [{}, dict(crop=1., rate=250.), dict(encoder='plain', fusion='late')],
+                         ids=str)
+def test_a_compiled_network_takes_batches_of_other_sizes(options):
+    "The last batch of an epoch is smaller: after the first size, the number of samples is a variable."
+    model, inputs = net(modality_dropout=.5, **options).train(), batch()
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend='eager')
+    for n in (len(inputs[0]), 2, 3):
+        out = compiled(*(x[:n] for x in inputs)).logits
+        assert out.shape[0] == n and out.isfinite().all()
+
+
 EARLIER = dict(encoder='plain', pooling='cls', token_norm=True, rescale=0., presence=True)  # the first tables
 
 def test_counts_by_hand():

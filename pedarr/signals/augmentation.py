@@ -61,7 +61,8 @@ def drop_modality(mask: torch.Tensor, rate: float, generator: torch.Generator | 
     with probability `rate`."""
     ecg, iegm = mask[:, :N_ECG], mask[:, N_ECG:]
     both = ecg.any(1) & iegm.any(1)
-    draw = torch.rand(len(mask), device=mask.device, generator=generator)
+    # not torch.rand: under a compiler it takes no generator where the size of a batch varies
+    draw = torch.empty(len(mask), device=mask.device).uniform_(generator=generator)
     no_ecg = both & (draw < rate / 2)
     no_iegm = both & (draw >= rate / 2) & (draw < rate)
     return torch.cat([ecg & ~no_ecg[:, None], iegm & ~no_iegm[:, None]], dim=1)
