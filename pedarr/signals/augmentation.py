@@ -48,7 +48,7 @@ def normalise_signals(ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor,
 
     Masked channels become exactly zero. 'modality': one robust scale for all present ECG leads of a
     segment, one per electrogram (absolute voltage is lost); 'none': millivolts as they are. `size`
-    [B, 19]: the `window_sizes`, where they are known."""
+    [B, 19] (mV): the `window_sizes`, where they are known."""
     check_choice(how, NORMALISE, 'normalisation')
     x = _silence(torch.cat([ecg, iegm], dim=1), mask)
     if how == 'modality': x.div_(_scale(window_sizes(x) if size is None else size, mask)[..., None])
