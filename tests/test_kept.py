@@ -956,6 +956,13 @@ def test_every_table_is_made_again_or_says_why_not():
     assert notebooks and all((RESULTS.parents[1]/name).exists() for name in notebooks)
 
 
+def test_every_figure_that_is_kept_is_shown():
+    "A figure beside the tables is linked or read by a page; others only weigh."
+    pages = ''.join(f.read_text() for f in RESULTS.glob('*.ipynb'))
+    kept = [f for end in ('svg', 'png') for f in RESULTS.rglob(f'*.{end}')]
+    assert kept and [f.name for f in kept if f.name not in pages] == []
+
+
 def measurement_row(own, measure):
     "What measurements.csv tells of one measure by one method, from the kept errors `own` (tenths of ms)."
     asked = {'PR': 'has_p', 'P duration': 'has_p', 'T duration': 'has_t'}
