@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -149,6 +150,22 @@ def test_kept_encoders_give_the_probes_of_their_seed(probed):
     most = pd.concat(found).groupby(level=0).max().max(axis=1)
     assert len(found) == 9*(7 + 4 + 18) and most['auroc'] < .004 and most.max() < .008
     assert np.quantile(np.concatenate([m.to_numpy().ravel() for m in found]), .8) < 5e-4
+
+
+@pytest.mark.long
+def test_kept_encoders_give_what_is_said_of_shuffled_halves(whole_ptbxl, tmp_path):
+    "The experiment again, from kept encoders: probes and trees of windows of five seconds."
+    folders = {name: WHOLE/'encoders'/ENCODERS[name] for name in ('SimCLR', 'PhysioCLR')}
+    given = dict(store=str(whole_ptbxl), out=str(tmp_path),
+                 encoders={name: str(f/'encoder.safetensors') for name, f in folders.items()})
+    page = RESULTS.parent/'experiments'/'shuffled.ipynb'
+    papermill.execute_notebook(str(page), str(tmp_path/'page.ipynb'), given, progress_bar=False)
+    for name in ('encoders', 'encoders-differences', 'encoders-moved'):
+        now, said = (pd.read_csv(place/f'{name}.csv') for place in (tmp_path, RESULTS/'shuffled'))
+        about = said.columns[~said.columns.isin([*INTERVAL, 'named', 'kept', 'other', 'moved', 'p'])]
+        assert now[about].equals(said[about])
+        moved = (now - said)[said.columns.intersection([*INTERVAL, 'other', 'moved'])].abs()
+        assert moved.max().max() < .02 and moved.stack().quantile(.8) < .002, (name, moved.max())
 
 
 @pytest.fixture(scope='module')
