@@ -1122,6 +1122,18 @@ def test_recalls_of_new_patients_give_the_table_of_few_windows():
     assert set(each.k) == {int(k) for k in made['asked']['shots'].split()}
 
 
+def test_kept_answers_give_the_first_table_of_the_search():
+    "Top-1 and macro F1 of each run on the twin; the rows of PTB-XL chose on fold 9, and have no answers."
+    said = pd.read_csv(RESULTS/'search'/'runs.csv').set_index(['change', 'seed'])
+    (kept,) = read_kept_grid(RESULTS/'search'/'twin'/'answers').values()
+    now = pd.DataFrame({(name, seed): kept_scores(a, 2).value for name, own in kept.items()
+                        for seed, a in enumerate(own)}).T
+    rest = said.drop(now.index)
+    assert len(now) == 18 and all(rest.data.str.startswith('PTB-XL') |
+                                  rest.index.get_level_values(0).str.endswith('on measured intervals'))
+    agree(now, said.loc[now.index], ['top1', 'f1'], 6e-5)
+
+
 def test_kept_windows_of_other_lengths_give_their_rows():
     "Top-1 and macro F1 of the search's runs on windows of three, five and ten seconds."
     said = pd.read_csv(RESULTS/'search'/'windows.csv').set_index('change')
