@@ -172,7 +172,7 @@ def kinds_of_steps(store, batch, options, kinds, seconds) -> dict:
     first, times = {}, []
     for kind, step in made.items():
         try: first[kind] = step()
-        except RuntimeError as e:                                    # torch found no compiler
+        except RuntimeError as e:                        # no compiler is found, or it fails
             print(f'{kind} is left out: {(str(e).splitlines() or [""])[0]}')
     began = time.perf_counter()
     while len(times) < 3 or time.perf_counter() - began < seconds*len(first):

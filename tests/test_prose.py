@@ -14,7 +14,6 @@ ELSEWHERE = {
     'full_length': '18.45',                                   # hours of the release
     'statements': '.019 .928 .961',                           # published, and of before
     'transfers': '84.5 38.8',                                 # of which_network_ludb
-    'which_choices': '1.6 11.7',                          # of missing_channels
     'which_network': '97.76 96.22 92.97',                     # the paper's
     'which_network_ludb': '79.3'}                             # the aim
 

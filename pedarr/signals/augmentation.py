@@ -36,10 +36,10 @@ def _scale(size: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 # %% ../../nbs/4_signals/11_augmentation.ipynb #adaf5609
 def _silence(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    "`x` [B, C, T], itself changed: zero where `mask` [B, C] is False, whatever stood there, NaN too."
-    x = x.contiguous()
-    if x.device.type != 'cpu': return x.masked_fill_(~mask[..., None], 0.)
-    x.view(-1, x.shape[-1]).index_fill_(0, (~mask).flatten().nonzero()[:, 0], 0.)   # faster on a processor
+    "`x` [B, C, T], which may be changed: zero where `mask` [B, C] is False, whatever stood there, NaN too."
+    x, gone = x.contiguous(), ~mask.bool().expand(x.shape[:2])
+    if x.device.type != 'cpu': return x.masked_fill_(gone[..., None], 0.)
+    x.flatten(0, 1).index_fill_(0, gone.flatten().nonzero()[:, 0], 0.)            # faster on a processor
     return x
 
 def normalise_signals(ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor,

@@ -131,7 +131,7 @@ def _batch(data: SegmentDataset, items: list[int]) -> Batch:
     mask = _to(data, np.array(data.store.mask[rows]))
     chance = _generator(data, rows)
     if data.augment: mask = data.augment.lose_channels(mask, chance)
-    size = None if data.size is None else data.size[_to(data, items)]
+    size = data.size[_to(data, items)] if data.memory and data.size is not None else None
     ecg, iegm = normalise_signals(ecg, iegm, mask, data.normalise, size)
     if data.augment: ecg, iegm = data.augment(ecg, iegm, mask, data.store.fs, chance)
     target = _to(data, data.store.target[rows].astype(np.float32)) if is_multi(data.store) else None
