@@ -61,7 +61,8 @@ test: check
 bench: install
 	PEDARR_BENCH=$(BENCH) $(BIN)/python -m pytest -q -s -m bench tests
 
-# what takes too long for every change: some thousand mutated inputs, and many kills
+# what takes too long for every change: some thousand mutated inputs, many kills, experiments on small data,
+# probes of kept encoders on all of PTB-XL; two hours and more
 long: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long tests
 
