@@ -306,12 +306,13 @@ def test_kept_waves_give_the_borders_of_all_rows(waves):
 
 @pytest.mark.parametrize('file', GRIDS, ids=lambda f: f.parents[1].name)
 def test_kept_grids_give_their_tables(file):
-    "Values and gains; intervals are asked where one run is scored, above."
+    "Values, gains, their intervals and p, as they are printed."
     folder, keys = file.parent, ['question', 'split', 'system', 'metric']
     said = pd.read_csv(folder.parent/'scores.csv').set_index(keys)
-    now = kept_grid_scores(folder, 200, set(said.index.get_level_values('question'))).set_index(keys)
+    now = kept_grid_scores(folder, questions={*said.index.get_level_values('question')}).set_index(keys)
     assert set(now.index) == set(said.index)
-    for column in ('value', 'gain', 'seeds', 'segments', 'subjects'):
+    gains = [c for c in ('gain', 'gain_low', 'gain_high', 'p', 'holm') if c in said]
+    for column in ('value', 'low', 'high', 'seeds', 'segments', 'subjects', *gains):
         assert np.allclose(now[column].loc[said.index], said[column], atol=1e-5, equal_nan=True)
     keys, classes = ['question', 'split', 'system', 'class'], pd.read_csv(folder.parent/'classes.csv')
     now, said = kept_grid_classes(folder).set_index(keys), classes.set_index(keys)
