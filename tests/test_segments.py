@@ -511,6 +511,24 @@ def test_what_a_window_loses_is_lost_before_it_is_normalised():
     assert not batch.mask.all()
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 5), st.sampled_from([1, 7, 200]), st.booleans(),
+       st.sampled_from(['whole', 'one', 'numbers']), st.integers(0, 99))
+def test_scaling_and_silencing_as_written_plainly(n, length, turned, kind, seed):
+    "Any strides, junk in masked channels, a mask for all windows or of 0 and 1; inputs stay as they are."
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, length, 19, generator=g).mT if turned else torch.randn(n, 19, length, generator=g)
+    mask = torch.rand(1 if kind == 'one' else n, 19, generator=g) < .7
+    x = torch.where(mask[..., None], x, torch.nan)
+    ecg, iegm, given_mask = x[:, :12], x[:, 12:], mask.to(torch.uint8) if kind == 'numbers' else mask
+    before = x.clone()
+    got = torch.cat(normalise_signals(ecg, iegm, given_mask, 'none'), 1)
+    assert torch.equal(got, torch.where(mask[..., None], x, 0.))
+    varied = Augment(scale=0., thin=0., modality=0.)(*normalise_signals(ecg, iegm, given_mask, 'none'),
+                                                     mask.expand(n, 19), 250.)
+    assert torch.equal(torch.cat(varied, 1), got) and torch.equal(x.nan_to_num(9.), before.nan_to_num(9.))
+
+
 @pytest.mark.parametrize('options', [
     dict(scale=-1), dict(shift=-1), dict(thin=2), dict(shift=601), dict(channel=1.1), dict(modality=-.1),
     dict(noise=-1), dict(band=2), dict(tempo=.4)])

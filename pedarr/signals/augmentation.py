@@ -52,7 +52,6 @@ def normalise_signals(ecg: torch.Tensor, iegm: torch.Tensor, mask: torch.Tensor,
     check_choice(how, NORMALISE, 'normalisation')
     x = _silence(torch.cat([ecg, iegm], dim=1), mask)
     if how == 'modality': x.div_(_scale(window_sizes(x) if size is None else size, mask)[..., None])
-
     return x[:, :N_ECG], x[:, N_ECG:]
 
 # %% ../../nbs/4_signals/11_augmentation.ipynb #4f5e180e
