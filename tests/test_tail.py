@@ -119,7 +119,8 @@ def test_a_kept_job_is_short_and_decides_as_before(tmp_path, table, monkeypatch,
     whole = read_tail_job(tmp_path/'a', JOB, table)
     assert whole.attrs['offsets'] is None
     best = tune_offsets(whole[whole.role == 'validation'])
-    for one, other in ('ab', 'bc'): keep_tail_job(tmp_path/one, JOB.name, table, tmp_path/other, validation)
+    roles = ['left out', 'fold 10', *['validation']*validation]
+    for one, other in ('ab', 'bc'): keep_tail_job(tmp_path/one, JOB.name, table, tmp_path/other, roles)
     kept = read_tail_job(tmp_path/'c', JOB, table)
     if not validation: whole = whole[whole.role != 'validation'].reset_index(drop=True)
     assert ('validation' in {*kept.role}) == validation and (kept.subject == whole.subject).all()

@@ -78,14 +78,71 @@ def _turned_back(name: str, x: np.ndarray) -> tuple[str, np.ndarray]:
     return name, x
 
 
+# %% ../../nbs/0_core/09_array_files.ipynb #449c6b86
+_PLACES = np.arange(8)
+
+def _noisy_bits(has: np.ndarray) -> np.ndarray:
+    "How many low bits of a code [C] do not fit a byte, where `has` [C, V] says which values a column has."
+    return np.array([max(0, int(n - 1).bit_length() - 8) for n in has.sum(1)])
+
+
+# %% ../../nbs/0_core/09_array_files.ipynb #f4ded0d6
+def _coded(x: np.ndarray) -> dict[str, np.ndarray]:
+    "A table `x` [N, C] in half precision as codes: `high` [C, N], `low`; their `values`, who `has` which."
+    raw = np.ascontiguousarray(x).view(np.uint16)
+    values, place = np.unique(raw, return_inverse=True)
+    place = place.reshape(raw.shape).T
+    has = np.zeros((len(place), len(values)), bool)
+    np.put_along_axis(has, place, True, 1)
+    code = np.take_along_axis(has.cumsum(1) - 1, place, 1)
+    code[1:] = code[1:, code[0].argsort(kind='stable')]
+    noisy = _noisy_bits(has)
+    bits = np.unpackbits((code & 255).astype(np.uint8)[:, None], axis=1, bitorder='little')
+
+    return dict(high=(code >> noisy[:, None]).astype(np.uint8), has=np.packbits(has),
+                low=np.packbits(bits[_PLACES < noisy[:, None]]),
+                values=np.diff(values, prepend=np.uint16(0)))
+
+# %% ../../nbs/0_core/09_array_files.ipynb #58366cf2
+def _decoded(high: np.ndarray, has: np.ndarray, low: np.ndarray, values: np.ndarray) -> np.ndarray:
+    "The table [N, C] that `_coded` was given; `ValueError` or `IndexError` if these are no such parts."
+    values = values.cumsum(dtype=np.uint16)
+    has = np.unpackbits(has, count=len(high)*len(values)).reshape(len(high), -1).astype(bool)
+    noisy = _noisy_bits(has)
+    bits = np.zeros((len(high), len(_PLACES), high.shape[1]), np.uint8)
+    packed = np.unpackbits(low, count=noisy.sum()*high.shape[1])
+    bits[_PLACES < noisy[:, None]] = packed.reshape(noisy.sum(), high.shape[1])
+    code = (high.astype(int) << noisy[:, None]) + np.packbits(bits, axis=1, bitorder='little')[:, 0]
+    code[1:, code[0].argsort(kind='stable')] = code[1:].copy()
+    return np.stack([values[own][k] for own, k in zip(has, code)], 1).view(np.float16)
+
 # %% ../../nbs/0_core/09_array_files.ipynb #ff911ba5
+_CODED = tuple(f'{part} of ' for part in ('high', 'has', 'low', 'values'))
+_TAKEN = (_COLUMNS, _STEPS, *_CODED)
+
+def _ways(name: str, x: np.ndarray) -> list[dict[str, np.ndarray]]:
+    "An array as it is, turned, and, if it is a table in half precision, as codes, each under its names."
+    turned = dict([_turned(name, x)])
+    if x.dtype != np.float16 or x.ndim != 2 or not len(x) > x.shape[1] > 1: return [{name: x}, turned, turned]
+    return [{name: x}, turned, {f'{part} of {name}': y for part, y in _coded(x).items()}]
+
 def write_arrays(path: Path | str, arrays: Mapping[str, np.ndarray]) -> Path:
     "Write `arrays` (any shape, no unit) to the file `path`, whole or not at all. `.xz` is compressed."
     if Path(path).suffix != _XZ: return write_atomic(path, _pack_arrays(arrays))
     for name in arrays:
-        if name.startswith((_COLUMNS, _STEPS)): raise PedarrError(f'{path}: {name}: no name for an array')
-    turned = dict(_turned(name, np.asarray(x)) for name, x in arrays.items())
-    return write_atomic(path, min((compressed(_pack_arrays(x)) for x in (arrays, turned)), key=len))
+        if name.startswith(_TAKEN): raise PedarrError(f'{path}: {name}: no name for an array')
+    ways = zip(*(_ways(name, np.asarray(x)) for name, x in arrays.items()))
+    packed = [compressed(_pack_arrays({k: x for part in way for k, x in part.items()})) for way in ways]
+    return write_atomic(path, min(packed or [compressed(_pack_arrays({}))], key=len))
+
+# %% ../../nbs/0_core/09_array_files.ipynb #9ddcfd8c
+def _as_given(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    "What `write_arrays` was given, of what a compressed file holds."
+    high, *_ = _CODED
+    coded = [name.removeprefix(high) for name in arrays if name.startswith(high)]
+    tables = {name: _decoded(*(arrays.pop(f'{part}{name}') for part in _CODED)) for name in coded}
+    return tables | dict(_turned_back(*one) for one in arrays.items())
+
 
 # %% ../../nbs/0_core/09_array_files.ipynb #75afc0c4
 def read_arrays(path: Path | str, remedy: str, most: int = MOST_BYTES,
@@ -95,7 +152,9 @@ def read_arrays(path: Path | str, remedy: str, most: int = MOST_BYTES,
     raw = read_bytes(path, most)
     pressed = Path(path).suffix == _XZ
     found = _unpack_arrays(decompressed(raw, path, remedy, most) if pressed else raw, path, remedy)
-    if pressed: found = dict(_turned_back(*one) for one in found.items())
+    try: found = _as_given(found) if pressed else found
+    except (ValueError, IndexError, KeyError, TypeError) as e:
+        raise file_error(path, f'damaged ({one_line(e)[:200]})', remedy) from e
     gone = [name for name in names if name not in found]
     if gone: raise file_error(path, f'damaged (it has no {gone[0]})', remedy)
     return found

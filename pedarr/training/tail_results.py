@@ -226,15 +226,16 @@ def short_logs(log: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/8_training/22_tail_results.ipynb #9c8821ab
 def keep_tail_job(folder: Path, name: str, recordings: pd.DataFrame, kept: Path,
-                  validation: bool = False) -> Path:
-    """Write the card of the finished job `name` of `folder` into the folder `kept`, and its answers, shorter,
-    with the offsets that fold 9 tunes before, and those to fold 9 with `validation`. `recordings`: see
+                  roles: Collection[str] = ('left out', 'fold 10')) -> Path:
+    """Write the card of the finished job `name` of `folder` into the folder `kept`, and its answers to
+    recordings of these `roles`, shorter, with the offsets that fold 9 tunes before. `recordings`: see
     `read_recordings`; errors as `read_tail_job`."""
     job = read_card(folder/f'{name}.json').job
     role, table = tail_roles(recordings, job.size, job.draw), read_tail_job(folder, job, recordings)
     offsets = table.attrs['offsets'] or tune_offsets(table[table.role == 'validation'])
     found = read_answers(folder, name, role, len(LOG_COLUMNS))[0]
-    stay = validation | (found['role'] != 'validation')
+    stay = np.isin(found['role'], [*roles])
+
     own = dict(row=found['row'][stay], log=short_logs(found['log'][stay]))
     own |= dict(offsets=np.array(offsets, np.float32))
     kept.mkdir(parents=True, exist_ok=True)
