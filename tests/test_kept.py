@@ -22,7 +22,7 @@ from pedarr.core.errors import PedarrError, error_line
 from pedarr.core.tables import read_json
 from pedarr.data.known_databases import data_source
 from pedarr.evaluation.bootstrap import bootstrap_scores, format_score, summary_row
-from pedarr.evaluation.comparison import paired_scores
+from pedarr.evaluation.comparison import holm_correction, paired_scores
 from pedarr.evaluation.few_patients import few_patients_classes, few_patients_difference, few_patients_table
 from pedarr.evaluation.fewshot import GAINS, METHODS, few_shot_difference, few_shot_table
 from pedarr.evaluation.means_over_draws import mean_difference, mean_over_draws, mean_table, paired_seeds
@@ -35,7 +35,7 @@ from pedarr.training.grid import folder_name
 from pedarr.training.kept_answers import (
     kept_grid_classes, kept_grid_scores, kept_scores, read_few_patients, read_kept, read_kept_grid)
 from pedarr.training.kept_waves import kept_rivals, read_kept_waves
-from pedarr.training.natural_tail import decide_natural, natural_table, read_natural
+from pedarr.training.natural_tail import RAREST, decide_natural, natural_table, read_natural
 from pedarr.training.new_rhythms import asked_classes
 from pedarr.training.probe_jobs import probe_scores, run_probe_job, statement_task
 from pedarr.training.probes import cached_features
@@ -409,13 +409,19 @@ def test_kept_answers_give_the_tables_of_the_natural_tail():
     pairs = [tuple(x.split(' - ')) for x in was.loss.unique() if ' - ' in x]
     points = dict(list(pd.read_csv(folder/'points.csv').groupby('loss')))       # tuned before the rounding
     assert {*points} == {*made['points']} == {*made['losses']}
-    tables = [natural_table(answers, pairs, merged, n_resamples=2, points=points) for merged in (False, True)]
+    tables = [natural_table(answers, pairs, merged, n_resamples=made['resamples'], points=points)
+              for merged in (False, True)]
     keys = ['loss', 'rhythm', 'score']
     now = pd.concat(tables, ignore_index=True).set_index(keys)
     was = was.set_index(keys)
     assert len(now) == len(was) and not made['missing'] and not made['simulated']
     same = now.loc[was.index]
-    assert np.allclose(same.value, was.value, atol=1e-5) and (same.recordings == was.recordings).all()
+    assert (same.recordings == was.recordings).all() and (same.patients == was.patients).all()
+    for column in ('value', 'low', 'high', 'p'):
+        assert np.allclose(same[column], was[column], atol=1e-5, equal_nan=True), column
+    rare = was[was.p.notna() & was.index.isin(RAREST, 'rhythm')]
+    holm = rare.groupby(['loss', 'score']).p.transform(holm_correction)
+    assert len(holm) and np.allclose(holm, was.holm[was.holm.notna()], atol=6e-5)   # of p that were rounded
     largest = pd.read_csv(folder/'scores-largest.csv').set_index(keys)
     now = natural_table(answers, (), tuned=False, n_resamples=2).set_index(keys)
     assert set(now.index) == set(largest.index)
@@ -541,7 +547,7 @@ def test_kept_labels_say_whose_they_are():
         said = read_json(file)['said']
         assert said['source'] == data_source(said['database'], said['simulated']), file
     assert of('tail_starts/recordings.json') == ptbxl
-    tails = {TAIL/'test', TAIL.with_name('tail_starts')/'test'}          # theirs is above
+    tails = {TAIL/'test', TAIL/'tune', TAIL.with_name('tail_starts')/'test'}          # theirs is above
     folders = {f.parent for f in RESULTS.rglob('*.xz')} - tails
     assert len(folders) >= 11
     for folder in folders:
@@ -1135,6 +1141,31 @@ def test_kept_answers_give_the_first_table_of_the_search():
     assert len(now) == 18 and all(rest.data.str.startswith('PTB-XL') |
                                   rest.index.get_level_values(0).str.endswith('on measured intervals'))
     agree(now, said.loc[now.index], ['top1', 'f1'], 6e-5)
+
+
+def test_kept_answers_give_what_was_chosen_of_superclasses():
+    "Macro AUROC and F1 on PTB-XL's fold 9, of answers of seven bits."
+    said = pd.read_csv(RESULTS/'search'/'superclasses.csv').set_index('change')
+    (kept,) = read_kept_grid(RESULTS/'search'/'superclasses'/'answers').values()
+    now = pd.DataFrame({name: kept_scores(a, 2).value for name, (a,) in kept.items()}).T
+    agree(now, said, ['auroc'], 3e-4)
+    agree(now, said, ['f1'], 3e-3)
+
+
+def test_kept_answers_give_what_was_chosen_of_the_controlled_tail():
+    "Ranking on fold 9 of every trial that tier 2 has, from its own answers; those of the others are gone."
+    recordings, said = read_recordings(TAIL)[0], pd.read_csv(TAIL/'tuning.csv').set_index('trial')
+    files, apart = sorted((TAIL/'tune').glob('*.json')), []
+    for file in files:
+        job = read_card(file).job
+        t = read_tail_job(file.parent, job, recordings)
+        assert (job.size, job.draw) == (20, 0) and {*t.role} == {'validation'}
+        own = [Ranking(t.label == name, t[f'log_{name}']) for name in RARE_RHYTHMS]
+        each = [average_precision(x) for x in own]
+        now = [*each, np.mean(each), np.mean([auroc(x) for x in own])]
+        assert np.allclose(now, said.loc[job.loss], atol=8e-3), job.loss      # of seven bits, few recordings
+        apart.append(abs(now[3] - said.AP[job.loss]))
+    assert len(apart) == 44 and np.mean(apart) < 7e-4
 
 
 def test_kept_windows_of_other_lengths_give_their_rows():
