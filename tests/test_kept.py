@@ -360,7 +360,7 @@ def tail_complete(folder):
     (TAIL.with_name('tail_parts'), ('agcacl-again', 'no-phi'), False),
     (TAIL.with_name('tail_recipes'), ('ce-again', 'ce-default'), False),
     (TAIL.with_name('tail_trees'), ('agcacl & trees', 'trees'), False),
-    (TAIL.with_name('tail_rivals'), ('agcacl', 'supcon'), False),
+    (TAIL.with_name('tail_rivals'), ('agcacl', 'supcon'), False), (TAIL.with_name('tail_sizes'), (), True),
     *(pytest.param(TAIL.with_name(name), (), True, marks=pytest.mark.long)
       for name in ('tail', 'tail_starts', 'tail_parts', 'tail_recipes', 'tail_trees', 'tail_rivals'))],
     ids=lambda x: x.name if isinstance(x, Path) else None)
@@ -399,6 +399,21 @@ def test_kept_answers_give_the_intervals_of_the_controlled_tail(folder, pair):
     now, said = now.set_index(keys), said.set_index(keys)
     assert set(now.index.unique('rhythm')) == {*RARE_RHYTHMS, 'mean'}
     for column in ('low', 'high', 'p'):
+        assert np.allclose(now[column], said[column].loc[now.index], atol=1.1e-5, equal_nan=True)
+
+
+def test_kept_answers_give_the_intervals_on_fold_10_at_other_sizes():
+    "AGCACL against cross-entropy, at 5 and 80 recordings: intervals and p, none of them corrected."
+    folder, keys = TAIL.with_name('tail_sizes'), ['size', 'loss', 'rhythm', 'score']
+    made, said = read_json(folder/'made.json'), pd.read_csv(folder/'scores.csv').set_index(keys)
+    assert made['tests'] == ['fold 10'] and {*said.test} == {'fold 10'} and said.holm.isna().all()
+    pair, draws = ('agcacl', 'ce'), {size: own for size, (_, own) in tail_complete(folder).items()}
+    asked = {size: ([*pair], own) for size, own in draws.items()}
+    recordings = read_recordings(folder)[0]
+    now, _ = tail_scores(folder/'test', recordings, asked, [pair], made['resamples'], made['tests'])
+    now = now.set_index(keys)
+    assert {*now.index.unique('size')} == {5, 80}
+    for column in ('value', 'low', 'high', 'p'):
         assert np.allclose(now[column], said[column].loc[now.index], atol=1.1e-5, equal_nan=True)
 
 
@@ -546,8 +561,8 @@ def test_kept_labels_say_whose_they_are():
     for file in (f for f in RESULTS.glob('*/answers/*.json') if f.name not in ('grid.json', 'waves.json')):
         said = read_json(file)['said']
         assert said['source'] == data_source(said['database'], said['simulated']), file
-    assert of('tail_starts/recordings.json') == ptbxl
-    tails = {TAIL/'test', TAIL/'tune', TAIL.with_name('tail_starts')/'test'}          # theirs is above
+    assert of('tail_starts/recordings.json') == of('tail_sizes/recordings.json') == ptbxl
+    tails = {TAIL/'test', TAIL/'tune', *(RESULTS/x/'test' for x in ('tail_starts', 'tail_sizes'))}     # above
     folders = {f.parent for f in RESULTS.rglob('*.xz')} - tails
     assert len(folders) >= 11
     for folder in folders:
@@ -629,7 +644,7 @@ def test_seven_bits_of_a_logarithm_are_enough():
     assert 0 < moved['average precision'] <= 1.5e-3 and 0 < moved['AUROC'] <= 3e-4
 
 
-@pytest.mark.parametrize('folder', ['tail', 'tail_starts'])
+@pytest.mark.parametrize('folder', ['tail', 'tail_starts', 'tail_sizes'])
 def test_the_tails_answers_are_short_and_have_their_offsets(folder):
     files = sorted((RESULTS/folder/'test').glob('*.xz'))
     assert len(files) == len([*(RESULTS/folder/'test').glob('*.json')]) >= 30
