@@ -1147,15 +1147,20 @@ def test_recalls_of_new_patients_give_the_table_of_few_windows():
 
 
 def test_kept_answers_give_the_first_table_of_the_search():
-    "Top-1 and macro F1 of each run on the twin; the rows of PTB-XL chose on fold 9, and have no answers."
+    "Top-1 and macro F1 of each run on the twin, and of those averaged with a linear model."
     said = pd.read_csv(RESULTS/'search'/'runs.csv').set_index(['change', 'seed'])
     (kept,) = read_kept_grid(RESULTS/'search'/'twin'/'answers').values()
     now = pd.DataFrame({(name, seed): kept_scores(a, 2).value for name, own in kept.items()
                         for seed, a in enumerate(own)}).T
     rest = said.drop(now.index)
-    assert len(now) == 18 and all(rest.data.str.startswith('PTB-XL') |
-                                  rest.index.get_level_values(0).str.endswith('on measured intervals'))
+    assert len(now) == 18
     agree(now, said.loc[now.index], ['top1', 'f1'], 6e-5)
+    averaged = rest[rest.index.get_level_values(0).str.endswith('on measured intervals')]
+    for seed, t in pd.read_csv(RESULTS/'search'/'averaged.csv.xz').groupby('seed'):
+        (own,) = averaged.xs(seed, level='seed').itertuples()
+        f1 = f1_score(t.truth, t.called, average='macro', labels=sorted({*t.truth}), zero_division=0)
+        assert abs((t.truth == t.called).mean() - own.top1) < 6e-5 and abs(f1 - own.f1) < 6e-5
+    assert len(averaged) == 3 and rest.drop(averaged.index).data.str.startswith('PTB-XL').all()
 
 
 def test_kept_answers_give_what_was_chosen_of_superclasses():
