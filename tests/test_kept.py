@@ -1156,7 +1156,9 @@ def test_kept_answers_give_the_first_table_of_the_search():
     assert len(now) == 18
     agree(now, said.loc[now.index], ['top1', 'f1'], 6e-5)
     averaged = rest[rest.index.get_level_values(0).str.endswith('on measured intervals')]
-    for seed, t in pd.read_csv(RESULTS/'search'/'averaged.csv.xz').groupby('seed'):
+    windows = pd.read_csv(RESULTS/'search'/'averaged.csv.xz')
+    assert windows.seed.value_counts().to_dict() == dict.fromkeys(range(3), 1041)
+    for seed, t in windows.groupby('seed'):
         (own,) = averaged.xs(seed, level='seed').itertuples()
         f1 = f1_score(t.truth, t.called, average='macro', labels=sorted({*t.truth}), zero_division=0)
         assert abs((t.truth == t.called).mean() - own.top1) < 6e-5 and abs(f1 - own.f1) < 6e-5

@@ -228,16 +228,18 @@ def short_logs(log: np.ndarray) -> np.ndarray:
 def keep_tail_job(folder: Path, name: str, recordings: pd.DataFrame, kept: Path,
                   roles: Collection[str] = ('left out', 'fold 10')) -> Path:
     """Write the card of the finished job `name` of `folder` into the folder `kept`, and its answers to
-    recordings of these `roles`, shorter, with the offsets that fold 9 tunes before. `recordings`: see
-    `read_recordings`; errors as `read_tail_job`."""
+    recordings of these `roles`, shorter, with the offsets of fold 9; errors as `read_tail_job`."""
     job = read_card(folder/f'{name}.json').job
     role, table = tail_roles(recordings, job.size, job.draw), read_tail_job(folder, job, recordings)
     offsets = table.attrs['offsets'] or tune_offsets(table[table.role == 'validation'])
     found = read_answers(folder, name, role, len(LOG_COLUMNS))[0]
     stay = np.isin(found['role'], [*roles])
+    if not stay.any(): raise PedarrError(f'{folder/name}: no answers to {[*roles]}: ask for other roles')
+    if kept.resolve() == folder.resolve(): raise PedarrError(f'{kept}: holds the originals: keep elsewhere')
 
-    own = dict(row=found['row'][stay], log=short_logs(found['log'][stay]))
-    own |= dict(offsets=np.array(offsets, np.float32))
+
+    own = dict(row=found['row'][stay], log=short_logs(found['log'][stay]), offsets=np.float32(offsets))
+
     kept.mkdir(parents=True, exist_ok=True)
     file = write_arrays(kept/f'{name}.safetensors.xz', without_rows(own, role))
     write_atomic(kept/f'{name}.json', (folder/f'{name}.json').read_bytes())
